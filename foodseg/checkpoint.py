@@ -1,0 +1,216 @@
+"""A checkpoint: one directory that is a whole model, and all that training needs to go on from it.
+
+    model.safetensors    the trained weights             config.json   the whole configuration
+    teacher.safetensors  their running average (EMA)     classes.tsv   the label space
+    trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
+    manifest.json        written last: size and sha256 of every file
+
+Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
+name, and a run goes on from the checkpoint before. A run directory holds `checkpoints/step-<n>`, `best.json`, `last.json`.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from foodseg import __version__, storage
+from foodseg.classes import ClassTable
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.errors import UserError
+from foodseg.models.build import build_segmenter
+from foodseg.models.segmenter import Segmenter
+
+FORMAT_VERSION = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        step: updates done.
+        config, classes: what it was trained with.
+        data: identity of the prepared data set that it was trained on.
+        trained_ids: ids with pixels in the training splits.
+        student, teacher: state dicts; `teacher` is None when no average was kept.
+        trainer: optimizer, schedule and scaler states; None where only the model was asked for.
+        history: one dict per validation.
+    """
+
+    step: int
+    config: ExperimentConfig
+    classes: ClassTable
+    data: str
+    trained_ids: tuple[int, ...]
+    student: dict[str, torch.Tensor]
+    teacher: dict[str, torch.Tensor] | None
+    trainer: dict[str, Any] | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
+    """Writes the directory `uri`, the manifest last; each file is written whole or not at all."""
+    assert checkpoint.trainer is not None
+    files = {
+        "model.safetensors": safetensors.torch.save(_contiguous(checkpoint.student)),
+        "trainer.pt": _torch_bytes(checkpoint.trainer),
+        "config.json": checkpoint.config.model_dump_json(indent=1).encode(),
+        "classes.tsv": checkpoint.classes.to_text().encode(),
+        "history.jsonl": "".join(json.dumps(line) + "\n" for line in checkpoint.history).encode(),
+    }
+    if checkpoint.teacher is not None:
+        files["teacher.safetensors"] = safetensors.torch.save(_contiguous(checkpoint.teacher))
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "foodseg": __version__,
+        "step": checkpoint.step,
+        "data": checkpoint.data,
+        "trained_ids": list(checkpoint.trained_ids),
+        "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+    }
+    for name, data in files.items():
+        storage.write_bytes(storage.join(uri, name), data)
+    storage.write_json(storage.join(uri, "manifest.json"), manifest)
+
+
+def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
+    """Reads and verifies the checkpoint directory `uri`.
+
+    Raises:
+        UserError: it is torn (naming the file), was written by a newer foodseg, or its weights are damaged.
+    """
+    manifest = _read_manifest(uri)
+    wanted = [name for name in manifest["files"] if with_trainer or name != "trainer.pt"]
+    files = {name: _verified(uri, name, manifest["files"][name]) for name in wanted}
+    try:
+        student = safetensors.torch.load(files["model.safetensors"])
+        teacher = safetensors.torch.load(files["teacher.safetensors"]) if "teacher.safetensors" in files else None
+        trainer = torch.load(io.BytesIO(files["trainer.pt"]), weights_only=True) if with_trainer else None
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
+    return Checkpoint(
+        step=manifest["step"],
+        config=parse_config(json.loads(files["config.json"])),
+        classes=ClassTable.from_text(files["classes.tsv"].decode(), f"{storage.redact(uri)}/classes.tsv"),
+        data=manifest["data"],
+        trained_ids=tuple(manifest["trained_ids"]),
+        student=student,
+        teacher=teacher,
+        trainer=trainer,
+        history=[json.loads(line) for line in files["history.jsonl"].decode().splitlines()],
+    )
+
+
+def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
+    """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
+
+    Raises:
+        UserError: "ema" of a checkpoint that kept no average.
+    """
+    state = checkpoint.student if weights == "student" else checkpoint.teacher
+    if state is None:
+        raise UserError("this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student")
+    model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def verify_checkpoint(uri: str) -> None:
+    """Reads every file of the directory against its manifest.
+
+    Raises:
+        UserError: naming the first file that is missing or differs.
+    """
+    for name, entry in _read_manifest(uri)["files"].items():
+        _verified(uri, name, entry)
+
+
+def newest_checkpoint(run_uri: str) -> str | None:
+    """Returns the URI of the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
+    folder = storage.join(run_uri, "checkpoints")
+    for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
+        uri = storage.join(folder, name)
+        try:
+            verify_checkpoint(uri)
+        except UserError as error:
+            _log.warning("%s; the checkpoint before it is used", error)
+            continue
+        return uri
+    return None
+
+
+def checkpoint_uri(run_uri: str, step: int) -> str:
+    """Returns where the checkpoint after `step` updates lives."""
+    return storage.join(run_uri, "checkpoints", f"step-{step:08d}")
+
+
+def resolve_checkpoint(argument: str) -> str:
+    """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    uri = storage.absolute(argument)
+    if storage.exists(storage.join(uri, "manifest.json")):
+        return uri
+    if storage.exists(storage.join(uri, "best.json")):
+        return storage.join(uri, json.loads(storage.read_text(storage.join(uri, "best.json")))["checkpoint"])
+    newest = newest_checkpoint(uri)
+    if newest is None:
+        raise UserError(
+            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one (no checkpoints/step-*): "
+            "name the run directory of `foodseg train`"
+        )
+    return newest
+
+
+def _read_manifest(uri: str) -> dict[str, Any]:
+    where = storage.join(uri, "manifest.json")
+    if not storage.exists(where):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
+    try:
+        manifest = json.loads(storage.read_text(where))
+        version = manifest["format_version"]
+        manifest["files"]["model.safetensors"], manifest["step"], manifest["data"], manifest["trained_ids"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: update foodseg"
+        )
+    return manifest
+
+
+def _verified(uri: str, name: str, entry: dict[str, Any]) -> bytes:
+    where = storage.join(uri, name)
+    if not storage.exists(where):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
+    data = storage.read_bytes(where)
+    if len(data) != entry["size"]:
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}")
+    if _sha256(data) != entry["sha256"]:
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # safetensors stores plain row-major tensors; channels_last weights are not
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _torch_bytes(state: dict[str, Any]) -> bytes:
+    sink = io.BytesIO()
+    torch.save(state, sink)
+    return sink.getvalue()

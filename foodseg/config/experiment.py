@@ -1,0 +1,55 @@
+"""The whole configuration: one frozen tree from the command line to the loop.
+
+A YAML file holds only what differs from the defaults; `--set section.key=value` overrides it. The tree travels as plain
+JSON and is validated again wherever it arrives.
+"""
+
+from pydantic import Field, model_validator
+
+from foodseg.config.augment import AugmentConfig
+from foodseg.config.data import DataConfig
+from foodseg.config.evaluation import EvalConfig
+from foodseg.config.loss import LossConfig
+from foodseg.config.model import ModelConfig
+from foodseg.config.optim import OptimConfig
+from foodseg.config.run import RunConfig
+from foodseg.config.scaling import ScalingConfig
+from foodseg.config.section import Section
+from foodseg.config.train import TrainConfig
+
+
+class ExperimentConfig(Section):
+    """Every setting of a training run; the checkpoint carries it, and evaluation and serving rebuild the model from it."""
+
+    data: DataConfig = Field(default_factory=DataConfig, description="which pictures")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="what happens to a training picture")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="backbone and decoder")
+    loss: LossConfig = Field(default_factory=LossConfig, description="what is minimised")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="AdamW and its schedule")
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig(steps=1000), description="length, batch, checkpoints")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="how pictures are shown when scored or labelled")
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="workers")
+    run: RunConfig = Field(default_factory=RunConfig, description="where the run lives")
+
+    @model_validator(mode="after")
+    def _batch_splits_over_workers(self) -> "ExperimentConfig":
+        batch = self.train.global_batch
+        refused = [size for size in self.scaling.world_sizes if batch % size]
+        if refused:
+            fitting = [size for size in range(1, batch + 1) if batch % size == 0]
+            raise ValueError(
+                f"train.global_batch = {batch} cannot be split evenly over {refused[0]} workers "
+                f"(scaling.num_workers); with it {fitting} workers are possible"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_only_settings(self) -> "ExperimentConfig":
+        if not self.scaling.use_gpu:
+            if self.train.batch_norm == "sync":
+                raise ValueError("train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true")
+            if self.train.precision == "fp16":
+                raise ValueError("train.precision = fp16 works on GPUs only; use 'fp32' or 'bf16', or scaling.use_gpu: true")
+        if self.eval.weights == "ema" and self.train.ema_horizon == 0:
+            raise ValueError("eval.weights = ema needs train.ema_horizon above 0; or set eval.weights: student")
+        return self

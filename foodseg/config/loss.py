@@ -1,0 +1,18 @@
+"""`loss`: what is minimised, each term with its weight."""
+
+from pydantic import Field, model_validator
+
+from foodseg.config.section import Section
+
+
+class LossConfig(Section):
+    """Weights of the loss terms; a term with weight 0 is not computed."""
+
+    cross_entropy: float = Field(1.0, ge=0, description="weight of the cross entropy over labelled pixels")
+    dice: float = Field(0.0, ge=0, description="weight of the Dice loss over the classes present in each crop")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "LossConfig":
+        if self.cross_entropy == 0 and self.dice == 0:
+            raise ValueError("all weights are 0: nothing would be learned; set loss.cross_entropy above 0")
+        return self

@@ -1,0 +1,20 @@
+"""`optim`: AdamW and its learning rate over the steps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from foodseg.config.section import Section
+
+
+class OptimConfig(Section):
+    """AdamW with two groups of rates (backbone, rest); the schedule moves per step."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of everything but the backbone")
+    backbone_lr_factor: float = Field(0.1, ge=0, description="the backbone's learning rate as a factor of `lr`")
+    weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay (not on biases and normalisation)")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas; one_cycle moves the first")
+    schedule: Literal["one_cycle", "poly", "cosine"] = Field("one_cycle", description="shape of the learning rate over the steps")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
+    poly_power: float = Field(0.9, gt=0, description="power of the poly schedule")
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm above which gradients are scaled down; null = never")

@@ -1,0 +1,34 @@
+"""`scaling`: workers and what each gets; the names of ray.train.ScalingConfig."""
+
+from pydantic import Field, field_validator
+
+from foodseg.config.section import Section
+
+
+class ScalingConfig(Section):
+    """`num_workers: 0` trains in this process without Ray."""
+
+    num_workers: int | tuple[int, int] = Field(
+        1, description="data-parallel workers; [min, max] = elastic; 0 = in this process, without Ray"
+    )
+    use_gpu: bool = Field(False, description="one GPU per worker (NCCL); else CPU (gloo)")
+    resources_per_worker: dict[str, float] | None = Field(
+        None, description="Ray resources of a worker, e.g. {CPU: 4}; null = the cores of this machine shared evenly"
+    )
+
+    @field_validator("num_workers")
+    @classmethod
+    def _range(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, int):
+            if value < 0:
+                raise ValueError(f"must be 0 (no Ray) or more, found {value}")
+        elif not 1 <= value[0] <= value[1]:
+            raise ValueError(f"an elastic range must be [min, max] with 1 <= min <= max, found {list(value)}")
+        return value
+
+    @property
+    def world_sizes(self) -> range:
+        """Every number of processes that this setting allows."""
+        if isinstance(self.num_workers, int):
+            return range(max(1, self.num_workers), max(1, self.num_workers) + 1)
+        return range(self.num_workers[0], self.num_workers[1] + 1)

@@ -1,0 +1,139 @@
+"""The training order: which row stands at which position. A pure function of (seed, position).
+
+Positions 0, 1, 2, ... run through the whole training, epoch after epoch; update number s consumes the positions
+s x global_batch .. (s + 1) x global_batch - 1. Nothing else decides what is trained on when: not the number of workers,
+not their speed, not where a run was resumed.
+
+Within an epoch the shards come in a seeded order, and their rows are shuffled within seeded windows of at least WINDOW
+rows. Window borders lie at multiples of `unit` on the line of positions, and `unit` is a multiple of the global batch:
+so a reader that takes one unit at a time reads every window exactly once, but for those at the ends of an epoch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WINDOW = 2048
+_SHARDS, _ROWS, _OFFSET, _AUGMENT = range(4)  # what a stream of random numbers is for
+
+
+class TrainingOrder:
+    """Maps positions to (epoch, row).
+
+    Args:
+        shard_rows: rows of each shard, in the order of the manifest; row numbers count through them.
+        seed: the run's seed.
+        global_batch: pictures in one update.
+        repeats: (N,) float >= 1, expected draws of each row per epoch; None = each row once.
+    """
+
+    def __init__(self, shard_rows: Sequence[int], seed: int, global_batch: int, repeats: np.ndarray | None = None) -> None:
+        self.shard_starts = np.concatenate([[0], np.cumsum(shard_rows)]).astype(np.int64)
+        self.seed = seed
+        self.global_batch = global_batch
+        self.unit = global_batch * -(-WINDOW // global_batch)
+        rows = int(self.shard_starts[-1])
+        if repeats is None:
+            self._repeats = None
+            self.epoch_length = rows
+        else:
+            # scaled so that every epoch has the same whole number of draws: position // epoch_length is the epoch
+            self.epoch_length = round(float(repeats.sum()))
+            self._repeats = repeats * (self.epoch_length / repeats.sum())
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (epoch, row), two (stop - start,) int64 arrays, for the positions start..stop-1."""
+        positions = np.arange(start, stop, dtype=np.int64)
+        epochs = positions // self.epoch_length
+        rows = np.empty(len(positions), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            rows[here] = self._epoch_rows(int(epoch))[positions[here] - epoch * self.epoch_length]
+        return epochs, rows
+
+    def seeds(self, start: int, stop: int) -> np.ndarray:
+        """Returns (stop - start,) int64 augmentation seeds, one per position."""
+        return np.array([position_seed(self.seed, position) for position in range(start, stop)], dtype=np.int64)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_epochs": {}}  # each process shuffles for itself rather than sending the result
+
+    def _epoch_rows(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            self._epochs = {e: rows for e, rows in self._epochs.items() if abs(e - epoch) < 4}
+            self._epochs[epoch] = self._shuffled_epoch(epoch)
+        return self._epochs[epoch]
+
+    def _shuffled_epoch(self, epoch: int) -> np.ndarray:
+        shards = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(len(self.shard_starts) - 1)
+        line = np.concatenate([np.arange(self.shard_starts[s], self.shard_starts[s + 1]) for s in shards])
+        if self._repeats is not None:
+            line = np.repeat(line, self._draws(epoch)[line])
+        borders = self._window_borders(epoch)
+        for index, (left, right) in enumerate(zip(borders, borders[1:], strict=False)):
+            np.random.default_rng([self.seed, _ROWS, epoch, index]).shuffle(line[left:right])
+        return line
+
+    def _draws(self, epoch: int) -> np.ndarray:
+        """Systematic sampling: whole draws per row that sum to epoch_length and have `repeats` as their mean."""
+        assert self._repeats is not None
+        offset = np.random.default_rng([self.seed, _OFFSET, epoch]).uniform()
+        marks = np.floor(np.concatenate([[0.0], np.cumsum(self._repeats)]) + offset)
+        marks[-1] = np.floor(offset) + self.epoch_length  # the sum is whole but for rounding
+        return np.diff(marks).astype(np.int64)
+
+    def _window_borders(self, epoch: int) -> list[int]:
+        """Offsets within the epoch; windows shorter than WINDOW at its ends are joined to their neighbour."""
+        start = epoch * self.epoch_length
+        first = -(-start // self.unit) * self.unit - start
+        inner = [offset for offset in range(first, self.epoch_length, self.unit) if offset > 0]
+        inner = [offset for offset in inner if offset >= WINDOW and self.epoch_length - offset >= WINDOW]
+        return [0, *inner, self.epoch_length]
+
+
+def position_seed(seed: int, position: int) -> int:
+    """Returns the 63-bit augmentation seed of one position."""
+    return int(np.random.SeedSequence([seed, _AUGMENT, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def repeat_factors(ingredients: Sequence[Sequence[int]], threshold: float, cap: float) -> np.ndarray | None:
+    """Repeat-factor sampling (Gupta et al., LVIS, 2019): r(row) = max over its classes of sqrt(threshold / share).
+
+    Args:
+        ingredients: for each row the class ids in it.
+        threshold: share of the rows below which a class is drawn more often; 0 switches it off.
+        cap: largest factor.
+
+    Returns:
+        (N,) float64 in [1, cap], or None when switched off.
+    """
+    if threshold == 0:
+        return None
+    rows_with: dict[int, int] = {}
+    for ids in ingredients:
+        for index in set(ids):
+            rows_with[index] = rows_with.get(index, 0) + 1
+    factor = {index: max(1.0, (threshold * len(ingredients) / count) ** 0.5) for index, count in rows_with.items()}
+    return np.array([min(cap, max((factor[index] for index in ids), default=1.0)) for ids in ingredients])
+
+
+def rank_blocks(start_step: int, stop_step: int, global_batch: int, world_size: int, rows_per_block: int = 64) -> list[list[range]]:
+    """Lays positions out so that dealing blocks to the ranks in turn gives each rank its rows of each step, in order.
+
+    A block is one rank's positions for S consecutive steps. S is chosen for blocks of at least `rows_per_block` rows;
+    only the last S steps may form shorter blocks.
+
+    Returns:
+        Blocks in the order in which they are dealt (rank 0, 1, ..., rank 0, ...), each a list of one range per step.
+    """
+    assert global_batch % world_size == 0, (global_batch, world_size)
+    share = global_batch // world_size
+    steps_per_block = -(-rows_per_block // share)
+    blocks = []
+    for first in range(start_step, stop_step, steps_per_block):
+        steps = range(first, min(first + steps_per_block, stop_step))
+        for rank in range(world_size):
+            left = [step * global_batch + rank * share for step in steps]
+            blocks.append([range(position, position + share) for position in left])
+    return blocks

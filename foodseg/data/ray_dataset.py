@@ -1,0 +1,111 @@
+"""The training stream on Ray Data: every position once, in order, to the rank that it belongs to.
+
+    units of steps -> read whole windows of rows (encoded) -> one row per block -> decode and crop -> deal to the ranks
+
+Ray deals whole blocks to the ranks in turn. So each block is made to be one rank's rows for S consecutive steps
+(`order.rank_blocks`). It travels through the first stages as a single row that holds the encoded pictures, since Ray
+merges and cuts blocks of several rows as it likes but never cuts a row; the last stage turns each such row into exactly
+one block of decoded crops.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+from ray.data import DataContext, Dataset, ExecutionOptions, TaskPoolStrategy
+
+from foodseg.checkpoint import newest_checkpoint
+from foodseg.config import ExperimentConfig
+from foodseg.config.augment import AugmentConfig
+from foodseg.data.batch import encode_rows, make_batch_arrays
+from foodseg.data.order import TrainingOrder, rank_blocks
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest
+from foodseg.data.transforms import single_threaded_opencv
+
+SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time
+READ_CPUS = 0.25  # reading waits for storage most of the time
+NO_PROGRESS_SECONDS = 300
+
+
+class RankStream(ray.train.DataConfig):
+    """Tells Ray Train how to deal the stream out, once the number of workers is known."""
+
+    def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
+        super().__init__()
+        self._augment, self._manifest, self._reader, self._order = config.augment, manifest, reader, order
+
+    def configure(self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Called by Ray Train at each start of a worker group, with the units that `remaining_units` listed."""
+        stream = rank_stream(datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size)
+        return [{"train": split} for split in stream.streaming_split(world_size, equal=True)]
+
+
+def remaining_units(order: TrainingOrder, run_uri: str, total_steps: int) -> Dataset:
+    """Lists the units of steps that are left after the run's newest checkpoint, as a dataset of [start, stop) steps."""
+    newest = newest_checkpoint(run_uri)
+    return unit_dataset(order, int(newest.rsplit("step-", 1)[1].partition("?")[0]) if newest else 0, total_steps)
+
+
+def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dataset:
+    """Lists units of steps; their borders lie at multiples of the order's unit, so that windows are read once."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # a task's output is one block, whatever its size
+    context.execution_options = ExecutionOptions(preserve_order=True)
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    steps = order.unit // order.global_batch
+    borders = [start_step, *(b for b in range(0, total_steps, steps) if b > start_step), total_steps]
+    units = [{"start": a, "stop": b} for a, b in zip(borders, borders[1:], strict=False) if a < b]
+    return ray.data.from_items(units, override_num_blocks=max(1, len(units)))
+
+
+def rank_stream(
+    units: Dataset, reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, world_size: int
+) -> Dataset:
+    """Returns the dataset whose blocks are, in turn, the rows of rank 0, 1, ... for S steps each."""
+    encode = partial(_encode_unit, reader=reader, order=order, world_size=world_size)
+    decode = partial(_decode_block, augment=augment, manifest=manifest)
+    return (
+        units.map_batches(
+            encode, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=2)
+        )
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    )
+
+
+def _encode_unit(units: pa.Table, reader: RowReader, order: TrainingOrder, world_size: int) -> Iterator[pa.Table]:
+    """One row per block of the units: its encoded rows, as an Arrow stream."""
+    for unit in units.to_pylist():
+        blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size)
+        rows_per_block = sum(len(part) for part in blocks[0])
+        row_bytes = sum(shard.size for shard in reader.shards) / len(reader)
+        # a window's rows are scattered over its row groups: fetching many blocks at once fetches each group once
+        at_once = max(1, int(SPAN_BYTES / (row_bytes * rows_per_block)))
+        for first in range(0, len(blocks), at_once):
+            span = blocks[first : first + at_once]
+            rows = encode_rows(reader, order, [part for block in span for part in block])
+            start = 0
+            for block in span:
+                count = sum(len(part) for part in block)
+                yield pa.table({"rows": pa.array([_to_ipc(rows.slice(start, count))], pa.large_binary())})
+                start += count
+
+
+def _decode_block(table: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
+    single_threaded_opencv()
+    assert table.num_rows == 1, table.num_rows
+    rows = pa.ipc.open_stream(table.column("rows")[0].as_buffer()).read_all()
+    return make_batch_arrays(rows, augment, manifest)
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,129 @@
+"""Reads rows of a prepared data set by number, without Ray: the reader under the stream, validation and evaluation.
+
+    reader = RowReader(uri, read_manifest(uri), ["train"])
+    table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foodseg import storage
+from foodseg.config.augment import AugmentConfig
+from foodseg.config.data import DataConfig
+from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
+from foodseg.data.order import TrainingOrder, repeat_factors
+from foodseg.data.shards import Manifest
+from foodseg.errors import UserError
+
+COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
+
+
+class RowReader:
+    """Row numbers count through the shards of `splits` in their order in the manifest.
+
+    Only row groups that hold a wanted row are fetched. Safe to use from several threads; cheap to pickle.
+    """
+
+    def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
+        self.uri = uri
+        self.shards = manifest.split_shards(splits)
+        self.shard_rows = [shard.rows for shard in self.shards]
+        starts = np.concatenate([[0], np.cumsum([rows for shard in self.shards for rows in shard.row_groups])])
+        self._group_starts = starts.astype(np.int64)
+        self._groups = [(s, g) for s, shard in enumerate(self.shards) for g in range(len(shard.row_groups))]
+
+    def __len__(self) -> int:
+        return int(self._group_starts[-1])
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] = COLUMNS) -> pa.Table:
+        """Returns the rows in the order asked for (repeats allowed).
+
+        Raises:
+            UserError: a shard is missing or is not the file that the manifest lists.
+            RetryLater: the storage does not answer.
+        """
+        wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        if not len(wanted):
+            return pa.Table.from_batches([], schema=pa.schema([]))
+        assert 0 <= wanted[0] and wanted[-1] < len(self), (wanted[0], wanted[-1], len(self))
+        group_of = np.searchsorted(self._group_starts, wanted, side="right") - 1
+        tables = []
+        for shard in sorted({self._groups[g][0] for g in np.unique(group_of)}):
+            groups = [g for g in np.unique(group_of) if self._groups[g][0] == shard]
+            table = self._read(shard, [self._groups[g][1] for g in groups], columns)
+            # a row's place among the row groups that were fetched from this shard
+            fetched = np.concatenate([[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in groups])])
+            here = np.isin(group_of, groups)
+            place = np.searchsorted(groups, group_of[here])
+            tables.append(table.take(fetched[place] + wanted[here] - self._group_starts[group_of[here]]))
+        return pa.concat_tables(tables).take(back)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Returns one column of every row, without fetching the others."""
+        tables = [self._read(s, list(range(len(shard.row_groups))), [name]) for s, shard in enumerate(self.shards)]
+        return pa.concat_tables(tables).column(name)
+
+    def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
+        info = self.shards[shard]
+        uri = storage.join(self.uri, info.path)
+
+        try:
+            with storage.open_input(uri) as source, pq.ParquetFile(source, pre_buffer=True) as file:
+                if file.metadata.num_rows != info.rows or file.metadata.num_row_groups != len(info.row_groups):
+                    raise UserError(
+                        f"{storage.redact(uri)} holds {file.metadata.num_rows} rows, dataset.json lists {info.rows}: "
+                        "prepare the data set again with --overwrite"
+                    )
+                return file.read_row_groups(row_groups, columns=list(columns))
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{storage.redact(uri)} is no readable Parquet file ({error}): prepare the data set again with --overwrite"
+            ) from None
+
+
+def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch: int) -> TrainingOrder:
+    """Builds the order of a run over the reader's rows.
+
+    Raises:
+        UserError: fewer rows than one update takes.
+    """
+    if len(reader) < global_batch:
+        raise UserError(
+            f"the splits {list(data.train_splits)} hold {len(reader)} pictures, fewer than train.global_batch = {global_batch}: "
+            "add pictures or lower train.global_batch"
+        )
+    repeats = None
+    if data.repeat_threshold > 0:
+        repeats = repeat_factors(reader.column("ingredients").to_pylist(), data.repeat_threshold, data.repeat_cap)
+    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
+
+
+def read_batches(
+    reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, blocks: Sequence[Sequence[range]], micro_batch: int
+) -> Iterator[Batch]:
+    """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
+
+    Args:
+        blocks: this rank's position ranges per step (`order.rank_blocks`); each range is a whole number of micro-batches.
+    """
+
+    def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:
+        rows = encode_rows(reader, order, block)
+        return [make_batch_arrays(part, augment, manifest) for part in _slices(rows, micro_batch)]
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = [pool.submit(load, block) for block in blocks[:2]]
+        for index in range(len(blocks)):
+            ready = pending.pop(0).result()
+            if index + 2 < len(blocks):
+                pending.append(pool.submit(load, blocks[index + 2]))
+            yield from (Batch.from_arrays(arrays) for arrays in ready)
+
+
+def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, size):
+        yield table.slice(start, size)

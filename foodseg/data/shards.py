@@ -1,0 +1,189 @@
+"""A prepared data set: Parquet shards of encoded pictures and masks, and the manifest `dataset.json` that names them.
+
+    <uri>/dataset.json                            written last: what is not listed in it does not exist
+    <uri>/v-<generation>/<split>/part-00000.parquet
+    <uri>/v-<generation>/quarantine.parquet       every refused record with its reason
+
+Object storage has no rename: a new generation is written beside the old one, and the one PUT of dataset.json switches.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foodseg import storage
+from foodseg.classes import ClassTable
+from foodseg.errors import UserError
+
+FORMAT_VERSION = 1
+MAX_ROWS = 1_000  # per shard
+MAX_SHARD_BYTES = 256 * 2**20
+ROW_GROUP_BYTES = 4 * 2**20  # small enough that a few rows cost few bytes, large enough for one good GET
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image", pa.binary()),  # the file as it came
+        ("mask", pa.binary()),  # PNG, 8 or 16 bit ids; null = unlabelled
+        ("height", pa.int32()),  # after EXIF orientation
+        ("width", pa.int32()),
+        ("ingredients", pa.list_(pa.int32())),  # ids present, without background
+        ("ingredient_pixels", pa.list_(pa.int64())),
+        ("group_id", pa.string()),  # near-duplicates share it
+        ("source", pa.string()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([("image_id", pa.string()), ("reason", pa.string()), ("source", pa.string())])
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Frozen):
+    """One Parquet file. `path` is relative to the data set's URI; `row_groups` are the rows of each row group."""
+
+    split: str
+    path: str
+    sha256: str
+    size: int
+    rows: int
+    row_groups: tuple[int, ...]
+
+
+class SplitCounts(_Frozen):
+    """What a split holds. The tuples have one entry per class id; pixels include background, not ignored pixels."""
+
+    pictures: int
+    unlabelled: int
+    groups: int
+    class_pictures: tuple[int, ...]
+    class_pixels: tuple[int, ...]
+
+
+class Manifest(_Frozen):
+    """`dataset.json`."""
+
+    format_version: int
+    name: str
+    generation: int
+    classes: tuple[str, ...]
+    ignore_id: int
+    annotated: dict[str, tuple[int, ...] | None]  # per source the ids that it annotates; None = every one
+    shards: tuple[Shard, ...]
+    counts: dict[str, SplitCounts]
+    quarantined: int
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The label space."""
+        return ClassTable(self.classes)
+
+    @property
+    def identity(self) -> str:
+        """Names the exact content: name, generation and a digest over the shards."""
+        digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:12]
+        return f"{self.name}@v{self.generation}-{digest}"
+
+    def split_shards(self, splits: Sequence[str]) -> list[Shard]:
+        """Returns the shards of the splits, in the order of `splits`.
+
+        Raises:
+            UserError: a split that the data set does not have.
+        """
+        for split in splits:
+            if split not in self.counts:
+                have = ", ".join(f"{name} ({c.pictures})" for name, c in self.counts.items())
+                raise UserError(f"data set {self.name!r} has no split {split!r}; it has {have}")
+        return [shard for split in splits for shard in self.shards if shard.split == split]
+
+    def trained_ids(self, splits: Sequence[str]) -> set[int]:
+        """Returns the ids with at least one pixel in any of the splits."""
+        return {
+            index for split in splits for index, pixels in enumerate(self.counts[split].class_pixels) if pixels > 0
+        }
+
+
+def read_manifest(uri: str) -> Manifest:
+    """Reads `<uri>/dataset.json`.
+
+    Raises:
+        UserError: there is none, it is damaged, or a newer foodseg wrote it.
+    """
+    if not uri:
+        raise UserError("data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`")
+    where = storage.join(uri, "dataset.json")
+    if not storage.exists(where):
+        raise UserError(
+            f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; make one with `foodseg data prepare SRC {storage.redact(uri)}`"
+        )
+    try:
+        tree = json.loads(storage.read_text(where))
+        version = tree["format_version"]
+        if version != FORMAT_VERSION:
+            raise UserError(f"{storage.redact(where)} has format {version}, this foodseg reads {FORMAT_VERSION}: update foodseg or prepare again")
+        return Manifest.model_validate(tree)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{storage.redact(where)} is damaged ({detail}): prepare the data set again with --overwrite") from None
+
+
+def write_manifest(uri: str, manifest: Manifest) -> None:
+    """Writes `<uri>/dataset.json` in one go: this makes the generation visible."""
+    storage.write_text(storage.join(uri, "dataset.json"), manifest.model_dump_json(indent=1) + "\n")
+
+
+def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]]) -> Shard:
+    """Writes rows (dicts of SCHEMA) as one Parquet file at `<uri>/<path>`; returns its entry for the manifest."""
+    sink = io.BytesIO()
+    row_groups: list[int] = []
+    # JPEG and PNG do not compress further, and dictionary encoding would only cost time
+    with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False, write_statistics=False) as writer:
+        for group in _row_groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA), row_group_size=len(group))
+            row_groups.append(len(group))
+    data = sink.getvalue()
+    storage.write_bytes(storage.join(uri, path), data)
+    return Shard(
+        split=split,
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        rows=sum(row_groups),
+        row_groups=tuple(row_groups),
+    )
+
+
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        weight = len(row["image"]) + len(row["mask"] or b"")
+        if group and size + weight > ROW_GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += weight
+    if group:
+        yield group
+
+
+def write_quarantine(uri: str, generation: int, refused: Sequence[dict[str, str]]) -> None:
+    """Writes the refused records (image_id, reason, source) of a generation."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(refused), schema=QUARANTINE_SCHEMA), sink)
+    storage.write_bytes(storage.join(uri, f"v-{generation}", "quarantine.parquet"), sink.getvalue())
+
+
+def read_quarantine(uri: str, generation: int) -> list[dict[str, str]]:
+    """Reads the refused records of a generation."""
+    data = storage.read_bytes(storage.join(uri, f"v-{generation}", "quarantine.parquet"))
+    return pq.read_table(io.BytesIO(data)).to_pylist()

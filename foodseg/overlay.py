@@ -1,0 +1,199 @@
+"""Picture + mask -> picture with a legend; shares of the food; contact sheets.
+
+Plain arrays in and out, so that `predict`, `evaluate` and the web page show the same thing.
+
+    shown = overlay(image, mask, classes)
+
+Shape letters: H, W of the picture; H', W' with the legend beside or below it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.errors import UserError
+
+BAND_PIXELS = 1 << 19
+LEGEND_BACKGROUND = (250, 250, 248)
+LEGEND_TEXT = (34, 34, 38)
+HATCH_DARK, HATCH_LIGHT = 96, 150
+LONGEST_NAME = 36
+NOTHING_FOUND = "no ingredient found"
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity: float = 0.55) -> np.ndarray:
+    """Tints the ingredients of a picture and adds a legend of them, largest first.
+
+    Background keeps its pixels, ignored pixels are hatched in grey. The legend stands below wide pictures and at the
+    right of others. Works in bands of rows: beside the result it needs a few megabytes.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) integers, ids of `classes` or `classes.ignore_id`.
+        opacity: of the tint, 0 (only outlines are seen) to 1.
+
+    Returns:
+        (H', W', 3) uint8 RGB, H' >= H and W' >= W; the picture is its upper left corner.
+
+    Raises:
+        UserError: sizes or dtypes do not fit, an id is not in the table, or opacity is out of range.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(f"overlay needs an (H, W, 3) uint8 picture, found {image.shape} {image.dtype}")
+    if mask.shape != image.shape[:2]:
+        raise UserError(f"the mask must have the picture's size {image.shape[:2]}, found {mask.shape}")
+    if not 0 <= opacity <= 1:
+        raise UserError(f"opacity must lie in 0..1, found {opacity}")
+    height, width = mask.shape
+    below = width > 1.3 * height
+    legend = _legend(food_shares(mask, classes), classes, height, width, below)
+    tall, wide = legend.shape[:2]
+    size = (height + tall, max(width, wide)) if below else (max(height, tall), width + wide)
+    shown = np.full((*size, 3), LEGEND_BACKGROUND, np.uint8)
+    left, top = (0, height) if below else (width, 0)
+    shown[top : top + tall, left : left + wide] = legend
+    palette = classes.palette()
+    for rows in _bands(height, width):
+        shown[rows, :width] = _tinted(image, mask, rows, palette, classes.ignore_id, opacity)
+    return shown
+
+
+def food_shares(mask: np.ndarray, classes: ClassTable) -> list[tuple[int, int, float]]:
+    """Counts the ingredients of a mask.
+
+    Args:
+        mask: (H, W) integers, ids of `classes` or `classes.ignore_id`.
+
+    Returns:
+        (id, pixels, share of all food pixels in 0..1) of every ingredient present, largest first, equal ones by id.
+        Background and ignored pixels are no food.
+
+    Raises:
+        UserError: the mask is no (H, W) array of integers or holds an id that the table does not know.
+    """
+    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
+        raise UserError(f"a mask must be an (H, W) array of integers, found {mask.shape} {mask.dtype}")
+    counts = np.zeros(len(classes), np.int64)
+    for rows in _bands(*mask.shape):
+        ids = mask[rows].ravel()
+        ids = ids[ids != classes.ignore_id]
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(classes):
+            wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise UserError(f"the mask holds id {wrong}, but the class table ends at {len(classes) - 1}")
+        counts += np.bincount(ids.astype(np.intp), minlength=len(classes))
+    counts[BACKGROUND] = 0
+    food = int(counts.sum())
+    present = sorted(np.flatnonzero(counts).tolist(), key=lambda index: (-counts[index], index))
+    return [(index, int(counts[index]), int(counts[index]) / food) for index in present]
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4, cell: int = 320) -> np.ndarray:
+    """Returns the pictures ((H, W, 3) uint8 RGB each) as a grid of square cells, row by row: (R*cell, C*cell, 3) uint8.
+
+    A picture fills its cell in one direction, keeps its aspect and stands in the middle; there are at most `columns`
+    columns, fewer for fewer pictures.
+
+    Raises:
+        UserError: there is no picture, one is not (H, W, 3) uint8, or `columns` or `cell` is below 1.
+    """
+    if not pictures or columns < 1 or cell < 1:
+        raise UserError(
+            f"a contact sheet needs pictures, columns and cells, found {len(pictures)} pictures, {columns} columns "
+            f"and cells of {cell} pixels"
+        )
+    columns = min(columns, len(pictures))
+    sheet = np.full((-(-len(pictures) // columns) * cell, columns * cell, 3), LEGEND_BACKGROUND, np.uint8)
+    for place, picture in enumerate(pictures):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise UserError(f"picture {place} must be (H, W, 3) uint8, found {picture.shape} {picture.dtype}")
+        height, width = picture.shape[:2]
+        scale = cell / max(height, width)
+        tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+        fitted = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.Resampling.LANCZOS))
+        top = place // columns * cell + (cell - tall) // 2
+        left = place % columns * cell + (cell - wide) // 2
+        sheet[top : top + tall, left : left + wide] = fitted
+    return sheet
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Yields slices of rows with about `BAND_PIXELS` pixels each, so that temporary arrays stay small."""
+    step = max(1, BAND_PIXELS // max(1, width))
+    for top in range(0, height, step):
+        yield slice(top, min(height, top + step))
+
+
+def _tinted(
+    image: np.ndarray, mask: np.ndarray, rows: slice, palette: np.ndarray, ignore_id: int, opacity: float
+) -> np.ndarray:
+    """Returns the rows (h, W, 3) uint8 with tint, hatching and outlines; background is copied."""
+    height, width = mask.shape
+    ids, band = mask[rows], image[rows].copy()
+    food = (ids != BACKGROUND) & (ids != ignore_id)
+    colours = palette[ids[food]]
+    band[food] = np.rint(band[food] * np.float32(1 - opacity) + colours * np.float32(opacity)).astype(np.uint8)
+    thick = max(1, max(height, width) // 600)
+    border = food & _at_border(mask, rows, thick)
+    # A darker shade of the region's own colour parts it from its neighbours, whatever colour those have.
+    band[border] = (palette[ids[border]] * np.float32(0.6)).astype(np.uint8)
+    ignored = ids == ignore_id
+    if ignored.any():
+        ys, xs = np.ogrid[rows.start : rows.stop, :width]
+        stripe = 4 * thick
+        hatch = np.where((ys + xs) // stripe % 2 == 0, HATCH_DARK, HATCH_LIGHT).astype(np.uint8)
+        band[ignored] = (band[ignored] >> 1) + (hatch[ignored] >> 1)[:, None]
+    return band
+
+
+def _at_border(mask: np.ndarray, rows: slice, thick: int) -> np.ndarray:
+    """Returns (h, W) bool: another id stands within `thick` pixels straight above, below, at the left or right."""
+    ids = mask[rows]
+    border = np.zeros(ids.shape, bool)
+    for step in range(1, thick + 1):
+        differs = ids[:, step:] != ids[:, :-step]
+        border[:, step:] |= differs
+        border[:, :-step] |= differs
+        for shift in (-step, step):
+            start, stop = max(rows.start, -shift), min(rows.stop, mask.shape[0] - shift)
+            if start < stop:
+                inner = slice(start - rows.start, stop - rows.start)
+                border[inner] |= ids[inner] != mask[start + shift : stop + shift]
+    return border
+
+
+def _legend(
+    shares: list[tuple[int, int, float]], classes: ClassTable, height: int, width: int, below: bool
+) -> np.ndarray:
+    """Returns the legend (h, w, 3) uint8: about as wide as the picture if it goes `below`, else about as tall."""
+    size = max(12, max(height, width) // 36)
+    font = ImageFont.load_default(size)
+    pad, line = size // 2, size + size // 2
+    entries = [(index, _entry(classes.names[index], share)) for index, _, share in shares]
+    swatch = size + pad if entries else 0
+    entries = entries or [(BACKGROUND, NOTHING_FOUND)]
+    column = max(int(font.getlength(text)) for _, text in entries) + swatch + 2 * pad
+    if below:
+        columns = min(len(entries), max(1, (width - pad) // column))
+    else:
+        # Four rows are the least, so that the legend of a tiny picture does not become one long line.
+        columns = -(-len(entries) // max(4, (height - 2 * pad) // line))
+    rows = -(-len(entries) // columns)
+    legend = Image.new("RGB", (columns * column + pad, rows * line + 2 * pad), LEGEND_BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    palette = classes.palette()
+    for place, (index, text) in enumerate(entries):
+        # Read along the lines below a picture, down the columns beside it.
+        across, down = (place % columns, place // columns) if below else (place // rows, place % rows)
+        left, top = pad + across * column, pad + down * line
+        if swatch:
+            draw.rectangle((left, top + 1, left + size - 1, top + size), fill=tuple(palette[index].tolist()))
+        draw.text((left + swatch, top + 1 + size / 2), text, fill=LEGEND_TEXT, font=font, anchor="lm")
+    return np.asarray(legend)
+
+
+def _entry(name: str, share: float) -> str:
+    """Returns a legend line such as `white rice  41.3 %`, with long names cut."""
+    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+    return f"{shown}  " + (f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %")

@@ -1,0 +1,106 @@
+"""Starts Ray on this machine, sized for the job, or joins a cluster by its explicit address.
+
+Left to itself Ray joins whatever cluster it finds and offers one logical CPU per core, which starves Ray Data when every
+core has a training worker. So foodseg always says which it wants.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import psutil
+import ray
+from ray.exceptions import RayTaskError
+
+from foodseg.errors import FoodsegError, RetryLater, UserError
+
+OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
+
+
+def cores() -> int:
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
+    """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.
+
+    A Ray that is connected already (a test, a notebook) is used as it is.
+
+    Args:
+        address: None = start one; "auto" or host:port = join.
+        logical_cpus: size of the one that is started; numbers for Ray's scheduler, not threads.
+
+    Raises:
+        UserError: no cluster answers at `address`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if address is None:
+        # a machine with little memory keeps room for the model
+        store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
+        ray.init(
+            address="local",
+            num_cpus=logical_cpus,
+            object_store_memory=max(store, 80 * 2**20),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0][:120]}); "
+                "start one with `ray start --head`, or leave --address out to use this machine alone"
+            ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def require_cpus(needed: float, per_worker: float, workers: int, gpus: int = 0) -> None:
+    """Refuses a joined cluster that cannot feed itself: Ray Data would wait 30 minutes for a CPU that never comes free.
+
+    Raises:
+        UserError: naming what the cluster has, what is needed, and what to change.
+    """
+    have = ray.cluster_resources()
+    cpus = have.get("CPU", 0)
+    if cpus < needed:
+        raise UserError(
+            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and 1 for reading data need {needed:g}: "
+            "lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
+        )
+    if have.get("GPU", 0) < gpus:
+        raise UserError(
+            f"the cluster has {have.get('GPU', 0):g} GPUs, but scaling asks for {gpus}: lower scaling.num_workers or set scaling.use_gpu=false"
+        )
+
+
+def expected_failure(error: BaseException) -> FoodsegError | None:
+    """Returns the foodseg error that a failed Ray task, actor or worker group goes back to, if there is one."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, FoodsegError) and not isinstance(current, RayTaskError):
+            return current
+        if isinstance(current, RayTaskError) and isinstance(current.cause, FoodsegError):
+            return current.cause
+        todo += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        todo += list(getattr(current, "worker_failures", {}).values())
+    if isinstance(error, ConnectionError):
+        return RetryLater(f"the Ray cluster was lost ({error}): run the same command again with --resume")
+    return None

@@ -1,0 +1,334 @@
+"""One way to reach a file wherever it lives: a plain path, `file://` or `s3://bucket/key`.
+
+Credentials and endpoint come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_REGION) or stand in the URI: `s3://bucket/p?endpoint_override=127.0.0.1:8333&scheme=http&region=us-east-1`.
+Only URIs travel between processes, never filesystems: pyarrow's S3FileSystem loses its retry strategy when pickled.
+
+A storage server may restart in mid-run: every S3 operation is tried again for `RETRY_SECONDS`, then gives `RetryLater`.
+A mistake (missing file or bucket, wrong key, unreachable endpoint, full disk) is a `UserError` at once.
+
+    storage.write_text("s3://runs/r1/note.txt", "hello"); storage.read_text("s3://runs/r1/note.txt")
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import pyarrow
+import pyarrow.fs
+
+from foodseg import s3
+from foodseg.errors import RetryLater, UserError
+from foodseg.s3 import redact as redact  # part of this module's interface
+
+RETRY_SECONDS = 90.0
+FIRST_CONTACT_SECONDS = 10.0  # an endpoint that never answered is nearly always a wrong one
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
+TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
+
+_LOG = logging.getLogger("foodseg.storage")
+_ANSWERED: set[str] = set()  # endpoints that have answered in this process
+T = TypeVar("T")
+
+
+def absolute(uri: str) -> str:
+    """A plain or file:// path as an absolute plain path; an s3 URI as it is, without trailing slash.
+
+    UserError: unknown scheme, s3 without bucket, file:// with a host.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return str(Path(uri).expanduser().absolute())
+    if scheme == "file":
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(f"{uri}: file:// takes an absolute path with three slashes, such as file:///data/x")
+        return str(Path(unquote(parts.path)).absolute())
+    if scheme == "s3":
+        s3.split(uri)  # refuses a missing bucket and unknown query keys
+        location, mark, query = rest.partition("?")
+        return f"s3://{location.rstrip('/')}{mark}{query}"
+    raise UserError(f"{redact(uri)}: unknown scheme {scheme}://; use a plain path, file:///path or s3://bucket/key")
+
+
+def is_local(uri: str) -> bool:
+    """True for a plain path and for file://."""
+    return not absolute(uri).startswith("s3://")
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path parts; the query string of an s3 URI stays at the end. UserError: an s3 part with a "?"."""
+    whole = absolute(uri)
+    names = [part.strip("/") for part in parts]
+    if is_local(whole):
+        return str(Path(whole, *names))
+    if any("?" in name for name in names):
+        raise UserError(
+            f"{redact(whole)}: the name {'/'.join(names)!r} has a '?', which would begin the query; rename it"
+        )
+    location, mark, query = whole.partition("?")
+    return "/".join([location, *(name for name in names if name)]) + mark + query
+
+
+def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The filesystem behind a URI (one per process and endpoint; do not pickle it) and the path in it.
+
+    Calls on it are not retried and raise pyarrow's errors: prefer the functions below.
+    """
+    if is_local(uri):
+        return pyarrow.fs.LocalFileSystem(), absolute(uri)
+    endpoint, path = s3.endpoint_of(uri)
+    return s3.client(endpoint), path
+
+
+def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, str], T]) -> T:
+    """Run an S3 operation, again and again while the failure looks temporary. UserError, RetryLater."""
+    endpoint, path = s3.endpoint_of(uri)
+    began, delay = time.monotonic(), FIRST_DELAY
+    while True:
+        try:
+            result = operation(s3.client(endpoint), path)
+        except (OSError, pyarrow.ArrowException) as error:
+            text = redact(str(error))
+            if "AWS Error" in text and "NETWORK_CONNECTION" not in text:
+                _ANSWERED.add(endpoint.url)
+            mistake = _local_mistake(error) or s3.mistake(error, endpoint, path)
+            if mistake:
+                raise UserError(f"cannot {verb} {redact(uri)}: {mistake}") from None
+            known = endpoint.url in _ANSWERED
+            patience = RETRY_SECONDS if known else min(RETRY_SECONDS, FIRST_CONTACT_SECONDS)
+            if time.monotonic() - began + delay > patience:
+                where = f"cannot {verb} {redact(uri)}: {endpoint.name}"
+                if known:
+                    advice = "run the same command again when it is back"
+                    raise RetryLater(f"{where} failed for {patience:.0f} s ({s3.reason(text)}); {advice}") from None
+                advice = "start that server or correct AWS_ENDPOINT_URL"
+                raise UserError(f"{where} is not reachable ({s3.reason(text)}); {advice}") from None
+            _LOG.warning("cannot %s %s (%s); trying again in %.1f s", verb, redact(uri), s3.reason(text), delay)
+            time.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+        else:
+            _ANSWERED.add(endpoint.url)
+            return result
+
+
+def _local_mistake(error: Exception) -> str | None:
+    """The local end of an upload or a download failed. S3 failures carry no errno, or that of a missing file."""
+    foreign = (FileNotFoundError, ConnectionError, TimeoutError)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, foreign):
+        return _local_reason(error)
+    return None
+
+
+def _local_reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    place = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{place}; give a path that can be read and written and has space left"
+
+
+@contextlib.contextmanager
+def _local_errors(uri: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot {verb} {uri}: {_local_reason(error)}") from error
+
+
+def _info(uri: str, verb: str) -> pyarrow.fs.FileInfo:
+    if is_local(uri):
+        with _local_errors(uri, verb):
+            return pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
+    return _patiently(uri, verb, lambda fs, path: fs.get_file_info(path))
+
+
+def exists(uri: str) -> bool:
+    """True if a file or a folder is there. UserError, RetryLater: storage cannot be asked."""
+    return bool(_info(uri, "look for").type != pyarrow.fs.FileType.NotFound)
+
+
+def size(uri: str) -> int:
+    """Bytes of one file. UserError: missing, or a folder."""
+    info = _info(uri, "read")
+    if info.type == pyarrow.fs.FileType.File:
+        return int(info.size)
+    folder = info.type == pyarrow.fs.FileType.Directory
+    raise UserError(f"cannot read {redact(uri)}: {'it is a folder, name a file in it' if folder else 'no such file'}")
+
+
+def list_names(uri: str) -> list[str]:
+    """Sorted names of the direct children; [] if the folder is absent. UserError: a file, a missing bucket."""
+    if is_local(uri):
+        folder = Path(absolute(uri))
+        with _local_errors(uri, "list"):
+            names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    else:
+
+        def children(fs: pyarrow.fs.FileSystem, path: str) -> list[str]:
+            found = fs.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+            if not found and fs.get_file_info(path.partition("/")[0]).type == pyarrow.fs.FileType.NotFound:
+                raise FileNotFoundError(path)
+            return [info.base_name for info in found]
+
+        names = _patiently(uri, "list", children)
+    return sorted(name for name in names if not name.startswith(TEMPORARY))
+
+
+class _PatientFile(io.RawIOBase):
+    """Random access to one S3 object whose reads outlive a restart of the server."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+        self._stream = _patiently(uri, "read", lambda fs, path: fs.open_input_file(path))
+        self._size, self._position = self._stream.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        count = left if count is None or count < 0 else min(count, left)
+        data = _patiently(self._uri, "read", lambda fs, path: self._stream.read_at(count, self._position))
+        self._position += len(data)
+        return bytes(data)
+
+
+def open_input(uri: str) -> pyarrow.NativeFile:
+    """A file for random access, for Parquet readers; on S3 its reads are retried too. UserError, RetryLater."""
+    if is_local(uri):
+        with _local_errors(uri, "read"):
+            return pyarrow.OSFile(absolute(uri), "rb")
+    return pyarrow.PythonFile(_PatientFile(uri), mode="r")
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file. UserError: missing or not allowed. RetryLater: storage stays away."""
+    if is_local(uri):
+        with _local_errors(uri, "read"):
+            return Path(absolute(uri)).read_bytes()
+
+    def read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+        with fs.open_input_file(path) as stream:
+            return bytes(stream.read())
+
+    return _patiently(uri, "read", read)
+
+
+def read_text(uri: str) -> str:
+    """The whole file as UTF-8. UserError as `read_bytes`, or not UTF-8."""
+    try:
+        return read_bytes(uri).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read {redact(uri)} as text: not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from None
+
+
+def download(uri: str, local: Path) -> None:
+    """Copy one file to a local path, in chunks; `local` appears only when complete. UserError, RetryLater."""
+    if is_local(uri):
+        with _local_errors(uri, "read"), Path(absolute(uri)).open("rb") as source, _replacing(local) as target:
+            shutil.copyfileobj(source, target, s3.CHUNK)
+        return
+
+    def fetch(fs: pyarrow.fs.FileSystem, path: str) -> None:
+        with fs.open_input_file(path) as source, _replacing(local) as target:
+            shutil.copyfileobj(source, target, s3.CHUNK)
+
+    _patiently(uri, "read", fetch)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` in one step, or leaves it as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file in one step: a reader sees the old content or the new, never a part. UserError, RetryLater."""
+    if is_local(uri):
+        with _local_errors(uri, "write"), _replacing(Path(absolute(uri))) as stream:
+            stream.write(data)
+    else:
+        _patiently(uri, "write", lambda fs, path: s3.put(fs, path, io.BytesIO(data)))
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write UTF-8 text, as `write_bytes`."""
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def write_json(uri: str, obj: Any) -> None:
+    """Write a JSON file, indented, as `write_bytes`."""
+    write_text(uri, json.dumps(obj, indent=2) + "\n")
+
+
+def upload(local: Path, uri: str) -> None:
+    """Copy one local file to a URI, in chunks; the target appears only when complete. UserError, RetryLater."""
+    with _local_errors(str(local), "read"):
+        source = local.open("rb")
+    with source:
+        if is_local(uri):
+            with _local_errors(uri, "write"), _replacing(Path(absolute(uri))) as target:
+                shutil.copyfileobj(source, target, s3.CHUNK)
+            return
+
+        def send(fs: pyarrow.fs.FileSystem, path: str) -> None:
+            source.seek(0)  # an earlier attempt may have read a part
+            s3.put(fs, path, source)
+
+        _patiently(uri, "write", send)
+
+
+def delete(uri: str) -> None:
+    """Remove a file or a whole tree; nothing happens if it is absent. UserError: a whole bucket, no permission."""
+    if is_local(uri):
+        target = Path(absolute(uri))
+        with _local_errors(uri, "delete"):
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        return
+
+    def remove(fs: pyarrow.fs.FileSystem, path: str) -> None:
+        if "/" not in path:
+            raise pyarrow.ArrowInvalid("that is a whole bucket; name a key in it")
+        kind = fs.get_file_info(path).type
+        with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            if kind == pyarrow.fs.FileType.Directory:
+                fs.delete_dir(path)
+            elif kind == pyarrow.fs.FileType.File:
+                fs.delete_file(path)
+
+    _patiently(uri, "delete", remove)

@@ -1,0 +1,112 @@
+"""What the training loop knows of its surroundings, and the surroundings of one process without Ray.
+
+`LocalContext` is one process; `RayContext` (in `ray_trainer.py`) is one of several workers. Both pass the same tests.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from foodseg.checkpoint import newest_checkpoint
+from foodseg.config import ExperimentConfig
+from foodseg.data.batch import Batch
+from foodseg.data.order import TrainingOrder, rank_blocks
+from foodseg.data.reader import RowReader, read_batches
+from foodseg.data.shards import Manifest
+from foodseg.data.transforms import single_threaded_opencv
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class TrainContext(Protocol):
+    """The loop's surroundings: one of `world_size` processes that run the same loop in step."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        """Yields this rank's micro-batches of the updates start_step..total_steps-1, in order, each exactly once."""
+        ...
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Returns the module with its gradients averaged over the ranks."""
+        ...
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns the sum over the ranks; all ranks call it."""
+        ...
+
+    def broadcast(self, value: T) -> T:
+        """Returns rank 0's value; all ranks call it."""
+        ...
+
+    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+        """Announces a written checkpoint with its scores; all ranks call it."""
+        ...
+
+    def restore(self) -> str | None:
+        """Returns the checkpoint to go on from (the same on every rank), or None at the start of a run."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Whether the run should write a checkpoint and end; the same answer on every rank."""
+        ...
+
+
+def micro_batch_size(config: ExperimentConfig, world_size: int) -> int:
+    """Returns pictures per forward pass: the largest divisor of a rank's share within train.micro_batch."""
+    share = config.train.global_batch // world_size
+    return max(size for size in range(1, share + 1) if share % size == 0 and size <= config.train.micro_batch)
+
+
+class LocalContext:
+    """One process without Ray; Ctrl-C and SIGTERM end the run after a last checkpoint."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
+        self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self._config, self._manifest, self._reader, self._order = config, manifest, reader, order
+        self._stop = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._on_signal)
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        single_threaded_opencv()
+        blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, world_size=1)
+        size = micro_batch_size(self._config, world_size=1)
+        return read_batches(self._reader, self._order, self._config.augment, self._manifest, blocks, size)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+        pass  # the checkpoint is on storage already, and there is nobody else to tell
+
+    def restore(self) -> str | None:
+        return newest_checkpoint(self._config.run.uri)
+
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        _log.warning("stopping after a last checkpoint; press Ctrl-C again to stop at once")
+        self._stop.set()

@@ -1,0 +1,287 @@
+"""The training loop: one process's part, whatever surrounds it.
+
+An update takes `train.global_batch` pictures over all ranks and micro-batches. Each loss term is summed locally, and
+divided by its count over the whole update: as DDP averages gradients over the ranks, the local sum is multiplied by the
+number of ranks first. So 1 x 8, 2 x 4 and 4 + 4 accumulated pictures give the same gradient.
+
+Everything random is a function of (seed, step, rank): a resumed run repeats the undisturbed one.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from foodseg import storage
+from foodseg.checkpoint import Checkpoint, checkpoint_uri, load_checkpoint, save_checkpoint
+from foodseg.classes import ClassTable
+from foodseg.config import ExperimentConfig
+from foodseg.data.batch import Batch
+from foodseg.data.order import position_seed
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest
+from foodseg.distill.teacher import Teacher
+from foodseg.eval.evaluate import score_share
+from foodseg.eval.pictures import merge
+from foodseg.metrics import Scores, scores
+from foodseg.models.segmenter import Segmenter
+from foodseg.predict.predictor import AUTOCAST, Predictor
+from foodseg.train.context import TrainContext, micro_batch_size
+from foodseg.train.optim import build_optimizer, build_schedule
+from foodseg.train.run_log import RunLog
+from foodseg.train.task import SegmentationTask, Task
+
+
+@dataclass
+class _Meter:
+    """Sums since the last progress line."""
+
+    steps: int = 0
+    waited: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def train(config: ExperimentConfig, manifest: Manifest, total_steps: int, context: TrainContext) -> dict[str, Any]:
+    """Trains to `total_steps`, or until a stop is requested; resumes from the newest checkpoint of the run.
+
+    Returns:
+        {"step": updates done, "stopped": whether before the end, "miou": last score on val or None}.
+    """
+    return Trainer(config, manifest, total_steps, context).run()
+
+
+class Trainer:
+    """One rank's model, optimizer and teacher, and the loop over them."""
+
+    def __init__(self, config: ExperimentConfig, manifest: Manifest, total_steps: int, context: TrainContext) -> None:
+        self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
+        self.classes: ClassTable = manifest.class_table
+        restored_uri = context.restore()
+        torch.manual_seed(config.train.seed)
+        self.task: Task = SegmentationTask(config, self.classes, pretrained=restored_uri is None)
+        self.student = self.task.module.to(context.device)
+        if config.train.channels_last:
+            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._set_batch_norm()
+        self.optimizer = build_optimizer(config.optim, self.student)
+        self.schedule = build_schedule(config.optim, self.optimizer, total_steps)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.train.precision == "fp16")
+        horizon = config.train.ema_horizon
+        self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        if restored_uri is not None:
+            self._restore(load_checkpoint(restored_uri, with_trainer=True))
+        compiled: nn.Module = torch.compile(self.student) if config.train.compile else self.student  # type: ignore[assignment]
+        self.wrapped = context.wrap(compiled)
+        self.validation = RowReader(config.data.uri, manifest, [config.data.val_split]) if config.data.val_split else None
+
+    def run(self) -> dict[str, Any]:
+        """Runs the updates that are left."""
+        config, context = self.config.train, self.context
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(RunLog(self.config)) if context.rank == 0 else None
+            batches = context.batches(self.step, self.total_steps)
+            meter = _Meter()
+            stopped = False
+            while self.step < self.total_steps and not stopped:
+                window = self._fetch(batches, meter)
+                self._update(window, meter)
+                self.step += 1
+                meter.steps += 1
+                last = self.step == self.total_steps
+                if log and (self.step % config.log_every == 0 or last):
+                    self._log_progress(log, meter)
+                    meter = _Meter()
+                stopped = not last and context.stop_requested()
+                validates = self.validation is not None and (self.step % config.validate_every == 0 or last)
+                if validates:
+                    self._validate(log)
+                if validates or last or stopped or self.step % config.checkpoint_every == 0:
+                    self._checkpoint(log)
+                    # neither validation nor upload is training time
+                    meter.started = time.perf_counter() if meter.steps == 0 else meter.started
+        miou = self.history[-1]["miou"] if self.history else None
+        return {"step": self.step, "stopped": stopped, "miou": miou}
+
+    def _fetch(self, batches: Iterator[Batch], meter: _Meter) -> list[Batch]:
+        """Takes the micro-batches of one update and checks that they are the ones that are due."""
+        started = time.perf_counter()
+        size = micro_batch_size(self.config, self.context.world_size)
+        share = self.config.train.global_batch // self.context.world_size
+        window = [next(batches) for _ in range(share // size)]
+        meter.waited += time.perf_counter() - started
+        first = self.step * self.config.train.global_batch + self.context.rank * share
+        found = torch.cat([batch.position for batch in window]).tolist()
+        assert found == list(range(first, first + share)), f"step {self.step}, rank {self.context.rank}: {found}"
+        return [batch.to(self.context.device) for batch in window]
+
+    def _update(self, window: list[Batch], meter: _Meter) -> None:
+        torch.manual_seed(position_seed(self.config.train.seed + 1, self.step * 4096 + self.context.rank))  # dropout
+        self._train_mode()
+        names = list(self.task.weights)
+        counted = [self.task.counts(batch) for batch in window]
+        local = torch.stack([torch.stack([count[name] for name in names]) for count in counted]).sum(0)
+        total = self.context.all_reduce(local.double()).clamp_min(1)
+        sums = torch.zeros(len(names), dtype=torch.float64, device=self.context.device)
+        dtype = AUTOCAST[self.config.train.precision]
+        for index, batch in enumerate(window):
+            with self._no_sync(index < len(window) - 1):
+                with torch.autocast(self.context.device.type, dtype, enabled=dtype is not None):
+                    terms = self.task.loss(self.wrapped, batch, self.step)
+                parts = [
+                    self.task.weights[name] * terms[name] * (self.context.world_size / total[i])
+                    for i, name in enumerate(names)
+                ]
+                self.scaler.scale(torch.stack(parts).sum()).backward()
+            sums += torch.stack([terms[name].detach().double() for name in names])
+        if self.config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if self.teacher is not None:
+            self.teacher.update(self.student, self.step)
+        if (self.step + 1) % self.config.train.log_every == 0 or self.step + 1 == self.total_steps:
+            means = self.context.all_reduce(sums) / total
+            meter.losses = dict(zip(names, means.tolist(), strict=True))
+            self._refuse_nan(meter.losses)
+
+    def _refuse_nan(self, losses: dict[str, float]) -> None:
+        bad = [name for name, value in losses.items() if value != value or value in (float("inf"), float("-inf"))]
+        if bad:
+            raise FloatingPointError(
+                f"the loss {bad[0]} is {losses[bad[0]]} at step {self.step + 1}: lower optim.lr "
+                f"(now {self.config.optim.lr:g}), set optim.clip_norm, or use train.precision fp32"
+            )
+
+    def _validate(self, log: RunLog | None) -> None:
+        started = time.perf_counter()
+        assert self.validation is not None
+        model = self.teacher.module if self.config.eval.weights == "ema" and self.teacher else self.student
+        result = validate(model, self.validation, self.classes, self.config, self.context)
+        line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
+        self.history.append(line)
+        if log:
+            seconds = time.perf_counter() - started
+            text = f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} aAcc {100 * result.aacc:.2f} ({seconds:.0f} s)"
+            log.write(self.step, {f"val/{name}": value for name, value in line.items() if name != "step"}, text)
+
+    def _checkpoint(self, log: RunLog | None) -> None:
+        """Rank 0 writes; the others wait in `report`, so that nobody runs ahead of a checkpoint that may fail."""
+        uri = checkpoint_uri(self.config.run.uri, self.step)
+        if log:
+            save_checkpoint(uri, self._snapshot())
+            write_pointers(self.config.run.uri, self.step, self.history)
+            prune_checkpoints(self.config.run.uri, self.config.train.keep_checkpoints)
+            log.publish()
+        metrics = {"step": self.step, **({"miou": self.history[-1]["miou"]} if self.history else {})}
+        self.context.report(metrics, uri)
+
+    def _snapshot(self) -> Checkpoint:
+        return Checkpoint(
+            step=self.step,
+            config=self.config,
+            classes=self.classes,
+            data=self.manifest.identity,
+            trained_ids=tuple(sorted(self.manifest.trained_ids(self.config.data.train_splits))),
+            student=self.student.state_dict(),
+            teacher=self.teacher.module.state_dict() if self.teacher else None,
+            trainer={
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "total_steps": self.total_steps,
+            },
+            history=self.history,
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        assert checkpoint.trainer is not None
+        self.student.load_state_dict(checkpoint.student)
+        if self.teacher is not None and checkpoint.teacher is not None:
+            self.teacher.module.load_state_dict(checkpoint.teacher)
+        self.optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+        self.schedule.load_state_dict(checkpoint.trainer["schedule"])
+        self.scaler.load_state_dict(checkpoint.trainer["scaler"])
+        self.step, self.history = checkpoint.step, list(checkpoint.history)
+
+    def _log_progress(self, log: RunLog, meter: _Meter) -> None:
+        seconds = time.perf_counter() - meter.started
+        images = meter.steps * self.config.train.global_batch / seconds
+        left = (self.total_steps - self.step) * seconds / meter.steps
+        waiting = meter.waited / seconds
+        miou = f" mIoU {100 * self.history[-1]['miou']:.1f}" if self.history else ""
+        parts = " ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
+        text = (
+            f"step {self.step}/{self.total_steps} {parts}{miou} {images:.1f} images/s "
+            f"waiting for data {100 * waiting:.0f} % left {_duration(left)}"
+        )
+        batch = self.config.train.global_batch
+        values = {f"loss/{name}": value for name, value in meter.losses.items()}
+        values |= {"lr": self.schedule.get_last_lr()[-1], "images_per_second": images, "waiting_share": waiting}
+        log.write(self.step, {**values, "positions": [(self.step - meter.steps) * batch, self.step * batch]}, text)
+
+    def _train_mode(self) -> None:
+        self.student.train()
+        if self.config.train.batch_norm == "frozen":
+            for module in self.student.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _set_batch_norm(self) -> None:
+        if self.config.train.batch_norm == "sync":
+            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+            self.task.module = self.student
+
+    def _no_sync(self, skip: bool) -> contextlib.AbstractContextManager[None]:
+        """DDP adds gradients up locally within an update, and averages them over the ranks once."""
+        if skip and hasattr(self.wrapped, "no_sync"):
+            return self.wrapped.no_sync()  # type: ignore[no-any-return, operator]
+        return contextlib.nullcontext()
+
+
+def validate(
+    model: nn.Module, reader: RowReader, classes: ClassTable, config: ExperimentConfig, context: TrainContext
+) -> Scores:
+    """Scores every row of `reader` exactly once over the ranks; the merged integer counts give the same scores on each."""
+    assert isinstance(model, Segmenter)
+    predictor = Predictor(model, config.eval, context.device, config.train.precision)
+    share = score_share(reader, lambda _, data, size: predictor.label_file(data), classes, context.rank, context.world_size)
+    matrix = torch.from_numpy(merge(share, len(classes))).to(context.device)
+    return scores(context.all_reduce(matrix).cpu().numpy(), classes.names)
+
+
+def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
+    """Writes `last.json`, and `best.json` when the newest validation is the best so far."""
+    entry: dict[str, Any] = {"step": step, "checkpoint": f"checkpoints/step-{step:08d}"}
+    if history and history[-1]["step"] == step:
+        entry["miou"] = history[-1]["miou"]
+        if entry["miou"] >= max(line["miou"] for line in history):
+            storage.write_json(storage.join(run_uri, "best.json"), entry)
+    storage.write_json(storage.join(run_uri, "last.json"), entry)
+
+
+def prune_checkpoints(run_uri: str, keep: int) -> None:
+    """Deletes all but the newest `keep` checkpoints and the best one, oldest first."""
+    folder = storage.join(run_uri, "checkpoints")
+    names = sorted(name for name in storage.list_names(folder) if name.startswith("step-"))
+    best_uri = storage.join(run_uri, "best.json")
+    best = json.loads(storage.read_text(best_uri))["checkpoint"].rsplit("/", 1)[-1] if storage.exists(best_uri) else None
+    for name in names[:-keep]:
+        if name != best:
+            storage.delete(storage.join(folder, name))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

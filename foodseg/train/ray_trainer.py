@@ -1,0 +1,166 @@
+"""Training on Ray: one worker group under Ray Train, restarted from the newest checkpoint when a part of it dies.
+
+    run_training(config, resume=False, address=None)
+
+foodseg writes and verifies its own checkpoints, straight to the run directory: Ray Train is told of them, but its own
+snapshot is never what a run resumes from (it is not written atomically on a local disk).
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import nn
+
+from foodseg import storage
+from foodseg.checkpoint import newest_checkpoint
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.batch import Batch
+from foodseg.data.ray_dataset import RankStream, remaining_units
+from foodseg.data.shards import Manifest
+from foodseg.errors import RetryLater
+from foodseg.logs import log_to_stderr
+from foodseg.ray_session import cores, expected_failure, ray_session, require_cpus
+from foodseg.train.context import LocalContext, micro_batch_size
+from foodseg.train.loop import train
+from foodseg.train.run import Run, prepare_run
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+# glibc gives every large tensor back to the kernel and faults its pages in again at the next step; keeping the memory
+# makes CPU training about 1.3 times faster
+_KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+
+
+class RayContext:
+    """One worker of a Ray Train worker group."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device = get_device()
+        self._config = config
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        size = micro_batch_size(self._config, self.world_size)
+        stream = ray.train.get_dataset_shard("train")
+        for arrays in stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
+            yield Batch.from_arrays(arrays)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return prepare_model(module, move_to_device=False)
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return ray.train.collective.broadcast_from_rank_zero(value)
+
+    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+        ray.train.report({**metrics, "checkpoint_uri": checkpoint})
+
+    def restore(self) -> str | None:
+        return self.broadcast(newest_checkpoint(self._config.run.uri) if self.rank == 0 else None)
+
+    def stop_requested(self) -> bool:
+        return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
+
+
+def run_training(config: ExperimentConfig, *, resume: bool = False, address: str | None = None) -> dict[str, Any]:
+    """Trains a run to its end; a killed run goes on from its newest checkpoint when called again with `resume`.
+
+    Args:
+        config: the whole configuration; `scaling.num_workers: 0` trains in this process.
+        resume: go on with the run in `run.uri` instead of refusing a directory that is not empty.
+        address: Ray cluster to join; None starts one here, large enough for the workers and their data.
+
+    Returns:
+        {"step", "stopped", "miou", "run"}.
+
+    Raises:
+        UserError: anything in the configuration, the data or the cluster that cannot work, before workers start.
+        RetryLater: workers, storage or cluster failed more often than train.max_failures.
+    """
+    run = prepare_run(config, resume=resume)
+    if run.config.scaling.num_workers == 0:
+        local = LocalContext(run.config, run.manifest, run.reader, run.order)
+        return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
+    per_worker = worker_resources(run.config)
+    most = max(run.config.scaling.world_sizes)
+    # two readers of 1/4 CPU and as many decoders as there are cores, beside the workers
+    with ray_session(address, logical_cpus=int(most * per_worker["CPU"]) + cores() + 1):
+        fewest = min(run.config.scaling.world_sizes)
+        require_cpus(
+            fewest * per_worker["CPU"] + 1, per_worker["CPU"], fewest, gpus=fewest if run.config.scaling.use_gpu else 0
+        )
+        return {**_fit_with_retries(run, per_worker), "run": run.config.run.uri}
+
+
+def worker_resources(config: ExperimentConfig) -> dict[str, float]:
+    """Returns the Ray resources of one worker; its CPUs are also its threads."""
+    given = config.scaling.resources_per_worker
+    if given is not None:
+        return {"CPU": 1.0, **given}
+    return {"CPU": float(max(1, cores() // max(config.scaling.world_sizes))), **({"GPU": 1.0} if config.scaling.use_gpu else {})}
+
+
+def _fit_with_retries(run: Run, per_worker: dict[str, float]) -> dict[str, Any]:
+    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, so that is tried again too."""
+    failures = 0
+    while True:
+        try:
+            result = _trainer(run, per_worker).fit()
+            assert isinstance(result.return_value, dict)
+            return result.return_value
+        except TrainingFailedError as error:
+            expected = expected_failure(error)
+            if expected is not None and not isinstance(expected, RetryLater):
+                raise expected from None
+            failures += 1
+            if failures > run.config.train.max_failures:
+                detail = str(expected or error).strip().splitlines()[-1][:300]
+                raise RetryLater(f"training failed {failures} times, last with: {detail}; go on with --resume") from None
+            _log.warning("training failed (%s); going on from the newest checkpoint", str(error).splitlines()[0][:200])
+            time.sleep(min(30, 5 * failures))
+
+
+def _trainer(run: Run, per_worker: dict[str, float]) -> TorchTrainer:
+    config = run.config
+    return TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "manifest": run.manifest.model_dump(mode="json"),
+            "total_steps": run.total_steps,
+        },
+        datasets={"train": partial(remaining_units, run.order, config.run.uri, run.total_steps)},
+        dataset_config=RankStream(config, run.manifest, run.reader, run.order),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.scaling.num_workers, use_gpu=config.scaling.use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(
+            # a new name each time: an old snapshot of Ray's would be read, and may be torn
+            name=time.strftime("attempt-%Y%m%d-%H%M%S"),
+            storage_path=storage.join(config.run.uri, "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": _KEEP_MEMORY},
+        ),
+    )
+
+
+def _worker(loop_config: dict[str, Any]) -> dict[str, Any]:
+    log_to_stderr()
+    config = parse_config(loop_config["config"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return train(config, Manifest.model_validate(loop_config["manifest"]), loop_config["total_steps"], RayContext(config))

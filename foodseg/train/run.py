@@ -1,0 +1,99 @@
+"""What comes before the first step of a run, with or without Ray: checks, the order, the run directory."""
+
+import json
+from dataclasses import dataclass
+
+import yaml
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config.load import leaves, to_yaml
+from foodseg.data.order import TrainingOrder
+from foodseg.data.reader import RowReader, training_order
+from foodseg.data.shards import Manifest, read_manifest
+from foodseg.errors import UserError
+from foodseg.models.build import build_segmenter
+
+# what may change between the parts of a run: where it runs and how often it speaks, not what is learned
+_MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+               "train.max_failures", "train.mlflow_uri", "train.micro_batch")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that may start: its configuration with absolute URIs, its data, its order and its length."""
+
+    config: ExperimentConfig
+    manifest: Manifest
+    reader: RowReader
+    order: TrainingOrder
+    total_steps: int
+
+
+def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
+    """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
+
+    Raises:
+        UserError: no data, unknown split, too few pictures, a backbone or weights that cannot be loaded, a run directory
+            that holds a run already (without `resume`) or holds another one (with it).
+    """
+    config = with_absolute_uris(config)
+    manifest = read_manifest(config.data.uri)
+    reader = RowReader(config.data.uri, manifest, config.data.train_splits)
+    if config.data.val_split is not None and not len(RowReader(config.data.uri, manifest, [config.data.val_split])):
+        raise UserError(f"data.val_split {config.data.val_split!r} is empty; set data.val_split=null to train without validation")
+    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    total_steps = _total_steps(config, order)
+    _check_run_directory(config, resume)
+    build_segmenter(config.model, len(manifest.classes))
+    storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
+    return Run(config, manifest, reader, order, total_steps)
+
+
+def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
+    """Workers run in other folders, so relative paths are resolved where the command was given."""
+    tree = config.model_dump(mode="json")
+    for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights")):
+        if tree[section][key] and tree[section][key] != "timm":
+            tree[section][key] = storage.absolute(tree[section][key])
+    return parse_config(tree)
+
+
+def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None
+    steps = int(config.train.epochs * order.epoch_length / config.train.global_batch)
+    if steps < 1:
+        raise UserError(
+            f"train.epochs = {config.train.epochs:g} of {order.epoch_length} pictures is less than one update of "
+            f"{config.train.global_batch}: raise train.epochs or lower train.global_batch"
+        )
+    return steps
+
+
+def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
+    uri, shown = config.run.uri, storage.redact(config.run.uri)
+    if not storage.list_names(uri):
+        return
+    if not resume:
+        raise UserError(f"the run directory {shown} is not empty: give --resume to go on with it, or another run.uri")
+    where = storage.join(uri, "config.yaml")
+    if not storage.exists(where):
+        raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is no run of foodseg; give another run.uri")
+    changed = _changed_keys(storage.read_text(where), config)
+    if changed:
+        raise UserError(
+            f"--resume: {shown} was started with another configuration: {'; '.join(changed[:3])}; "
+            "give the same one, or another run.uri to start anew"
+        )
+
+
+def _changed_keys(text: str, config: ExperimentConfig) -> list[str]:
+    before = dict(leaves(parse_config(yaml.safe_load(text)).model_dump(mode="json")))
+    now = dict(leaves(config.model_dump(mode="json")))
+    return [
+        f"{key} was {json.dumps(before[key])}, now {json.dumps(value)}"
+        for key, value in now.items()
+        if before[key] != value and not key.startswith(_MAY_CHANGE)
+    ]

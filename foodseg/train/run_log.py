@@ -1,0 +1,83 @@
+"""What a run writes down: progress lines on stderr, `log.jsonl`, TensorBoard files, MLflow when asked.
+
+Rank 0 only. Files are kept in a local folder; where the run lives in object storage, they are put there at each
+checkpoint, whole, since objects cannot be appended to.
+"""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig
+
+_log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Context manager around the loop."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self._uri = config.run.uri
+        self._mlflow_uri = config.train.mlflow_uri
+        self._config = config
+        self._remote = not storage.is_local(self._uri)
+        self._staging = tempfile.TemporaryDirectory(prefix="foodseg-log-") if self._remote else None
+        self._folder = Path(self._staging.name) if self._staging else Path(storage.absolute(self._uri))
+
+    def __enter__(self) -> "RunLog":
+        # imported here: TensorBoard takes a second, and evaluation does not need it
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        where = storage.join(self._uri, "log.jsonl")
+        if self._remote and storage.exists(where):
+            storage.download(where, self._folder / "log.jsonl")
+        self._lines = (self._folder / "log.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self._folder / "tensorboard"))
+        self._mlflow = _start_mlflow(self._mlflow_uri, self._config) if self._mlflow_uri else None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._board.close()
+        self._lines.close()
+        if kind is None:
+            self._upload()
+        if self._mlflow is not None:
+            self._mlflow.end_run("FINISHED" if kind is None else "FAILED")
+        if self._staging is not None:
+            self._staging.cleanup()
+
+    def write(self, step: int, values: dict[str, Any], text: str) -> None:
+        """Takes one line of numbers: to every place, and `text` to stderr."""
+        _log.info("%s", text)
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+        if self._mlflow is not None:
+            self._mlflow.log_metrics(numbers, step=step)
+
+    def publish(self) -> None:
+        """Makes everything written so far visible to others."""
+        self._board.flush()
+        self._upload()
+
+    def _upload(self) -> None:
+        if self._remote:
+            for path in sorted(p for p in self._folder.rglob("*") if p.is_file()):
+                storage.upload(path, storage.join(self._uri, path.relative_to(self._folder).as_posix()))
+
+
+def _start_mlflow(uri: str, config: ExperimentConfig) -> Any:
+    import mlflow  # an extra: pip install 'foodseg[mlflow]'
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("foodseg")
+    mlflow.start_run(run_name=config.run.uri.rstrip("/").rsplit("/", 1)[-1])
+    mlflow.log_dict(config.model_dump(mode="json"), "config.json")
+    return mlflow

@@ -1,0 +1,319 @@
+"""One interface for local paths and S3 (moto): round trips, atomic writes, sentences for mistakes, patience."""
+
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow
+import pyarrow.parquet
+import pytest
+from moto.server import ThreadedMotoServer
+
+from foodseg import s3, storage
+from foodseg.errors import RetryLater, UserError
+
+
+@pytest.fixture(scope="module")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3:// URI of an empty folder in a bucket that exists, with the environment leading to it."""
+    _lead_to(moto_endpoint, monkeypatch)
+    boto3.client("s3", endpoint_url=moto_endpoint).create_bucket(Bucket="food")
+    return f"s3://food/{os.urandom(4).hex()}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s3cret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "expected"),
+    [
+        ("/data", ("a", "b.txt"), "/data/a/b.txt"),
+        ("/data/", ("a/b",), "/data/a/b"),
+        ("file:///data/my%20set", ("a",), "/data/my set/a"),
+        ("s3://bucket", ("a",), "s3://bucket/a"),
+        ("s3://bucket/p/", ("a/", "/b"), "s3://bucket/p/a/b"),
+        ("s3://bucket/p?region=eu-1&scheme=http", ("a",), "s3://bucket/p/a?region=eu-1&scheme=http"),
+        ("s3://k:s@bucket/p", ("a",), "s3://k:s@bucket/p/a"),
+        ("s3://bucket/p", (), "s3://bucket/p"),
+    ],
+)
+def test_join(uri: str, parts: tuple[str, ...], expected: str) -> None:
+    assert storage.join(uri, *parts) == expected
+
+
+def test_join_refuses_a_name_that_would_begin_the_query() -> None:
+    with pytest.raises(UserError, match=r"'what\?.png' has a '\?'"):
+        storage.join("s3://bucket/p", "what?.png")
+
+
+def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert storage.absolute("a/b") == str(tmp_path / "a/b")
+    assert storage.absolute("~/x") == "/home/me/x"
+    assert storage.absolute("file:///x/y/") == "/x/y"
+    assert storage.absolute("s3://b/k/") == "s3://b/k"
+    assert storage.absolute("s3://b/k/?region=x") == "s3://b/k?region=x"
+    assert storage.is_local("file:///x") and not storage.is_local("s3://b")
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("gs://b/k", "unknown scheme gs://; use a plain path, file:///path or s3://bucket/key"),
+        ("s3://", "no bucket; write s3://bucket/key"),
+        ("s3://key:s@/x", "no bucket"),
+        ("s3://b/k?endpoint=x", "unknown query key endpoint; valid are endpoint_override, region, scheme"),
+        ("file://data/x", "three slashes"),
+        ("s3://key:se/cret@b/k", "write '/' as %2F"),
+    ],
+)
+def test_a_malformed_uri_is_refused(uri: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        storage.absolute(uri)
+    assert sentence in str(refused.value) and "se/cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://b/k", "s3://b/k"),
+        ("s3://b/a@c", "s3://b/a@c"),
+        ("s3://key:secret@b/k?scheme=http", "s3://***@b/k?scheme=http"),
+        ("s3://key:se/cret@b/k", "s3://***@b/k"),
+        ("s3://b/k?secret_key=abc&region=x", "s3://b/k?secret_key=***&region=x"),
+        ("s3://b/k?region=x&Session_Token=a%2Fb", "s3://b/k?region=x&Session_Token=***"),
+        ("two: http://u:p@h and s3://q:r@b", "two: http://***@h and s3://***@b"),
+    ],
+)
+def test_redact(uri: str, expected: str) -> None:
+    assert storage.redact(uri) == expected
+
+
+def test_round_trip(root: str, tmp_path: Path) -> None:
+    uri = storage.join(root, "deep", "a.json.gz")  # pyarrow would compress by the name
+    assert not storage.exists(uri) and storage.list_names(root) == []
+    storage.write_json(uri, {"n": 1})
+    assert storage.read_text(uri) == '{\n  "n": 1\n}\n' and storage.size(uri) == 13
+    storage.write_bytes(uri, b"new")
+    storage.write_text(storage.join(root, "b.txt"), "\u00e9")
+    assert storage.read_bytes(uri) == b"new"
+    assert storage.list_names(root) == ["b.txt", "deep"]
+    assert storage.exists(storage.join(root, "deep"))
+
+    copy = tmp_path / "copy" / "a"
+    storage.download(uri, copy)
+    assert copy.read_bytes() == b"new"
+    storage.upload(copy, storage.join(root, "c"))
+    assert storage.read_bytes(storage.join(root, "c")) == b"new"
+
+    storage.write_bytes(storage.join(root, "empty"), b"")
+    assert storage.read_bytes(storage.join(root, "empty")) == b""
+
+
+def test_large_file(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "FLUSH_EVERY", 2)
+    local, uri, back = tmp_path / "large", storage.join(root, "large"), tmp_path / "back"
+    local.write_bytes(os.urandom((30 << 20) + 7))
+    storage.upload(local, uri)
+    storage.download(uri, back)
+    assert back.read_bytes() == local.read_bytes()
+
+
+def test_delete(root: str) -> None:
+    for name in ("x/1", "x/y/2", "z"):
+        storage.write_text(storage.join(root, name), name)
+    storage.delete(storage.join(root, "x"))
+    storage.delete(storage.join(root, "x"))
+    assert storage.list_names(root) == ["z"]
+    storage.delete(storage.join(root, "z"))
+    assert not storage.exists(storage.join(root, "z"))
+
+
+def test_delete_refuses_a_bucket(bucket: str) -> None:
+    with pytest.raises(UserError, match="whole bucket"):
+        storage.delete("s3://food")
+
+
+def test_parquet_is_read_at_random_by_threads(root: str) -> None:
+    table = pyarrow.table({f"c{i}": list(range(i, 3000 + i)) for i in range(8)})
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, row_group_size=500)
+    uri = storage.join(root, "t.parquet")
+    storage.write_bytes(uri, sink.getvalue())
+    with storage.open_input(uri) as stream:
+        parquet = pyarrow.parquet.ParquetFile(stream, pre_buffer=True)
+        assert parquet.read(use_threads=True).equals(table)
+        with ThreadPoolExecutor(4) as pool:
+            groups = list(
+                pool.map(lambda g: pyarrow.parquet.ParquetFile(storage.open_input(uri)).read_row_group(g), range(6))
+            )
+    assert pyarrow.concat_tables(groups).equals(table)
+
+
+def test_missing_things_are_named(root: str) -> None:
+    uri = storage.join(root, "none")
+    for look in (storage.read_bytes, storage.size, storage.open_input):
+        with pytest.raises(UserError, match=r"cannot read .*none: no such file"):
+            look(uri)
+
+
+def test_missing_bucket(bucket: str) -> None:
+    for use in (storage.read_bytes, storage.list_names, lambda uri: storage.write_bytes(uri, b"x")):
+        with pytest.raises(UserError, match=r"there is no bucket nowhere at http://127\.0\.0\.1:"):
+            use("s3://nowhere/k")
+
+
+def test_the_query_leads_to_the_endpoint(bucket: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_text(storage.join(bucket, "a"), "x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    host = moto_endpoint.removeprefix("http://")
+    uri = f"{bucket.replace('s3://', 's3://k:s@')}?endpoint_override={host}&scheme=http"
+    assert storage.read_text(storage.join(uri, "a")) == "x"
+
+
+def test_half_a_pair_of_keys(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UserError, match="set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        storage.read_bytes(bucket)
+
+
+def test_a_crash_before_the_rename_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a"
+    storage.write_text(str(target), "old")
+
+    def crash(self: Path, to: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_text(str(target), "new")
+    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_writer_leaves_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / f"{storage.TEMPORARY}1").write_text("half")
+    assert storage.list_names(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("read_before_failing", [1 << 10, 20 << 20])
+def test_a_failed_upload_leaves_the_old_object(bucket: str, read_before_failing: int) -> None:
+    """Destroying pyarrow's stream completes the upload: the old content must survive a disk that fails under us."""
+
+    class Failing(io.BytesIO):
+        def read(self, count: int | None = -1) -> bytes:
+            if self.tell() >= read_before_failing:
+                raise OSError(5, "Input/output error")
+            return super().read(count)
+
+    uri = storage.join(bucket, "a")
+    storage.write_text(uri, "old")
+    fs, path = storage.filesystem(uri)
+    with pytest.raises(OSError, match="Input/output error"):
+        s3.put(fs, path, Failing(b"x" * (24 << 20)))
+    assert storage.read_text(uri) == "old"
+
+
+def test_local_permission_and_type_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"cannot write .*file/a: .*give a path that can be read and written"):
+        storage.write_text(str(tmp_path / "file" / "a"), "x")
+    with pytest.raises(UserError, match="cannot list"):
+        storage.list_names(str(tmp_path / "file"))
+    (tmp_path / "latin").write_bytes(b"ab\xe9")
+    with pytest.raises(UserError, match="not UTF-8 at byte 2"):
+        storage.read_text(str(tmp_path / "latin"))
+
+
+def test_a_full_disk_during_a_download_is_not_retried(bucket: str, tmp_path: Path, monkeypatch: Any) -> None:
+    uri = storage.join(bucket, "a")
+    storage.write_text(uri, "x")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        storage.download(uri, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError("AWS Error SLOW_DOWN during PutObject operation: slow down"),
+        OSError("When reading ...: AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body."),
+        OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7, Could not connect to server"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+)
+def test_a_flaky_server_is_asked_again(
+    bucket: str, failure: OSError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.write_text(storage.join(bucket, "a"), "x")
+    slept: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", slept.append)
+    failures = [failure, failure]
+
+    def flaky(fs: Any, path: str) -> str:
+        if failures:
+            raise failures.pop()
+        return "worked"
+
+    with caplog.at_level(logging.WARNING, logger="foodseg.storage"):
+        assert storage._patiently(bucket, "read", flaky) == "worked"
+    assert slept == [0.5, 1.0]
+    assert sum(record.name == "foodseg.storage" for record in caplog.records) == 2
+
+
+def test_patience_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_text(storage.join(bucket, "a"), "x")
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+
+    def broken(fs: Any, path: str) -> None:
+        raise OSError("AWS Error INTERNAL_FAILURE during PutObject operation: we are sorry")
+
+    with pytest.raises(RetryLater, match=r"failed for 0 s \(INTERNAL_FAILURE .* run the same command again"):
+        storage._patiently(bucket, "write", broken)
+
+
+def test_an_endpoint_that_never_answered_fails_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    _lead_to(endpoint, monkeypatch)
+    monkeypatch.setattr(storage, "FIRST_CONTACT_SECONDS", 0.1)
+    with pytest.raises(UserError, match=f"{endpoint} is not reachable .*Could not connect.*correct AWS_ENDPOINT_URL"):
+        storage.exists("s3://food/k")
