@@ -139,6 +139,8 @@ def mistake(error: Exception, endpoint: Endpoint, path: str) -> str | None:
         return f"there is no bucket {bucket} at {endpoint.name}; create it or correct the name"
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if "Not a regular file" in text:
+        return "that is a bucket or a folder; name a file in it"
     if isinstance(error, pyarrow.ArrowInvalid):
         return text
     if "ACCESS_DENIED during HeadObject" in text:

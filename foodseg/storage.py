@@ -111,7 +111,7 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
                 if known:
                     advice = "run the same command again when it is back"
                     raise RetryLater(f"{where} failed for {patience:.0f} s ({s3.reason(text)}); {advice}") from None
-                advice = "start that server or correct AWS_ENDPOINT_URL"
+                advice = "start that server or correct AWS_ENDPOINT_URL (http or https, host, port)"
                 raise UserError(f"{where} is not reachable ({s3.reason(text)}); {advice}") from None
             _LOG.warning("cannot %s %s (%s); trying again in %.1f s", verb, redact(uri), s3.reason(text), delay)
             time.sleep(delay)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import ray.train
+import ray.train.collective
 import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.exceptions import TrainingFailedError

@@ -194,6 +194,11 @@ def test_missing_bucket(bucket: str) -> None:
             use("s3://nowhere/k")
 
 
+def test_a_bucket_is_not_a_file(bucket: str) -> None:
+    with pytest.raises(UserError, match="that is a bucket or a folder; name a file in it"):
+        storage.write_bytes("s3://food", b"x")
+
+
 def test_the_query_leads_to_the_endpoint(bucket: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_text(storage.join(bucket, "a"), "x")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
