@@ -6,7 +6,8 @@
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
-name, and a run goes on from the checkpoint before. A run directory holds `checkpoints/step-<n>`, `best.json`, `last.json`.
+name, and a run goes on from the checkpoint before. A run directory holds `checkpoints/step-<n>`, `best.json` and
+`last.json`.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
 
 FORMAT_VERSION = 1
+REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
 _log = logging.getLogger(__name__)
 
 
@@ -117,9 +119,12 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     """
     state = checkpoint.student if weights == "student" else checkpoint.teacher
     if state is None:
-        raise UserError("this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student")
+        raise UserError(
+            "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
+        )
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False)
     model.load_state_dict(state)
+    model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()
 
 
@@ -134,7 +139,7 @@ def verify_checkpoint(uri: str) -> None:
 
 
 def newest_checkpoint(run_uri: str) -> str | None:
-    """Returns the URI of the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
+    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
     folder = storage.join(run_uri, "checkpoints")
     for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
         uri = storage.join(folder, name)
@@ -161,13 +166,19 @@ def resolve_checkpoint(argument: str) -> str:
     uri = storage.absolute(argument)
     if storage.exists(storage.join(uri, "manifest.json")):
         return uri
-    if storage.exists(storage.join(uri, "best.json")):
-        return storage.join(uri, json.loads(storage.read_text(storage.join(uri, "best.json")))["checkpoint"])
+    best = storage.join(uri, "best.json")
+    if storage.exists(best):
+        try:
+            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(uri)}/checkpoints"
+            ) from None
     newest = newest_checkpoint(uri)
     if newest is None:
         raise UserError(
-            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one (no checkpoints/step-*): "
-            "name the run directory of `foodseg train`"
+            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
+            "(no checkpoints/step-*): name the run directory of `foodseg train`"
         )
     return newest
 
@@ -179,12 +190,15 @@ def _read_manifest(uri: str) -> dict[str, Any]:
     try:
         manifest = json.loads(storage.read_text(where))
         version = manifest["format_version"]
-        manifest["files"]["model.safetensors"], manifest["step"], manifest["data"], manifest["trained_ids"]
+        manifest["step"], manifest["data"], manifest["trained_ids"]
+        for name in REQUIRED_FILES:
+            manifest["files"][name]["size"], manifest["files"][name]["sha256"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: update foodseg"
+            f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
+            "update foodseg"
         )
     return manifest
 
@@ -195,9 +209,13 @@ def _verified(uri: str, name: str, entry: dict[str, Any]) -> bytes:
         raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
     data = storage.read_bytes(where)
     if len(data) != entry["size"]:
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}")
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}"
+        )
     if _sha256(data) != entry["sha256"]:
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256")
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256"
+        )
     return data
 
 

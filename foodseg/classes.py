@@ -6,6 +6,7 @@ each carry their own `ClassTable`, and the two are compared before anything is s
 """
 
 import colorsys
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +26,12 @@ class ClassTable:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
-            raise UserError(f"a class table needs background and at least one ingredient, this one has {len(self.names)} names")
+            raise UserError(
+                f"a class table needs background and at least one ingredient, this one has {len(self.names)} names"
+            )
         if len(self.names) > IGNORE_16BIT:
             raise UserError(f"a class table holds at most {IGNORE_16BIT} names, this one has {len(self.names)}")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
             raise UserError(f"class names must differ, but {', '.join(map(repr, repeated))} stands more than once")
 
@@ -71,7 +74,10 @@ class ClassTable:
         if sorted(named) != expected:
             missing = sorted(set(range(max(named, default=0) + 1)) - set(named))
             raise UserError(f"{where}: class ids must be 0, 1, 2, ... without gaps, but {missing[:5]} are missing")
-        return cls(tuple(named[index] for index in expected))
+        try:
+            return cls(tuple(named[index] for index in expected))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def parse_id_lines(text: str, where: str) -> dict[int, str]:
@@ -85,7 +91,7 @@ def parse_id_lines(text: str, where: str) -> dict[int, str]:
         if not line.strip():
             continue
         key, _, name = line.partition("\t")
-        if not key.strip().isdigit():
+        if not key.strip().isdecimal():
             raise UserError(f"{where}, line {number}: expected 'id<TAB>name', found {line[:60]!r}")
         index = int(key)
         if index in named:

@@ -103,6 +103,13 @@ class Scores:
         plain["classes"] = list(plain["classes"])
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Scores":
+        """Builds it again from `to_json`."""
+        classes = tuple(ClassScore(**entry) for entry in plain["classes"])
+        subsets = {name: SubsetScore(**entry) for name, entry in plain["subsets"].items()}
+        return cls(**{**plain, "classes": classes, "subsets": subsets})
+
 
 def scores(
     matrix: np.ndarray,

@@ -7,7 +7,9 @@ core has a training worker. So foodseg always says which it wants.
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import psutil
 import ray
@@ -16,6 +18,7 @@ from ray.exceptions import RayTaskError
 from foodseg.errors import FoodsegError, RetryLater, UserError
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
+KNOCK_SECONDS = 10  # a cluster that is up answers at once
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
 
 
@@ -37,12 +40,12 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     Raises:
         UserError: no cluster answers at `address`.
     """
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():
         yield
         return
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if address is None:
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
@@ -51,12 +54,14 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
             num_cpus=logical_cpus,
             object_store_memory=max(store, 80 * 2**20),
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
     else:
         try:
-            ray.init(address=address, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _knock(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0][:120]}); "
                 "start one with `ray start --head`, or leave --address out to use this machine alone"
@@ -65,6 +70,17 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens: Ray itself would try for more than two minutes."""
+    if address in ("auto", "local"):
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if not parts.hostname or not parts.port:
+        raise ValueError("that is not 'auto' or host:port")
+    with socket.create_connection((parts.hostname, parts.port), timeout=KNOCK_SECONDS):
+        pass
 
 
 def require_cpus(needed: float, per_worker: float, workers: int, gpus: int = 0) -> None:

@@ -132,6 +132,10 @@ def _local_mistake(error: Exception) -> str | None:
 def _local_reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder, name a file in it"
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return f"{error.filename or 'a part of it'} is a file, not a folder; name a folder"
     place = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{place}; give a path that can be read and written and has space left"
 

@@ -10,13 +10,20 @@ class AugmentConfig(Section):
 
     longest_side: int = Field(512, ge=8, le=8192, description="pixels of the longer side before the random scale")
     scale: tuple[float, float] = Field((0.75, 1.75), description="range of the random scale (uniform)")
-    crop: int = Field(512, ge=8, le=8192, multiple_of=8, description="side of the square crop in pixels; smaller pictures are padded")
+    crop: int = Field(
+        512, ge=8, le=8192, multiple_of=8, description="side of the square crop in pixels; smaller pictures are padded"
+    )
     class_aware: float = Field(
-        0.0, ge=0, le=1, description="probability that the crop is centred on a pixel of a class drawn evenly from the picture"
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that the crop is centred on a pixel of a class drawn evenly from the picture",
     )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     contrast: tuple[float, float] = Field((0.8, 1.2), description="range of the contrast factor (about mid grey)")
-    brightness: float = Field(0.1, ge=0, le=1, description="brightness is shifted by up to this share of the full range, either way")
+    brightness: float = Field(
+        0.1, ge=0, le=1, description="brightness is shifted by up to this share of the full range, either way"
+    )
 
     @field_validator("scale", "contrast")
     @classmethod

@@ -19,14 +19,14 @@ from foodseg.config.train import TrainConfig
 
 
 class ExperimentConfig(Section):
-    """Every setting of a training run; the checkpoint carries it, and evaluation and serving rebuild the model from it."""
+    """Every setting of a training run; the checkpoint carries it, evaluation and serving rebuild the model from it."""
 
     data: DataConfig = Field(default_factory=DataConfig, description="which pictures")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="what happens to a training picture")
     model: ModelConfig = Field(default_factory=ModelConfig, description="backbone and decoder")
     loss: LossConfig = Field(default_factory=LossConfig, description="what is minimised")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="AdamW and its schedule")
-    train: TrainConfig = Field(default_factory=lambda: TrainConfig(steps=1000), description="length, batch, checkpoints")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="length, batch, checkpoints")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="how pictures are shown when scored or labelled")
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="workers")
     run: RunConfig = Field(default_factory=RunConfig, description="where the run lives")
@@ -47,9 +47,13 @@ class ExperimentConfig(Section):
     def _gpu_only_settings(self) -> "ExperimentConfig":
         if not self.scaling.use_gpu:
             if self.train.batch_norm == "sync":
-                raise ValueError("train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true")
+                raise ValueError(
+                    "train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true"
+                )
             if self.train.precision == "fp16":
-                raise ValueError("train.precision = fp16 works on GPUs only; use 'fp32' or 'bf16', or scaling.use_gpu: true")
+                raise ValueError(
+                    "train.precision = fp16 works on GPUs only; use 'fp32' or 'bf16', or scaling.use_gpu: true"
+                )
         if self.eval.weights == "ema" and self.train.ema_horizon == 0:
             raise ValueError("eval.weights = ema needs train.ema_horizon above 0; or set eval.weights: student")
         return self

@@ -1,10 +1,9 @@
 """Reads a configuration: defaults, then a YAML file, then `--set` overrides; remembers where each value came from.
 
-    resolved = load_config("jobs/configs/foodmix.yaml", ["optim.lr=3e-4"])
-    resolved.config.optim.lr, resolved.origins["optim.lr"]
+resolved = load_config("jobs/configs/foodmix.yaml", ["optim.lr=3e-4"])
+resolved.config.optim.lr, resolved.origins["optim.lr"]
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
-from foodseg.config.section import Section
+from foodseg.config.explain import explain
 from foodseg.errors import UserError
 
 
@@ -46,26 +45,42 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Resol
     Raises:
         UserError: no such file, not YAML, an unknown key (naming the nearest ones), a value out of its range.
     """
-    tree: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    if path is not None:
-        tree = _parse_yaml(storage.read_text(path), path)
-        origins.update(dict.fromkeys((key for key, _ in leaves(tree)), path))
+    tree = _parse_yaml(storage.read_text(path), path) if path is not None else {}
+    origins = dict.fromkeys((key for key, _ in leaves(tree)), path or "")
+    _apply(tree, overrides, origins)
+    config = parse_config(tree)
+    return Resolved(config, {key: origins.get(key, "default") for key, _ in leaves(config.model_dump())})
+
+
+def with_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """Returns the configuration with `section.key=value` overrides applied; raises as `load_config`."""
+    tree = config.model_dump(mode="json")
+    _apply(tree, overrides, {})
+    return parse_config(tree)
+
+
+def with_eval_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """As `with_overrides`, for a trained checkpoint, of which only `eval.*` may still change."""
+    for override in overrides:
+        if not override.startswith("eval."):
+            raise UserError(f"--set {override!r}: only eval.* can be changed here; the rest belongs to the checkpoint")
+    return with_overrides(config, overrides)
+
+
+def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, str]) -> None:
+    """Puts overrides into the tree, and their origins beside those of the file."""
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator:
+        if not separator or not all(key.split(".")):
             raise UserError(f"--set {override!r}: expected section.key=value, for example optim.lr=3e-4")
         value = _parse_scalar(text, override)
-        # train.steps and train.epochs exclude each other: the later word stands
-        for rival in {"train.steps": ["train.epochs"], "train.epochs": ["train.steps"]}.get(key, []):
-            if value is not None:
-                _put(tree, rival, None)
-                origins.pop(rival, None)
         _put(tree, key, value)
         origins[key] = "--set"
-    config = parse_config(tree)
-    known = [key for key, _ in leaves(config.model_dump())]
-    return Resolved(config, {key: _origin(key, origins) for key in known})
+        # train.steps and train.epochs exclude each other: the later word stands
+        rival = {"train.steps": "epochs", "train.epochs": "steps"}.get(key)
+        if rival is not None and value is not None:
+            tree["train"].pop(rival, None)
+            origins.pop(f"train.{rival}", None)
 
 
 def parse_config(tree: dict[str, Any]) -> ExperimentConfig:
@@ -77,7 +92,9 @@ def parse_config(tree: dict[str, Any]) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(item) for item in error.errors()[:5])) from None
+        # a wrong member of a list or a union gives several errors about one key
+        sentences = {item["loc"][:2]: explain(item, tree) for item in reversed(error.errors())}
+        raise UserError("; ".join(list(sentences.values())[::-1][:5])) from None
 
 
 def config_hash(config: ExperimentConfig) -> str:
@@ -104,11 +121,13 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _parse_yaml(text: str, path: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be read'})") from None
+        raise UserError(
+            f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be read'})"
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -121,9 +140,11 @@ def _parse_yaml(text: str, path: str) -> dict[str, Any]:
 
 def _parse_scalar(text: str, override: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: the value is not valid YAML; quote it, for example 'data.uri=\"s3://b/p\"'") from None
+        raise UserError(
+            f"--set {override!r}: the value is not valid YAML; quote it, for example 'data.uri=\"s3://b/p\"'"
+        ) from None
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -134,37 +155,3 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
             raise UserError(f"--set {key}: {section!r} is a value, not a section")
         tree = inner
     tree[last] = value
-
-
-def _origin(key: str, origins: dict[str, str]) -> str:
-    return origins.get(key, "default")
-
-
-def _explain(item: Any) -> str:
-    location = [str(part) for part in item["loc"] if not isinstance(part, int)]
-    # a union such as int | [min, max] names its members in the location: they are no keys
-    location = [part for part in location if part.replace("_", "").isalnum()]
-    key = ".".join(location)
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _all_keys(), n=3, cutoff=0.4) or difflib.get_close_matches(
-            location[-1], [k.split(".")[-1] for k in _all_keys()], n=3
-        )
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; sections are {', '.join(_sections())}"
-        return f"unknown key {key!r}{hint}"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" and (not location or len(location) == 1):
-        return message
-    return f"{key}: {message[0].lower() + message[1:]}, found {item['input']!r}"
-
-
-def _sections() -> list[str]:
-    return list(ExperimentConfig.model_fields)
-
-
-def _all_keys() -> list[str]:
-    keys = _sections()
-    for name, field in ExperimentConfig.model_fields.items():
-        section = field.annotation
-        assert isinstance(section, type) and issubclass(section, Section)
-        keys += [f"{name}.{key}" for key in section.model_fields]
-    return keys

@@ -1,5 +1,7 @@
 """`model`: backbone and decoder of the segmenter."""
 
+from itertools import pairwise
+
 from pydantic import Field, field_validator
 
 from foodseg.config.section import Section
@@ -12,9 +14,15 @@ class ModelConfig(Section):
     weights: str | None = Field(
         None, description="backbone weights: null = random, 'timm' = timm's hub, else a .safetensors file or s3:// URI"
     )
-    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="channel means that the backbone was trained with")
-    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="channel deviations that the backbone was trained with")
-    strides: tuple[int, ...] = Field((4, 8, 16, 32), min_length=1, description="strides of the backbone levels that the decoder fuses")
+    mean: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="channel means that the backbone was trained with"
+    )
+    std: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="channel deviations that the backbone was trained with"
+    )
+    strides: tuple[int, ...] = Field(
+        (4, 8, 16, 32), min_length=1, description="strides of the backbone levels that the decoder fuses"
+    )
     pyramid_channels: int = Field(256, ge=8, description="channels of the feature pyramid")
     decoder_channels: int = Field(128, ge=8, multiple_of=8, description="channels in front of the classifier")
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout in front of the classifier")
@@ -29,6 +37,6 @@ class ModelConfig(Section):
     @field_validator("strides")
     @classmethod
     def _doubling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(b != 2 * a for a, b in zip(value, value[1:], strict=False)):
+        if any(b != 2 * a for a, b in pairwise(value)):
             raise ValueError(f"each stride must be twice the one before, found {list(value)}")
         return value

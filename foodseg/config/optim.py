@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from foodseg.config.section import Section
 
@@ -14,7 +14,18 @@ class OptimConfig(Section):
     backbone_lr_factor: float = Field(0.1, ge=0, description="the backbone's learning rate as a factor of `lr`")
     weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay (not on biases and normalisation)")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas; one_cycle moves the first")
-    schedule: Literal["one_cycle", "poly", "cosine"] = Field("one_cycle", description="shape of the learning rate over the steps")
+    schedule: Literal["one_cycle", "poly", "cosine"] = Field(
+        "one_cycle", description="shape of the learning rate over the steps"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
     poly_power: float = Field(0.9, gt=0, description="power of the poly schedule")
-    clip_norm: float | None = Field(None, gt=0, description="gradient norm above which gradients are scaled down; null = never")
+    clip_norm: float | None = Field(
+        None, gt=0, description="gradient norm above which gradients are scaled down; null = never"
+    )
+
+    @field_validator("betas")
+    @classmethod
+    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"each beta must be at least 0 and below 1, found {list(value)}")
+        return value

@@ -1,6 +1,6 @@
 """`train`: length, batch, precision, averaging, checkpoints."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,28 +8,49 @@ from foodseg.config.section import Section
 
 
 class TrainConfig(Section):
-    """The loop. Exactly one of `steps` and `epochs` is given."""
+    """The loop. At most one of `steps` and `epochs` is given."""
 
-    steps: int | None = Field(None, ge=1, description="optimizer updates; null = by `epochs`")
+    steps: int | None = Field(
+        None, ge=1, description="optimizer updates; null = by `epochs`; 1000 where neither stands"
+    )
     epochs: float | None = Field(None, gt=0, description="passes over the rows of train_splits; null = by `steps`")
     global_batch: int = Field(8, ge=1, description="pictures in one update over all workers, whatever their number")
-    micro_batch: int = Field(16, ge=1, description="most pictures in one forward pass of one worker; the rest is accumulated")
+    micro_batch: int = Field(
+        16, ge=1, description="most pictures in one forward pass of one worker; the rest is accumulated"
+    )
     seed: int = Field(0, ge=0, description="seed of the weights, the order, the crops and dropout")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast type; fp16 only on GPU, with loss scaling")
-    channels_last: bool = Field(True, description="memory format of the convolutions (faster on CPU and on tensor cores)")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="autocast type; fp16 only on GPU, with loss scaling"
+    )
+    channels_last: bool = Field(
+        True, description="memory format of the convolutions (faster on CPU and on tensor cores)"
+    )
     compile: bool = Field(False, description="torch.compile the model")
     batch_norm: Literal["live", "frozen", "sync"] = Field(
         "live", description="BatchNorm: per worker, frozen running statistics, or synchronised over workers (GPU only)"
     )
     ema_horizon: float = Field(
-        0.1, ge=0, le=1, description="memory of the averaged weights as a share of all steps (decay 1 - 1/(horizon x steps)); 0 = none"
+        0.1,
+        ge=0,
+        le=1,
+        description="memory of the averaged weights as a share of all steps (decay 1 - 1/(horizon x steps)); 0 = none",
     )
     validate_every: int = Field(500, ge=1, description="steps between validations on val_split")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; a killed run loses no more than these")
+    checkpoint_every: int = Field(
+        500, ge=1, description="steps between checkpoints; a killed run loses no more than these"
+    )
     keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints that are kept beside the best one")
     log_every: int = Field(10, ge=1, description="steps between progress lines")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker or node died")
     mlflow_uri: str | None = Field(None, description="MLflow tracking URI; null = TensorBoard files only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, tree: Any) -> Any:
+        # `steps` has no default of its own: it would collide with an `epochs` that is given
+        if isinstance(tree, dict) and not {"steps", "epochs"} & set(tree):
+            return {**tree, "steps": 1000}
+        return tree
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

@@ -46,7 +46,7 @@ class Batch:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Batch":
-        """Builds it from `make_batch_arrays`; the picture's memory is shared, not copied."""
+        """Builds it from `make_batch_arrays`; memory is shared where it can be written to, else copied."""
         tensors = {field.name: torch.from_numpy(_writable(arrays[field.name])) for field in fields(cls)}
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
         return cls(**tensors)
@@ -99,12 +99,5 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    # Ray hands out views of shared memory that are read-only; torch warns on those, and nothing here writes to them
-    if array.flags.writeable:
-        return array
-    view = array.view()
-    try:
-        view.flags.writeable = True
-    except ValueError:
-        return array.copy()
-    return view
+    # Ray hands out views of shared memory that are read-only: torch has no such tensors
+    return array if array.flags.writeable else array.copy()

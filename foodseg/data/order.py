@@ -10,6 +10,7 @@ so a reader that takes one unit at a time reads every window exactly once, but f
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,9 @@ class TrainingOrder:
         repeats: (N,) float >= 1, expected draws of each row per epoch; None = each row once.
     """
 
-    def __init__(self, shard_rows: Sequence[int], seed: int, global_batch: int, repeats: np.ndarray | None = None) -> None:
+    def __init__(
+        self, shard_rows: Sequence[int], seed: int, global_batch: int, repeats: np.ndarray | None = None
+    ) -> None:
         self.shard_starts = np.concatenate([[0], np.cumsum(shard_rows)]).astype(np.int64)
         self.seed = seed
         self.global_batch = global_batch
@@ -71,7 +74,7 @@ class TrainingOrder:
         if self._repeats is not None:
             line = np.repeat(line, self._draws(epoch)[line])
         borders = self._window_borders(epoch)
-        for index, (left, right) in enumerate(zip(borders, borders[1:], strict=False)):
+        for index, (left, right) in enumerate(pairwise(borders)):
             np.random.default_rng([self.seed, _ROWS, epoch, index]).shuffle(line[left:right])
         return line
 
@@ -118,7 +121,9 @@ def repeat_factors(ingredients: Sequence[Sequence[int]], threshold: float, cap: 
     return np.array([min(cap, max((factor[index] for index in ids), default=1.0)) for ids in ingredients])
 
 
-def rank_blocks(start_step: int, stop_step: int, global_batch: int, world_size: int, rows_per_block: int = 64) -> list[list[range]]:
+def rank_blocks(
+    start_step: int, stop_step: int, global_batch: int, world_size: int, rows_per_block: int = 64
+) -> list[list[range]]:
     """Lays positions out so that dealing blocks to the ranks in turn gives each rank its rows of each step, in order.
 
     A block is one rank's positions for S consecutive steps. S is chosen for blocks of at least `rows_per_block` rows;

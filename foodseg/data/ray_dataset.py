@@ -39,7 +39,9 @@ class RankStream(ray.train.DataConfig):
         super().__init__()
         self._augment, self._manifest, self._reader, self._order = config.augment, manifest, reader, order
 
-    def configure(self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
         """Called by Ray Train at each start of a worker group, with the units that `remaining_units` listed."""
         stream = rank_stream(datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size)
         return [{"train": split} for split in stream.streaming_split(world_size, equal=True)]

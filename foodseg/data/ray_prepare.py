@@ -54,7 +54,13 @@ class Row:
 
 
 def prepare(
-    src: str, dst: str, *, name: str | None = None, overwrite: bool = False, max_bad: float = 0.01, address: str | None = None
+    src: str,
+    dst: str,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    max_bad: float = 0.01,
+    address: str | None = None,
 ) -> Manifest:
     """Prepares the folder-format data set at `src` as shards at `dst`.
 
@@ -106,7 +112,9 @@ def _next_generation(dst: str, overwrite: bool) -> int:
     if not storage.exists(storage.join(dst, "dataset.json")):
         return 1
     if not overwrite:
-        raise UserError(f"{storage.redact(dst)} holds a prepared data set already: give --overwrite to write its next generation")
+        raise UserError(
+            f"{storage.redact(dst)} holds a prepared data set already: give --overwrite to write its next generation"
+        )
     return read_manifest(dst).generation + 1
 
 

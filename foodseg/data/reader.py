@@ -1,7 +1,7 @@
 """Reads rows of a prepared data set by number, without Ray: the reader under the stream, validation and evaluation.
 
-    reader = RowReader(uri, read_manifest(uri), ["train"])
-    table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
+reader = RowReader(uri, read_manifest(uri), ["train"])
+table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
 from foodseg.data.order import TrainingOrder, repeat_factors
-from foodseg.data.shards import Manifest
+from foodseg.data.shards import SCHEMA, Manifest
 from foodseg.errors import UserError
 
 COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
@@ -49,14 +49,16 @@ class RowReader:
         wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         if not len(wanted):
             return pa.Table.from_batches([], schema=pa.schema([]))
-        assert 0 <= wanted[0] and wanted[-1] < len(self), (wanted[0], wanted[-1], len(self))
+        assert wanted[0] >= 0 and wanted[-1] < len(self), (wanted[0], wanted[-1], len(self))
         group_of = np.searchsorted(self._group_starts, wanted, side="right") - 1
         tables = []
         for shard in sorted({self._groups[g][0] for g in np.unique(group_of)}):
             groups = [g for g in np.unique(group_of) if self._groups[g][0] == shard]
             table = self._read(shard, [self._groups[g][1] for g in groups], columns)
             # a row's place among the row groups that were fetched from this shard
-            fetched = np.concatenate([[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in groups])])
+            fetched = np.concatenate(
+                [[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in groups])]
+            )
             here = np.isin(group_of, groups)
             place = np.searchsorted(groups, group_of[here])
             tables.append(table.take(fetched[place] + wanted[here] - self._group_starts[group_of[here]]))
@@ -70,19 +72,24 @@ class RowReader:
     def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
         info = self.shards[shard]
         uri = storage.join(self.uri, info.path)
+        with storage.open_input(uri) as source:
+            try:
+                with pq.ParquetFile(source, pre_buffer=True) as file:
+                    meta = file.metadata
+                    found = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+                    if found != list(info.row_groups) or file.schema_arrow.names != SCHEMA.names:
+                        raise _damaged(uri, f"holds {meta.num_rows} rows, dataset.json lists {info.rows} otherwise")
+                    return file.read_row_groups(row_groups, columns=list(columns))
+            except (pa.ArrowInvalid, OSError) as error:
+                # a damaged footer is an OSError too; what storage has to say is a UserError or RetryLater already
+                if isinstance(error, OSError) and "thrift" not in str(error):
+                    raise
+                detail = " ".join(str(error).split())
+                raise _damaged(uri, f"is no readable Parquet file ({detail})") from None
 
-        try:
-            with storage.open_input(uri) as source, pq.ParquetFile(source, pre_buffer=True) as file:
-                if file.metadata.num_rows != info.rows or file.metadata.num_row_groups != len(info.row_groups):
-                    raise UserError(
-                        f"{storage.redact(uri)} holds {file.metadata.num_rows} rows, dataset.json lists {info.rows}: "
-                        "prepare the data set again with --overwrite"
-                    )
-                return file.read_row_groups(row_groups, columns=list(columns))
-        except pa.ArrowInvalid as error:
-            raise UserError(
-                f"{storage.redact(uri)} is no readable Parquet file ({error}): prepare the data set again with --overwrite"
-            ) from None
+
+def _damaged(uri: str, what: str) -> UserError:
+    return UserError(f"{storage.redact(uri)} {what}: prepare the data set again with --overwrite")
 
 
 def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch: int) -> TrainingOrder:
@@ -93,8 +100,8 @@ def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch:
     """
     if len(reader) < global_batch:
         raise UserError(
-            f"the splits {list(data.train_splits)} hold {len(reader)} pictures, fewer than train.global_batch = {global_batch}: "
-            "add pictures or lower train.global_batch"
+            f"the splits {list(data.train_splits)} hold {len(reader)} pictures, "
+            f"fewer than train.global_batch = {global_batch}: add pictures or lower train.global_batch"
         )
     repeats = None
     if data.repeat_threshold > 0:
@@ -103,12 +110,17 @@ def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch:
 
 
 def read_batches(
-    reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, blocks: Sequence[Sequence[range]], micro_batch: int
+    reader: RowReader,
+    order: TrainingOrder,
+    augment: AugmentConfig,
+    manifest: Manifest,
+    blocks: Sequence[Sequence[range]],
+    micro_batch: int,
 ) -> Iterator[Batch]:
     """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
 
     Args:
-        blocks: this rank's position ranges per step (`order.rank_blocks`); each range is a whole number of micro-batches.
+        blocks: this rank's position ranges per step (`order.rank_blocks`), each a whole number of micro-batches.
     """
 
     def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:

@@ -5,11 +5,12 @@ smaller picture, and by Pillow otherwise. EXIF orientation is always applied; ev
 """
 
 import io
+import struct
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from foodseg.errors import UserError
 
@@ -20,10 +21,10 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Returns (height, width) in pixels after EXIF orientation, from the header alone.
+    """Returns (height, width) in pixels after EXIF orientation; no pixel of a JPEG is decoded for it.
 
     Raises:
-        UserError: not a picture in one of FORMATS, or more than MAX_PIXELS pixels.
+        UserError: not a readable picture in one of FORMATS, or more than MAX_PIXELS pixels.
     """
     with _open(data) as picture:
         width, height = picture.size
@@ -35,15 +36,15 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None, *, strict
 
     Args:
         data: the encoded file.
-        at_least: (height, width) that suffices; a JPEG is then decoded at 1/2, 1/4 or 1/8 when that is no smaller,
-            which is several times faster. None: full size.
-        strict: refuse a JPEG with a damaged stream (used once, when a data set is prepared).
+        at_least: (height, width) that suffices; a JPEG is then decoded at the least of 1/8, 2/8, ... 8/8 that is no
+            smaller, which is several times faster. None: full size.
+        strict: refuse a JPEG that ends too early (used once, when a data set is prepared).
 
     Raises:
         UserError: unreadable, truncated (with `strict`), of another format, or more than MAX_PIXELS pixels.
     """
-    # the cheap look at the first kilobytes spares Pillow the file in the common case: a JPEG without EXIF
-    if data[:3] == b"\xff\xd8\xff" and b"Exif\x00\x00" not in data[:4096]:
+    # this spares Pillow the file in the common case: a JPEG without EXIF
+    if data[:3] == b"\xff\xd8\xff" and not _has_exif(data):
         fast = _decode_jpeg(data, at_least, strict)
         if fast is not None:
             return fast
@@ -55,11 +56,10 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None, *, strict
             if fast is not None:
                 return _upright(fast, orientation)
         try:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I;16") or upright.mode == "I":
-                scaled = np.asarray(upright, dtype=np.float32) / 257.0  # 16 bit grey to 8 bit
-                upright = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
+            if picture.mode.startswith("I;16") or picture.mode == "I":
+                scaled = np.asarray(picture, dtype=np.float32) / 257.0  # 16 bit grey to 8 bit
+                picture = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+            return _upright(np.array(picture.convert("RGB")), orientation)
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"the picture cannot be decoded ({error})") from None
 
@@ -71,6 +71,10 @@ def decode_mask(data: bytes) -> np.ndarray:
         UserError: unreadable, or not one channel of 8 or 16 bits.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x00":  # colour type 0 = grey; cv2 would expand a palette
+        width, height, depth = struct.unpack(">IIB", data[16:25])
+        _check_pixels(width, height)
+        if depth < 8:  # every decoder would stretch 0..15 to 0..255
+            raise UserError(f"a mask has 8 or 16 bits per pixel, this one has {depth}: save the ids as 8 bit grey")
         mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if mask is not None and mask.ndim == 2:
             return mask
@@ -134,11 +138,13 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None, strict: bool) ->
 
 
 def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise UserError("the file is empty")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        if not data:
-            raise UserError("the file is empty") from None
+    except Image.DecompressionBombError:  # Pillow's own limit, the larger one
+        raise UserError(f"the picture has more pixels than the limit of {MAX_PIXELS:,}") from None
+    except (OSError, ValueError, SyntaxError):
         raise UserError(f"not a readable picture (known formats: {', '.join(FORMATS)})") from None
     _check_pixels(*picture.size)
     return picture
@@ -150,10 +156,31 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _orientation(data: bytes, picture: Image.Image) -> int:
-    if b"Exif" not in data[:65536] and picture.format == "JPEG":
+    """Returns 1 to 8; 1 = upright, also where EXIF is missing or damaged."""
+    if picture.format == "JPEG" and not _has_exif(data):
         return 1
-    value = picture.getexif().get(_ORIENTATION, 1)
+    if picture.format == "TIFF":
+        return 1  # Pillow turns TIFF itself, size included
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except OSError as error:  # PNG: pixels are decoded to look for EXIF behind them
+        raise UserError(f"the picture cannot be decoded ({error})") from None
+    except (ValueError, SyntaxError):
+        return 1
     return value if value in range(1, 9) else 1
+
+
+def _has_exif(data: bytes) -> bool:
+    """Walks the segments of a JPEG (ITU T.81, B.1.1.4) up to its first scan; they may follow a long colour profile."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\x00\x00":
+            return True
+        if marker == 0xDA:
+            return False
+        at += 1 if marker == 0xFF else 2 + length  # a marker may be padded with 0xFF
+    return False
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -105,9 +105,7 @@ class Manifest(_Frozen):
 
     def trained_ids(self, splits: Sequence[str]) -> set[int]:
         """Returns the ids with at least one pixel in any of the splits."""
-        return {
-            index for split in splits for index, pixels in enumerate(self.counts[split].class_pixels) if pixels > 0
-        }
+        return {index for split in splits for index, pixels in enumerate(self.counts[split].class_pixels) if pixels > 0}
 
 
 def read_manifest(uri: str) -> Manifest:
@@ -117,23 +115,31 @@ def read_manifest(uri: str) -> Manifest:
         UserError: there is none, it is damaged, or a newer foodseg wrote it.
     """
     if not uri:
-        raise UserError("data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`")
+        raise UserError(
+            "data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`"
+        )
     where = storage.join(uri, "dataset.json")
     if not storage.exists(where):
         raise UserError(
-            f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; make one with `foodseg data prepare SRC {storage.redact(uri)}`"
+            f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; "
+            f"make one with `foodseg data prepare SRC {storage.redact(uri)}`"
         )
     try:
         tree = json.loads(storage.read_text(where))
         version = tree["format_version"]
         if version != FORMAT_VERSION:
-            raise UserError(f"{storage.redact(where)} has format {version}, this foodseg reads {FORMAT_VERSION}: update foodseg or prepare again")
+            raise UserError(
+                f"{storage.redact(where)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
+                "update foodseg or prepare again"
+            )
         return Manifest.model_validate(tree)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"{storage.redact(where)} is damaged ({detail}): prepare the data set again with --overwrite") from None
+        raise UserError(
+            f"{storage.redact(where)} is damaged ({detail}): prepare the data set again with --overwrite"
+        ) from None
 
 
 def write_manifest(uri: str, manifest: Manifest) -> None:

@@ -38,7 +38,7 @@ class Crop:
 def make_crop(
     image: bytes, mask: bytes | None, height: int, width: int, seed: int, augment: AugmentConfig, classes: ClassTable
 ) -> Crop:
-    """Makes the crop of one row, for the size (height, width) that the row states; the same seed gives the same crop."""
+    """Makes the crop of one row, for the (height, width) that the row states; the same seed gives the same crop."""
     rng = np.random.default_rng(seed)
     scale = rng.uniform(*augment.scale)
     flip = rng.uniform() < augment.flip

@@ -23,22 +23,14 @@ Labeller = Callable[[str, bytes, tuple[int, int]], np.ndarray]
 """(image_id, encoded picture, (height, width)) -> (height, width) ids."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Rows start..stop-1 of the split, scored together by one worker."""
-
-    start: int
-    stop: int
+def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
+    """Cuts row numbers into lists of at most `size` that hold every row exactly once."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def chunks(rows: int, size: int = ROWS_AT_ONCE) -> list[Chunk]:
-    """Splits 0..rows-1 into chunks that hold every row exactly once."""
-    return [Chunk(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-def score_chunk(reader: RowReader, chunk: Chunk, labeller: Labeller, classes: ClassTable) -> list[PictureCounts]:
-    """Labels the labelled pictures of a chunk and counts them against their masks; unlabelled ones are left out."""
-    table = reader.take(range(chunk.start, chunk.stop), ["image_id", "image", "mask", "height", "width", "group_id"])
+def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, classes: ClassTable) -> list[PictureCounts]:
+    """Labels the rows and counts them against their masks; rows without a mask are left out."""
+    table = reader.take(rows, ["image_id", "image", "mask", "height", "width", "group_id"])
     return [
         PictureCounts.from_matrix(row["image_id"], row["group_id"], score_row(row, labeller, classes))
         for row in _rows(table)
@@ -50,8 +42,8 @@ def score_share(
     reader: RowReader, labeller: Labeller, classes: ClassTable, rank: int = 0, world_size: int = 1
 ) -> Iterator[PictureCounts]:
     """Yields the counts of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
-    for chunk in chunks(len(reader))[rank::world_size]:
-        yield from score_chunk(reader, chunk, labeller, classes)
+    for rows in chunks(range(len(reader)))[rank::world_size]:
+        yield from score_rows(reader, rows, labeller, classes)
 
 
 def score_row(row: dict, labeller: Labeller, classes: ClassTable) -> np.ndarray:
@@ -77,26 +69,34 @@ class PredictionFolder:
         """Reads the label map of a picture.
 
         Raises:
-            UserError: it is missing, has another size, or holds an id outside the label space.
+            UserError: it is missing or no label map, has another size, or holds an id outside the label space.
         """
         where = storage.join(self.uri, f"{image_id}.png")
         if not storage.exists(where):
-            raise UserError(f"--predictions: {storage.redact(where)} is missing; every labelled picture of the split needs its label map")
-        ids = decode_mask(storage.read_bytes(where))
+            raise UserError(
+                f"--predictions: {storage.redact(where)} is missing; "
+                "every labelled picture of the split needs its label map"
+            )
+        try:
+            ids = decode_mask(storage.read_bytes(where))
+        except UserError as error:
+            raise UserError(f"--predictions: {storage.redact(where)}: {error}") from None
         if ids.shape != tuple(size):
             raise UserError(
-                f"--predictions: {storage.redact(where)} is {ids.shape[1]} x {ids.shape[0]} pixels, its mask {size[1]} x {size[0]}"
+                f"--predictions: {storage.redact(where)} is {ids.shape[1]} x {ids.shape[0]} pixels, "
+                f"its mask {size[1]} x {size[0]}"
             )
         strange = ids[(ids >= len(self.classes)) & (ids != self.classes.ignore_id)]
         if len(strange):
             raise UserError(
-                f"--predictions: {storage.redact(where)} holds id {strange[0]}, the label space goes to {len(self.classes) - 1}"
+                f"--predictions: {storage.redact(where)} holds id {strange[0]}, "
+                f"the label space goes to {len(self.classes) - 1}"
             )
         return ids
 
 
 def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:
-    """Reads subset files (lines `id<TAB>name`) into {file name without `_classes.txt`: ids}; background is added by scoring.
+    """Reads subset files (lines `id<TAB>name`) into {file name without `_classes.txt`: ids}; scoring adds background.
 
     Raises:
         UserError: an id outside the label space, or a name that differs from the label space's.

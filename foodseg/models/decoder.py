@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 
-
-
 class FPNDecoder(nn.Module):
     """Fuses levels C_1..C_n (finest first) to one map at the finest stride."""
 
@@ -48,12 +46,17 @@ def _upsampling_path(in_channels: int, out_channels: int, doublings: int) -> nn.
     if doublings:
         layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
     for _ in range(doublings - 1):
-        layers += [_block(out_channels, out_channels), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)]
+        layers += [
+            _block(out_channels, out_channels),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+        ]
     return nn.Sequential(*layers)
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
     groups = math.gcd(32, out_channels)  # 32 as in the paper, fewer where the width does not divide
+    if groups == out_channels:
+        groups //= 2  # one channel alone has no variance where a small picture is one pixel here
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(groups, out_channels), nn.ReLU()
     )

@@ -28,6 +28,9 @@ class SegmenterOutput(NamedTuple):
 class Segmenter(nn.Module):
     """Backbone, decoder, 1x1 classifier; the parts are built in `models/build.py`."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self, backbone: Pyramid, decoder: FPNDecoder, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:

@@ -1,7 +1,7 @@
 """From a picture to its label map: fit, pad, forward (whole or in windows, mirrored or not), resize, argmax.
 
-Memory stays small on large pictures: logits are kept at the model's stride, and resizing and argmax go in bands of rows,
-so that the K x height x width scores never exist at once.
+Memory stays small on large pictures: logits are kept at the model's stride, and resizing and argmax go in bands of
+rows, so that the K x height x width scores never exist at once.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,14 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """Labels pictures with one model; not safe to call from several threads at once."""
+    """Labels pictures with one model; not safe to call from several threads at once.
+
+    The model stays as it is but for mode and device: a training goes on with it after validation.
+    """
 
     def __init__(self, model: Segmenter, config: EvalConfig, device: torch.device, precision: str = "fp32") -> None:
         """`precision` is that of train.precision: fp32, bf16 or fp16 (autocast)."""
-        self._model = model.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = model.eval().to(device)
         self._config = config
         self._device = device
         self._autocast = AUTOCAST[precision]
@@ -62,7 +65,7 @@ class Predictor:
         """Pads at the right and bottom with the channel means to a multiple of the coarsest stride."""
         multiple = self._model.size_multiple
         height, width = (-(-side // multiple) * multiple for side in view.shape[-2:])
-        canvas = self._model.mean.expand(1, 3, height, width).clone()  # type: ignore[operator]
+        canvas = self._model.mean.expand(1, 3, height, width).clone()
         canvas[..., : view.shape[-2], : view.shape[-1]] = view
         return canvas
 
@@ -81,9 +84,9 @@ class Predictor:
                 if total is None:
                     total = part.new_zeros(part.shape[0], height // stride, width // stride)
                     seen = part.new_zeros(height // stride, width // stride)
-                here = np.s_[top // stride : top // stride + part.shape[1], left // stride : left // stride + part.shape[2]]
-                total[:, *here] += part
-                seen[here] += 1
+                y, x = top // stride, left // stride
+                total[:, y : y + part.shape[1], x : x + part.shape[2]] += part
+                seen[y : y + part.shape[1], x : x + part.shape[2]] += 1
         assert total is not None
         return total / seen
 
@@ -100,9 +103,7 @@ def _starts(side: int, window: int, step: int, stride: int) -> Iterator[int]:
     yield last // stride * stride
 
 
-def resized_argmax(
-    logits: torch.Tensor, fitted: tuple[int, int], stride: int, height: int, width: int
-) -> np.ndarray:
+def resized_argmax(logits: torch.Tensor, fitted: tuple[int, int], stride: int, height: int, width: int) -> np.ndarray:
     """Resizes logits bilinearly (half-pixel centres) and takes the best class, in bands of rows.
 
     Args:
@@ -114,7 +115,8 @@ def resized_argmax(
         (height, width) uint8, or uint16 for more than 256 classes.
     """
     classes = logits.shape[0]
-    rows = max(1, BAND_BYTES // (4 * classes * width * 3))  # three bands live at once: left, right, blended
+    # three bands live at once: left, right, blended; as wide as the wider of source and target
+    rows = max(1, BAND_BYTES // (4 * classes * max(width, logits.shape[2]) * 3))
     ids = np.empty((height, width), np.uint8 if classes <= 256 else np.uint16)
     low_x, high_x, blend_x = _taps(width, fitted[1] / (stride * width), logits.shape[2], logits.device)
     low_y, high_y, blend_y = _taps(height, fitted[0] / (stride * height), logits.shape[1], logits.device)

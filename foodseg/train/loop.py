@@ -9,11 +9,13 @@ Everything random is a function of (seed, step, rank): a resumed run repeats the
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,6 +28,7 @@ from foodseg.data.order import position_seed
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.distill.teacher import Teacher
+from foodseg.errors import UserError
 from foodseg.eval.evaluate import score_share
 from foodseg.eval.pictures import merge
 from foodseg.metrics import Scores, scores
@@ -44,7 +47,6 @@ class _Meter:
     steps: int = 0
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
-    losses: dict[str, float] = field(default_factory=dict)
 
 
 def train(config: ExperimentConfig, manifest: Manifest, total_steps: int, context: TrainContext) -> dict[str, Any]:
@@ -67,7 +69,7 @@ class Trainer:
         self.task: Task = SegmentationTask(config, self.classes, pretrained=restored_uri is None)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
-            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.student.to(memory_format=torch.channels_last)
         self._set_batch_norm()
         self.optimizer = build_optimizer(config.optim, self.student)
         self.schedule = build_schedule(config.optim, self.optimizer, total_steps)
@@ -80,7 +82,8 @@ class Trainer:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
         compiled: nn.Module = torch.compile(self.student) if config.train.compile else self.student  # type: ignore[assignment]
         self.wrapped = context.wrap(compiled)
-        self.validation = RowReader(config.data.uri, manifest, [config.data.val_split]) if config.data.val_split else None
+        val_split = config.data.val_split
+        self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
 
     def run(self) -> dict[str, Any]:
         """Runs the updates that are left."""
@@ -92,21 +95,26 @@ class Trainer:
             stopped = False
             while self.step < self.total_steps and not stopped:
                 window = self._fetch(batches, meter)
-                self._update(window, meter)
+                sums, total = self._update(window)
                 self.step += 1
                 meter.steps += 1
                 last = self.step == self.total_steps
-                if log and (self.step % config.log_every == 0 or last):
-                    self._log_progress(log, meter)
-                    meter = _Meter()
+                logs = self.step % config.log_every == 0 or last
                 stopped = not last and context.stop_requested()
                 validates = self.validation is not None and (self.step % config.validate_every == 0 or last)
+                saves = validates or last or stopped or self.step % config.checkpoint_every == 0
+                if logs or saves:  # a model of NaN is never saved: the run could not go on from it
+                    losses = self._mean_losses(sums, total)
+                    if log and logs:
+                        self._log_progress(log, meter, losses)
+                        meter = _Meter()
+                paused = time.perf_counter()
                 if validates:
                     self._validate(log)
-                if validates or last or stopped or self.step % config.checkpoint_every == 0:
+                if saves:
                     self._checkpoint(log)
-                    # neither validation nor upload is training time
-                    meter.started = time.perf_counter() if meter.steps == 0 else meter.started
+                # neither validation nor upload is training time
+                meter.started += time.perf_counter() - paused
         miou = self.history[-1]["miou"] if self.history else None
         return {"step": self.step, "stopped": stopped, "miou": miou}
 
@@ -122,7 +130,8 @@ class Trainer:
         assert found == list(range(first, first + share)), f"step {self.step}, rank {self.context.rank}: {found}"
         return [batch.to(self.context.device) for batch in window]
 
-    def _update(self, window: list[Batch], meter: _Meter) -> None:
+    def _update(self, window: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns per loss term this rank's sum and the count over all ranks, both (terms,) float64."""
         torch.manual_seed(position_seed(self.config.train.seed + 1, self.step * 4096 + self.context.rank))  # dropout
         self._train_mode()
         names = list(self.task.weights)
@@ -150,18 +159,23 @@ class Trainer:
         self.schedule.step()
         if self.teacher is not None:
             self.teacher.update(self.student, self.step)
-        if (self.step + 1) % self.config.train.log_every == 0 or self.step + 1 == self.total_steps:
-            means = self.context.all_reduce(sums) / total
-            meter.losses = dict(zip(names, means.tolist(), strict=True))
-            self._refuse_nan(meter.losses)
+        return sums, total
 
-    def _refuse_nan(self, losses: dict[str, float]) -> None:
-        bad = [name for name, value in losses.items() if value != value or value in (float("inf"), float("-inf"))]
+    def _mean_losses(self, sums: torch.Tensor, total: torch.Tensor) -> dict[str, float]:
+        """Returns the loss terms of the last update over all ranks; all ranks call it.
+
+        Raises:
+            UserError: one of them is no finite number.
+        """
+        means = self.context.all_reduce(sums) / total
+        losses = dict(zip(self.task.weights, means.tolist(), strict=True))
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(
-                f"the loss {bad[0]} is {losses[bad[0]]} at step {self.step + 1}: lower optim.lr "
+            raise UserError(
+                f"the loss {bad[0]} is {losses[bad[0]]} at step {self.step}: lower optim.lr "
                 f"(now {self.config.optim.lr:g}), set optim.clip_norm, or use train.precision fp32"
             )
+        return losses
 
     def _validate(self, log: RunLog | None) -> None:
         started = time.perf_counter()
@@ -171,8 +185,10 @@ class Trainer:
         line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
         self.history.append(line)
         if log:
-            seconds = time.perf_counter() - started
-            text = f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} aAcc {100 * result.aacc:.2f} ({seconds:.0f} s)"
+            text = (
+                f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} "
+                f"aAcc {100 * result.aacc:.2f} ({time.perf_counter() - started:.0f} s)"
+            )
             log.write(self.step, {f"val/{name}": value for name, value in line.items() if name != "step"}, text)
 
     def _checkpoint(self, log: RunLog | None) -> None:
@@ -206,6 +222,11 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         assert checkpoint.trainer is not None
+        if checkpoint.data != self.manifest.identity:
+            raise UserError(
+                f"the run {storage.redact(self.config.run.uri)} was trained on {checkpoint.data}, but data.uri now "
+                f"holds {self.manifest.identity}: give another run.uri to start anew"
+            )
         self.student.load_state_dict(checkpoint.student)
         if self.teacher is not None and checkpoint.teacher is not None:
             self.teacher.module.load_state_dict(checkpoint.teacher)
@@ -214,19 +235,19 @@ class Trainer:
         self.scaler.load_state_dict(checkpoint.trainer["scaler"])
         self.step, self.history = checkpoint.step, list(checkpoint.history)
 
-    def _log_progress(self, log: RunLog, meter: _Meter) -> None:
+    def _log_progress(self, log: RunLog, meter: _Meter, losses: dict[str, float]) -> None:
         seconds = time.perf_counter() - meter.started
         images = meter.steps * self.config.train.global_batch / seconds
         left = (self.total_steps - self.step) * seconds / meter.steps
         waiting = meter.waited / seconds
         miou = f" mIoU {100 * self.history[-1]['miou']:.1f}" if self.history else ""
-        parts = " ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
+        parts = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
         text = (
             f"step {self.step}/{self.total_steps} {parts}{miou} {images:.1f} images/s "
             f"waiting for data {100 * waiting:.0f} % left {_duration(left)}"
         )
         batch = self.config.train.global_batch
-        values = {f"loss/{name}": value for name, value in meter.losses.items()}
+        values: dict[str, Any] = {f"loss/{name}": value for name, value in losses.items()}
         values |= {"lr": self.schedule.get_last_lr()[-1], "images_per_second": images, "waiting_share": waiting}
         log.write(self.step, {**values, "positions": [(self.step - meter.steps) * batch, self.step * batch]}, text)
 
@@ -245,19 +266,32 @@ class Trainer:
     def _no_sync(self, skip: bool) -> contextlib.AbstractContextManager[None]:
         """DDP adds gradients up locally within an update, and averages them over the ranks once."""
         if skip and hasattr(self.wrapped, "no_sync"):
-            return self.wrapped.no_sync()  # type: ignore[no-any-return, operator]
+            return self.wrapped.no_sync()  # type: ignore[operator]
         return contextlib.nullcontext()
 
 
 def validate(
     model: nn.Module, reader: RowReader, classes: ClassTable, config: ExperimentConfig, context: TrainContext
 ) -> Scores:
-    """Scores every row of `reader` exactly once over the ranks; the merged integer counts give the same scores on each."""
+    """Scores every row of `reader` exactly once over the ranks; the merged counts give the same scores on each."""
     assert isinstance(model, Segmenter)
+    _share_statistics(model, context)
     predictor = Predictor(model, config.eval, context.device, config.train.precision)
-    share = score_share(reader, lambda _, data, size: predictor.label_file(data), classes, context.rank, context.world_size)
+
+    def label(image_id: str, data: bytes, size: tuple[int, int]) -> np.ndarray:
+        return predictor.label_file(data)
+
+    share = score_share(reader, label, classes, context.rank, context.world_size)
     matrix = torch.from_numpy(merge(share, len(classes))).to(context.device)
     return scores(context.all_reduce(matrix).cpu().numpy(), classes.names)
+
+
+def _share_statistics(model: nn.Module, context: TrainContext) -> None:
+    """Live BatchNorm leaves each rank its own running statistics; rank 0's are saved, so all ranks score with them."""
+    if context.world_size > 1:
+        for buffer in model.buffers():
+            own = buffer if context.rank == 0 else torch.zeros_like(buffer)
+            buffer.copy_(context.all_reduce(own.clone()))
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
@@ -275,9 +309,9 @@ def prune_checkpoints(run_uri: str, keep: int) -> None:
     folder = storage.join(run_uri, "checkpoints")
     names = sorted(name for name in storage.list_names(folder) if name.startswith("step-"))
     best_uri = storage.join(run_uri, "best.json")
-    best = json.loads(storage.read_text(best_uri))["checkpoint"].rsplit("/", 1)[-1] if storage.exists(best_uri) else None
+    best = json.loads(storage.read_text(best_uri))["checkpoint"] if storage.exists(best_uri) else None
     for name in names[:-keep]:
-        if name != best:
+        if f"checkpoints/{name}" != best:
             storage.delete(storage.join(folder, name))
 
 

@@ -32,8 +32,8 @@ def build_schedule(config: OptimConfig, optimizer: torch.optim.Optimizer, total_
     """The learning rate per step: torch's OneCycleLR, or a linear warm-up followed by poly or cosine to 0."""
     if config.schedule == "one_cycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
-        steps = max(2, total_steps)
-        # torch divides by (warm-up steps - 1), so the rise takes at least two
+        # torch divides by (steps of the rise - 1) and by the steps of the fall: two and one of them at least
+        steps = max(3, total_steps)
         return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, pct_start=max(config.warmup, 2 / steps))
     warmup_steps = round(config.warmup * total_steps)
 

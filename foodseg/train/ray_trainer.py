@@ -9,7 +9,7 @@ snapshot is never what a run resumes from (it is not written atomically on a loc
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import ray.train
 import ray.train.collective
 import torch
 from ray.train.torch import TorchTrainer, get_device, prepare_model
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from torch import nn
 
 from foodseg import storage
@@ -26,10 +26,10 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.ray_dataset import RankStream, remaining_units
 from foodseg.data.shards import Manifest
-from foodseg.errors import RetryLater
-from foodseg.logs import log_to_stderr
+from foodseg.errors import RetryLater, UserError
+from foodseg.ray_logs import RelayedLogs, RelayHandler
 from foodseg.ray_session import cores, expected_failure, ray_session, require_cpus
-from foodseg.train.context import LocalContext, micro_batch_size
+from foodseg.train.context import LocalContext, TrainContext, micro_batch_size
 from foodseg.train.loop import train
 from foodseg.train.run import Run, prepare_run
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 # glibc gives every large tensor back to the kernel and faults its pages in again at the next step; keeping the memory
 # makes CPU training about 1.3 times faster
-_KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 class RayContext:
@@ -78,13 +78,20 @@ class RayContext:
         return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
 
 
-def run_training(config: ExperimentConfig, *, resume: bool = False, address: str | None = None) -> dict[str, Any]:
+def run_training(
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    build_context: Callable[[ExperimentConfig], TrainContext] = RayContext,
+) -> dict[str, Any]:
     """Trains a run to its end; a killed run goes on from its newest checkpoint when called again with `resume`.
 
     Args:
         config: the whole configuration; `scaling.num_workers: 0` trains in this process.
         resume: go on with the run in `run.uri` instead of refusing a directory that is not empty.
         address: Ray cluster to join; None starts one here, large enough for the workers and their data.
+        build_context: what surrounds the loop in each Ray worker (a benchmark feeds it other batches).
 
     Returns:
         {"step", "stopped", "miou", "run"}.
@@ -105,7 +112,7 @@ def run_training(config: ExperimentConfig, *, resume: bool = False, address: str
         require_cpus(
             fewest * per_worker["CPU"] + 1, per_worker["CPU"], fewest, gpus=fewest if run.config.scaling.use_gpu else 0
         )
-        return {**_fit_with_retries(run, per_worker), "run": run.config.run.uri}
+        return {**_fit_with_retries(run, per_worker, build_context), "run": run.config.run.uri}
 
 
 def worker_resources(config: ExperimentConfig) -> dict[str, float]:
@@ -116,34 +123,43 @@ def worker_resources(config: ExperimentConfig) -> dict[str, float]:
     return {"CPU": float(max(1, cores() // max(config.scaling.world_sizes))), **({"GPU": 1.0} if config.scaling.use_gpu else {})}
 
 
-def _fit_with_retries(run: Run, per_worker: dict[str, float]) -> dict[str, Any]:
-    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, so that is tried again too."""
+def _fit_with_retries(
+    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext]
+) -> dict[str, Any]:
+    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, so that is tried again."""
     failures = 0
     while True:
         try:
-            result = _trainer(run, per_worker).fit()
-            assert isinstance(result.return_value, dict)
-            return result.return_value
+            with RelayedLogs() as relay:
+                result = _trainer(run, per_worker, build_context, relay).fit()
         except TrainingFailedError as error:
             expected = expected_failure(error)
-            if expected is not None and not isinstance(expected, RetryLater):
+            if isinstance(expected, UserError):
                 raise expected from None
             failures += 1
-            if failures > run.config.train.max_failures:
-                detail = str(expected or error).strip().splitlines()[-1][:300]
-                raise RetryLater(f"training failed {failures} times, last with: {detail}; go on with --resume") from None
-            _log.warning("training failed (%s); going on from the newest checkpoint", str(error).splitlines()[0][:200])
+            detail = str(expected or error).strip().splitlines()[-1][:300]
+            if not isinstance(error, ControllerError) or failures > run.config.train.max_failures:
+                raise RetryLater(f"training failed: {detail}; once that is mended, go on with --resume") from None
+            _log.warning("training failed (%s); going on from the newest checkpoint", detail)
             time.sleep(min(30, 5 * failures))
+            continue
+        assert isinstance(result.return_value, dict)
+        if "refused" in result.return_value:
+            raise UserError(result.return_value["refused"])
+        return result.return_value
 
 
-def _trainer(run: Run, per_worker: dict[str, float]) -> TorchTrainer:
+def _trainer(
+    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext], relay: Any
+) -> TorchTrainer:
     config = run.config
     return TorchTrainer(
-        _worker,
+        partial(_worker, build_context=build_context),
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "manifest": run.manifest.model_dump(mode="json"),
             "total_steps": run.total_steps,
+            "relay": relay,
         },
         datasets={"train": partial(remaining_units, run.order, config.run.uri, run.total_steps)},
         dataset_config=RankStream(config, run.manifest, run.reader, run.order),
@@ -155,13 +171,25 @@ def _trainer(run: Run, per_worker: dict[str, float]) -> TorchTrainer:
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
             storage_path=storage.join(config.run.uri, "ray"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": _KEEP_MEMORY},
+            worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
         ),
     )
 
 
-def _worker(loop_config: dict[str, Any]) -> dict[str, Any]:
-    log_to_stderr()
+def _worker(
+    loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]
+) -> dict[str, Any]:
+    logger = logging.getLogger("foodseg")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [RelayHandler(loop_config["relay"])]
     config = parse_config(loop_config["config"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return train(config, Manifest.model_validate(loop_config["manifest"]), loop_config["total_steps"], RayContext(config))
+    manifest = Manifest.model_validate(loop_config["manifest"])
+    try:
+        return train(config, manifest, loop_config["total_steps"], build_context(config))
+    except Exception as error:
+        # a user's mistake is the same at every start: Ray would restart the workers again and again for it
+        expected = expected_failure(error)
+        if isinstance(expected, UserError):
+            return {"refused": str(expected)}
+        raise

@@ -3,10 +3,9 @@
 import json
 from dataclasses import dataclass
 
-import yaml
-
 from foodseg import storage
-from foodseg.config import ExperimentConfig, parse_config
+from foodseg.checkpoint import newest_checkpoint
+from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
 from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader, training_order
@@ -34,18 +33,27 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
 
     Raises:
-        UserError: no data, unknown split, too few pictures, a backbone or weights that cannot be loaded, a run directory
-            that holds a run already (without `resume`) or holds another one (with it).
+        UserError: no data, unknown split, too few pictures, none labelled, a backbone or weights that cannot be loaded,
+            a run directory that holds a run already (without `resume`) or holds another one (with it).
     """
     config = with_absolute_uris(config)
     manifest = read_manifest(config.data.uri)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
-    if config.data.val_split is not None and not len(RowReader(config.data.uri, manifest, [config.data.val_split])):
-        raise UserError(f"data.val_split {config.data.val_split!r} is empty; set data.val_split=null to train without validation")
+    if not manifest.trained_ids(config.data.train_splits):
+        raise UserError(
+            f"data.train_splits {list(config.data.train_splits)} hold no labelled pixel: nothing can be learned"
+        )
+    val_split = config.data.val_split
+    if val_split is not None and not (manifest.split_shards([val_split]) and manifest.trained_ids([val_split])):
+        raise UserError(
+            f"data.val_split {val_split!r} holds no labelled pixel; set data.val_split=null to train without validation"
+        )
     order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
     total_steps = _total_steps(config, order)
     _check_run_directory(config, resume)
-    build_segmenter(config.model, len(manifest.classes))
+    # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
+    starts = not resume or newest_checkpoint(config.run.uri) is None
+    build_segmenter(config.model, len(manifest.classes), pretrained=starts)
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
     return Run(config, manifest, reader, order, total_steps)
 
@@ -80,8 +88,8 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
         raise UserError(f"the run directory {shown} is not empty: give --resume to go on with it, or another run.uri")
     where = storage.join(uri, "config.yaml")
     if not storage.exists(where):
-        raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is no run of foodseg; give another run.uri")
-    changed = _changed_keys(storage.read_text(where), config)
+        raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is no run; give another run.uri")
+    changed = _changed_keys(load_config(where).config, config)
     if changed:
         raise UserError(
             f"--resume: {shown} was started with another configuration: {'; '.join(changed[:3])}; "
@@ -89,8 +97,8 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
         )
 
 
-def _changed_keys(text: str, config: ExperimentConfig) -> list[str]:
-    before = dict(leaves(parse_config(yaml.safe_load(text)).model_dump(mode="json")))
+def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:
+    before = dict(leaves(started.model_dump(mode="json")))
     now = dict(leaves(config.model_dump(mode="json")))
     return [
         f"{key} was {json.dumps(before[key])}, now {json.dumps(value)}"

@@ -41,7 +41,9 @@ class RunLog:
         self._mlflow = _start_mlflow(self._mlflow_uri, self._config) if self._mlflow_uri else None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._board.close()
         self._lines.close()
         if kind is None:

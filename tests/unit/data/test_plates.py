@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.data.plates import MIN_SIDE, PLATE_CLASSES, _Meal, _pixels, draw_meal, write_meals
+from foodseg.data.ingredients import PLATE_CLASSES, Meal, _pixels
+from foodseg.data.plates import MIN_SIDE, draw_meal, write_meals
 from foodseg.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_sixty_meals_show_every_class_and_two_to_seven_ingredients_each() -> Non
 
 
 def test_the_mask_names_the_piece_laid_last_and_no_shadow() -> None:
-    meal = _Meal(np.random.default_rng(0), 100, 100)
+    meal = Meal(np.random.default_rng(0), 100, 100)
     meal.tilt, meal.centre = 1.0, (50.0, 50.0)
     before = meal.image.copy()
     for name, x in (("carrot", 40), ("lemon", 50)):

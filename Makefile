@@ -1,0 +1,45 @@
+# make demo: everything, small. make test: what has to pass. make help: the rest.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test proof clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+install: .venv/.installed  ## .venv with every package of requirements.lock, and foodseg itself
+
+# The stamp is written last, so that an interrupted install is done again.
+.venv/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: there is no $(PYTHON); name a Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' || { \
+	  echo "make: foodseg needs Python 3.10 to 3.12, found `$(PYTHON) --version 2>&1`; try make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] == (3, 10))' || { \
+	  echo "make: requirements.lock is for Python 3.11 and 3.12; with 3.10 install unpinned:" >&2; \
+	  echo "      $(PYTHON) -m venv .venv && $(BIN)/pip install -e '.[dev,mlflow]' && touch .venv/.installed" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DATA=folder: on your own pictures
+	$(BIN)/foodseg demo $(if $(DATA),--data $(DATA))
+
+test: install  ## lint, types, import rules, every test; stops at the first that fails
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+proof: install  ## the figures of evidence/*.json; finished ones are reused (python -m proof.proof_queue --help)
+	$(BIN)/python -m proof.proof_queue
+
+clean:  ## caches, builds and the demo's output; keeps .venv and runs/
+	rm -rf build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,172 @@
+"""The decode ceiling: foodseg's own decode and transforms without Ray, on encoded rows that are in memory already.
+
+`bare_rate` is the plainest loop there is, on the threads or processes that make it fastest; `loader_rate` is what most
+people use, a torch DataLoader. `decode_ceiling` measures both in a fresh process at the priority of Ray's workers.
+"""
+
+import itertools
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from foodseg.bench.machine import lower_priority
+from foodseg.config.augment import AugmentConfig
+from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
+from foodseg.data.order import TrainingOrder
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest
+from foodseg.data.transforms import single_threaded_opencv
+from foodseg.logs import log_to_stderr
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+MEMORY_BYTES = 256 * 2**20  # encoded rows held in memory; they are decoded over and over
+MEMORY_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows of the training order, still encoded, and how they are decoded: `batch` at a time."""
+
+    table: pa.Table
+    batch: int
+    augment: AugmentConfig
+    manifest: Manifest
+
+    def decode_forever(self, share: int, shares: int) -> Iterator[dict[str, np.ndarray]]:
+        """Decodes batch after batch, round and round, beginning at a place of its own for each of `shares` users."""
+        starts = list(range(0, self.table.num_rows, self.batch))
+        first = share * len(starts) // shares
+        for start in itertools.cycle(starts[first:] + starts[:first]):
+            yield make_batch_arrays(self.table.slice(start, self.batch), self.augment, self.manifest)
+
+
+def encoded_rows(
+    reader: RowReader, order: TrainingOrder, batch: int, augment: AugmentConfig, manifest: Manifest
+) -> EncodedRows:
+    """Reads the first rows of the training order into memory: an epoch, or as much of it as MEMORY_BYTES allow."""
+    row_bytes = sum(shard.size for shard in reader.shards) / len(reader)
+    count = max(1, min(order.epoch_length, MEMORY_ROWS, int(MEMORY_BYTES / row_bytes)))
+    return EncodedRows(encode_rows(reader, order, [range(count)]).combine_chunks(), batch, augment, manifest)
+
+
+def picture_facts(rows: EncodedRows) -> dict[str, float]:
+    """Returns the median sides and the mean size of the encoded pictures."""
+    sides = np.array([rows.table.column("height").to_numpy(), rows.table.column("width").to_numpy()])
+    encoded = sum(len(data) for data in rows.table.column("image").to_pylist())
+    return {
+        "median_longest_side": float(np.median(sides.max(0))),
+        "median_shortest_side": float(np.median(sides.min(0))),
+        "mean_encoded_bytes": round(encoded / rows.table.num_rows),
+        "in_memory": rows.table.num_rows,
+    }
+
+
+def decode_ceiling(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> dict[str, dict[str, Any]]:
+    """Returns {"bare": `bare_rate`, "loader": `loader_rate`}, measured in a new process, which may fork."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_measure, rows, cores, seconds, niceness).result()
+
+
+def _measure(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> dict[str, dict[str, Any]]:
+    log_to_stderr()
+    lower_priority(niceness)
+    single_threaded_opencv()
+    return {"bare": bare_rate(rows, cores, seconds), "loader": loader_rate(rows, cores, seconds)}
+
+
+def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> dict[str, Any]:
+    """Finds the fastest of 1, 2, 4, ..., `cores` threads and as many processes, then measures it for `seconds`.
+
+    Returns:
+        {"images_per_second", "kind": "threads" or "processes", "count", "seconds", "trials": {"threads 1": rate, ...}}.
+    """
+    counts = sorted({min(2**power, cores) for power in range(cores.bit_length() + 1)})
+    ways = [("threads", count) for count in counts] + [("processes", count) for count in counts if count > 1]
+    trials = {way: _rate(rows, *way, seconds / 10) for way in ways}
+    kind, count = max(trials, key=lambda way: trials[way])
+    _log.info("bare loop: fastest on %d %s, measuring for %.0f s", count, kind, seconds)
+    return {
+        "images_per_second": _rate(rows, kind, count, seconds),
+        "kind": kind,
+        "count": count,
+        "seconds": seconds,
+        "trials": {f"{kind} {count}": round(rate, 1) for (kind, count), rate in trials.items()},
+    }
+
+
+def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
+    if kind == "threads":
+        with ThreadPoolExecutor(count) as pool:
+            return sum(pool.map(lambda share: _decode_rate(rows, share, count, seconds), range(count)))
+    fork = multiprocessing.get_context("fork")  # the rows are shared, not copied
+    rates = fork.SimpleQueue()
+    processes = [
+        fork.Process(target=lambda share: rates.put(_decode_rate(rows, share, count, seconds)), args=(share,))
+        for share in range(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"a decoding process ended with exit code {max(p.exitcode or 0 for p in processes)}")
+    return sum(rates.get() for _ in processes)
+
+
+def _decode_rate(rows: EncodedRows, share: int, shares: int, seconds: float) -> float:
+    """Pictures per second of one thread; the first batch is not counted."""
+    batches = rows.decode_forever(share, shares)
+    next(batches)
+    return _drain(batches, seconds, lambda arrays: len(arrays["image"]))["images_per_second"]
+
+
+def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> dict[str, Any]:
+    """Measures a torch DataLoader with `workers` processes that decode whole batches (nothing is left to collate).
+
+    Returns:
+        {"images_per_second", "workers", "seconds"}.
+    """
+    _log.info("torch DataLoader with %d workers, measuring for %.0f s", workers, seconds)
+    loader = DataLoader(
+        _Stream(rows),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+        worker_init_fn=lambda _: single_threaded_opencv(),
+    )
+    batches = iter(loader)
+    for _ in range(4 * workers):  # what was decoded before the first was asked for, once over
+        next(batches)
+    return {**_drain(batches, seconds, len), "workers": workers}
+
+
+class _Stream(IterableDataset[Batch]):
+    def __init__(self, rows: EncodedRows) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        assert worker is not None
+        return (Batch.from_arrays(arrays) for arrays in self._rows.decode_forever(worker.id, worker.num_workers))
+
+
+def _drain(batches: Iterator[T], seconds: float, pictures: Callable[[T], int]) -> dict[str, float]:
+    """Takes batches for `seconds` and drops them."""
+    taken, started, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        taken += pictures(next(batches))
+        elapsed = time.perf_counter() - started
+    return {"images_per_second": taken / elapsed, "seconds": elapsed}

@@ -1,0 +1,141 @@
+"""The bare PyTorch loop that `foodseg train` is measured against: DDP over gloo, AdamW, nothing else.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 \\
+        -m foodseg.bench.bare_train --config bench.json --feed memory
+
+The model, the loss terms and the batches are foodseg's; the loop is what one would write by hand: each rank's mean
+loss, no checkpoints, no validation, no log, no averaged weights. Rank 0 prints one JSON line:
+{"ticks": [seconds at which each update took its batch], "loss": the last one}.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from foodseg.bench.feed import Clock, decoded_batches, memory_batches
+from foodseg.bench.machine import lower_priority
+from foodseg.classes import ClassTable
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.batch import Batch
+from foodseg.data.shards import read_manifest
+from foodseg.predict.predictor import AUTOCAST
+from foodseg.train.context import micro_batch_size
+from foodseg.train.task import SegmentationTask
+
+PREFETCHED = 4  # batches that the background thread decodes ahead
+
+
+class BareLoop:
+    """Model, optimizer and update of one rank."""
+
+    def __init__(self, config: ExperimentConfig, classes: ClassTable, world_size: int) -> None:
+        torch.manual_seed(config.train.seed)
+        self._config = config.train
+        self._clip_norm = config.optim.clip_norm
+        self._task = SegmentationTask(config, classes, pretrained=True)
+        self.model = self._task.module
+        if config.train.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._wrapped = DistributedDataParallel(self.model) if world_size > 1 else self.model
+        self._optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.optim.lr, config.optim.betas, weight_decay=config.optim.weight_decay
+        )
+
+    def update(self, window: list[Batch], step: int) -> torch.Tensor:
+        """Takes the micro-batches of one update; returns this rank's mean loss."""
+        self.model.train()
+        if self._config.batch_norm == "frozen":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        dtype = AUTOCAST[self._config.precision]
+        counted = [self._task.counts(batch) for batch in window]
+        total = {name: sum(count[name] for count in counted) for name in self._task.weights}
+        losses = []
+        for index, batch in enumerate(window):
+            with self._no_sync(index < len(window) - 1):
+                with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                    terms = self._task.loss(self._wrapped, batch, step)
+                parts = [weight * terms[name] / max(1, total[name]) for name, weight in self._task.weights.items()]
+                loss = torch.stack(parts).sum()
+                loss.backward()
+            losses.append(loss.detach())
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return torch.stack(losses).sum()
+
+    def _no_sync(self, skip: bool) -> contextlib.AbstractContextManager[None]:
+        if skip and isinstance(self._wrapped, DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return contextlib.nullcontext()
+
+
+def prefetched(batches: Iterator[Batch], ahead: int = PREFETCHED) -> Iterator[Batch]:
+    """Yields the batches, which one background thread makes."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                ready.put(batch)
+            ready.put(None)
+        except BaseException as error:  # handed over, and raised where the batch is missed
+            ready.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while (item := ready.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def run_bare(config: ExperimentConfig, feed: str, rank: int, world_size: int) -> tuple[list[float], float]:
+    """Trains train.steps updates; returns the clock's ticks and the last mean loss of this rank."""
+    assert config.train.steps is not None
+    manifest = read_manifest(config.data.uri)
+    loop = BareLoop(config, manifest.class_table, world_size)
+    if feed == "memory":
+        batches = memory_batches(config, manifest, rank, world_size, config.train.steps)
+    else:
+        batches = prefetched(decoded_batches(config, manifest, rank, world_size, config.train.steps))
+    per_update = config.train.global_batch // world_size // micro_batch_size(config, world_size)
+    clock = Clock()
+    watched = clock.watch(batches, per_update)
+    for step in range(config.train.steps):
+        loss = loop.update([next(watched) for _ in range(per_update)], step)
+    return clock.ticks, float(loss)
+
+
+def main() -> None:
+    """Runs one rank under torchrun."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="whole configuration as JSON")
+    parser.add_argument("--feed", choices=["memory", "decode"], required=True, help="where batches come from")
+    parser.add_argument("--niceness", type=int, default=0, help="priority, as that of Ray's workers")
+    arguments = parser.parse_args()
+    lower_priority(arguments.niceness)
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if world_size > 1:
+        torch.distributed.init_process_group("gloo")
+    ticks, loss = run_bare(parse_config(json.loads(arguments.config.read_text())), arguments.feed, rank, world_size)
+    if rank == 0:
+        print(json.dumps({"ticks": ticks, "loss": loss}), flush=True)
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

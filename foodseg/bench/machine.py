@@ -1,0 +1,36 @@
+"""What a figure was measured on: without it, a rate says nothing."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import foodseg
+
+_PACKAGES = ("ray", "torch", "pyarrow", "numpy", "simplejpeg", "opencv-python-headless", "timm")
+
+
+def machine_facts(cores: int) -> dict[str, Any]:
+    """Returns cores, processor, load and versions; a load far above 0 before the start spoils every figure."""
+    return {
+        "cores": cores,
+        "processor": _processor(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": {
+            "foodseg": foodseg.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def lower_priority(niceness: int) -> None:
+    """Brings this process to the niceness that Ray gives its workers (15), so that neighbours slow both sides alike."""
+    os.nice(max(0, niceness - os.nice(0)))
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="ascii", errors="replace").splitlines() if listing.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,107 @@
+"""How fast the training stream delivers pictures, as a share of what this machine can decode.
+
+    result = bench_data("data/foodmix", config, seconds=20)
+
+The stream is the one that training reads (`data/ray_dataset.py`), with one consumer that drops what it gets. It is set
+against the same decode and transforms in a bare loop on all cores, and against a torch DataLoader (`bare_data.py`).
+"""
+
+import logging
+import os
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from foodseg.bench.bare_data import decode_ceiling, encoded_rows, picture_facts
+from foodseg.bench.machine import machine_facts
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.batch import Batch
+from foodseg.data.order import TrainingOrder
+from foodseg.data.ray_dataset import rank_stream, unit_dataset
+from foodseg.data.reader import RowReader, training_order
+from foodseg.data.shards import Manifest, read_manifest
+from foodseg.ray_session import cores, expected_failure, ray_session
+from foodseg.train.context import micro_batch_size
+from foodseg.train.run import with_absolute_uris
+
+_log = logging.getLogger(__name__)
+
+_MOST_PER_CORE = 5000  # pictures a second, more than any core decodes: the stream must not end before the clock
+
+
+def bench_data(
+    data_uri: str, config: ExperimentConfig, *, seconds: float = 20.0, address: str | None = None
+) -> dict[str, Any]:
+    """Measures the stream, the bare loop and the DataLoader, each for `seconds` of steady running.
+
+    The loop and the loader run on this machine alone, so `address` should lead to a cluster of this one node.
+
+    Args:
+        data_uri: prepared data set; `data.train_splits` of it are read.
+        config: `data`, `augment` and `train` are used.
+
+    Returns:
+        Rates in pictures per second, `share_of_bare` and `share_of_loader`, and what they were measured on.
+    """
+    tree = config.model_dump(mode="json")
+    tree["data"]["uri"] = data_uri
+    config = with_absolute_uris(parse_config(tree))
+    manifest = read_manifest(config.data.uri)
+    reader = RowReader(config.data.uri, manifest, config.data.train_splits)
+    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    facts = machine_facts(cores())
+    with ray_session(address, logical_cpus=cores() + 1):
+        try:
+            niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
+            stream = _stream_rate(config, manifest, reader, order, seconds)
+        except RayError as error:
+            raise expected_failure(error) or error from None
+    rows = encoded_rows(reader, order, micro_batch_size(config, world_size=1), config.augment, manifest)
+    ceiling = decode_ceiling(rows, cores(), seconds, niceness)
+    bare, loader = ceiling["bare"], ceiling["loader"]
+    return {
+        "benchmark": "data",
+        "stream": stream,
+        "bare": bare,
+        "loader": loader,
+        "share_of_bare": stream["images_per_second"] / bare["images_per_second"],
+        "share_of_loader": stream["images_per_second"] / loader["images_per_second"],
+        "data": manifest.identity,
+        "pictures": {"train": len(reader), **picture_facts(rows)},
+        "longest_side": config.augment.longest_side,
+        "crop": config.augment.crop,
+        "batch": rows.batch,
+        "niceness": niceness,
+        **facts,
+    }
+
+
+def _stream_rate(
+    config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder, seconds: float
+) -> dict[str, float]:
+    """The clock starts with the first batch: processes have started by then, and little is decoded ahead."""
+    _log.info("stream: waiting for the first batch")
+    started = time.perf_counter()
+    steps = int(_MOST_PER_CORE * cores() * seconds / order.global_batch) + 1
+    units = unit_dataset(order, 0, steps)
+    stream = rank_stream(units, reader, order, config.augment, manifest, world_size=1)
+    (split,) = stream.streaming_split(1, equal=True)
+    size = micro_batch_size(config, world_size=1)
+    batches = iter(split.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2))
+    Batch.from_arrays(next(batches))
+    first = time.perf_counter()
+    _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
+    pictures, elapsed = 0, 0.0
+    for arrays in batches:
+        pictures += len(Batch.from_arrays(arrays))
+        elapsed = time.perf_counter() - first
+        if elapsed >= seconds:
+            break
+    return {
+        "images_per_second": pictures / elapsed,
+        "seconds": elapsed,
+        "pictures": pictures,
+        "seconds_to_first_batch": first - started,
+    }

@@ -1,0 +1,186 @@
+"""How fast `foodseg train` is, as a share of a bare PyTorch loop under torchrun with the same threads.
+
+    result = bench_train("data/foodmix", config, workers=2, steps=40)
+
+(a) both on batches in memory: what the loop, the context and Ray Train cost. (b) both end to end: foodseg reads its
+stream from Ray Data, the bare loop decodes with the same functions in a background thread of each process. Runs
+alternate, and medians are compared, since machines are noisy. Ray runs only while foodseg does.
+"""
+
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from foodseg import storage
+from foodseg.bench.feed import Clock, memory_batches, rate_between
+from foodseg.bench.machine import machine_facts
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.batch import Batch
+from foodseg.data.shards import read_manifest
+from foodseg.errors import UserError
+from foodseg.ray_session import cores
+from foodseg.train.context import micro_batch_size
+from foodseg.train.ray_trainer import KEEP_MEMORY, RayContext, run_training, worker_resources
+
+_log = logging.getLogger(__name__)
+
+WARMUP = 5  # updates: memory is taken and kernels are chosen in the first ones
+
+
+class StreamContext(RayContext):
+    """The context of every training run, with a clock on its batches."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        super().__init__(config)
+        self._clock = Clock()
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        share = self._config.train.global_batch // self.world_size
+        feed = self._feed(start_step, total_steps)
+        return self._clock.watch(feed, share // micro_batch_size(self._config, self.world_size))
+
+    def _feed(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        return super().batches(start_step, total_steps)
+
+    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+        if self.rank == 0:  # at the end of the run: there is one checkpoint, after the last step
+            timing = {"ticks": self._clock.ticks, "niceness": os.nice(0)}
+            storage.write_json(storage.join(self._config.run.uri, "timing.json"), timing)
+        super().report(metrics, checkpoint)
+
+
+class MemoryContext(StreamContext):
+    """Batches that are in memory already."""
+
+    def _feed(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        assert start_step == 0, start_step
+        manifest = read_manifest(self._config.data.uri)
+        return memory_batches(self._config, manifest, self.rank, self.world_size, total_steps)
+
+
+def bench_train(
+    data_uri: str,
+    config: ExperimentConfig,
+    *,
+    workers: int = 2,
+    steps: int = 40,
+    rounds: int = 2,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Measures `foodseg train` and the bare loop in turn, `rounds` times each, from memory and end to end, on CPUs.
+
+    The bare loop runs on this machine alone, so `address` should lead to a cluster of this one node.
+
+    Args:
+        data_uri: prepared data set; `data.train_splits` of it are read.
+        config: model, crops, batch and optimizer. Validation, averaged weights and torch.compile are switched off, and
+            the only checkpoint is written after the clock has stopped.
+        workers: processes on either side; each gets its even share of the cores as threads.
+        steps: updates that are timed.
+        rounds: runs of each kind.
+
+    Returns:
+        {"memory", "end_to_end"}, each with `foodseg`, `bare` (medians, pictures per second), `share` and every run, and
+        what it was measured on. From memory the clock starts after WARMUP updates. End to end it starts with the first
+        batch, so that nothing that is decoded ahead comes for free; `steady_share` leaves the first updates out.
+
+    Raises:
+        UserError: `scaling.use_gpu` is set, the batch cannot be split over the workers, or the data cannot be read.
+    """
+    if config.scaling.use_gpu:
+        raise UserError("bench train compares CPU training over gloo: set scaling.use_gpu=false")
+    if workers < 1 or steps < 1 or rounds < 1:
+        raise UserError(f"workers, steps and rounds must be 1 or more, found {workers}, {steps} and {rounds}")
+    facts = machine_facts(cores())
+    identity = read_manifest(data_uri).identity
+    runs: dict[str, dict[str, list[list[float]]]] = {}
+    with tempfile.TemporaryDirectory(prefix="foodseg-bench-") as folder:
+        for kind in ("memory", "end_to_end"):
+            runs[kind] = {"foodseg": [], "bare": []}
+            for index in range(rounds):
+                _log.info("%s, round %d of %d: foodseg train", kind.replace("_", " "), index + 1, rounds)
+                tried = _bench_config(data_uri, config, workers, steps, f"{folder}/{kind}-{index}")
+                timing = _run_foodseg(tried, kind, address)
+                runs[kind]["foodseg"].append(timing["ticks"])
+                _log.info("%s, round %d of %d: bare loop", kind.replace("_", " "), index + 1, rounds)
+                runs[kind]["bare"].append(_run_torchrun(tried, kind, workers, timing["niceness"], Path(folder)))
+    batch = config.train.global_batch
+    return {
+        "benchmark": "train",
+        "memory": _compare(runs["memory"], WARMUP, batch),
+        "end_to_end": {
+            **_compare(runs["end_to_end"], 0, batch),
+            "steady_share": _compare(runs["end_to_end"], WARMUP, batch)["share"],
+        },
+        "steps": steps,
+        "rounds": rounds,
+        "workers": workers,
+        "threads_per_worker": _threads(tried),
+        "global_batch": batch,
+        "crop": config.augment.crop,
+        "backbone": config.model.backbone,
+        "data": identity,
+        **facts,
+    }
+
+
+def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: int, run_uri: str) -> ExperimentConfig:
+    total = WARMUP + steps + 1  # the clock stops when the last update has its batch
+    tree = config.model_dump(mode="json")
+    tree["data"] |= {"uri": storage.absolute(data_uri), "val_split": None}
+    if tree["model"]["weights"] not in (None, "timm"):
+        tree["model"]["weights"] = storage.absolute(tree["model"]["weights"])
+    tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "compile": False,
+                      "max_failures": 0, "mlflow_uri": None}  # fmt: skip
+    tree["eval"]["weights"] = "student"
+    tree["scaling"] = {"num_workers": workers}
+    tree["run"]["uri"] = run_uri
+    return parse_config(tree)
+
+
+def _run_foodseg(config: ExperimentConfig, kind: str, address: str | None) -> dict[str, Any]:
+    run_training(config, address=address, build_context=MemoryContext if kind == "memory" else StreamContext)
+    timing = json.loads(storage.read_text(storage.join(config.run.uri, "timing.json")))
+    assert isinstance(timing, dict)
+    return timing
+
+
+def _run_torchrun(config: ExperimentConfig, kind: str, workers: int, niceness: int, folder: Path) -> list[float]:
+    """Returns the ticks of rank 0; same threads, memory settings and priority as a worker of foodseg's."""
+    path = folder / "bench.json"
+    path.write_text(config.model_dump_json(), encoding="utf-8")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers),
+        "-m", "foodseg.bench.bare_train", "--config", str(path),
+        "--feed", "memory" if kind == "memory" else "decode", "--niceness", str(niceness),
+    ]  # fmt: skip
+    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(_threads(config))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the bare loop ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    printed = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    ticks = printed["ticks"]
+    assert isinstance(ticks, list)
+    return ticks
+
+
+def _threads(config: ExperimentConfig) -> int:
+    """Ray Train gives a worker as many threads as it has CPUs."""
+    return int(worker_resources(config)["CPU"])
+
+
+def _compare(runs: dict[str, list[list[float]]], warmup: int, batch: int) -> dict[str, Any]:
+    rates = {side: [rate_between(ticks, warmup, batch) for ticks in every] for side, every in runs.items()}
+    medians = {side: statistics.median(every) for side, every in rates.items()}
+    return {
+        **medians,
+        "share": medians["foodseg"] / medians["bare"],
+        "runs": {side: [round(rate, 2) for rate in every] for side, every in rates.items()},
+    }

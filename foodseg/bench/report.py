@@ -1,0 +1,55 @@
+"""What a benchmark found, as Markdown: the figures, the bars they are held to, and what they were measured on."""
+
+from typing import Any
+
+
+def bench_markdown(result: dict[str, Any]) -> str:
+    """Returns a page for a result of `bench_data` or `bench_train`."""
+    assert result["benchmark"] in ("data", "train"), result["benchmark"]
+    head = _data_lines(result) if result["benchmark"] == "data" else _train_lines(result)
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    machine = f"{result['cores']} cores ({result['processor']}), load before the start {result['load_before']:.1f}"
+    return "\n".join([*head, "", f"- machine: {machine}", f"- versions: {versions}"]) + "\n"
+
+
+def _data_lines(result: dict[str, Any]) -> list[str]:
+    stream, bare, loader, pictures = (result[name] for name in ("stream", "bare", "loader", "pictures"))
+    trials = ", ".join(f"{name}: {rate:.0f}" for name, rate in bare["trials"].items())
+    return [
+        "# bench data",
+        "",
+        "| pictures to the trainer | images/s | the stream's share |",
+        "|---|---:|---:|",
+        _row("foodseg's stream", stream, None),
+        _row(f"bare loop, {bare['count']} {bare['kind']}", bare, result["share_of_bare"]),
+        _row(f"torch DataLoader, {loader['workers']} workers", loader, result["share_of_loader"]),
+        "",
+        f"- measured: {stream['seconds']:.1f} s, the first batch came after {stream['seconds_to_first_batch']:.1f} s",
+        f"- bare loop, short trials: {trials}",
+        f"- data: {result['data']}, {pictures['train']} pictures, median {pictures['median_longest_side']:.0f} x "
+        f"{pictures['median_shortest_side']:.0f} pixels, {pictures['mean_encoded_bytes'] / 1000:.0f} kB, "
+        f"scaled to {result['longest_side']} and cropped to {result['crop']}",
+    ]
+
+
+def _row(name: str, measured: dict[str, Any], share: float | None) -> str:
+    return f"| {name} | {measured['images_per_second']:.1f} | {'' if share is None else f'{share:.3f}'} |"
+
+
+def _train_lines(result: dict[str, Any]) -> list[str]:
+    lines = ["# bench train", "", "| batches | foodseg train, images/s | bare loop, images/s | share |"]
+    lines.append("|---|---:|---:|---:|")
+    for key, name in (("memory", "in memory"), ("end_to_end", "end to end")):
+        figures = result[key]
+        lines.append(f"| {name} | {figures['foodseg']:.2f} | {figures['bare']:.2f} | {figures['share']:.3f} |")
+    lines += ["", f"- end to end without the first updates: share {result['end_to_end']['steady_share']:.3f}"]
+    for key, name in (("memory", "in memory"), ("end_to_end", "end to end")):
+        runs = result[key]["runs"]
+        texts = (f"{side} {', '.join(f'{rate:.2f}' for rate in runs[side])}" for side in ("foodseg", "bare"))
+        lines.append(f"- runs {name}: {'; '.join(texts)}")
+    return [
+        *lines,
+        f"- {result['workers']} processes with {result['threads_per_worker']} threads each, "
+        f"{result['steps']} updates of {result['global_batch']} pictures, crop {result['crop']}, {result['backbone']}",
+        f"- data: {result['data']}",
+    ]

@@ -1,0 +1,397 @@
+"""The `foodseg` command: parse, call one function, print. Everything heavy is imported inside the commands."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
+
+app = typer.Typer(
+    help="Which ingredient is where on a picture of food: prepare data, train, evaluate, predict; on a laptop or on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+config_app = typer.Typer(help="Show, check and compare configurations.", no_args_is_help=True)
+bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+app.add_typer(bench_app, name="bench")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, errors too.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join: 'auto' or host:port. Left out: this machine alone.")
+]
+ConfigFile = Annotated[str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, stronger than the file.")]
+
+
+def main() -> None:
+    """Runs the command line; every expected failure is one sentence on stderr and its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code; stdout holds results, stderr everything else."""
+    from foodseg.logs import log_to_stderr
+
+    log_to_stderr()
+    as_json = "--json" in arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except FoodsegError as error:
+        return _fail(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _fail("interrupted; a training run goes on with --resume", EXIT_INTERRUPTED, as_json)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own: a missing argument, an unknown option
+            message = error.format_message().strip().rstrip(".")
+            if not message:  # a bare `foodseg` or `foodseg data`: its help is the answer, and is printed already
+                return UserError.exit_code
+            return _fail(f"{message} (see --help)", UserError.exit_code, as_json)
+        if type(error).__name__ == "Abort":
+            return _fail("interrupted", EXIT_INTERRUPTED, as_json)
+        import traceback
+
+        traceback.print_exc()
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_OUR_FAULT, as_json)
+
+
+def _fail(sentence: str, code: int, as_json: bool) -> int:
+    sentence = " ".join(sentence.split())  # what a library said may have line breaks
+    if as_json:
+        print(json.dumps({"error": {"message": sentence, "exit_code": code}}))
+    print(f"foodseg: {sentence}", file=sys.stderr)
+    return code
+
+
+def _emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from foodseg.versions import versions
+
+        for name, version in versions().items():
+            print(f"{name} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Code, format, Ray and torch versions.")
+    ] = False,
+) -> None:
+    """Which ingredient is where on a picture of food."""
+
+
+@data_app.command("prepare")
+def data_prepare(
+    src: Annotated[str, typer.Argument(help="Folder with images/, masks/, classes.txt, train.txt, test.txt; local or s3://.")],
+    dst: Annotated[str, typer.Argument(help="Where the prepared data set goes; local or s3://.")],
+    name: Annotated[str | None, typer.Option(help="Name of the data set; left out: the last part of SRC.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
+    max_bad: Annotated[float, typer.Option(help="Largest share of refused records, 0 to 1.", min=0, max=1)] = 0.01,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check pictures and masks, carve out `val`, write shards.
+
+    Example: foodseg data prepare my/meals s3://bucket/meals
+    """
+    from foodseg.data.ray_prepare import prepare
+
+    started = time.monotonic()
+    manifest = prepare(src, dst, name=name, overwrite=overwrite, max_bad=max_bad, address=address)
+    result = {
+        "data": manifest.identity,
+        "uri": dst,
+        "classes": len(manifest.classes),
+        "splits": {split: counts.model_dump(include={"pictures", "unlabelled", "groups"}) for split, counts in manifest.counts.items()},
+        "shards": len(manifest.shards),
+        "quarantined": manifest.quarantined,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+    def show() -> None:
+        print(f"{manifest.identity} at {dst}: {len(manifest.classes)} ids")
+        for split, counts in manifest.counts.items():
+            unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
+            print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
+        if manifest.quarantined:
+            print(f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet")
+        print(f"next: foodseg train --set data.uri={dst} --set run.uri=runs/first")
+
+    _emit(result, as_json, show)
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in run.uri.")] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a segmenter, on this machine or on a cluster.
+
+    Example: foodseg train -c jobs/configs/foodmix.yaml --set scaling.num_workers=2 --set run.uri=runs/a
+    """
+    from foodseg.config import load_config
+    from foodseg.train.ray_trainer import run_training
+
+    result = run_training(load_config(config, overrides or []).config, resume=resume, address=address)
+    if result["stopped"]:
+        print(f"foodseg: stopped after {result['step']} steps; go on with --resume", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+    def show() -> None:
+        miou = f", mIoU on val {100 * result['miou']:.2f}" if result["miou"] is not None else ""
+        print(f"trained {result['step']} steps{miou}: {result['run']}")
+        print(f"next: foodseg evaluate {result['run']} --data ... --split test --out {result['run']}/test")
+
+    _emit(result, as_json, show)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
+    data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
+    split: Annotated[str, typer.Option(help="Which split; `test` is noted in the log of openings.")] = "val",
+    out: Annotated[str | None, typer.Option(help="Where metrics.json, report.md and pictures.parquet go.")] = None,
+    predictions: Annotated[str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")] = None,
+    subset: Annotated[list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")] = None,
+    pictures: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
+    ] = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
+    address: Address = None,
+    test_log: Annotated[str, typer.Option(help="Every opening of `test` is noted here.")] = "evidence/test_openings.jsonl",
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint or label maps exactly, or compare two evaluations.
+
+    Example: foodseg evaluate runs/a --data s3://bucket/meals --split test --out runs/a/test
+
+    Example: foodseg evaluate --compare runs/a/test runs/b/test
+    """
+    if compare is not None:
+        _compare(compare, subset or [], as_json)
+        return
+    if data is None or out is None:
+        missing = "--data" if data is None else "--out"
+        raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
+    from foodseg.eval.ray_evaluate import evaluate as run_evaluation
+
+    metrics = run_evaluation(
+        checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
+        overrides=overrides or [], workers=workers, address=address, test_log=test_log,
+    )  # fmt: skip
+
+    def show() -> None:
+        from rich.console import Console
+
+        from foodseg.eval.report import scores_table
+        from foodseg.metrics import Scores
+
+        Console().print(scores_table(Scores.from_json(metrics["scores"])))
+        print(f"written to {out}: metrics.json, report.md, pictures.parquet")
+
+    _emit(metrics, as_json, show)
+
+
+def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:
+    from foodseg import storage
+    from foodseg.classes import ClassTable
+    from foodseg.eval.compare import compare
+    from foodseg.eval.evaluate import read_subsets
+    from foodseg.eval.pictures import read_pictures
+
+    (a, about_a), (b, about_b) = (read_pictures(storage.join(folder, "pictures.parquet")) for folder in folders)
+    for key in ("classes", "split", "data"):
+        if about_a[key] != about_b[key]:
+            raise UserError(f"--compare: the two evaluations differ in their {key}, so they cannot be compared picture by picture")
+    classes = ClassTable(tuple(about_a["classes"]))
+    result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
+    _emit({"a": folders[0], "b": folders[1], **result.to_json()}, as_json, lambda: print(result.to_markdown()))
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files or URIs.")],
+    out: Annotated[str, typer.Option(help="Where overlays, label maps and JSON go.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label pictures: overlay with legend, label map, area and share of each ingredient.
+
+    Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
+    """
+    from foodseg.predict.label import label_pictures
+
+    results = label_pictures(checkpoint, pictures, out, overrides or [])
+
+    def show() -> None:
+        for result in results:
+            shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
+            print(f"{result['overlay']}: {shares or 'no ingredient found'}")
+
+    _emit({"pictures": results}, as_json, show)
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print every setting and where its value comes from.
+
+    Example: foodseg config show -c jobs/configs/foodmix.yaml --set optim.lr=3e-4
+    """
+    from foodseg.config import load_config
+    from foodseg.config.load import leaves
+
+    resolved = load_config(config, overrides or [])
+    values = dict(leaves(resolved.config.model_dump(mode="json")))
+
+    def show() -> None:
+        for key, value in values.items():
+            print(f"{key} = {json.dumps(value)}  # {resolved.origins[key]}")
+
+    _emit({"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}, as_json, show)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration, for editors.
+
+    Example: foodseg config schema > foodseg.schema.json
+    """
+    from foodseg.config import ExperimentConfig
+
+    print(json.dumps(ExperimentConfig.model_json_schema(), indent=1))
+
+
+@config_app.command("diff")
+def config_diff(
+    a: Annotated[str, typer.Argument(help="YAML file.")],
+    b: Annotated[str, typer.Argument(help="YAML file, for example a run's config.yaml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the settings in which two configurations differ, defaults filled in.
+
+    Example: foodseg config diff runs/a/config.yaml runs/b/config.yaml
+    """
+    from foodseg.config import load_config
+    from foodseg.config.load import leaves
+
+    left, right = (dict(leaves(load_config(path).config.model_dump(mode="json"))) for path in (a, b))
+    changed = {key: {"a": left[key], "b": right[key]} for key in left if left[key] != right[key]}
+
+    def show() -> None:
+        for key, values in changed.items():
+            print(f"{key}: {json.dumps(values['a'])} -> {json.dumps(values['b'])}")
+        if not changed:
+            print("no difference")
+
+    _emit({"differences": changed}, as_json, show)
+
+
+@app.command()
+def doctor(
+    storage: Annotated[str | None, typer.Option(help="A folder or s3:// prefix to try to write to.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine and say what to fix.
+
+    Example: foodseg doctor --storage s3://bucket/runs
+    """
+    from dataclasses import asdict
+
+    from foodseg.doctor import diagnose
+
+    checks = diagnose(storage)
+
+    def show() -> None:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FIX '} {check.name}: {check.found}" + (f"; {check.fix}" if check.fix else ""))
+
+    healthy = all(check.ok for check in checks)
+    _emit({"ok": healthy, "checks": [asdict(check) for check in checks]}, as_json, show)
+    if not healthy:
+        raise typer.Exit(UserError.exit_code)
+
+
+@bench_app.command("data")
+def bench_data(
+    data: Annotated[str, typer.Option(help="Prepared data set.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 20,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Streamed pictures per second beside a bare decoding loop and a torch DataLoader.
+
+    Example: foodseg bench data --data s3://bucket/meals --json
+    """
+    from foodseg.bench.ray_data import bench_data as measure
+    from foodseg.bench.report import bench_markdown
+    from foodseg.config import load_config
+
+    result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
+    _emit(result, as_json, lambda: print(bench_markdown(result)))
+
+
+@bench_app.command("train")
+def bench_train(
+    data: Annotated[str, typer.Option(help="Prepared data set.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(help="Training workers, ours and torchrun's.", min=1)] = 2,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Training speed beside a bare PyTorch loop under torchrun, on batches in memory and end to end.
+
+    Example: foodseg bench train --data s3://bucket/meals --json
+    """
+    from foodseg.bench.ray_train import bench_train as measure
+    from foodseg.bench.report import bench_markdown
+    from foodseg.config import load_config
+
+    result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
+    _emit(result, as_json, lambda: print(bench_markdown(result)))
+
+
+@app.command()
+def demo(
+    data: Annotated[str | None, typer.Option(help="Folder with your own pictures and masks; left out: drawn meals.")] = None,
+    out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path("demo-out"),
+    as_json: AsJson = False,
+) -> None:
+    """The whole main job, small: prepare, train with 2 workers, evaluate, predict. Offline.
+
+    Example: foodseg demo --data my/meals
+    """
+    from foodseg.ray_demo import run_demo
+
+    result = run_demo(data, out)
+    _emit(result, as_json, lambda: print(result["summary"]))
+
+
+if __name__ == "__main__":
+    main()

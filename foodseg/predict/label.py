@@ -1,0 +1,83 @@
+"""Labels picture files: overlay with legend, label map, areas and shares as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from foodseg import storage
+from foodseg.checkpoint import load_checkpoint, load_model, resolve_checkpoint
+from foodseg.config.load import with_eval_overrides
+from foodseg.data.sample import decode_image, encode_mask
+from foodseg.errors import UserError
+from foodseg.overlay import food_shares, overlay
+from foodseg.predict.device import pick_device
+from foodseg.predict.predictor import Predictor
+from foodseg.progress import Progress
+
+
+def label_pictures(checkpoint: str, pictures: Sequence[str], out: str, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Labels each picture and writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
+
+    Args:
+        checkpoint: a run, a checkpoint directory or a URI of either.
+        pictures: files or URIs. out: folder or URI.
+        overrides: `eval.key=value`, instead of what the checkpoint was trained with.
+
+    Returns:
+        Per picture what its JSON holds: paths, size, and per ingredient id, name, pixels, share of the food and of the picture.
+
+    Raises:
+        UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name.
+    """
+    stems = [_stem(picture) for picture in pictures]
+    repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if repeated is not None:
+        raise UserError(f"two pictures are called {repeated!r}, and their results would overwrite each other: rename one")
+    loaded = load_checkpoint(resolve_checkpoint(checkpoint))
+    config = with_eval_overrides(loaded.config, overrides)
+    predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)
+    results = []
+    with Progress("labelling pictures", len(pictures)) as progress:
+        for picture, stem in zip(pictures, stems, strict=True):
+            data = storage.read_bytes(picture)
+            try:
+                image = decode_image(data)
+            except UserError as error:
+                raise UserError(f"{storage.redact(picture)}: {error}") from None
+            height, width = image.shape[:2]
+            ids = predictor.label(image, height, width)
+            result = {
+                "picture": storage.redact(picture),
+                "height": height,
+                "width": width,
+                "label_map": storage.join(out, f"{stem}.png"),
+                "overlay": storage.join(out, f"{stem}.overlay.jpg"),
+                "ingredients": [
+                    {
+                        "id": index,
+                        "name": loaded.classes.names[index],
+                        "pixels": pixels,
+                        "share_of_food": share,
+                        "share_of_picture": pixels / ids.size,
+                    }
+                    for index, pixels, share in food_shares(ids, loaded.classes)
+                ],
+            }
+            storage.write_bytes(result["label_map"], encode_mask(ids))
+            storage.write_bytes(result["overlay"], _jpeg(overlay(image, ids, loaded.classes)))
+            storage.write_json(storage.join(out, f"{stem}.json"), result)
+            results.append(result)
+            progress.advance(1)
+    return results
+
+
+def _stem(uri: str) -> str:
+    return uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    assert ok
+    return data.tobytes()

@@ -1,0 +1,104 @@
+"""A tiny prepared data set of drawn meals, and a tiny configuration that trains on it; no Ray, no files from elsewhere.
+
+config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "train.steps=3")
+"""
+
+from pathlib import Path
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_overrides
+from foodseg.data import shards
+from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.data.sample import encode_mask
+from foodseg.data.shards import Manifest, Shard, SplitCounts, write_manifest, write_shard
+
+SIDE = 96
+IGNORE = PLATE_CLASSES.ignore_id
+_FIRST_SEED = {"train": 0, "val": 1000, "test": 2000}
+
+
+def write_drawn(folder: Path, train: int = 12, val: int = 4, test: int = 4, unlabelled: bool = True) -> str:
+    """Writes the data set; returns its URI.
+
+    Pictures are 96 x 96 or 72 x 96. From one to the next, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that
+    every batch has another number of labelled pixels; with `unlabelled` the last picture of a split has no mask.
+    """
+    uri = str(folder)
+    listed: list[Shard] = []
+    counts: dict[str, SplitCounts] = {}
+    for split, pictures in {"train": train, "val": val, "test": test}.items():
+        rows = [_row(split, number, unlabelled and number == pictures - 1) for number in range(pictures)]
+        parts = [rows[: len(rows) // 2], rows[len(rows) // 2 :]] if split == "train" else [rows]
+        with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few pictures in each row group
+            for number, part in enumerate(parts):
+                listed.append(write_shard(uri, f"v-1/{split}/part-{number:05d}.parquet", split, part))
+        pixels = np.array([row["class_pixels"] for row in rows]).reshape(-1, len(PLATE_CLASSES))
+        counts[split] = SplitCounts(
+            pictures=pictures,
+            unlabelled=sum(row["mask"] is None for row in rows),
+            groups=pictures,
+            class_pictures=tuple((pixels > 0).sum(0).tolist()),
+            class_pixels=tuple(pixels.sum(0).tolist()),
+        )
+    manifest = Manifest(
+        format_version=1,
+        name="drawn",
+        generation=1,
+        classes=PLATE_CLASSES.names,
+        ignore_id=IGNORE,
+        annotated={"drawn": None},
+        shards=tuple(listed),
+        counts=counts,
+        quarantined=0,
+    )
+    write_manifest(uri, manifest)
+    return uri
+
+
+def _row(split: str, number: int, unlabelled: bool) -> dict:
+    height = SIDE if number % 2 else SIDE * 3 // 4
+    image, mask = draw_meal(_FIRST_SEED[split] + number, height, SIDE)
+    mask[: height * (number % 4) // 4] = IGNORE
+    pixels = np.bincount(mask.ravel(), minlength=256)[: len(PLATE_CLASSES)] * (not unlabelled)
+    present = [index for index in np.flatnonzero(pixels).tolist() if index]
+    name = f"{split}-{number:03d}"
+    return {
+        "image_id": name,
+        "image": cv2.imencode(".jpg", image[:, :, ::-1])[1].tobytes(),
+        "mask": None if unlabelled else encode_mask(mask),
+        "height": height,
+        "width": SIDE,
+        "ingredients": present,
+        "ingredient_pixels": pixels[present].tolist(),
+        "group_id": name,
+        "source": "drawn",
+        "class_pixels": pixels.tolist(),
+    }
+
+
+def drawn_config(data_uri: str, run_uri: str | Path, *overrides: str) -> ExperimentConfig:
+    """Returns a configuration whose update takes some 50 ms: 64 px crops, 4 in a batch, an 82,000-parameter backbone."""
+    return with_overrides(
+        ExperimentConfig(),
+        [
+            f"data.uri={data_uri}",
+            f"run.uri={run_uri}",
+            "augment.longest_side=96",
+            "augment.crop=64",
+            "model.backbone=test_efficientnet",
+            "model.pyramid_channels=16",
+            "model.decoder_channels=16",
+            "train.steps=4",
+            "train.global_batch=4",
+            "train.log_every=1",
+            "train.validate_every=1000",
+            "train.checkpoint_every=1000",
+            "eval.longest_side=96",
+            "scaling.num_workers=0",
+            *overrides,
+        ],
+    )

@@ -1,0 +1,494 @@
+"""Every kind of bad input gets one sentence and an exit code: never a stack trace, never silence.
+
+A row is: what is done to a tiny world (`world.make_world`), the command, its exit code, and words of the sentence: the
+key or file, what was found, what would be right.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from foodseg import storage
+from foodseg.cli import run
+from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
+from tests.s3_server import S3Server
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN = ["train", *set_options(*TINY_RUN)]
+PREPARE = ["data", "prepare", "meals", "out"]
+PREDICT = ["predict", "model", "meals/images/drawn__0001.jpg", "--out", "out"]
+EVALUATE = ["evaluate", "--data", "prepared", "--out", "out", "--workers", "0"]
+SCORE = [*EVALUATE, "--predictions", "maps"]
+MODEL = [*EVALUATE, "model"]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One kind of bad input. `arrange` runs in the world's folder first."""
+
+    name: str
+    arguments: list[str]
+    words: tuple[str, ...]
+    code: int = 2
+    arrange: Callable[[], object] = lambda: None
+
+
+def write(path: str, text: str | bytes) -> Callable[[], object]:
+    """An `arrange` that writes a file."""
+    data = text.encode() if isinstance(text, str) else text
+
+    def arrange() -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(data)
+
+    return arrange
+
+
+def cut(path: str) -> Callable[[], object]:
+    """An `arrange` that leaves the first half of a file."""
+    return lambda: Path(path).write_bytes(Path(path).read_bytes()[: Path(path).stat().st_size // 2])
+
+
+def remove(path: str) -> Callable[[], object]:
+    """An `arrange` that removes a file or a folder."""
+    return lambda: storage.delete(path)
+
+
+def flip_byte(path: str) -> Callable[[], object]:
+    """An `arrange` that changes one byte in the middle of a file."""
+
+    def arrange() -> None:
+        data = bytearray(Path(path).read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        Path(path).write_bytes(data)
+
+    return arrange
+
+
+def rename_class() -> None:
+    text = Path("meals/classes.txt").read_text().replace("salmon", "trout")
+    Path("meals/classes.txt").write_text(text)
+    write_prepared(Path("meals"), Path("prepared"))
+
+
+def write_maps(**changed: np.ndarray | None) -> Callable[[], object]:
+    """An `arrange` that writes the perfect label map of every val picture; `changed` replaces or drops some."""
+
+    def arrange() -> None:
+        Path("maps").mkdir()
+        for stem in Path("meals/train.txt").read_text().split():
+            shutil.copy(f"meals/masks/{stem}.png", "maps")
+        for stem, ids in changed.items():
+            Path(f"maps/{stem}.png").unlink()
+            if ids is not None:
+                cv2.imwrite(f"maps/{stem}.png", ids)
+
+    return arrange
+
+
+def foreign_map() -> None:
+    write_maps()()
+    path = "maps/drawn__0010.png"
+    ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    ids[0, 0] = 77
+    cv2.imwrite(path, ids)
+
+
+def torn_run(*, keep: bool) -> Callable[[], object]:
+    """An `arrange` that makes a run whose best checkpoint lacks its manifest or has a short file."""
+
+    def arrange() -> None:
+        shutil.copytree("model", "run/checkpoints/step-00000002")
+        write("run/best.json", json.dumps({"checkpoint": "checkpoints/step-00000002", "step": 2, "miou": 0.5}))()
+        (cut if keep else remove)("run/checkpoints/step-00000002/" + ("model.safetensors" if keep else "manifest.json"))()
+
+    return arrange
+
+
+def started_run(**text: str) -> Callable[[], object]:
+    """An `arrange` that makes the directory of a run with the configuration TRAIN, or with `config` as text."""
+    from foodseg.config import load_config
+    from foodseg.config.load import to_yaml
+    from foodseg.train.run import with_absolute_uris
+
+    return lambda: write(
+        "run/config.yaml", text.get("config") or to_yaml(with_absolute_uris(load_config(None, TINY_RUN).config))
+    )()
+
+
+CONFIG = [
+    Bad("unknown key", [*TRAIN, "--set", "optim.learning_rate=1"], ("optim.learning_rate", "lr", "weight_decay")),
+    Bad("unknown section", ["config", "show", "-s", "optimizer.lr=1"], ("optimizer", "optim")),
+    Bad("wrong type", [*TRAIN, "--set", "train.steps=many"], ("train.steps", "must be", "number", "'many'")),
+    Bad("out of range", [*TRAIN, "--set", "model.dropout=1.5"], ("model.dropout", "must be below 1", "1.5")),
+    Bad("not one of the words", [*TRAIN, "--set", "optim.schedule=step"], ("optim.schedule", "'poly'", "'step'")),
+    Bad("an override without value", ["config", "show", "--set", "optim.lr"], ("optim.lr", "section.key=value")),
+    Bad("an override that is no YAML", ["config", "show", "--set", "run.uri={"], ("run.uri={", "YAML")),
+    Bad("an override below a value", ["config", "show", "--set", "optim.lr.x=1"], ("optim.lr", "must be a number", "'x'")),
+    Bad(
+        "both steps and epochs",
+        ["config", "show", "-c", "c.yaml"],
+        ("train.steps", "train.epochs", "exactly one", "both"),
+        arrange=write("c.yaml", "train: {steps: 5, epochs: 2}"),
+    ),
+    Bad(
+        "neither steps nor epochs",
+        [*TRAIN, "--set", "train.steps=null"],
+        ("train.steps", "train.epochs", "exactly one", "neither"),
+    ),
+    Bad(
+        "broken YAML",
+        ["train", "-c", "c.yaml"],
+        ("c.yaml", "line 3", "not valid YAML"),
+        arrange=write("c.yaml", "train:\n  steps: [1,\n"),
+    ),
+    Bad("a list as config", ["train", "-c", "c.yaml"], ("c.yaml", "sections", "list"), arrange=write("c.yaml", "- 1")),
+    Bad("a word as section", ["train", "-c", "c.yaml"], ("train", "'fast'"), arrange=write("c.yaml", "train: fast")),
+    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xff\xfe")),
+    Bad("missing config", ["train", "-c", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
+    Bad("config diff of a missing file", ["config", "diff", "a.yaml", "b.yaml"], ("a.yaml", "no such file")),
+    Bad("test as training split", [*TRAIN, "--set", "data.train_splits=[test]"], ("'test'", "evaluate", "'train'")),
+    Bad("test as val split", [*TRAIN, "--set", "data.val_split=test"], ("'test'", "evaluate", "'val'")),
+    Bad(
+        "batch not divisible by workers",
+        [*TRAIN, "--set", "scaling.num_workers=3", "--set", "train.global_batch=8"],
+        ("train.global_batch", "8", "3 workers", "[1, 2, 4, 8]"),
+    ),
+    Bad("sync BatchNorm on CPU", [*TRAIN, "--set", "train.batch_norm=sync"], ("train.batch_norm", "GPU", "'frozen'")),
+    Bad("fp16 on CPU", [*TRAIN, "--set", "train.precision=fp16"], ("train.precision", "GPU", "'bf16'")),
+    Bad("unknown backbone", [*TRAIN, "--set", "model.backbone=resnet999"], ("model.backbone", "resnet999", "timm")),
+    Bad("no such stride", [*TRAIN, "--set", "model.strides=[64]"], ("model.strides", "[2, 4, 8, 16, 32]", "[64]")),
+    Bad("missing weights", [*TRAIN, "--set", "model.weights=w.safetensors"], ("w.safetensors", "no such file")),
+    Bad(
+        "weights that are no weights",
+        [*TRAIN, "--set", "model.weights=w.safetensors"],
+        ("model.weights", "w.safetensors", "test_resnet", "safetensors"),
+        arrange=write("w.safetensors", "hello"),
+    ),
+    Bad(
+        "weights of another model",
+        [*TRAIN, "--set", "model.weights=model/model.safetensors"],
+        ("model.weights", "model.safetensors", "test_resnet"),
+    ),
+    Bad("an unknown option", [*TRAIN, "--epochs", "3"], ("--epochs", "--help")),
+    Bad("a missing argument", ["predict"], ("checkpoint", "--help")),
+    Bad("an unknown command", ["trian"], ("trian", "train")),
+]  # fmt: skip
+
+DATA = [
+    Bad("no such source", ["data", "prepare", "nowhere", "out"], ("nowhere", "folder format", "images")),
+    Bad("a file as source", ["data", "prepare", "meals/classes.txt", "out"], ("classes.txt is a file", "name a folder")),
+    Bad("not the folder format", PREPARE, ("meals", "masks", "missing", "expected"), arrange=remove("meals/masks")),
+    Bad(
+        "class table with a gap",
+        PREPARE,
+        ("classes.txt", "[1]", "missing"),
+        arrange=write("meals/classes.txt", "0\tbackground\n2\trice\n"),
+    ),
+    Bad(
+        "class table without ids",
+        PREPARE,
+        ("classes.txt", "line 1", "'rice'", "id<TAB>name"),
+        arrange=write("meals/classes.txt", "rice\n"),
+    ),
+    Bad("empty class table", PREPARE, ("classes.txt", "background"), arrange=write("meals/classes.txt", "")),
+    Bad(
+        "one picture in two splits",
+        PREPARE,
+        ("drawn__0001", "train.txt", "test.txt", "remove"),
+        code=3,
+        arrange=write("meals/test.txt", "drawn__0001\n"),
+    ),
+    Bad("no picture listed", PREPARE, ("meals", "no pictures"), arrange=lambda: [write(f"meals/{s}.txt", "")() for s in ("train", "test")]),
+    Bad(
+        "target exists",
+        ["data", "prepare", "meals", "prepared"],
+        ("prepared", "holds a prepared data set", "--overwrite"),
+    ),
+    Bad("share above 1", [*PREPARE, "--max-bad", "5"], ("--max-bad", "less than or equal to 1")),
+    Bad("no prepared data", [*TRAIN, "--set", "data.uri=empty"], ("empty", "dataset.json", "foodseg data prepare")),
+    Bad("no data at all", ["train", "--set", "run.uri=run"], ("data.uri", "foodseg data prepare")),
+    Bad("damaged dataset.json", TRAIN, ("dataset.json", "damaged", "--overwrite"), arrange=cut("prepared/dataset.json")),
+    Bad(
+        "dataset.json that lacks keys",
+        TRAIN,
+        ("dataset.json", "damaged", "--overwrite"),
+        arrange=write("prepared/dataset.json", '{"format_version": 1}'),
+    ),
+    Bad(
+        "newer format",
+        TRAIN,
+        ("dataset.json", "format 9", "reads 1", "update"),
+        arrange=lambda: edit_json(Path("prepared/dataset.json"), format_version=9),
+    ),
+    Bad("missing split", [*TRAIN, "--set", "data.train_splits=[holdout]"], ("'holdout'", "train (8)", "val (2)")),
+    Bad("missing split to score", [*MODEL, "--split", "dev"], ("'dev'", "train (8)", "test (3)")),
+    Bad("missing shard", MODEL, ("part-00000.parquet", "no such file"), arrange=remove("prepared/v-1/val/part-00000.parquet")),
+    Bad("torn shard", MODEL, ("part-00000.parquet", "Parquet", "--overwrite"), arrange=cut("prepared/v-1/val/part-00000.parquet")),
+    Bad("torn training shard", TRAIN, ("part-00000.parquet", "Parquet", "--overwrite"), arrange=cut("prepared/v-1/train/part-00000.parquet")),
+    Bad("batch larger than the data", [*TRAIN, "--set", "train.global_batch=64"], ("8 pictures", "train.global_batch = 64", "lower")),
+    Bad("less than one step", [*TRAIN, "--set", "train.epochs=0.01"], ("train.epochs = 0.01", "less than one update", "raise")),
+]  # fmt: skip
+
+RUNS = [
+    Bad("run directory not empty", TRAIN, ("run", "not empty", "--resume"), arrange=write("run/notes.txt", "mine")),
+    Bad("resume of what is no run", [*TRAIN, "--resume"], ("run", "no config.yaml"), arrange=write("run/notes.txt", "mine")),
+    Bad(
+        "resume with a changed configuration",
+        [*TRAIN, "--set", "optim.lr=0.5", "--resume"],
+        ("--resume", "optim.lr was 0.001, now 0.5", "another run.uri"),
+        arrange=started_run(),
+    ),
+    Bad(
+        "resume of a damaged run",
+        [*TRAIN, "--resume"],
+        ("run/config.yaml", "line 2", "YAML"),
+        arrange=started_run(config="train: [1,\n"),
+    ),
+    Bad("a file as run directory", TRAIN, ("run is a file", "name a folder"), arrange=write("run", "mine")),
+]
+
+MODELS = [
+    Bad("no checkpoint", ["predict", "nowhere", *PREDICT[2:]], ("nowhere", "manifest.json", "foodseg train")),
+    Bad("a directory without checkpoint", ["predict", "meals", *PREDICT[2:]], ("meals", "neither a checkpoint", "nor a run")),
+    Bad("torn: no manifest", PREDICT, ("model", "manifest.json"), arrange=remove("model/manifest.json")),
+    Bad("torn: damaged manifest", PREDICT, ("model", "torn", "manifest.json", "damaged"), arrange=cut("model/manifest.json")),
+    Bad("torn: weights cut", PREDICT, ("model", "torn", "model.safetensors", "bytes"), arrange=cut("model/model.safetensors")),
+    Bad("torn: weights missing", PREDICT, ("torn", "model.safetensors is missing"), arrange=remove("model/model.safetensors")),
+    Bad("torn: one byte differs", PREDICT, ("torn", "model.safetensors", "sha256"), arrange=flip_byte("model/model.safetensors")),
+    Bad(
+        "newer checkpoint",
+        PREDICT,
+        ("model", "format 9", "reads 1", "update"),
+        arrange=lambda: edit_json(Path("model/manifest.json"), format_version=9),
+    ),
+    Bad("run with a torn best: no manifest", ["predict", "run", *PREDICT[2:]], ("step-00000002", "torn", "manifest.json"), arrange=torn_run(keep=False)),
+    Bad("run with a torn best: cut", ["predict", "run", *PREDICT[2:]], ("step-00000002", "torn", "model.safetensors"), arrange=torn_run(keep=True)),
+    Bad("damaged best.json", ["predict", "run", *PREDICT[2:]], ("run/best.json", "damaged"), arrange=write("run/best.json", "{")),
+    Bad("another label space", MODEL, ("label space", "'salmon'", "'trout'"), arrange=rename_class),
+    Bad("a setting of the checkpoint changed", [*MODEL, "--set", "model.dropout=0"], ("model.dropout", "only eval.*")),
+    Bad("missing picture", ["predict", "model", "lunch.jpg", "--out", "out"], ("lunch.jpg", "no such file")),
+    Bad("no picture", ["predict", "model", "meals/classes.txt", "--out", "out"], ("classes.txt", "not a readable picture", "JPEG")),
+    Bad("empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), arrange=write("e.jpg", b"")),
+    Bad("a folder as picture", ["predict", "model", "meals", "--out", "out"], ("meals", "it is a folder", "name a file")),
+    Bad("two pictures of one name", ["predict", "model", "a/x.jpg", "b/x.png", "--out", "out"], ("'x'", "rename")),
+    Bad("a file as --out", [*PREDICT[:-1], "meals/classes.txt"], ("classes.txt is a file", "name a folder")),
+]  # fmt: skip
+
+SCORES = [
+    Bad("neither checkpoint nor predictions", EVALUATE, ("CHECKPOINT", "--predictions")),
+    Bad("both checkpoint and predictions", [*MODEL, "--predictions", "maps"], ("CHECKPOINT", "--predictions", "not both")),
+    Bad("no --out", ["evaluate", "model", "--data", "prepared"], ("--out is missing",)),
+    Bad("no --data", ["evaluate", "model", "--out", "out"], ("--data is missing",)),
+    Bad("label map missing", SCORE, ("maps/drawn__0010.png", "missing"), arrange=write_maps(drawn__0010=None)),
+    Bad("label map of another size", SCORE, ("maps/drawn__0010.png", "7 x 5"), arrange=write_maps(drawn__0010=np.zeros((5, 7), np.uint8))),
+    Bad("label map with a foreign id", SCORE, ("maps/drawn__0010.png", "id 77", "goes to 12"), arrange=foreign_map),
+    Bad("label map in colour", SCORE, ("maps/drawn__0010.png", "mode RGB"), arrange=write_maps(drawn__0010=np.ones((9, 9, 3), np.uint8))),
+    Bad("label map that is no picture", SCORE, ("maps/drawn__0010.png", "not a readable picture"), arrange=lambda: (write_maps()(), write("maps/drawn__0010.png", "x")())),
+    Bad("subset with a foreign id", [*SCORE, "--subset", "s.txt"], ("s.txt", "id 99", "0 to 12"), arrange=write("s.txt", "99\tfoie gras\n")),
+    Bad("subset with another name", [*SCORE, "--subset", "s.txt"], ("s.txt", "id 3", "'trout'", "'salmon'"), arrange=write("s.txt", "3\ttrout\n")),
+    Bad("subset missing", [*SCORE, "--subset", "s.txt"], ("s.txt", "no such file")),
+    Bad("unknown picture id", [*SCORE, "--pictures", "p.txt"], ("p.txt", "'dinner'", "not in the split"), arrange=write("p.txt", "drawn__0010\ndinner\n")),
+    Bad("no picture id", [*SCORE, "--pictures", "p.txt"], ("p.txt", "no picture"), arrange=write("p.txt", "\n")),
+    Bad("compare with nothing", ["evaluate", "--compare", "a", "b"], ("a/pictures.parquet", "no such file")),
+    Bad("compare with something else", ["evaluate", "--compare", "a", "b"], ("a/pictures.parquet", "Parquet"), arrange=write("a/pictures.parquet", "x")),
+]  # fmt: skip
+
+PLACES = [
+    Bad("unknown scheme", [*TRAIN, "--set", "data.uri=gs://b/meals"], ("gs://", "s3://bucket/key")),
+    Bad("unknown scheme of a picture", ["predict", "model", "https://x/y.jpg", "--out", "out"], ("https://", "s3://bucket/key")),
+    Bad("s3 without bucket", ["data", "prepare", "s3://", "out"], ("s3://", "bucket")),
+    Bad("file:// with a host", ["data", "prepare", "file://meals", "out"], ("file://meals", "file:///")),
+    Bad("a secret in an unknown key", ["data", "prepare", "s3://b/p?secret_key=hidden", "out"], ("secret_key", "region")),
+]  # fmt: skip
+
+TABLE = CONFIG + DATA + RUNS + MODELS + SCORES + PLACES
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny world, and the working directory."""
+    folder = tmp_path / "world"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Runs a bad command, checks the form of its answer and returns the sentence."""
+    # Handlers made in an earlier test write to that test's stderr, which is closed.
+    logging.getLogger("foodseg").handlers.clear()
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Ray's
+
+    def ask(arguments: list[str], code: int) -> str:
+        found = run([*arguments, "--json"])
+        out, err = capsys.readouterr()
+        return check_answer(found, out, err, code)
+
+    yield ask
+    logging.getLogger("foodseg").handlers.clear()
+
+
+def check_answer(found: int, out: str, err: str, code: int) -> str:
+    assert "Traceback" not in out + err, out + err
+    assert found == code, (found, err)
+    said = [line for line in err.splitlines() if line.startswith("foodseg: ")]
+    assert len(said) == 1, err
+    sentence = said[0].removeprefix("foodseg: ")
+    open("/tmp/sentences.txt","a").write(sentence + "\n")
+    assert json.loads(out) == {"error": {"message": sentence, "exit_code": code}}
+    assert len(sentence) < 500, sentence
+    return sentence
+
+
+def check_words(sentence: str, words: tuple[str, ...]) -> None:
+    missing = [word for word in words if word not in sentence]
+    assert not missing, f"{missing} not in: {sentence}"
+
+
+@pytest.mark.parametrize("bad", TABLE, ids=[bad.name for bad in TABLE])
+def test_bad_input(bad: Bad, world: Path, answer: Callable[..., str]) -> None:
+    bad.arrange()
+
+    sentence = answer(bad.arguments, bad.code)
+
+    check_words(sentence, bad.words)
+    assert "hidden" not in sentence
+
+
+def test_names_are_unique() -> None:
+    assert len({bad.name for bad in TABLE}) == len(TABLE) >= 24
+
+
+def test_without_json_nothing_is_on_stdout(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "show", "--set", "optim.lr=-1"]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("foodseg: optim.lr") and err.count("\n") == 1
+
+
+def test_too_many_bad_records(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
+    cut("meals/images/drawn__0002.jpg")()
+    write("meals/masks/drawn__0003.png", "no mask")()
+
+    sentence = answer(PREPARE, 3)
+
+    check_words(sentence, ("2 of 13 records", "--max-bad 0.01", "drawn__0002", "out/v-1/quarantine.parquet"))
+    assert Path("out/v-1/quarantine.parquet").exists() and not Path("out/dataset.json").exists()
+
+
+def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
+    """What a remote process refuses is said as if it were this one."""
+    write_maps(drawn__0010=None)()
+
+    check_words(answer([*SCORE, "--workers", "1"], 2), ("maps/drawn__0010.png", "missing"))
+
+
+# --- storage and clusters that do not answer as they should ---
+
+
+@pytest.fixture(scope="module")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "some-key")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "prepare", "s3://nobucket/meals", "out"],
+        [*TRAIN, "--set", "data.uri=s3://nobucket/meals"],
+        [*TRAIN, "--set", "run.uri=s3://nobucket/run"],
+        ["predict", "s3://nobucket/run", *PREDICT[2:]],
+        [*PREDICT[:-1], "s3://nobucket/out"],
+        ["data", "prepare", "meals", "s3://nobucket/out"],
+    ],
+    ids=["source", "data", "run", "checkpoint", "out", "target"],
+)
+def test_missing_bucket(
+    arguments: list[str],
+    world: Path,
+    answer: Callable[..., str],
+    moto_endpoint: str,
+    s3_environment: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    s3_environment.setenv("AWS_ENDPOINT_URL", moto_endpoint)
+
+    check_words(answer(arguments, 2), ("nobucket", moto_endpoint, "create it or correct the name"))
+
+
+def test_only_half_of_the_credentials(world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch) -> None:
+    s3_environment.delenv("AWS_SECRET_ACCESS_KEY")
+
+    check_words(answer(["data", "prepare", "s3://b/meals", "out"], 2), ("AWS_SECRET_ACCESS_KEY", "set both"))
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["data", "prepare", "s3://foodseg/meals", "out"], [*TRAIN, "--set", "data.uri=s3://foodseg/meals"]],
+    ids=["prepare", "train"],
+)
+def test_wrong_credentials(
+    s3: S3Server, arguments: list[str], name: str, world: Path, answer: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "wrong-one")
+
+    sentence = answer(arguments, 2)
+
+    check_words(sentence, ("s3://foodseg/meals", s3.endpoint, name, "correct"))
+    assert "foodseg-test-secret" not in sentence
+
+
+def test_unreachable_endpoint(world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch) -> None:
+    s3_environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3_environment.setattr(storage, "FIRST_CONTACT_SECONDS", 0.6)
+
+    sentence = answer(["data", "prepare", "s3://b/meals", "out"], 2)
+
+    check_words(sentence, ("http://127.0.0.1:9", "not reachable", "AWS_ENDPOINT_URL"))
+
+
+@pytest.mark.parametrize(("address", "found"), [("127.0.0.1:9", "refused"), ("nonsense", "host:port")])
+def test_no_cluster(address: str, found: str, world: Path) -> None:
+    # a process of its own: this one may be connected to the tests' cluster already
+    command = [sys.executable, "-m", "foodseg.cli", *PREPARE, "--address", address, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    child = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+    sentence = check_answer(child.returncode, child.stdout, child.stderr, 2)
+
+    check_words(sentence, (f"--address {address}", found, "ray start --head"))

@@ -1,0 +1,301 @@
+"""The command line on a tiny drawn world, without Ray: help, versions, configuration, scores, labelled pictures."""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from foodseg.cli import run
+from foodseg.data.sample import decode_mask
+from tests.e2e.world import make_world
+
+REPOSITORY = Path(__file__).parents[2]
+COMMANDS = [
+    ["data", "prepare"], ["train"], ["evaluate"], ["predict"], ["config", "show"], ["config", "schema"],
+    ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"], ["demo"],
+]  # fmt: skip
+CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny world, and the working directory."""
+    shutil.copytree(made, tmp_path / "world")
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path / "world"
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must succeed; returns what it wrote to stdout."""
+    logging.getLogger("foodseg").handlers.clear()  # they write to the stderr of an earlier test
+
+    def ask(*arguments: str, code: int = 0) -> str:
+        assert run(list(arguments)) == code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return ask
+
+
+@pytest.fixture
+def answered(said: Callable[..., str]) -> Callable[..., Any]:
+    """The same with --json: stdout is exactly one JSON object."""
+
+    def ask(*arguments: str, code: int = 0) -> Any:
+        answer = json.loads(said(*arguments, "--json", code=code))
+        assert isinstance(answer, dict)
+        return answer
+
+    return ask
+
+
+# --- help and versions ---
+
+
+def cpu_seconds(*arguments: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-m", "foodseg.cli", *arguments], check=True, capture_output=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_takes_less_than_a_second() -> None:
+    # CPU time, because the machine may be busy with other work
+    assert min(cpu_seconds("--help") for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: list[str], said: Callable[..., str]) -> None:
+    text = said(*command, "--help")
+
+    assert f"Example: foodseg {' '.join(command)}" in " ".join(text.split())
+
+
+def test_every_command_is_in_this_table(said: Callable[..., str]) -> None:
+    from typer.main import get_command
+
+    from foodseg.cli import app
+
+    found = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None)
+        found += [[name, part] for part in below] if below else [[name]]
+    assert sorted(found) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["config"], ["bench"]])
+def test_a_group_without_command_shows_its_help(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(group) == 2
+
+    out, err = capsys.readouterr()
+    assert "Usage" in out + err and "foodseg: " not in err
+
+
+def test_version(said: Callable[..., str]) -> None:
+    lines = [line.rsplit(" ", 1) for line in said("--version").splitlines()]
+
+    assert [name for name, _ in lines] == ["foodseg", "data format", "checkpoint format", "ray", "torch"]
+    assert all(version[0].isdigit() for _, version in lines)
+
+
+# --- configuration ---
+
+
+def test_config_show_names_the_origin_of_each_value(said: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("optim: {lr: 3e-4}\ntrain: {epochs: 2}\n")
+
+    lines = said("config", "show", "-c", str(file), "--set", "train.seed=7").splitlines()
+
+    assert f"optim.lr = 0.0003  # {file}" in lines
+    assert f"train.epochs = 2.0  # {file}" in lines
+    assert "train.seed = 7  # --set" in lines
+    assert "loss.dice = 0.0  # default" in lines
+
+
+def test_config_show_as_json(answered: Callable[..., Any]) -> None:
+    answer = answered("config", "show", "--set", "optim.lr=0.5")
+
+    assert answer["config"]["optim"]["lr"] == 0.5
+    assert answer["origins"]["optim.lr"] == "--set" and answer["origins"]["loss.dice"] == "default"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
+def test_the_configs_of_the_repository_are_valid(path: Path, answered: Callable[..., Any]) -> None:
+    assert answered("config", "show", "-c", str(path))["origins"]["run.uri"] == str(path)
+
+
+def test_config_schema(said: Callable[..., str]) -> None:
+    schema = json.loads(said("config", "schema"))
+
+    assert set(schema["properties"]) >= {"data", "augment", "model", "loss", "optim", "train", "eval", "scaling", "run"}
+
+
+def test_config_diff(said: Callable[..., str], answered: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("optim: {lr: 0.1}")
+    (tmp_path / "b.yaml").write_text("train: {seed: 3}")
+    pair = ("config", "diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
+
+    assert said(*pair).splitlines() == ["optim.lr: 0.1 -> 0.001", "train.seed: 0 -> 3"]
+    assert answered(*pair) == {
+        "differences": {"optim.lr": {"a": 0.1, "b": 0.001}, "train.seed": {"a": 0, "b": 3}}
+    }
+    assert said("config", "diff", pair[2], pair[2]) == "no difference\n"
+
+
+def test_doctor(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["doctor", "--storage", str(world / "probe"), "--json"])
+
+    answer = json.loads(capsys.readouterr().out)
+    assert code == (0 if answer["ok"] else 2)  # what this machine lacks is not this test's business
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert {"python", "torch", "ray", "cpus", "memory", "storage", "port 8265"} <= set(checks)
+    assert checks["storage"]["ok"] and checks["python"]["ok"]
+    assert all(bool(check["fix"]) != check["ok"] for check in checks.values())
+
+
+# --- scores ---
+
+
+def perfect_maps(folder: str, wrong: str | None = None) -> None:
+    Path(folder).mkdir()
+    for mask in Path("meals/masks").iterdir():
+        shutil.copy(mask, folder)
+    if wrong:
+        ids = cv2.imread(f"{folder}/{wrong}.png", cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(f"{folder}/{wrong}.png", np.zeros_like(ids))
+
+
+def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -> None:
+    perfect_maps("maps")
+
+    metrics = answered("evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--out", "out",
+                       "--workers", "0", "--test-log", "log/test.jsonl")  # fmt: skip
+
+    assert metrics["scores"]["miou"] == 1.0 and metrics["pictures"] == 3
+    assert json.loads(Path("out/metrics.json").read_text()) == metrics
+    assert "meals test" in Path("out/report.md").read_text()
+    (line,) = Path("log/test.jsonl").read_text().splitlines()
+    assert json.loads(line)["miou"] == 1.0 and json.loads(line)["what"] == "maps"
+
+
+def test_val_is_not_noted_as_an_opening_of_test(world: Path, said: Callable[..., str]) -> None:
+    perfect_maps("maps")
+
+    table = said("evaluate", "--predictions", "maps", "--data", "prepared", "--out", "out", "--workers", "0",
+                 "--test-log", "log/test.jsonl")  # fmt: skip
+
+    assert "100.0" in table and "written to out" in table
+    assert not Path("log").exists()
+
+
+def test_subset_and_pictures(world: Path, answered: Callable[..., Any]) -> None:
+    perfect_maps("maps", wrong="drawn__0012")
+    Path("two_classes.txt").write_text("1\twhite rice\n2\n")
+    Path("list.txt").write_text("drawn__0011\ndrawn__0013\n")
+    arguments = ["evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--workers", "0",
+                 "--test-log", "log.jsonl", "--subset", "two_classes.txt"]  # fmt: skip
+
+    everything = answered(*arguments, "--out", "all")
+    listed = answered(*arguments, "--out", "listed", "--pictures", "list.txt")
+
+    assert everything["pictures"] == 3 and everything["scores"]["miou"] < 1
+    assert listed["pictures"] == 2 and listed["scores"]["miou"] == 1.0
+    assert "two" in json.dumps(listed["scores"])
+
+
+def test_compare_two_evaluations(world: Path, answered: Callable[..., Any], said: Callable[..., str]) -> None:
+    perfect_maps("good")
+    perfect_maps("bad", wrong="drawn__0011")
+    for name in ("good", "bad"):
+        answered("evaluate", "--predictions", name, "--data", "prepared", "--split", "test", "--out", f"{name}-out",
+                 "--workers", "0", "--test-log", "log.jsonl")  # fmt: skip
+
+    answer = answered("evaluate", "--compare", "good-out", "bad-out")
+
+    assert answer["a"] == "good-out" and answer["b"] == "bad-out"
+    numbers = json.dumps(answer)
+    assert "miou" in numbers
+    assert "|" in said("evaluate", "--compare", "good-out", "bad-out")  # a Markdown table
+    same = answered("evaluate", "--compare", "good-out", "good-out")
+    assert same != answer
+    assert len(Path("log.jsonl").read_text().splitlines()) == 2
+
+
+def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> None:
+    metrics = answered("evaluate", "model", "--data", "prepared", "--out", "out", "--workers", "0")
+
+    assert 0 <= metrics["scores"]["miou"] < 1
+    assert metrics["pictures"] == 2 and metrics["step"] == 0 and metrics["weights"] == "ema"
+
+
+# --- labelled pictures ---
+
+
+def test_predict(world: Path, answered: Callable[..., Any]) -> None:
+    upright = Image.open("meals/images/drawn__0001.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
+    upright.rotate(90, expand=True).save("turned.jpg", exif=exif, quality=95)
+    assert upright.width != upright.height
+
+    answer = answered("predict", "model", "meals/images/drawn__0001.jpg", "turned.jpg", "--out", "out")
+
+    assert [Path(picture["overlay"]).name for picture in answer["pictures"]] == [
+        "drawn__0001.overlay.jpg", "turned.overlay.jpg",
+    ]  # fmt: skip
+    for picture in answer["pictures"]:
+        assert (picture["width"], picture["height"]) == upright.size
+        ids = decode_mask(Path(picture["label_map"]).read_bytes())
+        assert ids.shape == (upright.height, upright.width) and ids.dtype == np.uint8
+        assert Image.open(picture["overlay"]).width >= upright.width
+        found = {entry["id"]: entry for entry in picture["ingredients"]}
+        assert sorted(found) == sorted(set(np.unique(ids).tolist()) - {0})
+        assert sum(entry["share_of_food"] for entry in found.values()) == pytest.approx(1)
+        background = (ids == 0).mean()
+        assert background + sum(entry["share_of_picture"] for entry in found.values()) == pytest.approx(1)
+        assert all(entry["pixels"] == (ids == index).sum() for index, entry in found.items())
+        stem = Path(picture["label_map"]).stem
+        assert json.loads(Path(f"out/{stem}.json").read_text()) == picture
+
+
+def test_predict_prints_one_line_for_each_picture(world: Path, said: Callable[..., str]) -> None:
+    lines = said("predict", "model", "meals/images/drawn__0002.jpg", "--out", "out", "--set", "eval.flip=true")
+
+    assert "drawn__0002.overlay.jpg: " in lines and " %" in lines and lines.count("\n") == 1
+
+
+def test_train_resume_evaluate_predict_in_this_process(world: Path, answered: Callable[..., Any]) -> None:
+    """The whole way without Ray; a finished run that is resumed has nothing left to do."""
+    from tests.e2e.world import TINY_RUN, set_options
+
+    train = ["train", *set_options(*TINY_RUN)]
+
+    trained = answered(*train)
+    resumed = answered(*train, "--resume")
+
+    assert trained["step"] == resumed["step"] == 2 and not trained["stopped"]
+    assert Path("run/config.yaml").exists() and Path("run/best.json").exists() and Path("run/last.json").exists()
+    metrics = answered("evaluate", "run", "--data", "prepared", "--out", "out", "--workers", "0")
+    assert metrics["step"] == 2
+    assert answered("config", "diff", "run/config.yaml", "run/config.yaml") == {"differences": {}}
+    assert len(answered("predict", "run", "meals/images/drawn__0003.jpg", "--out", "labelled")["pictures"]) == 1

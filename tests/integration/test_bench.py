@@ -1,0 +1,38 @@
+"""The benchmarks over Ray, short: that they measure, not what."""
+
+from pathlib import Path
+
+import pytest
+
+from foodseg.bench.ray_data import bench_data
+from foodseg.bench.ray_train import bench_train
+from foodseg.bench.report import bench_markdown
+from foodseg.errors import UserError
+from tests.drawn import drawn_config, write_drawn
+
+
+def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
+    uri = write_drawn(tmp_path / "data")
+    result = bench_data(uri, drawn_config("overridden", tmp_path / "run"), seconds=2)
+    assert result["stream"]["seconds"] >= 2
+    rates = [result[name]["images_per_second"] for name in ("stream", "bare", "loader")]
+    assert min(rates) > 0
+    assert result["share_of_bare"] == pytest.approx(rates[0] / rates[1])
+    assert result["data"].startswith("drawn@v1-")
+    assert "| bare loop" in bench_markdown(result)
+
+
+def test_bench_train(ray_cluster: None, tmp_path: Path) -> None:
+    uri = write_drawn(tmp_path / "data")
+    result = bench_train(uri, drawn_config("overridden", tmp_path / "run"), workers=2, steps=3, rounds=1)
+    for kind in ("memory", "end_to_end"):
+        assert result[kind]["share"] == pytest.approx(result[kind]["foodseg"] / result[kind]["bare"])
+        assert [len(runs) for runs in result[kind]["runs"].values()] == [1, 1]
+    assert result["workers"] == 2
+    assert "| end to end |" in bench_markdown(result)
+
+
+def test_bench_train_refuses_a_batch_that_cannot_be_split(tmp_path: Path) -> None:
+    uri = write_drawn(tmp_path / "data", train=4, val=0, test=0)
+    with pytest.raises(UserError, match=r"train.global_batch = 4 cannot be split evenly over 3 workers"):
+        bench_train(uri, drawn_config("overridden", tmp_path / "run"), workers=3)

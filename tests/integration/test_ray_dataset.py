@@ -1,0 +1,61 @@
+"""The stream on Ray Data: every rank gets its positions, in order, each once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from foodseg.config.augment import AugmentConfig
+from foodseg.config.data import DataConfig
+from foodseg.data.ray_dataset import rank_stream, unit_dataset
+from foodseg.data.reader import RowReader, training_order
+from foodseg.data.shards import read_manifest
+from tests.drawn import write_prepared
+
+BATCH, STEPS = 6, 40
+AUGMENT = AugmentConfig(longest_side=48, crop=32)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> RowReader:
+    uri = str(tmp_path_factory.mktemp("stream") / "prepared")
+    write_prepared(uri)
+    return RowReader(uri, read_manifest(uri), ["train", "val"])
+
+
+def consume(reader: RowReader, world_size: int, start_step: int) -> list[dict[str, np.ndarray]]:
+    """Returns per rank everything that the stream gave it."""
+    manifest = read_manifest(reader.uri)
+    order = training_order(reader, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
+    stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, AUGMENT, manifest, world_size)
+
+    def drain(split) -> dict[str, np.ndarray]:
+        batches = list(split.iter_batches(batch_size=BATCH // world_size, batch_format="numpy"))
+        assert all(len(batch["position"]) == BATCH // world_size for batch in batches)
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(drain, stream.streaming_split(world_size, equal=True)))
+
+
+@pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 0), (2, 17)])
+def test_each_rank_gets_its_positions_in_order(ray_cluster, reader, world_size, start_step):
+    ranks = consume(reader, world_size, start_step)
+
+    share = BATCH // world_size
+    for rank, arrays in enumerate(ranks):
+        expected = [
+            step * BATCH + rank * share + slot for step in range(start_step, STEPS) for slot in range(share)
+        ]
+        assert arrays["position"].tolist() == expected
+    everything = sorted(p for arrays in ranks for p in arrays["position"].tolist())
+    assert everything == list(range(start_step * BATCH, STEPS * BATCH))
+
+
+def test_a_position_has_the_same_pixels_wherever_it_was_decoded(ray_cluster, reader):
+    whole = consume(reader, 1, 0)[0]
+    resumed = consume(reader, 2, 17)[1]
+
+    for index, position in enumerate(resumed["position"].tolist()):
+        assert np.array_equal(resumed["image"][index], whole["image"][position])
+        assert np.array_equal(resumed["mask"][index], whole["mask"][position])

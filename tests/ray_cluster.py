@@ -1,0 +1,27 @@
+"""One Ray on this machine for all tests that need one: starting it costs more than most of them.
+
+def test_prepare(ray_cluster: None, tmp_path: Path) -> None:
+    prepare(..., address=None)  # foodseg uses the Ray that is connected already
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_server import S3Server
+
+CPUS = 8  # logical: Ray Data must never wait for a CPU that a training worker holds
+OBJECT_STORE_BYTES = 300 * 2**20
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_address: S3Server | None) -> Iterator[None]:
+    """A local Ray; its workers carry the address and keys of the test S3 server (started by the fixture `s3`)."""
+    # The kernel's view of memory on a shared machine makes Ray kill workers that did nothing wrong.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    import ray  # a second and more, and unit tests do without
+
+    ray.init(address="local", num_cpus=CPUS, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)
+    yield
+    ray.shutdown()

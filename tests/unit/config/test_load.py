@@ -1,0 +1,236 @@
+"""Reading a configuration: precedence, origins, and sentences that name the key, what was found and what is right."""
+
+from pathlib import Path
+
+import pytest
+
+from foodseg.config import ExperimentConfig, load_config
+from foodseg.config.load import config_hash, parse_config, to_yaml, with_eval_overrides, with_overrides
+from foodseg.errors import UserError
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "c.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def refusal(overrides: list[str]) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(None, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        # unknown keys
+        ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean optim.lr?"),
+        ("eval.weight=ema", "unknown key 'eval.weight'; did you mean eval.weights?"),
+        ("optm.lr=1", "unknown key 'optm'; did you mean optim?"),
+        ("lr=1", "unknown key 'lr'; did you mean optim.lr?"),
+        ("weights=1", "unknown key 'weights'; did you mean model.weights or eval.weights?"),
+        ("data.crop=64", "unknown key 'data.crop'; did you mean augment.crop?"),
+        ("foo=1", "unknown key 'foo'; sections are data, augment, model, loss, optim, train, eval, scaling, run"),
+        ("run.zzz=1", "unknown key 'run.zzz'; run has the keys uri"),
+        # wrong types
+        ("optim.lr=abc", "optim.lr: must be a number, found 'abc'"),
+        ("optim.lr=null", "optim.lr: must be a number, found null"),
+        ("optim.lr.x=3", "optim.lr: must be a number, found {'x': 3}"),
+        ("train.steps=1.5", "train.steps: must be a whole number or null, found 1.5"),
+        ("scaling.use_gpu=maybe", "scaling.use_gpu: must be true or false, found 'maybe'"),
+        ("run.uri=5", "run.uri: must be text, found 5"),
+        ("train.precision=fp8", "train.precision: must be 'fp32' or 'bf16' or 'fp16', found 'fp8'"),
+        ("augment.scale=1", "augment.scale: must be a list of 2 numbers, found 1"),
+        ("augment.scale=[a, 2]", "augment.scale: must be a list of 2 numbers, found ['a', 2]"),
+        ("model.mean=[1, 1]", "model.mean: must be a list of 3 numbers, found [1, 1]"),
+        ("data.train_splits=train", "data.train_splits: must be a list of texts, found 'train'"),
+        ("data.train_splits=[]", "data.train_splits: must not be empty, found []"),
+        (
+            "scaling.num_workers=two",
+            "scaling.num_workers: must be a whole number or a list of 2 whole numbers, found 'two'",
+        ),
+        (
+            "scaling.num_workers=[1]",
+            "scaling.num_workers: must be a whole number or a list of 2 whole numbers, found [1]",
+        ),
+        (
+            "scaling.resources_per_worker={CPU: x}",
+            "scaling.resources_per_worker: must be a mapping from names to numbers or null, found {'CPU': 'x'}",
+        ),
+        ("run=5", "run: must be a section with keys such as uri, found 5"),
+        ("train=null", "train: must be a section with keys such as steps, epochs, global_batch, found null"),
+        # ranges
+        ("optim.lr=-1", "optim.lr: must be above 0, found -1"),
+        ("optim.lr=.nan", "optim.lr: must be a finite number, found nan"),
+        ("train.steps=0", "train.steps: must be at least 1, found 0"),
+        ("augment.flip=2", "augment.flip: must be at most 1, found 2"),
+        ("model.dropout=1", "model.dropout: must be below 1, found 1"),
+        ("augment.crop=100", "augment.crop: must be a multiple of 8, found 100"),
+        (
+            "augment.scale=[2, 1]",
+            "augment.scale: a range must be [low, high] with 0 < low <= high, found [2.0, 1.0]",
+        ),
+        ("model.std=[0, 1, 1]", "model.std: every deviation must be above 0, found [0.0, 1.0, 1.0]"),
+        ("model.strides=[4, 12]", "model.strides: each stride must be twice the one before, found [4, 12]"),
+        ("optim.betas=[0.9, 1]", "optim.betas: each beta must be at least 0 and below 1, found [0.9, 1.0]"),
+        ("scaling.num_workers=-1", "scaling.num_workers: must be 0 (no Ray) or more, found -1"),
+        (
+            "scaling.num_workers=[0, 2]",
+            "scaling.num_workers: an elastic range must be [min, max] with 1 <= min <= max, found [0, 2]",
+        ),
+        # keys that do not go together
+        (
+            "scaling.num_workers=[1, 3]",
+            "train.global_batch = 8 cannot be split evenly over 3 workers (scaling.num_workers); "
+            "with it [1, 2, 4, 8] workers are possible",
+        ),
+        ("train.steps=null", "give exactly one of train.steps and train.epochs, found neither"),
+        ("loss.cross_entropy=0", "all weights are 0: nothing would be learned; set loss.cross_entropy above 0"),
+        ("eval.stride=3", "eval.stride needs eval.window: without a window the whole picture is taken at once"),
+        (
+            "train.batch_norm=sync",
+            "train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true",
+        ),
+        ("train.ema_horizon=0", "eval.weights = ema needs train.ema_horizon above 0; or set eval.weights: student"),
+        # the form of an override
+        ("optim.lr", "--set 'optim.lr': expected section.key=value, for example optim.lr=3e-4"),
+        ("=3", "--set '=3': expected section.key=value, for example optim.lr=3e-4"),
+        ("optim.=3", "--set 'optim.=3': expected section.key=value, for example optim.lr=3e-4"),
+        (
+            "optim.lr=[1",
+            "--set 'optim.lr=[1': the value is not valid YAML; quote it, for example 'data.uri=\"s3://b/p\"'",
+        ),
+    ],
+)
+def test_a_refusal_is_one_sentence(override: str, sentence: str) -> None:
+    assert refusal([override]) == sentence
+
+
+@pytest.mark.parametrize(
+    "override", ["data.train_splits=[test]", "data.train_splits=[train, test]", "data.val_split=test"]
+)
+def test_training_never_opens_test(override: str) -> None:
+    key = override.partition("=")[0]
+    expected = f"{key}: found 'test', which only `foodseg evaluate` opens; train on 'train', choose on 'val'"
+    assert refusal([override]) == expected
+
+
+def test_several_mistakes_are_named_together_and_each_once() -> None:
+    assert refusal(["train.steps=0", "augment.scale=[a, b]", "optm.lr=1"]) == (
+        "augment.scale: must be a list of 2 numbers, found ['a', 'b']; train.steps: must be at least 1, found 0; "
+        "unknown key 'optm'; did you mean optim?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3e-4", 3e-4), ("3E-4", 3e-4), ("1.e-3", 1e-3), (".5e+1", 5.0), ("1e1", 10.0), ("0.5", 0.5), ("2", 2.0)],
+)
+def test_a_learning_rate_is_a_number(text: str, value: float, tmp_path: Path) -> None:
+    assert load_config(None, [f"optim.lr={text}"]).config.optim.lr == value
+    assert load_config(written(tmp_path, f"optim:\n  lr: {text}\n")).config.optim.lr == value
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "length"),
+    [
+        ("", [], (1000, None)),
+        ("", ["train.seed=5"], (1000, None)),
+        ("train:\n  seed: 5\n", [], (1000, None)),
+        ("train:\n", [], (1000, None)),
+        ("train:\n  steps: 7\n", [], (7, None)),
+        ("train:\n  epochs: 2\n", [], (None, 2.0)),
+        ("train:\n  epochs: 2\n  steps: null\n", [], (None, 2.0)),
+        ("train:\n  steps: 7\n", ["train.epochs=2"], (None, 2.0)),
+        ("train:\n  epochs: 2\n", ["train.steps=7"], (7, None)),
+        ("", ["train.epochs=2", "train.steps=7"], (7, None)),
+        ("", ["train.steps=7", "train.epochs=2"], (None, 2.0)),
+        ("train:\n  steps: 7\n", ["train.epochs=null"], (7, None)),
+    ],
+)
+def test_steps_or_epochs(text: str, overrides: list[str], length: tuple[object, object], tmp_path: Path) -> None:
+    train = load_config(written(tmp_path, text), overrides).config.train
+    assert (train.steps, train.epochs) == length
+
+
+def test_steps_and_epochs_in_one_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"exactly one of train\.steps and train\.epochs, found both"):
+        load_config(written(tmp_path, "train:\n  steps: 3\n  epochs: 2\n"))
+
+
+def test_origins(tmp_path: Path) -> None:
+    path = written(tmp_path, "train:\n  epochs: 2\noptim:\n  lr: 0.1\n  warmup: 0\n")
+    resolved = load_config(path, ["optim.lr=0.2", "train.steps=5", "scaling.resources_per_worker={CPU: 1}"])
+    not_default = {key: origin for key, origin in resolved.origins.items() if origin != "default"}
+    assert not_default == {
+        "optim.lr": "--set",
+        "optim.warmup": path,
+        "train.steps": "--set",
+        "scaling.resources_per_worker": "--set",
+    }
+    assert (resolved.config.optim.lr, resolved.config.optim.warmup) == (0.2, 0)
+    assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train:\n  steps: [1\noptim: 2\n", "c.yaml, line 3: not valid YAML"),
+        ("train:\n\tsteps: 1\n", "c.yaml, line 2: not valid YAML"),
+        ("- a\n", "expected sections such as 'train:', found list"),
+        ("1: 2\n", "names of sections must be text, found 1"),
+        ("train:\n  1: 2\n", "train: keys must be text, found 1"),
+        ("a: !!python/object:os.system x\n", "line 1: not valid YAML"),
+    ],
+)
+def test_files_that_are_refused(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        load_config(written(tmp_path, text))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
+        load_config(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["train.epochs=0.5"],
+        ["scaling.num_workers=[1, 2]", "optim.lr=3e-7", "scaling.resources_per_worker={CPU: 0.5}"],
+    ],
+)
+def test_yaml_and_json_round_trips(overrides: list[str], tmp_path: Path) -> None:
+    config = load_config(None, overrides).config
+    assert load_config(written(tmp_path, to_yaml(config))).config == config
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_the_hash_names_what_is_trained_not_where() -> None:
+    plain = config_hash(ExperimentConfig())
+    assert len(plain) == 12 and int(plain, 16) >= 0
+    assert config_hash(load_config(None, ["run.uri=x", "scaling.num_workers=2"]).config) == plain
+    assert config_hash(load_config(None, ["optim.lr=0.5"]).config) != plain
+    assert config_hash(load_config(None, ["train.seed=1"]).config) != plain
+
+
+@pytest.mark.parametrize(("workers", "sizes"), [(0, [1]), (1, [1]), (4, [4]), ((2, 4), [2, 3, 4])])
+def test_world_sizes(workers: object, sizes: list[int]) -> None:
+    config = parse_config({"scaling": {"num_workers": workers}, "train": {"global_batch": 12}})
+    assert list(config.scaling.world_sizes) == sizes
+
+
+def test_only_eval_may_change_for_a_checkpoint() -> None:
+    config = ExperimentConfig()
+    assert with_eval_overrides(config, ["eval.flip=true"]).eval.flip
+    with pytest.raises(UserError, match=r"--set 'optim.lr=1': only eval\.\* can be changed here"):
+        with_eval_overrides(config, ["eval.flip=true", "optim.lr=1"])
+
+
+def test_overrides_leave_the_rest_and_the_original_alone() -> None:
+    config = load_config(None, ["train.epochs=2", "optim.lr=0.5"]).config
+    changed = with_overrides(config, ["train.steps=9"])
+    assert (changed.train.steps, changed.train.epochs, changed.optim.lr) == (9, None, 0.5)
+    assert (config.train.steps, config.train.epochs) == (None, 2.0)

@@ -1,0 +1,241 @@
+"""Decoding pictures and masks, compared with Pillow; what is refused, and how."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from foodseg.data.sample import (
+    decode_image,
+    decode_mask,
+    encode_mask,
+    fit_longest,
+    image_size,
+    resize_image,
+    resize_mask,
+)
+from foodseg.errors import UserError
+
+_NOISE = np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)
+PHOTO = Image.fromarray(cv2.resize(_NOISE, (160, 120), interpolation=cv2.INTER_CUBIC))
+
+
+def encoded(picture: Image.Image | np.ndarray, form: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(sink, form, **options)
+    return sink.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB")).astype(int)
+
+
+def png(width: int, height: int, depth: int, colour: int, packed: bytes = b"") -> bytes:
+    """A PNG by hand; `packed` holds its rows with their filter bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    palette = chunk(b"PLTE", bytes(3 * 2**depth)) if colour == 3 else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", zlib.compress(packed or b"\0")) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_exif_orientation_is_applied(form: str, orientation: int) -> None:
+    data = encoded(PHOTO, form, exif=turned(orientation))
+    expected = by_pillow(data)
+    decoded = decode_image(data)
+    assert (decoded.shape, decoded.dtype) == (expected.shape, np.uint8)
+    assert np.abs(decoded - expected).mean() < 1
+    assert image_size(data) == expected.shape[:2] == ((160, 120) if orientation > 4 else (120, 160))
+    # a quarter of the size, with the sides of the upright picture
+    height, width = expected.shape[:2]
+    if form == "JPEG":
+        assert decode_image(data, (height // 4, width // 4)).shape == (height // 4, width // 4, 3)
+
+
+@pytest.mark.parametrize("before", [0, 5_000, 70_000, 140_000])
+def test_exif_behind_a_long_colour_profile_is_found(before: int) -> None:
+    data, profile = encoded(PHOTO, "JPEG", exif=turned(6)), b""
+    while before:
+        part = min(before, 60_000)
+        profile, before = profile + b"\xff\xe2" + struct.pack(">H", part + 2) + b"x" * part, before - part
+    assert decode_image(data[:2] + profile + data[2:]).shape == (160, 120, 3)
+    assert image_size(data[:2] + profile + data[2:]) == (160, 120)
+
+
+def test_damaged_exif_and_the_word_exif_elsewhere_leave_the_picture_upright() -> None:
+    data = encoded(PHOTO, "JPEG", exif=turned(6))
+    torn = data.replace(b"Exif\x00\x00MM", b"Exif\x00\x00zz").replace(b"Exif\x00\x00II", b"Exif\x00\x00zz")
+    assert torn != data
+    for each in (torn, encoded(PHOTO, "JPEG", comment=b"Exif\x00\x00")):
+        assert (decode_image(each).shape, image_size(each)) == ((120, 160, 3), (120, 160))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_jpeg_modes(mode: str) -> None:
+    data = encoded(PHOTO.convert(mode), "JPEG")
+    assert np.abs(decode_image(data) - by_pillow(data)).mean() < 1
+    assert np.abs(decode_image(data, strict=True) - by_pillow(data)).mean() < 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "1", "LA"])
+def test_png_modes(mode: str) -> None:
+    data = encoded(PHOTO.convert(mode), "PNG")
+    np.testing.assert_array_equal(decode_image(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("form", ["BMP", "TIFF", "WEBP"])
+def test_other_formats(form: str) -> None:
+    data = encoded(PHOTO, form, **({"lossless": True} if form == "WEBP" else {}))
+    np.testing.assert_array_equal(decode_image(data), np.asarray(PHOTO))
+    assert image_size(data) == (120, 160)
+
+
+def test_sixteen_bit_grey_becomes_eight_bit() -> None:
+    decoded = decode_image(encoded(np.array([[0, 256, 257, 128 * 257, 65535]], np.uint16), "PNG"))
+    assert decoded[0].tolist() == [[v, v, v] for v in (0, 0, 1, 128, 255)]
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [
+        (None, (120, 160)),
+        ((120, 160), (120, 160)),
+        ((200, 300), (120, 160)),
+        ((100, 100), (105, 140)),  # 7/8
+        ((61, 1), (75, 100)),  # 5/8
+        ((60, 80), (60, 80)),
+        ((30, 40), (30, 40)),
+        ((30, 41), (45, 60)),
+        ((15, 20), (15, 20)),
+        ((1, 1), (15, 20)),  # never below 1/8
+    ],
+)
+def test_the_reduced_size_is_the_least_that_suffices(at_least: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    assert decode_image(encoded(PHOTO, "JPEG"), at_least).shape[:2] == size
+    assert decode_image(encoded(PHOTO, "PNG"), at_least).shape[:2] == (120, 160)
+
+
+def test_a_truncated_jpeg_is_refused_when_strict_only() -> None:
+    data = encoded(PHOTO, "JPEG")
+    half = data[: len(data) // 2]
+    np.testing.assert_array_equal(decode_image(half)[:40], decode_image(data)[:40])
+    for short in (half, data[:-2]):
+        with pytest.raises(UserError, match="the picture cannot be decoded"):
+            decode_image(short, strict=True)
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_mask, image_size])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "^the file is empty$"),
+        (b"hello", "not a readable picture"),
+        (encoded(PHOTO, "GIF"), r"not a readable picture \(known formats: JPEG, PNG, WEBP, BMP, TIFF\)"),
+        (encoded(PHOTO, "JPEG")[:100], "not a readable picture"),
+        (encoded(PHOTO.convert("L"), "PNG")[:-1000], "cannot be decoded"),
+        (png(11_000, 10_000, 8, 0), "11000 x 10000 pixels are more than the limit of 100,000,000"),
+        (png(50_000, 50_000, 8, 0), "pixels.* than the limit of 100,000,000"),
+        (png(50_000, 50_000, 8, 3), "pixels.* than the limit of 100,000,000"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_refused(decode: Callable[[bytes], object], data: bytes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        decode(data)
+
+
+def test_a_jpeg_bomb_is_refused_by_its_header() -> None:
+    data = bytearray(encoded(PHOTO, "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    for decode in (decode_image, image_size):
+        with pytest.raises(UserError, match=r"more .*than the limit of 100,000,000"):
+            decode(bytes(data))
+
+
+def test_a_png_with_a_flipped_bit_is_refused() -> None:
+    data = bytearray(encoded(PHOTO, "PNG"))
+    data[len(data) // 2] ^= 255
+    with pytest.raises(UserError, match="the picture cannot be decoded"):
+        decode_image(bytes(data))
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_masks_round_trip_exactly(dtype: type, top: int) -> None:
+    mask = np.random.default_rng(1).integers(0, top + 1, (7, 5)).astype(dtype)
+    data = encode_mask(mask)
+    np.testing.assert_array_equal(decode_mask(data), mask)
+    assert decode_mask(data).dtype == dtype
+    with Image.open(io.BytesIO(data)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), mask)
+
+
+def test_masks_of_other_kinds() -> None:
+    ids = np.array([[0, 3, 103], [255, 1, 0]], np.uint8)
+    palette = Image.fromarray(ids)
+    palette.putpalette(list(range(255, -1, -1)) * 3)
+    for data in (encoded(palette, "PNG"), encoded(ids, "BMP"), encoded(ids, "TIFF")):
+        np.testing.assert_array_equal(decode_mask(data), ids)
+    np.testing.assert_array_equal(decode_mask(png(4, 1, 2, 3, b"\0\x1b")), [[0, 1, 2, 3]])
+    wide = encoded(Image.fromarray(np.array([[0, 70, 65535]], np.int32)), "TIFF")
+    np.testing.assert_array_equal(decode_mask(wide), [[0, 70, 65535]])
+    assert decode_mask(wide).dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encoded(PHOTO, "PNG"), "one class id per pixel .* mode RGB"),
+        (encoded(PHOTO.convert("LA"), "PNG"), "mode LA"),
+        (encoded(Image.fromarray(np.array([[-1]], np.int32)), "TIFF"), "ids from 0 to 65535"),
+        # a decoder would stretch the id 1 to 255 = ignore, 85 and 17
+        (png(8, 1, 1, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 1"),
+        (png(4, 1, 2, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 2"),
+        (png(2, 1, 4, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 4"),
+    ],
+)
+def test_masks_that_are_refused(data: bytes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        decode_mask(data)
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [
+        ((300, 400), 512, (384, 512)),
+        ((400, 300), 200, (200, 150)),
+        ((1, 1), 8, (8, 8)),
+        ((1, 1000), 10, (1, 10)),
+        ((480, 640), 640 * 0.75, (360, 480)),
+    ],
+)
+def test_fit_longest(size: tuple[int, int], longest: float, expected: tuple[int, int]) -> None:
+    assert fit_longest(*size, longest) == expected
+
+
+def test_resizing() -> None:
+    image = np.array([[0, 100], [200, 40]], np.uint8)[:, :, None].repeat(3, 2)
+    mask = np.array([[1, 2], [3, 4]], np.uint16)
+    assert resize_image(image, 2, 2) is image and resize_mask(mask, 2, 2) is mask
+    np.testing.assert_array_equal(resize_mask(mask, 4, 2), [[1, 2], [1, 2], [3, 4], [3, 4]])
+    stripes = np.tile(np.array([0, 255], np.uint8), (8, 16))[:, :, None].repeat(3, 2)
+    assert set(resize_image(stripes, 2, 8).ravel().tolist()) == {128}, "shrunk by area: no stripe survives"
+    assert resize_image(image, 3, 3)[1, 1].tolist() == [85] * 3, "the mean of four"

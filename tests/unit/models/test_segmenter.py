@@ -1,0 +1,126 @@
+"""One suite for every backbone: shapes, gradients, odd sizes, saving; and the refusals of the builder."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from foodseg.config.model import ModelConfig
+from foodseg.errors import UserError
+from foodseg.models.build import build_segmenter
+from foodseg.models.segmenter import Segmenter
+
+SHARED = Path(os.environ.get("FOODSEG_SHARED", Path(__file__).parents[4] / "shared"))
+LITE0 = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
+ALL = (4, 8, 16, 32)
+# a plain one, EfficientNets (timm keeps their unused stages), channels-last features, a single stride
+BACKBONES = [
+    ("test_resnet", ALL),
+    ("test_efficientnet", ALL),
+    ("test_efficientnet", (4, 8)),
+    ("mobilenetv3_small_050", (8, 16)),
+    ("test_convnext", ALL),
+    ("test_mambaout", ALL),
+    ("test_resnet", (16,)),
+]
+
+
+def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, **settings) -> Segmenter:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone=backbone, strides=strides, pyramid_channels=16, decoder_channels=16, **settings)
+    return build_segmenter(config, 5)
+
+
+@pytest.fixture(params=BACKBONES, ids=lambda p: f"{p[0]}-{'-'.join(map(str, p[1]))}")
+def model(request) -> Segmenter:
+    return build(*request.param)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160), (32, 224)])
+def test_shapes(model, height, width):
+    model.eval()
+    output = model(torch.rand(2, 3, height, width))
+    assert model.stride == output.stride == model.backbone.strides[0]
+    assert output.logits.shape == (2, 5, height // output.stride, width // output.stride)
+    assert output.features.shape == (2, 16, height // output.stride, width // output.stride)
+    assert output.ingredient_logits is None
+    assert model.size_multiple == model.backbone.strides[-1]
+
+
+def test_gradient_reaches_every_parameter(model):
+    """DDP refuses parameters without one."""
+    model.train()(torch.rand(2, 3, 64, 64)).logits.square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_save_and_load(model):
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    picture = torch.rand(1, 3, 64, 64)
+    expected = model.eval()(picture).logits
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.load_state_dict(safetensors.torch.load(data))
+    assert torch.equal(model(picture).logits, expected)
+
+
+def test_a_picture_of_one_coarse_pixel():
+    """Each group of the GroupNorm needs two values, whatever the width."""
+    model = build().eval()
+    assert model(torch.rand(1, 3, 32, 32)).logits.shape == (1, 5, 8, 8)
+
+
+def test_padding_with_the_mean_is_zero_for_the_backbone():
+    model = build(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[:, :, :16] = model.mean
+    model.eval()(picture)
+    assert (seen[0][:, :, :16] == 0).all()
+    torch.testing.assert_close(seen[0][0, :, 31, 0], torch.tensor([-0.25, -0.4, -0.5]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backbone": "resnet19"}, "model.backbone: timm has no model 'resnet19'"),
+        ({"backbone": "tf_efficientnet_lite9"}, "near names: tf_efficient"),
+        ({"strides": (64, 128)}, r"model.strides: 'test_efficientnet' has features at strides \[2, 4, 8, 16, 32\], not at \[64, 128\]"),
+        ({"backbone": "test_vit"}, r"not at \[4, 8, 32\]"),
+        ({"weights": "/nowhere/w.safetensors"}, "/nowhere/w.safetensors"),
+        ({"backbone": "tf_efficientnet_lite4", "weights": "WRONG"}, "does not hold timm weights of 'tf_efficientnet_lite4'"),
+        ({"backbone": "test_resnet", "weights": "WRONG"}, "does not hold timm weights of 'test_resnet'"),
+        ({"weights": "TEXT"}, "does not hold timm weights of 'test_efficientnet' in safetensors format"),
+    ],
+)  # fmt: skip
+def test_refusals(settings, expected, tmp_path):
+    (tmp_path / "TEXT").write_text("no weights")
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "WRONG")
+    if settings.get("weights") in ("TEXT", "WRONG"):
+        settings = {**settings, "weights": str(tmp_path / settings["weights"])}
+    with pytest.raises(UserError, match=expected) as error:
+        build(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_family_without_published_weights_is_no_silent_random_start(monkeypatch):
+    monkeypatch.setattr("timm.models.is_model_pretrained", lambda name: False)
+    with pytest.raises(UserError, match="timm has no weights for 'test_efficientnet'"):
+        build(weights="timm")
+
+
+def test_real_weights(caplog):
+    if not LITE0.exists():
+        pytest.skip("shared data missing: weights")
+    with caplog.at_level(logging.INFO):
+        model = build("tf_efficientnet_lite0", weights=str(LITE0))
+    assert "keys" not in caplog.text and "pretrained" not in caplog.text
+    stored = safetensors.torch.load_file(LITE0)
+    own = model.backbone.backbone.state_dict()
+    shared = own.keys() & stored.keys()
+    assert len(shared) > 200 and own.keys() == shared
+    assert all(torch.equal(own[name], stored[name]) for name in shared)

@@ -1,0 +1,212 @@
+"""Checkpoint directories: exact round trips, and every way of being torn."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from foodseg import storage
+from foodseg.checkpoint import (
+    Checkpoint,
+    checkpoint_uri,
+    load_checkpoint,
+    load_model,
+    newest_checkpoint,
+    resolve_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.errors import UserError
+from foodseg.models.build import build_segmenter
+from tests.drawn import drawn_config
+
+FILES = [
+    "model.safetensors",
+    "teacher.safetensors",
+    "trainer.pt",
+    "config.json",
+    "classes.tsv",
+    "history.jsonl",
+    "manifest.json",
+]
+
+
+def make(step: int = 3, teacher: bool = True) -> Checkpoint:
+    config = drawn_config("data", "run")
+    model = build_segmenter(config.model, len(PLATE_CLASSES)).to(memory_format=torch.channels_last)
+    other = build_segmenter(config.model, len(PLATE_CLASSES))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 3, 32, 32)).logits.sum().backward()
+    optimizer.step()
+    return Checkpoint(
+        step=step,
+        config=config,
+        classes=PLATE_CLASSES,
+        data="drawn@v1-0123456789ab",
+        trained_ids=(0, 2, 5),
+        student=model.state_dict(),
+        teacher=other.state_dict() if teacher else None,
+        trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
+        history=[{"step": 2, "miou": 0.1}, {"step": 3, "miou": 1 / 3}],
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> tuple[Checkpoint, dict[str, bytes]]:
+    """A checkpoint and its files, to be spoiled by copies."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    checkpoint = make()
+    save_checkpoint(str(folder), checkpoint)
+    return checkpoint, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def put(folder: Path, files: dict[str, bytes]) -> str:
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return str(folder)
+
+
+def assert_same(found, expected) -> None:
+    """Equal to the last bit, tensors at any depth."""
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_same(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+def test_round_trip_is_exact(saved, tmp_path):
+    checkpoint, files = saved
+    assert sorted(files) == sorted(FILES)
+    assert not checkpoint.student["decoder.upsample.0.0.0.weight"].is_contiguous()  # channels_last
+    loaded = load_checkpoint(put(tmp_path / "c", files), with_trainer=True)
+    assert_same(loaded.student, checkpoint.student)
+    assert_same(loaded.teacher, checkpoint.teacher)
+    assert_same(loaded.trainer, checkpoint.trainer)
+    for name in ("step", "config", "classes", "data", "trained_ids", "history"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+
+
+def test_without_trainer_its_file_is_not_needed(saved, tmp_path):
+    _, files = saved
+    uri = put(tmp_path / "c", {name: data for name, data in files.items() if name != "trainer.pt"})
+    assert load_checkpoint(uri).trainer is None
+    with pytest.raises(UserError, match=r"torn: trainer\.pt is missing"):
+        load_checkpoint(uri, with_trainer=True)
+
+
+def test_the_manifest_is_written_last(saved, tmp_path, monkeypatch):
+    def full_disk(uri, tree):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(storage, "write_json", full_disk)
+    with pytest.raises(UserError):
+        save_checkpoint(str(tmp_path / "c"), saved[0])
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == sorted(set(FILES) - {"manifest.json"})
+
+
+def spoil(data: bytes, how: str) -> bytes | None:
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    half = data[: len(data) // 2]
+    return {"missing": None, "empty": b"", "truncated": half, "longer": data + b" ", "altered": bytes(flipped)}[how]
+
+
+# the manifest has no sum of its own: it is written in one go
+WAYS = ["missing", "empty", "truncated", "longer", "altered"]
+TORN = [(name, how) for name in FILES for how in (WAYS[:3] if name == "manifest.json" else WAYS)]
+
+
+@pytest.mark.parametrize(("name", "how"), TORN)
+def test_torn(saved, tmp_path, name, how):
+    files = {**saved[1], name: spoil(saved[1][name], how)}
+    uri = put(tmp_path / "step-3", {key: data for key, data in files.items() if data is not None})
+    for read in (verify_checkpoint, lambda uri: load_checkpoint(uri, with_trainer=True)):
+        with pytest.raises(UserError) as error:
+            read(uri)
+        assert uri in str(error.value) and name in str(error.value) and "torn" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "3", '{"format_version": 1, "files": {}}', '{"format_version": 1, "files": {"config.json": 3}}']
+)
+def test_damaged_manifest(saved, tmp_path, text):
+    uri = put(tmp_path / "c", {**saved[1], "manifest.json": text.encode()})
+    with pytest.raises(UserError, match=r"torn: manifest\.json is damaged"):
+        verify_checkpoint(uri)
+
+
+def test_a_newer_format_is_refused(saved, tmp_path):
+    manifest = {**json.loads(saved[1]["manifest.json"]), "format_version": 9}
+    uri = put(tmp_path / "c", {**saved[1], "manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(UserError, match="format 9, this foodseg reads 1"):
+        load_checkpoint(uri)
+
+
+def test_the_newest_that_verifies(saved, tmp_path, caplog):
+    run = str(tmp_path)
+    assert newest_checkpoint(run) is None
+    for step in (3, 20, 100):
+        put(Path(checkpoint_uri(run, step)), saved[1])
+    assert newest_checkpoint(run) == checkpoint_uri(run, 100)
+    Path(checkpoint_uri(run, 100), "trainer.pt").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert newest_checkpoint(run) == checkpoint_uri(run, 20)
+    assert "step-00000100 is torn: trainer.pt is missing; the checkpoint before it is used" in caplog.text
+    Path(checkpoint_uri(run, 20), "manifest.json").write_text("{")
+    Path(checkpoint_uri(run, 3), "classes.tsv").write_text("0\tx\n")
+    assert newest_checkpoint(run) is None
+
+
+def test_resolve(saved, tmp_path):
+    run = str(tmp_path / "run")
+    with pytest.raises(UserError, match="neither a checkpoint .* nor a run"):
+        resolve_checkpoint(run)
+    for step in (3, 20):
+        put(Path(checkpoint_uri(run, step)), saved[1])
+    assert resolve_checkpoint(checkpoint_uri(run, 3)) == checkpoint_uri(run, 3)
+    assert resolve_checkpoint(f"file://{run}") == checkpoint_uri(run, 20)
+    Path(run, "best.json").write_text('{"step": 3, "checkpoint": "checkpoints/step-00000003"}')
+    assert resolve_checkpoint(run) == checkpoint_uri(run, 3)
+
+
+@pytest.mark.parametrize("weights", ["student", "ema"])
+def test_load_model_needs_no_download(saved, weights, monkeypatch):
+    checkpoint = saved[0]
+    config = checkpoint.config.model_copy(
+        update={"model": checkpoint.config.model.model_copy(update={"weights": "/nowhere.safetensors"})}
+    )
+    plain = timm.create_model
+
+    def refuse(*args, **kwargs):
+        assert not kwargs.get("pretrained")
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    loaded = Checkpoint(**{**checkpoint.__dict__, "config": config})
+    model = load_model(loaded, weights)
+    assert not model.training
+    assert_same(dict(model.state_dict()), dict(checkpoint.student if weights == "student" else checkpoint.teacher))
+
+
+def test_no_average_was_kept(saved):
+    with pytest.raises(UserError, match=r"--set eval\.weights=student"):
+        load_model(Checkpoint(**{**saved[0].__dict__, "teacher": None}), "ema")
+
+
+def test_a_checkpoint_without_average(tmp_path):
+    checkpoint = make(teacher=False)
+    save_checkpoint(str(tmp_path / "c"), checkpoint)
+    assert load_checkpoint(str(tmp_path / "c")).teacher is None

@@ -1,0 +1,128 @@
+"""One update on 1 x 8, 4 + 4 accumulated, 2 x 4 and 2 x (2 + 2) pictures: the same gradients, or the count is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from foodseg.checkpoint import load_checkpoint, load_model, newest_checkpoint
+from foodseg.config import parse_config
+from foodseg.data.reader import RowReader
+from foodseg.train.context import LocalContext
+from foodseg.train.loop import Trainer, validate
+from tests.drawn import drawn_config, write_drawn
+from tests.rank import first_gradients, prepared
+
+ROOT = Path(__file__).parents[3]
+LOSSES = {
+    "ce": ["loss.dice=0"],
+    "ce and dice": ["loss.dice=0.7"],
+    "dice": ["loss.cross_entropy=0", "loss.dice=1"],
+}
+SAME = ["train.global_batch=8", "train.steps=1", "train.batch_norm=frozen", "model.dropout=0", "data.val_split=null"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_drawn(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    """Gradients of one process that takes the 8 pictures at once."""
+    found = {}
+    for name, loss in LOSSES.items():
+        found[name] = gradients(drawn_config(data, tmp_path_factory.mktemp("run") / "r", *SAME, *loss))
+    return found
+
+
+def gradients(config) -> dict[str, torch.Tensor]:
+    run, context = prepared(config)
+    return first_gradients(Trainer(run.config, run.manifest, run.total_steps, context))
+
+
+def assert_close(found, expected) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(
+            found[name], gradient, rtol=0, atol=1e-4 * scale + 1e-7, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("micro_batch", [4, 1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_accumulated(data, whole, tmp_path, name, micro_batch):
+    config = drawn_config(data, tmp_path / "r", *SAME, *LOSSES[name], f"train.micro_batch={micro_batch}")
+    assert_close(gradients(config), whole[name])
+
+
+def test_the_halves_differ_so_that_a_wrong_count_would_show(data, tmp_path):
+    """Else the mean of means would be the mean, and the tests above would prove nothing."""
+    run, context = prepared(drawn_config(data, tmp_path / "r", *SAME, "train.micro_batch=4"))
+    halves = [int((batch.mask != run.manifest.ignore_id).sum()) for batch in context.batches(0, 1)]
+    assert len(halves) == 2
+    assert abs(halves[0] - halves[1]) > 0.1 * sum(halves)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(data, tmp_path_factory):
+    """What two processes under DDP computed for each configuration."""
+    folder = tmp_path_factory.mktemp("ranks")
+    trees = {
+        **{name: drawn_config(data, folder / name, *SAME, *loss) for name, loss in LOSSES.items()},
+        "accumulated": drawn_config(data, folder / "a", *SAME, *LOSSES["ce and dice"], "train.micro_batch=2"),
+        "live": drawn_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
+    }
+    (folder / "configs.json").write_text(json.dumps([tree.model_dump(mode="json") for tree in trees.values()]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ranks = [
+        subprocess.Popen([sys.executable, "-m", "tests.rank", str(rank), "2", str(folder)], env=environment, cwd=ROOT)
+        for rank in range(2)
+    ]
+    try:
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    results = [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+    return folder, {name: [result[i] for result in results] for i, name in enumerate(trees)}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_ranks(two_ranks, whole, name):
+    for rank in two_ranks[1][name]:
+        assert_close(rank["gradients"], whole[name])
+
+
+def test_two_ranks_that_accumulate(two_ranks, whole):
+    for rank in two_ranks[1]["accumulated"]:
+        assert_close(rank["gradients"], whole["ce and dice"])
+
+
+def test_two_ranks_score_the_model_that_is_saved(two_ranks):
+    """Each rank has BatchNorm statistics of its own pictures; the score is that of rank 0's, which are saved."""
+    folder, results = two_ranks
+    histories = [rank["history"] for rank in results["live"]]
+    assert histories[0] == histories[1] and len(histories[0]) == 1
+    checkpoint = load_checkpoint(newest_checkpoint(str(folder / "live")))
+    run, context = prepared(
+        parse_config({**checkpoint.config.model_dump(mode="json"), "run": {"uri": str(folder / "x")}})
+    )
+    assert isinstance(context, LocalContext)
+    reader = RowReader(run.config.data.uri, run.manifest, ["val"])
+    alone = validate(load_model(checkpoint, "ema"), reader, run.manifest.class_table, run.config, context)
+    assert alone.miou == histories[0][0]["miou"]
+    assert alone.aacc == histories[0][0]["aacc"]

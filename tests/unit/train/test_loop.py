@@ -1,0 +1,227 @@
+"""The loop: resuming exactly, stopping, refusing NaN, keeping to its splits, keeping the right checkpoints."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from foodseg import storage
+from foodseg.checkpoint import Checkpoint, checkpoint_uri, load_checkpoint, newest_checkpoint
+from foodseg.config import ExperimentConfig
+from foodseg.data.reader import RowReader
+from foodseg.errors import UserError
+from foodseg.eval.evaluate import score_share
+from foodseg.eval.pictures import merge
+from foodseg.predict.predictor import Predictor
+from foodseg.train.context import LocalContext
+from foodseg.train.loop import Trainer, prune_checkpoints, train, write_pointers
+from tests.drawn import drawn_config, write_drawn
+from tests.rank import prepared
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_drawn(tmp_path_factory.mktemp("data"))
+
+
+def go(config: ExperimentConfig, stop_after: int | None = None, resume: bool = False) -> dict:
+    """Trains; as if a signal came in during update number `stop_after`."""
+    run, context = prepared(config, resume)
+    if stop_after is not None:
+        answers = iter(range(1, stop_after + 1))
+        context.stop_requested = lambda: next(answers) == stop_after
+    return train(run.config, run.manifest, run.total_steps, context)
+
+
+def newest(run: Path) -> Checkpoint:
+    uri = newest_checkpoint(str(run))
+    assert uri is not None
+    return load_checkpoint(uri, with_trainer=True)
+
+
+def assert_same(found, expected, where: str = "") -> None:
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["augment.class_aware=0.5", "optim.clip_norm=1", "loss.dice=0.5"],
+        # the plain memory format must outlive a validation of the student itself
+        ["train.channels_last=false", "eval.weights=student", "train.ema_horizon=0", "optim.schedule=poly"],
+        ["train.micro_batch=2", "optim.schedule=cosine", "train.batch_norm=frozen", "data.repeat_threshold=0.5"],
+    ],
+    ids=["default", "plain", "accumulated"],
+)
+def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
+    settings = ["train.steps=12", "model.dropout=0.2", "train.validate_every=6", *settings]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert go(drawn_config(data, whole, *settings))["step"] == 12
+    assert go(drawn_config(data, parts, *settings), stop_after=7) == {
+        "step": 7,
+        "stopped": True,
+        "miou": newest(parts).history[-1]["miou"],
+    }
+    assert newest(parts).step == 7
+    assert go(drawn_config(data, parts, *settings), resume=True)["stopped"] is False
+    one, other = newest(parts), newest(whole)
+    for name in ("step", "student", "teacher", "trainer", "history"):
+        assert_same(getattr(one, name), getattr(other, name), name)
+    assert [line["step"] for line in one.history] == [6, 12]
+
+
+def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path):
+    config = drawn_config(data, tmp_path / "r", "train.steps=2")
+    first = go(config)
+    assert go(config, resume=True) == first
+
+
+def test_a_torn_checkpoint_costs_its_steps_only(data, tmp_path):
+    settings = ["train.steps=6", "train.checkpoint_every=2"]
+    go(drawn_config(data, tmp_path / "whole", *settings))
+    go(drawn_config(data, tmp_path / "torn", *settings), stop_after=4)
+    Path(checkpoint_uri(str(tmp_path / "torn"), 4), "model.safetensors").write_bytes(b"torn")
+    go(drawn_config(data, tmp_path / "torn", *settings), resume=True)
+    assert_same(newest(tmp_path / "torn").student, newest(tmp_path / "whole").student)
+
+
+def test_other_data_under_the_same_uri_is_refused(tmp_path):
+    uri = write_drawn(tmp_path / "d")
+    config = drawn_config(uri, tmp_path / "r", "train.steps=4")
+    go(config, stop_after=2)
+    write_drawn(tmp_path / "d", train=10)
+    with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+, but data.uri now holds drawn@v1-\w+"):
+        go(config, resume=True)
+
+
+def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run, context = prepared(drawn_config(data, tmp_path / "r", "train.steps=1000"))
+        trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+        trainer.optimizer.register_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) and None)
+        assert trainer.run() == {"step": 1, "stopped": True, "miou": None}
+        assert newest(tmp_path / "r").step == 1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("settings", [["train.log_every=1"], ["train.log_every=100", "train.checkpoint_every=1"]])
+def test_nan_is_refused_before_it_is_saved(data, tmp_path, settings):
+    run, context = prepared(drawn_config(data, tmp_path / "r", *settings))
+    trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+    with torch.no_grad():
+        trainer.student.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(
+        UserError, match=r"the loss cross_entropy is nan at step 1: lower optim.lr \(now 0.001\)"
+    ) as error:
+        trainer.run()
+    assert error.value.exit_code == 2
+    assert newest_checkpoint(str(tmp_path / "r")) is None
+
+
+def test_training_never_opens_test(data, tmp_path, monkeypatch):
+    opened = []
+    plain = storage.open_input
+    monkeypatch.setattr(storage, "open_input", lambda uri: (opened.append(uri), plain(uri))[1])
+    go(drawn_config(data, tmp_path / "r", "train.steps=3", "train.validate_every=1"))
+    splits = {Path(uri).parent.name for uri in opened}
+    assert splits == {"train", "val"}
+
+
+def test_log_says_what_was_consumed_and_leaves_out_validation(data, tmp_path, monkeypatch):
+    import foodseg.train.loop as loop
+
+    clock = {"now": 0.0}
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock["now"])
+    update, validate = Trainer._update, Trainer._validate
+    tick = lambda self, *a: (clock.update(now=clock["now"] + 1), update(self, *a))[1]  # noqa: E731
+    wait = lambda self, *a: (clock.update(now=clock["now"] + 100), validate(self, *a))[1]  # noqa: E731
+    monkeypatch.setattr(Trainer, "_update", tick)
+    monkeypatch.setattr(Trainer, "_validate", wait)
+    go(drawn_config(data, tmp_path / "r", "train.steps=6", "train.log_every=4", "train.validate_every=2"))
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    progress = [line for line in lines if "positions" in line]
+    assert [(line["step"], line["positions"]) for line in progress] == [(4, [0, 16]), (6, [16, 24])]
+    # 4 pictures a second, although 100 seconds of validation lie between
+    assert [line["images_per_second"] for line in progress] == pytest.approx([4, 4])
+    assert [line["step"] for line in lines if "val/miou" in line] == [2, 4, 6]
+
+
+def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
+    run, context = prepared(drawn_config(data, tmp_path / "r"))
+    trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+    predictor = Predictor(trainer.student, run.config.eval, context.device)
+    reader = RowReader(run.config.data.uri, run.manifest, ["train", "val"])
+    classes = run.manifest.class_table
+
+    def counted(rank: int, world_size: int):
+        share = score_share(reader, lambda _, data, size: predictor.label_file(data), classes, rank, world_size)
+        return merge(share, len(classes))
+
+    whole = counted(0, 1)
+    pixels = [run.manifest.counts[split].class_pixels for split in ("train", "val")]
+    assert whole.sum(1).tolist() == [a + b for a, b in zip(*pixels, strict=True)]
+    for world_size in (2, 3):
+        assert (sum(counted(rank, world_size) for rank in range(world_size)) == whole).all()
+
+
+def test_pointers_and_pruning(tmp_path):
+    uri = str(tmp_path)
+    history: list[dict] = []
+    kept = {}
+    for step, miou in [(1, 0.2), (2, 0.5), (3, None), (4, 0.3), (5, 0.5), (6, 0.1), (7, None), (8, 0.2)]:
+        storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
+        if miou is not None:
+            history.append({"step": step, "miou": miou})
+        write_pointers(uri, step, history)
+        prune_checkpoints(uri, keep=2)
+        kept[step] = [int(name[5:]) for name in sorted(storage.list_names(storage.join(uri, "checkpoints")))]
+        best = json.loads((tmp_path / "best.json").read_text())
+        last = json.loads((tmp_path / "last.json").read_text())
+        assert last["step"] == step and last.get("miou") == miou
+        assert best["miou"] == max(line["miou"] for line in history)
+    # 5 is as good as 2 and newer
+    assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [5, 6], 7: [5, 6, 7], 8: [5, 7, 8]}
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "checkpoints/step-00000005"
+
+
+def test_more_checkpoints_can_be_kept(data, tmp_path):
+    go(drawn_config(data, tmp_path / "r", "train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=3"))
+    names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000004", "step-00000005"]
+
+
+def test_a_local_context_is_one_process(data, tmp_path):
+    run, context = prepared(drawn_config(data, tmp_path / "r"))
+    assert isinstance(context, LocalContext) and (context.rank, context.world_size) == (0, 1)
+    module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
+    assert context.wrap(module) is module and context.all_reduce(tensor) is tensor and context.broadcast("x") == "x"
+    assert context.restore() is None and not context.stop_requested()
+    found = [p for batch in context.batches(1, 4) for p in batch.position.tolist()]
+    assert found == list(range(4, 16))
