@@ -3,34 +3,27 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from foodseg.cli_config import config_app
+from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
 app = typer.Typer(
-    help="Which ingredient is where on a picture of food: prepare data, train, evaluate, predict; on a laptop or on Ray.",
+    help="Which ingredient is where on a picture of food: prepare, train, evaluate, predict; on a laptop or on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
-config_app = typer.Typer(help="Show, check and compare configurations.", no_args_is_help=True)
 bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, errors too.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join: 'auto' or host:port. Left out: this machine alone.")
-]
-ConfigFile = Annotated[str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, stronger than the file.")]
 
 
 def main() -> None:
@@ -73,13 +66,6 @@ def _fail(sentence: str, code: int, as_json: bool) -> int:
     return code
 
 
-def _emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
-    if as_json:
-        print(json.dumps(result))
-    else:
-        show()
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from foodseg.versions import versions
@@ -100,7 +86,9 @@ def root(
 
 @data_app.command("prepare")
 def data_prepare(
-    src: Annotated[str, typer.Argument(help="Folder with images/, masks/, classes.txt, train.txt, test.txt; local or s3://.")],
+    src: Annotated[
+        str, typer.Argument(help="Folder with images/, masks/, classes.txt, train.txt, test.txt; local or s3://.")
+    ],
     dst: Annotated[str, typer.Argument(help="Where the prepared data set goes; local or s3://.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set; left out: the last part of SRC.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
@@ -120,7 +108,10 @@ def data_prepare(
         "data": manifest.identity,
         "uri": dst,
         "classes": len(manifest.classes),
-        "splits": {split: counts.model_dump(include={"pictures", "unlabelled", "groups"}) for split, counts in manifest.counts.items()},
+        "splits": {
+            split: counts.model_dump(include={"pictures", "unlabelled", "groups"})
+            for split, counts in manifest.counts.items()
+        },
         "shards": len(manifest.shards),
         "quarantined": manifest.quarantined,
         "seconds": round(time.monotonic() - started, 1),
@@ -132,10 +123,12 @@ def data_prepare(
             unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
             print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
         if manifest.quarantined:
-            print(f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet")
+            print(
+                f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet"
+            )
         print(f"next: foodseg train --set data.uri={dst} --set run.uri=runs/first")
 
-    _emit(result, as_json, show)
+    emit(result, as_json, show)
 
 
 @app.command()
@@ -163,7 +156,7 @@ def train(
         print(f"trained {result['step']} steps{miou}: {result['run']}")
         print(f"next: foodseg evaluate {result['run']} --data ... --split test --out {result['run']}/test")
 
-    _emit(result, as_json, show)
+    emit(result, as_json, show)
 
 
 @app.command()
@@ -172,8 +165,12 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
     split: Annotated[str, typer.Option(help="Which split; `test` is noted in the log of openings.")] = "val",
     out: Annotated[str | None, typer.Option(help="Where metrics.json, report.md and pictures.parquet go.")] = None,
-    predictions: Annotated[str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")] = None,
-    subset: Annotated[list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")] = None,
+    predictions: Annotated[
+        str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
+    ] = None,
+    subset: Annotated[
+        list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
+    ] = None,
     pictures: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
     compare: Annotated[
         tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
@@ -181,7 +178,9 @@ def evaluate(
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
-    test_log: Annotated[str, typer.Option(help="Every opening of `test` is noted here.")] = "evidence/test_openings.jsonl",
+    test_log: Annotated[
+        str, typer.Option(help="Every opening of `test` is noted here.")
+    ] = "evidence/test_openings.jsonl",
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint or label maps exactly, or compare two evaluations.
@@ -212,7 +211,7 @@ def evaluate(
         Console().print(scores_table(Scores.from_json(metrics["scores"])))
         print(f"written to {out}: metrics.json, report.md, pictures.parquet")
 
-    _emit(metrics, as_json, show)
+    emit(metrics, as_json, show)
 
 
 def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:
@@ -225,10 +224,12 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     (a, about_a), (b, about_b) = (read_pictures(storage.join(folder, "pictures.parquet")) for folder in folders)
     for key in ("classes", "split", "data"):
         if about_a[key] != about_b[key]:
-            raise UserError(f"--compare: the two evaluations differ in their {key}, so they cannot be compared picture by picture")
+            raise UserError(
+                f"--compare: the evaluations differ in their {key}, and cannot be compared picture by picture"
+            )
     classes = ClassTable(tuple(about_a["classes"]))
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
-    _emit({"a": folders[0], "b": folders[1], **result.to_json()}, as_json, lambda: print(result.to_markdown()))
+    emit({"a": folders[0], "b": folders[1], **result.to_json()}, as_json, lambda: print(result.to_markdown()))
 
 
 @app.command()
@@ -252,62 +253,7 @@ def predict(
             shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
             print(f"{result['overlay']}: {shares or 'no ingredient found'}")
 
-    _emit({"pictures": results}, as_json, show)
-
-
-@config_app.command("show")
-def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Print every setting and where its value comes from.
-
-    Example: foodseg config show -c jobs/configs/foodmix.yaml --set optim.lr=3e-4
-    """
-    from foodseg.config import load_config
-    from foodseg.config.load import leaves
-
-    resolved = load_config(config, overrides or [])
-    values = dict(leaves(resolved.config.model_dump(mode="json")))
-
-    def show() -> None:
-        for key, value in values.items():
-            print(f"{key} = {json.dumps(value)}  # {resolved.origins[key]}")
-
-    _emit({"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}, as_json, show)
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON schema of the configuration, for editors.
-
-    Example: foodseg config schema > foodseg.schema.json
-    """
-    from foodseg.config import ExperimentConfig
-
-    print(json.dumps(ExperimentConfig.model_json_schema(), indent=1))
-
-
-@config_app.command("diff")
-def config_diff(
-    a: Annotated[str, typer.Argument(help="YAML file.")],
-    b: Annotated[str, typer.Argument(help="YAML file, for example a run's config.yaml.")],
-    as_json: AsJson = False,
-) -> None:
-    """Print the settings in which two configurations differ, defaults filled in.
-
-    Example: foodseg config diff runs/a/config.yaml runs/b/config.yaml
-    """
-    from foodseg.config import load_config
-    from foodseg.config.load import leaves
-
-    left, right = (dict(leaves(load_config(path).config.model_dump(mode="json"))) for path in (a, b))
-    changed = {key: {"a": left[key], "b": right[key]} for key in left if left[key] != right[key]}
-
-    def show() -> None:
-        for key, values in changed.items():
-            print(f"{key}: {json.dumps(values['a'])} -> {json.dumps(values['b'])}")
-        if not changed:
-            print("no difference")
-
-    _emit({"differences": changed}, as_json, show)
+    emit({"pictures": results}, as_json, show)
 
 
 @app.command()
@@ -327,10 +273,13 @@ def doctor(
 
     def show() -> None:
         for check in checks:
-            print(f"{'ok  ' if check.ok else 'FIX '} {check.name}: {check.found}" + (f"; {check.fix}" if check.fix else ""))
+            print(
+                f"{'ok  ' if check.ok else 'FIX '} {check.name}: {check.found}"
+                + (f"; {check.fix}" if check.fix else "")
+            )
 
     healthy = all(check.ok for check in checks)
-    _emit({"ok": healthy, "checks": [asdict(check) for check in checks]}, as_json, show)
+    emit({"ok": healthy, "checks": [asdict(check) for check in checks]}, as_json, show)
     if not healthy:
         raise typer.Exit(UserError.exit_code)
 
@@ -353,7 +302,7 @@ def bench_data(
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
-    _emit(result, as_json, lambda: print(bench_markdown(result)))
+    emit(result, as_json, lambda: print(bench_markdown(result)))
 
 
 @bench_app.command("train")
@@ -374,13 +323,17 @@ def bench_train(
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
-    _emit(result, as_json, lambda: print(bench_markdown(result)))
+    emit(result, as_json, lambda: print(bench_markdown(result)))
 
 
 @app.command()
 def demo(
-    data: Annotated[str | None, typer.Option(help="Folder with your own pictures and masks; left out: drawn meals.")] = None,
-    out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path("demo-out"),
+    data: Annotated[
+        str | None, typer.Option(help="Folder with your own pictures and masks; left out: drawn meals.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path(
+        "demo-out"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """The whole main job, small: prepare, train with 2 workers, evaluate, predict. Offline.
@@ -390,7 +343,7 @@ def demo(
     from foodseg.ray_demo import run_demo
 
     result = run_demo(data, out)
-    _emit(result, as_json, lambda: print(result["summary"]))
+    emit(result, as_json, lambda: print(result["summary"]))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._last = self._start = time.monotonic()
         self._bar = RichProgress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=Console(stderr=True), transient=False,
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
         )  # fmt: skip
 
     def __enter__(self) -> "Progress":
@@ -39,7 +39,9 @@ class Progress:
             left = (self._last - self._start) * (self._total - self._done) / max(1, self._done)
             print(f"{self._title}: {self._done}/{self._total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._terminal:
             self._bar.stop()
         elif kind is None:

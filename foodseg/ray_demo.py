@@ -15,6 +15,7 @@ from foodseg import storage
 from foodseg.config import load_config
 from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
+from foodseg.data.sample import decode_image
 from foodseg.errors import UserError
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
@@ -48,10 +49,15 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         trained = run_training(config)
         split = "test" if "test" in manifest.counts else "val"
         metrics = evaluate(
-            run, data=prepared, split=split, out=str(out / "scores"), workers=2, test_log=str(out / "test_openings.jsonl")
+            run,
+            data=prepared,
+            split=split,
+            out=str(out / "scores"),
+            workers=2,
+            test_log=str(out / "test_openings.jsonl"),
         )
     labelled = label_pictures(run, _some_pictures(meals, split), str(out / "labelled"))
-    sheet = contact_sheet([cv2.cvtColor(cv2.imread(p["overlay"]), cv2.COLOR_BGR2RGB) for p in labelled], columns=4)
+    sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
     cv2.imwrite(str(out / "pictures.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     seconds = round(time.monotonic() - started, 1)
     return {

@@ -48,7 +48,9 @@ class RelayedLogs:
         self._thread.start()
         return self._relay
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._done.set()
         self._thread.join(timeout=10)
         ray.kill(self._relay)

@@ -1,7 +1,7 @@
 """Starts Ray on this machine, sized for the job, or joins a cluster by its explicit address.
 
-Left to itself Ray joins whatever cluster it finds and offers one logical CPU per core, which starves Ray Data when every
-core has a training worker. So foodseg always says which it wants.
+Left to itself Ray joins whatever cluster it finds and offers one logical CPU per core, which starves Ray Data when
+every core has a training worker. So foodseg always says which it wants.
 """
 
 import contextlib
@@ -93,12 +93,14 @@ def require_cpus(needed: float, per_worker: float, workers: int, gpus: int = 0) 
     cpus = have.get("CPU", 0)
     if cpus < needed:
         raise UserError(
-            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and 1 for reading data need {needed:g}: "
+            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and 1 for reading data "
+            f"need {needed:g}: "
             "lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
         )
     if have.get("GPU", 0) < gpus:
         raise UserError(
-            f"the cluster has {have.get('GPU', 0):g} GPUs, but scaling asks for {gpus}: lower scaling.num_workers or set scaling.use_gpu=false"
+            f"the cluster has {have.get('GPU', 0):g} GPUs, but scaling asks for {gpus}: "
+            "lower scaling.num_workers or set scaling.use_gpu=false"
         )
 
 

@@ -37,7 +37,7 @@ def resize(array: np.ndarray, longest: float, interpolation: int) -> np.ndarray:
 
 
 def augment(image: np.ndarray, mask: np.ndarray, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """Random scale, flip, crop, contrast and brightness. Returns (CROP, CROP, 3) float32 in [-1, 1] and (CROP, CROP)."""
+    """Random scale, flip, crop, contrast and brightness. Returns (S, S, 3) float32 in [-1, 1] and (S, S)."""
     longest = SIDE * rng.uniform(0.8, 1.6)
     image = resize(image, longest, cv2.INTER_LINEAR)
     mask = resize(mask, longest, cv2.INTER_NEAREST)
@@ -73,9 +73,7 @@ def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, out: 
     encoder = list(model.encoder.parameters())
     ids = {id(p) for p in encoder}
     rest = [p for p in model.parameters() if id(p) not in ids]
-    optimizer = torch.optim.AdamW(
-        [{"params": encoder, "lr": 1e-4}, {"params": rest, "lr": 1e-3}], weight_decay=1e-3
-    )
+    optimizer = torch.optim.AdamW([{"params": encoder, "lr": 1e-4}, {"params": rest, "lr": 1e-3}], weight_decay=1e-3)
     model = model.to(memory_format=torch.channels_last)  # same arithmetic, about 1.3 x faster on CPU
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=[1e-4, 1e-3], total_steps=EPOCHS * steps_per_epoch, pct_start=0.1

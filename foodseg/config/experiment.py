@@ -21,15 +21,15 @@ from foodseg.config.train import TrainConfig
 class ExperimentConfig(Section):
     """Every setting of a training run; the checkpoint carries it, evaluation and serving rebuild the model from it."""
 
-    data: DataConfig = Field(default_factory=DataConfig, description="which pictures")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="what happens to a training picture")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="backbone and decoder")
-    loss: LossConfig = Field(default_factory=LossConfig, description="what is minimised")
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="AdamW and its schedule")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="length, batch, checkpoints")
-    eval: EvalConfig = Field(default_factory=EvalConfig, description="how pictures are shown when scored or labelled")
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="workers")
-    run: RunConfig = Field(default_factory=RunConfig, description="where the run lives")
+    data: DataConfig = Field(DataConfig(), description="which pictures")
+    augment: AugmentConfig = Field(AugmentConfig(), description="what happens to a training picture")
+    model: ModelConfig = Field(ModelConfig(), description="backbone and decoder")
+    loss: LossConfig = Field(LossConfig(), description="what is minimised")
+    optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
+    train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
+    eval: EvalConfig = Field(EvalConfig(), description="how pictures are shown when scored or labelled")
+    scaling: ScalingConfig = Field(ScalingConfig(), description="workers")
+    run: RunConfig = Field(RunConfig(), description="where the run lives")
 
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":

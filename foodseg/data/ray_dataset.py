@@ -10,6 +10,7 @@ one block of decoded crops.
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,13 @@ def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dat
     """Lists units of steps; their borders lie at multiples of the order's unit, so that windows are read once."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
     context.target_max_block_size = None  # a task's output is one block, whatever its size
     context.execution_options = ExecutionOptions(preserve_order=True)
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     steps = order.unit // order.global_batch
     borders = [start_step, *(b for b in range(0, total_steps, steps) if b > start_step), total_steps]
-    units = [{"start": a, "stop": b} for a, b in zip(borders, borders[1:], strict=False) if a < b]
+    units = [{"start": a, "stop": b} for a, b in pairwise(borders) if a < b]
     return ray.data.from_items(units, override_num_blocks=max(1, len(units)))
 
 

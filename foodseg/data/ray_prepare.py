@@ -1,4 +1,4 @@
-"""Prepares a data set on Ray Data: audit every record in parallel, group and split on the driver, write shards in parallel.
+"""Prepares a data set on Ray Data: audit records in parallel, group and split on the driver, write shards in parallel.
 
     prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
 
@@ -232,6 +232,7 @@ def _in_parallel(items: Sequence[Any], function: Callable[[Any], Any], batch: in
     """Applies `function` to every item on Ray Data, in order, with a progress bar on the driver."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
     context.execution_options.preserve_order = True
     numbered = ray.data.from_items(list(range(len(items))), override_num_blocks=max(1, -(-len(items) // batch)))
     shared = ray.put(list(items))

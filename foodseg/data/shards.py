@@ -120,6 +120,7 @@ def read_manifest(uri: str) -> Manifest:
         )
     where = storage.join(uri, "dataset.json")
     if not storage.exists(where):
+        storage.list_names(uri)  # refuses a missing bucket by name
         raise UserError(
             f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; "
             f"make one with `foodseg data prepare SRC {storage.redact(uri)}`"

@@ -27,10 +27,10 @@ from foodseg.eval.evaluate import Labeller, PredictionFolder, chunks, read_subse
 from foodseg.eval.pictures import PictureCounts, merge, write_pictures
 from foodseg.eval.report import scores_markdown
 from foodseg.metrics import Scores, scores
+from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
 from foodseg.ray_session import cores, expected_failure, ray_session
-from foodseg.predict.device import pick_device
 
 
 def evaluate(
@@ -154,16 +154,23 @@ def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
 def _refuse_other_label_space(checkpoint: Checkpoint, manifest: Manifest) -> None:
     own, data = checkpoint.classes.names, manifest.classes
     if own != data:
-        differing = next((i for i, (a, b) in enumerate(zip(own, data, strict=False)) if a != b), min(len(own), len(data)))
+        differing = next(
+            (i for i, (a, b) in enumerate(zip(own, data, strict=False)) if a != b), min(len(own), len(data))
+        )
         names = [repr(names[differing]) if differing < len(names) else "nothing" for names in (own, data)]
         raise UserError(
-            f"the checkpoint was trained in another label space: id {differing} is {names[0]} there and {names[1]} in the "
-            f"data set ({len(own)} and {len(data)} ids)"
+            f"the checkpoint was trained in another label space: id {differing} is {names[0]} there and {names[1]} "
+            f"in the data set ({len(own)} and {len(data)} ids)"
         )
 
 
 def _score(
-    reader: RowReader, rows: Sequence[int], build: Callable[[], Labeller], classes: ClassTable, workers: int, address: str | None
+    reader: RowReader,
+    rows: Sequence[int],
+    build: Callable[[], Labeller],
+    classes: ClassTable,
+    workers: int,
+    address: str | None,
 ) -> Iterator[PictureCounts]:
     parts = chunks(rows)
     with Progress("scoring pictures", len(rows)) as progress:
@@ -187,6 +194,7 @@ def _score_on_ray(
 ) -> Iterator[tuple[list[PictureCounts], int]]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
     context.execution_options.preserve_order = True  # results in the order of the rows, whoever was faster
     listed = ray.data.from_items([{"rows": part} for part in parts], override_num_blocks=len(parts))
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
@@ -217,7 +225,12 @@ class _Scorer:
 
 
 def _write_results(
-    out: str, metrics: dict[str, Any], result: Scores, counts: list[PictureCounts], classes: ClassTable, manifest: Manifest
+    out: str,
+    metrics: dict[str, Any],
+    result: Scores,
+    counts: list[PictureCounts],
+    classes: ClassTable,
+    manifest: Manifest,
 ) -> None:
     shown = {
         "scored": metrics.get("checkpoint") or metrics.get("predictions", ""),

@@ -17,8 +17,10 @@ from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
 
 
-def label_pictures(checkpoint: str, pictures: Sequence[str], out: str, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Labels each picture and writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
+def label_pictures(
+    checkpoint: str, pictures: Sequence[str], out: str, overrides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Labels each picture; writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either.
@@ -26,7 +28,7 @@ def label_pictures(checkpoint: str, pictures: Sequence[str], out: str, overrides
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
 
     Returns:
-        Per picture what its JSON holds: paths, size, and per ingredient id, name, pixels, share of the food and of the picture.
+        Per picture what its JSON holds: paths, size; per ingredient id, name, pixels, shares of food and picture.
 
     Raises:
         UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name.
@@ -34,7 +36,9 @@ def label_pictures(checkpoint: str, pictures: Sequence[str], out: str, overrides
     stems = [_stem(picture) for picture in pictures]
     repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
     if repeated is not None:
-        raise UserError(f"two pictures are called {repeated!r}, and their results would overwrite each other: rename one")
+        raise UserError(
+            f"two pictures are called {repeated!r}, and their results would overwrite each other: rename one"
+        )
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     config = with_eval_overrides(loaded.config, overrides)
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)

@@ -120,13 +120,16 @@ def worker_resources(config: ExperimentConfig) -> dict[str, float]:
     given = config.scaling.resources_per_worker
     if given is not None:
         return {"CPU": 1.0, **given}
-    return {"CPU": float(max(1, cores() // max(config.scaling.world_sizes))), **({"GPU": 1.0} if config.scaling.use_gpu else {})}
+    return {
+        "CPU": float(max(1, cores() // max(config.scaling.world_sizes))),
+        **({"GPU": 1.0} if config.scaling.use_gpu else {}),
+    }
 
 
 def _fit_with_retries(
     run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext]
 ) -> dict[str, Any]:
-    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, so that is tried again."""
+    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`: that is tried again."""
     failures = 0
     while True:
         try:
@@ -176,9 +179,7 @@ def _trainer(
     )
 
 
-def _worker(
-    loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]
-) -> dict[str, Any]:
+def _worker(loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]) -> dict[str, Any]:
     logger = logging.getLogger("foodseg")
     logger.setLevel(logging.INFO)
     logger.handlers = [RelayHandler(loop_config["relay"])]

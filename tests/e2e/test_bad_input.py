@@ -111,7 +111,9 @@ def torn_run(*, keep: bool) -> Callable[[], object]:
     def arrange() -> None:
         shutil.copytree("model", "run/checkpoints/step-00000002")
         write("run/best.json", json.dumps({"checkpoint": "checkpoints/step-00000002", "step": 2, "miou": 0.5}))()
-        (cut if keep else remove)("run/checkpoints/step-00000002/" + ("model.safetensors" if keep else "manifest.json"))()
+        (cut if keep else remove)(
+            "run/checkpoints/step-00000002/" + ("model.safetensors" if keep else "manifest.json")
+        )()
 
     return arrange
 
@@ -243,7 +245,12 @@ DATA = [
 
 RUNS = [
     Bad("run directory not empty", TRAIN, ("run", "not empty", "--resume"), arrange=write("run/notes.txt", "mine")),
-    Bad("resume of what is no run", [*TRAIN, "--resume"], ("run", "no config.yaml"), arrange=write("run/notes.txt", "mine")),
+    Bad(
+        "resume of what is no run",
+        [*TRAIN, "--resume"],
+        ("run", "no config.yaml"),
+        arrange=write("run/notes.txt", "mine"),
+    ),
     Bad(
         "resume with a changed configuration",
         [*TRAIN, "--set", "optim.lr=0.5", "--resume"],
@@ -354,7 +361,7 @@ def check_answer(found: int, out: str, err: str, code: int) -> str:
     said = [line for line in err.splitlines() if line.startswith("foodseg: ")]
     assert len(said) == 1, err
     sentence = said[0].removeprefix("foodseg: ")
-    open("/tmp/sentences.txt","a").write(sentence + "\n")
+    open("/tmp/sentences.txt", "a").write(sentence + "\n")
     assert json.loads(out) == {"error": {"message": sentence, "exit_code": code}}
     assert len(sentence) < 500, sentence
     return sentence
@@ -450,7 +457,9 @@ def test_missing_bucket(
     check_words(answer(arguments, 2), ("nobucket", moto_endpoint, "create it or correct the name"))
 
 
-def test_only_half_of_the_credentials(world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch) -> None:
+def test_only_half_of_the_credentials(
+    world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch
+) -> None:
     s3_environment.delenv("AWS_SECRET_ACCESS_KEY")
 
     check_words(answer(["data", "prepare", "s3://b/meals", "out"], 2), ("AWS_SECRET_ACCESS_KEY", "set both"))
@@ -463,7 +472,12 @@ def test_only_half_of_the_credentials(world: Path, answer: Callable[..., str], s
     ids=["prepare", "train"],
 )
 def test_wrong_credentials(
-    s3: S3Server, arguments: list[str], name: str, world: Path, answer: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    s3: S3Server,
+    arguments: list[str],
+    name: str,
+    world: Path,
+    answer: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(name, "wrong-one")
 

@@ -156,9 +156,7 @@ def test_config_diff(said: Callable[..., str], answered: Callable[..., Any], tmp
     pair = ("config", "diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
 
     assert said(*pair).splitlines() == ["optim.lr: 0.1 -> 0.001", "train.seed: 0 -> 3"]
-    assert answered(*pair) == {
-        "differences": {"optim.lr": {"a": 0.1, "b": 0.001}, "train.seed": {"a": 0, "b": 3}}
-    }
+    assert answered(*pair) == {"differences": {"optim.lr": {"a": 0.1, "b": 0.001}, "train.seed": {"a": 0, "b": 3}}}
     assert said("config", "diff", pair[2], pair[2]) == "no difference\n"
 
 
@@ -252,16 +250,16 @@ def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> Non
 
 
 def test_predict(world: Path, answered: Callable[..., Any]) -> None:
-    upright = Image.open("meals/images/drawn__0001.jpg")
+    upright = Image.open("meals/images/drawn__0003.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
     upright.rotate(90, expand=True).save("turned.jpg", exif=exif, quality=95)
     assert upright.width != upright.height
 
-    answer = answered("predict", "model", "meals/images/drawn__0001.jpg", "turned.jpg", "--out", "out")
+    answer = answered("predict", "model", "meals/images/drawn__0003.jpg", "turned.jpg", "--out", "out")
 
     assert [Path(picture["overlay"]).name for picture in answer["pictures"]] == [
-        "drawn__0001.overlay.jpg", "turned.overlay.jpg",
+        "drawn__0003.overlay.jpg", "turned.overlay.jpg",
     ]  # fmt: skip
     for picture in answer["pictures"]:
         assert (picture["width"], picture["height"]) == upright.size

@@ -33,7 +33,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outside(unpacked: Path, tmp_path: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

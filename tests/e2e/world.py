@@ -1,7 +1,7 @@
 """A tiny world for the command line, made without Ray: source folder `meals`, prepared data `prepared`, model `model`.
 
-    make_world(tmp_path)
-    run(["predict", "model", "meals/images/drawn__0001.jpg", "--out", "out"])
+make_world(tmp_path)
+run(["predict", "model", "meals/images/drawn__0001.jpg", "--out", "out"])
 """
 
 import json

@@ -44,9 +44,7 @@ def test_each_rank_gets_its_positions_in_order(ray_cluster, reader, world_size, 
 
     share = BATCH // world_size
     for rank, arrays in enumerate(ranks):
-        expected = [
-            step * BATCH + rank * share + slot for step in range(start_step, STEPS) for slot in range(share)
-        ]
+        expected = [step * BATCH + rank * share + slot for step in range(start_step, STEPS) for slot in range(share)]
         assert arrays["position"].tolist() == expected
     everything = sorted(p for arrays in ranks for p in arrays["position"].tolist())
     assert everything == list(range(start_step * BATCH, STEPS * BATCH))

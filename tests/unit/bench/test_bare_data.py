@@ -35,9 +35,7 @@ def test_an_epoch_is_held_and_described(rows: EncodedRows) -> None:
 
 
 def test_each_user_begins_elsewhere_and_goes_round(rows: EncodedRows) -> None:
-    firsts = [
-        [int(batch["position"][0]) for batch in islice(rows.decode_forever(share, 2), 4)] for share in range(2)
-    ]
+    firsts = [[int(batch["position"][0]) for batch in islice(rows.decode_forever(share, 2), 4)] for share in range(2)]
     assert firsts == [[0, 4, 8, 0], [4, 8, 0, 4]]
 
 

@@ -38,7 +38,9 @@ def test_a_long_horizon_is_held_back_by_the_warm_up():
         assert teacher.module.weight.item() == pytest.approx(value, rel=1e-6)
 
 
-@pytest.mark.parametrize(("horizon", "steps", "decay"), [(0.1, 1, 0.0), (1.0, 1, 0.0), (1.0, 4, 0.75), (0.1, 1000, 0.99)])
+@pytest.mark.parametrize(
+    ("horizon", "steps", "decay"), [(0.1, 1, 0.0), (1.0, 1, 0.0), (1.0, 4, 0.75), (0.1, 1000, 0.99)]
+)
 def test_decay_from_the_horizon(horizon, steps, decay):
     assert Teacher(nn.Linear(1, 1), horizon, steps).decay == pytest.approx(decay)
 

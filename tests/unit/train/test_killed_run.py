@@ -73,9 +73,9 @@ def test_killed_and_resumed(tmp_path):
 
     seen = defaultdict(list)
     for line in log_lines(killed):
-        seen[line["step"]].append((line["positions"], round(line["loss/cross_entropy"], 5)))
+        seen[line["step"]].append((tuple(line["positions"]), round(line["loss/cross_entropy"], 5)))
     assert sorted(seen) == list(range(1, 11))
     assert {step for step, lines in seen.items() if len(lines) == 2} == {5, 6}
     for step, lines in seen.items():
-        assert lines[0][0] == [4 * (step - 1), 4 * step]
+        assert lines[0][0] == (4 * (step - 1), 4 * step)
         assert len(set(lines)) == 1, step

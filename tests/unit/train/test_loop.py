@@ -16,6 +16,7 @@ from foodseg.errors import UserError
 from foodseg.eval.evaluate import score_share
 from foodseg.eval.pictures import merge
 from foodseg.predict.predictor import Predictor
+from foodseg.train import loop
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, prune_checkpoints, train, write_pointers
 from tests.drawn import drawn_config, write_drawn
@@ -155,10 +156,10 @@ def test_training_never_opens_test(data, tmp_path, monkeypatch):
 
 
 def test_log_says_what_was_consumed_and_leaves_out_validation(data, tmp_path, monkeypatch):
-    import foodseg.train.loop as loop
-
     clock = {"now": 0.0}
+    meter = loop._Meter
     monkeypatch.setattr(loop.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(loop, "_Meter", lambda: meter(started=clock["now"]))
     update, validate = Trainer._update, Trainer._validate
     tick = lambda self, *a: (clock.update(now=clock["now"] + 1), update(self, *a))[1]  # noqa: E731
     wait = lambda self, *a: (clock.update(now=clock["now"] + 100), validate(self, *a))[1]  # noqa: E731

@@ -1,0 +1,204 @@
+"""`ray job submit -- python jobs/<verb>.py` against a real head with token authentication: prepare, train, evaluate."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from foodseg.checkpoint import load_checkpoint, newest_checkpoint, resolve_checkpoint
+from foodseg.data.plates import write_meals
+from foodseg.data.shards import read_manifest
+from tests.e2e.test_bad_input import check_answer, check_words
+from tests.e2e.world import TINY_MODEL, set_options
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+START_SECONDS, JOB_SECONDS, STOP_SECONDS = 90, 150, 20
+MAX_UPLOAD = 20 * 2**20
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head: `dashboard` takes jobs, `gcs` takes drivers; `env` carries the token."""
+
+    dashboard: str
+    gcs: str
+    env: dict[str, str]
+
+    def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs `ray job submit` in the repository and waits for the job."""
+        command = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ".", "--", *entrypoint]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=REPOSITORY, env=env or self.env, timeout=JOB_SECONDS, check=False
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: unix sockets live below it
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    port, dashboard, agent, metrics, client = free_ports(5)
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    env = {
+        **inherited,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # jobs say `python`
+    }
+    command = [
+        RAY, "start", "--head", "--block", f"--temp-dir={folder}/r", "--num-cpus=4", "--node-ip-address=127.0.0.1",
+        f"--object-store-memory={200 * 2**20}", f"--port={port}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}",
+    ]  # fmt: skip
+    log = folder / "start.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=env, cwd=folder, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        wait_until_ready(process, address, token.read_text(), log)
+        yield Head(address, f"127.0.0.1:{port}", env)
+    finally:
+        stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
+    """Waits until the jobs API answers to the token."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if jobs_status(address, token) == 200:
+            return
+        time.sleep(0.5)
+    raise RuntimeError(f"Ray did not come up in {START_SECONDS} s: {log.read_text()[-2000:]}")
+
+
+def jobs_status(address: str, token: str | None) -> int | None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/api/jobs/", headers=headers), timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends `ray start` and what it started, each by its own id."""
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for child in children:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(children, timeout=5)
+
+
+def done(job: subprocess.CompletedProcess[str]) -> str:
+    assert job.returncode == 0, (job.stdout + job.stderr)[-4000:]
+    assert "Traceback" not in job.stdout + job.stderr, (job.stdout + job.stderr)[-4000:]
+    return job.stdout
+
+
+def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path / "package.zip"
+    create_package(str(REPOSITORY), package, include_gitignore=True)
+
+    assert package.stat().st_size < MAX_UPLOAD
+
+
+def test_prepare_train_and_evaluate_as_jobs(head: Head, tmp_path: Path) -> None:
+    meals, prepared, run, scores = (str(tmp_path / name) for name in ("meals", "prepared", "run", "scores"))
+    write_meals(Path(meals), train=12, test=2, seed=0, longest_side=64)
+
+    done(head.submit("python", "jobs/prepare.py", meals, prepared))
+
+    manifest = read_manifest(prepared)
+    assert sum(counts.pictures for counts in manifest.counts.values()) == 14 and manifest.counts["test"].pictures == 2
+
+    settings = set_options(
+        *TINY_MODEL, f"data.uri={prepared}", f"run.uri={run}", "augment.longest_side=64", "augment.crop=64",
+        "eval.longest_side=64", "train.steps=3", "train.global_batch=2", "scaling.num_workers=2",
+        "scaling.resources_per_worker={CPU: 1}",
+    )  # fmt: skip
+    done(head.submit("python", "jobs/train.py", "--config", "jobs/configs/smoke.yaml", *settings))
+
+    newest = newest_checkpoint(run)
+    assert newest is not None and load_checkpoint(newest, with_trainer=True).step == 3
+    assert resolve_checkpoint(run) == newest
+
+    said = done(head.submit("python", "jobs/evaluate.py", run, "--data", prepared, "--split", "val", "--out", scores))
+
+    metrics = json.loads(Path(scores, "metrics.json").read_text())
+    assert metrics["step"] == 3 and metrics["pictures"] == manifest.counts["val"].pictures
+    assert Path(scores, "report.md").exists() and Path(scores, "pictures.parquet").exists()
+    assert "mIoU" in said
+
+
+def test_a_failed_job_says_why_and_fails(head: Head, tmp_path: Path) -> None:
+    job = head.submit("python", "jobs/prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out"))
+
+    assert job.returncode != 0
+    assert "nowhere is not in the folder format" in job.stdout + job.stderr
+    assert "exit code 2" in job.stdout + job.stderr
+
+
+def test_without_the_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
+    without = {name: value for name, value in head.env.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    without |= {"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)}
+
+    job = head.submit("python", "-c", f"open({str(tmp_path / 'mark')!r}, 'w')", env=without)
+
+    assert job.returncode != 0 and not (tmp_path / "mark").exists()
+    assert jobs_status(head.dashboard, None) in (401, 403)
+    assert jobs_status(head.dashboard, "0" * 64) in (401, 403)
+
+
+def test_joining_without_the_token_is_refused_in_one_sentence(head: Head, tmp_path: Path) -> None:
+    write_meals(tmp_path / "meals", train=2, test=1, seed=0, longest_side=64)
+    without = {name: value for name, value in head.env.items() if name != "RAY_AUTH_TOKEN_PATH"}
+    without |= {"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "foodseg.cli", "data", "prepare", str(tmp_path / "meals"), str(tmp_path / "out")]
+    command += ["--address", head.gcs, "--json"]
+
+    refused = subprocess.run(
+        command, capture_output=True, text=True, env=without, cwd=tmp_path, timeout=JOB_SECONDS, check=False
+    )
+
+    sentence = check_answer(refused.returncode, refused.stdout, refused.stderr, 2)
+    check_words(sentence, (f"--address {head.gcs}", "RAY_AUTH_MODE=token"))

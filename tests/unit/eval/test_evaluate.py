@@ -1,0 +1,97 @@
+"""Every row once, every labelled pixel once; and the label maps of others."""
+
+import cv2
+import numpy as np
+import pytest
+
+from foodseg.classes import ClassTable
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
+from foodseg.data.shards import read_manifest
+from foodseg.errors import UserError
+from foodseg.eval.evaluate import PredictionFolder, chunks, read_subsets, score_rows, score_share
+from foodseg.eval.pictures import merge
+from tests.drawn import write_drawn
+
+CLASSES = ClassTable(("background", "rice", "tofu"))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_chunks_cover_every_row_once(rows, world_size):
+    parts = chunks(range(rows))
+    assert all(1 <= len(part) <= 16 for part in parts)
+    dealt = [row for rank in range(world_size) for part in parts[rank::world_size] for row in part]
+    assert sorted(dealt) == list(range(rows))
+    assert [row for part in parts for row in part] == list(range(rows))
+
+
+@pytest.mark.parametrize("val", [2, 18, 35])
+def test_every_labelled_pixel_is_counted_once(tmp_path, val):
+    uri = write_drawn(tmp_path / "d", train=2, val=val, test=1)
+    manifest = read_manifest(uri)
+    reader = RowReader(uri, manifest, ["val"])
+    background = lambda image_id, data, size: np.zeros(size, np.uint8)  # noqa: E731
+    for world_size in (1, 2, 3):
+        shares = [list(score_share(reader, background, PLATE_CLASSES, rank, world_size)) for rank in range(world_size)]
+        pictures = [picture for share in shares for picture in share]
+        assert len({picture.image_id for picture in pictures}) == len(pictures) == val - 1  # one has no mask
+        matrix = merge(pictures, len(PLATE_CLASSES))
+        assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
+        assert matrix.sum() == sum(manifest.counts["val"].class_pixels)
+
+
+def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
+    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    reader = RowReader(uri, read_manifest(uri), ["val"])
+    masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
+    truth = lambda image_id, data, size: decode_mask(masks[image_id])  # noqa: E731
+    pictures = score_rows(reader, [3, 0, 4], truth, PLATE_CLASSES)
+    assert [picture.image_id for picture in pictures] == ["val-003", "val-000"]
+    matrix = merge(pictures, len(PLATE_CLASSES))
+    assert matrix.sum() == np.trace(matrix) > 0
+
+
+def put(folder, name: str, mask: np.ndarray) -> None:
+    (folder / f"{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+
+
+def test_prediction_folder(tmp_path):
+    labels = PredictionFolder(str(tmp_path), CLASSES)
+    put(tmp_path, "a", np.array([[0, 1, 2], [255, 0, 0]], np.uint8))
+    assert labels("a", b"", (2, 3)).tolist() == [[0, 1, 2], [255, 0, 0]]
+    with pytest.raises(UserError, match=r"b\.png is missing; every labelled picture"):
+        labels("b", b"", (2, 3))
+    with pytest.raises(UserError, match=r"a\.png is 3 x 2 pixels, its mask 2 x 3"):
+        labels("a", b"", (3, 2))
+    put(tmp_path, "c", np.array([[0, 3]], np.uint8))
+    with pytest.raises(UserError, match=r"c\.png holds id 3, the label space goes to 2"):
+        labels("c", b"", (1, 2))
+    put(tmp_path, "d", np.zeros((1, 2, 3), np.uint8))
+    with pytest.raises(UserError, match="one class id per pixel"):
+        labels("d", b"", (1, 2))
+
+
+def test_subsets(tmp_path):
+    (tmp_path / "soy_classes.txt").write_text("2\ttofu\n")
+    (tmp_path / "core.tsv").write_text("2\n1\trice\n\n")
+    paths = [str(tmp_path / name) for name in ("soy_classes.txt", "core.tsv")]
+    assert read_subsets(paths, CLASSES) == {"soy": [2], "core": [1, 2]}
+    assert read_subsets([], CLASSES) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3\tfig\n", r"id 3 is outside the label space \(0 to 2\)"),
+        ("2\trice\n", "id 2 is 'rice' there, but 'tofu' in the data set"),
+        ("tofu\n", "line 1: expected 'id<TAB>name', found 'tofu'"),
+        ("1\trice\n1\trice\n", "line 2: id 1 stands twice"),
+    ],
+)
+def test_bad_subsets(tmp_path, text, expected):
+    path = tmp_path / "x_classes.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        read_subsets([str(path)], CLASSES)

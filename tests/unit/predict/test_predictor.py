@@ -1,0 +1,177 @@
+"""From logits to label maps: compared with torch's own resizing, with whole pictures, with mirrored ones; and memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from foodseg.config.evaluation import EvalConfig
+from foodseg.config.model import ModelConfig
+from foodseg.models.build import build_segmenter
+from foodseg.models.segmenter import SegmenterOutput
+from foodseg.predict import predictor as predictor_module
+from foodseg.predict.predictor import Predictor, resized_argmax
+
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+
+
+class PixelModel(nn.Module):
+    """Stride 4: each logit is a 1x1 convolution of the mean of its 4 x 4 pixels, so that no pixel sees another cell."""
+
+    stride, size_multiple = 4, 32
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.convolution = nn.Conv2d(3, classes, 1)
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: torch.Tensor) -> SegmenterOutput:
+        self.seen.append(tuple(image.shape[-2:]))
+        cells = nn.functional.avg_pool2d(image - self.mean, 4, ceil_mode=True)
+        return SegmenterOutput(self.convolution(cells), 4, None, cells)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def predict(image: np.ndarray, height: int | None = None, width: int | None = None, model=None, **settings):
+    predictor = Predictor(model or PixelModel(), EvalConfig(**{"longest_side": None, **settings}), CPU)
+    return predictor.label(image, height or image.shape[0], width or image.shape[1])
+
+
+SIZES = [(1, 1), (1, 40), (40, 1), (32, 40), (128, 160), (131, 173), (20, 11), (7, 300)]
+
+
+@pytest.mark.parametrize("band_bytes", [64 * 2**20, 1])  # 1: bands of one row
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
+    monkeypatch.setattr(predictor_module, "BAND_BYTES", band_bytes)
+    torch.manual_seed(0)
+    for shape in [(6, 32, 40), (6, 1, 1), (6, 1, 9)]:
+        logits = torch.randn(shape)
+        fitted = (4 * shape[1], 4 * shape[2])
+        found = resized_argmax(logits, fitted, 4, height, width)
+        scores = interpolate(logits[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
+        assert found.dtype == np.uint8 and found.shape == (height, width)
+        # where two classes are equal but for rounding, either is right
+        chosen = scores.gather(0, torch.from_numpy(found.astype(np.int64))[None])[0]
+        torch.testing.assert_close(chosen, scores.max(0).values, rtol=0, atol=1e-5)
+        assert (found == scores.argmax(0).numpy()).mean() > 0.99
+
+
+def test_more_than_256_classes():
+    logits = torch.zeros(300, 2, 2)
+    logits[299] = 1
+    found = resized_argmax(logits, (8, 8), 4, 8, 8)
+    assert found.dtype == np.uint16 and (found == 299).all()
+
+
+def test_padding_does_not_shift():
+    """Padding lies right and below: the labels of a picture are those of its place in a larger one, but for the rim."""
+    large = picture(128, 160)
+    whole = predict(large)
+    part = predict(large[:100, :148])
+    assert part.shape == (100, 148)
+    np.testing.assert_array_equal(part[:96, :144], whole[:96, :144])
+
+
+def test_padding_holds_the_mean():
+    seen = []
+    model = PixelModel()
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    predict(picture(33, 40), model=model)
+    assert seen[0].shape == (1, 3, 64, 64)
+    assert (seen[0][:, :, 33:] == 0.5).all() and (seen[0][:, :, :, 40:] == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"), [(64, None), (64, 64), (64, 17), (50, 33), (33, 1), (96, 96), (512, None)]
+)
+@pytest.mark.parametrize("size", [(96, 128), (100, 61), (64, 64)])
+def test_windows_equal_the_whole_picture(size, window, stride):
+    """Windows of any side: cells cut in two by a border are averaged, so only sides that the grid divides are exact."""
+    model = PixelModel()
+    image = picture(*size)
+    found, expected = predict(image, model=model, window=window, stride=stride), predict(image)
+    assert all(side <= window or window == 512 for shape in model.seen for side in shape)
+    share = (found == expected).mean()
+    assert share == 1 if window % 4 == 0 else share > 0.8
+
+
+def test_the_flip_of_a_symmetric_model_changes_nothing():
+    image = picture(96, 100)
+    np.testing.assert_array_equal(predict(image, flip=True), predict(image))
+    np.testing.assert_array_equal(predict(image, flip=True, window=64), predict(image))
+
+
+def test_the_flip_averages_with_the_mirrored_picture():
+    model = build_segmenter(
+        ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights=None), 5
+    )
+    image = picture(64, 64)
+    flipped = predict(image, model=model, flip=True)
+    mirrored = predict(np.ascontiguousarray(image[:, ::-1]), model=model, flip=True)
+    assert (flipped == mirrored[:, ::-1]).mean() > 0.99
+
+
+@pytest.mark.parametrize(("side", "seen"), [(64, (64, 64)), (200, (160, 224)), (None, (96, 128))])
+def test_the_model_sees_the_size_that_was_asked_for(side, seen):
+    model = PixelModel()
+    labels = predict(picture(75, 100), model=model, longest_side=side)
+    assert model.seen == [seen] and labels.shape == (75, 100)
+
+
+def test_a_file_is_labelled_at_its_own_size():
+    image = cv2.GaussianBlur(picture(300, 400), (0, 0), 20)
+    data = cv2.imencode(".jpg", cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    predictor = Predictor(PixelModel(), EvalConfig(longest_side=64), CPU)
+    assert predictor.label_file(data.tobytes()).shape == (300, 400)
+
+
+def test_the_model_is_left_as_it_was():
+    """Training goes on with the student after validation."""
+    model = build_segmenter(ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16), 5)
+    before = {name: (p, p.stride(), p.clone()) for name, p in model.named_parameters()}
+    predict(picture(64, 64), model=model)
+    for name, parameter in model.named_parameters():
+        same, stride, values = before[name]
+        assert parameter is same and parameter.stride() == stride and torch.equal(parameter, values)
+
+
+MEMORY = """
+import resource, numpy as np, torch
+from foodseg.config.evaluation import EvalConfig
+from foodseg.config.model import ModelConfig
+from foodseg.models.build import build_segmenter
+from foodseg.predict.predictor import Predictor
+
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = build_segmenter(ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16), 104)
+predictor = Predictor(model, EvalConfig(), torch.device("cpu"))
+image = np.zeros((3000, 4000, 3), np.uint8)
+predictor.label(image[:64, :64], 64, 64)
+before = peak()
+assert predictor.label(image, 3000, 4000).shape == (3000, 4000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_twelve_megapixels_and_104_classes_take_at_most_a_gigabyte():
+    """All scores at once would be 5 GB."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2**20  # kilobytes

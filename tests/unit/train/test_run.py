@@ -1,0 +1,103 @@
+"""What is refused before the first step, and how long a run is."""
+
+import pytest
+
+from foodseg import storage
+from foodseg.checkpoint import checkpoint_uri
+from foodseg.config import load_config
+from foodseg.errors import UserError
+from foodseg.train import run as run_module
+from foodseg.train.run import prepare_run, with_absolute_uris
+from tests.drawn import drawn_config, write_drawn
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_drawn(tmp_path_factory.mktemp("data"), val=2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch", "steps"), [(1, 4, 3), (2.5, 4, 7), (1, 5, 2), (0.5, 6, 1), (3, 12, 3), (100, 1, 1200)]
+)
+def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
+    config = drawn_config(data, tmp_path / "r", f"train.epochs={epochs}", f"train.global_batch={batch}")
+    assert prepare_run(config, resume=False).total_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["train.epochs=0.2"], "train.epochs = 0.2 of 12 pictures is less than one update of 4"),
+        (["train.global_batch=13"], r"hold 12 pictures, fewer than train.global_batch = 13"),
+        (["data.train_splits=[training]"], r"has no split 'training'; it has train \(12\), val \(2\)"),
+        (["data.val_split=dev"], "has no split 'dev'"),
+        (["data.uri=/nowhere"], "no prepared data set at /nowhere"),
+        (["model.backbone=resnet19"], "timm has no model 'resnet19'"),
+        (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
+    ],
+)
+def test_refusals(data, tmp_path, settings, expected):
+    with pytest.raises(UserError, match=expected):
+        prepare_run(drawn_config(data, tmp_path / "r", *settings), resume=False)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("val", [0, 1])
+def test_a_val_without_labels_is_refused_before_training(tmp_path, val):
+    uri = write_drawn(tmp_path / "d", train=4, val=val, test=1)  # the last picture of a split is unlabelled
+    with pytest.raises(UserError, match="data.val_split 'val' holds no labelled pixel; set data.val_split=null"):
+        prepare_run(drawn_config(uri, tmp_path / "r"), resume=False)
+    prepare_run(drawn_config(uri, tmp_path / "r", "data.val_split=null"), resume=False)
+
+
+def test_a_train_without_labels_is_refused(tmp_path):
+    uri = write_drawn(tmp_path / "d", train=1, val=2, test=1)
+    with pytest.raises(UserError, match="hold no labelled pixel: nothing can be learned"):
+        prepare_run(drawn_config(uri, tmp_path / "r", "train.global_batch=1"), resume=False)
+
+
+def test_run_directory(data, tmp_path):
+    config = drawn_config(data, tmp_path / "r")
+    prepare_run(config, resume=True)  # nothing there yet: a start
+    assert load_config(str(tmp_path / "r" / "config.yaml")).config == config
+    with pytest.raises(UserError, match="is not empty: give --resume to go on with it, or another run.uri"):
+        prepare_run(config, resume=False)
+    prepare_run(config, resume=True)
+
+
+def test_another_configuration_is_refused_naming_the_keys(data, tmp_path):
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
+    harmless = ["train.log_every=3", "train.micro_batch=2", "scaling.num_workers=2", "train.keep_checkpoints=5"]
+    prepare_run(drawn_config(data, tmp_path / "r", *harmless), resume=True)
+    with pytest.raises(UserError, match=r"optim.lr was 0.001, now 0.5; train.seed was 0, now 7; give the same one"):
+        prepare_run(drawn_config(data, tmp_path / "r", "optim.lr=0.5", "train.seed=7"), resume=True)
+
+
+def test_a_folder_that_is_no_run(data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files but no config.yaml"):
+        prepare_run(drawn_config(data, tmp_path), resume=True)
+
+
+def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
+    wanted = []
+    build = lambda model, classes, pretrained=True: wanted.append(pretrained)  # noqa: E731
+    monkeypatch.setattr(run_module, "build_segmenter", build)
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=True)
+    uri = checkpoint_uri(str(tmp_path / "r"), 2)
+    storage.write_text(storage.join(uri, "manifest.json"), "{}")
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=True)  # torn, so the run starts anew
+    monkeypatch.setattr(run_module, "newest_checkpoint", lambda run_uri: uri)
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=True)
+    assert wanted == [True, True, True, False]
+
+
+def test_relative_paths_are_resolved_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_uris(drawn_config("d", "r", "model.weights=w.safetensors"))
+    assert (config.data.uri, config.run.uri, config.model.weights) == tuple(
+        str(tmp_path / name) for name in ("d", "r", "w.safetensors")
+    )
+    config = with_absolute_uris(drawn_config("s3://b/d", "r", "model.weights=timm"))
+    assert (config.data.uri, config.model.weights) == ("s3://b/d", "timm")
