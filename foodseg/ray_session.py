@@ -40,7 +40,7 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     Raises:
         UserError: no cluster answers at `address`.
     """
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs a stack trace of all that a task raises
     if ray.is_initialized():
         yield
         return
@@ -83,25 +83,29 @@ def _knock(address: str) -> None:
         pass
 
 
-def require_cpus(needed: float, per_worker: float, workers: int, gpus: int = 0) -> None:
-    """Refuses a joined cluster that cannot feed itself: Ray Data would wait 30 minutes for a CPU that never comes free.
+def require_cpus(workers: int, per_worker: float, *, for_data: int, gpus: int) -> None:
+    """Refuses a cluster that cannot feed its workers: Ray Data would wait half an hour for a CPU that never comes free.
 
     Raises:
         UserError: naming what the cluster has, what is needed, and what to change.
     """
     have = ray.cluster_resources()
-    cpus = have.get("CPU", 0)
+    cpus, needed = have.get("CPU", 0), workers * per_worker + for_data
     if cpus < needed:
         raise UserError(
-            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and 1 for reading data "
-            f"need {needed:g}: "
-            "lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
+            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and {for_data} for the data "
+            f"need {needed:g}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
         )
     if have.get("GPU", 0) < gpus:
         raise UserError(
             f"the cluster has {have.get('GPU', 0):g} GPUs, but scaling asks for {gpus}: "
             "lower scaling.num_workers or set scaling.use_gpu=false"
         )
+
+
+def _own_words(error: FoodsegError) -> FoodsegError:
+    """The error without the advice on retries that Ray Data adds to whatever a task raises."""
+    return type(error)(str(error).partition("\nFailed to ")[0])
 
 
 def expected_failure(error: BaseException) -> FoodsegError | None:
@@ -114,9 +118,9 @@ def expected_failure(error: BaseException) -> FoodsegError | None:
             continue
         seen.add(id(current))
         if isinstance(current, FoodsegError) and not isinstance(current, RayTaskError):
-            return current
+            return _own_words(current)
         if isinstance(current, RayTaskError) and isinstance(current.cause, FoodsegError):
-            return current.cause
+            return _own_words(current.cause)
         todo += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         todo += list(getattr(current, "worker_failures", {}).values())
     if isinstance(error, ConnectionError):

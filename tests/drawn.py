@@ -81,7 +81,7 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
 
 
 def drawn_config(data_uri: str, run_uri: str | Path, *overrides: str) -> ExperimentConfig:
-    """Returns a configuration whose update takes some 50 ms: 64 px crops, 4 in a batch, an 82,000-parameter backbone."""
+    """A configuration whose update takes some 50 ms: 64 px crops, 4 in a batch, an 82,000-parameter backbone."""
     return with_overrides(
         ExperimentConfig(),
         [

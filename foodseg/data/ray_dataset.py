@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
-from ray.data import DataContext, Dataset, ExecutionOptions, TaskPoolStrategy
+from ray.data import DataContext, Dataset, ExecutionOptions
 
 from foodseg.checkpoint import newest_checkpoint
 from foodseg.config import ExperimentConfig
@@ -29,7 +29,8 @@ from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
 
 SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time
-READ_CPUS = 0.25  # reading waits for storage most of the time
+DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
+STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
 NO_PROGRESS_SECONDS = 300
 
 
@@ -75,11 +76,11 @@ def rank_stream(
     encode = partial(_encode_unit, reader=reader, order=order, world_size=world_size)
     decode = partial(_decode_block, augment=augment, manifest=manifest)
     return (
-        units.map_batches(
-            encode, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS, compute=TaskPoolStrategy(size=2)
-        )
+        # reading has the same resources as `repartition`, so that Ray runs the two as one task: each block of encoded
+        # rows is handed on as soon as it is read, and is not copied once more
+        units.map_batches(encode, batch_size=1, batch_format="pyarrow")
         .repartition(target_num_rows_per_block=1)
-        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     )
 
 

@@ -68,7 +68,7 @@ def micro_batch_size(config: ExperimentConfig, world_size: int) -> int:
 
 
 class LocalContext:
-    """One process without Ray; Ctrl-C and SIGTERM end the run after a last checkpoint."""
+    """One process without Ray; within `with`, Ctrl-C and SIGTERM end the run after a last checkpoint."""
 
     rank = 0
     world_size = 1
@@ -77,9 +77,18 @@ class LocalContext:
         self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
         self._config, self._manifest, self._reader, self._order = config, manifest, reader, order
         self._stop = threading.Event()
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "LocalContext":
+        """From here on the first Ctrl-C or SIGTERM only asks for a stop."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         single_threaded_opencv()

@@ -24,7 +24,7 @@ from foodseg import storage
 from foodseg.checkpoint import newest_checkpoint
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
-from foodseg.data.ray_dataset import RankStream, remaining_units
+from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.data.shards import Manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.ray_logs import RelayedLogs, RelayHandler
@@ -102,16 +102,14 @@ def run_training(
     """
     run = prepare_run(config, resume=resume)
     if run.config.scaling.num_workers == 0:
-        local = LocalContext(run.config, run.manifest, run.reader, run.order)
-        return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
+        with LocalContext(run.config, run.manifest, run.reader, run.order) as local:
+            return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
     per_worker = worker_resources(run.config)
     most = max(run.config.scaling.world_sizes)
-    # two readers of 1/4 CPU and as many decoders as there are cores, beside the workers
+    # beside the workers one CPU to read and one per core to decode
     with ray_session(address, logical_cpus=int(most * per_worker["CPU"]) + cores() + 1):
         fewest = min(run.config.scaling.world_sizes)
-        require_cpus(
-            fewest * per_worker["CPU"] + 1, per_worker["CPU"], fewest, gpus=fewest if run.config.scaling.use_gpu else 0
-        )
+        require_cpus(fewest, per_worker["CPU"], for_data=STREAM_CPUS, gpus=fewest if run.config.scaling.use_gpu else 0)
         return {**_fit_with_retries(run, per_worker, build_context), "run": run.config.run.uri}
 
 

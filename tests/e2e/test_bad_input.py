@@ -137,7 +137,11 @@ CONFIG = [
     Bad("not one of the words", [*TRAIN, "--set", "optim.schedule=step"], ("optim.schedule", "'poly'", "'step'")),
     Bad("an override without value", ["config", "show", "--set", "optim.lr"], ("optim.lr", "section.key=value")),
     Bad("an override that is no YAML", ["config", "show", "--set", "run.uri={"], ("run.uri={", "YAML")),
-    Bad("an override below a value", ["config", "show", "--set", "optim.lr.x=1"], ("optim.lr", "must be a number", "'x'")),
+    Bad(
+        "an override below a value",
+        ["config", "show", "--set", "optim.lr.x=1"],
+        ("optim.lr", "must be a number", "'x'"),
+    ),
     Bad(
         "both steps and epochs",
         ["config", "show", "-c", "c.yaml"],
@@ -186,11 +190,13 @@ CONFIG = [
     Bad("an unknown option", [*TRAIN, "--epochs", "3"], ("--epochs", "--help")),
     Bad("a missing argument", ["predict"], ("checkpoint", "--help")),
     Bad("an unknown command", ["trian"], ("trian", "train")),
-]  # fmt: skip
+]
 
 DATA = [
     Bad("no such source", ["data", "prepare", "nowhere", "out"], ("nowhere", "folder format", "images")),
-    Bad("a file as source", ["data", "prepare", "meals/classes.txt", "out"], ("classes.txt is a file", "name a folder")),
+    Bad(
+        "a file as source", ["data", "prepare", "meals/classes.txt", "out"], ("classes.txt is a file", "name a folder")
+    ),
     Bad("not the folder format", PREPARE, ("meals", "masks", "missing", "expected"), arrange=remove("meals/masks")),
     Bad(
         "class table with a gap",
@@ -212,7 +218,12 @@ DATA = [
         code=3,
         arrange=write("meals/test.txt", "drawn__0001\n"),
     ),
-    Bad("no picture listed", PREPARE, ("meals", "no pictures"), arrange=lambda: [write(f"meals/{s}.txt", "")() for s in ("train", "test")]),
+    Bad(
+        "no picture listed",
+        PREPARE,
+        ("meals", "no pictures"),
+        arrange=lambda: [write(f"meals/{s}.txt", "")() for s in ("train", "test")],
+    ),
     Bad(
         "target exists",
         ["data", "prepare", "meals", "prepared"],
@@ -221,7 +232,9 @@ DATA = [
     Bad("share above 1", [*PREPARE, "--max-bad", "5"], ("--max-bad", "less than or equal to 1")),
     Bad("no prepared data", [*TRAIN, "--set", "data.uri=empty"], ("empty", "dataset.json", "foodseg data prepare")),
     Bad("no data at all", ["train", "--set", "run.uri=run"], ("data.uri", "foodseg data prepare")),
-    Bad("damaged dataset.json", TRAIN, ("dataset.json", "damaged", "--overwrite"), arrange=cut("prepared/dataset.json")),
+    Bad(
+        "damaged dataset.json", TRAIN, ("dataset.json", "damaged", "--overwrite"), arrange=cut("prepared/dataset.json")
+    ),
     Bad(
         "dataset.json that lacks keys",
         TRAIN,
@@ -236,12 +249,35 @@ DATA = [
     ),
     Bad("missing split", [*TRAIN, "--set", "data.train_splits=[holdout]"], ("'holdout'", "train (8)", "val (2)")),
     Bad("missing split to score", [*MODEL, "--split", "dev"], ("'dev'", "train (8)", "test (3)")),
-    Bad("missing shard", MODEL, ("part-00000.parquet", "no such file"), arrange=remove("prepared/v-1/val/part-00000.parquet")),
-    Bad("torn shard", MODEL, ("part-00000.parquet", "Parquet", "--overwrite"), arrange=cut("prepared/v-1/val/part-00000.parquet")),
-    Bad("torn training shard", TRAIN, ("part-00000.parquet", "Parquet", "--overwrite"), arrange=cut("prepared/v-1/train/part-00000.parquet")),
-    Bad("batch larger than the data", [*TRAIN, "--set", "train.global_batch=64"], ("8 pictures", "train.global_batch = 64", "lower")),
-    Bad("less than one step", [*TRAIN, "--set", "train.epochs=0.01"], ("train.epochs = 0.01", "less than one update", "raise")),
-]  # fmt: skip
+    Bad(
+        "missing shard",
+        MODEL,
+        ("part-00000.parquet", "no such file"),
+        arrange=remove("prepared/v-1/val/part-00000.parquet"),
+    ),
+    Bad(
+        "torn shard",
+        MODEL,
+        ("part-00000.parquet", "Parquet", "--overwrite"),
+        arrange=cut("prepared/v-1/val/part-00000.parquet"),
+    ),
+    Bad(
+        "torn training shard",
+        TRAIN,
+        ("part-00000.parquet", "Parquet", "--overwrite"),
+        arrange=cut("prepared/v-1/train/part-00000.parquet"),
+    ),
+    Bad(
+        "batch larger than the data",
+        [*TRAIN, "--set", "train.global_batch=64"],
+        ("8 pictures", "train.global_batch = 64", "lower"),
+    ),
+    Bad(
+        "less than one step",
+        [*TRAIN, "--set", "train.epochs=0.01"],
+        ("train.epochs = 0.01", "less than one update", "raise"),
+    ),
+]
 
 RUNS = [
     Bad("run directory not empty", TRAIN, ("run", "not empty", "--resume"), arrange=write("run/notes.txt", "mine")),
@@ -268,57 +304,149 @@ RUNS = [
 
 MODELS = [
     Bad("no checkpoint", ["predict", "nowhere", *PREDICT[2:]], ("nowhere", "manifest.json", "foodseg train")),
-    Bad("a directory without checkpoint", ["predict", "meals", *PREDICT[2:]], ("meals", "neither a checkpoint", "nor a run")),
+    Bad(
+        "a directory without checkpoint",
+        ["predict", "meals", *PREDICT[2:]],
+        ("meals", "neither a checkpoint", "nor a run"),
+    ),
     Bad("torn: no manifest", PREDICT, ("model", "manifest.json"), arrange=remove("model/manifest.json")),
-    Bad("torn: damaged manifest", PREDICT, ("model", "torn", "manifest.json", "damaged"), arrange=cut("model/manifest.json")),
-    Bad("torn: weights cut", PREDICT, ("model", "torn", "model.safetensors", "bytes"), arrange=cut("model/model.safetensors")),
-    Bad("torn: weights missing", PREDICT, ("torn", "model.safetensors is missing"), arrange=remove("model/model.safetensors")),
-    Bad("torn: one byte differs", PREDICT, ("torn", "model.safetensors", "sha256"), arrange=flip_byte("model/model.safetensors")),
+    Bad(
+        "torn: damaged manifest",
+        PREDICT,
+        ("model", "torn", "manifest.json", "damaged"),
+        arrange=cut("model/manifest.json"),
+    ),
+    Bad(
+        "torn: weights cut",
+        PREDICT,
+        ("model", "torn", "model.safetensors", "bytes"),
+        arrange=cut("model/model.safetensors"),
+    ),
+    Bad(
+        "torn: weights missing",
+        PREDICT,
+        ("torn", "model.safetensors is missing"),
+        arrange=remove("model/model.safetensors"),
+    ),
+    Bad(
+        "torn: one byte differs",
+        PREDICT,
+        ("torn", "model.safetensors", "sha256"),
+        arrange=flip_byte("model/model.safetensors"),
+    ),
     Bad(
         "newer checkpoint",
         PREDICT,
         ("model", "format 9", "reads 1", "update"),
         arrange=lambda: edit_json(Path("model/manifest.json"), format_version=9),
     ),
-    Bad("run with a torn best: no manifest", ["predict", "run", *PREDICT[2:]], ("step-00000002", "torn", "manifest.json"), arrange=torn_run(keep=False)),
-    Bad("run with a torn best: cut", ["predict", "run", *PREDICT[2:]], ("step-00000002", "torn", "model.safetensors"), arrange=torn_run(keep=True)),
-    Bad("damaged best.json", ["predict", "run", *PREDICT[2:]], ("run/best.json", "damaged"), arrange=write("run/best.json", "{")),
+    Bad(
+        "run with a torn best: no manifest",
+        ["predict", "run", *PREDICT[2:]],
+        ("step-00000002", "torn", "manifest.json"),
+        arrange=torn_run(keep=False),
+    ),
+    Bad(
+        "run with a torn best: cut",
+        ["predict", "run", *PREDICT[2:]],
+        ("step-00000002", "torn", "model.safetensors"),
+        arrange=torn_run(keep=True),
+    ),
+    Bad(
+        "damaged best.json",
+        ["predict", "run", *PREDICT[2:]],
+        ("run/best.json", "damaged"),
+        arrange=write("run/best.json", "{"),
+    ),
     Bad("another label space", MODEL, ("label space", "'salmon'", "'trout'"), arrange=rename_class),
     Bad("a setting of the checkpoint changed", [*MODEL, "--set", "model.dropout=0"], ("model.dropout", "only eval.*")),
     Bad("missing picture", ["predict", "model", "lunch.jpg", "--out", "out"], ("lunch.jpg", "no such file")),
-    Bad("no picture", ["predict", "model", "meals/classes.txt", "--out", "out"], ("classes.txt", "not a readable picture", "JPEG")),
-    Bad("empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), arrange=write("e.jpg", b"")),
-    Bad("a folder as picture", ["predict", "model", "meals", "--out", "out"], ("meals", "it is a folder", "name a file")),
+    Bad(
+        "no picture",
+        ["predict", "model", "meals/classes.txt", "--out", "out"],
+        ("classes.txt", "not a readable picture", "JPEG"),
+    ),
+    Bad(
+        "empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), arrange=write("e.jpg", b"")
+    ),
+    Bad(
+        "a folder as picture", ["predict", "model", "meals", "--out", "out"], ("meals", "it is a folder", "name a file")
+    ),
     Bad("two pictures of one name", ["predict", "model", "a/x.jpg", "b/x.png", "--out", "out"], ("'x'", "rename")),
     Bad("a file as --out", [*PREDICT[:-1], "meals/classes.txt"], ("classes.txt is a file", "name a folder")),
-]  # fmt: skip
+]
 
 SCORES = [
     Bad("neither checkpoint nor predictions", EVALUATE, ("CHECKPOINT", "--predictions")),
-    Bad("both checkpoint and predictions", [*MODEL, "--predictions", "maps"], ("CHECKPOINT", "--predictions", "not both")),
+    Bad(
+        "both checkpoint and predictions",
+        [*MODEL, "--predictions", "maps"],
+        ("CHECKPOINT", "--predictions", "not both"),
+    ),
     Bad("no --out", ["evaluate", "model", "--data", "prepared"], ("--out is missing",)),
     Bad("no --data", ["evaluate", "model", "--out", "out"], ("--data is missing",)),
     Bad("label map missing", SCORE, ("maps/drawn__0010.png", "missing"), arrange=write_maps(drawn__0010=None)),
-    Bad("label map of another size", SCORE, ("maps/drawn__0010.png", "7 x 5"), arrange=write_maps(drawn__0010=np.zeros((5, 7), np.uint8))),
+    Bad(
+        "label map of another size",
+        SCORE,
+        ("maps/drawn__0010.png", "7 x 5"),
+        arrange=write_maps(drawn__0010=np.zeros((5, 7), np.uint8)),
+    ),
     Bad("label map with a foreign id", SCORE, ("maps/drawn__0010.png", "id 77", "goes to 12"), arrange=foreign_map),
-    Bad("label map in colour", SCORE, ("maps/drawn__0010.png", "mode RGB"), arrange=write_maps(drawn__0010=np.ones((9, 9, 3), np.uint8))),
-    Bad("label map that is no picture", SCORE, ("maps/drawn__0010.png", "not a readable picture"), arrange=lambda: (write_maps()(), write("maps/drawn__0010.png", "x")())),
-    Bad("subset with a foreign id", [*SCORE, "--subset", "s.txt"], ("s.txt", "id 99", "0 to 12"), arrange=write("s.txt", "99\tfoie gras\n")),
-    Bad("subset with another name", [*SCORE, "--subset", "s.txt"], ("s.txt", "id 3", "'trout'", "'salmon'"), arrange=write("s.txt", "3\ttrout\n")),
+    Bad(
+        "label map in colour",
+        SCORE,
+        ("maps/drawn__0010.png", "mode RGB"),
+        arrange=write_maps(drawn__0010=np.ones((9, 9, 3), np.uint8)),
+    ),
+    Bad(
+        "label map that is no picture",
+        SCORE,
+        ("maps/drawn__0010.png", "not a readable picture"),
+        arrange=lambda: (write_maps()(), write("maps/drawn__0010.png", "x")()),
+    ),
+    Bad(
+        "subset with a foreign id",
+        [*SCORE, "--subset", "s.txt"],
+        ("s.txt", "id 99", "0 to 12"),
+        arrange=write("s.txt", "99\tfoie gras\n"),
+    ),
+    Bad(
+        "subset with another name",
+        [*SCORE, "--subset", "s.txt"],
+        ("s.txt", "id 3", "'trout'", "'salmon'"),
+        arrange=write("s.txt", "3\ttrout\n"),
+    ),
     Bad("subset missing", [*SCORE, "--subset", "s.txt"], ("s.txt", "no such file")),
-    Bad("unknown picture id", [*SCORE, "--pictures", "p.txt"], ("p.txt", "'dinner'", "not in the split"), arrange=write("p.txt", "drawn__0010\ndinner\n")),
+    Bad(
+        "unknown picture id",
+        [*SCORE, "--pictures", "p.txt"],
+        ("p.txt", "'dinner'", "not in the split"),
+        arrange=write("p.txt", "drawn__0010\ndinner\n"),
+    ),
     Bad("no picture id", [*SCORE, "--pictures", "p.txt"], ("p.txt", "no picture"), arrange=write("p.txt", "\n")),
     Bad("compare with nothing", ["evaluate", "--compare", "a", "b"], ("a/pictures.parquet", "no such file")),
-    Bad("compare with something else", ["evaluate", "--compare", "a", "b"], ("a/pictures.parquet", "Parquet"), arrange=write("a/pictures.parquet", "x")),
-]  # fmt: skip
+    Bad(
+        "compare with something else",
+        ["evaluate", "--compare", "a", "b"],
+        ("a/pictures.parquet", "Parquet"),
+        arrange=write("a/pictures.parquet", "x"),
+    ),
+]
 
 PLACES = [
     Bad("unknown scheme", [*TRAIN, "--set", "data.uri=gs://b/meals"], ("gs://", "s3://bucket/key")),
-    Bad("unknown scheme of a picture", ["predict", "model", "https://x/y.jpg", "--out", "out"], ("https://", "s3://bucket/key")),
+    Bad(
+        "unknown scheme of a picture",
+        ["predict", "model", "https://x/y.jpg", "--out", "out"],
+        ("https://", "s3://bucket/key"),
+    ),
     Bad("s3 without bucket", ["data", "prepare", "s3://", "out"], ("s3://", "bucket")),
     Bad("file:// with a host", ["data", "prepare", "file://meals", "out"], ("file://meals", "file:///")),
-    Bad("a secret in an unknown key", ["data", "prepare", "s3://b/p?secret_key=hidden", "out"], ("secret_key", "region")),
-]  # fmt: skip
+    Bad(
+        "a secret in an unknown key", ["data", "prepare", "s3://b/p?secret_key=hidden", "out"], ("secret_key", "region")
+    ),
+]
 
 TABLE = CONFIG + DATA + RUNS + MODELS + SCORES + PLACES
 
@@ -361,7 +489,6 @@ def check_answer(found: int, out: str, err: str, code: int) -> str:
     said = [line for line in err.splitlines() if line.startswith("foodseg: ")]
     assert len(said) == 1, err
     sentence = said[0].removeprefix("foodseg: ")
-    open("/tmp/sentences.txt", "a").write(sentence + "\n")
     assert json.loads(out) == {"error": {"message": sentence, "exit_code": code}}
     assert len(sentence) < 500, sentence
     return sentence

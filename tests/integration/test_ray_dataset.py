@@ -10,7 +10,7 @@ from foodseg.config.data import DataConfig
 from foodseg.data.ray_dataset import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
-from tests.drawn import write_prepared
+from tests.drawn import write_drawn
 
 BATCH, STEPS = 6, 40
 AUGMENT = AugmentConfig(longest_side=48, crop=32)
@@ -18,8 +18,7 @@ AUGMENT = AugmentConfig(longest_side=48, crop=32)
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> RowReader:
-    uri = str(tmp_path_factory.mktemp("stream") / "prepared")
-    write_prepared(uri)
+    uri = write_drawn(tmp_path_factory.mktemp("stream") / "prepared")
     return RowReader(uri, read_manifest(uri), ["train", "val"])
 
 

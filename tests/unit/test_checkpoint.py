@@ -152,7 +152,7 @@ def test_damaged_manifest(saved, tmp_path, text):
 def test_a_newer_format_is_refused(saved, tmp_path):
     manifest = {**json.loads(saved[1]["manifest.json"]), "format_version": 9}
     uri = put(tmp_path / "c", {**saved[1], "manifest.json": json.dumps(manifest).encode()})
-    with pytest.raises(UserError, match="format 9, this foodseg reads 1"):
+    with pytest.raises(UserError, match=r"format 9, this foodseg reads 1"):
         load_checkpoint(uri)
 
 
@@ -173,7 +173,7 @@ def test_the_newest_that_verifies(saved, tmp_path, caplog):
 
 def test_resolve(saved, tmp_path):
     run = str(tmp_path / "run")
-    with pytest.raises(UserError, match="neither a checkpoint .* nor a run"):
+    with pytest.raises(UserError, match=r"neither a checkpoint .* nor a run"):
         resolve_checkpoint(run)
     for step in (3, 20):
         put(Path(checkpoint_uri(run, step)), saved[1])

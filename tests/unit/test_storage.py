@@ -253,7 +253,7 @@ def test_a_failed_upload_leaves_the_old_object(bucket: str, read_before_failing:
 
 def test_local_permission_and_type_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"cannot write .*file/a: .*give a path that can be read and written"):
+    with pytest.raises(UserError, match=r"cannot write .*file/a: .*file is a file, not a folder; name a folder"):
         storage.write_text(str(tmp_path / "file" / "a"), "x")
     with pytest.raises(UserError, match="cannot list"):
         storage.list_names(str(tmp_path / "file"))

@@ -69,7 +69,7 @@ def test_prediction_folder(tmp_path):
     with pytest.raises(UserError, match=r"c\.png holds id 3, the label space goes to 2"):
         labels("c", b"", (1, 2))
     put(tmp_path, "d", np.zeros((1, 2, 3), np.uint8))
-    with pytest.raises(UserError, match="one class id per pixel"):
+    with pytest.raises(UserError, match=r"one class id per pixel"):
         labels("d", b"", (1, 2))
 
 

@@ -1,4 +1,4 @@
-"""From logits to label maps: compared with torch's own resizing, with whole pictures, with mirrored ones; and memory."""
+"""Label maps: compared with torch's own resizing, with whole pictures, with mirrored ones; and memory."""
 
 import os
 import subprocess

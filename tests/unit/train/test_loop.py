@@ -119,17 +119,15 @@ def test_other_data_under_the_same_uri_is_refused(tmp_path):
 
 def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        run, context = prepared(drawn_config(data, tmp_path / "r", "train.steps=1000"))
+    run, local = prepared(drawn_config(data, tmp_path / "r", "train.steps=1000"))
+    with local as context:
         trainer = Trainer(run.config, run.manifest, run.total_steps, context)
         trainer.optimizer.register_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) and None)
         assert trainer.run() == {"step": 1, "stopped": True, "miou": None}
         assert newest(tmp_path / "r").step == 1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    assert {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} == before
 
 
 @pytest.mark.parametrize("settings", [["train.log_every=1"], ["train.log_every=100", "train.checkpoint_every=1"]])
@@ -219,7 +217,7 @@ def test_more_checkpoints_can_be_kept(data, tmp_path):
 
 
 def test_a_local_context_is_one_process(data, tmp_path):
-    run, context = prepared(drawn_config(data, tmp_path / "r"))
+    _, context = prepared(drawn_config(data, tmp_path / "r"))
     assert isinstance(context, LocalContext) and (context.rank, context.world_size) == (0, 1)
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
     assert context.wrap(module) is module and context.all_reduce(tensor) is tensor and context.broadcast("x") == "x"

@@ -45,14 +45,14 @@ def test_refusals(data, tmp_path, settings, expected):
 @pytest.mark.parametrize("val", [0, 1])
 def test_a_val_without_labels_is_refused_before_training(tmp_path, val):
     uri = write_drawn(tmp_path / "d", train=4, val=val, test=1)  # the last picture of a split is unlabelled
-    with pytest.raises(UserError, match="data.val_split 'val' holds no labelled pixel; set data.val_split=null"):
+    with pytest.raises(UserError, match=r"data.val_split 'val' holds no labelled pixel; set data.val_split=null"):
         prepare_run(drawn_config(uri, tmp_path / "r"), resume=False)
     prepare_run(drawn_config(uri, tmp_path / "r", "data.val_split=null"), resume=False)
 
 
 def test_a_train_without_labels_is_refused(tmp_path):
     uri = write_drawn(tmp_path / "d", train=1, val=2, test=1)
-    with pytest.raises(UserError, match="hold no labelled pixel: nothing can be learned"):
+    with pytest.raises(UserError, match=r"hold no labelled pixel: nothing can be learned"):
         prepare_run(drawn_config(uri, tmp_path / "r", "train.global_batch=1"), resume=False)
 
 
@@ -60,7 +60,7 @@ def test_run_directory(data, tmp_path):
     config = drawn_config(data, tmp_path / "r")
     prepare_run(config, resume=True)  # nothing there yet: a start
     assert load_config(str(tmp_path / "r" / "config.yaml")).config == config
-    with pytest.raises(UserError, match="is not empty: give --resume to go on with it, or another run.uri"):
+    with pytest.raises(UserError, match=r"is not empty: give --resume to go on with it, or another run.uri"):
         prepare_run(config, resume=False)
     prepare_run(config, resume=True)
 
@@ -75,7 +75,7 @@ def test_another_configuration_is_refused_naming_the_keys(data, tmp_path):
 
 def test_a_folder_that_is_no_run(data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds files but no config.yaml"):
+    with pytest.raises(UserError, match=r"holds files but no config.yaml"):
         prepare_run(drawn_config(data, tmp_path), resume=True)
 
 

@@ -1,0 +1,73 @@
+"""Preparing on Ray: what goes in comes out, what is bad is named."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from foodseg.data.plates import write_meals
+from foodseg.data.ray_prepare import prepare
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
+from foodseg.data.shards import read_manifest, read_quarantine
+from foodseg.errors import DataRefused, UserError
+
+
+@pytest.fixture(scope="module")
+def meals(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("meals")
+    write_meals(folder, train=20, test=4, seed=1, longest_side=64)
+    (folder / "images" / "drawn__0002.jpg").write_bytes(b"no picture")
+    (folder / "masks" / "drawn__0003.png").unlink()  # unlabelled, and welcome
+    return folder
+
+
+def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp_path):
+    uri = str(tmp_path / "prepared")
+    manifest = prepare(str(meals), uri, max_bad=0.1)
+
+    assert manifest == read_manifest(uri)
+    quarantine = read_quarantine(uri, 1)
+    assert [(q["image_id"], q["source"]) for q in quarantine] == [("drawn__0002", "drawn")]
+    assert "not a readable picture" in quarantine[0]["reason"]
+    listed = [stem for split in ("train", "test") for stem in (meals / f"{split}.txt").read_text().split()]
+    kept = [
+        image_id
+        for split in manifest.counts
+        for image_id in RowReader(uri, manifest, [split]).column("image_id").to_pylist()
+    ]
+    assert sorted([*kept, "drawn__0002"]) == sorted(listed)
+    assert manifest.counts["train"].pictures + manifest.counts["val"].pictures == 19
+    assert sum(counts.unlabelled for counts in manifest.counts.values()) == 1
+
+
+def test_pixels_are_those_of_the_source(ray_cluster, meals, tmp_path):
+    uri = str(tmp_path / "prepared")
+    manifest = prepare(str(meals), uri, max_bad=0.1)
+
+    reader = RowReader(uri, manifest, ["test"])
+    total = np.zeros(len(manifest.classes), np.int64)
+    for row in reader.take(range(len(reader))).to_pylist():
+        mask = cv2.imread(str(meals / "masks" / f"{row['image_id']}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(decode_mask(row["mask"]), mask)
+        assert row["image"] == (meals / "images" / f"{row['image_id']}.jpg").read_bytes()
+        total += np.bincount(mask.ravel(), minlength=len(total))
+    assert manifest.counts["test"].class_pixels == tuple(total.tolist())
+
+
+def test_a_second_preparation_is_refused_or_switches_to_the_next_generation(ray_cluster, meals, tmp_path):
+    uri = str(tmp_path / "prepared")
+    prepare(str(meals), uri, max_bad=0.1)
+    with pytest.raises(UserError, match="--overwrite"):
+        prepare(str(meals), uri, max_bad=0.1)
+
+    assert prepare(str(meals), uri, max_bad=0.1, overwrite=True).generation == 2
+    assert read_manifest(uri).generation == 2
+
+
+def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, meals, tmp_path):
+    uri = str(tmp_path / "prepared")
+    with pytest.raises(DataRefused, match=r"1 of 24 records are bad.*drawn__0002"):
+        prepare(str(meals), uri)
+    assert not (tmp_path / "prepared" / "dataset.json").exists()
