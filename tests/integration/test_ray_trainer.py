@@ -32,7 +32,9 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     for name, weights in a.student.items():
         # the same sums in another order: float32 rounding, grown by Adam's division by small second moments
         torch.testing.assert_close(b.student[name], weights, rtol=2e-2, atol=2e-3)
-    lines = [[json.loads(x) for x in (tmp_path / r / "log.jsonl").read_text().splitlines()] for r in ("alone", "shared")]
+    lines = [
+        [json.loads(x) for x in (tmp_path / r / "log.jsonl").read_text().splitlines()] for r in ("alone", "shared")
+    ]
     losses = [[line["loss/cross_entropy"] for line in part if "loss/cross_entropy" in line] for part in lines]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0][-1] != losses[0][0]

@@ -1,0 +1,106 @@
+"""Parts of a run are killed; it ends with the right number of steps and a usable model all the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from foodseg import storage
+from foodseg.checkpoint import load_checkpoint, load_model, newest_checkpoint
+from foodseg.config.load import to_yaml
+from foodseg.train.ray_trainer import run_training
+from tests.drawn import drawn_config, write_drawn
+from tests.s3_server import S3Server
+
+STEPS = 60
+SETTINGS = [f"train.steps={STEPS}", "train.validate_every=60", "train.checkpoint_every=5", "train.log_every=1"]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def logged_steps(run: Path) -> list[int]:
+    if not (run / "log.jsonl").exists():
+        return []
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+    return [line["step"] for line in lines if "positions" in line]
+
+
+def assert_whole(run_uri: str) -> None:
+    """The run's newest checkpoint is that of the last step, and its model works."""
+    newest = newest_checkpoint(run_uri)
+    assert newest is not None
+    checkpoint = load_checkpoint(newest)
+    assert checkpoint.step == STEPS
+    load_model(checkpoint, "ema")
+    assert [line["step"] for line in checkpoint.history] == [STEPS]
+
+
+def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_cluster, tmp_path):
+    run = tmp_path / "run"
+    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=2")
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run_training, config)
+        wait_for(lambda: len(logged_steps(run)) >= 8 or training.done())
+        workers = [
+            p for p in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
+        ]
+        workers[-1].send_signal(signal.SIGKILL)
+        before = logged_steps(run)[-1]
+        result = training.result(timeout=300)
+
+    assert result["step"] == STEPS
+    assert_whole(str(run))
+    steps = logged_steps(run)
+    restart = next(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
+    assert steps[restart] % 5 == 1  # just after a checkpoint
+    assert before - 5 <= steps[restart] <= steps[restart - 1]
+    assert steps[restart:] == list(range(steps[restart], STEPS + 1))
+
+
+def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_path):
+    run = tmp_path / "run"
+    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=1")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: len(logged_steps(run)) >= 12 or driver.poll() is not None)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    psutil.wait_procs(children, timeout=30)
+    torn = sorted((run / "checkpoints").iterdir())[-1]
+    (torn / "model.safetensors").write_bytes(b"half")
+
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=280, check=False)
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["step"] == STEPS
+    assert f"{torn} is torn: model.safetensors has 4 bytes" in resumed.stderr
+    assert_whole(str(run))
+
+
+def test_the_storage_server_restarts_in_mid_run(ray_cluster, s3: S3Server):
+    run = "s3://foodseg/faults/run"
+    config = drawn_config(write_drawn("s3://foodseg/faults/data"), run, *SETTINGS, "scaling.num_workers=1")
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run_training, config)
+        wait_for(lambda: len(storage.list_names(f"{run}/checkpoints")) >= 1 or training.done())
+        s3.kill()
+        time.sleep(2)
+        s3.start()
+        result = training.result(timeout=300)
+
+    assert result["step"] == STEPS
+    assert_whole(run)
