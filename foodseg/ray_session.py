@@ -93,8 +93,8 @@ def require_cpus(workers: int, per_worker: float, *, for_data: int, gpus: int) -
     cpus, needed = have.get("CPU", 0), workers * per_worker + for_data
     if cpus < needed:
         raise UserError(
-            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and {for_data} for the data "
-            f"need {needed:g}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
+            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and {for_data} for the data"
+            f" need {needed:g}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
         )
     if have.get("GPU", 0) < gpus:
         raise UserError(

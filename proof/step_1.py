@@ -80,12 +80,12 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 def bench_data(bench: Bench) -> dict[str, Any]:
     """Streamed pictures per second."""
-    return bench.foodseg("bench", "data", "--data", _prepared(bench))
+    return bench.foodseg("bench", "data", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
 def bench_train(bench: Bench) -> dict[str, Any]:
     """Training speed beside a bare loop."""
-    return bench.foodseg("bench", "train", "--data", _prepared(bench))
+    return bench.foodseg("bench", "train", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
 def kills(bench: Bench) -> dict[str, Any]:
@@ -128,8 +128,8 @@ def _prepared(bench: Bench) -> Path:
 
 
 def _train_peer(bench: Bench, out: Path, seed: int) -> dict[str, Any]:
-    # seconds.json is the last thing that the peer writes. One thread, as scaling.resources_per_worker of parity.yaml.
-    command = ("proof/peer.py", "--data", _foodmix(bench), "--weights", _weights(bench), "--seed", seed, "--threads", 1)
+    # seconds.json is the last thing that the peer writes
+    command = ("proof/peer.py", "--data", _foodmix(bench), "--weights", _weights(bench), "--seed", seed)
     if not (out / "seconds.json").exists():
         bench.python(*command, "--out", out)
     return json.loads((out / "seconds.json").read_text(encoding="utf-8"))
