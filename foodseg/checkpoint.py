@@ -10,10 +10,8 @@ name, and a run goes on from the checkpoint before. A run directory holds `check
 `last.json`.
 """
 
-import hashlib
 import io
 import json
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +20,12 @@ import torch
 from safetensors import SafetensorError
 
 from foodseg import __version__, storage
+from foodseg.checkpoint_files import FORMAT_VERSION, read_manifest_file, sha256, verified_file
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
-
-FORMAT_VERSION = 1
-REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         "data": checkpoint.data,
         "trained_ids": list(checkpoint.trained_ids),
-        "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+        "files": {name: {"size": len(data), "sha256": sha256(data)} for name, data in files.items()},
     }
     for name, data in files.items():
         storage.write_bytes(storage.join(uri, name), data)
@@ -89,9 +84,9 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
     Raises:
         UserError: it is torn (naming the file), was written by a newer foodseg, or its weights are damaged.
     """
-    manifest = _read_manifest(uri)
+    manifest = read_manifest_file(uri)
     wanted = [name for name in manifest["files"] if with_trainer or name != "trainer.pt"]
-    files = {name: _verified(uri, name, manifest["files"][name]) for name in wanted}
+    files = {name: verified_file(uri, name, manifest["files"][name]) for name in wanted}
     try:
         student = safetensors.torch.load(files["model.safetensors"])
         teacher = safetensors.torch.load(files["teacher.safetensors"]) if "teacher.safetensors" in files else None
@@ -126,101 +121,6 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()
-
-
-def verify_checkpoint(uri: str) -> None:
-    """Reads every file of the directory against its manifest.
-
-    Raises:
-        UserError: naming the first file that is missing or differs.
-    """
-    for name, entry in _read_manifest(uri)["files"].items():
-        _verified(uri, name, entry)
-
-
-def newest_checkpoint(run_uri: str) -> str | None:
-    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
-    folder = storage.join(run_uri, "checkpoints")
-    for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
-        uri = storage.join(folder, name)
-        try:
-            verify_checkpoint(uri)
-        except UserError as error:
-            _log.warning("%s; the checkpoint before it is used", error)
-            continue
-        return uri
-    return None
-
-
-def checkpoint_uri(run_uri: str, step: int) -> str:
-    """Returns where the checkpoint after `step` updates lives."""
-    return storage.join(run_uri, "checkpoints", f"step-{step:08d}")
-
-
-def resolve_checkpoint(argument: str) -> str:
-    """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    uri = storage.absolute(argument)
-    if storage.exists(storage.join(uri, "manifest.json")):
-        return uri
-    best = storage.join(uri, "best.json")
-    if storage.exists(best):
-        try:
-            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(uri)}/checkpoints"
-            ) from None
-    newest = newest_checkpoint(uri)
-    if newest is None:
-        raise UserError(
-            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
-            "(no checkpoints/step-*): name the run directory of `foodseg train`"
-        )
-    return newest
-
-
-def _read_manifest(uri: str) -> dict[str, Any]:
-    where = storage.join(uri, "manifest.json")
-    if not storage.exists(where):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
-    try:
-        manifest = json.loads(storage.read_text(where))
-        version = manifest["format_version"]
-        manifest["step"], manifest["data"], manifest["trained_ids"]
-        for name in REQUIRED_FILES:
-            manifest["files"][name]["size"], manifest["files"][name]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
-            "update foodseg"
-        )
-    return manifest
-
-
-def _verified(uri: str, name: str, entry: dict[str, Any]) -> bytes:
-    where = storage.join(uri, name)
-    if not storage.exists(where):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
-    data = storage.read_bytes(where)
-    if len(data) != entry["size"]:
-        raise UserError(
-            f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}"
-        )
-    if _sha256(data) != entry["sha256"]:
-        raise UserError(
-            f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256"
-        )
-    return data
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from foodseg.bench.machine import lower_priority
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
+from foodseg.data.batch import Batch
 from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader
+from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
 from foodseg.logs import log_to_stderr

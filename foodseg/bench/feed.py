@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from foodseg.config import ExperimentConfig
-from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
+from foodseg.data.batch import Batch
 from foodseg.data.order import rank_blocks
 from foodseg.data.reader import RowReader, training_order
+from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
 from foodseg.train.context import micro_batch_size

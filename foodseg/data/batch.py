@@ -1,11 +1,11 @@
-"""The batch that crosses processes: encoded rows with their positions in, arrays for the device out.
+"""The batch that the training loop gets, and how one process without Ray makes it.
 
 B pictures, K classes, S = augment.crop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +13,9 @@ import torch
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.order import TrainingOrder
+from foodseg.data.reader import RowReader
+from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import make_crop
-
-if TYPE_CHECKING:
-    from foodseg.data.reader import RowReader
 
 
 @dataclass(frozen=True)
@@ -62,40 +60,36 @@ class Batch:
         return self.image.shape[0]
 
 
-def encode_rows(reader: "RowReader", order: TrainingOrder, block: Sequence[range]) -> pa.Table:
-    """Returns the still encoded rows of the positions in `block`, with columns `position` and `seed` added."""
-    positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
-    rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
-    seeds = np.concatenate([order.seeds(part.start, part.stop) for part in block])
-    table = reader.take(rows)
-    return table.append_column("position", pa.array(positions)).append_column("seed", pa.array(seeds))
+def read_batches(
+    reader: RowReader,
+    order: TrainingOrder,
+    augment: AugmentConfig,
+    manifest: Manifest,
+    blocks: Sequence[Sequence[range]],
+    micro_batch: int,
+) -> Iterator[Batch]:
+    """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
+
+    Args:
+        blocks: this rank's position ranges per step (`order.rank_blocks`), each a whole number of micro-batches.
+    """
+
+    def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:
+        rows = encode_rows(reader, order, block)
+        return [make_batch_arrays(part, augment, manifest) for part in _slices(rows, micro_batch)]
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = [pool.submit(load, block) for block in blocks[:2]]
+        for index in range(len(blocks)):
+            ready = pending.pop(0).result()
+            if index + 2 < len(blocks):
+                pending.append(pool.submit(load, blocks[index + 2]))
+            yield from (Batch.from_arrays(arrays) for arrays in ready)
 
 
-def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Decodes and crops encoded rows; returns the arrays of `Batch`, but for `image` (B, S, S, 3)."""
-    classes = manifest.class_table
-    sources = {name: index for index, name in enumerate(manifest.annotated)}
-    columns = {name: rows.column(name).to_pylist() for name in ("image", "mask", "height", "width", "seed", "source")}
-    count, side = rows.num_rows, augment.crop
-    # written in place: a list of crops and np.stack would hold every picture twice
-    arrays = {
-        "image": np.empty((count, side, side, 3), np.uint8),
-        "mask": np.empty((count, side, side), classes.mask_dtype),
-        "extent": np.empty((count, 4), np.int32),
-        "seed": np.asarray(columns["seed"], np.int64),
-        "position": rows.column("position").to_numpy().astype(np.int64),
-        "source": np.array([sources[name] for name in columns["source"]], np.int16),
-        "ingredients": np.empty((count, len(classes)), bool),
-        "list_known": np.empty(count, bool),
-    }
-    for i in range(count):
-        crop = make_crop(
-            columns["image"][i], columns["mask"][i], columns["height"][i], columns["width"][i],
-            columns["seed"][i], augment, classes,
-        )  # fmt: skip
-        arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
-        arrays["ingredients"][i], arrays["list_known"][i] = crop.ingredients, crop.list_known
-    return arrays
+def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, size):
+        yield table.slice(start, size)
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

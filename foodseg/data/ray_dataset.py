@@ -9,28 +9,23 @@ one block of decoded crops.
 """
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.train
 from ray.data import DataContext, Dataset, ExecutionOptions
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from foodseg.checkpoint import newest_checkpoint
+from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.batch import encode_rows, make_batch_arrays
-from foodseg.data.order import TrainingOrder, rank_blocks
+from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader
+from foodseg.data.rows import decode_block, encode_units
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import single_threaded_opencv
 
-SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
 STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
 NO_PROGRESS_SECONDS = 300
@@ -88,8 +83,8 @@ def rank_stream(
     units: Dataset, reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, world_size: int
 ) -> Dataset:
     """Returns the dataset whose blocks are, in turn, the rows of rank 0, 1, ... for S steps each."""
-    encode = partial(_encode_unit, reader=reader, order=order, world_size=world_size)
-    decode = partial(_decode_block, augment=augment, manifest=manifest)
+    encode = partial(encode_units, reader=reader, order=order, world_size=world_size)
+    decode = partial(decode_block, augment=augment, manifest=manifest)
     return (
         # reading has the same resources as `repartition`, so that Ray runs the two as one task: each block of encoded
         # rows is handed on as soon as it is read, and is not copied once more
@@ -97,35 +92,3 @@ def rank_stream(
         .repartition(target_num_rows_per_block=1)
         .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     )
-
-
-def _encode_unit(units: pa.Table, reader: RowReader, order: TrainingOrder, world_size: int) -> Iterator[pa.Table]:
-    """One row per block of the units: its encoded rows, as an Arrow stream."""
-    for unit in units.to_pylist():
-        blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size)
-        rows_per_block = sum(len(part) for part in blocks[0])
-        row_bytes = sum(shard.size for shard in reader.shards) / len(reader)
-        # a window's rows are scattered over its row groups: fetching many blocks at once fetches each group once
-        at_once = max(1, int(SPAN_BYTES / (row_bytes * rows_per_block)))
-        for first in range(0, len(blocks), at_once):
-            span = blocks[first : first + at_once]
-            rows = encode_rows(reader, order, [part for block in span for part in block])
-            start = 0
-            for block in span:
-                count = sum(len(part) for part in block)
-                yield pa.table({"rows": pa.array([_to_ipc(rows.slice(start, count))], pa.large_binary())})
-                start += count
-
-
-def _decode_block(table: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
-    single_threaded_opencv()
-    assert table.num_rows == 1, table.num_rows
-    rows = pa.ipc.open_stream(table.column("rows")[0].as_buffer()).read_all()
-    return make_batch_arrays(rows, augment, manifest)
-
-
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    return sink.getvalue().to_pybytes()

@@ -4,17 +4,14 @@ reader = RowReader(uri, read_manifest(uri), ["train"])
 table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foodseg import storage
-from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
-from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
 from foodseg.data.order import TrainingOrder, repeat_factors
 from foodseg.data.shards import SCHEMA, Manifest
 from foodseg.errors import UserError
@@ -107,35 +104,3 @@ def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch:
     if data.repeat_threshold > 0:
         repeats = repeat_factors(reader.column("ingredients").to_pylist(), data.repeat_threshold, data.repeat_cap)
     return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
-
-
-def read_batches(
-    reader: RowReader,
-    order: TrainingOrder,
-    augment: AugmentConfig,
-    manifest: Manifest,
-    blocks: Sequence[Sequence[range]],
-    micro_batch: int,
-) -> Iterator[Batch]:
-    """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
-
-    Args:
-        blocks: this rank's position ranges per step (`order.rank_blocks`), each a whole number of micro-batches.
-    """
-
-    def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:
-        rows = encode_rows(reader, order, block)
-        return [make_batch_arrays(part, augment, manifest) for part in _slices(rows, micro_batch)]
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = [pool.submit(load, block) for block in blocks[:2]]
-        for index in range(len(blocks)):
-            ready = pending.pop(0).result()
-            if index + 2 < len(blocks):
-                pending.append(pool.submit(load, blocks[index + 2]))
-            yield from (Batch.from_arrays(arrays) for arrays in ready)
-
-
-def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, size):
-        yield table.slice(start, size)

@@ -16,7 +16,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model, resolve_checkpoint
+from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
+from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import load_checkpoint, load_model, resolve_checkpoint
+from foodseg.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.sample import decode_image, encode_mask
 from foodseg.errors import UserError

@@ -1,6 +1,6 @@
 """What the training loop knows of its surroundings, and the surroundings of one process without Ray.
 
-`LocalContext` is one process; `RayContext` (in `ray_trainer.py`) is one of several workers. Both pass the same tests.
+`LocalContext` is one process; `RayContext` (in `ray_worker.py`) is one of several workers. Both pass the same tests.
 """
 
 import logging
@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from foodseg.checkpoint import newest_checkpoint
+from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig
-from foodseg.data.batch import Batch
+from foodseg.data.batch import Batch, read_batches
 from foodseg.data.order import TrainingOrder, rank_blocks
-from foodseg.data.reader import RowReader, read_batches
+from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
 

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, checkpoint_uri, load_checkpoint, save_checkpoint
+from foodseg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch

@@ -7,75 +7,31 @@ snapshot is never what a run resumes from (it is not written atomically on a loc
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import ray.train
-import ray.train.collective
-import torch
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
-from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint import newest_checkpoint
-from foodseg.config import ExperimentConfig, parse_config
-from foodseg.data.batch import Batch
+from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
-from foodseg.data.shards import Manifest
 from foodseg.errors import RetryLater, UserError
-from foodseg.ray_logs import RelayedLogs, RelayHandler
+from foodseg.ray_logs import RelayedLogs
 from foodseg.ray_session import cores, expected_failure, ray_session, require_cpus
-from foodseg.train.context import LocalContext, TrainContext, micro_batch_size
+from foodseg.train.context import LocalContext, TrainContext
 from foodseg.train.loop import train
+from foodseg.train.ray_worker import RayContext, train_rank
 from foodseg.train.run import Run, prepare_run
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 # glibc gives every large tensor back to the kernel and faults its pages in again at the next step; keeping the memory
 # makes CPU training about 1.3 times faster
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-
-
-class RayContext:
-    """One worker of a Ray Train worker group."""
-
-    def __init__(self, config: ExperimentConfig) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device = get_device()
-        self._config = config
-
-    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
-        size = micro_batch_size(self._config, self.world_size)
-        stream = ray.train.get_dataset_shard("train")
-        for arrays in stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
-            yield Batch.from_arrays(arrays)
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return prepare_model(module, move_to_device=False)
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-    def broadcast(self, value: T) -> T:
-        return ray.train.collective.broadcast_from_rank_zero(value)
-
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
-        ray.train.report({**metrics, "checkpoint_uri": checkpoint})
-
-    def restore(self) -> str | None:
-        return self.broadcast(newest_checkpoint(self._config.run.uri) if self.rank == 0 else None)
-
-    def stop_requested(self) -> bool:
-        return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
 
 
 def run_training(
@@ -155,7 +111,7 @@ def _trainer(
 ) -> TorchTrainer:
     config = run.config
     return TorchTrainer(
-        partial(_worker, build_context=build_context),
+        partial(train_rank, build_context=build_context),
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "manifest": run.manifest.model_dump(mode="json"),
@@ -175,20 +131,3 @@ def _trainer(
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
         ),
     )
-
-
-def _worker(loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]) -> dict[str, Any]:
-    logger = logging.getLogger("foodseg")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [RelayHandler(loop_config["relay"])]
-    config = parse_config(loop_config["config"])
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    manifest = Manifest.model_validate(loop_config["manifest"])
-    try:
-        return train(config, manifest, loop_config["total_steps"], build_context(config))
-    except Exception as error:
-        # a user's mistake is the same at every start: Ray would restart the workers again and again for it
-        expected = expected_failure(error)
-        if isinstance(expected, UserError):
-            return {"refused": str(expected)}
-        raise

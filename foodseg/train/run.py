@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from foodseg import storage
-from foodseg.checkpoint import newest_checkpoint
+from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
 from foodseg.data.order import TrainingOrder

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from foodseg.checkpoint import load_checkpoint, newest_checkpoint, resolve_checkpoint
+from foodseg.checkpoint import load_checkpoint
+from foodseg.checkpoint_files import newest_checkpoint, resolve_checkpoint
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
 from tests.e2e.world import TINY_MODEL, set_options

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from foodseg.checkpoint import load_checkpoint, resolve_checkpoint
+from foodseg.checkpoint import load_checkpoint
+from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.errors import UserError
 from foodseg.ray_session import require_cpus
 from foodseg.train.ray_trainer import run_training

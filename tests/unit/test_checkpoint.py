@@ -9,16 +9,8 @@ import timm
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import (
-    Checkpoint,
-    checkpoint_uri,
-    load_checkpoint,
-    load_model,
-    newest_checkpoint,
-    resolve_checkpoint,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint, resolve_checkpoint, verify_checkpoint
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter

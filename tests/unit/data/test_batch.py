@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.batch import Batch, encode_rows, make_batch_arrays
+from foodseg.data.batch import Batch
 from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader
+from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.sample import encode_mask
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
 

@@ -11,8 +11,9 @@ import pytest
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import shards
+from foodseg.data.batch import read_batches
 from foodseg.data.order import TrainingOrder, rank_blocks
-from foodseg.data.reader import COLUMNS, RowReader, read_batches, training_order
+from foodseg.data.reader import COLUMNS, RowReader, training_order
 from foodseg.data.sample import encode_mask
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
 from foodseg.errors import UserError

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, checkpoint_uri, load_checkpoint, newest_checkpoint
+from foodseg.checkpoint import Checkpoint, load_checkpoint
+from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.reader import RowReader
 from foodseg.errors import UserError

@@ -3,7 +3,7 @@
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint import checkpoint_uri
+from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.config import load_config
 from foodseg.errors import UserError
 from foodseg.train import run as run_module

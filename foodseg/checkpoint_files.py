@@ -1,0 +1,114 @@
+"""The files of a checkpoint and of a run, without opening a model: manifest, verification, which one is the newest.
+
+Kept apart from `checkpoint.py` so that a process that only looks for a checkpoint does not import torch.
+"""
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+from foodseg import storage
+from foodseg.errors import UserError
+
+FORMAT_VERSION = 1
+REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
+_log = logging.getLogger(__name__)
+
+
+def verify_checkpoint(uri: str) -> None:
+    """Reads every file of the directory against its manifest.
+
+    Raises:
+        UserError: naming the first file that is missing or differs.
+    """
+    for name, entry in read_manifest_file(uri)["files"].items():
+        verified_file(uri, name, entry)
+
+
+def newest_checkpoint(run_uri: str) -> str | None:
+    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
+    folder = storage.join(run_uri, "checkpoints")
+    for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
+        uri = storage.join(folder, name)
+        try:
+            verify_checkpoint(uri)
+        except UserError as error:
+            _log.warning("%s; the checkpoint before it is used", error)
+            continue
+        return uri
+    return None
+
+
+def checkpoint_uri(run_uri: str, step: int) -> str:
+    """Returns where the checkpoint after `step` updates lives."""
+    return storage.join(run_uri, "checkpoints", f"step-{step:08d}")
+
+
+def resolve_checkpoint(argument: str) -> str:
+    """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    uri = storage.absolute(argument)
+    if storage.exists(storage.join(uri, "manifest.json")):
+        return uri
+    best = storage.join(uri, "best.json")
+    if storage.exists(best):
+        try:
+            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(uri)}/checkpoints"
+            ) from None
+    newest = newest_checkpoint(uri)
+    if newest is None:
+        raise UserError(
+            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
+            "(no checkpoints/step-*): name the run directory of `foodseg train`"
+        )
+    return newest
+
+
+def read_manifest_file(uri: str) -> dict[str, Any]:
+    """Returns the manifest of a checkpoint directory; UserError: missing, damaged or of another format."""
+    where = storage.join(uri, "manifest.json")
+    if not storage.exists(where):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
+    try:
+        manifest = json.loads(storage.read_text(where))
+        version = manifest["format_version"]
+        manifest["step"], manifest["data"], manifest["trained_ids"]
+        for name in REQUIRED_FILES:
+            manifest["files"][name]["size"], manifest["files"][name]["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
+            "update foodseg"
+        )
+    return manifest
+
+
+def verified_file(uri: str, name: str, entry: dict[str, Any]) -> bytes:
+    """Returns the content of a file of the checkpoint; UserError: missing, or not what its manifest entry says."""
+    where = storage.join(uri, name)
+    if not storage.exists(where):
+        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
+    data = storage.read_bytes(where)
+    if len(data) != entry["size"]:
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}"
+        )
+    if sha256(data) != entry["sha256"]:
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256"
+        )
+    return data
+
+
+def sha256(data: bytes) -> str:
+    """Returns the hex digest that manifests carry."""
+    return hashlib.sha256(data).hexdigest()

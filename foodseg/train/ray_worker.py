@@ -1,0 +1,89 @@
+"""One worker of a training run on Ray Train.
+
+Ray unpickles the worker's function in its controller too. So the loop, and with it timm, is imported inside.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import ray.train
+import ray.train.collective
+import torch
+from ray.train.torch import get_device, prepare_model
+from torch import nn
+
+from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.batch import Batch
+from foodseg.data.shards import Manifest
+from foodseg.errors import UserError
+from foodseg.ray_logs import RelayHandler
+from foodseg.ray_session import expected_failure
+from foodseg.train.context import TrainContext, micro_batch_size
+
+T = TypeVar("T")
+
+
+class RayContext:
+    """One worker of a Ray Train worker group."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device = get_device()
+        self._config = config
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+        size = micro_batch_size(self._config, self.world_size)
+        stream = ray.train.get_dataset_shard("train")
+        for arrays in stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
+            yield Batch.from_arrays(arrays)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return prepare_model(module, move_to_device=False)
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return ray.train.collective.broadcast_from_rank_zero(value)
+
+    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+        ray.train.report({**metrics, "checkpoint_uri": checkpoint})
+
+    def restore(self) -> str | None:
+        return self.broadcast(newest_checkpoint(self._config.run.uri) if self.rank == 0 else None)
+
+    def stop_requested(self) -> bool:
+        return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
+
+
+def train_rank(
+    loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]
+) -> dict[str, Any]:
+    """Runs the loop in one worker; `loop_config` holds plain `config`, `manifest`, `total_steps` and the log relay.
+
+    Returns:
+        What `train.loop.train` returns, or {"refused": sentence} for a user's mistake.
+    """
+    from foodseg.train.loop import train
+
+    logger = logging.getLogger("foodseg")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [RelayHandler(loop_config["relay"])]
+    config = parse_config(loop_config["config"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    manifest = Manifest.model_validate(loop_config["manifest"])
+    try:
+        return train(config, manifest, loop_config["total_steps"], build_context(config))
+    except Exception as error:
+        # a user's mistake is the same at every start: Ray would restart the workers again and again for it
+        expected = expected_failure(error)
+        if isinstance(expected, UserError):
+            return {"refused": str(expected)}
+        raise
