@@ -19,7 +19,12 @@ from foodseg.errors import FoodsegError, RetryLater, UserError
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
 KNOCK_SECONDS = 10  # a cluster that is up answers at once
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # a worker waits in `report` until the controller looks again: every checkpoint would cost up to 2 seconds
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+}
 
 
 def cores() -> int:
@@ -44,7 +49,7 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:
         # a machine with little memory keeps room for the model

@@ -20,8 +20,8 @@ from foodseg.train.ray_trainer import run_training
 from tests.drawn import drawn_config, write_drawn
 from tests.s3_server import S3Server
 
-STEPS = 60
-SETTINGS = [f"train.steps={STEPS}", "train.validate_every=60", "train.checkpoint_every=5", "train.log_every=1"]
+STEPS = 40
+SETTINGS = [f"train.steps={STEPS}", "train.validate_every=40", "train.checkpoint_every=5", "train.log_every=1"]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
