@@ -21,7 +21,7 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
-from foodseg.ray_session import cores, ray_session
+from foodseg.ray_session import data_cpus, ray_session
 from foodseg.train.ray_trainer import run_training
 
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
@@ -44,7 +44,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     with as_file(files("foodseg") / "demo.yaml") as path:
         config = load_config(str(path), [f"data.uri={prepared}", f"run.uri={run}"]).config
     # one Ray for all parts: starting it is most of what a small job costs
-    with ray_session(None, logical_cpus=2 + cores() + 1):
+    with ray_session(None, logical_cpus=2 + data_cpus()):
         manifest = prepare(str(meals), prepared)
         trained = run_training(config)
         split = "test" if "test" in manifest.counts else "val"

@@ -32,6 +32,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def data_cpus() -> int:
+    """Returns the logical CPUs for the stream: one to read, two per core to decode, so that a decoder always waits."""
+    return 2 * cores() + 1
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.

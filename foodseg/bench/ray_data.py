@@ -22,7 +22,7 @@ from foodseg.data.order import TrainingOrder
 from foodseg.data.ray_dataset import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest, read_manifest
-from foodseg.ray_session import cores, expected_failure, ray_session
+from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.train.context import micro_batch_size
 from foodseg.train.run import with_absolute_uris
 
@@ -52,7 +52,7 @@ def bench_data(
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
     order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
     facts = machine_facts(cores())
-    with ray_session(address, logical_cpus=cores() + 1):
+    with ray_session(address, logical_cpus=data_cpus()):
         try:
             niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
             stream = _stream_rate(config, manifest, reader, order, seconds)

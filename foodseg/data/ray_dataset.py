@@ -29,7 +29,9 @@ from foodseg.data.shards import Manifest
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
 STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
 NO_PROGRESS_SECONDS = 300
-PAUSE_SECONDS = 0.02  # a block takes longer to decode than two such pauses
+BLOCK_BYTES = 64 * 2**20  # of decoded pictures and masks: starting a task costs little beside decoding as many
+MOST_ROWS = 256  # in a block, however small the crops
+PAUSE_SECONDS = 0.01  # a block takes ten times as long to decode
 
 
 class PacedScheduling(ExecutionCallback):
@@ -83,7 +85,8 @@ def rank_stream(
     units: Dataset, reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, world_size: int
 ) -> Dataset:
     """Returns the dataset whose blocks are, in turn, the rows of rank 0, 1, ... for S steps each."""
-    encode = partial(encode_units, reader=reader, order=order, world_size=world_size)
+    rows_per_block = max(1, min(MOST_ROWS, BLOCK_BYTES // (4 * augment.crop**2)))
+    encode = partial(encode_units, reader=reader, order=order, world_size=world_size, rows_per_block=rows_per_block)
     decode = partial(decode_block, augment=augment, manifest=manifest)
     return (
         # reading has the same resources as `repartition`, so that Ray runs the two as one task: each block of encoded

@@ -53,17 +53,18 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
     return arrays
 
 
-def encode_units(units: pa.Table, reader: RowReader, order: TrainingOrder, world_size: int) -> Iterator[pa.Table]:
+def encode_units(
+    units: pa.Table, reader: RowReader, order: TrainingOrder, world_size: int, rows_per_block: int
+) -> Iterator[pa.Table]:
     """Yields one row per block of the units of steps: its encoded rows, as one Arrow stream.
 
     The blocks are laid out by `order.rank_blocks` for `world_size` ranks.
     """
     for unit in units.to_pylist():
-        blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size)
-        rows_per_block = sum(len(part) for part in blocks[0])
+        blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size, rows_per_block)
         row_bytes = sum(shard.size for shard in reader.shards) / len(reader)
         # a window's rows are scattered over its row groups: fetching many blocks at once fetches each group once
-        at_once = max(1, int(SPAN_BYTES / (row_bytes * rows_per_block)))
+        at_once = max(1, int(SPAN_BYTES / (row_bytes * sum(len(part) for part in blocks[0]))))
         for first in range(0, len(blocks), at_once):
             span = blocks[first : first + at_once]
             rows = encode_rows(reader, order, [part for block in span for part in block])

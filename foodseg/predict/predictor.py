@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image
 from foodseg.models.segmenter import Segmenter
 
-BAND_BYTES = 64 * 2**20  # of float32 scores in one band
+BAND_BYTES = 4 * 2**20  # of float32 scores in one band: what stays in the processor's cache
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -115,17 +116,22 @@ def resized_argmax(logits: torch.Tensor, fitted: tuple[int, int], stride: int, h
         (height, width) uint8, or uint16 for more than 256 classes.
     """
     classes = logits.shape[0]
-    # three bands live at once: left, right, blended; as wide as the wider of source and target
-    rows = max(1, BAND_BYTES // (4 * classes * max(width, logits.shape[2]) * 3))
+    rows = max(1, BAND_BYTES // (4 * classes * max(width, logits.shape[2])))
     ids = np.empty((height, width), np.uint8 if classes <= 256 else np.uint16)
-    low_x, high_x, blend_x = _taps(width, fitted[1] / (stride * width), logits.shape[2], logits.device)
-    low_y, high_y, blend_y = _taps(height, fitted[0] / (stride * height), logits.shape[1], logits.device)
+    low, high, blend = _taps(height, fitted[0] / (stride * height), logits.shape[1], logits.device)
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))
-        lines = torch.lerp(logits[:, low_y[band]], logits[:, high_y[band]], blend_y[band][:, None])
-        scores = torch.lerp(lines[:, :, low_x], lines[:, :, high_x], blend_x)
-        ids[band] = scores.argmax(0).cpu().numpy()
+        lines = torch.lerp(logits[:, low[band]], logits[:, high[band]], blend[band][:, None])
+        ids[band] = _widened(lines, fitted[1] / stride, width).argmax(0).cpu().numpy()
     return ids
+
+
+def _widened(lines: torch.Tensor, real: float, width: int) -> torch.Tensor:
+    """Resizes (K, rows, w) to (K, rows, width): the first `real` of the w columns fill it, the rest is padding."""
+    if real == lines.shape[2]:
+        return interpolate(lines[None], size=(lines.shape[1], width), mode="bilinear")[0]
+    scaled = interpolate(lines[None], scale_factor=(1.0, width / real), mode="bilinear", recompute_scale_factor=False)
+    return scaled[0, :, :, :width]
 
 
 def _taps(count: int, scale: float, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

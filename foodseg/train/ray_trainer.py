@@ -21,7 +21,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.errors import RetryLater, UserError
 from foodseg.ray_logs import RelayedLogs
-from foodseg.ray_session import cores, expected_failure, ray_session, require_cpus
+from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session, require_cpus
 from foodseg.train.context import LocalContext, TrainContext
 from foodseg.train.loop import train
 from foodseg.train.ray_worker import RayContext, train_rank
@@ -62,8 +62,7 @@ def run_training(
             return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
     per_worker = worker_resources(run.config)
     most = max(run.config.scaling.world_sizes)
-    # beside the workers one CPU to read and one per core to decode
-    with ray_session(address, logical_cpus=int(most * per_worker["CPU"]) + cores() + 1):
+    with ray_session(address, logical_cpus=int(most * per_worker["CPU"]) + data_cpus()):
         fewest = min(run.config.scaling.world_sizes)
         require_cpus(fewest, per_worker["CPU"], for_data=STREAM_CPUS, gpus=fewest if run.config.scaling.use_gpu else 0)
         return {**_fit_with_retries(run, per_worker, build_context), "run": run.config.run.uri}
