@@ -1,5 +1,6 @@
 """Parts of a run are killed; it ends with the right number of steps and a usable model all the same."""
 
+import contextlib
 import json
 import os
 import signal
@@ -80,7 +81,9 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
     children = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    psutil.wait_procs(children, timeout=30)
+    for child in psutil.wait_procs(children, timeout=5)[1]:  # what of its Ray outlives the driver
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     torn = sorted((run / "checkpoints").iterdir())[-1]
     (torn / "model.safetensors").write_bytes(b"half")
 
