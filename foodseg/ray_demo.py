@@ -4,6 +4,7 @@ Drawn meals stand in for photographs; with `--data` the same happens to a folder
 """
 
 import shutil
+import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -38,7 +39,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     _empty(out)
     meals = Path(data) if data else out / "meals"
     if data is None:
-        print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)")
+        print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)", file=sys.stderr)
         write_meals(meals, train=TRAIN_MEALS, test=TEST_MEALS, seed=0)
     prepared, run = str(out / "prepared"), str(out / "run")
     with as_file(files("foodseg") / "demo.yaml") as path:
