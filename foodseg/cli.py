@@ -2,13 +2,14 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from foodseg.cli_bench import bench_app
 from foodseg.cli_config import config_app
+from foodseg.cli_data import data_app
 from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
@@ -19,8 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
-bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
@@ -82,53 +81,6 @@ def root(
     ] = False,
 ) -> None:
     """Which ingredient is where on a picture of food."""
-
-
-@data_app.command("prepare")
-def data_prepare(
-    src: Annotated[
-        str, typer.Argument(help="Folder with images/, masks/, classes.txt, train.txt, test.txt; local or s3://.")
-    ],
-    dst: Annotated[str, typer.Argument(help="Where the prepared data set goes; local or s3://.")],
-    name: Annotated[str | None, typer.Option(help="Name of the data set; left out: the last part of SRC.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
-    max_bad: Annotated[float, typer.Option(help="Largest share of refused records, 0 to 1.", min=0, max=1)] = 0.01,
-    address: Address = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check pictures and masks, carve out `val`, write shards.
-
-    Example: foodseg data prepare my/meals s3://bucket/meals
-    """
-    from foodseg.data.ray_prepare import prepare
-
-    started = time.monotonic()
-    manifest = prepare(src, dst, name=name, overwrite=overwrite, max_bad=max_bad, address=address)
-    result = {
-        "data": manifest.identity,
-        "uri": dst,
-        "classes": len(manifest.classes),
-        "splits": {
-            split: counts.model_dump(include={"pictures", "unlabelled", "groups"})
-            for split, counts in manifest.counts.items()
-        },
-        "shards": len(manifest.shards),
-        "quarantined": manifest.quarantined,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-
-    def show() -> None:
-        print(f"{manifest.identity} at {dst}: {len(manifest.classes)} ids")
-        for split, counts in manifest.counts.items():
-            unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
-            print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
-        if manifest.quarantined:
-            print(
-                f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet"
-            )
-        print(f"next: foodseg train --set data.uri={dst} --set run.uri=runs/first")
-
-    emit(result, as_json, show)
 
 
 @app.command()
@@ -282,48 +234,6 @@ def doctor(
     emit({"ok": healthy, "checks": [asdict(check) for check in checks]}, as_json, show)
     if not healthy:
         raise typer.Exit(UserError.exit_code)
-
-
-@bench_app.command("data")
-def bench_data(
-    data: Annotated[str, typer.Option(help="Prepared data set.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 20,
-    address: Address = None,
-    as_json: AsJson = False,
-) -> None:
-    """Streamed pictures per second beside a bare decoding loop and a torch DataLoader.
-
-    Example: foodseg bench data --data s3://bucket/meals --json
-    """
-    from foodseg.bench.ray_data import bench_data as measure
-    from foodseg.bench.report import bench_markdown
-    from foodseg.config import load_config
-
-    result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
-    emit(result, as_json, lambda: print(bench_markdown(result)))
-
-
-@bench_app.command("train")
-def bench_train(
-    data: Annotated[str, typer.Option(help="Prepared data set.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(help="Training workers, ours and torchrun's.", min=1)] = 2,
-    address: Address = None,
-    as_json: AsJson = False,
-) -> None:
-    """Training speed beside a bare PyTorch loop under torchrun, on batches in memory and end to end.
-
-    Example: foodseg bench train --data s3://bucket/meals --json
-    """
-    from foodseg.bench.ray_train import bench_train as measure
-    from foodseg.bench.report import bench_markdown
-    from foodseg.config import load_config
-
-    result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
-    emit(result, as_json, lambda: print(bench_markdown(result)))
 
 
 @app.command()

@@ -1,0 +1,51 @@
+"""`foodseg bench`: what this machine reaches, as a share of what it could reach."""
+
+from typing import Annotated
+
+import typer
+
+from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit
+
+bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
+
+
+@bench_app.command("data")
+def bench_data(
+    data: Annotated[str, typer.Option(help="Prepared data set.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 20,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Streamed pictures per second beside a bare decoding loop and a torch DataLoader.
+
+    Example: foodseg bench data --data s3://bucket/meals --json
+    """
+    from foodseg.bench.ray_data import bench_data as measure
+    from foodseg.bench.report import bench_markdown
+    from foodseg.config import load_config
+
+    result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
+    emit(result, as_json, lambda: print(bench_markdown(result)))
+
+
+@bench_app.command("train")
+def bench_train(
+    data: Annotated[str, typer.Option(help="Prepared data set.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(help="Training workers, ours and torchrun's.", min=1)] = 2,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Training speed beside a bare PyTorch loop under torchrun, on batches in memory and end to end.
+
+    Example: foodseg bench train --data s3://bucket/meals --json
+    """
+    from foodseg.bench.ray_train import bench_train as measure
+    from foodseg.bench.report import bench_markdown
+    from foodseg.config import load_config
+
+    result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
+    emit(result, as_json, lambda: print(bench_markdown(result)))
