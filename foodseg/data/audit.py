@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.record import Record
-from foodseg.data.sample import decode_image, decode_mask
+from foodseg.data.sample import decode_image
 from foodseg.errors import UserError
 
 THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
@@ -19,7 +18,7 @@ class RecordFacts:
     """A record that passed.
 
     Attributes:
-        size: bytes of picture and mask together.
+        size: bytes of the picture.
         height, width: pixels, upright.
         class_pixels: (K,) int64 pixels per id; all 0 for an unlabelled picture.
         thumbnail: (THUMBNAIL x THUMBNAIL x 3,) float32, zero mean, unit length (all 0 for a picture of one colour).
@@ -48,26 +47,16 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
         RetryLater: the storage does not answer (this is no fault of the record).
     """
     try:
-        data, mask_data = read_record(record)
+        data = record.image.read()
         image = decode_image(data, strict=True)
         height, width = image.shape[:2]
-        if mask_data is None:
+        if record.mask is None:
             counts = np.zeros(len(classes), np.int64)
         else:
-            counts = _class_pixels(decode_mask(mask_data), (height, width), classes)
+            counts = _class_pixels(record.mask.read(), (height, width), classes)
     except UserError as refusal:
         return Refusal(record, str(refusal))
-    return RecordFacts(record, len(data) + len(mask_data or b""), height, width, counts, _thumbnail(image))
-
-
-def read_record(record: Record) -> tuple[bytes, bytes | None]:
-    """Returns the bytes of the picture and of the mask.
-
-    Raises:
-        UserError: a file is missing.
-    """
-    image = storage.read_bytes(record.image_uri)
-    return image, None if record.mask_uri is None else storage.read_bytes(record.mask_uri)
+    return RecordFacts(record, len(data), height, width, counts, _thumbnail(image))
 
 
 def _class_pixels(mask: np.ndarray, size: tuple[int, int], classes: ClassTable) -> np.ndarray:

@@ -19,10 +19,10 @@ from ray.data import DataContext
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients, read_record
+from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients
 from foodseg.data.formats.folder import list_folder
 from foodseg.data.record import Record
-from foodseg.data.sample import decode_mask, encode_mask
+from foodseg.data.sample import encode_mask
 from foodseg.data.shards import (
     FORMAT_VERSION,
     MAX_ROWS,
@@ -189,19 +189,20 @@ def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) 
 
 
 def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
-    image, mask = read_record(row.facts.record)
+    record = row.facts.record
+    mask = None if record.mask is None else record.mask.read().astype(classes.mask_dtype, copy=False)
     ids = listed_ingredients(row.facts.class_pixels)
     return {
-        "image_id": row.facts.record.image_id,
-        "image": image,
-        # palette and 16-bit masks become the one encoding that readers decode fast
-        "mask": None if mask is None else encode_mask(decode_mask(mask).astype(classes.mask_dtype)),
+        "image_id": record.image_id,
+        "image": record.image.read(),
+        # every kind of mask becomes the one encoding that readers decode fast
+        "mask": None if mask is None else encode_mask(mask),
         "height": row.facts.height,
         "width": row.facts.width,
         "ingredients": ids,
         "ingredient_pixels": [int(row.facts.class_pixels[i]) for i in ids],
         "group_id": row.group_id,
-        "source": row.facts.record.source,
+        "source": record.source,
     }
 
 
@@ -213,7 +214,7 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
             pixels = np.stack([row.facts.class_pixels for row in own])
             counts[split] = SplitCounts(
                 pictures=len(own),
-                unlabelled=sum(row.facts.record.mask_uri is None for row in own),
+                unlabelled=sum(row.facts.record.mask is None for row in own),
                 groups=len({row.group_id for row in own}),
                 class_pictures=tuple(int(n) for n in (pixels > 0).sum(0)),
                 class_pixels=tuple(int(n) for n in pixels.sum(0)),

@@ -1,24 +1,75 @@
-"""What a source format lists: records that name their files, and the label space they are in."""
+"""What a source format lists: records that say where their picture and mask lie, and the label space they are in.
 
-from dataclasses import dataclass
+A record is small and picklable: listing a data set opens no picture. Each format has its own ways to say where bytes or
+masks lie; these two, plain files, serve most of them.
+"""
 
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.data.sample import decode_mask
+
+
+class Encoded(Protocol):
+    """Where an encoded file lies."""
+
+    def read(self) -> bytes:
+        """Returns the bytes; UserError where they are missing, RetryLater where the storage does not answer."""
+        ...
+
+
+class Mask(Protocol):
+    """Where a mask lies, and how it becomes class ids."""
+
+    def read(self) -> np.ndarray:
+        """Returns (H, W) uint8 or uint16 ids of the listing's label space; UserError where it is no such mask."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A picture in a file of its own."""
+
+    uri: str
+
+    def read(self) -> bytes:
+        return storage.read_bytes(self.uri)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask of one channel of ids in a file of its own."""
+
+    uri: str
+
+    def read(self) -> np.ndarray:
+        return decode_mask(storage.read_bytes(self.uri))
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a source data set, still unread. `mask_uri` None = unlabelled."""
+    """One picture of a source data set, still unread. `mask` None = unlabelled."""
 
     image_id: str
     split: str
     source: str
-    image_uri: str
-    mask_uri: str | None
+    image: Encoded
+    mask: Mask | None
 
 
 @dataclass(frozen=True)
 class SourceListing:
-    """Everything that a source data set lists."""
+    """Everything that a source data set lists.
+
+    Attributes:
+        records: an id may stand twice: the audit refuses the later ones by name.
+        annotated: per source the ids that it annotates; sources that are left out annotate every one.
+    """
 
     classes: ClassTable
     records: tuple[Record, ...]
+    annotated: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -79,6 +79,7 @@ class Manifest(_Frozen):
     shards: tuple[Shard, ...]
     counts: dict[str, SplitCounts]
     quarantined: int
+    audit: dict[str, int] = {}  # what the audit found and did not refuse, and how often: see audit.FINDINGS
 
     @property
     def class_table(self) -> ClassTable:

@@ -10,7 +10,7 @@ The text before `__` in a stem is its source ("canteen__0001" comes from "cantee
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.record import Record, SourceListing
+from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing
 from foodseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -52,8 +52,8 @@ def _record(src: str, stem: str, split: str, images: dict[str, str], masks: dict
         image_id=stem,
         split=split,
         source=stem.partition("__")[0] if "__" in stem else "",
-        image_uri=storage.join(src, "images", images.get(stem, f"{stem}.jpg")),
-        mask_uri=storage.join(src, "masks", masks[stem]) if stem in masks else None,
+        image=ImageFile(storage.join(src, "images", images.get(stem, f"{stem}.jpg"))),
+        mask=MaskFile(storage.join(src, "masks", masks[stem])) if stem in masks else None,
     )
 
 
