@@ -3,6 +3,7 @@
     model.safetensors    the trained weights             config.json   the whole configuration
     teacher.safetensors  their running average (EMA)     classes.tsv   the label space
     trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
+    calibration.json     the temperature of its confidences; missing where no validation fitted one
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
@@ -12,7 +13,7 @@ name, and a run goes on from the checkpoint before. A run directory holds `check
 
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -29,6 +30,23 @@ from foodseg.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The temperature that logits are divided by before the softmax, fitted on `pixels` pixels of `split`.
+
+    nll_before, nll_after: negative log-likelihood per pixel in nats, at temperature 1 and at this one.
+    step: updates done by the weights it was fitted for. weights: which of them, "student" or "ema".
+    """
+
+    temperature: float
+    nll_before: float
+    nll_after: float
+    pixels: int
+    split: str
+    step: int
+    weights: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory.
 
@@ -40,6 +58,7 @@ class Checkpoint:
         student, teacher: state dicts; `teacher` is None when no average was kept.
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
+        calibration: None where the last update was not validated.
     """
 
     step: int
@@ -51,6 +70,7 @@ class Checkpoint:
     teacher: dict[str, torch.Tensor] | None
     trainer: dict[str, Any] | None
     history: list[dict[str, Any]] = field(default_factory=list)
+    calibration: Calibration | None = None
 
 
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
@@ -65,6 +85,8 @@ def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.teacher is not None:
         files["teacher.safetensors"] = safetensors.torch.save(_contiguous(checkpoint.teacher))
+    if checkpoint.calibration is not None:
+        files["calibration.json"] = json.dumps(asdict(checkpoint.calibration), indent=1).encode()
     manifest = {
         "format_version": FORMAT_VERSION,
         "foodseg": __version__,
@@ -103,7 +125,14 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
         teacher=teacher,
         trainer=trainer,
         history=[json.loads(line) for line in files["history.jsonl"].decode().splitlines()],
+        calibration=Calibration(**json.loads(files["calibration.json"])) if "calibration.json" in files else None,
     )
+
+
+def calibration_of(checkpoint: Checkpoint, weights: str) -> Calibration | None:
+    """Returns the calibration of the weights "student" or "ema"; None where none was fitted for these."""
+    fitted = checkpoint.calibration
+    return fitted if fitted is not None and fitted.weights == weights else None
 
 
 def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:

@@ -7,7 +7,9 @@ each carry their own `ClassTable`, and the two are compared before anything is s
 
 import colorsys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -78,6 +80,18 @@ class ClassTable:
             return cls(tuple(named[index] for index in expected))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> tuple[int, str, str] | None:
+    """Returns the first id at which two label spaces differ, with what each calls it; None where they are equal.
+
+    The names come quoted, for an error message; "nothing" where a label space has ended.
+    """
+    for index, pair in enumerate(zip_longest(names, others)):
+        if pair[0] != pair[1]:
+            name, other = ("nothing" if name is None else repr(name) for name in pair)
+            return index, name, other
+    return None
 
 
 def parse_id_lines(text: str, where: str) -> dict[int, str]:

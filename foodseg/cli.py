@@ -116,7 +116,7 @@ def evaluate(
     checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
     data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
     split: Annotated[str, typer.Option(help="Which split; `test` is noted in the log of openings.")] = "val",
-    out: Annotated[str | None, typer.Option(help="Where metrics.json, report.md and pictures.parquet go.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where report.html, metrics.json and the counts go.")] = None,
     predictions: Annotated[
         str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
     ] = None,
@@ -124,6 +124,10 @@ def evaluate(
         list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
     ] = None,
     pictures: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
+    label_map: Annotated[
+        str | None, typer.Option("--map", help="TSV from one label space to another; scores are in the other.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="id<TAB>name of the space that --map leads to.")] = None,
     compare: Annotated[
         tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
     ] = None,
@@ -139,6 +143,8 @@ def evaluate(
 
     Example: foodseg evaluate runs/a --data s3://bucket/meals --split test --out runs/a/test
 
+    Example: foodseg evaluate runs/a --data prepared/other --map to_foodseg103.tsv --out runs/a/other
+
     Example: foodseg evaluate --compare runs/a/test runs/b/test
     """
     if compare is not None:
@@ -151,17 +157,20 @@ def evaluate(
 
     metrics = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
+        label_map=label_map, classes=classes,
         overrides=overrides or [], workers=workers, address=address, test_log=test_log,
     )  # fmt: skip
 
     def show() -> None:
         from rich.console import Console
 
-        from foodseg.eval.report import scores_table
-        from foodseg.metrics import Scores
+        from foodseg.eval.evaluation import Evaluation
+        from foodseg.eval.report import notes, scores_table
 
-        Console().print(scores_table(Scores.from_json(metrics["scores"])))
-        print(f"written to {out}: metrics.json, report.md, pictures.parquet")
+        evaluation = Evaluation.from_json(metrics)
+        Console().print(scores_table(evaluation))
+        print("\n".join(notes(evaluation)))
+        print(f"written to {out}: report.html, report.md, metrics.json, pictures.parquet")
 
     emit(metrics, as_json, show)
 
@@ -192,7 +201,7 @@ def predict(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label pictures: overlay with legend, label map, area and share of each ingredient.
+    """Label pictures: overlay with legend, label map, area, share and confidence of each ingredient.
 
     Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
     """
@@ -204,6 +213,8 @@ def predict(
         for result in results:
             shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
             print(f"{result['overlay']}: {shares or 'no ingredient found'}")
+        if not all(result["calibrated"] for result in results):
+            print("foodseg: confidences are not calibrated: the checkpoint was not validated", file=sys.stderr)
 
     emit({"pictures": results}, as_json, show)
 

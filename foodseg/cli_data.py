@@ -1,4 +1,4 @@
-"""`foodseg data`: prepare data sets."""
+"""`foodseg data`: prepare, map and look at data sets."""
 
 import time
 from typing import Annotated
@@ -7,15 +7,16 @@ import typer
 
 from foodseg.cli_options import Address, AsJson, emit
 
-data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare, map and look at data sets.", no_args_is_help=True)
 
 
 @data_app.command("prepare")
 def data_prepare(
-    src: Annotated[
-        str, typer.Argument(help="Folder with images/, masks/, classes.txt, train.txt, test.txt; local or s3://.")
-    ],
+    src: Annotated[str, typer.Argument(help="Folder of the data set: local, s3:// or hf://datasets/OWNER/NAME.")],
     dst: Annotated[str, typer.Argument(help="Where the prepared data set goes; local or s3://.")],
+    format: Annotated[
+        str, typer.Option(help="auto, folder, foodseg103, uecfoodpix, coco or huggingface: how SRC is laid out.")
+    ] = "auto",
     name: Annotated[str | None, typer.Option(help="Name of the data set; left out: the last part of SRC.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
     max_bad: Annotated[float, typer.Option(help="Largest share of refused records, 0 to 1.", min=0, max=1)] = 0.01,
@@ -26,10 +27,14 @@ def data_prepare(
 
     Example: foodseg data prepare my/meals s3://bucket/meals
     """
+    from foodseg.data.findings import FINDINGS
+    from foodseg.data.formats.detect import parse_format
     from foodseg.data.ray_prepare import prepare
 
     started = time.monotonic()
-    manifest = prepare(src, dst, name=name, overwrite=overwrite, max_bad=max_bad, address=address)
+    manifest = prepare(
+        src, dst, format=parse_format(format), name=name, overwrite=overwrite, max_bad=max_bad, address=address
+    )
     result = {
         "data": manifest.identity,
         "uri": dst,
@@ -40,6 +45,7 @@ def data_prepare(
         },
         "shards": len(manifest.shards),
         "quarantined": manifest.quarantined,
+        "audit": manifest.audit,
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -52,6 +58,67 @@ def data_prepare(
             print(
                 f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet"
             )
+        for name, count in manifest.audit.items():
+            kind = FINDINGS[name]
+            print(f"  {count} {name} ({kind.effect}): {kind.text}")
+        print(f"look: foodseg data inspect {dst}")
         print(f"next: foodseg train --set data.uri={dst} --set run.uri=runs/first")
 
     emit(result, as_json, show)
+
+
+@data_app.command("map")
+def data_map(
+    src: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
+    label_map: Annotated[
+        str,
+        typer.Argument(metavar="MAP", help="TSV with the columns FROM_id FROM_name TO_id TO_name and perhaps source."),
+    ],
+    dst: Annotated[str, typer.Argument(help="Where the mapped data set goes; local or s3://.")],
+    classes: Annotated[
+        str | None, typer.Option(help="id<TAB>name of the target space; needed where MAP leaves ids out.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; left out: SRC's and the target's.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a prepared data set into another label space: merge ids, split them by source, or ignore them.
+
+    Example: foodseg data map prepared/meals to_foodseg103.tsv prepared/meals103
+    """
+    from foodseg.data.ray_map import map_data_set
+
+    started = time.monotonic()
+    manifest = map_data_set(src, label_map, dst, classes=classes, name=name, overwrite=overwrite, address=address)
+    result = {
+        "data": manifest.identity,
+        "uri": dst,
+        "classes": len(manifest.classes),
+        "annotated": manifest.annotated,
+        "splits": {split: counts.pictures for split, counts in manifest.counts.items()},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+    def show() -> None:
+        print(f"{manifest.identity} at {dst}: {len(manifest.classes)} ids")
+        for source, ids in manifest.annotated.items():
+            print(f"  source {source!r} annotates {'all' if ids is None else len(ids)} of them")
+
+    emit(result, as_json, show)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    uri: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
+    out: Annotated[str | None, typer.Option(help="Where the pictures go; left out: ./inspect-NAME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a prepared data set and what its audit found; draw a contact sheet and the near-duplicates.
+
+    Example: foodseg data inspect s3://bucket/meals --out look
+    """
+    from foodseg.data.inspect import inspect_data, show_inspection
+
+    result = inspect_data(uri, out)
+    emit(result, as_json, lambda: show_inspection(result))

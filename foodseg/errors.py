@@ -21,6 +21,10 @@ class UserError(FoodsegError, ValueError):
     exit_code = 2
 
 
+class MissingFile(UserError):
+    """There is no such file."""
+
+
 class DataRefused(FoodsegError, ValueError):
     """The data is not good enough to go on with, for example more bad records than allowed."""
 

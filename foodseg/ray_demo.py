@@ -92,7 +92,7 @@ def _summary(result: Scores, split: str, out: Path, seconds: float, drawn: bool)
     table = "\n".join(f"  {name:24} {100 * value:5.1f} %" for name, value in rows if value is not None)
     return (
         f"\n{split} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n\n"
-        f"pictures:  {out / 'pictures.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.md'}\n\n"
+        f"pictures:  {out / 'pictures.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
         f"  foodseg predict {out / 'run'} YOUR_PICTURE.jpg --out labelled\n"
         "  foodseg data prepare YOUR_FOLDER prepared/meals\n"

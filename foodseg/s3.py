@@ -20,6 +20,7 @@ from foodseg.errors import UserError
 CHUNK = 8 << 20
 FLUSH_EVERY = 8  # chunks: bounds what an upload holds in memory when the disk is faster than the network
 QUERY_KEYS = ("endpoint_override", "region", "scheme")
+NO_SUCH_FILE = "no such file"
 _ABSENT = ".foodseg-not-there"
 
 _SECRETS = re.compile(
@@ -138,7 +139,7 @@ def mistake(error: Exception, endpoint: Endpoint, path: str) -> str | None:
     if "NO_SUCH_BUCKET" in text or (isinstance(error, FileNotFoundError) and not _bucket_exists(endpoint, bucket)):
         return f"there is no bucket {bucket} at {endpoint.name}; create it or correct the name"
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return NO_SUCH_FILE
     if "Not a regular file" in text:
         return "that is a bucket or a folder; name a file in it"
     if isinstance(error, pyarrow.ArrowInvalid):

@@ -27,7 +27,7 @@ import pyarrow
 import pyarrow.fs
 
 from foodseg import s3
-from foodseg.errors import RetryLater, UserError
+from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.s3 import redact as redact  # part of this module's interface
 
 RETRY_SECONDS = 90.0
@@ -103,7 +103,8 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
                 _ANSWERED.add(endpoint.url)
             mistake = _local_mistake(error) or s3.mistake(error, endpoint, path)
             if mistake:
-                raise UserError(f"cannot {verb} {redact(uri)}: {mistake}") from None
+                kind = MissingFile if mistake == s3.NO_SUCH_FILE else UserError
+                raise kind(f"cannot {verb} {redact(uri)}: {mistake}") from None
             known = endpoint.url in _ANSWERED
             patience = RETRY_SECONDS if known else min(RETRY_SECONDS, FIRST_CONTACT_SECONDS)
             if time.monotonic() - began + delay > patience:
@@ -131,7 +132,7 @@ def _local_mistake(error: Exception) -> str | None:
 
 def _local_reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return s3.NO_SUCH_FILE
     if isinstance(error, IsADirectoryError):
         return "it is a folder, name a file in it"
     if isinstance(error, (NotADirectoryError, FileExistsError)):
@@ -145,7 +146,8 @@ def _local_errors(uri: str, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot {verb} {uri}: {_local_reason(error)}") from error
+        kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f"cannot {verb} {uri}: {_local_reason(error)}") from error
 
 
 def _info(uri: str, verb: str) -> pyarrow.fs.FileInfo:
@@ -165,8 +167,9 @@ def size(uri: str) -> int:
     info = _info(uri, "read")
     if info.type == pyarrow.fs.FileType.File:
         return int(info.size)
-    folder = info.type == pyarrow.fs.FileType.Directory
-    raise UserError(f"cannot read {redact(uri)}: {'it is a folder, name a file in it' if folder else 'no such file'}")
+    if info.type == pyarrow.fs.FileType.Directory:
+        raise UserError(f"cannot read {redact(uri)}: it is a folder, name a file in it")
+    raise MissingFile(f"cannot read {redact(uri)}: {s3.NO_SUCH_FILE}")
 
 
 def list_names(uri: str) -> list[str]:

@@ -24,10 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foodseg.bench.feed import Clock, decoded_batches, memory_batches
 from foodseg.bench.machine import lower_priority
-from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
-from foodseg.data.shards import read_manifest
+from foodseg.data.shards import Manifest, read_manifest
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.context import micro_batch_size
 from foodseg.train.task import SegmentationTask
@@ -38,11 +37,11 @@ PREFETCHED = 4  # batches that the background thread decodes ahead
 class BareLoop:
     """Model, optimizer and update of one rank."""
 
-    def __init__(self, config: ExperimentConfig, classes: ClassTable, world_size: int) -> None:
+    def __init__(self, config: ExperimentConfig, manifest: Manifest, world_size: int) -> None:
         torch.manual_seed(config.train.seed)
         self._config = config.train
         self._clip_norm = config.optim.clip_norm
-        self._task = SegmentationTask(config, classes, pretrained=True)
+        self._task = SegmentationTask(config, manifest.class_table, manifest.annotated, pretrained=True)
         self.model = self._task.module
         if config.train.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -105,7 +104,7 @@ def run_bare(config: ExperimentConfig, feed: str, rank: int, world_size: int) ->
     """Trains train.steps updates; returns the clock's ticks and the last mean loss of this rank."""
     assert config.train.steps is not None
     manifest = read_manifest(config.data.uri)
-    loop = BareLoop(config, manifest.class_table, world_size)
+    loop = BareLoop(config, manifest, world_size)
     if feed == "memory":
         batches = memory_batches(config, manifest, rank, world_size, config.train.steps)
     else:

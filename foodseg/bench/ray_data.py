@@ -46,7 +46,7 @@ def bench_data(
         Rates in pictures per second, `share_of_bare` and `share_of_loader`, and what they were measured on.
     """
     tree = config.model_dump(mode="json")
-    tree["data"]["uri"] = data_uri
+    tree["data"] |= {"uri": data_uri, "uris": []}
     config = with_absolute_uris(parse_config(tree))
     manifest = read_manifest(config.data.uri)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)

@@ -135,7 +135,7 @@ def bench_train(
 def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: int, run_uri: str) -> ExperimentConfig:
     total = WARMUP + steps + 1  # the clock stops when the last update has its batch
     tree = config.model_dump(mode="json")
-    tree["data"] |= {"uri": storage.absolute(data_uri), "val_split": None}
+    tree["data"] |= {"uri": storage.absolute(data_uri), "uris": [], "val_split": None}
     if tree["model"]["weights"] not in (None, "timm"):
         tree["model"]["weights"] = storage.absolute(tree["model"]["weights"])
     tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "compile": False,

@@ -1,8 +1,18 @@
-"""`data`: which prepared data set, which of its splits, and how often a row is drawn."""
+"""`data`: which prepared data sets, which of their splits, and how often a row is drawn."""
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from foodseg import storage
 from foodseg.config.section import Section
+
+
+class WeightedData(Section):
+    """One of several prepared data sets that are trained on together."""
+
+    uri: str = Field(min_length=1, description="prepared data set")
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="how often each of its pictures is drawn in an epoch, on average"
+    )
 
 
 class DataConfig(Section):
@@ -10,6 +20,9 @@ class DataConfig(Section):
 
     uri: str = Field(
         "", description="prepared data set (a folder or s3://bucket/prefix), made by `foodseg data prepare`"
+    )
+    uris: tuple[WeightedData, ...] = Field(
+        (), description="instead of uri: several prepared data sets of one label space, as {uri, weight}"
     )
     train_splits: tuple[str, ...] = Field(
         ("train",), description="splits that are trained on; never `test`", min_length=1
@@ -33,3 +46,18 @@ class DataConfig(Section):
         if "test" in splits:
             raise ValueError("found 'test', which only `foodseg evaluate` opens; train on 'train', choose on 'val'")
         return value
+
+    @field_validator("uris")
+    @classmethod
+    def _each_once(cls, value: tuple[WeightedData, ...]) -> tuple[WeightedData, ...]:
+        uris = [entry.uri for entry in value]
+        repeated = next((uri for uri in uris if uris.count(uri) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"found {storage.redact(repeated)} twice; list it once, with a larger weight")
+        return value
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "DataConfig":
+        if self.uri and self.uris:
+            raise ValueError("give exactly one of data.uri and data.uris, found both")
+        return self

@@ -8,6 +8,7 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 from foodseg.config.experiment import ExperimentConfig
+from foodseg.config.section import Section
 
 _ONE = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
@@ -18,7 +19,10 @@ def explain(item: Any, tree: dict[str, Any]) -> str:
     """Returns the sentence for one of pydantic's errors about `tree`."""
     path = [str(part) for part in item["loc"][:2]]  # what follows names members of a union and places in a list
     key = ".".join(path)
-    if item["type"] == "extra_forbidden":
+    in_entry = len(item["loc"]) == 4 and isinstance(item["loc"][2], int)  # of a list of mappings
+    if in_entry:
+        key += f"[{item['loc'][2]}].{item['loc'][3]}"
+    elif item["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_nearest(path)}"
     if item["type"] == "invalid_key":
         return f"{f'{path[0]}: keys' if len(path) > 1 else 'names of sections'} must be text, found {item['input']!r}"
@@ -36,6 +40,7 @@ def explain(item: Any, tree: dict[str, Any]) -> str:
             return f"{key}: must be {words} {item['ctx'][bound]:g}, found {found}"
     if item["type"] == "finite_number":
         return f"{key}: must be a finite number, found {found}"
+    key = ".".join(path)
     whole = tree[path[0]][path[1]]  # `found` may be one member of it
     if whole in ([], ()):
         return f"{key}: must not be empty, found []"
@@ -51,6 +56,8 @@ def _wanted(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is tuple:
+        if issubclass(inner[0], Section):
+            return f"a list of mappings with the keys {', '.join(inner[0].model_fields)}"
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
         return f"a list of {count}{_MANY[inner[0]]}"
     if origin is dict:

@@ -31,6 +31,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+_RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps",
+           "data.uri": "data.uris", "data.uris": "data.uri"}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A configuration, and for each dotted key where its value came from: 'default', the file, or '--set'."""
@@ -76,11 +80,12 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, st
         value = _parse_scalar(text, override)
         _put(tree, key, value)
         origins[key] = "--set"
-        # train.steps and train.epochs exclude each other: the later word stands
-        rival = {"train.steps": "epochs", "train.epochs": "steps"}.get(key)
-        if rival is not None and value is not None:
-            tree["train"].pop(rival, None)
-            origins.pop(f"train.{rival}", None)
+        # two ways to say one thing exclude each other: the later word stands
+        rival = _RIVALS.get(key)
+        if rival is not None and value not in (None, "", []):
+            section, _, name = rival.partition(".")
+            tree[section].pop(name, None)
+            origins.pop(rival, None)
 
 
 def parse_config(tree: dict[str, Any]) -> ExperimentConfig:

@@ -1,77 +1,109 @@
-"""Looks at one record of a source data set and says what it holds, or why it is refused."""
+"""Looks at one record of a source data set and says what it holds, what is odd about it, and why it may be refused."""
 
+import hashlib
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.data.findings import FINDINGS, Finding
 from foodseg.data.record import Record
-from foodseg.data.sample import decode_image
-from foodseg.errors import UserError
+from foodseg.data.sample import BadFile, PictureKind, decode_image, picture_kind, upright
+from foodseg.data.swapped import find_turn
+from foodseg.errors import MissingFile, UserError
 
 THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
+_BAND_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """A record that passed.
+    """A record that passed: all that later stages need to know of it, in some two kilobytes.
 
     Attributes:
-        size: bytes of the picture.
+        findings: none of them refuses.
+        size: bytes of the picture, and about those of its mask in a shard.
         height, width: pixels, upright.
+        mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the picture; 1 = it fits.
         class_pixels: (K,) int64 pixels per id; all 0 for an unlabelled picture.
-        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) float32, zero mean, unit length (all 0 for a picture of one colour).
+        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8.
+        digest: SHA-256 of the picture's file.
     """
 
     record: Record
+    findings: tuple[Finding, ...]
     size: int
     height: int
     width: int
+    mask_turn: int
     class_pixels: np.ndarray
     thumbnail: np.ndarray
+    digest: bytes
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A record that is not taken, with one sentence why."""
+    """A record that is not taken. At least one of `findings` refuses it."""
 
     record: Record
-    reason: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def reason(self) -> str:
+        """What refuses it, in one line."""
+        return "; ".join(finding.detail for finding in self.findings if finding.refuses)
 
 
 def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
-    """Reads picture and mask in full and checks them against each other and the label space.
+    """Reads picture and mask in full and checks them, each alone and against each other and the label space.
 
     Raises:
         RetryLater: the storage does not answer (this is no fault of the record).
     """
+    findings: list[Finding] = []
+    data, image, kind = b"", None, PictureKind(1, ())
     try:
         data = record.image.read()
+        kind = picture_kind(data)
+        findings += _oddities(kind)
         image = decode_image(data, strict=True)
-        height, width = image.shape[:2]
-        if record.mask is None:
-            counts = np.zeros(len(classes), np.int64)
-        else:
-            counts = _class_pixels(record.mask.read(), (height, width), classes)
-    except UserError as refusal:
-        return Refusal(record, str(refusal))
-    return RecordFacts(record, len(data), height, width, counts, _thumbnail(image))
+    except UserError as error:
+        findings.append(_fault("picture", error))
+    mask, turn, counts = None, 1, np.zeros(len(classes), np.int64)
+    if record.mask is None:
+        if image is not None:
+            findings.append(Finding("unlabelled", "there is no mask"))
+    else:
+        try:
+            mask = record.mask.read()
+        except UserError as error:
+            findings.append(_fault("mask", error))
+    if mask is not None:
+        if image is not None:
+            turn = _fit(mask, image, kind.orientation, findings)
+        counts = _class_pixels(mask, classes, findings)
+    if image is None or any(finding.refuses for finding in findings):
+        return Refusal(record, tuple(findings))
+    return RecordFacts(
+        record=record,
+        findings=tuple(findings),
+        size=len(data) + (0 if mask is None else len(zlib.compress(mask.tobytes(), 1))),
+        height=image.shape[0],
+        width=image.shape[1],
+        mask_turn=turn,
+        class_pixels=counts,
+        thumbnail=cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel(),
+        digest=hashlib.sha256(data).digest(),
+    )
 
 
-def _class_pixels(mask: np.ndarray, size: tuple[int, int], classes: ClassTable) -> np.ndarray:
-    if mask.shape != size:
-        raise UserError(f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {size[1]} x {size[0]}")
-    counts = np.bincount(mask.ravel(), minlength=len(classes))
-    unknown = np.flatnonzero(counts[len(classes) :]) + len(classes)
-    unknown = unknown[unknown != classes.ignore_id]
-    if len(unknown):
-        raise UserError(
-            f"the mask holds id {unknown[0]}, but ids go from 0 to {len(classes) - 1} ({classes.ignore_id} = ignore)"
-        )
-    if not counts[: len(classes)].any():
-        raise UserError("every pixel of the mask is ignored")
-    return counts[: len(classes)].astype(np.int64)
+def read_mask(facts: RecordFacts) -> np.ndarray | None:
+    """Reads the mask of a record that passed, turned to fit its picture: (height, width) ids; None = unlabelled."""
+    mask = facts.record.mask
+    return None if mask is None else upright(mask.read(), facts.mask_turn)
 
 
 def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
@@ -79,8 +111,51 @@ def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
     return [int(index) for index in np.flatnonzero(class_pixels) if index != BACKGROUND]
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    small -= small.mean()
-    length = float(np.linalg.norm(small))
-    return small / length if length > 0 else small
+def _fault(what: str, error: UserError) -> Finding:
+    detail = f"{what}: {error}"
+    if isinstance(error, MissingFile):
+        return Finding("missing_file", detail)
+    return Finding(error.fault if isinstance(error, BadFile) else "unreadable", detail)
+
+
+def _oddities(kind: PictureKind) -> Iterable[Finding]:
+    if kind.orientation != 1:
+        yield Finding("exif_orientation", f"the picture has EXIF orientation {kind.orientation}")
+    for trait in kind.traits:
+        yield Finding(trait, FINDINGS[trait].text)
+
+
+def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[Finding]) -> int:
+    """Compares sizes; returns the turn that makes them equal."""
+    height, width = image.shape[:2]
+    if mask.shape == (height, width):
+        return 1
+    if mask.shape == (width, height):
+        turn, detail = find_turn(image, mask, orientation)
+        findings.append(Finding("swapped_size", detail))
+        return turn
+    detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}"
+    findings.append(Finding("size_mismatch", detail))
+    return 1
+
+
+def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]) -> np.ndarray:
+    """Counts (K,) int64 pixels per id and notes what is wrong with them."""
+    counts = np.zeros(max(len(classes), np.iinfo(mask.dtype).max + 1), np.int64)
+    step = max(1, _BAND_PIXELS // max(1, mask.shape[1]))
+    for top in range(0, len(mask), step):  # numpy widens what it counts to 64 bits
+        counts += np.bincount(mask[top : top + step].ravel(), minlength=len(counts))
+    known = counts[: len(classes)]
+    unknown = [int(index) for index in np.flatnonzero(counts) if index >= len(classes) and index != classes.ignore_id]
+    if unknown:
+        more = f" and {len(unknown) - 1} more unknown ids" if len(unknown) > 1 else ""
+        detail = (
+            f"the mask holds id {unknown[0]}{more}, but ids go from 0 to {len(classes) - 1} "
+            f"({classes.ignore_id} = ignore)"
+        )
+        findings.append(Finding("unknown_id", detail))
+    elif not known.any():
+        findings.append(Finding("all_ignored", "every pixel of the mask is ignored"))
+    elif not known[BACKGROUND + 1 :].any():
+        findings.append(Finding("empty_mask", "the mask is all background"))
+    return known.copy()

@@ -25,7 +25,8 @@ class TrainingOrder:
         shard_rows: rows of each shard, in the order of the manifest; row numbers count through them.
         seed: the run's seed.
         global_batch: pictures in one update.
-        repeats: (N,) float >= 1, expected draws of each row per epoch; None = each row once.
+        repeats: (N,) float > 0, expected draws of each row per epoch (below 1: in some epochs only), with a sum of at
+            least 1; None = each row once.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class TrainingOrder:
         assert self._repeats is not None
         offset = np.random.default_rng([self.seed, _OFFSET, epoch]).uniform()
         marks = np.floor(np.concatenate([[0.0], np.cumsum(self._repeats)]) + offset)
-        marks[-1] = np.floor(offset) + self.epoch_length  # the sum is whole but for rounding
+        marks[-1] = self.epoch_length  # the sum is whole but for rounding, which no mark may pass it by
+        marks = np.minimum(marks, self.epoch_length)
         return np.diff(marks).astype(np.int64)
 
     def _window_borders(self, epoch: int) -> list[int]:

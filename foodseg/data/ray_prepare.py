@@ -6,21 +6,21 @@ Only facts about records come to the driver (sizes, class pixels, a thumbnail), 
 with the pictures. Each shard is written whole; `dataset.json`, written last, makes the new generation visible.
 """
 
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
-from ray.data import DataContext
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients
-from foodseg.data.formats.folder import list_folder
+from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients, read_mask
+from foodseg.data.duplicates import refuse_duplicates
+from foodseg.data.findings import Finding, count_findings
+from foodseg.data.formats.detect import Format, absolute_source, list_source, source_name
+from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.record import Record
 from foodseg.data.sample import encode_mask
 from foodseg.data.shards import (
@@ -30,15 +30,16 @@ from foodseg.data.shards import (
     Manifest,
     Shard,
     SplitCounts,
-    read_manifest,
+    delete_generations_before,
+    next_generation,
+    write_findings,
     write_manifest,
     write_quarantine,
     write_shard,
 )
-from foodseg.data.splits import carve_val, near_duplicate_groups
+from foodseg.data.splits import carve_val, near_duplicate_groups, pairs_across_splits, unit_thumbnails
 from foodseg.data.transforms import single_threaded_opencv
-from foodseg.errors import DataRefused, UserError
-from foodseg.progress import Progress
+from foodseg.errors import DataRefused
 from foodseg.ray_session import cores, expected_failure, ray_session
 
 AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
@@ -57,91 +58,104 @@ def prepare(
     src: str,
     dst: str,
     *,
+    format: Format = "auto",
     name: str | None = None,
     overwrite: bool = False,
     max_bad: float = 0.01,
     address: str | None = None,
 ) -> Manifest:
-    """Prepares the folder-format data set at `src` as shards at `dst`.
+    """Prepares the data set at `src` as shards at `dst`.
 
     Args:
+        format: how `src` is laid out; "auto" = as the names of its files tell.
         name: name of the data set; None = the last part of `src`.
         overwrite: write the next generation beside an existing one and switch to it.
         max_bad: largest share of refused records; above it nothing is switched.
         address: Ray cluster to join; None = this machine.
 
     Raises:
-        UserError: `src` is not in the folder format, or `dst` holds a data set (without `overwrite`).
-        DataRefused: more than `max_bad` of the records are refused, or two records share an id.
+        UserError: `src` is in no known format, or `dst` holds a data set (without `overwrite`).
+        DataRefused: more than `max_bad` of the records are refused; quarantine and findings are written all the same.
     """
-    src, dst = storage.absolute(src), storage.absolute(dst)
-    generation = _next_generation(dst, overwrite)
-    listing = list_folder(src)
-    _refuse_repeated_ids(listing.records)
+    src, dst = absolute_source(src), storage.absolute(dst)
+    generation = next_generation(dst, overwrite)
+    listing = list_source(src, format)
     with ray_session(address, logical_cpus=cores()):
         try:
-            audited = _audit(listing.records, listing.classes)
-            facts = [a for a in audited if isinstance(a, RecordFacts)]
+            audited = refuse_duplicates(_audit(listing.records, listing.classes))
             refused = [a for a in audited if isinstance(a, Refusal)]
-            quarantine = [
-                {"image_id": r.record.image_id, "reason": r.reason, "source": r.record.source} for r in refused
-            ]
-            write_quarantine(dst, generation, quarantine)
+            rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
+            found = [*_findings(audited, rows), *pairs]
+            write_quarantine(dst, generation, [_quarantined(refusal) for refusal in refused])
+            write_findings(dst, generation, found)
             _refuse_too_many(refused, len(audited), max_bad, storage.join(dst, f"v-{generation}", "quarantine.parquet"))
-            rows = _assign_splits(facts)
             shards = _write_shards(rows, dst, generation, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        name=name or src.rstrip("/").rsplit("/", 1)[-1],
+        name=name or source_name(src),
         generation=generation,
         classes=listing.classes.names,
         ignore_id=listing.classes.ignore_id,
-        annotated=dict.fromkeys(sorted({row.facts.record.source for row in rows})),
+        annotated={source: listing.annotated.get(source) for source in sorted({r.facts.record.source for r in rows})},
         shards=tuple(shards),
         counts=_counts(rows),
         quarantined=len(refused),
+        audit=count_findings(row["finding"] for row in found),
     )
     write_manifest(dst, manifest)
-    _delete_generations_before(dst, generation - 1)
+    delete_generations_before(dst, generation - 1)
     return manifest
 
 
-def _next_generation(dst: str, overwrite: bool) -> int:
-    if not storage.exists(storage.join(dst, "dataset.json")):
-        return 1
-    if not overwrite:
-        raise UserError(
-            f"{storage.redact(dst)} holds a prepared data set already: give --overwrite to write its next generation"
-        )
-    return read_manifest(dst).generation + 1
+def _quarantined(refusal: Refusal) -> dict[str, Any]:
+    record = refusal.record
+    return {
+        "image_id": record.image_id,
+        "reason": refusal.reason,
+        "source": record.source,
+        "split": record.split,
+        "findings": [finding.name for finding in refusal.findings if finding.refuses],
+    }
 
 
-def _refuse_repeated_ids(records: Sequence[Record]) -> None:
-    seen: dict[str, Record] = {}
-    for record in records:
-        other = seen.setdefault(record.image_id, record)
-        if other is not record:
-            raise DataRefused(
-                f"{record.image_id!r} is listed twice, in {other.split}.txt and in {record.split}.txt: "
-                "a picture belongs to one split; remove one of the two lines"
-            )
+def _findings(audited: Sequence[RecordFacts | Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Lists what was found about single records, in the order of the source; `rows` tell which went over to val."""
+    splits = {id(row.facts): row.split for row in rows}
+    return [
+        _found(each.record.image_id, splits.get(id(each), each.record.split), finding)
+        for each in audited
+        for finding in each.findings
+    ]
+
+
+def _found(image_id: str, split: str, finding: Finding) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "split": split,
+        "finding": finding.name,
+        "detail": finding.detail,
+        "other_id": finding.other_id,
+        "other_split": finding.other_split,
+        "correlation": finding.correlation,
+    }
 
 
 def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, where: str) -> None:
     if len(refused) > max_bad * total:
         first = refused[0]
         raise DataRefused(
-            f"{len(refused)} of {total} records are bad, more than --max-bad {max_bad:g} allows; the first is "
-            f"{first.record.image_id!r}: {first.reason}; all are listed in {storage.redact(where)}"
+            f"{len(refused)} of {total} records are bad, a share of {len(refused) / total:.3g}, more than --max-bad "
+            f"{max_bad:g} allows; the first is {first.record.image_id!r} of {first.record.split}: {first.reason}; "
+            f"all are listed in {storage.redact(where)}"
         )
     if len(refused) == total:
-        raise DataRefused("no record is good")
+        raise DataRefused(f"no record is good; all are listed in {storage.redact(where)}")
 
 
 def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    return _in_parallel(records, partial(_audit_one, classes=classes), AUDIT_BATCH, "checking pictures")
+    return in_parallel(records, partial(_audit_one, classes=classes), AUDIT_BATCH, "checking pictures")
 
 
 def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
@@ -149,9 +163,17 @@ def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
     return audit_record(record, classes)
 
 
-def _assign_splits(facts: Sequence[RecordFacts]) -> list[Row]:
-    groups = near_duplicate_groups(np.stack([f.thumbnail for f in facts]))
-    group_ids = [facts[g].record.image_id for g in groups]
+def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Carves `val` out of train where the source has none.
+
+    Returns:
+        The rows, and the near-duplicates that lie in different splits as rows of the findings file.
+    """
+    if not facts:
+        return [], []
+    thumbnails = unit_thumbnails(np.stack([f.thumbnail for f in facts]))
+    groups = near_duplicate_groups(thumbnails, [f.digest for f in facts])
+    ids = [f.record.image_id for f in facts]
     splits = [f.record.split for f in facts]
     if "val" not in splits:
         train = [i for i, split in enumerate(splits) if split == "train"]
@@ -159,7 +181,12 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> list[Row]:
         for i, to_val in zip(train, chosen, strict=True):
             if to_val:
                 splits[i] = "val"
-    return [Row(f, split, group) for f, split, group in zip(facts, splits, group_ids, strict=True)]
+    pairs = []
+    for row, other, correlation in pairs_across_splits(thumbnails, groups, splits):
+        detail = f"looks like {ids[other]!r} of {splits[other]}, correlation {correlation:.3f}"
+        finding = Finding("near_duplicate", detail, ids[other], splits[other], correlation)
+        pairs.append(_found(ids[row], splits[row], finding))
+    return [Row(f, split, ids[group]) for f, split, group in zip(facts, splits, groups, strict=True)], pairs
 
 
 def _write_shards(rows: Sequence[Row], dst: str, generation: int, classes: ClassTable) -> list[Shard]:
@@ -167,7 +194,7 @@ def _write_shards(rows: Sequence[Row], dst: str, generation: int, classes: Class
     for split in ("train", "val", "test"):
         for number, part in enumerate(_parts([row for row in rows if row.split == split])):
             plans.append((split, f"v-{generation}/{split}/part-{number:05d}.parquet", part))
-    return _in_parallel(plans, partial(_write_one, dst=dst, classes=classes), 1, "writing shards")
+    return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), 1, "writing shards")
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
@@ -189,14 +216,13 @@ def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) 
 
 
 def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
-    record = row.facts.record
-    mask = None if record.mask is None else record.mask.read().astype(classes.mask_dtype, copy=False)
+    record, mask = row.facts.record, read_mask(row.facts)
     ids = listed_ingredients(row.facts.class_pixels)
     return {
         "image_id": record.image_id,
         "image": record.image.read(),
         # every kind of mask becomes the one encoding that readers decode fast
-        "mask": None if mask is None else encode_mask(mask),
+        "mask": None if mask is None else encode_mask(mask.astype(classes.mask_dtype, copy=False)),
         "height": row.facts.height,
         "width": row.facts.width,
         "ingredients": ids,
@@ -220,34 +246,3 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
                 class_pixels=tuple(int(n) for n in pixels.sum(0)),
             )
     return counts
-
-
-def _delete_generations_before(dst: str, oldest_kept: int) -> None:
-    """Keeps the generation before, since a training may still be reading it."""
-    for name in storage.list_names(dst):
-        if name.startswith("v-") and name[2:].isdigit() and int(name[2:]) < oldest_kept:
-            storage.delete(storage.join(dst, name))
-
-
-def _in_parallel(items: Sequence[Any], function: Callable[[Any], Any], batch: int, title: str) -> list[Any]:
-    """Applies `function` to every item on Ray Data, in order, with a progress bar on the driver."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
-    context.execution_options.preserve_order = True
-    numbered = ray.data.from_items(list(range(len(items))), override_num_blocks=max(1, -(-len(items) // batch)))
-    shared = ray.put(list(items))
-
-    def apply(table: pa.Table) -> pa.Table:
-        own = ray.get(shared)
-        results = [pickle.dumps(function(own[i])) for i in table.column("item").to_pylist()]
-        return pa.table({"result": pa.array(results, pa.large_binary())})
-
-    done: list[Any] = []
-    with Progress(title, len(items)) as progress:
-        for rows in numbered.map_batches(apply, batch_size=None, batch_format="pyarrow", num_cpus=1).iter_batches(
-            batch_size=None, batch_format="pyarrow"
-        ):
-            done += [pickle.loads(result) for result in rows.column("result").to_pylist()]
-            progress.advance(rows.num_rows)
-    return done

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodseg import storage
 from foodseg.config.data import DataConfig
 from foodseg.data.order import TrainingOrder, repeat_factors
-from foodseg.data.shards import SCHEMA, Manifest
+from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 
 COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
@@ -21,6 +22,8 @@ COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
 
 class RowReader:
     """Row numbers count through the shards of `splits` in their order in the manifest.
+
+    Shards of joined data sets name their own URI, which goes before `uri`.
 
     Only row groups that hold a wanted row are fetched. Safe to use from several threads; cheap to pickle.
     """
@@ -68,7 +71,7 @@ class RowReader:
 
     def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
         info = self.shards[shard]
-        uri = storage.join(self.uri, info.path)
+        uri = storage.join(info.uri or self.uri, info.path)
         with storage.open_input(uri) as source:
             try:
                 with pq.ParquetFile(source, pre_buffer=True) as file:
@@ -76,13 +79,21 @@ class RowReader:
                     found = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
                     if found != list(info.row_groups) or file.schema_arrow.names != SCHEMA.names:
                         raise _damaged(uri, f"holds {meta.num_rows} rows, dataset.json lists {info.rows} otherwise")
-                    return file.read_row_groups(row_groups, columns=list(columns))
+                    return _with_data_set(file.read_row_groups(row_groups, columns=list(columns)), info)
             except (pa.ArrowInvalid, OSError) as error:
                 # a damaged footer is an OSError too; what storage has to say is a UserError or RetryLater already
                 if isinstance(error, OSError) and "thrift" not in str(error):
                     raise
                 detail = " ".join(str(error).split())
                 raise _damaged(uri, f"is no readable Parquet file ({detail})") from None
+
+
+def _with_data_set(table: pa.Table, shard: Shard) -> pa.Table:
+    """Sources of joined data sets may have one name and differ in what they annotate: each gets its set's before it."""
+    if shard.data_set is None or "source" not in table.column_names:
+        return table
+    sources = pc.binary_join_element_wise(shard.data_set, table.column("source"), "/")
+    return table.set_column(table.column_names.index("source"), "source", sources)
 
 
 def _damaged(uri: str, what: str) -> UserError:
@@ -92,6 +103,8 @@ def _damaged(uri: str, what: str) -> UserError:
 def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch: int) -> TrainingOrder:
     """Builds the order of a run over the reader's rows.
 
+    A row's draws per epoch are the weight of its data set times its repeat factor.
+
     Raises:
         UserError: fewer rows than one update takes.
     """
@@ -100,7 +113,21 @@ def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch:
             f"the splits {list(data.train_splits)} hold {len(reader)} pictures, "
             f"fewer than train.global_batch = {global_batch}: add pictures or lower train.global_batch"
         )
-    repeats = None
+    repeats = _weights(reader, data)
     if data.repeat_threshold > 0:
-        repeats = repeat_factors(reader.column("ingredients").to_pylist(), data.repeat_threshold, data.repeat_cap)
+        factors = repeat_factors(reader.column("ingredients").to_pylist(), data.repeat_threshold, data.repeat_cap)
+        repeats = factors if repeats is None else repeats * factors
+    if repeats is not None and round(float(repeats.sum())) < global_batch:
+        raise UserError(
+            f"with the weights of data.uris an epoch draws {repeats.sum():.1f} pictures, "
+            f"fewer than train.global_batch = {global_batch}: raise the weights or lower train.global_batch"
+        )
     return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
+
+
+def _weights(reader: RowReader, data: DataConfig) -> np.ndarray | None:
+    """Returns (N,) float64, the weight of each row's data set; None where all are 1."""
+    weights = {entry.uri: entry.weight for entry in data.uris}
+    if all(weight == 1 for weight in weights.values()):
+        return None
+    return np.repeat([weights[shard.uri or ""] for shard in reader.shards], reader.shard_rows)

@@ -1,17 +1,19 @@
 """What a source format lists: records that say where their picture and mask lie, and the label space they are in.
 
 A record is small and picklable: listing a data set opens no picture. Each format has its own ways to say where bytes or
-masks lie; these two, plain files, serve most of them.
+masks lie; these, plain files, serve most of them.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.sample import decode_mask
+from foodseg.data.sample import BadFile, Fault, decode_mask
 
 
 class Encoded(Protocol):
@@ -51,6 +53,17 @@ class MaskFile:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A picture or a mask that the listing already knows to be bad: the audit refuses its record by name."""
+
+    reason: str
+    fault: Fault = "unreadable"
+
+    def read(self) -> NoReturn:
+        raise BadFile(self.reason, self.fault)
+
+
+@dataclass(frozen=True)
 class Record:
     """One picture of a source data set, still unread. `mask` None = unlabelled."""
 
@@ -73,3 +86,20 @@ class SourceListing:
     classes: ClassTable
     records: tuple[Record, ...]
     annotated: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def source_of(stem: str) -> str:
+    """Returns the text before `__` in the name of a picture ("canteen__0001" comes from "canteen"), or ""."""
+    source, mark, _ = stem.partition("__")
+    return source if mark else ""
+
+
+def distinct_ids(short: Sequence[str], long: Sequence[str]) -> list[str]:
+    """Returns an id for each record: its short name, or the long one where other records have the same short name.
+
+    Two records with the same long name are one and the same picture: they keep one id, and the audit refuses the later.
+    """
+    places: dict[str, set[str]] = defaultdict(set)
+    for name, place in zip(short, long, strict=True):
+        places[name].add(place)
+    return [name if len(places[name]) == 1 else place for name, place in zip(short, long, strict=True)]

@@ -3,6 +3,7 @@
     <uri>/dataset.json                            written last: what is not listed in it does not exist
     <uri>/v-<generation>/<split>/part-00000.parquet
     <uri>/v-<generation>/quarantine.parquet       every refused record with its reason
+    <uri>/v-<generation>/findings.parquet         all that the audit found, of refused and of taken records
 
 Object storage has no rename: a new generation is written beside the old one, and the one PUT of dataset.json switches.
 """
@@ -39,7 +40,26 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
-QUARANTINE_SCHEMA = pa.schema([("image_id", pa.string()), ("reason", pa.string()), ("source", pa.string())])
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("reason", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("findings", pa.list_(pa.string())),  # names of findings.FINDINGS that refuse it
+    ]
+)
+FINDINGS_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("split", pa.string()),
+        ("finding", pa.string()),  # a name of findings.FINDINGS
+        ("detail", pa.string()),
+        ("other_id", pa.string()),  # the record that this one repeats, if any
+        ("other_split", pa.string()),
+        ("correlation", pa.float32()),  # of two near-duplicates
+    ]
+)
 
 
 class _Frozen(BaseModel):
@@ -47,7 +67,10 @@ class _Frozen(BaseModel):
 
 
 class Shard(_Frozen):
-    """One Parquet file. `path` is relative to the data set's URI; `row_groups` are the rows of each row group."""
+    """One Parquet file. `path` is relative to the data set's URI; `row_groups` are the rows of each row group.
+
+    `uri` and `data_set` say where its data set lies and what it is called; only `join_manifests` sets them.
+    """
 
     split: str
     path: str
@@ -55,6 +78,8 @@ class Shard(_Frozen):
     size: int
     rows: int
     row_groups: tuple[int, ...]
+    uri: str | None = None
+    data_set: str | None = None
 
 
 class SplitCounts(_Frozen):
@@ -68,7 +93,7 @@ class SplitCounts(_Frozen):
 
 
 class Manifest(_Frozen):
-    """`dataset.json`."""
+    """`dataset.json`; or several of them in one (`join_manifests`), whose identities are `members`."""
 
     format_version: int
     name: str
@@ -79,7 +104,8 @@ class Manifest(_Frozen):
     shards: tuple[Shard, ...]
     counts: dict[str, SplitCounts]
     quarantined: int
-    audit: dict[str, int] = {}  # what the audit found and did not refuse, and how often: see audit.FINDINGS
+    audit: dict[str, int] = {}  # what the audit found, refused or not, and how often: names of findings.FINDINGS
+    members: tuple[str, ...] = ()
 
     @property
     def class_table(self) -> ClassTable:
@@ -88,7 +114,9 @@ class Manifest(_Frozen):
 
     @property
     def identity(self) -> str:
-        """Names the exact content: name, generation and a digest over the shards."""
+        """Names the exact content: name, generation and a digest over the shards; of each where sets are joined."""
+        if self.members:
+            return " + ".join(self.members)
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:12]
         return f"{self.name}@v{self.generation}-{digest}"
 
@@ -117,7 +145,8 @@ def read_manifest(uri: str) -> Manifest:
     """
     if not uri:
         raise UserError(
-            "data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`"
+            "data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`, "
+            "or several in data.uris"
         )
     where = storage.join(uri, "dataset.json")
     if not storage.exists(where):
@@ -146,7 +175,31 @@ def read_manifest(uri: str) -> Manifest:
 
 def write_manifest(uri: str, manifest: Manifest) -> None:
     """Writes `<uri>/dataset.json` in one go: this makes the generation visible."""
-    storage.write_text(storage.join(uri, "dataset.json"), manifest.model_dump_json(indent=1) + "\n")
+    assert not manifest.members, "a joined manifest is no data set of its own"
+    text = manifest.model_dump_json(indent=1, exclude={"members": True, "shards": {"__all__": {"uri", "data_set"}}})
+    storage.write_text(storage.join(uri, "dataset.json"), text + "\n")
+
+
+def next_generation(uri: str, overwrite: bool) -> int:
+    """Returns the number of the generation that is to be written at `uri`.
+
+    Raises:
+        UserError: there is a data set already, and `overwrite` is not given.
+    """
+    if not storage.exists(storage.join(uri, "dataset.json")):
+        return 1
+    if not overwrite:
+        raise UserError(
+            f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
+        )
+    return read_manifest(uri).generation + 1
+
+
+def delete_generations_before(uri: str, oldest_kept: int) -> None:
+    """Keeps the generation before the newest, since a training may still be reading it."""
+    for name in storage.list_names(uri):
+        if name.startswith("v-") and name[2:].isdigit() and int(name[2:]) < oldest_kept:
+            storage.delete(storage.join(uri, name))
 
 
 def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]]) -> Shard:
@@ -184,14 +237,40 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]
         yield group
 
 
-def write_quarantine(uri: str, generation: int, refused: Sequence[dict[str, str]]) -> None:
-    """Writes the refused records (image_id, reason, source) of a generation."""
+def write_quarantine(uri: str, generation: int, refused: Sequence[dict[str, Any]]) -> None:
+    """Writes the refused records (dicts of QUARANTINE_SCHEMA) of a generation."""
+    _write_rows(_beside(uri, generation, "quarantine"), refused, QUARANTINE_SCHEMA)
+
+
+def read_quarantine(uri: str, generation: int) -> list[dict[str, Any]]:
+    """Reads the refused records of a generation. MissingFile: there is no such list."""
+    return _read_rows(_beside(uri, generation, "quarantine"))
+
+
+def write_findings(uri: str, generation: int, found: Sequence[dict[str, Any]]) -> None:
+    """Writes what the audit of a generation found (dicts of FINDINGS_SCHEMA)."""
+    _write_rows(_beside(uri, generation, "findings"), found, FINDINGS_SCHEMA)
+
+
+def read_findings(uri: str, generation: int) -> list[dict[str, Any]]:
+    """Reads what the audit of a generation found. MissingFile: there is no such list."""
+    return _read_rows(_beside(uri, generation, "findings"))
+
+
+def _beside(uri: str, generation: int, name: str) -> str:
+    return storage.join(uri, f"v-{generation}", f"{name}.parquet")
+
+
+def _write_rows(where: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(refused), schema=QUARANTINE_SCHEMA), sink)
-    storage.write_bytes(storage.join(uri, f"v-{generation}", "quarantine.parquet"), sink.getvalue())
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+    storage.write_bytes(where, sink.getvalue())
 
 
-def read_quarantine(uri: str, generation: int) -> list[dict[str, str]]:
-    """Reads the refused records of a generation."""
-    data = storage.read_bytes(storage.join(uri, f"v-{generation}", "quarantine.parquet"))
-    return pq.read_table(io.BytesIO(data)).to_pylist()
+def _read_rows(where: str) -> list[dict[str, Any]]:
+    data = storage.read_bytes(where)
+    try:
+        return pq.read_table(io.BytesIO(data)).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{storage.redact(where)} is no readable Parquet file ({detail})") from None

@@ -1,38 +1,115 @@
-"""Near-duplicate groups, and a validation split that no group straddles."""
+"""Near-duplicate groups, the near-duplicates that splits share, and a validation split that no group straddles.
+
+Two pictures count as near-duplicates when their thumbnails, 16 x 16 RGB, correlate above SAME_PICTURE: the same scene
+taken twice, or one picture saved again, smaller or darker.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-SAME_PICTURE = 0.95  # correlation of centred 16 x 16 RGB thumbnails above which two pictures count as near-duplicates
+from foodseg.progress import Progress
+
+SAME_PICTURE = 0.95
 VAL_SHARE = 0.15
+MOST_TWINS = 5  # listed of one picture in one split: two scenes with a hundred pictures each have 10,000 pairs
+_PREFERENCE = ("train", "val", "test")  # what must stay clean comes last
 _CHUNK = 2048
 
 
-def near_duplicate_groups(thumbnails: np.ndarray) -> np.ndarray:
-    """Groups pictures whose thumbnails correlate above SAME_PICTURE, directly or through others.
+class Pair(NamedTuple):
+    """Row numbers of two near-duplicates; `row` is of the later split in train, val, test."""
+
+    row: int
+    other: int
+    correlation: float
+
+
+def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns (N, D) float32 of zero mean and unit length each, 0 for a picture of one colour, from (N, D) uint8."""
+    centred = thumbnails.astype(np.float32)
+    centred -= centred.mean(1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+
+
+def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
+    """Groups pictures whose files are equal or whose thumbnails correlate above SAME_PICTURE, also through others.
+
+    Compares every picture with every other one, _CHUNK x _CHUNK at a time.
 
     Args:
         thumbnails: (N, D) float32, zero mean and unit length each.
+        digests: of each picture's file.
 
     Returns:
         (N,) int64: the smallest row number in each row's group.
     """
-    parent = np.arange(len(thumbnails), dtype=np.int64)
+    first: dict[bytes, int] = {}
+    labels = np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
+    starts = range(0, len(thumbnails), _CHUNK)
+    with Progress("comparing pictures", len(thumbnails)) as progress:
+        for start in starts:
+            rows = thumbnails[start : start + _CHUNK]
+            for other in range(start, len(thumbnails), _CHUNK):
+                i, j = np.nonzero(rows @ thumbnails[other : other + _CHUNK].T > SAME_PICTURE)
+                _join(labels, i + start, j + other)
+            progress.advance(len(rows))
+    return labels
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
 
-    for start in range(0, len(thumbnails), _CHUNK):
-        for other in range(start, len(thumbnails), _CHUNK):
-            close = thumbnails[start : start + _CHUNK] @ thumbnails[other : other + _CHUNK].T > SAME_PICTURE
-            for i, j in np.argwhere(close):
-                a, b = root(int(i) + start), root(int(j) + other)
-                parent[max(a, b)] = min(a, b)
-    return np.array([root(i) for i in range(len(thumbnails))], dtype=np.int64)
+def _join(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
+    """Merges the groups of rows i[n] and j[n] for all n, in place; labels[label] == label before and after."""
+    while True:
+        low, high = np.minimum(labels[i], labels[j]), np.maximum(labels[i], labels[j])
+        apart = low != high
+        if not apart.any():
+            return
+        np.minimum.at(labels, high[apart], low[apart])
+        while (labels != labels[labels]).any():
+            labels[:] = labels[labels]
+
+
+def pairs_across_splits(thumbnails: np.ndarray, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:
+    """Lists near-duplicates that lie in different splits, the closest first.
+
+    Every picture of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
+
+    Args:
+        thumbnails: (N, D) float32, zero mean and unit length each.
+        groups: (N,) what `near_duplicate_groups` returned.
+        splits: split of each row.
+    """
+    rank = np.array([_PREFERENCE.index(split) for split in splits], np.int64)
+    found = []
+    for rows in _members(groups):
+        for later in range(1, len(_PREFERENCE)):
+            for earlier in range(later):
+                a, b = rows[rank[rows] == later], rows[rank[rows] == earlier]
+                if len(a) and len(b):
+                    found += _closest(thumbnails, a, b)
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.row, pair.other))
+
+
+def _closest(thumbnails: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[Pair]:
+    """Pairs each of the rows `a` with the MOST_TWINS rows of `b` that are closest to it and close enough."""
+    pairs: list[Pair] = []
+    for start in range(0, len(a), _CHUNK):
+        rows = a[start : start + _CHUNK]
+        correlation = thumbnails[rows] @ thumbnails[b].T
+        for i in np.flatnonzero((correlation > SAME_PICTURE).any(1)):
+            order = np.argsort(-correlation[i], kind="stable")[:MOST_TWINS]
+            twins = order[correlation[i, order] > SAME_PICTURE]
+            pairs += [Pair(int(rows[i]), int(b[j]), float(correlation[i, j])) for j in twins]
+    return pairs
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """Returns the row numbers of each group, ascending; groups in the order of their labels."""
+    order = np.argsort(groups, kind="stable")
+    borders = np.flatnonzero(np.diff(groups[order])) + 1
+    return np.split(order, borders) if len(groups) else []
 
 
 def carve_val(groups: Sequence[int], sources: Sequence[str], seed: int = 0) -> np.ndarray:
@@ -45,16 +122,16 @@ def carve_val(groups: Sequence[int], sources: Sequence[str], seed: int = 0) -> n
     Returns:
         (N,) bool, True = val. A source's first group always stays in train, however small the source.
     """
-    groups_array = np.asarray(groups)
-    chosen = np.zeros(len(groups_array), bool)
-    members = {int(g): np.flatnonzero(groups_array == g) for g in np.unique(groups_array)}
-    for index, source in enumerate(sorted(set(sources))):
-        own = [g for g, rows in members.items() if sources[rows[0]] == source]
-        goal = VAL_SHARE * sum(len(members[g]) for g in own)
+    chosen = np.zeros(len(groups), bool)
+    by_source: dict[str, list[np.ndarray]] = {source: [] for source in sorted(set(sources))}
+    for rows in _members(np.asarray(groups, np.int64)):
+        by_source[sources[rows[0]]].append(rows)
+    for index, own in enumerate(by_source.values()):
+        goal = VAL_SHARE * sum(map(len, own))
         taken = 0
-        for g in np.random.default_rng([seed, index]).permutation(own)[1:]:
+        for number in np.random.default_rng([seed, index]).permutation(len(own))[1:]:
             # a group goes over when that brings the share nearer to the goal
-            if abs(taken + len(members[int(g)]) - goal) < abs(taken - goal):
-                chosen[members[int(g)]] = True
-                taken += len(members[int(g)])
+            if abs(taken + len(own[number]) - goal) < abs(taken - goal):
+                chosen[own[number]] = True
+                taken += len(own[number])
     return chosen

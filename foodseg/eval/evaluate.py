@@ -1,26 +1,47 @@
 """Scores a model or anybody's label maps on rows of a prepared data set, at each mask's own resolution.
 
-Every picture gives one confusion matrix of whole numbers; whoever scored which rows, the sum is the same.
+Every picture gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
+confidence; whoever scored which rows, the sums are the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from foodseg import storage
 from foodseg.classes import ClassTable, parse_id_lines
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.errors import UserError
+from foodseg.eval.boundary import boundary_counts
+from foodseg.eval.calibration import confidence_counts
+from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import PictureCounts
 from foodseg.metrics import confusion
 
 ROWS_AT_ONCE = 16  # how many encoded pictures are in memory at a time
 
-Labeller = Callable[[str, bytes, tuple[int, int]], np.ndarray]
-"""(image_id, encoded picture, (height, width)) -> (height, width) ids."""
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a labeller says of a picture: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has."""
+
+    ids: np.ndarray
+    confidence: np.ndarray | None = None
+
+
+Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
+"""(image_id, encoded picture, (height, width) of its mask) -> label map of that size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences."""
+
+    pictures: list[PictureCounts]
+    confidence: np.ndarray | None
 
 
 def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
@@ -28,34 +49,57 @@ def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, classes: ClassTable) -> list[PictureCounts]:
-    """Labels the rows and counts them against their masks; rows without a mask are left out."""
-    table = reader.take(rows, ["image_id", "image", "mask", "height", "width", "group_id"])
-    return [
-        PictureCounts.from_matrix(row["image_id"], row["group_id"], score_row(row, labeller, classes))
-        for row in _rows(table)
-        if row["mask"] is not None
-    ]
-
-
-def score_share(
-    reader: RowReader, labeller: Labeller, classes: ClassTable, rank: int = 0, world_size: int = 1
-) -> Iterator[PictureCounts]:
-    """Yields the counts of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
-    for rows in chunks(range(len(reader)))[rank::world_size]:
-        yield from score_rows(reader, rows, labeller, classes)
-
-
-def score_row(row: dict, labeller: Labeller, classes: ClassTable) -> np.ndarray:
-    """Returns the (K, K) confusion matrix of one labelled row."""
-    truth = decode_mask(row["mask"])
-    prediction = labeller(row["image_id"], row["image"], truth.shape)
-    return confusion(truth, prediction, len(classes), classes.ignore_id)
-
-
-def _rows(table: pa.Table) -> Iterator[dict]:
+def labelled_rows(reader: RowReader, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yields `image_id`, `image`, `mask` (both encoded), `group_id` and `source` of the rows that have a mask."""
+    table = reader.take(rows, ["image_id", "image", "mask", "group_id", "source"])
     for index in range(table.num_rows):
-        yield table.slice(index, 1).to_pylist()[0]
+        row = table.slice(index, 1).to_pylist()[0]
+        if row["mask"] is not None:
+            yield row
+
+
+def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
+    """Yields the labelled rows of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
+    for rows in chunks(range(len(reader)))[rank::world_size]:
+        yield from labelled_rows(reader, rows)
+
+
+def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, space: CommonSpace) -> Scored:
+    """Labels the rows and counts them against their masks, in `space`; rows without a mask are left out."""
+    return merge_scored(_score_row(row, labeller, space) for row in labelled_rows(reader, rows))
+
+
+def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:
+    """Returns the mask (H, W) of a row of `labelled_rows` and what the labeller says, both in ids of `space.classes`.
+
+    A confidence stays that of the id before it was mapped.
+    """
+    truth = decode_mask(row["mask"])
+    found = labeller(row["image_id"], row["image"], truth.shape)
+    ids = space.predicted_ids(found.ids, row["source"])
+    return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence)
+
+
+def merge_scored(parts: Iterable[Scored]) -> Scored:
+    """Puts parts together; confidences stay None where no part has any."""
+    pictures: list[PictureCounts] = []
+    confidence: np.ndarray | None = None
+    for part in parts:
+        pictures += part.pictures
+        if part.confidence is not None:
+            confidence = part.confidence if confidence is None else confidence + part.confidence
+    return Scored(pictures, confidence)
+
+
+def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
+    truth, found = truth_and_labels(row, labeller, space)
+    classes = space.classes
+    matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
+    boundary = boundary_counts(truth, found.ids, len(classes), classes.ignore_id)
+    confidence = None
+    if found.confidence is not None:
+        confidence = confidence_counts(truth, found.ids, found.confidence, classes.ignore_id)
+    return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence)
 
 
 @dataclass(frozen=True)
@@ -65,7 +109,7 @@ class PredictionFolder:
     uri: str
     classes: ClassTable
 
-    def __call__(self, image_id: str, image: bytes, size: tuple[int, int]) -> np.ndarray:
+    def __call__(self, image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
         """Reads the label map of a picture.
 
         Raises:
@@ -92,7 +136,7 @@ class PredictionFolder:
                 f"--predictions: {storage.redact(where)} holds id {strange[0]}, "
                 f"the label space goes to {len(self.classes) - 1}"
             )
-        return ids
+        return Labels(ids)
 
 
 def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:

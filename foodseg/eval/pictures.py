@@ -23,14 +23,20 @@ from foodseg import storage
 from foodseg.errors import UserError
 
 _METADATA_KEY = b"foodseg.pictures"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2  # 1 had no boundary columns
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
     pa.field("group_id", pa.string(), nullable=False),
     pa.field("truth", pa.list_(pa.int32()), nullable=False),
     pa.field("prediction", pa.list_(pa.int32()), nullable=False),
     pa.field("count", pa.list_(pa.int64()), nullable=False),
+    pa.field("boundary_id", pa.list_(pa.int32())),
+    pa.field("boundary_both", pa.list_(pa.int64())),
+    pa.field("boundary_truth", pa.list_(pa.int64())),
+    pa.field("boundary_predicted", pa.list_(pa.int64())),
 ]
+_CELLS = ("truth", "prediction", "count")
+_BOUNDARY = ("boundary_id", "boundary_both", "boundary_truth", "boundary_predicted")
 
 
 # Equality of arrays is not one truth value, so the generated __eq__ would raise.
@@ -39,6 +45,7 @@ class PictureCounts:
     """The non-zero cells of one picture's confusion matrix: `count[i]` pixels of id `truth[i]` got id `prediction[i]`.
 
     truth, prediction: (n,) int32. count: (n,) int64. n is 0 when every pixel is ignored.
+    boundary: (m, 4) int64 of `boundary.boundary_counts`; None where they were not taken (files of format version 1).
     Near-duplicates share `group_id`.
     """
 
@@ -47,13 +54,16 @@ class PictureCounts:
     truth: np.ndarray
     prediction: np.ndarray
     count: np.ndarray
+    boundary: np.ndarray | None = None
 
     @classmethod
-    def from_matrix(cls, image_id: str, group_id: str, matrix: np.ndarray) -> "PictureCounts":
+    def from_matrix(
+        cls, image_id: str, group_id: str, matrix: np.ndarray, boundary: np.ndarray | None = None
+    ) -> "PictureCounts":
         """Takes the non-zero cells of `matrix`: (K, K) integers, rows truth, columns prediction."""
         truth, prediction = np.nonzero(matrix)
         count = matrix[truth, prediction].astype(np.int64)
-        return cls(image_id, group_id, truth.astype(np.int32), prediction.astype(np.int32), count)
+        return cls(image_id, group_id, truth.astype(np.int32), prediction.astype(np.int32), count, boundary)
 
 
 def merge(pictures: Iterable[PictureCounts], classes: int) -> np.ndarray:
@@ -98,7 +108,11 @@ def write_pictures(uri: str, pictures: Iterable[PictureCounts], classes: Sequenc
         refuse_strange_ids(picture, len(classes))
     metadata = {"version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data}
     schema = pa.schema(_FIELDS, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
-    columns = {name: [getattr(picture, name) for picture in pictures] for name in schema.names}
+    columns: dict[str, list[Any]] = {
+        name: [getattr(picture, name) for picture in pictures] for name in ("image_id", "group_id", *_CELLS)
+    }
+    for place, name in enumerate(_BOUNDARY):
+        columns[name] = [None if p.boundary is None else p.boundary[:, place] for p in pictures]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
@@ -108,8 +122,8 @@ def read_pictures(uri: str) -> tuple[list[PictureCounts], dict[str, Any]]:
     """Reads what `write_pictures` wrote.
 
     Returns:
-        The pictures in the order in which they were written, and the metadata: `classes` (list of K names), `split`,
-        `data` and `version`.
+        The pictures in the order in which they were written (those of a file of version 1 without boundary counts),
+        and the metadata: `classes` (list of K names), `split`, `data` and `version`.
 
     Raises:
         UserError: the file is not Parquet, was not written by `write_pictures`, or has a newer format version.
@@ -126,5 +140,14 @@ def read_pictures(uri: str) -> tuple[list[PictureCounts], dict[str, Any]]:
     if metadata["version"] > _FORMAT_VERSION:
         raise UserError(f"{shown} has format version {metadata['version']}, this foodseg reads up to {_FORMAT_VERSION}")
     columns = [table.column(name).to_pylist() for name in ("image_id", "group_id")]
-    columns += [[cells.values.to_numpy() for cells in table.column(name)] for name in ("truth", "prediction", "count")]
+    columns += [[cells.values.to_numpy() for cells in table.column(name)] for name in _CELLS]
+    columns.append(_boundaries(table) if metadata["version"] > 1 else [None] * len(table))
     return [PictureCounts(*row) for row in zip(*columns, strict=True)], metadata
+
+
+def _boundaries(table: pa.Table) -> list[np.ndarray | None]:
+    rows = zip(*(table.column(name) for name in _BOUNDARY), strict=True)
+    return [
+        np.stack([cells.values.to_numpy() for cells in row], axis=1).astype(np.int64) if row[0].is_valid else None
+        for row in rows
+    ]

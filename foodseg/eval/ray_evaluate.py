@@ -2,13 +2,15 @@
 
     evaluate("runs/a", data="s3://bucket/foodmix", split="test", out="runs/a/test")
 
-writes `metrics.json`, `report.md` and `pictures.parquet` (counts of each picture, for `compare`) to `out`.
+writes `metrics.json`, `report.html`, `report.md`, `pictures.parquet` (counts of each picture, for `compare`) and, for a
+checkpoint, `confidence.parquet` to `out`.
 """
 
 import json
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,18 +18,28 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
+from foodseg.checkpoint import Calibration, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
-from foodseg.classes import ClassTable
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
+from foodseg.data.label_map import LabelMap, read_label_map
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import Labeller, PredictionFolder, chunks, read_subsets, score_rows
-from foodseg.eval.pictures import PictureCounts, merge, write_pictures
-from foodseg.eval.report import scores_markdown
-from foodseg.metrics import Scores, scores
+from foodseg.eval.evaluate import (
+    Labeller,
+    Labels,
+    PredictionFolder,
+    Scored,
+    chunks,
+    merge_scored,
+    read_subsets,
+    score_rows,
+)
+from foodseg.eval.evaluation import summarise
+from foodseg.eval.mapped import CommonSpace, common_space
+from foodseg.eval.report_html import read_losses
+from foodseg.eval.results import TrainingCurves, write_results
 from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
@@ -43,6 +55,8 @@ def evaluate(
     predictions: str | None = None,
     subsets: Sequence[str] = (),
     pictures: str | None = None,
+    label_map: str | None = None,
+    classes: str | None = None,
     overrides: Sequence[str] = (),
     workers: int = 1,
     address: str | None = None,
@@ -57,6 +71,8 @@ def evaluate(
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
         pictures: file of image ids, one a line; only these are scored.
+        label_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
+        classes: class table of the space that `label_map` leads to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         workers: processes that score; 0 = this one, without Ray.
 
@@ -64,51 +80,113 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
-        UserError: label spaces differ, no such split, missing or wrong label maps, unknown picture ids.
+        UserError: label spaces differ, the map does not fit, no such split, missing or wrong label maps, unknown
+            picture ids.
     """
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
+    if classes is not None and label_map is None:
+        raise UserError("--classes names the label space that --map leads to: give --map MAP.tsv too")
     started = time.monotonic()
     data = storage.absolute(data)
     manifest = read_manifest(data)
     reader = RowReader(data, manifest, [split])
-    classes = manifest.class_table
-    named_subsets = read_subsets(subsets, classes)
     rows = _chosen_rows(reader, pictures)
-    build: Callable[[], Labeller]
-    if checkpoint is not None:
-        uri = resolve_checkpoint(checkpoint)
-        loaded = load_checkpoint(uri)
-        _refuse_other_label_space(loaded, manifest)
-        config = with_eval_overrides(loaded.config, overrides)
-        build = CheckpointLabeller(uri, config.model_dump(mode="json"))
-        facts = {
-            "checkpoint": storage.redact(uri), "step": loaded.step, "weights": config.eval.weights,
-            "config_hash": config_hash(config), "eval": config.eval.model_dump(mode="json"),
-        }  # fmt: skip
-        trained: Sequence[int] | None = loaded.trained_ids
-    else:
-        assert predictions is not None
-        folder = PredictionFolder(storage.absolute(predictions), classes)
-        build, trained = lambda: folder, None
-        facts = {"predictions": storage.redact(predictions)}
-    counts = list(_score(reader, rows, build, classes, workers, address))
-    if not counts:
+    spaces = (read_label_map(label_map) if label_map is not None else None, classes)
+    subject = (
+        _checkpoint_subject(checkpoint, manifest, spaces, split, overrides)
+        if checkpoint is not None
+        else _folder_subject(predictions or "", manifest, spaces)
+    )
+    space = subject.space
+    named_subsets = read_subsets(subsets, space.classes)
+    scored = merge_scored(_score(reader, rows, subject.build, space, workers, address))
+    if not scored.pictures:
         raise UserError(f"the split {split!r} has no labelled picture to score")
-    result = scores(merge(counts, len(classes)), classes.names, subsets=named_subsets, trained_ids=trained)
+    evaluation = summarise(
+        scored,
+        space.classes.names,
+        subsets=named_subsets,
+        trained_ids=subject.trained_ids,
+        calibration_note=subject.calibration_note,
+    )
     metrics = {
-        **facts,
-        "data": manifest.identity,
+        **subject.facts,
+        **({} if label_map is None else {"map": storage.redact(label_map), "mapped": space.mapped}),
+        "data": space.data,
         "split": split,
-        "pictures": len(counts),
-        "unlabelled": len(rows) - len(counts),
+        "pictures": len(scored.pictures),
+        "unlabelled": len(rows) - len(scored.pictures),
         "seconds": round(time.monotonic() - started, 1),
-        "scores": result.to_json(),
+        **evaluation.to_json(),
     }
-    _write_results(out, metrics, result, counts, classes, manifest)
+    labeller = subject.build()
+    write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         note_test_opening(test_log, metrics)
     return metrics
+
+
+Spaces = tuple[LabelMap | None, str | None]
+"""The map of `--map`, and the class table of `--classes`."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is scored: a checkpoint, or somebody's label maps."""
+
+    facts: dict[str, Any]
+    space: CommonSpace
+    build: Callable[[], Labeller]
+    trained_ids: Sequence[int] | None
+    calibration_note: str
+    curves: TrainingCurves
+
+
+def _checkpoint_subject(
+    checkpoint: str, manifest: Manifest, spaces: Spaces, split: str, overrides: Sequence[str]
+) -> _Subject:
+    uri = resolve_checkpoint(checkpoint)
+    loaded = load_checkpoint(uri)
+    space = common_space(loaded.classes, manifest, *spaces)
+    config = with_eval_overrides(loaded.config, overrides)
+    calibration = calibration_of(loaded, config.eval.weights)
+    return _Subject(
+        facts={
+            "checkpoint": storage.redact(uri),
+            "step": loaded.step,
+            "weights": config.eval.weights,
+            "config_hash": config_hash(config),
+            "eval": config.eval.model_dump(mode="json"),
+            "temperature": calibration.temperature if calibration else 1.0,
+        },
+        space=space,
+        build=CheckpointLabeller(uri, config.model_dump(mode="json")),
+        trained_ids=space.trained_ids(loaded.trained_ids),
+        calibration_note=_calibration_note(
+            calibration, config.eval.weights, loaded.data == manifest.identity and split == config.data.val_split
+        ),
+        curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
+    )
+
+
+def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Subject:
+    folder = PredictionFolder(storage.absolute(predictions), manifest.class_table)
+    return _Subject(
+        facts={"predictions": storage.redact(predictions)},
+        space=common_space(None, manifest, *spaces),
+        build=lambda: folder,
+        trained_ids=None,
+        calibration_note="label maps carry none, so there is nothing to score",
+        curves=TrainingCurves(),
+    )
+
+
+def _calibration_note(calibration: Calibration | None, weights: str, same_pictures: bool) -> str:
+    if calibration is None:
+        return f"not calibrated: the checkpoint holds no temperature for its {weights} weights, so it is taken as 1"
+    here = " on the pictures that are scored here" if same_pictures else f" on {calibration.split}"
+    return f"calibrated with temperature {calibration.temperature:.3f}, fitted{here}"
 
 
 class CheckpointLabeller:
@@ -119,9 +197,12 @@ class CheckpointLabeller:
 
     def __call__(self) -> Labeller:
         config = parse_config(self._config)
-        model = load_model(load_checkpoint(self._uri), config.eval.weights)
+        loaded = load_checkpoint(self._uri)
+        model = load_model(loaded, config.eval.weights)
         predictor = Predictor(model, config.eval, pick_device(), config.train.precision)
-        return lambda image_id, image, size: predictor.label_file(image)
+        calibration = calibration_of(loaded, config.eval.weights)
+        temperature = calibration.temperature if calibration else 1.0
+        return lambda image_id, image, size: Labels(*predictor.logits_of_file(image).ids_and_confidence(temperature))
 
 
 def note_test_opening(path: str, metrics: dict[str, Any]) -> None:
@@ -152,47 +233,34 @@ def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
     return sorted(place[image_id] for image_id in wanted)
 
 
-def _refuse_other_label_space(checkpoint: Checkpoint, manifest: Manifest) -> None:
-    own, data = checkpoint.classes.names, manifest.classes
-    if own != data:
-        differing = next(
-            (i for i, (a, b) in enumerate(zip(own, data, strict=False)) if a != b), min(len(own), len(data))
-        )
-        names = [repr(names[differing]) if differing < len(names) else "nothing" for names in (own, data)]
-        raise UserError(
-            f"the checkpoint was trained in another label space: id {differing} is {names[0]} there and {names[1]} "
-            f"in the data set ({len(own)} and {len(data)} ids)"
-        )
-
-
 def _score(
     reader: RowReader,
     rows: Sequence[int],
     build: Callable[[], Labeller],
-    classes: ClassTable,
+    space: CommonSpace,
     workers: int,
     address: str | None,
-) -> Iterator[PictureCounts]:
+) -> Iterator[Scored]:
     parts = chunks(rows)
     with Progress("scoring pictures", len(rows)) as progress:
         if workers == 0:
             labeller = build()
             for part in parts:
-                yield from score_rows(reader, part, labeller, classes)
+                yield score_rows(reader, part, labeller, space)
                 progress.advance(len(part))
             return
         with ray_session(address, logical_cpus=max(workers, cores()) + 1):
             try:
-                for counted, size in _score_on_ray(reader, parts, build, classes, min(workers, len(parts))):
-                    yield from counted
+                for counted, size in _score_on_ray(reader, parts, build, space, min(workers, len(parts))):
+                    yield counted
                     progress.advance(size)
             except ray.exceptions.RayError as error:
                 raise expected_failure(error) or error from None
 
 
 def _score_on_ray(
-    reader: RowReader, parts: Sequence[list[int]], build: Callable[[], Labeller], classes: ClassTable, workers: int
-) -> Iterator[tuple[list[PictureCounts], int]]:
+    reader: RowReader, parts: Sequence[list[int]], build: Callable[[], Labeller], space: CommonSpace, workers: int
+) -> Iterator[tuple[Scored, int]]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
@@ -201,7 +269,7 @@ def _score_on_ray(
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
     scored = listed.map_batches(
         _Scorer,
-        fn_constructor_args=(reader, build, classes),
+        fn_constructor_args=(reader, build, space),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
@@ -216,28 +284,10 @@ def _score_on_ray(
 class _Scorer:
     """One scoring process; loads the model once."""
 
-    def __init__(self, reader: RowReader, build: Callable[[], Labeller], classes: ClassTable) -> None:
-        self._reader, self._labeller, self._classes = reader, build(), classes
+    def __init__(self, reader: RowReader, build: Callable[[], Labeller], space: CommonSpace) -> None:
+        self._reader, self._labeller, self._space = reader, build(), space
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [row for part in table.column("rows").to_pylist() for row in part]
-        counted = score_rows(self._reader, rows, self._labeller, self._classes)
+        counted = score_rows(self._reader, rows, self._labeller, self._space)
         return pa.table({"counts": pa.array([pickle.dumps(counted)], pa.large_binary()), "size": [len(rows)]})
-
-
-def _write_results(
-    out: str,
-    metrics: dict[str, Any],
-    result: Scores,
-    counts: list[PictureCounts],
-    classes: ClassTable,
-    manifest: Manifest,
-) -> None:
-    shown = {
-        "scored": metrics.get("checkpoint") or metrics.get("predictions", ""),
-        "data": f"{metrics['data']}, split {metrics['split']}, {metrics['pictures']} pictures",
-    }
-    title = f"{manifest.name} {metrics['split']}"
-    write_pictures(storage.join(out, "pictures.parquet"), counts, classes.names, metrics["split"], manifest.identity)
-    storage.write_text(storage.join(out, "report.md"), scores_markdown(result, title, shown))
-    storage.write_json(storage.join(out, "metrics.json"), metrics)

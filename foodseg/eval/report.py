@@ -1,22 +1,72 @@
 """Scores for people: a Markdown page for the run's folder and a short table for the terminal.
 
-Path("report.md").write_text(scores_markdown(result, "segmenter on foodmix test", {"checkpoint": uri}))
-rich.print(scores_table(result))
+Path("report.md").write_text(scores_markdown(evaluation, "segmenter on foodmix test", {"checkpoint": uri}))
+rich.print(scores_table(evaluation))
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from rich.markup import escape
 from rich.table import Table
 
 from foodseg.classes import BACKGROUND
+from foodseg.eval.evaluation import Evaluation
+from foodseg.eval.food import Detection, IngredientScores
 from foodseg.metrics import Scores
 
 
-def scores_markdown(scores: Scores, title: str, facts: Mapping[str, str]) -> str:
-    """Returns a Markdown page: title, facts, the summary, then every class, those with most truth pixels first.
+@dataclass(frozen=True)
+class Headline:
+    """One number of the summary. `value`: in [0, 1] or None; `over`: what the mean rests on, such as `19 ids`."""
 
-    Scores are in percent with one decimal, `-` where there is nothing to score; `ids` is how many ids a mean rests on.
+    name: str
+    value: float | None
+    over: str
+    meaning: str
+
+
+def headlines(evaluation: Evaluation) -> list[Headline]:
+    """Returns the summary, most important first; all values are shares, shown in percent."""
+    scores, boundary, food = evaluation.scores, evaluation.boundary, evaluation.ingredients
+    present = [row.id for row in scores.classes if row.truth_pixels]
+    union = [row.id for row in scores.classes if row.truth_pixels or row.predicted_pixels]
+    ids, foreground = _counted(len(present), "id"), _counted(sum(index != BACKGROUND for index in present), "id")
+    pictures, pairs = _counted(food.pictures, "picture"), _counted(food.pairs, "pair")
+    return [
+        Headline("mIoU", scores.miou, ids, "mean IoU of the classes in the split, background included"),
+        Headline("mIoU foreground", scores.miou_foreground, foreground, "the same without background"),
+        Headline("mIoU union", scores.miou_union, _counted(len(union), "id"), "predicted but absent classes count 0"),
+        Headline("boundary mIoU", boundary.miou, ids, "mean IoU of the outlines"),
+        Headline("mAcc", scores.macc, ids, "mean recall of the classes"),
+        Headline("aAcc", scores.aacc, "-", "share of the labelled pixels that are right"),
+        *(
+            Headline(f"mIoU {name}", subset.miou, _counted(subset.ids, "id"), f"mean IoU of the subset {name}")
+            for name, subset in scores.subsets.items()
+        ),
+        Headline("ingredient F1", food.per_picture.f1, pictures, "right ingredients found, wrong ones not"),
+        Headline("share error", food.share_error, pairs, "mean error of the shares of the food"),
+        *_confidence_headlines(evaluation),
+    ]
+
+
+def _confidence_headlines(evaluation: Evaluation) -> list[Headline]:
+    found = evaluation.calibration
+    if found is None:
+        return []
+    over = _counted(found.pixels, "pixel")
+    left_out = "share wrong when the least confident fifth is left out"
+    return [
+        Headline("calibration error", found.ece, over, "confidence against share right, 15 bins"),
+        Headline("AURC", found.aurc, over, "share wrong among the most confident, mean over all coverages"),
+        Headline("risk at 80 % coverage", found.risk_at["0.8"], over, left_out),
+    ]
+
+
+def scores_markdown(evaluation: Evaluation, title: str, facts: Mapping[str, str]) -> str:
+    """Returns a Markdown page: title, facts, the summary, confidences, every class, every ingredient.
+
+    Scores are in percent with one decimal, `-` where there is nothing to score; `over` is what a mean rests on.
 
     Args:
         facts: what was scored on what, in the order to be shown: checkpoint, data, split, setting.
@@ -24,27 +74,51 @@ def scores_markdown(scores: Scores, title: str, facts: Mapping[str, str]) -> str
     lines = [f"# {title}", ""]
     if facts:
         lines += [*(f"- {name}: {value}" for name, value in facts.items()), ""]
-    lines += ["| score | % | ids |", "|---|---:|---:|"]
-    lines += [f"| {markdown_cell(name)} | {percent(value)} | {ids} |" for name, value, ids in _summary(scores)]
-    note = _untrained_note(scores)
-    if note:
+    lines += ["| score | % | over |", "|---|---:|---:|"]
+    lines += [f"| {markdown_cell(row.name)} | {percent(row.value)} | {row.over} |" for row in headlines(evaluation)]
+    for note in notes(evaluation):
         lines += ["", note]
-
-    pixels = sum(row.truth_pixels for row in scores.classes)
-    lines += ["", "| id | class | IoU % | Acc % | pixels % |", "|---:|---|---:|---:|---:|"]
-    for row in sorted(scores.classes, key=lambda row: (-row.truth_pixels, row.id)):
-        share = percent(row.truth_pixels / pixels)
-        lines.append(f"| {row.id} | {markdown_cell(row.name)} | {percent(row.iou)} | {percent(row.acc)} | {share} |")
+    lines += ["", *_class_lines(evaluation), "", "## Ingredients", "", *_ingredient_lines(evaluation.ingredients)]
     return "\n".join(lines) + "\n"
 
 
-def scores_table(scores: Scores) -> Table:
-    """Returns the summary (no classes) for `rich.print`: score, percent with one decimal, number of ids averaged."""
-    table = Table("score", caption=_untrained_note(scores))
+def _class_lines(evaluation: Evaluation) -> list[str]:
+    """A table of all classes, those with most truth pixels first."""
+    classes, boundary = evaluation.scores.classes, evaluation.boundary.classes
+    pixels = sum(row.truth_pixels for row in classes)
+    lines = ["| id | class | IoU % | boundary IoU % | Acc % | pixels % |", "|---:|---|---:|---:|---:|---:|"]
+    for row in sorted(classes, key=lambda row: (-row.truth_pixels, row.id)):
+        numbers = (row.iou, boundary[row.id], row.acc, row.truth_pixels / pixels)
+        lines.append(f"| {row.id} | {markdown_cell(row.name)} | {' | '.join(map(percent, numbers))} |")
+    return lines
+
+
+def _ingredient_lines(food: IngredientScores) -> list[str]:
+    """What is on the pictures, in total and per ingredient that is on any."""
+    lines = [
+        f"An ingredient is on a picture when it holds at least {100 * food.min_share:g} % of its labelled pixels. "
+        "Share error: mean of |predicted - true| share of the food, in percentage points.",
+        "",
+        "| id | ingredient | pictures | precision % | recall % | F1 % | share error |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    totals = [("mean over pictures", food.per_picture), ("all pairs", food.micro)]
+    for name, found in totals:
+        lines.append(f"| - | {name} | {food.pictures} | {_detection(found)} | {percent(food.share_error)} |")
+    for row in sorted(food.classes, key=lambda row: (-row.truth, row.id)):
+        if row.truth or row.predicted:
+            scored = f"{_detection(row.detection)} | {percent(row.share_error)}"
+            lines.append(f"| {row.id} | {markdown_cell(row.name)} | {row.truth} | {scored} |")
+    return lines
+
+
+def scores_table(evaluation: Evaluation) -> Table:
+    """Returns the summary (no classes) for `rich.print`: score, percent with one decimal, what a mean rests on."""
+    table = Table("score")
     table.add_column("%", justify="right")
-    table.add_column("ids", justify="right")
-    for name, value, ids in _summary(scores):
-        table.add_row(escape(name), percent(value), ids)
+    table.add_column("over", justify="right")
+    for row in headlines(evaluation):
+        table.add_row(escape(row.name), percent(row.value), row.over)
     return table
 
 
@@ -58,23 +132,22 @@ def markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _summary(scores: Scores) -> list[tuple[str, float | None, str]]:
-    """Returns (score, value in [0, 1], how many ids the mean rests on) per line of the summary."""
-    present = [row.id for row in scores.classes if row.truth_pixels]
-    union = [row.id for row in scores.classes if row.truth_pixels or row.predicted_pixels]
-    foreground = [index for index in present if index != BACKGROUND]
-    return [
-        ("mIoU", scores.miou, str(len(present))),
-        ("mIoU foreground", scores.miou_foreground, str(len(foreground))),
-        ("mIoU union", scores.miou_union, str(len(union))),
-        ("mAcc", scores.macc, str(len(present))),
-        ("aAcc", scores.aacc, "-"),
-        *((f"mIoU {name}", subset.miou, str(subset.ids)) for name, subset in scores.subsets.items()),
-    ]
+def notes(evaluation: Evaluation) -> list[str]:
+    """Returns what to know about the summary, a sentence each."""
+    untrained = untrained_note(evaluation.scores)
+    return [*([untrained] if untrained else []), f"Confidences: {evaluation.calibration_note}."]
 
 
-def _untrained_note(scores: Scores) -> str | None:
+def untrained_note(scores: Scores) -> str | None:
     """Says how many ids count 0 because training never showed them; None when that is not known."""
     if scores.untrained is None:
         return None
     return f"Ids with truth pixels that never occur in train, counted with IoU 0: {scores.untrained}."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _detection(found: Detection) -> str:
+    return " | ".join(percent(value) for value in (found.precision, found.recall, found.f1))

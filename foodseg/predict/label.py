@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint import calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.sample import decode_image, encode_mask
@@ -29,7 +29,8 @@ def label_pictures(
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
 
     Returns:
-        Per picture what its JSON holds: paths, size; per ingredient id, name, pixels, shares of food and picture.
+        Per picture what its JSON holds: paths, size; whether confidences are calibrated and the temperature that they
+        were taken with; per ingredient id, name, pixels, shares of food and picture, mean confidence of its pixels.
 
     Raises:
         UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name.
@@ -43,6 +44,8 @@ def label_pictures(
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     config = with_eval_overrides(loaded.config, overrides)
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)
+    calibration = calibration_of(loaded, config.eval.weights)
+    temperature = calibration.temperature if calibration else 1.0
     results = []
     with Progress("labelling pictures", len(pictures)) as progress:
         for picture, stem in zip(pictures, stems, strict=True):
@@ -52,13 +55,16 @@ def label_pictures(
             except UserError as error:
                 raise UserError(f"{storage.redact(picture)}: {error}") from None
             height, width = image.shape[:2]
-            ids = predictor.label(image, height, width)
+            ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
+            confidences = mean_confidences(ids, confidence, len(loaded.classes))
             result = {
                 "picture": storage.redact(picture),
                 "height": height,
                 "width": width,
                 "label_map": storage.join(out, f"{stem}.png"),
                 "overlay": storage.join(out, f"{stem}.overlay.jpg"),
+                "calibrated": calibration is not None,
+                "temperature": temperature,
                 "ingredients": [
                     {
                         "id": index,
@@ -66,6 +72,7 @@ def label_pictures(
                         "pixels": pixels,
                         "share_of_food": share,
                         "share_of_picture": pixels / ids.size,
+                        "confidence": float(confidences[index]),
                     }
                     for index, pixels, share in food_shares(ids, loaded.classes)
                 ],
@@ -76,6 +83,19 @@ def label_pictures(
             results.append(result)
             progress.advance(1)
     return results
+
+
+def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
+    """Returns (classes,) float64 mean confidence in [0, 1] of the pixels of each id, 0 for ids without pixels.
+
+    Args:
+        ids: (H, W) ids. confidence: (H, W) uint16, 65535 = certain.
+    """
+    sums, pixels = np.zeros(classes), np.zeros(classes, np.int64)
+    for row, confident in zip(ids, confidence, strict=True):  # row by row: bincount takes 8 bytes a pixel
+        sums += np.bincount(row, weights=confident, minlength=classes)
+        pixels += np.bincount(row, minlength=classes)
+    return sums / (np.iinfo(np.uint16).max * np.maximum(1, pixels))
 
 
 def _stem(uri: str) -> str:

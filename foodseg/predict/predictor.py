@@ -1,10 +1,15 @@
 """From a picture to its label map: fit, pad, forward (whole or in windows, mirrored or not), resize, argmax.
 
-Memory stays small on large pictures: logits are kept at the model's stride, and resizing and argmax go in bands of
-rows, so that the K x height x width scores never exist at once.
+Memory stays small on large pictures: logits are kept at the model's stride, and resizing, argmax and softmax go in
+bands of rows, so that the K x height x width scores never exist at once.
+
+    ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
+
+Shape letters: K classes; h, w grid of the logits; n pixels.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,18 +36,18 @@ class Predictor:
         self._device = device
         self._autocast = AUTOCAST[precision]
 
-    def label_file(self, data: bytes) -> np.ndarray:
-        """Returns (H, W) ids at the picture's own size, for an encoded picture.
+    def logits_of_file(self, data: bytes) -> "PictureLogits":
+        """Returns the class scores of an encoded picture, for label maps of its own size.
 
         Raises:
             UserError: the picture cannot be read.
         """
         height, width = image_size(data)
-        return self.label(decode_image(data, at_least=self._fitted(height, width)), height, width)
+        return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width)
 
     @torch.inference_mode()
-    def label(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Returns (height, width) uint8 or uint16 ids.
+    def logits(self, image: np.ndarray, height: int, width: int) -> "PictureLogits":
+        """Returns the class scores of a picture.
 
         Args:
             image: (H, W, 3) uint8 RGB, upright, at any scale of the picture.
@@ -55,7 +60,7 @@ class Predictor:
         if self._config.flip:
             # the padded picture is mirrored as a whole, so that the mirrored logits lie on the same grid
             logits = (logits + self._windows(view.flip(-1)).flip(-1)) / 2
-        return resized_argmax(logits, fitted, self._model.stride, height, width)
+        return PictureLogits(logits, self._model.stride, fitted, height, width)
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self._config.longest_side is None:
@@ -104,26 +109,75 @@ def _starts(side: int, window: int, step: int, stride: int) -> Iterator[int]:
     yield last // stride * stride
 
 
-def resized_argmax(logits: torch.Tensor, fitted: tuple[int, int], stride: int, height: int, width: int) -> np.ndarray:
-    """Resizes logits bilinearly (half-pixel centres) and takes the best class, in bands of rows.
+@dataclass(frozen=True, eq=False)
+class PictureLogits:
+    """Class scores of one picture on the model's grid; resized bilinearly (half-pixel centres) when they are asked for.
 
-    Args:
-        logits: (K, h, w) float32 at `stride` of a picture of size `fitted` that was padded right and bottom.
-        fitted: (height, width) of the picture behind the logits, without padding.
-        height, width: wanted size.
-
-    Returns:
-        (height, width) uint8, or uint16 for more than 256 classes.
+    values: (K, h, w) float32 at `stride` of a picture of size `fitted` (height, width), padded right and bottom.
+    height, width: of the label map.
     """
-    classes = logits.shape[0]
-    rows = max(1, BAND_BYTES // (4 * classes * max(width, logits.shape[2])))
-    ids = np.empty((height, width), np.uint8 if classes <= 256 else np.uint16)
-    low, high, blend = _taps(height, fitted[0] / (stride * height), logits.shape[1], logits.device)
-    for top in range(0, height, rows):
-        band = slice(top, min(top + rows, height))
-        lines = torch.lerp(logits[:, low[band]], logits[:, high[band]], blend[band][:, None])
-        ids[band] = _widened(lines, fitted[1] / stride, width).argmax(0).cpu().numpy()
-    return ids
+
+    values: torch.Tensor
+    stride: int
+    fitted: tuple[int, int]
+    height: int
+    width: int
+
+    @torch.inference_mode()
+    def ids(self) -> np.ndarray:
+        """Returns (height, width) uint8 ids of the best class, uint16 for more than 256 classes."""
+        ids = self._no_ids()
+        for band, scores in self._bands():
+            ids[band] = scores.argmax(0).cpu().numpy()
+        return ids
+
+    @torch.inference_mode()
+    def ids_and_confidence(self, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the same ids, and (height, width) uint16 confidences.
+
+        Confidence is the greatest softmax probability of the logits divided by `temperature`; 65535 = certain.
+        """
+        ids, confidence = self._no_ids(), np.empty((self.height, self.width), np.uint16)
+        for band, scores in self._bands():
+            best = scores.argmax(0)
+            ids[band] = best.cpu().numpy()
+            # the best class has probability exp(0) / sum
+            below = scores.sub_(scores.gather(0, best[None])).div_(temperature)
+            share = below.exp_().sum(0).reciprocal_()
+            confidence[band] = share.mul_(np.iinfo(np.uint16).max).round_().int().cpu().numpy()
+        return ids, confidence
+
+    @torch.inference_mode()
+    def at(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns (K, n) float32 logits of single pixels of the label map, numbered row by row: (n,) integers."""
+        places = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.int64)).to(self.values.device)
+        rows, columns = places // self.width, places % self.width
+        tops, bottoms, down = (tap[rows] for tap in self._row_taps())
+        lefts, rights, across = (tap[columns] for tap in self._column_taps())
+        upper = torch.lerp(self.values[:, tops, lefts], self.values[:, tops, rights], across)
+        lower = torch.lerp(self.values[:, bottoms, lefts], self.values[:, bottoms, rights], across)
+        return torch.lerp(upper, lower, down).cpu().numpy()
+
+    def _no_ids(self) -> np.ndarray:
+        return np.empty((self.height, self.width), np.uint8 if len(self.values) <= 256 else np.uint16)
+
+    def _bands(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yields rows of the label map and their scores (K, rows, width), which the caller may overwrite."""
+        classes, _, grid_width = self.values.shape
+        rows = max(1, BAND_BYTES // (4 * classes * max(self.width, grid_width)))
+        low, high, blend = self._row_taps()
+        for top in range(0, self.height, rows):
+            band = slice(top, min(top + rows, self.height))
+            lines = torch.lerp(self.values[:, low[band]], self.values[:, high[band]], blend[band][:, None])
+            yield band, _widened(lines, self.fitted[1] / self.stride, self.width)
+
+    def _row_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale = self.fitted[0] / (self.stride * self.height)
+        return _taps(self.height, scale, self.values.shape[1], self.values.device)
+
+    def _column_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale = self.fitted[1] / (self.stride * self.width)
+        return _taps(self.width, scale, self.values.shape[2], self.values.device)
 
 
 def _widened(lines: torch.Tensor, real: float, width: int) -> torch.Tensor:

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from foodseg.checkpoint import Calibration, Checkpoint, load_checkpoint, save_checkpoint
 from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
@@ -30,15 +29,12 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import score_share
-from foodseg.eval.pictures import merge
-from foodseg.metrics import Scores, scores
-from foodseg.models.segmenter import Segmenter
-from foodseg.predict.predictor import AUTOCAST, Predictor
+from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.context import TrainContext, micro_batch_size
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.run_log import RunLog
 from foodseg.train.task import SegmentationTask, Task
+from foodseg.train.validation import validate
 
 
 @dataclass
@@ -67,7 +63,7 @@ class Trainer:
         self.classes: ClassTable = manifest.class_table
         restored_uri = context.restore()
         torch.manual_seed(config.train.seed)
-        self.task: Task = SegmentationTask(config, self.classes, pretrained=restored_uri is None)
+        self.task: Task = SegmentationTask(config, self.classes, manifest.annotated, pretrained=restored_uri is None)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -79,6 +75,7 @@ class Trainer:
         self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.calibration: Calibration | None = None  # of the last validation
         if restored_uri is not None:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
         compiled: nn.Module = torch.compile(self.student) if config.train.compile else self.student  # type: ignore[assignment]
@@ -182,7 +179,7 @@ class Trainer:
         started = time.perf_counter()
         assert self.validation is not None
         model = self.teacher.module if self.config.eval.weights == "ema" and self.teacher else self.student
-        result = validate(model, self.validation, self.classes, self.config, self.context)
+        result, self.calibration = validate(model, self.validation, self.classes, self.config, self.context, self.step)
         line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
         self.history.append(line)
         if log:
@@ -219,14 +216,17 @@ class Trainer:
                 "total_steps": self.total_steps,
             },
             history=self.history,
+            # a temperature is that of the weights that it was fitted for
+            calibration=self.calibration if self.calibration and self.calibration.step == self.step else None,
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         assert checkpoint.trainer is not None
         if checkpoint.data != self.manifest.identity:
+            now = "data.uris now hold" if self.config.data.uris else "data.uri now holds"
             raise UserError(
-                f"the run {storage.redact(self.config.run.uri)} was trained on {checkpoint.data}, but data.uri now "
-                f"holds {self.manifest.identity}: give another run.uri to start anew"
+                f"the run {storage.redact(self.config.run.uri)} was trained on {checkpoint.data}, but {now} "
+                f"{self.manifest.identity}: give another run.uri to start anew"
             )
         self.student.load_state_dict(checkpoint.student)
         if self.teacher is not None and checkpoint.teacher is not None:
@@ -269,30 +269,6 @@ class Trainer:
         if skip and hasattr(self.wrapped, "no_sync"):
             return self.wrapped.no_sync()  # type: ignore[operator]
         return contextlib.nullcontext()
-
-
-def validate(
-    model: nn.Module, reader: RowReader, classes: ClassTable, config: ExperimentConfig, context: TrainContext
-) -> Scores:
-    """Scores every row of `reader` exactly once over the ranks; the merged counts give the same scores on each."""
-    assert isinstance(model, Segmenter)
-    _share_statistics(model, context)
-    predictor = Predictor(model, config.eval, context.device, config.train.precision)
-
-    def label(image_id: str, data: bytes, size: tuple[int, int]) -> np.ndarray:
-        return predictor.label_file(data)
-
-    share = score_share(reader, label, classes, context.rank, context.world_size)
-    matrix = torch.from_numpy(merge(share, len(classes))).to(context.device)
-    return scores(context.all_reduce(matrix).cpu().numpy(), classes.names)
-
-
-def _share_statistics(model: nn.Module, context: TrainContext) -> None:
-    """Live BatchNorm leaves each rank its own running statistics; rank 0's are saved, so all ranks score with them."""
-    if context.world_size > 1:
-        for buffer in model.buffers():
-            own = buffer if context.rank == 0 else torch.zeros_like(buffer)
-            buffer.copy_(context.all_reduce(own.clone()))
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:

@@ -7,9 +7,10 @@ from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
+from foodseg.data.joined import training_manifest
 from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader, training_order
-from foodseg.data.shards import Manifest, read_manifest
+from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 
@@ -33,11 +34,12 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
 
     Raises:
-        UserError: no data, unknown split, too few pictures, none labelled, a backbone or weights that cannot be loaded,
-            a run directory that holds a run already (without `resume`) or holds another one (with it).
+        UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled, a
+            backbone or weights that cannot be loaded, a run directory that holds a run already (without `resume`) or
+            holds another one (with it).
     """
     config = with_absolute_uris(config)
-    manifest = read_manifest(config.data.uri)
+    manifest = training_manifest(config.data)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
     if not manifest.trained_ids(config.data.train_splits):
         raise UserError(
@@ -64,6 +66,8 @@ def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights")):
         if tree[section][key] and tree[section][key] != "timm":
             tree[section][key] = storage.absolute(tree[section][key])
+    for entry in tree["data"]["uris"]:
+        entry["uri"] = storage.absolute(entry["uri"])
     return parse_config(tree)
 
 

@@ -1,5 +1,6 @@
 """What is being learned. The loop knows a `Task` and never a mask; the segmenter is the first one."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -8,8 +9,16 @@ from torch import nn
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
+from foodseg.data.sources import unannotated
 from foodseg.data.views import jittered_view
-from foodseg.losses import cross_entropy_sum, dice_sum, labelled_pixels, present_classes, upsample_logits
+from foodseg.losses import (
+    cross_entropy_sum,
+    dice_sum,
+    labelled_pixels,
+    merge_unannotated,
+    present_classes,
+    upsample_logits,
+)
 from foodseg.models.build import build_segmenter
 
 
@@ -34,14 +43,26 @@ class Task(Protocol):
 
 
 class SegmentationTask:
-    """Cross entropy (and Dice) of the segmenter on labelled pixels."""
+    """Cross entropy (and Dice) of the segmenter on labelled pixels.
 
-    def __init__(self, config: ExperimentConfig, classes: ClassTable, *, pretrained: bool) -> None:
+    `annotated` holds per source the ids that it annotates (None = all), in the order that `Batch.source` counts in.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        classes: ClassTable,
+        annotated: Mapping[str, tuple[int, ...] | None],
+        *,
+        pretrained: bool,
+    ) -> None:
         self._augment = config.augment
         self._classes = classes
         self.module: nn.Module = build_segmenter(config.model, len(classes), pretrained=pretrained)
         terms = {"cross_entropy": config.loss.cross_entropy, "dice": config.loss.dice}
         self.weights = {name: weight for name, weight in terms.items() if weight > 0}
+        hidden = unannotated(annotated, len(classes))
+        self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
 
     def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -56,6 +77,9 @@ class SegmentationTask:
         mean = self._mean.to(batch.image.device)
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._augment)
         logits = upsample_logits(module(image).logits, *mask.shape[-2:])
+        if self._unannotated is not None:
+            hidden = self._unannotated.to(mask.device)[batch.source.long()]
+            logits = merge_unannotated(logits, mask, self._classes.ignore_id, hidden)
         sums = {}
         if "cross_entropy" in self.weights:
             sums["cross_entropy"] = cross_entropy_sum(logits, mask, self._classes.ignore_id)

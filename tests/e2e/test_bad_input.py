@@ -164,6 +164,17 @@ CONFIG = [
     Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xff\xfe")),
     Bad("missing config", ["train", "-c", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
     Bad("config diff of a missing file", ["config", "diff", "a.yaml", "b.yaml"], ("a.yaml", "no such file")),
+    Bad(
+        "data.uri and data.uris",
+        ["train", "-c", "c.yaml"],
+        ("data.uri and data.uris", "both"),
+        arrange=write("c.yaml", "data: {uri: a, uris: [{uri: b}]}"),
+    ),
+    Bad(
+        "an entry of data.uris without its uri",
+        ["train", "--set", "data.uris=[{url: a}]"],
+        ("data.uris", "a list of mappings with the keys uri, weight", "'url'"),
+    ),
     Bad("test as training split", [*TRAIN, "--set", "data.train_splits=[test]"], ("'test'", "evaluate", "'train'")),
     Bad("test as val split", [*TRAIN, "--set", "data.val_split=test"], ("'test'", "evaluate", "'val'")),
     Bad(
@@ -197,6 +208,8 @@ DATA = [
     Bad(
         "a file as source", ["data", "prepare", "meals/classes.txt", "out"], ("classes.txt is a file", "name a folder")
     ),
+    Bad("no such format", [*PREPARE, "--format", "voc"], ("--format voc", "foodseg103", "coco", "huggingface")),
+    Bad("another format", [*PREPARE, "--format", "coco"], ("meals", "no COCO annotations", "expected annotations/")),
     Bad("not the folder format", PREPARE, ("meals", "masks", "missing", "expected"), arrange=remove("meals/masks")),
     Bad(
         "class table with a gap",
@@ -212,13 +225,6 @@ DATA = [
     ),
     Bad("empty class table", PREPARE, ("classes.txt", "background"), arrange=write("meals/classes.txt", "")),
     Bad(
-        "one picture in two splits",
-        PREPARE,
-        ("drawn__0001", "train.txt", "test.txt", "remove"),
-        code=3,
-        arrange=write("meals/test.txt", "drawn__0001\n"),
-    ),
-    Bad(
         "no picture listed",
         PREPARE,
         ("meals", "no pictures"),
@@ -230,6 +236,24 @@ DATA = [
         ("prepared", "holds a prepared data set", "--overwrite"),
     ),
     Bad("share above 1", [*PREPARE, "--max-bad", "5"], ("--max-bad", "less than or equal to 1")),
+    Bad(
+        "a map that leaves ids out",
+        ["data", "map", "prepared", "m.tsv", "out"],
+        ("m.tsv is no map from the label space of", "12 ids are not in the map, the first 1 'white rice'"),
+        arrange=write("m.tsv", "a_id\ta_name\tb_id\tb_name\n0\tbackground\t0\tbackground\n"),
+    ),
+    Bad(
+        "mapping onto a data set",
+        ["data", "map", "prepared", "m.tsv", "prepared"],
+        ("holds a prepared data set already", "--overwrite"),
+    ),
+    Bad(
+        "sources.tsv with a source that no picture has",
+        PREPARE,
+        ("sources.tsv, line 1", "'cantine'", "'drawn'"),
+        arrange=write("meals/sources.tsv", "cantine\t1\n"),
+    ),
+    Bad("nothing to inspect", ["data", "inspect", "empty"], ("empty", "dataset.json", "foodseg data prepare")),
     Bad("no prepared data", [*TRAIN, "--set", "data.uri=empty"], ("empty", "dataset.json", "foodseg data prepare")),
     Bad("no data at all", ["train", "--set", "run.uri=run"], ("data.uri", "foodseg data prepare")),
     Bad(
@@ -358,7 +382,16 @@ MODELS = [
         ("run/best.json", "damaged"),
         arrange=write("run/best.json", "{"),
     ),
-    Bad("another label space", MODEL, ("label space", "'salmon'", "'trout'"), arrange=rename_class),
+    Bad("another label space", MODEL, ("label space", "'salmon'", "'trout'", "--map"), arrange=rename_class),
+    Bad("no map", [*MODEL, "--map", "m.tsv"], ("m.tsv", "no such file")),
+    Bad("a map that is none", [*MODEL, "--map", "meals/classes.txt"], ("classes.txt, line 1", "header", "FROM_id")),
+    Bad(
+        "a map between other label spaces",
+        [*MODEL, "--map", "m.tsv"],
+        ("m.tsv", "the data set is neither", "'plate'", "'background'"),
+        arrange=write("m.tsv", "a_id\ta_name\tb_id\tb_name\n0\tplate\t0\tplate\n"),
+    ),
+    Bad("classes without a map", [*MODEL, "--classes", "meals/classes.txt"], ("--classes", "--map")),
     Bad("a setting of the checkpoint changed", [*MODEL, "--set", "model.dropout=0"], ("model.dropout", "only eval.*")),
     Bad("missing picture", ["predict", "model", "lunch.jpg", "--out", "out"], ("lunch.jpg", "no such file")),
     Bad(
@@ -529,6 +562,12 @@ def test_too_many_bad_records(ray_cluster: None, world: Path, answer: Callable[.
 
     check_words(sentence, ("2 of 13 records", "--max-bad 0.01", "drawn__0002", "out/v-1/quarantine.parquet"))
     assert Path("out/v-1/quarantine.parquet").exists() and not Path("out/dataset.json").exists()
+
+
+def test_one_picture_in_two_splits(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
+    write("meals/test.txt", "drawn__0001\n")()
+
+    check_words(answer(PREPARE, 3), ("1 of 11 records", "drawn__0001", "of test", "listed before, in train"))
 
 
 def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:

@@ -22,8 +22,9 @@ from tests.e2e.world import make_world
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
-    ["data", "prepare"], ["train"], ["evaluate"], ["predict"], ["config", "show"], ["config", "schema"],
-    ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"], ["demo"],
+    ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["train"], ["evaluate"], ["predict"],
+    ["config", "show"], ["config", "schema"], ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"],
+    ["demo"],
 ]  # fmt: skip
 CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
 
@@ -191,7 +192,7 @@ def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -
 
     assert metrics["scores"]["miou"] == 1.0 and metrics["pictures"] == 3
     assert json.loads(Path("out/metrics.json").read_text()) == metrics
-    assert "meals test" in Path("out/report.md").read_text()
+    assert all("meals test" in Path("out", name).read_text() for name in ("report.md", "report.html"))
     (line,) = Path("log/test.jsonl").read_text().splitlines()
     assert json.loads(line)["miou"] == 1.0 and json.loads(line)["what"] == "maps"
 
@@ -244,6 +245,20 @@ def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> Non
 
     assert 0 <= metrics["scores"]["miou"] < 1
     assert metrics["pictures"] == 2 and metrics["step"] == 0 and metrics["weights"] == "ema"
+
+
+# --- a look at the data ---
+
+
+def test_inspect(world: Path, answered: Callable[..., Any], said: Callable[..., str]) -> None:
+    result = answered("data", "inspect", "prepared")
+
+    assert [result["splits"][split]["pictures"] for split in ("train", "val", "test")] == [8, 2, 3]
+    with Image.open(result["pictures"]["contact_sheet"]) as sheet:
+        assert sheet.size[0] == 6 * 400
+    assert (world / "inspect-meals" / "contact_sheet.png").exists()
+    shown = said("data", "inspect", "prepared", "--out", "look")
+    assert "test  3 pictures in 3 near-duplicate groups" in shown and "closest class names:" in shown
 
 
 # --- labelled pictures ---

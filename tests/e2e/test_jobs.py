@@ -175,7 +175,7 @@ def test_prepare_train_and_evaluate_as_jobs(head: Head, tmp_path: Path) -> None:
 
     metrics = json.loads(Path(scores, "metrics.json").read_text())
     assert metrics["step"] == 3 and metrics["pictures"] == manifest.counts["val"].pictures
-    assert Path(scores, "report.md").exists() and Path(scores, "pictures.parquet").exists()
+    assert all(Path(scores, name).exists() for name in ("report.html", "report.md", "pictures.parquet"))
     assert "mIoU" in said
 
 
@@ -183,7 +183,7 @@ def test_a_failed_job_says_why_and_fails(head: Head, tmp_path: Path) -> None:
     job = head.submit("python", "jobs/prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out"))
 
     assert job.returncode != 0
-    assert "nowhere is not in the folder format" in job.stdout + job.stderr
+    assert "nowhere does not exist or is empty" in job.stdout + job.stderr
     assert "exit code 2" in job.stdout + job.stderr
 
 

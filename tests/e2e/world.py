@@ -14,7 +14,7 @@ from foodseg.checkpoint import Checkpoint, save_checkpoint
 from foodseg.config import load_config
 from foodseg.data.formats.folder import list_folder
 from foodseg.data.plates import write_meals
-from foodseg.data.sample import decode_image, decode_mask, encode_mask
+from foodseg.data.sample import decode_image, encode_mask
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_manifest, write_shard
 from foodseg.models.build import build_segmenter
 
@@ -46,8 +46,9 @@ def write_prepared(meals: Path, prepared: Path) -> None:
     for split, records in parts.items():
         rows, pixels = [], []
         for record in records:
-            image = Path(record.image_uri).read_bytes()
-            mask = decode_mask(Path(str(record.mask_uri)).read_bytes())
+            image = record.image.read()
+            assert record.mask is not None
+            mask = record.mask.read()
             height, width = decode_image(image).shape[:2]
             found = np.bincount(mask.ravel(), minlength=len(listing.classes))
             ids = [int(index) for index in np.flatnonzero(found) if index != 0]

@@ -1,14 +1,18 @@
 """Evaluation over several processes counts every row once, and the same as one process."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.shards import read_manifest
+from foodseg.errors import UserError
 from foodseg.eval.pictures import merge, read_pictures
 from foodseg.eval.ray_evaluate import evaluate
-from tests.drawn import write_drawn
+from foodseg.train.loop import train
+from tests.drawn import drawn_config, write_drawn
+from tests.rank import prepared
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,8 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     alone = evaluate(None, out=str(tmp_path / "alone"), workers=0, **arguments)
     shared = evaluate(None, out=str(tmp_path / "shared"), workers=workers, **arguments)
 
-    assert shared["scores"] == alone["scores"]
+    assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
+    assert shared["calibration"] is None and "label maps carry none" in shared["calibration_note"]
     pictures, _ = read_pictures(str(tmp_path / "shared" / "pictures.parquet"))
     assert [p.image_id for p in pictures] == [
         p.image_id for p in read_pictures(str(tmp_path / "alone" / "pictures.parquet"))[0]
@@ -45,3 +50,52 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     truth = merge(pictures, len(manifest.classes)).sum(1)
     assert truth.tolist() == list(manifest.counts["test"].class_pixels)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_path):
+    """Ids 1.. become 1, 2, 3 in turn; id 5 is ignored, and counts as background where it is predicted."""
+    names = read_manifest(data).classes
+    becomes = {0: 0, **{index: 1 + index % 3 for index in range(1, len(names))}, 5: None}
+    targets = {i: "" if to is None else f"{to}\tn{to}" for i, to in becomes.items()}
+    lines = [f"{i}\t{names[i]}\t{to}" for i, to in targets.items()]
+    (tmp_path / "m.tsv").write_text("\n".join(["plate_id\tplate_name\tfew_id\tfew_name", *lines]))
+    common = {"data": data, "split": "val", "predictions": str(tmp_path)}
+    for row in RowReader(data, read_manifest(data), ["val"]).take(range(4)).to_pylist():
+        rng = np.random.default_rng(len(row["mask"] or b""))
+        ids = rng.integers(0, len(names), (row["height"], row["width"]), np.uint8)
+        (tmp_path / f"{row['image_id']}.png").write_bytes(encode_mask(ids))
+
+    evaluate(None, out=str(tmp_path / "plain"), workers=0, **common)
+    metrics = evaluate(None, out=str(tmp_path / "mapped"), workers=2, label_map=str(tmp_path / "m.tsv"), **common)
+
+    assert metrics["mapped"] == ["data", "predictions"] and " mapped to few-" in metrics["data"]
+    matrices = {}
+    for name in ("plain", "mapped"):
+        pictures, about = read_pictures(str(tmp_path / name / "pictures.parquet"))
+        matrices[name] = merge(pictures, len(about["classes"]))
+    assert about["classes"] == ["n0", "n1", "n2", "n3"] and about["data"] == metrics["data"]
+    rows, columns = np.zeros((len(names), 4), np.int64), np.zeros((len(names), 4), np.int64)
+    for index, to in becomes.items():
+        columns[index, 0 if to is None else to] = 1
+        rows[index] = columns[index] * (to is not None)
+    assert np.array_equal(matrices["mapped"], rows.T @ matrices["plain"] @ columns)
+    with pytest.raises(UserError, match="--classes names the label space that --map leads to: give --map"):
+        evaluate(None, out=str(tmp_path / "x"), workers=0, classes="c.tsv", **common)
+
+
+def test_a_checkpoint_gives_the_same_confidences_on_two_workers(ray_cluster, data, tmp_path):
+    run, context = prepared(drawn_config(data, tmp_path / "run", "train.steps=2"))
+    train(run.config, run.manifest, run.total_steps, context)
+    arguments = {"data": data, "split": "test", "test_log": str(tmp_path / "log.jsonl")}
+    folders = {workers: str(tmp_path / f"on-{workers}") for workers in (0, 2)}
+    alone, shared = (
+        evaluate(str(tmp_path / "run"), out=out, workers=workers, **arguments) for workers, out in folders.items()
+    )
+    assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
+    labelled = sum(read_manifest(data).counts["test"].class_pixels)
+    assert alone["calibration"]["pixels"] == labelled and alone["temperature"] != 1
+    assert alone["calibration_note"].endswith("fitted on val")
+    tables = [pq.read_table(f"{out}/confidence.parquet") for out in folders.values()]
+    assert tables[0].equals(tables[1]) and sum(tables[0]["pixels"].to_pylist()) == labelled
+    page = (tmp_path / "on-2" / "report.html").read_text()
+    assert page.count("<img ") == 24 and "mIoU on val over steps" in page and "Training loss" in page

@@ -10,7 +10,7 @@ from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
-from foodseg.data.shards import read_manifest, read_quarantine
+from foodseg.data.shards import read_findings, read_manifest, read_quarantine
 from foodseg.errors import DataRefused, UserError
 
 
@@ -29,8 +29,11 @@ def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp
 
     assert manifest == read_manifest(uri)
     quarantine = read_quarantine(uri, 1)
-    assert [(q["image_id"], q["source"]) for q in quarantine] == [("drawn__0002", "drawn")]
-    assert "not a readable picture" in quarantine[0]["reason"]
+    assert [(q["image_id"], q["source"], q["split"]) for q in quarantine] == [("drawn__0002", "drawn", "train")]
+    assert "not a readable picture" in quarantine[0]["reason"] and quarantine[0]["findings"] == ["other_format"]
+    assert manifest.audit == {"other_format": 1, "unlabelled": 1}
+    carved = {row["image_id"]: row["split"] for row in read_findings(uri, 1)}["drawn__0003"]
+    assert "drawn__0003" in RowReader(uri, manifest, [carved]).column("image_id").to_pylist()
     listed = [stem for split in ("train", "test") for stem in (meals / f"{split}.txt").read_text().split()]
     kept = [
         image_id
@@ -68,6 +71,6 @@ def test_a_second_preparation_is_refused_or_switches_to_the_next_generation(ray_
 
 def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
-    with pytest.raises(DataRefused, match=r"1 of 24 records are bad.*drawn__0002"):
+    with pytest.raises(DataRefused, match=r"1 of 24 records are bad, a share of 0.0417, .*drawn__0002"):
         prepare(str(meals), uri)
     assert not (tmp_path / "prepared" / "dataset.json").exists()

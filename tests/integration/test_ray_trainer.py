@@ -7,6 +7,7 @@ import torch
 
 from foodseg.checkpoint import load_checkpoint
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.ray_session import require_cpus
 from foodseg.train.ray_trainer import run_training
@@ -23,10 +24,15 @@ SETTINGS = [
 ]
 
 
-def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
-    data = write_drawn(tmp_path / "data")
-    alone = run_training(drawn_config(data, tmp_path / "alone", *SETTINGS, "scaling.num_workers=0"))
-    shared = run_training(drawn_config(data, tmp_path / "shared", *SETTINGS, "scaling.num_workers=2"))
+@pytest.mark.parametrize("several", [False, True], ids=["one data set", "two with partial labels"])
+def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path, several):
+    data, settings = write_drawn(tmp_path / "data"), SETTINGS
+    if several:
+        other = write_drawn(tmp_path / "other", train=5, val=2, test=1)
+        write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"drawn": (0, 1, 2, 3)}}))
+        settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
+    alone = run_training(drawn_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
+    shared = run_training(drawn_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
 
     a, b = (load_checkpoint(resolve_checkpoint(run["run"])) for run in (alone, shared))
     assert a.step == b.step == 8

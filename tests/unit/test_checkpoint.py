@@ -9,7 +9,14 @@ import timm
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from foodseg.checkpoint import (
+    Calibration,
+    Checkpoint,
+    calibration_of,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint, resolve_checkpoint, verify_checkpoint
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
@@ -23,6 +30,7 @@ FILES = [
     "config.json",
     "classes.tsv",
     "history.jsonl",
+    "calibration.json",
     "manifest.json",
 ]
 
@@ -44,6 +52,7 @@ def make(step: int = 3, teacher: bool = True) -> Checkpoint:
         teacher=other.state_dict() if teacher else None,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
         history=[{"step": 2, "miou": 0.1}, {"step": 3, "miou": 1 / 3}],
+        calibration=Calibration(1.37, 0.9, 0.8, 4096, "val", step, "ema"),
     )
 
 
@@ -87,7 +96,7 @@ def test_round_trip_is_exact(saved, tmp_path):
     assert_same(loaded.student, checkpoint.student)
     assert_same(loaded.teacher, checkpoint.teacher)
     assert_same(loaded.trainer, checkpoint.trainer)
-    for name in ("step", "config", "classes", "data", "trained_ids", "history"):
+    for name in ("step", "config", "classes", "data", "trained_ids", "history", "calibration"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
 
 
@@ -203,3 +212,13 @@ def test_a_checkpoint_without_average(tmp_path):
     checkpoint = make(teacher=False)
     save_checkpoint(str(tmp_path / "c"), checkpoint)
     assert load_checkpoint(str(tmp_path / "c")).teacher is None
+
+
+def test_a_temperature_is_that_of_its_weights(saved, tmp_path):
+    checkpoint = saved[0]
+    assert calibration_of(checkpoint, "ema") == checkpoint.calibration
+    assert calibration_of(checkpoint, "student") is None
+    save_checkpoint(str(tmp_path / "c"), Checkpoint(**{**checkpoint.__dict__, "calibration": None}))
+    loaded = load_checkpoint(str(tmp_path / "c"))
+    assert loaded.calibration is None and calibration_of(loaded, "ema") is None
+    assert "calibration.json" not in [path.name for path in (tmp_path / "c").iterdir()]

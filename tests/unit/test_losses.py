@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from foodseg.losses import cross_entropy_sum, dice_sum, labelled_pixels, present_classes, upsample_logits
+from foodseg.losses import (
+    cross_entropy_sum,
+    dice_sum,
+    labelled_pixels,
+    merge_unannotated,
+    present_classes,
+    upsample_logits,
+)
 
 IGNORE = 255
 
@@ -97,3 +104,100 @@ def test_upsampling_is_bilinear_with_half_pixel_centres_in_float32():
     up = upsample_logits(logits, 1, 4)
     assert up.dtype == torch.float32
     assert up.flatten().tolist() == [0.0, 1.0, 3.0, 4.0]
+
+
+# --- partial labels ---
+
+# one picture of 1 x 2 pixels, three ids; id 2 is never annotated
+PAIR = torch.tensor([[1 / 2, 1 / 4, 1 / 4], [1 / 6, 1 / 3, 1 / 2]]).log().T[None, :, None, :]
+HIDES_2 = torch.tensor([[False, False, True]])
+
+
+@pytest.mark.parametrize(
+    ("mask", "cross_entropy", "dice"),
+    [
+        # background may be id 2: 1/2 + 1/4 on the left. Merged, id 0 has 3/4 and 2/3, id 1 has 1/4 and 1/3
+        ([0, 1], math.log(4 / 3) + math.log(3), (1 - 1.5 / (17 / 12 + 1)) + (1 - (2 / 3) / (7 / 12 + 1))),
+        ([0, 0], math.log(4 / 3) + math.log(3 / 2), 1 - (17 / 6) / (17 / 12 + 2)),
+        ([1, 1], math.log(4) + math.log(3), 1 - (7 / 6) / (7 / 12 + 2)),
+        ([0, IGNORE], math.log(4 / 3), 1 - 1.5 / (3 / 4 + 1)),
+        # the mask has id 2, so that it is annotated after all
+        ([0, 2], math.log(2) + math.log(2), (1 - 1 / (2 / 3 + 1)) + (1 - 1 / (3 / 4 + 1))),
+        ([IGNORE, IGNORE], 0.0, 0.0),
+    ],
+)
+def test_partial_labels_by_hand(mask, cross_entropy, dice):
+    mask = torch.tensor([[mask]])
+    merged = merge_unannotated(PAIR, mask, IGNORE, HIDES_2)
+    assert cross_entropy_sum(merged, mask, IGNORE).item() == pytest.approx(cross_entropy, abs=1e-6)
+    assert dice_sum(merged, mask, IGNORE).item() == pytest.approx(dice, abs=1e-6)
+
+
+def test_the_gradient_pulls_towards_background_or_the_unannotated():
+    """Left: p_k - p_k / (p_0 + p_2) for k = 0, 2 and p_k for k = 1. Right: p_k - [k = 1], as ever."""
+    logits = PAIR.clone().requires_grad_()
+    mask = torch.tensor([[[0, 1]]])
+    cross_entropy_sum(merge_unannotated(logits, mask, IGNORE, HIDES_2), mask, IGNORE).backward()
+    expected = [[1 / 2 - 2 / 3, 1 / 4, 1 / 4 - 1 / 3], [1 / 6, 1 / 3 - 1, 1 / 2]]
+    torch.testing.assert_close(logits.grad[0, :, 0].T, torch.tensor(expected))
+
+
+def test_dice_does_not_mind_which_of_background_and_unannotated_it_is():
+    mask = torch.tensor([[[0, 1]]])
+    swapped = PAIR.clone()
+    swapped[0, 0, 0, 0], swapped[0, 2, 0, 0] = PAIR[0, 2, 0, 0], PAIR[0, 0, 0, 0]
+    ways = [dice_sum(merge_unannotated(way, mask, IGNORE, HIDES_2), mask, IGNORE) for way in (PAIR, swapped)]
+    torch.testing.assert_close(*ways)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
+def test_annotating_everything_is_the_plain_loss_to_the_bit(loss):
+    logits = 5 * torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
+    mask = torch.randint(0, 4, (2, 3, 5), generator=torch.Generator().manual_seed(2))
+    mask[0, 0] = IGNORE
+    gradients = []
+    for merge in (False, True):
+        own = logits.clone().requires_grad_()
+        nothing = torch.zeros(2, 4, dtype=torch.bool)
+        seen = merge_unannotated(own, mask, IGNORE, nothing) if merge else own
+        assert torch.equal(seen, logits)
+        loss(seen, mask, IGNORE).backward()
+        gradients.append(own.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
+def test_each_picture_has_its_own_source(loss):
+    logits = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(3))
+    mask = torch.tensor([[[0, 1], [0, 3]], [[0, 0], [IGNORE, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
+    hidden = torch.tensor([[False] * 4, [False, False, True, True], [False, True, True, True]])
+    merged = merge_unannotated(logits, mask, IGNORE, hidden)
+    assert torch.equal(merged[0], logits[0])
+    parts = sum(
+        loss(merge_unannotated(logits[i : i + 1], mask[i : i + 1], IGNORE, hidden[i : i + 1]), mask[i : i + 1], IGNORE)
+        for i in range(3)
+    )
+    torch.testing.assert_close(loss(merged, mask, IGNORE), parts)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_merging_is_exact_for_large_logits(scale):
+    """Against float64; 1 - p would be lost to rounding long before."""
+    logits = scale * torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(4))
+    mask = torch.zeros(1, 4, 4, dtype=torch.int64)
+    hidden = torch.tensor([[False, True, False, True, False]])
+    found = cross_entropy_sum(merge_unannotated(logits, mask, IGNORE, hidden), mask, IGNORE)
+    exact = logits.double()
+    expected = (exact.logsumexp(1) - exact[:, [0, 1, 3]].logsumexp(1)).sum()
+    assert torch.isfinite(found) and found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
+def test_partial_labels_never_give_nan(loss):
+    logits = torch.tensor([1000.0, -1000.0, 0.0, 500.0]).view(1, 4, 1, 1).repeat(1, 1, 2, 3).requires_grad_()
+    for mask in ([[0, 0, 1], [1, 2, IGNORE]], [[IGNORE] * 3] * 2, [[3] * 3] * 2):
+        mask = torch.tensor([mask])
+        merged = merge_unannotated(logits, mask, IGNORE, torch.tensor([[False, False, True, True]]))
+        value = loss(merged, mask, IGNORE)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(logits.grad).all()

@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from foodseg import s3, storage
-from foodseg.errors import RetryLater, UserError
+from foodseg.errors import MissingFile, RetryLater, UserError
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_parquet_is_read_at_random_by_threads(root: str) -> None:
 def test_missing_things_are_named(root: str) -> None:
     uri = storage.join(root, "none")
     for look in (storage.read_bytes, storage.size, storage.open_input):
-        with pytest.raises(UserError, match=r"cannot read .*none: no such file"):
+        with pytest.raises(MissingFile, match=r"cannot read .*none: no such file"):
             look(uri)
 
 

@@ -4,27 +4,35 @@
     <src>/masks/<stem>.png         one channel of class ids; a picture without a mask file is unlabelled
     <src>/classes.txt              id<TAB>name, 0 = background
     <src>/train.txt  test.txt  [val.txt]   stems, one a line
+    <src>/sources.tsv              optional: which ids each source annotates (see `data/sources.py`)
 
 The text before `__` in a stem is its source ("canteen__0001" comes from "canteen").
 """
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing
+from foodseg.data.formats.layout import SPLITS, by_stem
+from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing, source_of
+from foodseg.data.sources import parse_sources
 from foodseg.errors import UserError
 
-SPLITS = ("train", "val", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+FILES = ("images", "masks", "classes.txt", "train.txt")
+NEEDS = "images/, masks/, classes.txt, train.txt"
+
+
+def missing_in_folder(src: str) -> list[str]:
+    """Returns what `src` lacks to be in the folder format; [] = nothing."""
+    here = storage.list_names(src)
+    return [name for name in FILES if name not in here]
 
 
 def list_folder(src: str) -> SourceListing:
     """Lists what is in a folder-format data set; opens no picture.
 
     Raises:
-        UserError: not this format (naming what is missing), or a class table that does not parse.
+        UserError: not this format (naming what is missing), or a class table or sources.tsv that does not parse.
     """
-    here = set(storage.list_names(src))
-    missing = [name for name in ("images", "masks", "classes.txt", "train.txt") if name not in here]
+    missing = missing_in_folder(src)
     if missing:
         raise UserError(
             f"{storage.redact(src)} is not in the folder format: {', '.join(missing)} missing; "
@@ -33,8 +41,9 @@ def list_folder(src: str) -> SourceListing:
     classes = ClassTable.from_text(
         storage.read_text(storage.join(src, "classes.txt")), storage.redact(storage.join(src, "classes.txt"))
     )
-    images = _by_stem(storage.list_names(storage.join(src, "images")), EXTENSIONS)
-    masks = _by_stem(storage.list_names(storage.join(src, "masks")), (".png",))
+    here = storage.list_names(src)
+    images = by_stem(storage.list_names(storage.join(src, "images")))
+    masks = by_stem(storage.list_names(storage.join(src, "masks")), (".png",))
     records = []
     for split in SPLITS:
         if f"{split}.txt" not in here:
@@ -44,18 +53,17 @@ def list_folder(src: str) -> SourceListing:
                 records.append(_record(src, stem, split, images, masks))
     if not records:
         raise UserError(f"{storage.redact(src)}: the split files list no pictures")
-    return SourceListing(classes, tuple(records))
+    where = storage.join(src, "sources.tsv")
+    text = storage.read_text(where) if "sources.tsv" in here else ""
+    sources = {record.source for record in records}
+    return SourceListing(classes, tuple(records), parse_sources(text, storage.redact(where), classes, sources))
 
 
 def _record(src: str, stem: str, split: str, images: dict[str, str], masks: dict[str, str]) -> Record:
     return Record(
         image_id=stem,
         split=split,
-        source=stem.partition("__")[0] if "__" in stem else "",
+        source=source_of(stem),
         image=ImageFile(storage.join(src, "images", images.get(stem, f"{stem}.jpg"))),
         mask=MaskFile(storage.join(src, "masks", masks[stem])) if stem in masks else None,
     )
-
-
-def _by_stem(names: list[str], extensions: tuple[str, ...]) -> dict[str, str]:
-    return {name.rsplit(".", 1)[0]: name for name in names if name.lower().endswith(extensions)}

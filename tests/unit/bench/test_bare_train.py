@@ -33,7 +33,7 @@ def test_first_update_gives_the_trainers_loss(data: str, tmp_path: Path, micro_b
     logged = json.loads((tmp_path / "log.jsonl").read_text())
     trained = load_checkpoint(str(tmp_path / "checkpoints" / "step-00000001")).student
 
-    loop = BareLoop(config, manifest.class_table, world_size=1)  # the same seed gives the same weights
+    loop = BareLoop(config, manifest, world_size=1)  # the same seed gives the same weights
     window = list(decoded_batches(config, manifest, rank=0, world_size=1, steps=1))
     assert len(window) == 4 // micro_batch
     assert loop.update(window, 0).item() == pytest.approx(logged["loss/cross_entropy"], rel=1e-5)

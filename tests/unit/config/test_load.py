@@ -79,6 +79,19 @@ def refusal(overrides: list[str]) -> str:
             "scaling.num_workers=[0, 2]",
             "scaling.num_workers: an elastic range must be [min, max] with 1 <= min <= max, found [0, 2]",
         ),
+        # lists of mappings
+        ("data.uris=3", "data.uris: must be a list of mappings with the keys uri, weight, found 3"),
+        ("data.uris=[a]", "data.uris: must be a list of mappings with the keys uri, weight, found ['a']"),
+        (
+            "data.uris=[{url: a}]",
+            "data.uris: must be a list of mappings with the keys uri, weight, found [{'url': 'a'}]",
+        ),
+        (
+            "data.uris=[{uri: ''}]",
+            "data.uris: must be a list of mappings with the keys uri, weight, found [{'uri': ''}]",
+        ),
+        ("data.uris=[{uri: a}, {uri: b, weight: 0}]", "data.uris[1].weight: must be above 0, found 0"),
+        ("data.uris=[{uri: a}, {uri: a}]", "data.uris: found a twice; list it once, with a larger weight"),
         # keys that do not go together
         (
             "scaling.num_workers=[1, 3]",
@@ -157,6 +170,20 @@ def test_steps_or_epochs(text: str, overrides: list[str], length: tuple[object, 
 def test_steps_and_epochs_in_one_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"exactly one of train\.steps and train\.epochs, found both"):
         load_config(written(tmp_path, "train:\n  steps: 3\n  epochs: 2\n"))
+
+
+def test_one_data_set_or_several(tmp_path: Path) -> None:
+    several = written(tmp_path, "data:\n  uris:\n  - uri: a\n  - {uri: b, weight: 2.5}\n")
+    data = load_config(several).config.data
+    assert (data.uri, [(entry.uri, entry.weight) for entry in data.uris]) == ("", [("a", 1.0), ("b", 2.5)])
+    resolved = load_config(several, ["data.uri=c"])  # the later word stands
+    assert (resolved.config.data.uri, resolved.config.data.uris) == ("c", ())
+    assert (resolved.origins["data.uri"], resolved.origins["data.uris"]) == ("--set", "default")
+    assert load_config(several, ["data.uri=c", "data.uris=[{uri: d}]"]).config.data.uris[0].uri == "d"
+    assert load_config(several, ["data.uri=''"]).config.data == data
+    assert load_config(written(tmp_path, to_yaml(load_config(several).config))).config.data == data
+    with pytest.raises(UserError, match=r"^give exactly one of data\.uri and data\.uris, found both$"):
+        load_config(written(tmp_path, "data:\n  uri: a\n  uris: [{uri: b}]\n"))
 
 
 def test_origins(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def test_rows_are_shuffled_within_windows_of_the_shards_in_a_new_order() -> None
     assert len(firsts) == 4
 
 
-@pytest.mark.parametrize("factors", [np.array([1.0, 1.0, 2.5, 4.0, 1.3]), np.linspace(1, 3, 333)])
+@pytest.mark.parametrize(
+    "factors",
+    [np.array([1.0, 1.0, 2.5, 4.0, 1.3]), np.linspace(1, 3, 333), np.linspace(0.01, 0.6, 50), np.array([3.0, 1e-9])],
+)
 def test_repeat_factor_draws(factors: np.ndarray) -> None:
     order = TrainingOrder([len(factors)], 0, 4, repeats=factors)
     length = round(factors.sum())

@@ -1,6 +1,8 @@
 """Decoding pictures and masks, compared with Pillow; what is refused, and how."""
 
+import contextlib
 import io
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,13 +13,17 @@ import pytest
 from PIL import Image, ImageOps
 
 from foodseg.data.sample import (
+    BadFile,
+    PictureKind,
     decode_image,
     decode_mask,
     encode_mask,
     fit_longest,
     image_size,
+    picture_kind,
     resize_image,
     resize_mask,
+    upright,
 )
 from foodseg.errors import UserError
 
@@ -108,6 +114,56 @@ def test_other_formats(form: str) -> None:
     assert image_size(data) == (120, 160)
 
 
+def test_transparent_parts_are_laid_on_white() -> None:
+    opacity = np.tile(np.array([0, 51, 255], np.uint8).repeat(54)[:160], (120, 1))
+    data = encoded(np.dstack([np.asarray(PHOTO), opacity]), "PNG")
+    share = opacity[:, :, None] / 255
+    expected = np.asarray(PHOTO) * share + 255 * (1 - share)
+    assert np.abs(decode_image(data) - expected).max() <= 1
+    palette = PHOTO.quantize(4)
+    colours = np.array(palette.convert("RGB"))
+    colours[np.asarray(palette) == 0] = 255
+    np.testing.assert_array_equal(decode_image(encoded(palette, "PNG", transparency=0)), colours)
+
+
+@pytest.mark.parametrize(
+    ("data", "traits"),
+    [
+        (encoded(PHOTO, "JPEG"), ()),
+        (encoded(PHOTO, "JPEG", progressive=True, quality=20), ()),
+        (encoded(PHOTO, "PNG"), ()),
+        (encoded(PHOTO, "WEBP"), ()),
+        (encoded(PHOTO, "BMP"), ()),
+        (encoded(PHOTO, "TIFF"), ()),
+        (encoded(PHOTO.convert("L"), "JPEG"), ("grey",)),
+        (encoded(PHOTO.convert("L"), "TIFF"), ("grey",)),
+        (encoded(PHOTO.convert("1"), "PNG"), ("grey",)),
+        (encoded(PHOTO.convert("LA"), "PNG"), ("alpha", "grey")),
+        (encoded(PHOTO.convert("RGBA"), "PNG"), ("alpha",)),
+        (encoded(PHOTO.convert("RGBA"), "TIFF"), ("alpha",)),
+        (encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 99)), "WEBP"), ("alpha",)),
+        (encoded(PHOTO, "PNG", transparency=(1, 2, 3)), ("alpha",)),
+        (encoded(PHOTO.convert("CMYK"), "JPEG"), ("cmyk",)),
+        (encoded(PHOTO.convert("CMYK"), "TIFF"), ("cmyk",)),
+        (encoded(PHOTO.quantize(9), "PNG"), ("palette",)),
+        (encoded(PHOTO.quantize(9), "PNG", transparency=3), ("alpha", "palette")),
+        (encoded(np.zeros((3, 4), np.uint16), "PNG"), ("sixteen_bit", "grey")),
+        (encoded(np.zeros((3, 4), np.uint16), "TIFF"), ("sixteen_bit", "grey")),
+        (png(2, 1, 16, 2, b"\0" + bytes(12)), ("sixteen_bit",)),
+        (png(2, 1, 16, 4, b"\0" + bytes(8)), ("alpha", "sixteen_bit", "grey")),
+        (png(2, 1, 16, 6, b"\0" + bytes(16)), ("alpha", "sixteen_bit")),
+    ],
+)
+def test_what_is_converted(data: bytes, traits: tuple[str, ...]) -> None:
+    assert picture_kind(data) == PictureKind(1, traits)
+    assert decode_image(data, strict=True).shape[2] == 3
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_told(form: str) -> None:
+    assert [picture_kind(encoded(PHOTO, form, exif=turned(n))).orientation for n in range(1, 10)] == [*range(1, 9), 1]
+
+
 def test_sixteen_bit_grey_becomes_eight_bit() -> None:
     decoded = decode_image(encoded(np.array([[0, 256, 257, 128 * 257, 65535]], np.uint16), "PNG"))
     assert decoded[0].tolist() == [[v, v, v] for v in (0, 0, 1, 128, 255)]
@@ -137,9 +193,45 @@ def test_a_truncated_jpeg_is_refused_when_strict_only() -> None:
     data = encoded(PHOTO, "JPEG")
     half = data[: len(data) // 2]
     np.testing.assert_array_equal(decode_image(half)[:40], decode_image(data)[:40])
-    for short in (half, data[:-2]):
-        with pytest.raises(UserError, match="the picture cannot be decoded"):
+    for short in (half, data[:-2], half + b"\xff\xd9"):
+        with pytest.raises(BadFile, match="the picture cannot be decoded") as refused:
             decode_image(short, strict=True)
+        assert refused.value.fault == "truncated"
+    np.testing.assert_array_equal(decode_image(data + half, strict=True), decode_image(data))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_cut_jpeg_with_an_end_is_truncated_in_every_mode(mode: str, orientation: int) -> None:
+    data = encoded(PHOTO.convert(mode), "JPEG", exif=turned(orientation))
+    assert decode_image(data, strict=True).shape == decode_image(data).shape
+    with pytest.raises(BadFile) as refused:
+        decode_image(data[: len(data) * 2 // 3] + b"\xff\xd9", strict=True)
+    assert refused.value.fault == "truncated"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_a_file_that_ends_early_is_truncated_and_nothing_else_escapes(form: str) -> None:
+    data = encoded(PHOTO, form)
+    for share in (0.1, 0.3, 0.5, 0.9):
+        with pytest.raises(BadFile) as refused:
+            decode_image(data[: int(len(data) * share)], strict=True)
+        assert refused.value.fault == "truncated", (share, refused.value)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.filterwarnings("ignore")
+def test_damage_never_gives_anything_but_a_picture_or_a_refusal(form: str) -> None:
+    whole = encoded(PHOTO.resize((32, 24)), form, exif=turned(6))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(whole)
+        # headers lie at the front, where damage does most
+        for at in (rng.random(3) ** 3 * len(data)).astype(int):
+            data[at] = rng.integers(256)
+        for decode in (decode_image, image_size, picture_kind, decode_mask):
+            with contextlib.suppress(BadFile):
+                decode(bytes(data))
 
 
 @pytest.mark.parametrize("decode", [decode_image, decode_mask, image_size])
@@ -204,6 +296,7 @@ def test_masks_of_other_kinds() -> None:
     ("data", "words"),
     [
         (encoded(PHOTO, "PNG"), "one class id per pixel .* mode RGB"),
+        (encoded(PHOTO.convert("L"), "JPEG"), "a mask saved as JPEG holds blurred ids: save it as PNG"),
         (encoded(PHOTO.convert("LA"), "PNG"), "mode LA"),
         (encoded(Image.fromarray(np.array([[-1]], np.int32)), "TIFF"), "ids from 0 to 65535"),
         # a decoder would stretch the id 1 to 255 = ignore, 85 and 17
@@ -229,6 +322,17 @@ def test_masks_that_are_refused(data: bytes, words: str) -> None:
 )
 def test_fit_longest(size: tuple[int, int], longest: float, expected: tuple[int, int]) -> None:
     assert fit_longest(*size, longest) == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_turns_masks_as_pictures(orientation: int) -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(upright(image, orientation)[:, :, 1], upright(image[:, :, 1], orientation))
+
+
+def test_a_bad_file_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(BadFile("cut", "truncated")))
+    assert (str(error), error.fault) == ("cut", "truncated")
 
 
 def test_resizing() -> None:

@@ -13,13 +13,15 @@ from foodseg.data.shards import (
     SCHEMA,
     Manifest,
     SplitCounts,
+    read_findings,
     read_manifest,
     read_quarantine,
+    write_findings,
     write_manifest,
     write_quarantine,
     write_shard,
 )
-from foodseg.errors import UserError
+from foodseg.errors import MissingFile, UserError
 
 
 def row(number: int, image: bytes = b"12345", mask: bytes | None = b"678") -> dict[str, object]:
@@ -150,8 +152,22 @@ def test_no_data_set(tmp_path: Path) -> None:
         read_manifest("")
 
 
-@pytest.mark.parametrize("refused", [[], [{"image_id": "a", "reason": "torn", "source": "s"}]])
-def test_quarantine_round_trips(refused: list[dict[str, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [0, 2])
+def test_quarantine_and_findings_round_trip(rows: int, tmp_path: Path) -> None:
+    refused = [{"image_id": "a", "reason": "torn", "source": "s", "split": "val", "findings": ["truncated"]}] * rows
+    pair = {"other_id": "b", "other_split": "train", "correlation": 0.5}
+    found = [{"image_id": "a", "split": "val", "finding": "near_duplicate", "detail": "alike", **pair}] * rows
     write_quarantine(str(tmp_path), 3, refused)
-    assert (tmp_path / "v-3" / "quarantine.parquet").exists()
+    write_findings(str(tmp_path), 3, found)
+    assert sorted(path.name for path in (tmp_path / "v-3").iterdir()) == ["findings.parquet", "quarantine.parquet"]
     assert read_quarantine(str(tmp_path), 3) == refused
+    assert read_findings(str(tmp_path), 3) == found
+
+
+def test_lists_that_are_missing_or_torn(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match=r"findings\.parquet: no such file"):
+        read_findings(str(tmp_path), 1)
+    (tmp_path / "v-1").mkdir()
+    (tmp_path / "v-1" / "quarantine.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match=r"quarantine\.parquet is no readable Parquet file"):
+        read_quarantine(str(tmp_path), 1)

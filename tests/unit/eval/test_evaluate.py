@@ -10,11 +10,23 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import PredictionFolder, chunks, read_subsets, score_rows, score_share
+from foodseg.eval.boundary import merge_boundary
+from foodseg.eval.calibration import CERTAIN
+from foodseg.eval.evaluate import (
+    Labels,
+    PredictionFolder,
+    chunks,
+    merge_scored,
+    rank_rows,
+    read_subsets,
+    score_rows,
+)
+from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import merge
 from tests.drawn import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
+PLATES = CommonSpace(PLATE_CLASSES, "drawn")
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])
@@ -28,29 +40,46 @@ def test_chunks_cover_every_row_once(rows, world_size):
 
 
 @pytest.mark.parametrize("val", [2, 18, 35])
+def test_every_labelled_row_is_dealt_to_one_rank(tmp_path, val):
+    uri = write_drawn(tmp_path / "d", train=2, val=val, test=1)
+    reader = RowReader(uri, read_manifest(uri), ["val"])
+    for world_size in (1, 2, 3):
+        dealt = [row["image_id"] for rank in range(world_size) for row in rank_rows(reader, rank, world_size)]
+        assert sorted(dealt) == [f"val-{number:03d}" for number in range(val - 1)]  # the last one has no mask
+
+
+@pytest.mark.parametrize("val", [2, 18])
 def test_every_labelled_pixel_is_counted_once(tmp_path, val):
     uri = write_drawn(tmp_path / "d", train=2, val=val, test=1)
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
-    background = lambda image_id, data, size: np.zeros(size, np.uint8)  # noqa: E731
-    for world_size in (1, 2, 3):
-        shares = [list(score_share(reader, background, PLATE_CLASSES, rank, world_size)) for rank in range(world_size)]
-        pictures = [picture for share in shares for picture in share]
-        assert len({picture.image_id for picture in pictures}) == len(pictures) == val - 1  # one has no mask
-        matrix = merge(pictures, len(PLATE_CLASSES))
-        assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
-        assert matrix.sum() == sum(manifest.counts["val"].class_pixels)
+    sure = lambda image_id, data, size: Labels(np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint16))  # noqa: E731
+    scored = merge_scored(score_rows(reader, rows, sure, PLATES) for rows in chunks(range(val), 5))
+    assert len({picture.image_id for picture in scored.pictures}) == len(scored.pictures) == val - 1
+    matrix = merge(scored.pictures, len(PLATE_CLASSES))
+    assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
+    labelled, background = sum(manifest.counts["val"].class_pixels), manifest.counts["val"].class_pixels[0]
+    assert matrix.sum() == labelled
+    assert scored.confidence.sum(0).tolist() == [labelled, background, labelled * CERTAIN]
 
 
 def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
     uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
     masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
-    truth = lambda image_id, data, size: decode_mask(masks[image_id])  # noqa: E731
-    pictures = score_rows(reader, [3, 0, 4], truth, PLATE_CLASSES)
-    assert [picture.image_id for picture in pictures] == ["val-003", "val-000"]
-    matrix = merge(pictures, len(PLATE_CLASSES))
+    truth = lambda image_id, data, size: Labels(decode_mask(masks[image_id]))  # noqa: E731
+    scored = score_rows(reader, [3, 0, 4], truth, PLATES)
+    assert [picture.image_id for picture in scored.pictures] == ["val-003", "val-000"]
+    assert scored.confidence is None
+    matrix = merge(scored.pictures, len(PLATE_CLASSES))
     assert matrix.sum() == np.trace(matrix) > 0
+    boundary = merge_boundary(scored.pictures, len(PLATE_CLASSES))
+    assert (boundary[:, 0] == boundary[:, 1]).all() and (boundary[:, 0] == boundary[:, 2]).all() and boundary.any()
+
+
+def test_nothing_merges_to_nothing():
+    scored = merge_scored([])
+    assert scored.pictures == [] and scored.confidence is None
 
 
 def put(folder, name: str, mask: np.ndarray) -> None:
@@ -60,7 +89,8 @@ def put(folder, name: str, mask: np.ndarray) -> None:
 def test_prediction_folder(tmp_path):
     labels = PredictionFolder(str(tmp_path), CLASSES)
     put(tmp_path, "a", np.array([[0, 1, 2], [255, 0, 0]], np.uint8))
-    assert labels("a", b"", (2, 3)).tolist() == [[0, 1, 2], [255, 0, 0]]
+    found = labels("a", b"", (2, 3))
+    assert found.ids.tolist() == [[0, 1, 2], [255, 0, 0]] and found.confidence is None
     with pytest.raises(UserError, match=r"b\.png is missing; every labelled picture"):
         labels("b", b"", (2, 3))
     with pytest.raises(UserError, match=r"a\.png is 3 x 2 pixels, its mask 2 x 3"):

@@ -1,5 +1,6 @@
 """Per-picture counts: sparse form, merging, and the Parquet file."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -58,19 +59,39 @@ def test_merge_refuses_another_label_space(wrong):
 def test_file_round_trip(tmp_path):
     empty = PictureCounts.from_matrix("all ignored", "alone", np.zeros((5, 5), np.int64))
     huge = PictureCounts.from_matrix("huge", "alone", np.full((5, 5), 2**40))
-    pictures = [*random_pictures(7), empty, huge]
+    some = np.eye(5, dtype=np.int64)
+    outlined = PictureCounts.from_matrix("outlined", "o", some, np.array([[0, 1, 2, 3], [4, 0, 2**40, 7]]))
+    bare = PictureCounts.from_matrix("bare", "o", some, np.zeros((0, 4), np.int64))
+    pictures = [*random_pictures(7), empty, huge, outlined, bare]
     uri = str(tmp_path / "pictures.parquet")
     write_pictures(uri, iter(pictures), NAMES, "test", "foodmix@3")
     read, metadata = read_pictures(uri)
-    assert metadata == {"version": 1, "classes": NAMES, "split": "test", "data": "foodmix@3"}
+    assert metadata == {"version": 2, "classes": NAMES, "split": "test", "data": "foodmix@3"}
     assert len(read) == len(pictures)
     for got, expected in zip(read, pictures, strict=True):
         assert (got.image_id, got.group_id) == (expected.image_id, expected.group_id)
         for field in ("truth", "prediction", "count"):
             np.testing.assert_array_equal(getattr(got, field), getattr(expected, field))
             assert getattr(got, field).dtype == getattr(expected, field).dtype
+        assert (got.boundary is None) is (expected.boundary is None)
+        if got.boundary is not None:
+            np.testing.assert_array_equal(got.boundary, expected.boundary)
+            assert got.boundary.dtype == np.int64 and got.boundary.shape[1] == 4
     np.testing.assert_array_equal(merge(read, 5), merge(pictures, 5))
     assert [path.name for path in tmp_path.iterdir()] == ["pictures.parquet"]
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    uri = str(tmp_path / "pictures.parquet")
+    pictures = random_pictures(3)
+    write_pictures(uri, pictures, NAMES, "test", "foodmix@3")
+    table = pq.read_table(uri)
+    old = table.select(["image_id", "group_id", "truth", "prediction", "count"])
+    metadata = json.loads(table.schema.metadata[b"foodseg.pictures"])
+    pq.write_table(old.replace_schema_metadata({"foodseg.pictures": json.dumps({**metadata, "version": 1})}), uri)
+    read, metadata = read_pictures(uri)
+    assert metadata["version"] == 1 and [picture.boundary for picture in read] == [None] * 3
+    np.testing.assert_array_equal(merge(read, 5), merge(pictures, 5))
 
 
 def test_file_without_pictures(tmp_path):
@@ -99,5 +120,5 @@ def test_foreign_files_are_refused(tmp_path):
         read_pictures(str(text))
     with pytest.raises(UserError, match=r"b\.parquet holds no picture counts"):
         read_pictures(str(foreign))
-    with pytest.raises(UserError, match="format version 99, this foodseg reads up to 1"):
+    with pytest.raises(UserError, match="format version 99, this foodseg reads up to 2"):
         read_pictures(str(newer))

@@ -1,25 +1,40 @@
 """The report line by line."""
 
+import json
+
 import numpy as np
+import pytest
 from rich.console import Console
 
+from foodseg.errors import UserError
+from foodseg.eval.evaluate import Scored
+from foodseg.eval.evaluation import Evaluation, summarise
+from foodseg.eval.pictures import PictureCounts
 from foodseg.eval.report import scores_markdown, scores_table
-from foodseg.metrics import Scores, scores
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]
 
 
-def result(**settings) -> Scores:
+def result(confidence: bool = False, subsets=None, trained_ids=None) -> Evaluation:
     matrix = np.zeros((5, 5), dtype=np.int64)
     matrix[0, 0], matrix[0, 3] = 8, 2  # fig is predicted but absent
     matrix[1, 1], matrix[1, 0] = 15, 5
     matrix[2, 2] = 10
-    return scores(matrix, NAMES, **settings)
+    boundary = np.array([[0, 2, 4, 4], [1, 3, 3, 3], [2, 1, 2, 2], [3, 0, 0, 2]])
+    counts = np.zeros((1500, 3), np.int64)
+    counts[750] = (40, 33, 40 * 32768)
+    return summarise(
+        Scored([PictureCounts.from_matrix("p", "p", matrix, boundary)], counts if confidence else None),
+        NAMES,
+        subsets=subsets or {},
+        trained_ids=trained_ids,
+        calibration_note="none here",
+    )
 
 
 def test_markdown_by_hand():
     page = scores_markdown(
-        result(subsets={"soy": [2], "dry": [3, 4]}, trained_ids=[0, 1, 2]),
+        result(True, subsets={"soy": [2], "dry": [3, 4]}, trained_ids=[0, 1, 2]),
         "Segmenter on test",
         {"data": "foodmix@3", "ids": "5"},
     )
@@ -29,25 +44,47 @@ def test_markdown_by_hand():
         "- data: foodmix@3",
         "- ids: 5",
         "",
-        "| score | % | ids |",
+        "| score | % | over |",
         "|---|---:|---:|",
-        "| mIoU | 76.1 | 3 |",  # (8 / 15 + 15 / 20 + 1) / 3
-        "| mIoU foreground | 87.5 | 2 |",
-        "| mIoU union | 57.1 | 4 |",
-        "| mAcc | 85.0 | 3 |",  # (8 / 10 + 15 / 20 + 1) / 3
+        "| mIoU | 76.1 | 3 ids |",  # (8 / 15 + 15 / 20 + 1) / 3
+        "| mIoU foreground | 87.5 | 2 ids |",
+        "| mIoU union | 57.1 | 4 ids |",
+        "| boundary mIoU | 55.6 | 3 ids |",  # (2 / 6 + 1 + 1 / 3) / 3
+        "| mAcc | 85.0 | 3 ids |",  # (8 / 10 + 15 / 20 + 1) / 3
         "| aAcc | 82.5 | - |",  # 33 / 40
-        "| mIoU soy | 76.7 | 2 |",
-        "| mIoU dry | 53.3 | 1 |",
+        "| mIoU soy | 76.7 | 2 ids |",
+        "| mIoU dry | 53.3 | 1 id |",
+        "| ingredient F1 | 80.0 | 1 picture |",  # rice and tofu are right, fig is not there
+        # truth: rice 2/3, tofu 1/3; predicted: rice 15, fig 2, tofu 10 of 27
+        "| share error | 7.4 | 3 pairs |",
+        "| calibration error | 32.5 | 40 pixels |",
+        "| AURC | 17.5 | 40 pixels |",
+        "| risk at 80 % coverage | 17.5 | 40 pixels |",
         "",
         "Ids with truth pixels that never occur in train, counted with IoU 0: 0.",
         "",
-        "| id | class | IoU % | Acc % | pixels % |",
-        "|---:|---|---:|---:|---:|",
-        "| 1 | rice | 75.0 | 75.0 | 50.0 |",
-        "| 0 | background | 53.3 | 80.0 | 25.0 |",
-        "| 2 | tofu\\|fried | 100.0 | 100.0 | 25.0 |",
-        "| 3 | fig | - | - | 0.0 |",
-        "| 4 | date | - | - | 0.0 |",
+        "Confidences: none here.",
+        "",
+        "| id | class | IoU % | boundary IoU % | Acc % | pixels % |",
+        "|---:|---|---:|---:|---:|---:|",
+        "| 1 | rice | 75.0 | 100.0 | 75.0 | 50.0 |",
+        "| 0 | background | 53.3 | 33.3 | 80.0 | 25.0 |",
+        "| 2 | tofu\\|fried | 100.0 | 33.3 | 100.0 | 25.0 |",
+        "| 3 | fig | - | - | - | 0.0 |",
+        "| 4 | date | - | - | - | 0.0 |",
+        "",
+        "## Ingredients",
+        "",
+        "An ingredient is on a picture when it holds at least 0.1 % of its labelled pixels. Share error: mean of "
+        "|predicted - true| share of the food, in percentage points.",
+        "",
+        "| id | ingredient | pictures | precision % | recall % | F1 % | share error |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+        "| - | mean over pictures | 1 | 66.7 | 100.0 | 80.0 | 7.4 |",
+        "| - | all pairs | 1 | 66.7 | 100.0 | 80.0 | 7.4 |",
+        "| 1 | rice | 1 | 100.0 | 100.0 | 100.0 | 11.1 |",
+        "| 2 | tofu\\|fried | 1 | 100.0 | 100.0 | 100.0 | 3.7 |",
+        "| 3 | fig | 0 | 0.0 | - | 0.0 | 7.4 |",
     ]
     assert page.endswith("|\n")
 
@@ -58,16 +95,35 @@ def test_untrained_ids_are_told():
 
 
 def test_scores_that_do_not_exist_are_a_dash():
-    only_background = scores(np.diag([4, 0]), NAMES[:2])
-    assert "| mIoU foreground | - | 0 |" in scores_markdown(only_background, "t", {})
+    counts = PictureCounts.from_matrix("p", "p", np.diag([4, 0]), np.array([[0, 2, 2, 2]]))
+    only_background = summarise(
+        Scored([counts], None), NAMES[:2], subsets={}, trained_ids=None, calibration_note="none here"
+    )
+    page = scores_markdown(only_background, "t", {})
+    assert "| mIoU foreground | - | 0 ids |" in page and "| ingredient F1 | - | 0 pictures |" in page
+    assert "AURC" not in page
 
 
 def test_terminal_table_is_the_summary_only():
-    table = scores_table(result(subsets={"[soy]": [2]}, trained_ids=[0, 1]))
+    table = scores_table(result(True, subsets={"[soy]": [2]}, trained_ids=[0, 1]))
     console = Console(width=100, color_system=None)
     with console.capture() as captured:
         console.print(table)
     printed = " ".join(captured.get().split())
-    for words in ("mIoU", "42.8", "mIoU [soy]", "26.7", "aAcc", "82.5", "counted with IoU 0: 1."):
+    for words in ("mIoU", "42.8", "mIoU [soy]", "26.7", "aAcc", "82.5", "share error", "AURC"):
         assert words in printed
     assert "rice" not in printed
+    assert len(captured.get().splitlines()) < 25
+
+
+@pytest.mark.parametrize("confidence", [True, False])
+def test_json_brings_it_back(confidence):
+    whole = result(confidence, subsets={"soy": [2]}, trained_ids=[0, 1])
+    plain = {"split": "val", **whole.to_json()}
+    assert Evaluation.from_json(json.loads(json.dumps(plain))) == whole
+    assert plain["scores"]["miou"] == whole.scores.miou and (plain["calibration"] is None) is not confidence
+
+
+def test_no_picture_is_refused():
+    with pytest.raises(UserError, match="there is no labelled picture"):
+        summarise(Scored([], None), NAMES, subsets={}, trained_ids=None, calibration_note="")

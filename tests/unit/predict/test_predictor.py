@@ -1,4 +1,4 @@
-"""Label maps: compared with torch's own resizing, with whole pictures, with mirrored ones; and memory."""
+"""Label maps and confidences: compared with torch's own resizing, with whole and mirrored pictures; and memory."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict import predictor as predictor_module
-from foodseg.predict.predictor import Predictor, resized_argmax
+from foodseg.predict.predictor import PictureLogits, Predictor
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def predict(image: np.ndarray, height: int | None = None, width: int | None = None, model=None, **settings):
     predictor = Predictor(model or PixelModel(), EvalConfig(**{"longest_side": None, **settings}), CPU)
-    return predictor.label(image, height or image.shape[0], width or image.shape[1])
+    return predictor.logits(image, height or image.shape[0], width or image.shape[1]).ids()
 
 
 SIZES = [(1, 1), (1, 40), (40, 1), (32, 40), (128, 160), (131, 173), (20, 11), (7, 300)]
@@ -61,7 +61,7 @@ def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
     for shape in [(6, 32, 40), (6, 1, 1), (6, 1, 9)]:
         logits = torch.randn(shape)
         fitted = (4 * shape[1], 4 * shape[2])
-        found = resized_argmax(logits, fitted, 4, height, width)
+        found = PictureLogits(logits, 4, fitted, height, width).ids()
         scores = interpolate(logits[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
         assert found.dtype == np.uint8 and found.shape == (height, width)
         # where two classes are equal but for rounding, either is right
@@ -73,8 +73,45 @@ def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
 def test_more_than_256_classes():
     logits = torch.zeros(300, 2, 2)
     logits[299] = 1
-    found = resized_argmax(logits, (8, 8), 4, 8, 8)
+    found = PictureLogits(logits, 4, (8, 8), 8, 8).ids()
     assert found.dtype == np.uint16 and (found == 299).all()
+
+
+@pytest.mark.parametrize("band_bytes", [64 * 2**20, 1])
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (40, 1), (33, 47), (128, 160)])
+def test_confidence_is_the_greatest_softmax_probability(height, width, temperature, band_bytes, monkeypatch):
+    monkeypatch.setattr(predictor_module, "BAND_BYTES", band_bytes)
+    torch.manual_seed(0)
+    values = 3 * torch.randn(7, 16, 20)
+    kept = values.clone()
+    logits = PictureLogits(values, 4, (64, 80), height, width)
+    ids, confidence = logits.ids_and_confidence(temperature)
+    np.testing.assert_array_equal(ids, logits.ids())
+    assert torch.equal(values, kept)  # worked on in place, but not these
+    scores = interpolate(values[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
+    expected = (scores / temperature).softmax(0).amax(0).numpy()
+    assert confidence.dtype == np.uint16 and confidence.shape == (height, width)
+    np.testing.assert_allclose(confidence / 65535, expected, atol=2e-5)
+
+
+def test_certain_and_undecided():
+    certain = PictureLogits(torch.tensor([90.0, 0.0, -90.0])[:, None, None], 4, (4, 4), 4, 4)
+    undecided = PictureLogits(torch.zeros(4, 1, 1), 4, (4, 4), 4, 4)
+    assert (certain.ids_and_confidence(1.0)[1] == 65535).all()
+    ids, confidence = undecided.ids_and_confidence(1.0)
+    assert (ids == 0).all() and (confidence == round(65535 / 4)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (75, 100), (131, 173)])
+def test_logits_of_single_pixels_are_those_of_the_whole(size):
+    """Sizes whose padding is cut off, and a grid that is resized."""
+    predictor = Predictor(PixelModel(), EvalConfig(longest_side=100), CPU)
+    logits = predictor.logits(picture(*size), *size)
+    whole = torch.cat([scores for _, scores in logits._bands()], dim=1).flatten(1).numpy()
+    pixels = np.random.default_rng(0).permutation(whole.shape[1])[:500]
+    np.testing.assert_allclose(logits.at(pixels), whole[:, pixels], atol=1e-5)
+    assert logits.at(pixels[:0]).shape == (5, 0)
 
 
 def test_padding_does_not_shift():
@@ -136,7 +173,7 @@ def test_a_file_is_labelled_at_its_own_size():
     image = cv2.GaussianBlur(picture(300, 400), (0, 0), 20)
     data = cv2.imencode(".jpg", cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
     predictor = Predictor(PixelModel(), EvalConfig(longest_side=64), CPU)
-    assert predictor.label_file(data.tobytes()).shape == (300, 400)
+    assert predictor.logits_of_file(data.tobytes()).ids().shape == (300, 400)
 
 
 def test_the_model_is_left_as_it_was():
@@ -161,9 +198,10 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = build_segmenter(ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16), 104)
 predictor = Predictor(model, EvalConfig(), torch.device("cpu"))
 image = np.zeros((3000, 4000, 3), np.uint8)
-predictor.label(image[:64, :64], 64, 64)
+predictor.logits(image[:64, :64], 64, 64).ids_and_confidence(1.3)
 before = peak()
-assert predictor.label(image, 3000, 4000).shape == (3000, 4000)
+ids, confidence = predictor.logits(image, 3000, 4000).ids_and_confidence(1.3)
+assert ids.shape == confidence.shape == (3000, 4000)
 print(peak() - before)
 """
 

@@ -14,7 +14,8 @@ from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import parse_config
 from foodseg.data.reader import RowReader
 from foodseg.train.context import LocalContext
-from foodseg.train.loop import Trainer, validate
+from foodseg.train.loop import Trainer
+from foodseg.train.validation import validate
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import first_gradients, prepared
 
@@ -124,6 +125,8 @@ def test_two_ranks_score_the_model_that_is_saved(two_ranks):
     )
     assert isinstance(context, LocalContext)
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
-    alone = validate(load_model(checkpoint, "ema"), reader, run.manifest.class_table, run.config, context)
+    classes = run.manifest.class_table
+    alone, calibration = validate(load_model(checkpoint, "ema"), reader, classes, run.config, context, checkpoint.step)
     assert alone.miou == histories[0][0]["miou"]
     assert alone.aacc == histories[0][0]["aacc"]
+    assert calibration == checkpoint.calibration

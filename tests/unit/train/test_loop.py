@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint
+from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
 from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint
 from foodseg.config import ExperimentConfig
+from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
+from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import score_share
-from foodseg.eval.pictures import merge
 from foodseg.predict.predictor import Predictor
 from foodseg.train import loop
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, prune_checkpoints, train, write_pointers
+from foodseg.train.validation import validate, validation_counts
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared
 
@@ -118,6 +120,25 @@ def test_other_data_under_the_same_uri_is_refused(tmp_path):
         go(config, resume=True)
 
 
+def test_several_data_sets_train_validate_and_resume_as_one(data, tmp_path):
+    uri = write_drawn(tmp_path / "d", train=4, val=3, test=1)
+    write_manifest(uri, read_manifest(uri).model_copy(update={"annotated": {"drawn": (0, 1, 2)}}))
+    several = f"data.uris=[{{uri: {data}}}, {{uri: {uri}, weight: 2.5}}]"
+    settings = [several, "train.steps=12", "train.validate_every=6", "loss.dice=0.3"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(drawn_config("", whole, *settings))
+    go(drawn_config("", parts, *settings), stop_after=7)
+    go(drawn_config("", parts, *settings), resume=True)
+    one, other = newest(parts), newest(whole)
+    for name in ("step", "student", "trainer", "history", "data"):
+        assert_same(getattr(one, name), getattr(other, name), name)
+    assert one.data == " + ".join(read_manifest(u).identity for u in (data, uri))
+    go(drawn_config("", tmp_path / "r", *settings), stop_after=2)
+    write_drawn(tmp_path / "d", train=5, val=3, test=1)
+    with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+ \+ drawn@v1-\w+, but data.uris now hold drawn@"):
+        go(drawn_config("", tmp_path / "r", *settings), resume=True)
+
+
 def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     run, local = prepared(drawn_config(data, tmp_path / "r", "train.steps=1000"))
@@ -181,14 +202,39 @@ def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
     classes = run.manifest.class_table
 
     def counted(rank: int, world_size: int):
-        share = score_share(reader, lambda _, data, size: predictor.label_file(data), classes, rank, world_size)
-        return merge(share, len(classes))
+        return validation_counts(predictor, reader, classes, rank, world_size)
 
     whole = counted(0, 1)
     pixels = [run.manifest.counts[split].class_pixels for split in ("train", "val")]
-    assert whole.sum(1).tolist() == [a + b for a, b in zip(*pixels, strict=True)]
+    assert whole[0].sum(1).tolist() == [a + b for a, b in zip(*pixels, strict=True)]
     for world_size in (2, 3):
-        assert (sum(counted(rank, world_size) for rank in range(world_size)) == whole).all()
+        shares = [counted(rank, world_size) for rank in range(world_size)]
+        for parts, expected in zip(zip(*shares, strict=True), whole, strict=True):
+            assert (sum(parts) == expected).all()
+
+
+def test_the_temperature_is_of_the_weights_beside_it(data, tmp_path):
+    """Fitted at each validation; a checkpoint that was not validated has none."""
+    every = ("train.steps=3", "train.validate_every=2", "train.checkpoint_every=1", "train.keep_checkpoints=9")
+    go(drawn_config(data, tmp_path / "r", *every))
+    kept = {step: load_checkpoint(checkpoint_uri(str(tmp_path / "r"), step)) for step in (1, 2, 3)}
+    assert kept[1].calibration is None
+    run, context = prepared(drawn_config(data, tmp_path / "other"))
+    reader = RowReader(run.config.data.uri, run.manifest, ["val"])
+    for step in (2, 3):
+        fitted = kept[step].calibration
+        assert (fitted.step, fitted.split, fitted.weights) == (step, "val", "ema")
+        assert 0.25 <= fitted.temperature <= 4 and fitted.nll_after <= fitted.nll_before
+        labelled = sum(min(4096, row) for row in _labelled_pixels(reader))
+        assert fitted.pixels == labelled
+        model = load_model(kept[step], "ema")
+        again = validate(model, reader, run.manifest.class_table, run.config, context, step)[1]
+        assert again == fitted
+
+
+def _labelled_pixels(reader: RowReader) -> list[int]:
+    masks = reader.column("mask").to_pylist()
+    return [int((decode_mask(mask) != PLATE_CLASSES.ignore_id).sum()) for mask in masks if mask is not None]
 
 
 def test_pointers_and_pruning(tmp_path):

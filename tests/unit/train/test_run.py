@@ -101,3 +101,23 @@ def test_relative_paths_are_resolved_here(tmp_path, monkeypatch):
     )
     config = with_absolute_uris(drawn_config("s3://b/d", "r", "model.weights=timm"))
     assert (config.data.uri, config.model.weights) == ("s3://b/d", "timm")
+    config = with_absolute_uris(drawn_config("d", "r", "data.uris=[{uri: a, weight: 2}, {uri: s3://b/d}]"))
+    assert [(entry.uri, entry.weight) for entry in config.data.uris] == [(str(tmp_path / "a"), 2), ("s3://b/d", 1)]
+    assert config.data.uri == ""
+
+
+def test_several_data_sets(data, tmp_path, monkeypatch):
+    other = write_drawn(tmp_path / "other", train=4, val=1, test=1)
+    monkeypatch.chdir(tmp_path)
+    several = f"data.uris=[{{uri: {data}}}, {{uri: other, weight: 3}}]"
+    run = prepare_run(drawn_config("", tmp_path / "r", several, "train.epochs=1"), resume=False)
+    assert (len(run.reader), run.order.epoch_length, run.total_steps) == (16, 24, 6)
+    assert len(run.manifest.members) == 2
+    prepare_run(drawn_config("", tmp_path / "r", several, "train.epochs=1"), resume=True)
+    with pytest.raises(UserError, match=r"data.uris was \[.*\"weight\": 3.0}\], now \[.*\"weight\": 2.0}\]"):
+        prepare_run(drawn_config("", tmp_path / "r", several.replace("3", "2"), "train.epochs=1"), resume=True)
+    with pytest.raises(
+        UserError, match=r"data set 'drawn\+drawn#2' has no split 'dev'; it has train \(16\), val \(3\)"
+    ):
+        prepare_run(drawn_config("", tmp_path / "x", several, "data.val_split=dev"), resume=False)
+    assert other == str(tmp_path / "other")

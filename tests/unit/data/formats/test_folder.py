@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from foodseg.data.formats.folder import list_folder
+from foodseg.data.record import ImageFile, MaskFile
 from foodseg.errors import UserError
 
 
@@ -25,13 +26,19 @@ def test_records_name_their_files_split_and_source(tmp_path: Path) -> None:
     )
     listing = list_folder(src)
     assert listing.classes.names == ("background", "rice")
-    found = [(r.image_id, r.split, r.source, r.image_uri, r.mask_uri) for r in listing.records]
-    images, masks = tmp_path / "images", tmp_path / "masks"
+    found = [(r.image_id, r.split, r.source, r.image, r.mask) for r in listing.records]
+
+    def image(name: str) -> ImageFile:
+        return ImageFile(str(tmp_path / "images" / name))
+
+    def mask(name: str) -> MaskFile:
+        return MaskFile(str(tmp_path / "masks" / name))
+
     assert found == [
-        ("canteen__1", "train", "canteen", str(images / "canteen__1.jpg"), str(masks / "canteen__1.png")),
-        ("b", "train", "", str(images / "b.PNG"), None),
-        ("c.v2", "val", "", str(images / "c.v2.webp"), str(masks / "c.v2.PNG")),
-        ("gone__x__y", "test", "gone", str(images / "gone__x__y.jpg"), None),  # refused when it is read
+        ("canteen__1", "train", "canteen", image("canteen__1.jpg"), mask("canteen__1.png")),
+        ("b", "train", "", image("b.PNG"), None),
+        ("c.v2", "val", "", image("c.v2.webp"), mask("c.v2.PNG")),
+        ("gone__x__y", "test", "gone", image("gone__x__y.jpg"), None),  # refused when it is read
     ]
 
 
@@ -64,6 +71,15 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
 def test_lists_that_are_refused(files: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         list_folder(write(tmp_path, files))
+
+
+def test_sources_say_what_they_annotate(tmp_path: Path) -> None:
+    lists = {"train.txt": "a__1\nb__1\nc\n", "classes.txt": "0\tbackground\n1\trice\n2\tegg\n"}
+    src = write(tmp_path, {**lists, "sources.tsv": "a\tegg\nb\t*\n"})
+    assert list_folder(src).annotated == {"a": (0, 2)}
+    (tmp_path / "sources.tsv").write_text("a\tfig\n")
+    with pytest.raises(UserError, match=r"sources.tsv, line 1: 'fig' is neither an id from 0 to 2 nor"):
+        list_folder(src)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""What an audit can find about a record, each under a name that stays: in the manifest, `findings.parquet`, `inspect`.
+
+A record may have several findings. One that refuses suffices to leave the record out; the others are counted all the
+same, so that a second look after a repair finds nothing new.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+FindingName = Literal[
+    "missing_file", "empty_file", "other_format", "unreadable", "truncated", "too_many_pixels", "mask_mode",
+    "unknown_id", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
+    "swapped_size",
+    "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "empty_mask", "unlabelled",
+    "repeated_picture", "near_duplicate",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a finding does to its record (`repaired` and `counted` ones are taken), and what it is in one line."""
+
+    effect: Literal["refused", "repaired", "counted"]
+    text: str
+
+
+FINDINGS: dict[str, Kind] = {  # one for each FindingName
+    "missing_file": Kind("refused", "the picture or the mask is not there"),
+    "empty_file": Kind("refused", "the file of the picture or the mask holds no byte"),
+    "other_format": Kind("refused", "the file is no JPEG, PNG, WEBP, BMP or TIFF"),
+    "unreadable": Kind("refused", "the picture or the mask is damaged"),
+    "truncated": Kind("refused", "the file ends before its last pixel"),
+    "too_many_pixels": Kind("refused", "the picture or the mask has more pixels than the limit"),
+    "mask_mode": Kind("refused", "the mask is not one channel of 8 or 16 bit ids"),
+    "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
+    "size_mismatch": Kind("refused", "the mask has another size than the picture"),
+    "all_ignored": Kind("refused", "every pixel of the mask is ignored"),
+    "duplicate_id": Kind("refused", "an earlier record has the same id"),
+    "split_duplicate": Kind(
+        "refused", "the same file is in another split, which keeps it: test before val before train"
+    ),
+    "swapped_size": Kind("repaired", "the mask had height and width swapped and was turned to fit the picture"),
+    "exif_orientation": Kind("counted", "the picture was turned as its EXIF orientation says"),
+    "alpha": Kind("counted", "the picture has transparency and was laid on white"),
+    "cmyk": Kind("counted", "the picture was converted from CMYK"),
+    "sixteen_bit": Kind("counted", "the picture was scaled from 16 bits to 8"),
+    "grey": Kind("counted", "the picture has no colour"),
+    "palette": Kind("counted", "the picture has a palette"),
+    "empty_mask": Kind("counted", "the mask is all background"),
+    "unlabelled": Kind("counted", "the picture has no mask"),
+    "repeated_picture": Kind("counted", "the same file is in this split before"),
+    "near_duplicate": Kind("counted", "a pair of pictures of different splits that look alike"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding about one record.
+
+    Attributes:
+        detail: one sentence: what exactly.
+        other_id, other_split: the record that this one repeats, where it does.
+        correlation: of the two thumbnails, for near-duplicates.
+    """
+
+    name: FindingName
+    detail: str
+    other_id: str | None = None
+    other_split: str | None = None
+    correlation: float | None = None
+
+    @property
+    def refuses(self) -> bool:
+        """True where the record is left out."""
+        return FINDINGS[self.name].effect == "refused"
+
+
+def count_findings(names: Iterable[str]) -> dict[str, int]:
+    """Counts each name that occurs, in the order of FINDINGS."""
+    counts = Counter(names)
+    return {name: counts[name] for name in FINDINGS if counts[name]}

@@ -1,0 +1,71 @@
+"""Which ids a source annotates: `sources.tsv` beside a source data set, and the table that the loss reads.
+
+    canteen<TAB>*
+    uec<TAB>1,2,miso soup
+
+A source that does not annotate an ingredient cannot teach that it is background (`losses.merge_unannotated`).
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.errors import UserError
+
+EVERYTHING = "*"
+
+
+def parse_sources(text: str, where: str, classes: ClassTable, sources: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Parses lines `source<TAB>ids or names, separated by commas`, or `source<TAB>*`.
+
+    Args:
+        where: names the file in errors.
+        sources: the sources of the data set.
+
+    Returns:
+        Per source the ids that it annotates, sorted, background among them; sources that annotate all are left out.
+
+    Raises:
+        UserError: a malformed line, a source that stands twice or has no picture, an unknown id or name.
+    """
+    annotated: dict[str, tuple[int, ...]] = {}
+    seen = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        here = f"{where}, line {number}"
+        source, _, listed = (part.strip() for part in line.partition("\t"))
+        if not listed:
+            found = line.strip()[:60]
+            raise UserError(f"{here}: expected 'source<TAB>ids or names with commas, or *', found {found!r}")
+        if source in seen:
+            raise UserError(f"{here}: source {source!r} stands twice")
+        if source not in sources:
+            have = ", ".join(map(repr, sorted(sources)))
+            raise UserError(f"{here}: no picture has the source {source!r}; the sources are {have}")
+        seen.add(source)
+        if listed == EVERYTHING:
+            continue
+        ids = {BACKGROUND} | {_id(word.strip(), classes, here) for word in listed.split(",")}
+        if len(ids) < len(classes):
+            annotated[source] = tuple(sorted(ids))
+    return annotated
+
+
+def unannotated(annotated: Mapping[str, tuple[int, ...] | None], classes: int) -> np.ndarray | None:
+    """Returns (S, K) bool, the ids that each source never annotates, in the order of `annotated`; None = no such id."""
+    table = np.zeros((len(annotated), classes), bool)
+    for row, ids in enumerate(annotated.values()):
+        if ids is not None:
+            table[row] = True
+            table[row, [BACKGROUND, *ids]] = False
+    return table if table.any() else None
+
+
+def _id(word: str, classes: ClassTable, here: str) -> int:
+    if word in classes.names:
+        return classes.names.index(word)
+    if not word.isdecimal() or int(word) >= len(classes):
+        raise UserError(f"{here}: {word!r} is neither an id from 0 to {len(classes) - 1} nor one of the class names")
+    return int(word)

@@ -1,0 +1,74 @@
+"""All scores of one evaluation, from its counts: what `metrics.json` holds and the reports show."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from foodseg.errors import UserError
+from foodseg.eval.boundary import BoundaryScores, boundary_scores, merge_boundary
+from foodseg.eval.calibration import CalibrationScores, calibration_scores
+from foodseg.eval.evaluate import Scored
+from foodseg.eval.food import IngredientScores, ingredient_scores
+from foodseg.eval.pictures import merge
+from foodseg.metrics import Scores, scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of labels, of their outlines, of the ingredients named, of confidences.
+
+    calibration: None for label maps without confidences.
+    calibration_note: what to know about the confidences: where the temperature comes from, or why there are no scores.
+    """
+
+    scores: Scores
+    boundary: BoundaryScores
+    ingredients: IngredientScores
+    calibration: CalibrationScores | None
+    calibration_note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns dicts, lists, strings, ints, floats and None under the names of the fields."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Evaluation":
+        """Reads the keys of `to_json` out of `plain`, which may have others, such as all of metrics.json."""
+        calibration = plain["calibration"]
+        return cls(
+            scores=Scores.from_json(plain["scores"]),
+            boundary=BoundaryScores.from_json(plain["boundary"]),
+            ingredients=IngredientScores.from_json(plain["ingredients"]),
+            calibration=CalibrationScores.from_json(calibration) if calibration else None,
+            calibration_note=plain["calibration_note"],
+        )
+
+
+def summarise(
+    scored: Scored,
+    names: Sequence[str],
+    *,
+    subsets: Mapping[str, Sequence[int]],
+    trained_ids: Collection[int] | None,
+    calibration_note: str,
+) -> Evaluation:
+    """Divides the counts of all pictures into scores.
+
+    Args:
+        names: K class names.
+        subsets, trained_ids: as in `metrics.scores`.
+
+    Raises:
+        UserError: no picture has a labelled pixel, or an id is outside the label space.
+    """
+    if not scored.pictures:
+        raise UserError("nothing to score: there is no labelled picture")
+    matrix = merge(scored.pictures, len(names))
+    return Evaluation(
+        scores=scores(matrix, names, subsets=subsets, trained_ids=trained_ids),
+        boundary=boundary_scores(merge_boundary(scored.pictures, len(names)), subsets=subsets, trained_ids=trained_ids),
+        ingredients=ingredient_scores(scored.pictures, names),
+        calibration=calibration_scores(scored.confidence) if scored.confidence is not None else None,
+        calibration_note=calibration_note,
+    )

@@ -1,0 +1,136 @@
+"""The best and the worst pictures of an evaluation, beside their truth."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from foodseg.classes import ClassTable
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image, resize_mask
+from foodseg.eval.evaluate import Labeller, labelled_rows, truth_and_labels
+from foodseg.eval.food import MIN_SHARE, class_pixels, food_share
+from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics import class_iou
+from foodseg.overlay import overlay
+
+SHOWN = 6  # of each kind
+NAMED = 10  # ingredients of a picture
+LONGEST_SIDE = 480
+
+
+@dataclass(frozen=True)
+class ShownShare:
+    """An ingredient of a picture: colour `#rrggbb`, its shares of the food in truth and prediction, in [0, 1]."""
+
+    name: str
+    colour: str
+    truth: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture with its true and its predicted ingredients drawn in, both base64 JPEG of `width` x `height` pixels.
+
+    shares: the ingredients with the greatest share in truth or prediction. more: how many others there are.
+    """
+
+    image_id: str
+    miou: float
+    truth: str
+    predicted: str
+    width: int
+    height: int
+    shares: tuple[ShownShare, ...]
+    more: int
+
+
+def picture_miou(picture: PictureCounts, classes: int) -> float | None:
+    """Returns the mean IoU of one picture over the ids with truth pixels on it; None when no pixel is labelled."""
+    truth, predicted = class_pixels(picture, classes)
+    present = truth > 0
+    if not present.any():
+        return None
+    same = picture.truth == picture.prediction
+    hits = np.bincount(picture.truth[same], weights=picture.count[same], minlength=classes)
+    return float(class_iou(hits, truth, predicted)[present].mean())
+
+
+def worst_and_best(pictures: Sequence[PictureCounts], classes: int) -> tuple[list[PictureCounts], list[PictureCounts]]:
+    """Returns the SHOWN worst pictures, worst first, and the SHOWN best, best first; no picture is in both.
+
+    Of near-duplicates only the worst is considered: its twins would tell the same.
+    """
+    scored = [(picture_miou(picture, classes), picture.image_id, picture) for picture in pictures]
+    all_ranked = [picture for _, _, picture in sorted(entry for entry in scored if entry[0] is not None)]
+    worst_of_group = {picture.group_id: picture for picture in reversed(all_ranked)}
+    ranked = [picture for picture in all_ranked if worst_of_group[picture.group_id] is picture]
+    count = min(SHOWN, (len(ranked) + 1) // 2)
+    return ranked[:count], ranked[count:][-SHOWN:][::-1]
+
+
+def draw_examples(
+    reader: RowReader, pictures: Sequence[PictureCounts], labeller: Labeller, space: CommonSpace
+) -> tuple[list[Example], list[Example]]:
+    """Draws the worst and the best of the pictures, which are rows of `reader`; only these are labelled once more."""
+    place = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
+    worst, best = (
+        [
+            draw_example(row, picture, labeller, space)
+            for picture in chosen
+            for row in labelled_rows(reader, [place[picture.image_id]])
+        ]
+        for chosen in worst_and_best(pictures, len(space.classes))
+    )
+    return worst, best
+
+
+def draw_example(row: Mapping[str, Any], picture: PictureCounts, labeller: Labeller, space: CommonSpace) -> Example:
+    """Labels a row of the data set once more and draws it.
+
+    Args:
+        row: as `evaluate.labelled_rows` gives it. picture: its counts, in ids of `space.classes`.
+    """
+    truth, found = truth_and_labels(row, labeller, space)
+    classes = space.classes
+    height, width = image_size(row["image"])
+    if max(height, width) > LONGEST_SIDE:
+        height, width = fit_longest(height, width, LONGEST_SIDE)
+    image = resize_image(decode_image(row["image"], at_least=(height, width)), height, width)
+    miou = picture_miou(picture, len(classes))
+    assert miou is not None
+    drawn = (overlay(image, resize_mask(mask, height, width), classes) for mask in (truth, found.ids))
+    # the legend stands beside or below; the page writes its own, in letters that grow with the reader's
+    shown, predicted = (_jpeg(whole[:height, :width]) for whole in drawn)
+    return Example(row["image_id"], miou, shown, predicted, width, height, *_shares(picture, classes))
+
+
+def colours(classes: ClassTable) -> list[str]:
+    """Returns `#rrggbb` per id, as the overlays use them."""
+    return ["#" + bytes(colour).hex() for colour in classes.palette()]
+
+
+def _shares(picture: PictureCounts, classes: ClassTable) -> tuple[tuple[ShownShare, ...], int]:
+    """Returns the NAMED ingredients with most of the food in truth or prediction, and how many others there are.
+
+    Those with less than MIN_SHARE in both are not counted.
+    """
+    shares = food_share(class_pixels(picture, len(classes)))
+    palette = colours(classes)
+    most = np.argsort(-shares.max(0), kind="stable")
+    present = [int(index) for index in most if shares[:, index].max() >= MIN_SHARE]
+    named = sorted(present[:NAMED], key=lambda i: (-shares[0, i], -shares[1, i], i))
+    entries = (ShownShare(classes.names[i], palette[i], float(shares[0, i]), float(shares[1, i])) for i in named)
+    return tuple(entries), len(present) - len(named)
+
+
+def _jpeg(image: np.ndarray) -> str:
+    rows = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", rows, [cv2.IMWRITE_JPEG_QUALITY, 82])
+    assert ok
+    return base64.b64encode(data.tobytes()).decode()

@@ -1,0 +1,139 @@
+"""The label space that an evaluation counts in; with `--map MAP.tsv`, a map from space A into space B, that is B.
+
+    space = common_space(checkpoint.classes, manifest, read_label_map("to_foodseg103.tsv"))
+    truth, prediction = space.truth_ids(truth, source), space.predicted_ids(prediction, source)
+
+Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
+argmax). Label maps from a folder are in the space of their data set. A truth pixel that becomes `ignore` is not scored;
+a predicted id that does counts as background, since it is none of B's ingredients.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from foodseg.classes import BACKGROUND, ClassTable, first_difference
+from foodseg.data.label_map import LabelMap, map_ids, read_target
+from foodseg.data.shards import Manifest
+from foodseg.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceTables:
+    """What ids of `classes` become in the common space, for pictures of each source (see `LabelMap.lookup`)."""
+
+    classes: ClassTable
+    by_source: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class CommonSpace:
+    """Where truth and prediction meet.
+
+    Attributes:
+        classes: the label space that is counted in.
+        data: names the truth: the identity of the data set, and the map if its masks are mapped.
+        truth, prediction: how they come into `classes`; None = they are in it already.
+    """
+
+    classes: ClassTable
+    data: str
+    truth: SpaceTables | None = None
+    prediction: SpaceTables | None = None
+
+    def truth_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
+        """Returns the mask (H, W) of a picture of `source` in ids of `classes`; UserError where it holds others."""
+        return _mapped(ids, self.truth, source)
+
+    def predicted_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
+        """Returns the predicted (H, W) ids in ids of `classes`; UserError where there are others."""
+        return _mapped(ids, self.prediction, source)
+
+    def trained_ids(self, ids: Iterable[int]) -> list[int]:
+        """Returns the ids of `classes` that a model can know which was trained on `ids` of its own."""
+        if self.prediction is None:
+            return sorted(ids)
+        own = list(ids)
+        return sorted({int(to) for table in self.prediction.by_source.values() for to in table[own]})
+
+    @property
+    def mapped(self) -> list[str]:
+        """Returns which sides are mapped: "data", "predictions"."""
+        return [name for name, tables in (("data", self.truth), ("predictions", self.prediction)) if tables is not None]
+
+
+def common_space(
+    model: ClassTable | None, manifest: Manifest, label_map: LabelMap | None = None, target: str | None = None
+) -> CommonSpace:
+    """Finds the label space in which a model's predictions on a data set are scored.
+
+    Args:
+        model: label space of the checkpoint; None = the predictions are in that of the data set.
+        target: file of the class table of the map's target space; None = as a side that is in it has it, or as far as
+            the map names it.
+
+    Raises:
+        UserError: the two spaces differ (without a map), a side is in neither space of the map, neither side is mapped,
+            or the map does not fit the target or the sources of the data set.
+    """
+    data = manifest.class_table
+    if label_map is None:
+        _refuse_difference(model or data, data)
+        return CommonSpace(data, manifest.identity)
+    sides = {"the data set": data} if model is None else {"the data set": data, "the checkpoint": model}
+    in_target = {side: table for side, table in sides.items() if not _is_source(side, table, label_map)}
+    if len(in_target) == len(sides):
+        raise UserError(
+            f"--map {label_map.where}: {' and '.join(sides)} {'are' if len(sides) > 1 else 'is'} in the label space "
+            f"{label_map.to_space} already, so there is nothing to map: leave --map out"
+        )
+    given = read_target(label_map, target) if target is not None or not in_target else None
+    for side, table in in_target.items():
+        difference = first_difference(given.names, table.names) if given is not None else None
+        if difference is not None:
+            index, name, other = difference
+            raise UserError(f"--classes {target}: id {index} is {name} there, but {other} in {side}")
+        given = table
+    assert given is not None
+    if "the data set" in in_target:
+        return CommonSpace(given, manifest.identity, None, _tables(label_map, sides["the checkpoint"], given, manifest))
+    label_map.refuse_other_sources(manifest.annotated)
+    predicted = None if "the checkpoint" in in_target else _tables(label_map, model or data, given, manifest)
+    return CommonSpace(
+        given,
+        f"{manifest.identity} mapped to {label_map.to_space}-{label_map.digest}",
+        _tables(label_map, data, given, manifest, ignored=given.ignore_id),
+        predicted,
+    )
+
+
+def _is_source(side: str, table: ClassTable, label_map: LabelMap) -> bool:
+    """Whether `table` is the space that is mapped; UserError where it is the target space no more than that."""
+    no_source, no_target = label_map.source_mismatch(table), label_map.target_mismatch(table)
+    if no_source is not None and no_target is not None:
+        raise UserError(
+            f"--map {label_map.where} maps {label_map.from_space} to {label_map.to_space}, but {side} is neither: "
+            f"not {label_map.from_space}, since {no_source}; not {label_map.to_space}, since {no_target}"
+        )
+    return no_source is None
+
+
+def _refuse_difference(model: ClassTable, data: ClassTable) -> None:
+    difference = first_difference(model.names, data.names)
+    if difference is not None:
+        index, own, other = difference
+        raise UserError(
+            f"the checkpoint was trained in another label space: id {index} is {own} there and {other} "
+            f"in the data set ({len(model)} and {len(data)} ids); --map MAP.tsv scores across label spaces"
+        )
+
+
+def _tables(
+    label_map: LabelMap, own: ClassTable, target: ClassTable, manifest: Manifest, ignored: int = BACKGROUND
+) -> SpaceTables:
+    return SpaceTables(own, {s: label_map.lookup(s, own, target, ignored=ignored) for s in manifest.annotated})
+
+
+def _mapped(ids: np.ndarray, tables: SpaceTables | None, source: str) -> np.ndarray:
+    return ids if tables is None else map_ids(ids, tables.by_source[source], tables.classes)

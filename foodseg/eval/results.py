@@ -1,0 +1,78 @@
+"""Writes what an evaluation found: scores for programs, pages for people, counts for later questions."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from foodseg import __version__, storage
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest
+from foodseg.eval.calibration import write_confidence
+from foodseg.eval.evaluate import Labeller, Scored
+from foodseg.eval.evaluation import Evaluation
+from foodseg.eval.examples import draw_examples
+from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.pictures import merge, write_pictures
+from foodseg.eval.report import scores_markdown
+from foodseg.eval.report_html import Page, page_html
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """How the scored model was trained: one dict per validation (step, miou), and (step, loss) points by name."""
+
+    history: Sequence[Mapping[str, Any]] = ()
+    losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+
+
+def write_results(
+    out: str,
+    metrics: Mapping[str, Any],
+    evaluation: Evaluation,
+    scored: Scored,
+    space: CommonSpace,
+    manifest: Manifest,
+    reader: RowReader,
+    labeller: Labeller,
+    curves: TrainingCurves,
+) -> None:
+    """Writes pictures.parquet, confidence.parquet (where there are confidences), report.md, report.html, metrics.json.
+
+    Args:
+        out: folder or URI.
+        metrics: the content of metrics.json.
+        evaluation, scored: the scores in it, and the counts that they were taken from.
+        space: the label space of the counts. manifest: of the data set that was scored.
+        reader: of the split that was scored. labeller: labels the best and the worst pictures once more.
+    """
+    classes = space.classes
+    title, facts = f"{manifest.name} {metrics['split']}", shown_facts(metrics)
+    worst, best = draw_examples(reader, scored.pictures, labeller, space)
+    matrix = merge(scored.pictures, len(classes))
+    page = Page(title, facts, evaluation, matrix, classes, manifest, worst, best, curves.history, curves.losses)
+    counts = storage.join(out, "pictures.parquet")
+    write_pictures(counts, scored.pictures, classes.names, metrics["split"], space.data)
+    if scored.confidence is not None:
+        write_confidence(storage.join(out, "confidence.parquet"), scored.confidence)
+    storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts))
+    storage.write_text(storage.join(out, "report.html"), page_html(page))
+    storage.write_json(storage.join(out, "metrics.json"), metrics)
+
+
+def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what was scored on what, by name, from the content of metrics.json."""
+    facts = {"scored": metrics.get("checkpoint") or f"label maps in {metrics.get('predictions')}"}
+    if "checkpoint" in metrics:
+        facts["model"] = f"step {metrics['step']}, {metrics['weights']} weights, configuration {metrics['config_hash']}"
+    left_out = f", {metrics['unlabelled']} unlabelled left out" if metrics["unlabelled"] else ""
+    facts["data"] = f"{metrics['data']}, split {metrics['split']}, {metrics['pictures']} pictures{left_out}"
+    if "map" in metrics:
+        facts["map"] = f"{metrics['map']}, applied to the {' and the '.join(metrics['mapped'])}"
+    if "map" in metrics:
+        facts["label spaces"] = f"{' and '.join(metrics['mapped'])} mapped by {metrics['map']}"
+    if "eval" in metrics:
+        settings = {key: value for key, value in metrics["eval"].items() if key != "weights" and value is not None}
+        facts["settings"] = ", ".join(f"{key} {value}" for key, value in settings.items())
+    facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"
+    return facts

@@ -1,0 +1,74 @@
+"""Validation within training: exact scores on `val`, and the temperature of the model's confidences, in one pass.
+
+Each rank labels its share of the rows; whole-number counts are added up over the ranks, so that every rank has the same
+result, whatever the number of ranks.
+"""
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import nn
+
+from foodseg.checkpoint import Calibration
+from foodseg.classes import ClassTable
+from foodseg.config import ExperimentConfig
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
+from foodseg.eval.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
+from foodseg.eval.evaluate import rank_rows
+from foodseg.metrics import Scores, confusion, scores
+from foodseg.models.segmenter import Segmenter
+from foodseg.predict.predictor import Predictor
+from foodseg.train.context import TrainContext
+
+
+def validate(
+    model: nn.Module, reader: RowReader, classes: ClassTable, config: ExperimentConfig, context: TrainContext, step: int
+) -> tuple[Scores, Calibration]:
+    """Scores every row of `reader` exactly once over the ranks, and fits the temperature; all ranks call it.
+
+    Args:
+        model: of the weights that `eval.weights` names, after `step` updates.
+        reader: of the split `data.val_split`.
+    """
+    assert isinstance(model, Segmenter) and config.data.val_split is not None
+    _share_statistics(model, context)
+    predictor = Predictor(model, config.eval, context.device, config.train.precision)
+    counted = validation_counts(predictor, reader, classes, context.rank, context.world_size)
+    matrix, nll, pixels = (context.all_reduce(torch.from_numpy(c).to(context.device)).cpu().numpy() for c in counted)
+    result = scores(matrix, classes.names)
+    fit = fit_temperature(nll, int(pixels[0]))
+    calibration = Calibration(
+        **asdict(fit), pixels=int(pixels[0]), split=config.data.val_split, step=step, weights=config.eval.weights
+    )
+    return result, calibration
+
+
+def validation_counts(
+    predictor: Predictor, reader: RowReader, classes: ClassTable, rank: int, world_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts one rank's share of the rows.
+
+    Returns:
+        (K, K) int64 confusion matrix; (T,) int64 negative log-likelihoods of sampled pixels at each of TEMPERATURES, as
+        `nll_sums` gives them; (1,) int64, how many pixels were sampled.
+    """
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    nll, pixels = np.zeros(len(TEMPERATURES), np.int64), np.zeros(1, np.int64)
+    for row in rank_rows(reader, rank, world_size):
+        truth = decode_mask(row["mask"])
+        logits = predictor.logits_of_file(row["image"])
+        matrix += confusion(truth, logits.ids(), len(classes), classes.ignore_id)
+        sample = sampled_pixels(truth, classes.ignore_id, row["image_id"])
+        nll += nll_sums(logits.at(sample), truth.ravel()[sample])
+        pixels += len(sample)
+    return matrix, nll, pixels
+
+
+def _share_statistics(model: nn.Module, context: TrainContext) -> None:
+    """Live BatchNorm leaves each rank its own running statistics; rank 0's are saved, so all ranks score with them."""
+    if context.world_size > 1:
+        for buffer in model.buffers():
+            own = buffer if context.rank == 0 else torch.zeros_like(buffer)
+            buffer.copy_(context.all_reduce(own.clone()))

@@ -1,0 +1,282 @@
+"""COCO data sets: the three layouts, categories, and entries that are wrong."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foodseg.data.formats.coco import list_coco, missing_in_coco
+from foodseg.data.record import ImageFile, Record
+from foodseg.errors import UserError
+
+SQUARE = [0, 0, 2, 0, 2, 2, 0, 2]
+CATEGORIES = [{"id": 17, "name": "egg"}, {"id": 3, "name": "rice", "supercategory": "grain"}]
+
+
+def image(index: int, name: str, **more: Any) -> dict[str, Any]:
+    return {"id": index, "file_name": name, "height": 3, "width": 4, **more}
+
+
+def annotation(index: int, image_id: int, category: int = 3, **more: Any) -> dict[str, Any]:
+    return {"id": index, "image_id": image_id, "category_id": category, "segmentation": [SQUARE], **more}
+
+
+def document(images: list[Any], annotations: list[Any] | None = None, categories: Any = CATEGORIES) -> dict[str, Any]:
+    parts = {"images": images, "annotations": annotations, "categories": categories}
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def write(folder: Path, files: dict[str, Any]) -> str:
+    """Writes JSON files, and pictures of 4 x 3 pixels."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            Image.new("RGB", (4, 3)).save(path)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(folder)
+
+
+def summary(src: str) -> list[tuple[str, str, str | None]]:
+    """Id, split and the place of the picture of each record."""
+    places = [
+        str(Path(r.image.uri).relative_to(src)) if isinstance(r.image, ImageFile) else None
+        for r in list_coco(src).records
+    ]
+    return [(r.image_id, r.split, place) for r, place in zip(list_coco(src).records, places, strict=True)]
+
+
+def reason(record: Record) -> str:
+    """Why a record cannot be read."""
+    with pytest.raises(UserError) as error:
+        record.image.read()
+        assert record.mask is not None
+        record.mask.read()
+    return str(error.value)
+
+
+def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    src = write(
+        tmp_path,
+        {
+            "annotations/instances_val2017.json": document([image(9, "000009.jpg")], [annotation(1, 9, 17)]),
+            "annotations/instances_train2017.json": document([image(1, "000001.jpg"), image(2, "a/000002.png")], []),
+            "annotations/captions_train2017.json": {"annotations": []},
+            "train2017/000001.jpg": None,
+            "train2017/a/000002.png": None,
+            "val2017/000009.jpg": None,
+        },
+    )
+    with caplog.at_level(logging.INFO):
+        assert summary(src) == [
+            ("000001", "train", "train2017/000001.jpg"),
+            ("000002", "train", "train2017/a/000002.png"),
+            ("000009", "val", "val2017/000009.jpg"),
+        ]
+    assert "captions_train2017.json are no instances and are left aside" in caplog.text
+    assert missing_in_coco(src) == []
+
+
+def test_pictures_in_images_or_in_a_folder_of_their_split_there(tmp_path: Path) -> None:
+    src = write(
+        tmp_path,
+        {
+            "annotations/train.json": document([image(1, "canteen__1.jpg"), image(2, "2.jpg")]),
+            "annotations/test.json": document([image(1, "images/3.jpg"), image(2, "images\\4.jpg")]),
+            "images/train/canteen__1.jpg": None,
+            "images/2.jpg": None,
+            "images/3.jpg": None,
+            "images/4.jpg": None,
+        },
+    )
+    assert summary(src) == [
+        ("canteen__1", "train", "images/train/canteen__1.jpg"),
+        ("2", "train", "images/2.jpg"),
+        ("3", "test", "images/3.jpg"),
+        ("4", "test", "images/4.jpg"),
+    ]
+    assert [record.source for record in list_coco(src).records] == ["canteen", "", "", ""]
+    assert all(record.mask is None for record in list_coco(src).records)  # no list `annotations`: unlabelled
+
+
+def test_the_layout_of_roboflow(tmp_path: Path) -> None:
+    src = write(
+        tmp_path,
+        {f"{name}/_annotations.coco.json": document([image(0, "1.jpg")], []) for name in ("valid", "train", "test")}
+        | {f"{name}/1.jpg": None for name in ("valid", "train", "test")},
+    )
+    # three pictures of one name are three pictures
+    assert summary(src) == [
+        ("train/1.jpg", "train", "train/1.jpg"),
+        ("valid/1.jpg", "val", "valid/1.jpg"),
+        ("test/1.jpg", "test", "test/1.jpg"),
+    ]
+    assert missing_in_coco(src) == []
+
+
+@pytest.mark.parametrize("place", ["1.jpg", "images/1.jpg"])
+def test_one_json_with_its_pictures_beside(place: str, tmp_path: Path) -> None:
+    src = write(tmp_path, {"labels.json": document([image(0, "1.jpg")], [annotation(1, 0)]), place: None})
+    assert summary(src) == [("1", "train", place)]
+    assert missing_in_coco(src) == []
+
+
+def test_a_json_without_pictures_is_no_coco_data_set(tmp_path: Path) -> None:
+    src = write(tmp_path, {"id2label.json": {}, "data/train.parquet": "x"})
+    assert missing_in_coco(src) == ["images/ or pictures beside id2label.json"]
+    assert missing_in_coco(write(tmp_path / "empty", {"images/1.jpg": None})) == ["a .json with annotations"]
+
+
+def test_a_picture_in_two_splits_keeps_one_id(tmp_path: Path) -> None:
+    files = {f"annotations/{name}.json": document([image(0, "1.jpg")], []) for name in ("train", "test")}
+    src = write(tmp_path, {**files, "images/1.jpg": None})
+    assert summary(src) == [("1", "train", "images/1.jpg"), ("1", "test", "images/1.jpg")]
+
+
+def test_categories_become_ids_without_gaps(tmp_path: Path) -> None:
+    other = [{"id": 5, "name": "bean"}, CATEGORIES[0]]
+    src = write(
+        tmp_path,
+        {
+            "annotations/train.json": document([image(1, "1.jpg")], [annotation(1, 1, 17), annotation(2, 1, 3)]),
+            "annotations/test.json": document([image(1, "2.jpg")], [annotation(1, 1, 5)], other),
+            "images/1.jpg": None,
+            "images/2.jpg": None,
+        },
+    )
+    listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice", "bean", "egg")  # 3, 5, 17
+    first, second = (record.mask.read() for record in listing.records if record.mask)
+    # equally large: the later annotation, rice, lies on top
+    assert first.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert second.tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_category_called_background_is_0(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "Background"}, {"id": 2, "name": "rice"}]
+    annotations = [annotation(1, 1, 2), annotation(2, 1, 1, segmentation=[[0, 0, 1, 0, 1, 2, 0, 2]])]
+    src = write(tmp_path, {"a.json": document([image(1, "1.jpg")], annotations, categories), "1.jpg": None})
+    listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice")
+    assert listing.records[0].mask is not None
+    assert listing.records[0].mask.read().tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_crowds_and_empty_pictures(tmp_path: Path) -> None:
+    crowd = annotation(2, 1, 17, iscrowd=1, segmentation={"size": [3, 4], "counts": [0, 3, 9]})  # the left column
+    src = write(
+        tmp_path,
+        {
+            "a.json": document([image(1, "1.jpg"), image(2, "2.jpg")], [annotation(1, 1), crowd]),
+            "1.jpg": None,
+            "2.jpg": None,
+        },
+    )
+    both, empty = (record.mask.read() for record in list_coco(src).records if record.mask)
+    assert both.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [2, 0, 0, 0]]
+    assert not empty.any() and empty.shape == (3, 4)
+
+
+def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
+    images = [
+        image(1, "good.jpg"),
+        image(2, "category.jpg"),
+        image(3, "polygon.jpg"),
+        image(4, "size.jpg", width="4"),
+        image(5, "flat.jpg", height=0),
+        image(6, "twice.jpg"),
+        image(6, "twice2.jpg"),
+        image(7, "nowhere.jpg"),
+        image(8, "../good.jpg"),
+        {"id": 9, "height": 3, "width": 4},
+        {"file_name": "noid.jpg", "height": 3, "width": 4},
+        image(10, "nolabel.jpg"),
+    ]
+    annotations = [
+        annotation(1, 1),
+        annotation(2, 2, 99),
+        {**annotation(3, 3), "segmentation": [SQUARE[:7]]},
+        annotation(4, 6),
+        {"id": 5, "category_id": 3, "segmentation": [SQUARE]},
+        annotation(6, 77),
+        annotation(7, 77),
+        {"image_id": 10, "category_id": "rice"},
+    ]
+    names = [entry.get("file_name", "") for entry in images if entry.get("id") != 7]
+    src = write(tmp_path, {"a.json": document(images, annotations)} | {n: None for n in names if n and ".." not in n})
+    listing = list_coco(src)
+    good, *bad = listing.records
+    assert good.mask is not None and good.mask.read().max() == 1
+    assert {record.image_id: reason(record) for record in bad} == {
+        "category": "annotation 2 has category_id 99, which `categories` does not list",
+        "polygon": "annotation 3: a polygon has an even number of coordinates, this one has 7",
+        "size": "`images` gives height 3 and width '4'; both should be numbers of pixels",
+        "flat": "`images` gives height 0 and width 4; both should be numbers of pixels",
+        "twice": "image id 6 stands 2 times in `images`",
+        "twice2": "image id 6 stands 2 times in `images`",
+        "nowhere": "file_name 'nowhere.jpg' is in none of images/a, images/train, images, a, train, the source",
+        "../good.jpg": "file_name '../good.jpg' leads out of the data set",
+        "a.json, image 9": "its entry in `images` has no file_name",
+        "noid": "its entry in `images` has no id, so that no annotation can name it",
+        "nolabel": "annotation number 8 has category_id 'rice', which `categories` does not list",
+        "a.json, annotation 5": "annotation 5 has no image_id",
+        "a.json, annotation 6": "annotation 6 and 1 more have image_id 77, which `images` does not list",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", r"a\.json is no JSON"),
+        ("[" * 100_000, r"a\.json is no JSON"),
+        ("[]", r"a\.json is no COCO file: it has no list `images`"),
+        ({"categories": CATEGORIES}, "it has no list `images`"),
+        ({"images": {}}, "`images` should be a list of objects"),
+        ({"images": [], "annotations": [1]}, "`annotations` should be a list of objects"),
+        (document([]), r"a\.json list no pictures"),
+        (document([image(1, "1.jpg")], [], None), "`categories`: a class table needs background and at least one"),
+        (document([], [], [{"id": "1", "name": "rice"}]), "a category has a number as id, of its own, and a name"),
+        (document([], [], [{"id": 1, "name": "rice"}, {"id": 1, "name": "egg"}]), "a category has a number as id"),
+        (document([], [], [{"id": 1, "name": "egg"}, {"id": 2, "name": "egg"}]), "'egg' stands more than once"),
+    ],
+)
+def test_files_that_are_no_coco(content: Any, words: str, tmp_path: Path) -> None:
+    src = write(tmp_path, {"a.json": content, "1.jpg": None})
+    with pytest.raises(UserError, match=words):
+        list_coco(src)
+
+
+def test_files_that_disagree_on_a_category(tmp_path: Path) -> None:
+    src = write(
+        tmp_path,
+        {
+            "annotations/train.json": document([]),
+            "annotations/test.json": document([], [], [{"id": 3, "name": "egg"}]),
+        },
+    )
+    with pytest.raises(UserError, match=r"category 3 is 'egg' in annotations/test.json and 'rice' before"):
+        list_coco(src)
+
+
+def test_no_coco_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no COCO annotations; expected annotations/"):
+        list_coco(str(tmp_path))
+
+
+def test_a_listing_holds_little_more_than_the_file(tmp_path: Path) -> None:
+    polygon = np.round(np.random.default_rng(0).uniform(0, 3, 400), 2).tolist()
+    src = write(
+        tmp_path,
+        {
+            "a.json": document([image(1, "1.jpg")], [annotation(n, 1, segmentation=[polygon]) for n in range(50)]),
+            "1.jpg": None,
+        },
+    )
+    import pickle
+
+    assert len(pickle.dumps(list_coco(src))) < 1.2 * (tmp_path / "a.json").stat().st_size

@@ -1,0 +1,63 @@
+"""A data set as COCO: read back, and read by pycocotools."""
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from foodseg.data.formats.coco import list_coco
+from foodseg.data.formats.coco_export import export_coco
+from foodseg.data.formats.folder import list_folder
+from foodseg.data.plates import write_meals
+from foodseg.errors import UserError
+
+
+def pycocotools_mask(coco: COCO, file_name: str) -> np.ndarray:
+    """The mask of a picture of which no two annotations overlap."""
+    found = next(image for image in coco.imgs.values() if image["file_name"] == file_name)
+    mask = np.zeros((found["height"], found["width"]), np.int64)
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[found["id"]])):
+        region = coco.annToMask(annotation)
+        assert annotation["area"] == region.sum() and not mask[region > 0].any()
+        mask += annotation["category_id"] * region
+    return mask
+
+
+def test_every_mask_comes_back(tmp_path: Path) -> None:
+    write_meals(tmp_path / "meals", train=3, test=2, seed=5, longest_side=64)
+    shutil.copy(tmp_path / "meals/masks/drawn__0001.png", tmp_path / "kept.png")
+    Image.new("L", Image.open(tmp_path / "kept.png").size).save(tmp_path / "meals/masks/drawn__0001.png")  # no food
+    export_coco(str(tmp_path / "meals"), str(tmp_path / "coco"))
+
+    before, after = list_folder(str(tmp_path / "meals")), list_coco(str(tmp_path / "coco"))
+    assert after.classes == before.classes
+    assert [(r.image_id, r.split, r.source) for r in after.records] == [
+        (r.image_id, r.split, r.source) for r in before.records
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        independent = {s: COCO(tmp_path / "coco" / "annotations" / f"instances_{s}.json") for s in ("train", "test")}
+    for old, new in zip(before.records, after.records, strict=True):
+        assert old.mask is not None and new.mask is not None
+        assert new.image.read() == old.image.read()
+        np.testing.assert_array_equal(new.mask.read(), old.mask.read())
+        name = next(path.name for path in (tmp_path / "coco" / "images").glob(f"{new.image_id}.*"))
+        np.testing.assert_array_equal(pycocotools_mask(independent[new.split], name), old.mask.read())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.unlink(), "has no mask"),
+        (lambda path: Image.new("L", Image.open(path).size, 255).save(path), "ignored pixels, which COCO cannot say"),
+    ],
+)
+def test_what_coco_cannot_say_is_refused(change, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    write_meals(tmp_path / "meals", train=2, test=1, seed=0, longest_side=64)
+    change(next((tmp_path / "meals" / "masks").iterdir()))
+    with pytest.raises(UserError, match=words):
+        export_coco(str(tmp_path / "meals"), str(tmp_path / "coco"))

@@ -1,0 +1,61 @@
+"""What an evaluation leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import read_manifest
+from foodseg.eval.calibration import CERTAIN
+from foodseg.eval.evaluate import Labels, score_rows
+from foodseg.eval.evaluation import Evaluation, summarise
+from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.pictures import read_pictures
+from foodseg.eval.results import TrainingCurves, shown_facts, write_results
+from tests.drawn import write_drawn
+
+
+@pytest.mark.parametrize("confident", [True, False])
+def test_the_files(tmp_path, confident):
+    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    manifest = read_manifest(uri)
+    reader = RowReader(uri, manifest, ["val"])
+    space = CommonSpace(PLATE_CLASSES, f"{manifest.identity} mapped")
+
+    def labeller(image_id, data, size):
+        return Labels(np.ones(size, np.uint8), np.full(size, CERTAIN, np.uint16) if confident else None)
+
+    scored = score_rows(reader, range(5), labeller, space)
+    evaluation = summarise(scored, PLATE_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note")
+    metrics = {"predictions": "elsewhere", "data": space.data, "split": "val", "pictures": 4, "unlabelled": 1}
+    metrics |= evaluation.to_json()
+    write_results(str(tmp_path / "o"), metrics, evaluation, scored, space, manifest, reader, labeller, TrainingCurves())
+    names = {"metrics.json", "report.html", "report.md", "pictures.parquet"} | (
+        {"confidence.parquet"} if confident else set()
+    )
+    assert {path.name for path in (tmp_path / "o").iterdir()} == names
+    written = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert written == metrics and Evaluation.from_json(written) == evaluation
+    pictures, about = read_pictures(str(tmp_path / "o" / "pictures.parquet"))
+    assert about["data"] == space.data and len(pictures) == 4
+    assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(pictures, scored.pictures, strict=True))
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "o" / name).read_text()
+        assert "drawn val" in text and "label maps in elsewhere" in text and "4 pictures, 1 unlabelled left out" in text
+
+
+def test_facts_of_a_checkpoint():
+    metrics = {
+        "checkpoint": "runs/a/checkpoints/step-00000007", "step": 7, "weights": "ema", "config_hash": "abc",
+        "eval": {"longest_side": 512, "window": None, "flip": False, "weights": "ema"},
+        "data": "meals@v1-0", "split": "val", "pictures": 3, "unlabelled": 0,
+    }  # fmt: skip
+    facts = shown_facts(metrics)
+    assert list(facts) == ["scored", "model", "data", "settings", "written"]
+    mapped = shown_facts({**metrics, "map": "to_b.tsv", "mapped": ["data", "predictions"]})
+    assert mapped["label spaces"] == "data and predictions mapped by to_b.tsv"
+    assert facts["model"] == "step 7, ema weights, configuration abc"
+    assert facts["settings"] == "longest_side 512, flip False"
+    assert facts["data"] == "meals@v1-0, split val, 3 pictures"

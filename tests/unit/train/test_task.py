@@ -1,0 +1,88 @@
+"""The segmentation task: partial labels reach the loss by the source of each picture, and cost nothing elsewhere."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from foodseg.data.batch import Batch
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.train import task as task_module
+from foodseg.train.loop import Trainer
+from foodseg.train.task import SegmentationTask
+from tests.drawn import IGNORE, drawn_config, write_drawn
+from tests.rank import prepared
+
+K = len(PLATE_CLASSES)
+ANNOTATED = {"all": None, "some": (0, 2, 4)}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return drawn_config("data", tmp_path_factory.mktemp("run"), "loss.dice=0.5")
+
+
+def a_batch() -> Batch:
+    """Two pictures of 16 x 16 pixels: the first from `all`, the second from `some`, with the ids that it annotates."""
+    rng = np.random.default_rng(0)
+    masks = np.stack([rng.choice([0, 1, 2, 3, IGNORE], (16, 16)), rng.choice([0, 0, 2, 4, IGNORE], (16, 16))])
+    return Batch.from_arrays(
+        {
+            "image": rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
+            "mask": masks.astype(np.uint8),
+            "extent": np.array([[0, 0, 16, 16]] * 2, np.int32),
+            "seed": np.arange(2, dtype=np.int64),
+            "position": np.arange(2, dtype=np.int64),
+            "source": np.array([0, 1], np.int16),
+            "ingredients": np.zeros((2, K), bool),
+            "list_known": np.ones(2, bool),
+        }
+    )
+
+
+def a_model(logits: torch.Tensor):
+    return lambda image: SimpleNamespace(logits=logits)
+
+
+def test_the_loss_of_each_picture_is_that_of_its_source(config):
+    logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
+    batch = a_batch()
+    found = SegmentationTask(config, PLATE_CLASSES, ANNOTATED, pretrained=False).loss(a_model(logits), batch, 0)
+    p = logits.double().softmax(1).numpy()
+    mask = batch.mask.numpy()
+    cross_entropy = dice = 0.0
+    for picture, annotated in enumerate([range(K), ANNOTATED["some"]]):
+        own = p[picture].copy()
+        own[0] += sum(own[k] for k in range(K) if k not in annotated)
+        for y, x in zip(*np.nonzero(mask[picture] != IGNORE), strict=True):
+            cross_entropy -= np.log(own[mask[picture, y, x], y, x])
+        for k in set(mask[picture].ravel().tolist()) - {IGNORE}:
+            valid, truth = mask[picture] != IGNORE, mask[picture] == k
+            dice += 1 - 2 * own[k][truth].sum() / (own[k][valid].sum() + truth.sum())
+    assert found["cross_entropy"].item() == pytest.approx(cross_entropy, rel=1e-5)
+    assert found["dice"].item() == pytest.approx(dice, rel=1e-5)
+
+
+@pytest.mark.parametrize("annotated", [{"all": None, "some": None}, {"all": None, "some": tuple(range(K))}])
+def test_where_everything_is_annotated_nothing_is_computed_for_it(config, annotated, monkeypatch):
+    monkeypatch.setattr(task_module, "merge_unannotated", None)
+    logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False).loss(a_model(logits), a_batch(), 0)
+    assert all(torch.isfinite(value) for value in plain.values())
+
+
+def test_the_counts_are_those_of_the_masks(config):
+    counts = [
+        SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False).counts(a_batch())
+        for annotated in (ANNOTATED, {"all": None, "some": None})
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_the_trainer_takes_what_the_manifest_says(tmp_path):
+    run, context = prepared(drawn_config(write_drawn(tmp_path / "d", 4, 1, 1), tmp_path / "r", "data.val_split=null"))
+    manifest = run.manifest.model_copy(update={"annotated": {"drawn": (0, 1)}})
+    for given, expected in [(run.manifest, None), (manifest, [[False, False] + [True] * (K - 2)])]:
+        table = Trainer(run.config, given, run.total_steps, context).task._unannotated
+        assert (table if table is None else table.tolist()) == expected
