@@ -3,8 +3,14 @@
 Shapes: B pictures, K classes, H x W pixels of the mask, h x w of the logits.
 """
 
+from typing import Any
+
 import torch
-from torch.nn.functional import cross_entropy, interpolate, one_hot
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import interpolate, one_hot
+
+# Of float32 scores in one band of rows: what stays in a processor's cache; a GPU is better served by few large kernels.
+BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
 
 
 def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -13,11 +19,68 @@ def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tens
 
 
 def cross_entropy_sum(logits: torch.Tensor, mask: torch.Tensor, ignore_id: int) -> torch.Tensor:
-    """Sum of the cross entropy over labelled pixels: (B, K, H, W) float, (B, H, W) int64 -> scalar.
+    """Sum of the cross entropy over labelled pixels, of logits that are first resized to the mask bilinearly.
 
-    Divide by `labelled_pixels`.
+    (B, K, h, w) float, (B, H, W) int64 -> scalar float32. Divide by `labelled_pixels`. Equal to cross entropy on
+    `upsample_logits`, but made in bands of rows together with its gradient: the (B, K, H, W) scores, their softmax and
+    its gradient never exist at once, which takes a third of the time on a CPU and next to no memory.
     """
-    return cross_entropy(logits, mask, ignore_index=ignore_id, reduction="sum")
+    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id)
+    return total
+
+
+class _ResizedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, mask: torch.Tensor, ignore_id: int) -> torch.Tensor:
+        to_rows = _linear_weights(logits.shape[2], mask.shape[1], logits.device)
+        to_columns = _linear_weights(logits.shape[3], mask.shape[2], logits.device)
+        total = logits.new_zeros((), dtype=torch.float64)
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        with torch.autocast(logits.device.type, enabled=False):
+            for picture in range(len(logits)):
+                wide = logits[picture].contiguous() @ to_columns.T
+                loss, slope = _wide_cross_entropy(wide, to_rows, mask[picture], ignore_id)
+                total += loss
+                torch.matmul(slope, to_columns, out=gradient[picture])
+        ctx.save_for_backward(gradient)
+        return total.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer, None, None
+
+
+def _linear_weights(given: int, wanted: int, device: torch.device) -> torch.Tensor:
+    """Returns the (wanted, given) matrix of linear interpolation with half-pixel centres: resizing is a product."""
+    return interpolate(torch.eye(given, device=device)[None], size=wanted, mode="linear")[0].T
+
+
+def _wide_cross_entropy(
+    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, ignore_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the sum over one picture and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask."""
+    classes, rows, width = wide.shape
+    height = len(mask)
+    total = wide.new_zeros((), dtype=torch.float64)
+    gradient = torch.zeros_like(wide)
+    step = max(1, BAND_BYTES.get(wide.device.type, 2**20) // (4 * classes * width))
+    for top in range(0, height, step):
+        bottom = min(height, top + step)
+        # the rows of `wide` that these rows of the mask lie between
+        first = max(0, int((top + 0.5) * rows / height - 0.5))
+        last = min(rows, int((bottom - 0.5) * rows / height - 0.5) + 2)
+        weights = to_rows[top:bottom, first:last]
+        scores = (weights @ wide[:, first:last]).log_softmax(0)
+        labelled = mask[top:bottom] != ignore_id
+        truth = torch.where(labelled, mask[top:bottom], 0)[None]
+        total -= (scores.gather(0, truth)[0] * labelled).sum(dtype=torch.float64)
+        # d sum / d scores = softmax - one hot, where labelled
+        slope = scores.exp_().mul_(labelled)
+        slope.scatter_add_(0, truth, -labelled[None].to(slope.dtype))
+        gradient[:, first:last] += weights.T @ slope
+    return total, gradient
 
 
 def labelled_pixels(mask: torch.Tensor, ignore_id: int) -> torch.Tensor:

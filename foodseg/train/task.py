@@ -55,10 +55,10 @@ class SegmentationTask:
         mask = batch.mask.long()
         mean = self._mean.to(batch.image.device)
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._augment)
-        logits = upsample_logits(module(image).logits, *mask.shape[-2:])
+        logits = module(image).logits
         sums = {}
         if "cross_entropy" in self.weights:
             sums["cross_entropy"] = cross_entropy_sum(logits, mask, self._classes.ignore_id)
         if "dice" in self.weights:
-            sums["dice"] = dice_sum(logits, mask, self._classes.ignore_id)
+            sums["dice"] = dice_sum(upsample_logits(logits, *mask.shape[-2:]), mask, self._classes.ignore_id)
         return sums

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from foodseg import losses
 from foodseg.losses import cross_entropy_sum, dice_sum, labelled_pixels, present_classes, upsample_logits
 
 IGNORE = 255
@@ -33,6 +34,26 @@ def test_cross_entropy(mask, cross_entropy, labelled):
     mask = torch.tensor([mask])
     assert cross_entropy_sum(LOGITS, mask, IGNORE).item() == pytest.approx(cross_entropy, abs=1e-6)
     assert labelled_pixels(mask, IGNORE).item() == labelled
+
+
+@pytest.mark.parametrize("band_bytes", [1, 4 * 5 * 21 * 4, 2**20])  # one row, a few rows, all rows at once
+@pytest.mark.parametrize(
+    ("size", "mask_size"), [((4, 6), (16, 24)), ((3, 5), (13, 21)), ((7, 5), (7, 5)), ((8, 3), (3, 2))]
+)
+def test_cross_entropy_of_resized_logits_is_torchs_own(monkeypatch, band_bytes, size, mask_size):
+    monkeypatch.setitem(losses.BAND_BYTES, "cpu", band_bytes)
+    generator = torch.Generator().manual_seed(1)
+    logits = (3 * torch.randn(2, 5, *size, generator=generator)).requires_grad_()
+    mask = torch.randint(0, 5, (2, *mask_size), generator=generator)
+    mask[torch.rand(mask.shape, generator=generator) < 0.2] = IGNORE
+    expected = torch.nn.functional.cross_entropy(
+        upsample_logits(logits, *mask_size), mask, ignore_index=IGNORE, reduction="sum"
+    )
+    (expected_gradient,) = torch.autograd.grad(2 * expected, logits)
+    found = cross_entropy_sum(logits, mask, IGNORE)
+    (gradient,) = torch.autograd.grad(2 * found, logits)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize(
