@@ -1,48 +1,45 @@
 """Brings the log lines of a remote worker to the driver's stderr as they are.
 
 Ray's own forwarding prefixes every line with a process id and mixes in its internals; what a user wants to see of a
-training run is the progress of rank 0.
+training run is the progress of rank 0. Lines wait in the key-value store that every Ray cluster has: an actor would be
+one more process that takes its share of the cores from the training.
 """
 
+import itertools
+import json
 import logging
 import threading
+import time
+import uuid
 from types import TracebackType
-from typing import Any
 
 import ray
+from ray.experimental import internal_kv
 
 _SECONDS = 0.5
-
-
-@ray.remote(num_cpus=0)
-class _Relay:
-    def __init__(self) -> None:
-        self._records: list[tuple[int, str]] = []
-
-    def add(self, level: int, message: str) -> None:
-        self._records.append((level, message))
-
-    def drain(self) -> list[tuple[int, str]]:
-        records, self._records = self._records, []
-        return records
+_NAMESPACE = b"foodseg-logs"
 
 
 class RelayHandler(logging.Handler):
     """Sends log records to the driver; used in the worker."""
 
-    def __init__(self, relay: Any) -> None:
+    def __init__(self, relay: str) -> None:
         super().__init__()
         self._relay = relay
+        self._numbers = itertools.count()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._relay.add.remote(record.levelno, record.getMessage())
+        # keys sort by time; those of a restarted worker come after those of the one before
+        key = f"{self._relay}/{time.time_ns():020d}-{next(self._numbers):06d}"
+        line = json.dumps([record.levelno, record.getMessage()])
+        internal_kv._internal_kv_put(key.encode(), line.encode(), namespace=_NAMESPACE)
 
 
 class RelayedLogs:
     """Context manager on the driver: `with RelayedLogs() as relay:` hand `relay` to the worker's `RelayHandler`."""
 
-    def __enter__(self) -> Any:
-        self._relay = _Relay.remote()  # type: ignore[attr-defined]
+    def __enter__(self) -> str:
+        self._relay = uuid.uuid4().hex
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,7 +50,6 @@ class RelayedLogs:
     ) -> None:
         self._done.set()
         self._thread.join(timeout=10)
-        ray.kill(self._relay)
 
     def _run(self) -> None:
         logger = logging.getLogger("foodseg")
@@ -61,7 +57,10 @@ class RelayedLogs:
         while not finished:
             finished = self._done.wait(_SECONDS)  # one more round after the end brings the last lines
             try:
-                for level, message in ray.get(self._relay.drain.remote(), timeout=10):
+                for key in sorted(internal_kv._internal_kv_list(f"{self._relay}/".encode(), namespace=_NAMESPACE)):
+                    line = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
+                    internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+                    level, message = json.loads(line)
                     logger.log(level, "%s", message)
-            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            except (ray.exceptions.RayError, RuntimeError, AssertionError):
                 return  # the cluster is gone; the driver itself will say so

@@ -1,12 +1,14 @@
 """Step 1, "Show it": the spine on object storage, parity with the peer, speed, kills, bad input."""
 
 import json
+import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foodseg.data.shards import read_manifest, write_manifest
 from proof.proof_queue import Bench, Item, ItemError, write_json
 
 SEEDS = (0, 1)
@@ -83,6 +85,26 @@ def bench_data(bench: Bench) -> dict[str, Any]:
     return bench.foodseg("bench", "data", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
+def memory(bench: Bench) -> dict[str, Any]:
+    """Peak memory of the stream over the real pictures, and over a set that lists them ten times."""
+    once, tenfold = _prepared(bench), bench.work / "foodmix-tenfold"
+    manifest = read_manifest(str(once))
+    listed = manifest.model_copy(update={"name": "foodmix-tenfold", "shards": ()})
+    for number in range(10):
+        for shard in manifest.shards:
+            copy = shard.model_copy(update={"path": f"v-1/{number}/{shard.path}"})
+            (tenfold / copy.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(once / shard.path, tenfold / copy.path)
+            listed = listed.model_copy(update={"shards": (*listed.shards, copy)})
+    write_manifest(str(tenfold), listed)
+    figures = {}
+    for name, data in (("once", once), ("tenfold", tenfold)):
+        found = bench.foodseg("bench", "data", "--data", data, "--config", "jobs/configs/foodmix.yaml")
+        figures[name] = {"pictures": found["pictures"]["train"], **found["stream"]}
+    shutil.rmtree(tenfold)
+    return figures
+
+
 def bench_train(bench: Bench) -> dict[str, Any]:
     """Training speed beside a bare loop."""
     return bench.foodseg("bench", "train", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
@@ -102,6 +124,7 @@ ITEMS: list[Item] = [
     ("s3", s3),
     ("parity", parity),
     ("bench_data", bench_data),
+    ("memory", memory),
     ("bench_train", bench_train),
     ("kills", kills),
     ("bad_input", bad_input),

@@ -3,8 +3,9 @@
     python -m torch.distributed.run --standalone --nproc-per-node 2 \\
         -m foodseg.bench.bare_train --config bench.json --feed memory
 
-The model, the loss terms and the batches are foodseg's; the loop is what one would write by hand: each rank's mean
-loss, no checkpoints, no validation, no log, no averaged weights. Rank 0 prints one JSON line:
+The model, the batches and the photometric view are foodseg's; the loop is what one would write by hand: torch's own
+resizing, cross entropy and AdamW, each rank's mean loss, no checkpoints, no validation, no log, no averaged weights.
+Rank 0 prints one JSON line:
 {"ticks": [seconds at which each update took its batch], "loss": the last one}.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from torch import nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from foodseg.bench.feed import Clock, decoded_batches, memory_batches
@@ -27,9 +29,10 @@ from foodseg.bench.machine import lower_priority
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest, read_manifest
+from foodseg.data.views import jittered_view
+from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.context import micro_batch_size
-from foodseg.train.task import SegmentationTask
 
 PREFETCHED = 4  # batches that the background thread decodes ahead
 
@@ -41,8 +44,10 @@ class BareLoop:
         torch.manual_seed(config.train.seed)
         self._config = config.train
         self._clip_norm = config.optim.clip_norm
-        self._task = SegmentationTask(config, manifest.class_table, manifest.annotated, pretrained=True)
-        self.model = self._task.module
+        classes = manifest.class_table
+        self._augment, self._ignore_id = config.augment, classes.ignore_id
+        self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
+        self.model = build_segmenter(config.model, len(classes), pretrained=True)
         if config.train.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._wrapped = DistributedDataParallel(self.model) if world_size > 1 else self.model
@@ -50,7 +55,7 @@ class BareLoop:
             self.model.parameters(), config.optim.lr, config.optim.betas, weight_decay=config.optim.weight_decay
         )
 
-    def update(self, window: list[Batch], step: int) -> torch.Tensor:
+    def update(self, window: list[Batch]) -> torch.Tensor:
         """Takes the micro-batches of one update; returns this rank's mean loss."""
         self.model.train()
         if self._config.batch_norm == "frozen":
@@ -58,15 +63,17 @@ class BareLoop:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         dtype = AUTOCAST[self._config.precision]
-        counted = [self._task.counts(batch) for batch in window]
-        total = {name: sum(count[name] for count in counted) for name in self._task.weights}
+        labelled = torch.stack([(batch.mask != self._ignore_id).sum() for batch in window]).sum()
         losses = []
         for index, batch in enumerate(window):
             with self._no_sync(index < len(window) - 1):
                 with torch.autocast("cpu", dtype, enabled=dtype is not None):
-                    terms = self._task.loss(self._wrapped, batch, step)
-                parts = [weight * terms[name] / max(1, total[name]) for name, weight in self._task.weights.items()]
-                loss = torch.stack(parts).sum()
+                    image = jittered_view(batch.image, batch.extent, self._mean, batch.seed, self._augment)
+                    logits = self._wrapped(image).logits
+                resized = functional.interpolate(logits.float(), size=batch.mask.shape[-2:], mode="bilinear")
+                target = batch.mask.long()
+                loss = functional.cross_entropy(resized, target, ignore_index=self._ignore_id, reduction="sum")
+                loss = loss / labelled.clamp_min(1)
                 loss.backward()
             losses.append(loss.detach())
         if self._clip_norm is not None:
@@ -112,8 +119,8 @@ def run_bare(config: ExperimentConfig, feed: str, rank: int, world_size: int) ->
     per_update = config.train.global_batch // world_size // micro_batch_size(config, world_size)
     clock = Clock()
     watched = clock.watch(batches, per_update)
-    for step in range(config.train.steps):
-        loss = loop.update([next(watched) for _ in range(per_update)], step)
+    for _ in range(config.train.steps):
+        loss = loop.update([next(watched) for _ in range(per_update)])
     return clock.ticks, float(loss)
 
 

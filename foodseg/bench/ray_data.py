@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 
 from foodseg.bench.bare_data import decode_ceiling, encoded_rows, picture_facts
 from foodseg.bench.machine import machine_facts
+from foodseg.bench.memory import PeakMemory
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.order import TrainingOrder
@@ -43,7 +44,8 @@ def bench_data(
         config: `data`, `augment` and `train` are used.
 
     Returns:
-        Rates in pictures per second, `share_of_bare` and `share_of_loader`, and what they were measured on.
+        Rates in pictures per second, `share_of_bare` and `share_of_loader`, the peak memory of the stream's processes,
+        and what they were measured on.
     """
     tree = config.model_dump(mode="json")
     tree["data"] |= {"uri": data_uri, "uris": []}
@@ -55,7 +57,8 @@ def bench_data(
     with ray_session(address, logical_cpus=data_cpus()):
         try:
             niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
-            stream = _stream_rate(config, manifest, reader, order, seconds)
+            with PeakMemory() as memory:
+                stream = {**_stream_rate(config, manifest, reader, order, seconds), **memory.to_json()}
         except RayError as error:
             raise expected_failure(error) or error from None
     rows = encoded_rows(reader, order, micro_batch_size(config, world_size=1), config.augment, manifest)

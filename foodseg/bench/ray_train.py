@@ -141,6 +141,7 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
     tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "compile": False,
                       "max_failures": 0, "mlflow_uri": None}  # fmt: skip
     tree["eval"]["weights"] = "student"
+    tree["loss"] = {}  # plain cross entropy, which the bare loop has too
     tree["scaling"] = {"num_workers": workers}
     tree["run"]["uri"] = run_uri
     return parse_config(tree)

@@ -25,6 +25,8 @@ def _data_lines(result: dict[str, Any]) -> list[str]:
         _row(f"torch DataLoader, {loader['workers']} workers", loader, result["share_of_loader"]),
         "",
         f"- measured: {stream['seconds']:.1f} s, the first batch came after {stream['seconds_to_first_batch']:.1f} s",
+        f"- memory of the stream: {stream['all_processes_mib']:.0f} MiB in all its processes together, "
+        f"{stream['largest_process_mib']:.0f} MiB in the largest (without the object store)",
         f"- bare loop, short trials: {trials}",
         f"- data: {result['data']}, {pictures['train']} pictures, median {pictures['median_longest_side']:.0f} x "
         f"{pictures['median_shortest_side']:.0f} pixels, {pictures['mean_encoded_bytes'] / 1000:.0f} kB, "

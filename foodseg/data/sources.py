@@ -3,7 +3,7 @@
     canteen<TAB>*
     uec<TAB>1,2,miso soup
 
-A source that does not annotate an ingredient cannot teach that it is background (`losses.merge_unannotated`).
+A source that does not annotate an ingredient cannot teach that it is background (`losses.cross_entropy_sum`).
 """
 
 from collections.abc import Collection, Mapping

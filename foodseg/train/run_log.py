@@ -13,6 +13,7 @@ from typing import Any
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
+from foodseg.errors import UserError
 
 _log = logging.getLogger(__name__)
 
@@ -76,10 +77,16 @@ class RunLog:
 
 
 def _start_mlflow(uri: str, config: ExperimentConfig) -> Any:
-    import mlflow  # an extra: pip install 'foodseg[mlflow]'
-
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment("foodseg")
-    mlflow.start_run(run_name=config.run.uri.rstrip("/").rsplit("/", 1)[-1])
-    mlflow.log_dict(config.model_dump(mode="json"), "config.json")
+    """Raises UserError where MLflow is not installed or refuses the address."""
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError("train.mlflow_uri is set, but MLflow is missing: pip install 'foodseg[mlflow]'") from None
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("foodseg")
+        mlflow.start_run(run_name=config.run.uri.rstrip("/").rsplit("/", 1)[-1])
+        mlflow.log_dict(config.model_dump(mode="json"), "config.json")
+    except mlflow.MlflowException as error:
+        raise UserError(f"train.mlflow_uri {uri}: MLflow refuses it ({error})") from None
     return mlflow

@@ -15,7 +15,6 @@ from foodseg.losses import (
     cross_entropy_sum,
     dice_sum,
     labelled_pixels,
-    merge_unannotated,
     present_classes,
     upsample_logits,
 )
@@ -76,13 +75,12 @@ class SegmentationTask:
         mask = batch.mask.long()
         mean = self._mean.to(batch.image.device)
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._augment)
-        logits = upsample_logits(module(image).logits, *mask.shape[-2:])
-        if self._unannotated is not None:
-            hidden = self._unannotated.to(mask.device)[batch.source.long()]
-            logits = merge_unannotated(logits, mask, self._classes.ignore_id, hidden)
+        logits = module(image).logits
+        hidden = None if self._unannotated is None else self._unannotated.to(mask.device)[batch.source.long()]
         sums = {}
         if "cross_entropy" in self.weights:
-            sums["cross_entropy"] = cross_entropy_sum(logits, mask, self._classes.ignore_id)
+            sums["cross_entropy"] = cross_entropy_sum(logits, mask, self._classes.ignore_id, hidden)
         if "dice" in self.weights:
-            sums["dice"] = dice_sum(logits, mask, self._classes.ignore_id)
+            resized = upsample_logits(logits, *mask.shape[-2:])
+            sums["dice"] = dice_sum(resized, mask, self._classes.ignore_id, hidden)
         return sums

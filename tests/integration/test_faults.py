@@ -55,9 +55,8 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_clus
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run_training, config)
         wait_for(lambda: len(logged_steps(run)) >= 8 or training.done())
-        workers = [
-            p for p in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
-        ]
+        # those that this process started: others may be training on this machine
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
         workers[-1].send_signal(signal.SIGKILL)
         before = logged_steps(run)[-1]
         result = training.result(timeout=300)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from foodseg import losses
 from foodseg.losses import (
     cross_entropy_sum,
     dice_sum,
     labelled_pixels,
-    merge_unannotated,
     present_classes,
     upsample_logits,
 )
@@ -40,6 +40,26 @@ def test_cross_entropy(mask, cross_entropy, labelled):
     mask = torch.tensor([mask])
     assert cross_entropy_sum(LOGITS, mask, IGNORE).item() == pytest.approx(cross_entropy, abs=1e-6)
     assert labelled_pixels(mask, IGNORE).item() == labelled
+
+
+@pytest.mark.parametrize("band_bytes", [1, 4 * 5 * 21 * 4, 2**20])  # one row, a few rows, all rows at once
+@pytest.mark.parametrize(
+    ("size", "mask_size"), [((4, 6), (16, 24)), ((3, 5), (13, 21)), ((7, 5), (7, 5)), ((8, 3), (3, 2))]
+)
+def test_cross_entropy_of_resized_logits_is_torchs_own(monkeypatch, band_bytes, size, mask_size):
+    monkeypatch.setitem(losses.BAND_BYTES, "cpu", band_bytes)
+    generator = torch.Generator().manual_seed(1)
+    logits = (3 * torch.randn(2, 5, *size, generator=generator)).requires_grad_()
+    mask = torch.randint(0, 5, (2, *mask_size), generator=generator)
+    mask[torch.rand(mask.shape, generator=generator) < 0.2] = IGNORE
+    expected = torch.nn.functional.cross_entropy(
+        upsample_logits(logits, *mask_size), mask, ignore_index=IGNORE, reduction="sum"
+    )
+    (expected_gradient,) = torch.autograd.grad(2 * expected, logits)
+    found = cross_entropy_sum(logits, mask, IGNORE)
+    (gradient,) = torch.autograd.grad(2 * found, logits)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +148,15 @@ HIDES_2 = torch.tensor([[False, False, True]])
 )
 def test_partial_labels_by_hand(mask, cross_entropy, dice):
     mask = torch.tensor([[mask]])
-    merged = merge_unannotated(PAIR, mask, IGNORE, HIDES_2)
-    assert cross_entropy_sum(merged, mask, IGNORE).item() == pytest.approx(cross_entropy, abs=1e-6)
-    assert dice_sum(merged, mask, IGNORE).item() == pytest.approx(dice, abs=1e-6)
+    assert cross_entropy_sum(PAIR, mask, IGNORE, HIDES_2).item() == pytest.approx(cross_entropy, abs=1e-6)
+    assert dice_sum(PAIR, mask, IGNORE, HIDES_2).item() == pytest.approx(dice, abs=1e-6)
 
 
 def test_the_gradient_pulls_towards_background_or_the_unannotated():
     """Left: p_k - p_k / (p_0 + p_2) for k = 0, 2 and p_k for k = 1. Right: p_k - [k = 1], as ever."""
     logits = PAIR.clone().requires_grad_()
     mask = torch.tensor([[[0, 1]]])
-    cross_entropy_sum(merge_unannotated(logits, mask, IGNORE, HIDES_2), mask, IGNORE).backward()
+    cross_entropy_sum(logits, mask, IGNORE, HIDES_2).backward()
     expected = [[1 / 2 - 2 / 3, 1 / 4, 1 / 4 - 1 / 3], [1 / 6, 1 / 3 - 1, 1 / 2]]
     torch.testing.assert_close(logits.grad[0, :, 0].T, torch.tensor(expected))
 
@@ -146,7 +165,7 @@ def test_dice_does_not_mind_which_of_background_and_unannotated_it_is():
     mask = torch.tensor([[[0, 1]]])
     swapped = PAIR.clone()
     swapped[0, 0, 0, 0], swapped[0, 2, 0, 0] = PAIR[0, 2, 0, 0], PAIR[0, 0, 0, 0]
-    ways = [dice_sum(merge_unannotated(way, mask, IGNORE, HIDES_2), mask, IGNORE) for way in (PAIR, swapped)]
+    ways = [dice_sum(way, mask, IGNORE, HIDES_2) for way in (PAIR, swapped)]
     torch.testing.assert_close(*ways)
 
 
@@ -156,12 +175,9 @@ def test_annotating_everything_is_the_plain_loss_to_the_bit(loss):
     mask = torch.randint(0, 4, (2, 3, 5), generator=torch.Generator().manual_seed(2))
     mask[0, 0] = IGNORE
     gradients = []
-    for merge in (False, True):
+    for unannotated in (None, torch.zeros(2, 4, dtype=torch.bool)):
         own = logits.clone().requires_grad_()
-        nothing = torch.zeros(2, 4, dtype=torch.bool)
-        seen = merge_unannotated(own, mask, IGNORE, nothing) if merge else own
-        assert torch.equal(seen, logits)
-        loss(seen, mask, IGNORE).backward()
+        loss(own, mask, IGNORE, unannotated).backward()
         gradients.append(own.grad)
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 
@@ -171,13 +187,9 @@ def test_each_picture_has_its_own_source(loss):
     logits = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(3))
     mask = torch.tensor([[[0, 1], [0, 3]], [[0, 0], [IGNORE, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     hidden = torch.tensor([[False] * 4, [False, False, True, True], [False, True, True, True]])
-    merged = merge_unannotated(logits, mask, IGNORE, hidden)
-    assert torch.equal(merged[0], logits[0])
-    parts = sum(
-        loss(merge_unannotated(logits[i : i + 1], mask[i : i + 1], IGNORE, hidden[i : i + 1]), mask[i : i + 1], IGNORE)
-        for i in range(3)
-    )
-    torch.testing.assert_close(loss(merged, mask, IGNORE), parts)
+    parts = sum(loss(logits[i : i + 1], mask[i : i + 1], IGNORE, hidden[i : i + 1]) for i in range(3))
+    torch.testing.assert_close(loss(logits, mask, IGNORE, hidden), parts)
+    torch.testing.assert_close(loss(logits[:1], mask[:1], IGNORE, hidden[:1]), loss(logits[:1], mask[:1], IGNORE))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
@@ -186,7 +198,7 @@ def test_merging_is_exact_for_large_logits(scale):
     logits = scale * torch.randn(1, 5, 4, 4, generator=torch.Generator().manual_seed(4))
     mask = torch.zeros(1, 4, 4, dtype=torch.int64)
     hidden = torch.tensor([[False, True, False, True, False]])
-    found = cross_entropy_sum(merge_unannotated(logits, mask, IGNORE, hidden), mask, IGNORE)
+    found = cross_entropy_sum(logits, mask, IGNORE, hidden)
     exact = logits.double()
     expected = (exact.logsumexp(1) - exact[:, [0, 1, 3]].logsumexp(1)).sum()
     assert torch.isfinite(found) and found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
@@ -197,7 +209,6 @@ def test_partial_labels_never_give_nan(loss):
     logits = torch.tensor([1000.0, -1000.0, 0.0, 500.0]).view(1, 4, 1, 1).repeat(1, 1, 2, 3).requires_grad_()
     for mask in ([[0, 0, 1], [1, 2, IGNORE]], [[IGNORE] * 3] * 2, [[3] * 3] * 2):
         mask = torch.tensor([mask])
-        merged = merge_unannotated(logits, mask, IGNORE, torch.tensor([[False, False, True, True]]))
-        value = loss(merged, mask, IGNORE)
+        value = loss(logits, mask, IGNORE, torch.tensor([[False, False, True, True]]))
         value.backward()
         assert torch.isfinite(value) and torch.isfinite(logits.grad).all()

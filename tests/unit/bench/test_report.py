@@ -19,7 +19,13 @@ def test_data_page() -> None:
         {
             **MACHINE,
             "benchmark": "data",
-            "stream": {"images_per_second": 1500.0, "seconds": 20.1, "seconds_to_first_batch": 7.25},
+            "stream": {
+                "images_per_second": 1500.0,
+                "seconds": 20.1,
+                "seconds_to_first_batch": 7.25,
+                "all_processes_mib": 900.4,
+                "largest_process_mib": 310.0,
+            },
             "bare": {"images_per_second": 2000.0, "kind": "threads", "count": 2, "trials": {"threads 1": 1100.0}},
             "loader": {"images_per_second": 1600.0, "workers": 2},
             "share_of_bare": 0.75,

@@ -1,0 +1,54 @@
+"""What a run writes down: the same numbers in log.jsonl, in TensorBoard's files and in MLflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foodseg.errors import UserError
+from foodseg.train.loop import train
+from foodseg.train.run_log import RunLog
+from tests.drawn import drawn_config, write_drawn
+from tests.rank import prepared
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_drawn(tmp_path_factory.mktemp("data"))
+
+
+def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server would do the same, slower
+    from mlflow.tracking import MlflowClient
+
+    server = (tmp_path / "mlruns").as_uri()
+    config = drawn_config(data, tmp_path / "first", f"train.mlflow_uri={server}", "train.steps=3")
+    run, context = prepared(config)
+    train(run.config, run.manifest, run.total_steps, context)
+
+    client = MlflowClient(server)
+    (tracked,) = client.search_runs([client.get_experiment_by_name("foodseg").experiment_id])
+    assert tracked.info.run_name == "first" and tracked.info.status == "FINISHED"
+    logged = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    for name in ("loss/cross_entropy", "lr", "val/miou"):
+        found = [(m.step, m.value) for m in client.get_metric_history(tracked.info.run_id, name)]
+        assert found == [(line["step"], line[name]) for line in logged if name in line], name
+    assert [path.path for path in client.list_artifacts(tracked.info.run_id)] == ["config.json"]
+
+
+def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> None:
+    config = drawn_config(data, tmp_path, "train.mlflow_uri=gopher://nowhere")
+    with pytest.raises(UserError, match=r"train.mlflow_uri gopher://nowhere: MLflow refuses it"), RunLog(config):
+        pass
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(data: str, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(drawn_config(data, tmp_path)) as log:
+        log.write(1, {"loss/cross_entropy": 0.5, "positions": [0, 4]}, "one")
+        log.write(2, {"loss/cross_entropy": 0.25}, "two")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/cross_entropy")] == [(1, 0.5), (2, 0.25)]
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
