@@ -51,7 +51,8 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         with torch.autocast(logits.device.type, enabled=False):
             for picture in range(len(logits)):
                 wide = logits[picture].contiguous() @ to_columns.T
-                absorbed = None if hidden is None else hidden[picture].nonzero()[:, 0]
+                own = None if hidden is None else hidden[picture].nonzero()[:, 0]
+                absorbed = own if own is not None and len(own) > 1 else None
                 loss, slope = _wide_cross_entropy(wide, to_rows, mask[picture], ignore_id, absorbed)
                 total += loss
                 torch.matmul(slope, to_columns, out=gradient[picture])
@@ -75,7 +76,7 @@ def _wide_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the sum over one picture and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask.
 
-    `absorbed` are the ids that a background pixel may be as well, background among them; None or only it = no other.
+    `absorbed` are the ids that a background pixel may be, background among them; None = background alone.
     """
     classes, rows, width = wide.shape
     height = len(mask)
@@ -92,18 +93,19 @@ def _wide_cross_entropy(
         labelled = mask[top:bottom] != ignore_id
         truth = torch.where(labelled, mask[top:bottom], 0)[None]
         own = scores.gather(0, truth)[0]
-        certain, share = labelled, None
-        if absorbed is not None and len(absorbed) > 1:
+        certain = labelled
+        if absorbed is not None:
             among = scores[absorbed]
             together = among.logsumexp(0)
             uncertain = labelled & (truth[0] == 0)
             own = torch.where(uncertain, together, own)
-            certain, share = labelled & ~uncertain, among.sub_(together).exp_().mul_(uncertain)
+            certain = labelled & ~uncertain
+            share = among.sub_(together).exp_().mul_(uncertain)
         total -= (own * labelled).sum(dtype=torch.float64)
         # d sum / d scores, where labelled: softmax - one hot, or - softmax among the absorbed
         slope = scores.exp_().mul_(labelled)
         slope.scatter_add_(0, truth, -certain[None].to(slope.dtype))
-        if share is not None:
+        if absorbed is not None:
             slope.index_add_(0, absorbed, share, alpha=-1)
         gradient[:, first:last] += weights.T @ slope
     return total, gradient

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from foodseg import losses
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.train.loop import Trainer
