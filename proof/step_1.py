@@ -24,10 +24,10 @@ def s3(bench: Bench) -> dict[str, Any]:
     """Everything from and to one bucket: prepare, train with two workers, evaluate, predict."""
     from tests.s3_server import S3Server
 
-    foodmix = _foodmix(bench)
+    source = foodmix(bench)
     data, run = "s3://foodseg/foodmix", "s3://foodseg/runs/proof"
-    stems = (foodmix / "test.txt").read_text(encoding="utf-8").split()[:3]
-    pictures = [foodmix / "images" / f"{stem}.jpg" for stem in stems]
+    stems = (source / "test.txt").read_text(encoding="utf-8").split()[:3]
+    pictures = [source / "images" / f"{stem}.jpg" for stem in stems]
     with S3Server() as server:
         server.make_bucket("foodseg")
         environment = server.env()
@@ -37,9 +37,9 @@ def s3(bench: Bench) -> dict[str, Any]:
             answer = bench.foodseg(*arguments, env=environment)
             return answer, round(time.monotonic() - started, 1)
 
-        prepared, prepare_seconds = timed("data", "prepare", foodmix, data)
-        where = (f"data.uri={data}", f"run.uri={run}", "scaling.num_workers=2", f"model.weights={_weights(bench)}")
-        trained, train_seconds = timed("train", "--config", "jobs/configs/smoke.yaml", *_sets(*where, *SMALL))
+        prepared, prepare_seconds = timed("data", "prepare", source, data)
+        where = (f"data.uri={data}", f"run.uri={run}", "scaling.num_workers=2", f"model.weights={weights(bench)}")
+        trained, train_seconds = timed("train", "--config", "jobs/configs/smoke.yaml", *sets(*where, *SMALL))
         out = "s3://foodseg/scores/proof"
         scored, evaluate_seconds = timed("evaluate", run, "--data", data, "--split", "test", "--out", out)
         labelled, predict_seconds = timed("predict", run, *pictures, "--out", bench.work / "labelled")
@@ -51,7 +51,7 @@ def s3(bench: Bench) -> dict[str, Any]:
         "splits": prepared["splits"],
         "quarantined": prepared["quarantined"],
         "steps": trained["step"],
-        "scores": _scores(scored),
+        "scores": scores_of(scored),
         "pictures_scored": scored["pictures"],
         "pictures_labelled": len(labelled["pictures"]),
     }
@@ -59,8 +59,8 @@ def s3(bench: Bench) -> dict[str, Any]:
 
 def parity(bench: Bench) -> dict[str, Any]:
     """The peer and ours under one recipe, two seeds each; what is trained already is reused."""
-    data = _prepared(bench)
-    subsets = [word for name in SUBSETS for word in ("--subset", _foodmix(bench) / f"{name}_classes.txt")]
+    data = prepared_foodmix(bench)
+    subsets = [word for name in SUBSETS for word in ("--subset", foodmix(bench) / f"{name}_classes.txt")]
     figures: dict[str, Any] = {}
     for seed in SEEDS:
         peer, ours = bench.work / f"peer-{seed}", bench.work / f"ours-{seed}"
@@ -69,7 +69,7 @@ def parity(bench: Bench) -> dict[str, Any]:
         for name, what in (("peer", ["--predictions", peer / "predictions"]), ("ours", [ours])):
             out = bench.work / f"scores-{name}-{seed}"
             answer = bench.foodseg("evaluate", *what, "--data", data, "--split", "test", "--out", out, *subsets)
-            scored[name] = _scores(answer)
+            scored[name] = scores_of(answer)
         sides = (bench.work / f"scores-{name}-{seed}" for name in ("ours", "peer"))
         difference = bench.foodseg("evaluate", "--compare", *sides, *subsets)
         figures[f"seed {seed}"] = {
@@ -82,12 +82,12 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 def bench_data(bench: Bench) -> dict[str, Any]:
     """Streamed pictures per second."""
-    return bench.foodseg("bench", "data", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
+    return bench.foodseg("bench", "data", "--data", prepared_foodmix(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
 def memory(bench: Bench) -> dict[str, Any]:
     """Peak memory of the stream over the real pictures, and over a set that lists them ten times."""
-    once, tenfold = _prepared(bench), bench.work / "foodmix-tenfold"
+    once, tenfold = prepared_foodmix(bench), bench.work / "foodmix-tenfold"
     manifest = read_manifest(str(once))
     listed = manifest.model_copy(update={"name": "foodmix-tenfold", "shards": ()})
     for number in range(10):
@@ -107,7 +107,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 def bench_train(bench: Bench) -> dict[str, Any]:
     """Training speed beside a bare loop."""
-    return bench.foodseg("bench", "train", "--data", _prepared(bench), "--config", "jobs/configs/foodmix.yaml")
+    return bench.foodseg("bench", "train", "--data", prepared_foodmix(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
 def kills(bench: Bench) -> dict[str, Any]:
@@ -131,28 +131,28 @@ ITEMS: list[Item] = [
 ]
 
 
-def _foodmix(bench: Bench) -> Path:
+def foodmix(bench: Bench) -> Path:
     folder = bench.shared / "datasets" / "foodmix"
     if not folder.is_dir():
         raise ItemError(f"shared data missing: {folder}; set FOODSEG_SHARED")
     return folder
 
 
-def _weights(bench: Bench) -> Path:
+def weights(bench: Bench) -> Path:
     return bench.shared / "weights" / "tf_efficientnet_lite0.safetensors"
 
 
-def _prepared(bench: Bench) -> Path:
+def prepared_foodmix(bench: Bench) -> Path:
     """The real pictures as local shards, made once."""
     data = bench.work / "foodmix"
     if not (data / "dataset.json").exists():
-        bench.foodseg("data", "prepare", _foodmix(bench), data)
+        bench.foodseg("data", "prepare", foodmix(bench), data)
     return data
 
 
 def _train_peer(bench: Bench, out: Path, seed: int) -> dict[str, Any]:
     # seconds.json is the last thing that the peer writes
-    command = ("proof/peer.py", "--data", _foodmix(bench), "--weights", _weights(bench), "--seed", seed)
+    command = ("proof/peer.py", "--data", foodmix(bench), "--weights", weights(bench), "--seed", seed)
     if not (out / "seconds.json").exists():
         bench.python(*command, "--out", out)
     return json.loads((out / "seconds.json").read_text(encoding="utf-8"))
@@ -163,7 +163,7 @@ def _train_ours(bench: Bench, out: Path, data: Path, seed: int) -> dict[str, Any
     last, timing = out / "last.json", out.with_name(f"{out.name}-seconds.json")
     if last.exists() and json.loads(last.read_text(encoding="utf-8"))["step"] >= PARITY_STEPS:
         return json.loads(timing.read_text(encoding="utf-8")) if timing.exists() else {"train_seconds": None}
-    settings = _sets(f"train.seed={seed}", f"data.uri={data}", f"run.uri={out}", f"model.weights={_weights(bench)}")
+    settings = sets(f"train.seed={seed}", f"data.uri={data}", f"run.uri={out}", f"model.weights={weights(bench)}")
     resumed = (out / "config.yaml").exists()
     command = ["train", "--config", "proof/parity.yaml", *settings, *(["--resume"] if resumed else [])]
     _measured(timing, resumed, lambda: bench.foodseg(*command))
@@ -180,11 +180,11 @@ def _measured(timing: Path, resumed: bool, work: Callable[[], object]) -> None:
         write_json(timing, {"train_seconds": round(before + time.monotonic() - started, 1), "resumed": resumed})
 
 
-def _sets(*values: str) -> list[str]:
+def sets(*values: str) -> list[str]:
     return [word for value in values for word in ("--set", value)]
 
 
-def _scores(metrics: dict[str, Any]) -> dict[str, Any]:
+def scores_of(metrics: dict[str, Any]) -> dict[str, Any]:
     """All scores but those of the single classes, which stand in the metrics.json of the evaluation."""
     summary = {name: value for name, value in metrics["scores"].items() if name != "classes"}
     return {"config_hash": metrics.get("config_hash"), **summary}
