@@ -59,6 +59,7 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
 
     Raises:
         UserError: no cluster answers at `address`.
+        RetryLater: a local Ray does not start, mostly since the machine is overloaded.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs a stack trace of all that a task raises
     if ray.is_initialized():
@@ -69,14 +70,18 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     if address is None:
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
-        ray.init(
-            address="local",
-            num_cpus=logical_cpus,
-            object_store_memory=max(store, 80 * 2**20),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=logical_cpus,
+                object_store_memory=max(store, 80 * 2**20),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:  # Ray raises no narrower one when its processes do not come up in time
+            reason = str(error).splitlines()[0][:160]
+            raise RetryLater(f"Ray does not start on this machine ({reason}): free processors and try again") from None
     else:
         try:
             _knock(address)
