@@ -31,7 +31,7 @@ STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wa
 NO_PROGRESS_SECONDS = 300
 BLOCK_BYTES = 64 * 2**20  # of decoded pictures and masks: starting a task costs little beside decoding as many
 MOST_ROWS = 256  # in a block, however small the crops
-PAUSE_SECONDS = 0.01  # a block takes ten times as long to decode
+PAUSE_SECONDS = 0.05  # a round costs 2 ms and a block takes five times as long to decode as this pause
 
 
 class PacedScheduling(ExecutionCallback):
