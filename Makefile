@@ -27,15 +27,17 @@ install: .venv/.installed  ## .venv with every package of requirements.lock, and
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DATA=folder: on your own pictures
+demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DATA=folder or s3://: on your own pictures
 	$(BIN)/foodseg demo $(if $(DATA),--data $(DATA))
+	@echo "(before the commands above: . $(BIN)/activate)"
 
 test: install  ## lint, types, import rules, every test; stops at the first that fails
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration tests/e2e
 
 proof: install  ## the figures of evidence/*.json; finished ones are reused (python -m proof.proof_queue --help)
 	$(BIN)/python -m proof.proof_queue

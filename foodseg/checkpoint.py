@@ -24,6 +24,7 @@ from foodseg import __version__, storage
 from foodseg.checkpoint_files import FORMAT_VERSION, read_manifest_file, sha256, verified_file
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
@@ -34,7 +35,8 @@ class Calibration:
     """The temperature that logits are divided by before the softmax, fitted on `pixels` pixels of `split`.
 
     nll_before, nll_after: negative log-likelihood per pixel in nats, at temperature 1 and at this one.
-    step: updates done by the weights it was fitted for. weights: which of them, "student" or "ema".
+    step: updates done by the weights it was fitted for.
+    eval: the section `eval` that it was fitted with: which weights, and how pictures were shown to them.
     """
 
     temperature: float
@@ -43,7 +45,7 @@ class Calibration:
     pixels: int
     split: str
     step: int
-    weights: str
+    eval: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,13 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
     try:
         student = safetensors.torch.load(files["model.safetensors"])
         teacher = safetensors.torch.load(files["teacher.safetensors"]) if "teacher.safetensors" in files else None
-        trainer = torch.load(io.BytesIO(files["trainer.pt"]), weights_only=True) if with_trainer else None
+        trainer = _torch_state(files["trainer.pt"]) if with_trainer else None
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
     return Checkpoint(
         step=manifest["step"],
         config=parse_config(json.loads(files["config.json"])),
-        classes=ClassTable.from_text(files["classes.tsv"].decode(), f"{storage.redact(uri)}/classes.tsv"),
+        classes=ClassTable.from_text(files["classes.tsv"].decode(), storage.redact(storage.join(uri, "classes.tsv"))),
         data=manifest["data"],
         trained_ids=tuple(manifest["trained_ids"]),
         student=student,
@@ -129,10 +131,10 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
     )
 
 
-def calibration_of(checkpoint: Checkpoint, weights: str) -> Calibration | None:
-    """Returns the calibration of the weights "student" or "ema"; None where none was fitted for these."""
+def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | None:
+    """Returns the calibration for these settings; None where there is none, or it was fitted with others."""
     fitted = checkpoint.calibration
-    return fitted if fitted is not None and fitted.weights == weights else None
+    return fitted if fitted is not None and EvalConfig.model_validate(fitted.eval) == config else None
 
 
 def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
@@ -155,6 +157,12 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
 def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # safetensors stores plain row-major tensors; channels_last weights are not
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _torch_state(data: bytes) -> dict[str, Any]:
+    # a run may go on elsewhere: the optimizer puts each tensor where its parameter is
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
 
 
 def _torch_bytes(state: dict[str, Any]) -> bytes:

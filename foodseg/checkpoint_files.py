@@ -16,24 +16,33 @@ REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv
 _log = logging.getLogger(__name__)
 
 
+class TornCheckpoint(UserError):
+    """A checkpoint that was not written to its end, or was changed since."""
+
+
 def verify_checkpoint(uri: str) -> None:
     """Reads every file of the directory against its manifest.
 
     Raises:
-        UserError: naming the first file that is missing or differs.
+        TornCheckpoint: naming the first file that is missing or differs.
+        UserError: it has another format, or may not be read.
     """
     for name, entry in read_manifest_file(uri)["files"].items():
         verified_file(uri, name, entry)
 
 
 def newest_checkpoint(run_uri: str) -> str | None:
-    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none."""
+    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none.
+
+    Raises:
+        UserError: one has another format, or may not be read: going on from the one before would lose what it holds.
+    """
     folder = storage.join(run_uri, "checkpoints")
     for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
         uri = storage.join(folder, name)
         try:
             verify_checkpoint(uri)
-        except UserError as error:
+        except TornCheckpoint as error:
             _log.warning("%s; the checkpoint before it is used", error)
             continue
         return uri
@@ -60,7 +69,8 @@ def resolve_checkpoint(argument: str) -> str:
             return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
         except (json.JSONDecodeError, KeyError, TypeError):
             raise UserError(
-                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(uri)}/checkpoints"
+                f"{storage.redact(best)} is damaged: "
+                f"name one of the checkpoints in {storage.redact(storage.join(uri, 'checkpoints'))}"
             ) from None
     newest = newest_checkpoint(uri)
     if newest is None:
@@ -72,18 +82,25 @@ def resolve_checkpoint(argument: str) -> str:
 
 
 def read_manifest_file(uri: str) -> dict[str, Any]:
-    """Returns the manifest of a checkpoint directory; UserError: missing, damaged or of another format."""
+    """Returns the manifest of a checkpoint directory.
+
+    Raises:
+        TornCheckpoint: it is missing or damaged.
+        UserError: it has another format.
+    """
     where = storage.join(uri, "manifest.json")
     if not storage.exists(where):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
+        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
+    text = storage.read_bytes(where)
     try:
-        manifest = json.loads(storage.read_text(where))
+        manifest: dict[str, Any] = json.loads(text)
         version = manifest["format_version"]
-        manifest["step"], manifest["data"], manifest["trained_ids"]
-        for name in REQUIRED_FILES:
-            manifest["files"][name]["size"], manifest["files"][name]["sha256"]
+        if version == FORMAT_VERSION:
+            manifest["step"], manifest["data"], manifest["trained_ids"]
+            for name in REQUIRED_FILES:
+                manifest["files"][name]["size"], manifest["files"][name]["sha256"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
+        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
     if version != FORMAT_VERSION:
         raise UserError(
             f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
@@ -93,17 +110,17 @@ def read_manifest_file(uri: str) -> dict[str, Any]:
 
 
 def verified_file(uri: str, name: str, entry: dict[str, Any]) -> bytes:
-    """Returns the content of a file of the checkpoint; UserError: missing, or not what its manifest entry says."""
+    """Returns the content of a file of the checkpoint; TornCheckpoint: missing, or not what its manifest entry says."""
     where = storage.join(uri, name)
     if not storage.exists(where):
-        raise UserError(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
+        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
     data = storage.read_bytes(where)
     if len(data) != entry["size"]:
-        raise UserError(
+        raise TornCheckpoint(
             f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}"
         )
     if sha256(data) != entry["sha256"]:
-        raise UserError(
+        raise TornCheckpoint(
             f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256"
         )
     return data

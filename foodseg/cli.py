@@ -10,7 +10,7 @@ import typer
 from foodseg.cli_bench import bench_app
 from foodseg.cli_config import config_app
 from foodseg.cli_data import data_app
-from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit
+from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit, on_cluster, require_lasting
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
 app = typer.Typer(
@@ -23,6 +23,10 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
+
+
+class _Stopped(Exception):
+    """A training was asked to stop and has said so, with its result."""
 
 
 def main() -> None:
@@ -38,11 +42,13 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = app(arguments, standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            return _fail("interrupted; a training run goes on with --resume", EXIT_INTERRUPTED, as_json)
         return code if isinstance(code, int) else 0
+    except _Stopped:
+        return EXIT_INTERRUPTED
     except FoodsegError as error:
         return _fail(str(error), error.exit_code, as_json)
-    except KeyboardInterrupt:
-        return _fail("interrupted; a training run goes on with --resume", EXIT_INTERRUPTED, as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: a missing argument, an unknown option
             message = error.format_message().strip().rstrip(".")
@@ -58,7 +64,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int, as_json: bool) -> int:
-    sentence = " ".join(sentence.split())  # what a library said may have line breaks
+    from foodseg.s3 import redact
+
+    sentence = redact(" ".join(sentence.split()))  # what a library said may have line breaks
     if as_json:
         print(json.dumps({"error": {"message": sentence, "exit_code": code}}))
     print(f"foodseg: {sentence}", file=sys.stderr)
@@ -96,19 +104,25 @@ def train(
     Example: foodseg train -c jobs/configs/foodmix.yaml --set scaling.num_workers=2 --set run.uri=runs/a
     """
     from foodseg.config import load_config
+    from foodseg.storage import join
     from foodseg.train.ray_trainer import run_training
 
-    result = run_training(load_config(config, overrides or []).config, resume=resume, address=address)
-    if result["stopped"]:
-        print(f"foodseg: stopped after {result['step']} steps; go on with --resume", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED)
+    resolved = load_config(config, overrides or []).config
+    require_lasting("run.uri", resolved.run.uri, address)
+    result = run_training(resolved, resume=resume, address=address)
 
     def show() -> None:
+        if result["stopped"]:
+            return  # stderr says so
         miou = f", mIoU on val {100 * result['miou']:.2f}" if result["miou"] is not None else ""
         print(f"trained {result['step']} steps{miou}: {result['run']}")
-        print(f"next: foodseg evaluate {result['run']} --data ... --split test --out {result['run']}/test")
+        out = join(result["run"], "test")
+        print(f"next: foodseg evaluate {result['run']} --data ... --split test --out {out}")
 
     emit(result, as_json, show)
+    if result["stopped"]:
+        print(f"foodseg: stopped after {result['step']} steps; go on with --resume", file=sys.stderr)
+        raise _Stopped
 
 
 @app.command()
@@ -135,8 +149,12 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
     test_log: Annotated[
-        str, typer.Option(help="Every opening of `test` is noted here.")
-    ] = "evidence/test_openings.jsonl",
+        str | None,
+        typer.Option(
+            help="Every opening of `test` is noted here; left out: evidence/test_openings.jsonl, "
+            "on a cluster OUT/test_openings.jsonl."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint or label maps exactly, or compare two evaluations.
@@ -154,7 +172,12 @@ def evaluate(
         missing = "--data" if data is None else "--out"
         raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
+    from foodseg.storage import join, redact
 
+    require_lasting("--out", out, address)
+    if test_log is None:
+        test_log = join(out if on_cluster(address) else "evidence", "test_openings.jsonl")
+    require_lasting("--test-log", test_log, address)
     metrics = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
         label_map=label_map, classes=classes,
@@ -170,7 +193,7 @@ def evaluate(
         evaluation = Evaluation.from_json(metrics)
         Console().print(scores_table(evaluation))
         print("\n".join(notes(evaluation)))
-        print(f"written to {out}: report.html, report.md, metrics.json, pictures.parquet")
+        print(f"written to {redact(out)}: report.html, report.md, metrics.json, pictures.parquet")
 
     emit(metrics, as_json, show)
 
@@ -190,7 +213,8 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
             )
     classes = ClassTable(tuple(about_a["classes"]))
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
-    emit({"a": folders[0], "b": folders[1], **result.to_json()}, as_json, lambda: print(result.to_markdown()))
+    named = dict(zip("ab", map(storage.redact, folders), strict=True))
+    emit({**named, **result.to_json()}, as_json, lambda: print(result.to_markdown()))
 
 
 @app.command()
@@ -214,7 +238,8 @@ def predict(
             shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
             print(f"{result['overlay']}: {shares or 'no ingredient found'}")
         if not all(result["calibrated"] for result in results):
-            print("foodseg: confidences are not calibrated: the checkpoint was not validated", file=sys.stderr)
+            why = "the checkpoint was not validated, or with other settings of eval"
+            print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
 
     emit({"pictures": results}, as_json, show)
 
@@ -250,7 +275,7 @@ def doctor(
 @app.command()
 def demo(
     data: Annotated[
-        str | None, typer.Option(help="Folder with your own pictures and masks; left out: drawn meals.")
+        str | None, typer.Option(help="Your own pictures and masks, as for `data prepare`; left out: drawn meals.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path(
         "demo-out"

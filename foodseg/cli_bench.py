@@ -14,7 +14,7 @@ def bench_data(
     data: Annotated[str, typer.Option(help="Prepared data set.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 20,
+    seconds: Annotated[float, typer.Option(help="Length of each measurement.", min=1)] = 20,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:

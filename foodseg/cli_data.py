@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import Address, AsJson, emit
+from foodseg.cli_options import Address, AsJson, emit, require_lasting
 
 data_app = typer.Typer(help="Prepare, map and look at data sets.", no_args_is_help=True)
 
@@ -27,17 +27,20 @@ def data_prepare(
 
     Example: foodseg data prepare my/meals s3://bucket/meals
     """
+    from foodseg import storage
     from foodseg.data.findings import FINDINGS
     from foodseg.data.formats.detect import parse_format
     from foodseg.data.ray_prepare import prepare
 
+    require_lasting("DST", dst, address)
     started = time.monotonic()
     manifest = prepare(
         src, dst, format=parse_format(format), name=name, overwrite=overwrite, max_bad=max_bad, address=address
     )
+    where = storage.redact(dst)
     result = {
         "data": manifest.identity,
-        "uri": dst,
+        "uri": where,
         "classes": len(manifest.classes),
         "splits": {
             split: counts.model_dump(include={"pictures", "unlabelled", "groups"})
@@ -50,19 +53,18 @@ def data_prepare(
     }
 
     def show() -> None:
-        print(f"{manifest.identity} at {dst}: {len(manifest.classes)} ids")
+        print(f"{manifest.identity} at {where}: {len(manifest.classes)} ids")
         for split, counts in manifest.counts.items():
             unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
             print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
         if manifest.quarantined:
-            print(
-                f"  {manifest.quarantined} records refused; reasons in {dst}/v-{manifest.generation}/quarantine.parquet"
-            )
+            reasons = storage.redact(storage.join(dst, f"v-{manifest.generation}", "quarantine.parquet"))
+            print(f"  {manifest.quarantined} records refused; reasons in {reasons}")
         for name, count in manifest.audit.items():
             kind = FINDINGS[name]
             print(f"  {count} {name} ({kind.effect}): {kind.text}")
-        print(f"look: foodseg data inspect {dst}")
-        print(f"next: foodseg train --set data.uri={dst} --set run.uri=runs/first")
+        print(f"look: foodseg data inspect {where}")
+        print(f"next: foodseg train --set data.uri={where} --set run.uri=runs/first")
 
     emit(result, as_json, show)
 
@@ -87,13 +89,16 @@ def data_map(
 
     Example: foodseg data map prepared/meals to_foodseg103.tsv prepared/meals103
     """
+    from foodseg import storage
     from foodseg.data.ray_map import map_data_set
 
+    require_lasting("DST", dst, address)
     started = time.monotonic()
     manifest = map_data_set(src, label_map, dst, classes=classes, name=name, overwrite=overwrite, address=address)
+    where = storage.redact(dst)
     result = {
         "data": manifest.identity,
-        "uri": dst,
+        "uri": where,
         "classes": len(manifest.classes),
         "annotated": manifest.annotated,
         "splits": {split: counts.pictures for split, counts in manifest.counts.items()},
@@ -101,7 +106,7 @@ def data_map(
     }
 
     def show() -> None:
-        print(f"{manifest.identity} at {dst}: {len(manifest.classes)} ids")
+        print(f"{manifest.identity} at {where}: {len(manifest.classes)} ids")
         for source, ids in manifest.annotated.items():
             print(f"  source {source!r} annotates {'all' if ids is None else len(ids)} of them")
 

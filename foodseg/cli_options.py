@@ -1,10 +1,15 @@
 """Options that several commands share, and how a command gives its result."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+
+from foodseg.errors import UserError
+
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` starts, and for nothing else
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, errors too.")]
 Address = Annotated[
@@ -14,6 +19,24 @@ ConfigFile = Annotated[
     str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, stronger than the file.")]
+
+
+def on_cluster(address: str | None) -> bool:
+    """True where a command joins a cluster, or was submitted to one as a job."""
+    return address is not None or _IN_JOB in os.environ
+
+
+def require_lasting(name: str, uri: str, address: str | None) -> None:
+    """Refuses a relative path on a cluster: a job runs in a copy of its folder, which Ray deletes.
+
+    Raises:
+        UserError: `uri`, the value of the option or key `name`, is relative.
+    """
+    if on_cluster(address) and "://" not in uri and not uri.startswith(("/", "~")):
+        raise UserError(
+            f"{name} {uri!r} is relative, and on a cluster that is a folder which Ray deletes: "
+            "name s3:// or an absolute path that outlives the job"
+        )
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:

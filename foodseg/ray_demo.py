@@ -1,6 +1,6 @@
 """The whole main job, small: `foodseg demo` prepares, trains with two workers, evaluates and predicts, offline.
 
-Drawn meals stand in for photographs; with `--data` the same happens to a folder of real ones.
+Drawn meals stand in for photographs; with `--data` the same happens to real ones, in any format that `prepare` reads.
 """
 
 import shutil
@@ -12,11 +12,11 @@ from typing import Any
 
 import cv2
 
-from foodseg import storage
 from foodseg.config import load_config
 from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
-from foodseg.data.sample import decode_image
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_image, open_picture
 from foodseg.errors import UserError
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
@@ -33,11 +33,11 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     """Runs the demo into `out`; returns the seconds of each part, the scores and a summary text.
 
     Raises:
-        UserError: `out` holds something that is no earlier demo, or `data` is not in the folder format.
+        UserError: `out` holds something that is no earlier demo, or `data` is in no known format.
     """
     started = time.monotonic()
     _empty(out)
-    meals = Path(data) if data else out / "meals"
+    meals = out / "meals"
     if data is None:
         print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)", file=sys.stderr)
         write_meals(meals, train=TRAIN_MEALS, test=TEST_MEALS, seed=0)
@@ -46,7 +46,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         config = load_config(str(path), [f"data.uri={prepared}", f"run.uri={run}"]).config
     # one Ray for all parts: starting it is most of what a small job costs
     with ray_session(None, logical_cpus=2 + data_cpus()):
-        manifest = prepare(str(meals), prepared)
+        manifest = prepare(data or str(meals), prepared)
         trained = run_training(config)
         split = "test" if "test" in manifest.counts else "val"
         metrics = evaluate(
@@ -57,7 +57,8 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
             workers=2,
             test_log=str(out / "test_openings.jsonl"),
         )
-    labelled = label_pictures(run, _some_pictures(meals, split), str(out / "labelled"))
+    pictures = _write_some(RowReader(prepared, manifest, [split]), out / "pictures")
+    labelled = label_pictures(run, pictures, str(out / "labelled"))
     sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
     cv2.imwrite(str(out / "pictures.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     seconds = round(time.monotonic() - started, 1)
@@ -79,11 +80,18 @@ def _empty(out: Path) -> None:
     (out / _MARK).touch()
 
 
-def _some_pictures(meals: Path, split: str) -> list[str]:
-    listed = meals / (f"{split}.txt" if (meals / f"{split}.txt").exists() else "train.txt")
-    stems = listed.read_text().split()[:SHOWN]
-    names = {name.rsplit(".", 1)[0]: name for name in storage.list_names(str(meals / "images"))}
-    return [str(meals / "images" / names[stem]) for stem in stems if stem in names]
+def _write_some(reader: RowReader, folder: Path) -> list[str]:
+    """Writes the first SHOWN pictures of `reader` as the files that they were; returns their paths."""
+    folder.mkdir()
+    paths: list[str] = []
+    for row in reader.take(range(min(SHOWN, len(reader))), ["image_id", "image"]).to_pylist():
+        # an id may be anything, and two ids may differ in what no file name can hold
+        safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in row["image_id"])[-60:]
+        with open_picture(row["image"]) as picture:
+            path = folder / f"{len(paths) + 1}-{safe}.{str(picture.format).lower()}"
+        path.write_bytes(row["image"])
+        paths.append(str(path))
+    return paths
 
 
 def _summary(result: Scores, split: str, out: Path, seconds: float, drawn: bool) -> str:

@@ -31,8 +31,11 @@ class RelayHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # keys sort by time; those of a restarted worker come after those of the one before
         key = f"{self._relay}/{time.time_ns():020d}-{next(self._numbers):06d}"
-        line = json.dumps([record.levelno, record.getMessage()])
-        internal_kv._internal_kv_put(key.encode(), line.encode(), namespace=_NAMESPACE)
+        try:
+            line = json.dumps([record.levelno, record.getMessage()])
+            internal_kv._internal_kv_put(key.encode(), line.encode(), namespace=_NAMESPACE)
+        except Exception:  # a line that is lost is no reason to end a training
+            self.handleError(record)
 
 
 class RelayedLogs:

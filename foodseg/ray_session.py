@@ -19,6 +19,8 @@ from foodseg.errors import FoodsegError, RetryLater, UserError
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
 KNOCK_SECONDS = 10  # a cluster that is up answers at once
+# where Ray keeps an error that it wraps: of a task, of the training controller, of a worker's loop, of its health check
+_WRAPPED = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
@@ -80,15 +82,16 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
                 log_to_driver=False,
             )
         except Exception as error:  # Ray raises no narrower one when its processes do not come up in time
-            reason = str(error).splitlines()[0][:160]
-            raise RetryLater(f"Ray does not start on this machine ({reason}): free processors and try again") from None
+            raise RetryLater(
+                f"Ray does not start on this machine ({line_of(error, 0)}): free processors and try again"
+            ) from None
     else:
         try:
             _knock(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0][:120]}); "
+                f"--address {address}: no Ray cluster answers there ({line_of(error, 0)}); "
                 "start one with `ray start --head`, or leave --address out to use this machine alone"
             ) from None
     try:
@@ -133,8 +136,8 @@ def _own_words(error: FoodsegError) -> FoodsegError:
     return type(error)(str(error).partition("\nFailed to ")[0])
 
 
-def expected_failure(error: BaseException) -> FoodsegError | None:
-    """Returns the foodseg error that a failed Ray task, actor or worker group goes back to, if there is one."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields the error and everything that it goes back to, in whichever way Ray has wrapped it."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -142,12 +145,22 @@ def expected_failure(error: BaseException) -> FoodsegError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
+        yield current
+        todo += [current.__cause__, current.__context__]
+        todo += [getattr(current, name, None) for name in _WRAPPED]
+        todo += list(getattr(current, "worker_failures", {}).values())
+
+
+def expected_failure(error: BaseException) -> FoodsegError | None:
+    """Returns the foodseg error that a failed Ray task, actor or worker group goes back to, if there is one."""
+    for current in causes(error):
         if isinstance(current, FoodsegError) and not isinstance(current, RayTaskError):
             return _own_words(current)
         if isinstance(current, RayTaskError) and isinstance(current.cause, FoodsegError):
             return _own_words(current.cause)
-        todo += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        todo += list(getattr(current, "worker_failures", {}).values())
-    if isinstance(error, ConnectionError):
-        return RetryLater(f"the Ray cluster was lost ({error}): run the same command again with --resume")
     return None
+
+
+def line_of(error: BaseException, index: int) -> str:
+    """Returns the first (0) or last (-1) line of the message, or the name of an error that has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[index][:300]

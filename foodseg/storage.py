@@ -43,11 +43,14 @@ T = TypeVar("T")
 def absolute(uri: str) -> str:
     """A plain or file:// path as an absolute plain path; an s3 URI as it is, without trailing slash.
 
-    UserError: unknown scheme, s3 without bucket, file:// with a host.
+    UserError: unknown scheme, s3 without bucket, file:// with a host, ~name of nobody.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return str(Path(uri).expanduser().absolute())
+        try:
+            return str(Path(uri).expanduser().absolute())
+        except RuntimeError:
+            raise UserError(f"{uri}: no home folder is known for {uri.partition('/')[0]}; write the path out") from None
     if scheme == "file":
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost"):
@@ -77,17 +80,6 @@ def join(uri: str, *parts: str) -> str:
         )
     location, mark, query = whole.partition("?")
     return "/".join([location, *(name for name in names if name)]) + mark + query
-
-
-def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem behind a URI (one per process and endpoint; do not pickle it) and the path in it.
-
-    Calls on it are not retried and raise pyarrow's errors: prefer the functions below.
-    """
-    if is_local(uri):
-        return pyarrow.fs.LocalFileSystem(), absolute(uri)
-    endpoint, path = s3.endpoint_of(uri)
-    return s3.client(endpoint), path
 
 
 def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, str], T]) -> T:
@@ -150,26 +142,14 @@ def _local_errors(uri: str, verb: str) -> Iterator[None]:
         raise kind(f"cannot {verb} {uri}: {_local_reason(error)}") from error
 
 
-def _info(uri: str, verb: str) -> pyarrow.fs.FileInfo:
-    if is_local(uri):
-        with _local_errors(uri, verb):
-            return pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
-    return _patiently(uri, verb, lambda fs, path: fs.get_file_info(path))
-
-
 def exists(uri: str) -> bool:
     """True if a file or a folder is there. UserError, RetryLater: storage cannot be asked."""
-    return bool(_info(uri, "look for").type != pyarrow.fs.FileType.NotFound)
-
-
-def size(uri: str) -> int:
-    """Bytes of one file. UserError: missing, or a folder."""
-    info = _info(uri, "read")
-    if info.type == pyarrow.fs.FileType.File:
-        return int(info.size)
-    if info.type == pyarrow.fs.FileType.Directory:
-        raise UserError(f"cannot read {redact(uri)}: it is a folder, name a file in it")
-    raise MissingFile(f"cannot read {redact(uri)}: {s3.NO_SUCH_FILE}")
+    if is_local(uri):
+        with _local_errors(uri, "look for"):
+            info = pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
+    else:
+        info = _patiently(uri, "look for", lambda fs, path: fs.get_file_info(path))
+    return bool(info.type != pyarrow.fs.FileType.NotFound)
 
 
 def list_names(uri: str) -> list[str]:
@@ -298,6 +278,24 @@ def write_text(uri: str, text: str) -> None:
 def write_json(uri: str, obj: Any) -> None:
     """Write a JSON file, indented, as `write_bytes`."""
     write_text(uri, json.dumps(obj, indent=2) + "\n")
+
+
+def append_line(uri: str, line: str) -> None:
+    """Add a line of UTF-8 text at the end of a file, which may be missing. UserError, RetryLater.
+
+    On a local disk any number of processes may do so at once. S3 cannot append: the object is read and written anew,
+    so of two writers at the same moment one is lost.
+    """
+    data = f"{line}\n".encode()
+    if is_local(uri):
+        path = Path(absolute(uri))
+        with _local_errors(uri, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as stream:  # unbuffered: one write, which O_APPEND makes whole
+                stream.write(data)
+                os.fsync(stream.fileno())
+    else:
+        write_bytes(uri, (read_bytes(uri) if exists(uri) else b"") + data)
 
 
 def upload(local: Path, uri: str) -> None:

@@ -1,28 +1,36 @@
 """Step 2, "Show it": formats, faults, ten thousand pictures, several sets together, the report."""
 
-import csv
-import io
 import json
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import ClassTable
 from foodseg.data.formats.coco_export import export_coco
 from foodseg.data.formats.detect import list_source
 from foodseg.data.plates import PLATE_CLASSES, write_meals
-from foodseg.data.record import SourceListing
 from foodseg.data.shards import read_manifest, read_quarantine
+from foodseg.eval.pictures import merge, read_pictures
+from proof.data_copies import (
+    equal_foodseg103,
+    equal_masks,
+    equal_pycocotools,
+    equal_uec,
+    repeat,
+    write_map,
+    write_parquet,
+)
 from proof.proof_queue import Bench, Item, ItemError
+from proof.screenshots import screenshot
 from proof.step_1 import SMALL, foodmix, prepared_foodmix, scores_of, sets, weights
 
 MANY = 10_000
+REPORT_STEPS = 1_010  # jobs/configs/foodmix.yaml: 20 epochs of 404 pictures, 8 at a time
+WORST = 3  # classes that the report's figures name, and confusions of each
 
 
 def formats(bench: Bench) -> dict[str, Any]:
@@ -33,17 +41,17 @@ def formats(bench: Bench) -> dict[str, Any]:
         prepared = _fresh(bench.work / f"sample-{name}")
         answer = bench.foodseg("data", "prepare", samples / name, prepared)
         figures[name] = {"splits": answer["splits"], "quarantined": answer["quarantined"]}
-    figures["FoodSeg103"]["masks_equal"] = _equal_foodseg103(samples / "FoodSeg103")
-    figures["UECFOODPIXCOMPLETE"]["masks_equal"] = _equal_uec(samples / "UECFOODPIXCOMPLETE")
+    figures["FoodSeg103"]["masks_equal"] = equal_foodseg103(samples / "FoodSeg103")
+    figures["UECFOODPIXCOMPLETE"]["masks_equal"] = equal_uec(samples / "UECFOODPIXCOMPLETE")
 
     folder = foodmix(bench)
     coco, parquet = _fresh(bench.work / "foodmix-coco"), _fresh(bench.work / "foodmix-parquet")
     export_coco(str(folder), str(coco))
-    _write_parquet(folder, parquet)
+    write_parquet(folder, parquet)
     reference = list_source(str(folder), "folder")
     for name, copy in (("coco", coco), ("huggingface", parquet)):
-        figures[name] = {"masks_equal": _equal_masks(reference, list_source(str(copy)))}
-    figures["pycocotools"] = {"masks_equal": _equal_pycocotools(reference, coco)}
+        figures[name] = {"masks_equal": equal_masks(reference, list_source(str(copy)))}
+    figures["pycocotools"] = {"masks_equal": equal_pycocotools(reference, coco)}
     for where in (coco, parquet):
         shutil.rmtree(where)
     return figures
@@ -60,26 +68,42 @@ def faults(bench: Bench) -> dict[str, Any]:
     inspected = bench.foodseg("data", "inspect", prepared, "--out", bench.work / "inspect-faulty")
     for row in inspected["findings"]:
         found.setdefault((row["image_id"], row["split"]), set()).add(row["finding"])
-    real = bench.foodseg("data", "inspect", prepared_foodmix(bench), "--out", bench.work / "inspect-foodmix")
+    audited = _fresh(bench.work / "foodmix-audited")  # prepared by the audit that is shown here
+    bench.foodseg("data", "prepare", foodmix(bench), audited)
+    real = bench.foodseg("data", "inspect", audited, "--out", bench.work / "inspect-foodmix")
     figures = {
         "faulty_records": len(meals.expected),
         "found_and_named": sum(found.get(key) == names for key, names in meals.expected.items()),
         "invented": len(found.keys() - meals.expected.keys()),
         "refused": len(read_quarantine(str(prepared), 1)),
-        "foodmix": {kind["finding"]: kind["count"] for kind in real["audit"]},
-        "pictures": real["pictures"],
+        "foodmix": twins(real),
     }
     if figures["found_and_named"] != len(meals.expected) or figures["invented"]:
         raise ItemError(f"the audit is wrong: {figures}")
     return figures
 
 
+def twins(inspected: dict[str, Any]) -> dict[str, Any]:
+    """What `data inspect` says of real pictures: findings, near-duplicates across splits, names of its own pictures."""
+    if inspected["findings"] is None:
+        raise ItemError(f"{inspected['data']} was prepared without findings")
+    pairs = [row for row in inspected["findings"] if row["finding"] == "near_duplicate"]
+    shared = {f"{row['split']} with one in {row['other']}": row["pictures"] for row in inspected["shared_groups"]}
+    return {
+        "findings": {kind["finding"]: kind["count"] for kind in inspected["audit"]},
+        "near_duplicate_pairs": len(pairs),
+        "shared_groups": shared,
+        "test_pictures_with_a_twin_in_train": shared.get("test with one in train", 0),
+        "pictures": {name: Path(where).name for name, where in inspected["pictures"].items()},
+    }
+
+
 def many(bench: Bench) -> dict[str, Any]:
     """Rows per second and peak memory of `data prepare`, for a thousand and for ten thousand pictures."""
-    figures = {}
+    figures: dict[str, Any] = {}
     for count in (MANY // 10, MANY):
         source, prepared = _fresh(bench.work / f"many-{count}"), _fresh(bench.work / f"many-{count}-prepared")
-        _repeat(foodmix(bench), source, count)
+        repeat(foodmix(bench), source, count)
         started = time.monotonic()
         with PeakMemory() as memory:
             answer = bench.foodseg("data", "prepare", source, prepared)
@@ -92,7 +116,17 @@ def many(bench: Bench) -> dict[str, Any]:
         }
         shutil.rmtree(source)
         shutil.rmtree(prepared)
+    figures["ratio"] = memory_ratio(figures[str(MANY // 10)], figures[str(MANY)])
     return figures
+
+
+def memory_ratio(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
+    """How much more memory the larger job took: its largest process, and each process that both jobs had."""
+    before, after = few["processes_mib"], many["processes_mib"]
+    return {
+        "largest_process": round(many["largest_process_mib"] / few["largest_process_mib"], 3),
+        "processes": {name: round(after[name] / before[name], 3) for name in before if before[name] and name in after},
+    }
 
 
 def several_sets(bench: Bench) -> dict[str, Any]:
@@ -109,7 +143,7 @@ def several_sets(bench: Bench) -> dict[str, Any]:
         ("plates", bench.work / "plates", PLATE_CLASSES),
     ):
         map_file = bench.work / f"{name}-to-union.tsv"
-        _write_map(map_file, name, table, union)
+        write_map(map_file, name, table, union)
         mapped[name] = _fresh(bench.work / f"{name}-union")
         bench.foodseg("data", "map", prepared, map_file, mapped[name], "--classes", bench.work / "union.tsv")
     run = _fresh(bench.work / "several-run")
@@ -126,21 +160,47 @@ def several_sets(bench: Bench) -> dict[str, Any]:
 
 
 def report(bench: Bench) -> dict[str, Any]:
-    """The report of the model that the parity item trained, as people see it."""
-    run, out = bench.work / "ours-0", bench.work / "report"
-    if not (run / "last.json").exists():
-        raise ItemError("the item `parity` trains the model that is reported on: run it first")
-    bench.foodseg("evaluate", run, "--data", prepared_foodmix(bench), "--split", "test", "--out", out)
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise ItemError("chromium missing: apt-get install chromium")
+    """The report of a model with calibrated confidences, as people see it: on a screen and on a telephone."""
+    out = bench.work / "report"
+    metrics = bench.foodseg(
+        "evaluate", _train_reported(bench), "--data", prepared_foodmix(bench), "--split", "test", "--out", out
+    )
+    if metrics["calibration_note"].startswith("not calibrated"):
+        raise ItemError(f"the confidences of the report are {metrics['calibration_note']}")
     for width in (1280, 390):
-        shot = out / f"report-{width}.png"
-        options = ("--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={width},6000")
-        subprocess.run([chromium, *options, f"--screenshot={shot}", str(out / "report.html")], check=True)
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    kept = ("boundary", "ingredients", "calibration", "temperature")
-    return {"bytes": (out / "report.html").stat().st_size, **{name: metrics[name] for name in kept}}
+        screenshot(out / "report.html", width, out / f"report-{width}.png")
+    pictures, about = read_pictures(str(out / "pictures.parquet"))
+    kept = ("boundary", "ingredients", "calibration", "calibration_note", "temperature")
+    return {
+        "scores": scores_of(metrics),
+        "bytes": (out / "report.html").stat().st_size,
+        "worst_classes": worst_classes(merge(pictures, len(about["classes"])), about["classes"]),
+        **{name: metrics[name] for name in kept},
+    }
+
+
+def worst_classes(matrix: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
+    """The WORST classes with truth pixels, of least IoU first, and what they are taken for most.
+
+    Args:
+        matrix: (K, K) whole numbers, rows truth, columns prediction. names: K class names.
+    """
+    hits, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    iou = hits / np.maximum(1, truth + predicted - hits)
+    present = [int(index) for index in np.argsort(iou, kind="stable") if truth[index]]
+    found = []
+    for index in present[:WORST]:
+        others = [int(other) for other in np.argsort(-matrix[index], kind="stable") if other != index]
+        taken = [other for other in others[:WORST] if matrix[index, other]]
+        found.append(
+            {
+                "class": names[index],
+                "iou": float(iou[index]),
+                "truth_pixels": int(truth[index]),
+                "taken_for": {names[other]: float(matrix[index, other] / truth[index]) for other in taken},
+            }
+        )
+    return found
 
 
 ITEMS: list[Item] = [
@@ -157,104 +217,16 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _equal_masks(reference: SourceListing, copy: SourceListing) -> int:
-    """Returns how many masks are equal, pixel for pixel; raises where one is not."""
-    truth = {record.image_id: record for record in reference.records}
-    for record in copy.records:
-        mask, expected = record.mask, truth[record.image_id].mask
-        if mask is None or expected is None or not np.array_equal(mask.read(), expected.read()):
-            raise ItemError(f"the mask of {record.image_id} differs")
-    if len(copy.records) != len(truth) or copy.classes != reference.classes:
-        raise ItemError(f"{len(copy.records)} of {len(truth)} records, or another label space")
-    return len(truth)
-
-
-def _equal_pycocotools(reference: SourceListing, coco: Path) -> int:
-    from pycocotools.coco import COCO
-
-    truth = {record.image_id: record for record in reference.records}
-    equal = 0
-    for path in sorted((coco / "annotations").iterdir()):
-        document = COCO(str(path))
-        for image in document.loadImgs(document.getImgIds()):
-            mask = np.zeros((image["height"], image["width"]), np.uint8)
-            for annotation in document.loadAnns(document.getAnnIds(imgIds=image["id"])):
-                mask[document.annToMask(annotation) == 1] = annotation["category_id"]
-            expected = truth[image["file_name"].rsplit(".", 1)[0]].mask
-            if expected is None or not np.array_equal(mask, expected.read()):
-                raise ItemError(f"pycocotools reads another mask for {image['file_name']}")
-            equal += 1
-    return equal
-
-
-def _equal_foodseg103(root: Path) -> int:
-    records = list_source(str(root)).records
-    for record in records:
-        with Image.open(root / "Images" / "ann_dir" / record.split / f"{record.image_id}.png") as picture:
-            _refuse_difference(record.image_id, record.mask, np.asarray(picture))
-    return len(records)
-
-
-def _equal_uec(root: Path) -> int:
-    records = list_source(str(root)).records
-    for record in records:
-        (path,) = (root / "data").glob(f"*/{record.split}/mask/{record.image_id}.png")
-        with Image.open(path) as picture:
-            _refuse_difference(record.image_id, record.mask, np.asarray(picture.convert("RGB"))[:, :, 0])
-    return len(records)
-
-
-def _refuse_difference(image_id: str, mask: Any, expected: np.ndarray) -> None:
-    if mask is None or not np.array_equal(mask.read(), expected):
-        raise ItemError(f"the mask of {image_id} differs from what Pillow reads")
-
-
-def _write_parquet(folder: Path, out: Path) -> None:
-    """Writes the folder as the `datasets` library does: one Parquet file a split, pictures and labels as bytes."""
-    from datasets import Dataset, Features, Value
-    from datasets import Image as Picture
-
-    (out / "data").mkdir(parents=True)
-    shutil.copyfile(folder / "classes.txt", out / "classes.txt")
-    for split in ("train", "test"):
-        stems = (folder / f"{split}.txt").read_text(encoding="utf-8").split()
-        rows = {
-            "image": [str(folder / "images" / f"{stem}.jpg") for stem in stems],
-            "label": [str(folder / "masks" / f"{stem}.png") for stem in stems],
-            "id": stems,
-        }
-        features = Features({"image": Picture(), "label": Picture(), "id": Value("string")})
-        table = Dataset.from_dict(rows, features=features)
-        table.to_parquet(out / "data" / f"{split}-00000-of-00001.parquet")
-
-
-def _repeat(folder: Path, out: Path, count: int) -> None:
-    """Writes `count` pictures: the real ones under new ids, each copy encoded anew, so that no two files are equal."""
-    for name in ("images", "masks"):
-        (out / name).mkdir(parents=True)
-    shutil.copyfile(folder / "classes.txt", out / "classes.txt")
-    splits = {split: (folder / f"{split}.txt").read_text(encoding="utf-8").split() for split in ("train", "test")}
-    stems = [(stem, split) for split, names in splits.items() for stem in names]
-    listed: dict[str, list[str]] = {"train": [], "test": []}
-    for number in range(count):
-        stem, split = stems[number % len(stems)]
-        copy = f"{stem}-{number // len(stems):03d}"
-        with Image.open(folder / "images" / f"{stem}.jpg") as picture:
-            sink = io.BytesIO()
-            picture.convert("RGB").save(sink, "JPEG", quality=70 + number // len(stems))
-        (out / "images" / f"{copy}.jpg").write_bytes(sink.getvalue())
-        shutil.copyfile(folder / "masks" / f"{stem}.png", out / "masks" / f"{copy}.png")
-        listed[split].append(copy)
-    for split, names in listed.items():
-        (out / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-
-
-def _write_map(path: Path, name: str, table: ClassTable, union: ClassTable) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow([f"{name}_id", f"{name}_name", "union_id", "union_name"])
-        for index, own in enumerate(table.names):
-            writer.writerow([index, own, union.names.index(own), own])
+def _train_reported(bench: Bench) -> Path:
+    """Trains, or goes on with, a run that is validated, so that its confidences are calibrated."""
+    run = bench.work / "report-run"
+    last, begun = run / "last.json", (run / "config.yaml").exists()
+    if last.exists() and json.loads(last.read_text(encoding="utf-8"))["step"] >= REPORT_STEPS:
+        return run
+    where = (f"data.uri={prepared_foodmix(bench)}", f"run.uri={run}", f"model.weights={weights(bench)}")
+    settings = sets(*where, "data.val_split=val")
+    bench.foodseg("train", "--config", "jobs/configs/foodmix.yaml", *settings, *(["--resume"] if begun else []))
+    return run
 
 
 def _annotated(data: Path) -> dict[str, int]:

@@ -30,8 +30,8 @@ class FaultyMeals:
     """What was written.
 
     Attributes:
-        expected: findings of each faulty record by (image_id, split); of an id that is listed twice the later record.
-        healthy: ids of the records without a finding; an id that is listed twice is among them for its first record.
+        expected: findings of each faulty record by (image_id, split), of a repeated id for the record that loses it.
+        healthy: ids of the records without a finding, a repeated id for the record that keeps it.
         masks: the right mask of every labelled record that has to be taken.
     """
 
@@ -150,11 +150,11 @@ def _bad_masks(meals: FaultyMeals) -> None:
 
 
 def _repeated(meals: FaultyMeals) -> None:
-    for first, second in (("train", "train"), ("train", "test")):
+    for kept, refused in (("train", "train"), ("test", "train")):
         image, mask = meals.meal()
-        name = f"id_in_{first}_and_{second}"
-        meals.add(name, jpeg(image), png(mask), split=first, truth=mask)
-        meals.listed(name, second, "duplicate_id")
+        name = f"id_in_{kept}_and_{refused}"
+        meals.add(name, jpeg(image), png(mask), split=kept, truth=mask)
+        meals.listed(name, refused, "duplicate_id")
     for kept, refused in (("test", "train"), ("test", "val"), ("val", "train")):
         image, mask = meals.meal()
         name = f"file_in_{kept}_and_{refused}"
@@ -212,8 +212,8 @@ def _combined(meals: FaultyMeals) -> None:
     meals.add("sixteen_bits_with_alpha", picture, png(mask), "sixteen_bit", "alpha", extension=".png", truth=mask)
     image, mask = meals.meal()
     whole = jpeg(image)
-    meals.add("cut_and_listed_twice", whole[: len(whole) // 2], png(mask), "truncated")
-    meals.listed("cut_and_listed_twice", "val", "truncated", "duplicate_id")
+    meals.add("cut_and_listed_twice", whole[: len(whole) // 2], png(mask), "truncated", "duplicate_id")
+    meals.listed("cut_and_listed_twice", "val", "truncated")
     alien = mask.copy()
     alien[0, 0] = 77
     meals.add("cut_with_unknown_id", whole[:-2], png(alien), "truncated", "unknown_id")

@@ -19,7 +19,7 @@ from tests.drawn import write_drawn
 NAMES = (
     "background",
     "<script>alert(1)</script>",
-    "rice & \"peas\" 'n' more",
+    "<b>rice</b> & \"peas\" 'n' more",
     "averyveryveryverylongnamewithoutanyspaceinitatallthatwouldnotfitonanytelephone",
     *(f"ingredient number {index}" for index in range(4, 13)),
 )

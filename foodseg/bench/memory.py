@@ -1,12 +1,15 @@
-"""How much memory a job takes: its own pages of this process and of everything that it started, at their peak."""
+"""How much memory a job takes: the own pages of every process that it started, at their peak."""
 
-import os
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
 SAMPLE_SECONDS = 0.25
+TITLE_LETTERS = 40  # of Ray's process titles, which go on with arguments
 
 
 class PeakMemory:
@@ -15,13 +18,15 @@ class PeakMemory:
     Pages shared between processes (Ray's object store, libraries) are left out: they would count once per process.
 
     Attributes:
-        largest: bytes of the largest single process at its peak.
+        processes: per command name, bytes of the largest single process of that name at its peak.
         together: bytes of all processes together at their peak.
     """
 
-    def __init__(self) -> None:
-        self.largest = 0
+    def __init__(self, *, with_this_process: bool = False) -> None:
+        """Watches the processes below this one, and `with_this_process`, where it does part of the job, this one."""
+        self.processes: dict[str, int] = {}
         self.together = 0
+        self._with_this_process = with_this_process
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -35,23 +40,43 @@ class PeakMemory:
         self._done.set()
         self._thread.join()
 
-    def to_json(self) -> dict[str, float]:
-        """Returns both peaks in MiB."""
-        return {"largest_process_mib": self.largest / 2**20, "all_processes_mib": self.together / 2**20}
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest single process at its peak."""
+        return max(self.processes.values(), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the peaks in MiB."""
+        return {
+            "largest_process_mib": self.largest / 2**20,
+            "all_processes_mib": self.together / 2**20,
+            "processes_mib": {name: size / 2**20 for name, size in sorted(self.processes.items())},
+        }
 
     def _watch(self) -> None:
-        own = psutil.Process(os.getpid())
+        this = psutil.Process()
+        own = [this] if self._with_this_process else []
         while True:
-            sizes = [_private_bytes(process) for process in [own, *own.children(recursive=True)]]
-            self.largest = max(self.largest, *sizes)
-            self.together = max(self.together, sum(sizes))
+            together = 0
+            for process in [*own, *this.children(recursive=True)]:
+                try:
+                    name, size = command_name(process.cmdline()), _private_bytes(process)
+                except psutil.Error:
+                    continue  # it has ended since it was listed
+                self.processes[name] = max(self.processes.get(name, 0), size)
+                together += size
+            self.together = max(self.together, together)
             if self._done.wait(SAMPLE_SECONDS):
                 return
 
 
+def command_name(words: Sequence[str]) -> str:
+    """Returns Ray's title of a process, cut at TITLE_LETTERS, or the file name of the program; "" of a dead one."""
+    if words and words[0].startswith("ray::"):
+        return " ".join(words).strip()[:TITLE_LETTERS]
+    return Path(words[0]).name if words else ""
+
+
 def _private_bytes(process: psutil.Process) -> int:
-    try:
-        info = process.memory_info()
-    except psutil.Error:
-        return 0  # it has ended since it was listed
+    info = process.memory_info()
     return int(info.rss - getattr(info, "shared", 0))  # macOS does not tell shared pages

@@ -18,6 +18,7 @@ from foodseg.bench.bare_data import decode_ceiling, encoded_rows, picture_facts
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.memory import PeakMemory
 from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.order import TrainingOrder
 from foodseg.data.ray_dataset import rank_stream, unit_dataset
@@ -57,7 +58,7 @@ def bench_data(
     with ray_session(address, logical_cpus=data_cpus()):
         try:
             niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
-            with PeakMemory() as memory:
+            with PeakMemory(with_this_process=True) as memory:  # it consumes the batches
                 stream = {**_stream_rate(config, manifest, reader, order, seconds), **memory.to_json()}
         except RayError as error:
             raise expected_failure(error) or error from None
@@ -72,6 +73,7 @@ def bench_data(
         "share_of_bare": stream["images_per_second"] / bare["images_per_second"],
         "share_of_loader": stream["images_per_second"] / loader["images_per_second"],
         "data": manifest.identity,
+        "config_hash": config_hash(config),
         "pictures": {"train": len(reader), **picture_facts(rows)},
         "longest_side": config.augment.longest_side,
         "crop": config.augment.crop,

@@ -22,6 +22,7 @@ from foodseg import storage
 from foodseg.bench.feed import Clock, memory_batches, rate_between
 from foodseg.bench.machine import machine_facts
 from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
@@ -128,6 +129,7 @@ def bench_train(
         "crop": config.augment.crop,
         "backbone": config.model.backbone,
         "data": identity,
+        "config_hash": config_hash(config),
         **facts,
     }
 

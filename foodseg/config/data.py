@@ -47,6 +47,14 @@ class DataConfig(Section):
             raise ValueError("found 'test', which only `foodseg evaluate` opens; train on 'train', choose on 'val'")
         return value
 
+    @field_validator("train_splits")
+    @classmethod
+    def _each_split_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = next((split for split in value if value.count(split) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"found {repeated!r} twice; name each split once")
+        return value
+
     @field_validator("uris")
     @classmethod
     def _each_once(cls, value: tuple[WeightedData, ...]) -> tuple[WeightedData, ...]:
@@ -60,4 +68,13 @@ class DataConfig(Section):
     def _one_or_several(self) -> "DataConfig":
         if self.uri and self.uris:
             raise ValueError("give exactly one of data.uri and data.uris, found both")
+        return self
+
+    @model_validator(mode="after")
+    def _val_is_not_learned(self) -> "DataConfig":
+        if self.val_split in self.train_splits:
+            raise ValueError(
+                f"data.train_splits {list(self.train_splits)} hold data.val_split {self.val_split!r}, which is to "
+                "choose among models that have not seen it: set data.val_split=null, or leave it out of the former"
+            )
         return self

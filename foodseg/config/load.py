@@ -7,7 +7,7 @@ resolved.config.optim.lr, resolved.origins["optim.lr"]
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,18 @@ from foodseg.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as text; people who write learning rates mean a number."""
+    """YAML 1.1 reads 3e-4 as text; people who write learning rates mean a number. Nor may a key stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} stands here a second time", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -52,7 +63,7 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Resol
     tree = _parse_yaml(storage.read_text(path), path) if path is not None else {}
     origins = dict.fromkeys((key for key, _ in leaves(tree)), path or "")
     _apply(tree, overrides, origins)
-    config = parse_config(tree)
+    config = parse_config(tree, origins)
     return Resolved(config, {key: origins.get(key, "default") for key, _ in leaves(config.model_dump())})
 
 
@@ -88,8 +99,8 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, st
             origins.pop(rival, None)
 
 
-def parse_config(tree: dict[str, Any]) -> ExperimentConfig:
-    """Validates a plain nested dict (from YAML, JSON or a checkpoint).
+def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None) -> ExperimentConfig:
+    """Validates a plain nested dict (from YAML, JSON or a checkpoint); `origins` says where its keys come from.
 
     Raises:
         UserError: one sentence naming the key, the value and what would be right.
@@ -98,8 +109,18 @@ def parse_config(tree: dict[str, Any]) -> ExperimentConfig:
         return ExperimentConfig.model_validate(tree)
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
-        sentences = {item["loc"][:2]: explain(item, tree) for item in reversed(error.errors())}
-        raise UserError("; ".join(list(sentences.values())[::-1][:5])) from None
+        sentences = {
+            item["loc"][:2]: _file_of(item["loc"][:2], origins or {}) + explain(item, tree)
+            for item in reversed(error.errors())
+        }
+        raise UserError(storage.redact("; ".join(list(sentences.values())[::-1][:5]))) from None
+
+
+def _file_of(place: Sequence[int | str], origins: Mapping[str, str]) -> str:
+    """Returns 'file: ' where everything that was given at or below the place of an error stands in one file."""
+    key = ".".join(map(str, place))
+    found = {origin for name, origin in origins.items() if not key or f"{name}.".startswith(f"{key}.")}
+    return f"{found.pop()}: " if len(found) == 1 and "--set" not in found else ""
 
 
 def config_hash(config: ExperimentConfig) -> str:

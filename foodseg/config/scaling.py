@@ -26,6 +26,13 @@ class ScalingConfig(Section):
             raise ValueError(f"an elastic range must be [min, max] with 1 <= min <= max, found {list(value)}")
         return value
 
+    @field_validator("resources_per_worker")
+    @classmethod
+    def _positive(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and any(amount <= 0 for amount in value.values()):
+            raise ValueError(f"every amount must be above 0, found {value}")
+        return value
+
     @property
     def world_sizes(self) -> range:
         """Every number of processes that this setting allows."""

@@ -1,9 +1,11 @@
 """Looks at one record of a source data set and says what it holds, what is odd about it, and why it may be refused."""
 
+import contextlib
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -13,9 +15,11 @@ from foodseg.data.findings import FINDINGS, Finding
 from foodseg.data.record import Record
 from foodseg.data.sample import BadFile, PictureKind, decode_image, picture_kind, upright
 from foodseg.data.swapped import find_turn
-from foodseg.errors import MissingFile, UserError
+from foodseg.errors import MissingFile, RetryLater, UserError
 
 THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
+AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
+MAX_LOCAL_BATCH = 1_000  # of one row group of a Parquet file, which is fetched as a whole
 _BAND_PIXELS = 1 << 20
 
 
@@ -28,8 +32,8 @@ class RecordFacts:
         size: bytes of the picture, and about those of its mask in a shard.
         height, width: pixels, upright.
         mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the picture; 1 = it fits.
-        class_pixels: (K,) int64 pixels per id; all 0 for an unlabelled picture.
-        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8.
+        class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled picture.
+        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
         digest: SHA-256 of the picture's file.
     """
 
@@ -57,34 +61,45 @@ class Refusal:
         return "; ".join(finding.detail for finding in self.findings if finding.refuses)
 
 
+def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
+    """Cuts records, in their order, into what one task audits: those of one row group stay together."""
+    batches: list[list[Record]] = []
+    for locality, group in groupby(records, key=lambda record: record.locality):
+        own, most = list(group), AUDIT_BATCH if locality is None else MAX_LOCAL_BATCH
+        for start in range(0, len(own), most):
+            part = own[start : start + most]
+            if batches and len(batches[-1]) + len(part) <= AUDIT_BATCH:
+                batches[-1] += part
+            else:
+                batches.append(part)
+    return batches
+
+
 def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
     """Reads picture and mask in full and checks them, each alone and against each other and the label space.
+
+    Whatever goes wrong with a record is a finding of it, so that one odd file does not end the preparation.
 
     Raises:
         RetryLater: the storage does not answer (this is no fault of the record).
     """
     findings: list[Finding] = []
     data, image, kind = b"", None, PictureKind(1, ())
-    try:
+    with _noting("picture", findings):
         data = record.image.read()
         kind = picture_kind(data)
         findings += _oddities(kind)
         image = decode_image(data, strict=True)
-    except UserError as error:
-        findings.append(_fault("picture", error))
-    mask, turn, counts = None, 1, np.zeros(len(classes), np.int64)
+    mask, turn, counts = None, 1, np.zeros(len(classes), np.int32)
     if record.mask is None:
         if image is not None:
             findings.append(Finding("unlabelled", "there is no mask"))
     else:
-        try:
+        with _noting("mask", findings):
             mask = record.mask.read()
-        except UserError as error:
-            findings.append(_fault("mask", error))
-    if mask is not None:
-        if image is not None:
-            turn = _fit(mask, image, kind.orientation, findings)
-        counts = _class_pixels(mask, classes, findings)
+            if image is not None:
+                turn = _fit(mask, image, kind.orientation, findings)
+            counts = _class_pixels(mask, classes, findings)
     if image is None or any(finding.refuses for finding in findings):
         return Refusal(record, tuple(findings))
     return RecordFacts(
@@ -111,7 +126,21 @@ def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
     return [int(index) for index in np.flatnonzero(class_pixels) if index != BACKGROUND]
 
 
-def _fault(what: str, error: UserError) -> Finding:
+@contextlib.contextmanager
+def _noting(what: str, findings: list[Finding]) -> Iterator[None]:
+    """Makes a finding of what goes wrong within, unless the record is not to blame."""
+    try:
+        yield
+    except (RetryLater, MemoryError):
+        raise
+    except Exception as error:  # a strange file can end a library in any way
+        findings.append(_fault(what, error))
+
+
+def _fault(what: str, error: Exception) -> Finding:
+    if not isinstance(error, UserError):
+        said = " ".join(str(error).split())[:100]
+        return Finding("unreadable", f"{what}: it cannot be read ({type(error).__name__}: {said})")
     detail = f"{what}: {error}"
     if isinstance(error, MissingFile):
         return Finding("missing_file", detail)
@@ -140,7 +169,7 @@ def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[F
 
 
 def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]) -> np.ndarray:
-    """Counts (K,) int64 pixels per id and notes what is wrong with them."""
+    """Counts (K,) int32 pixels per id and notes what is wrong with them."""
     counts = np.zeros(max(len(classes), np.iinfo(mask.dtype).max + 1), np.int64)
     step = max(1, _BAND_PIXELS // max(1, mask.shape[1]))
     for top in range(0, len(mask), step):  # numpy widens what it counts to 64 bits
@@ -158,4 +187,4 @@ def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]
         findings.append(Finding("all_ignored", "every pixel of the mask is ignored"))
     elif not known[BACKGROUND + 1 :].any():
         findings.append(Finding("empty_mask", "the mask is all background"))
-    return known.copy()
+    return known.astype(np.int32)

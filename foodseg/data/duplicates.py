@@ -10,9 +10,10 @@ _KEEPS = ("test", "val", "train")  # which split keeps a picture that several ho
 
 
 def refuse_duplicates(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    """Refuses records whose id stood before and pictures whose file another split keeps; notes those repeated in one.
+    """Refuses records whose id another keeps and pictures whose file another split keeps; notes those repeated in one.
 
-    Files are compared among the records that are good otherwise: what was refused holds no picture back.
+    Of the records with one id a good one keeps it before a bad one, then test before val before train. Files are
+    compared among the records that are good otherwise: what was refused holds no picture back.
 
     Args:
         audited: in the order of the source's listing.
@@ -24,18 +25,16 @@ def refuse_duplicates(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFa
 
 
 def _repeated_ids(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    first: dict[str, RecordFacts | Refusal] = {}
+    keeper: dict[str, RecordFacts | Refusal] = {}
+    for each in sorted(audited, key=lambda one: (isinstance(one, Refusal), _KEEPS.index(one.record.split))):
+        keeper.setdefault(each.record.image_id, each)
     result: list[RecordFacts | Refusal] = []
     for each in audited:
-        if each.record.image_id in first:
-            split = first[each.record.image_id].record.split
-            detail = (
-                f"the id {each.record.image_id!r} is listed before, in {split}: a picture belongs to one split, once"
-            )
-            finding = Finding("duplicate_id", detail, other_id=each.record.image_id, other_split=split)
+        image_id = each.record.image_id
+        if (kept := keeper[image_id]) is not each:
+            split = kept.record.split
+            finding = Finding("duplicate_id", f"the id {image_id!r} stands in {split}, which keeps it", image_id, split)
             each = Refusal(each.record, (*each.findings, finding))
-        else:
-            first[each.record.image_id] = each
         result.append(each)
     return result
 

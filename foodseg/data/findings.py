@@ -37,7 +37,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
     "size_mismatch": Kind("refused", "the mask has another size than the picture"),
     "all_ignored": Kind("refused", "every pixel of the mask is ignored"),
-    "duplicate_id": Kind("refused", "an earlier record has the same id"),
+    "duplicate_id": Kind("refused", "another record has the same id and keeps it: test before val before train"),
     "split_duplicate": Kind(
         "refused", "the same file is in another split, which keeps it: test before val before train"
     ),

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from foodseg import storage
 from foodseg.classes import BACKGROUND
 from foodseg.data.findings import FINDINGS
 from foodseg.data.reader import RowReader
@@ -60,7 +61,7 @@ def inspect_data(uri: str, out: str | None) -> dict[str, Any]:
         sheets["near_duplicates"] = draw_pairs_sheet(reader, groups, pairs, out)
     return {
         "data": manifest.identity,
-        "uri": uri,
+        "uri": storage.redact(uri),
         "ids": len(manifest.classes),
         "ignore_id": manifest.ignore_id,
         "splits": {

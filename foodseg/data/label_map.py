@@ -133,11 +133,13 @@ class LabelMap:
     ) -> tuple[int, ...] | None:
         """Returns which target ids `source` annotates, sorted, if it annotates `ids` (None = all); None = all.
 
-        A target is annotated if something that becomes it is, and background always. So a set that is mapped into a
-        larger label space does not claim that ingredients which it never named are absent.
+        A target is annotated if something becomes it and all that becomes it is annotated; background always is. So a
+        set does not claim that ingredients which it never named are absent, nor those of which it named only a kind.
         """
-        own = range(len(classes)) if ids is None else ids
-        found = {BACKGROUND} | {to for index in own if (to := self.becomes(index, source)) is not None}
+        own = set(range(len(classes)) if ids is None else ids)
+        to = {index: self.becomes(index, source) for index in range(len(classes))}
+        doubtful = {to[index] for index in to if index not in own}
+        found = {BACKGROUND} | {known for index in own if (known := to[index]) is not None and known not in doubtful}
         return None if len(found) == len(target) else tuple(sorted(found))
 
 

@@ -105,7 +105,7 @@ def map_data_set(
     _copy_lists(job)
     with ray_session(address, logical_cpus=cores()):
         try:
-            mapped = in_parallel(_numbered(manifest), partial(_map_shard, job=job), 1, "mapping shards")
+            mapped = in_parallel(_numbered(manifest), partial(_map_shard, job=job), "mapping shards")
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     result = manifest.model_copy(
@@ -133,10 +133,10 @@ def _copy_lists(job: Job) -> None:
             storage.write_bytes(storage.join(job.dst, f"v-{job.generation}", name), content)
 
 
-def _numbered(manifest: Manifest) -> list[tuple[Shard, int]]:
-    """Returns the shards, each with its number within its split."""
+def _numbered(manifest: Manifest) -> list[list[tuple[Shard, int]]]:
+    """Returns the shards, each with its number within its split and each for a task of its own."""
     return [
-        (shard, sum(before.split == shard.split for before in manifest.shards[:place]))
+        [(shard, sum(before.split == shard.split for before in manifest.shards[:place]))]
         for place, shard in enumerate(manifest.shards)
     ]
 

@@ -2,12 +2,13 @@
 
     prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
 
-Only facts about records come to the driver (sizes, class pixels, a thumbnail), never pictures: memory does not grow
-with the pictures. Each shard is written whole; `dataset.json`, written last, makes the new generation visible.
+The driver holds facts about records (sizes, class pixels, a thumbnail) and never a picture: some six kilobytes a
+record, half of them only while thumbnails are compared, beside what the format lists (of COCO all annotations). Each
+shard is written whole; `dataset.json`, written last, makes the new generation visible.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients, read_mask
+from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
 from foodseg.data.duplicates import refuse_duplicates
 from foodseg.data.findings import Finding, count_findings
 from foodseg.data.formats.detect import Format, absolute_source, list_source, source_name
@@ -41,8 +42,6 @@ from foodseg.data.splits import carve_val, near_duplicate_groups, pairs_across_s
 from foodseg.data.transforms import single_threaded_opencv
 from foodseg.errors import DataRefused
 from foodseg.ray_session import cores, expected_failure, ray_session
-
-AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,11 @@ def prepare(
             audited = refuse_duplicates(_audit(listing.records, listing.classes))
             refused = [a for a in audited if isinstance(a, Refusal)]
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
-            found = [*_findings(audited, rows), *pairs]
+            found, total = [*_findings(audited, rows), *pairs], len(audited)
+            del audited  # the rows are without thumbnails
             write_quarantine(dst, generation, [_quarantined(refusal) for refusal in refused])
             write_findings(dst, generation, found)
-            _refuse_too_many(refused, len(audited), max_bad, storage.join(dst, f"v-{generation}", "quarantine.parquet"))
+            _refuse_too_many(refused, total, max_bad, storage.join(dst, f"v-{generation}", "quarantine.parquet"))
             shards = _write_shards(rows, dst, generation, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
@@ -122,9 +122,13 @@ def _quarantined(refusal: Refusal) -> dict[str, Any]:
 
 def _findings(audited: Sequence[RecordFacts | Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Lists what was found about single records, in the order of the source; `rows` tell which went over to val."""
-    splits = {id(row.facts): row.split for row in rows}
+    splits = {row.facts.record.image_id: row.split for row in rows}
     return [
-        _found(each.record.image_id, splits.get(id(each), each.record.split), finding)
+        _found(
+            each.record.image_id,
+            each.record.split if isinstance(each, Refusal) else splits[each.record.image_id],
+            finding,
+        )
         for each in audited
         for finding in each.findings
     ]
@@ -155,7 +159,7 @@ def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, whe
 
 
 def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    return in_parallel(records, partial(_audit_one, classes=classes), AUDIT_BATCH, "checking pictures")
+    return in_parallel(audit_batches(records), partial(_audit_one, classes=classes), "checking pictures")
 
 
 def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
@@ -186,15 +190,17 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
         detail = f"looks like {ids[other]!r} of {splits[other]}, correlation {correlation:.3f}"
         finding = Finding("near_duplicate", detail, ids[other], splits[other], correlation)
         pairs.append(_found(ids[row], splits[row], finding))
-    return [Row(f, split, ids[group]) for f, split, group in zip(facts, splits, groups, strict=True)], pairs
+    nothing = np.empty(0, np.uint8)
+    slim = [replace(f, thumbnail=nothing) for f in facts]
+    return [Row(f, split, ids[group]) for f, split, group in zip(slim, splits, groups, strict=True)], pairs
 
 
 def _write_shards(rows: Sequence[Row], dst: str, generation: int, classes: ClassTable) -> list[Shard]:
-    plans: list[tuple[str, str, list[Row]]] = []
+    plans: list[list[tuple[str, str, list[Row]]]] = []  # one to a task
     for split in ("train", "val", "test"):
         for number, part in enumerate(_parts([row for row in rows if row.split == split])):
-            plans.append((split, f"v-{generation}/{split}/part-{number:05d}.parquet", part))
-    return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), 1, "writing shards")
+            plans.append([(split, f"v-{generation}/{split}/part-{number:05d}.parquet", part)])
+    return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), "writing shards")
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
@@ -237,12 +243,15 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
     for split in ("train", "val", "test"):
         own = [row for row in rows if row.split == split]
         if own:
-            pixels = np.stack([row.facts.class_pixels for row in own])
+            pictures = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
+            for row in own:  # one after the other: stacked they would take pictures x ids x 8 bytes
+                pictures = pictures + (row.facts.class_pixels > 0)
+                pixels = pixels + row.facts.class_pixels
             counts[split] = SplitCounts(
                 pictures=len(own),
                 unlabelled=sum(row.facts.record.mask is None for row in own),
                 groups=len({row.group_id for row in own}),
-                class_pictures=tuple(int(n) for n in (pixels > 0).sum(0)),
-                class_pixels=tuple(int(n) for n in pixels.sum(0)),
+                class_pictures=tuple(pictures.tolist()),
+                class_pixels=tuple(pixels.tolist()),
             )
     return counts

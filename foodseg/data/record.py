@@ -65,13 +65,20 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a source data set, still unread. `mask` None = unlabelled."""
+    """One picture of a source data set, still unread.
+
+    Attributes:
+        mask: None = unlabelled.
+        locality: the file and the row group that it lies in: records that follow each other and share it are read by
+            one task. None = it lies in files of its own.
+    """
 
     image_id: str
     split: str
     source: str
     image: Encoded
     mask: Mask | None
+    locality: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class SourceListing:
     """Everything that a source data set lists.
 
     Attributes:
-        records: an id may stand twice: the audit refuses the later ones by name.
+        records: an id may stand twice: one record keeps it, the audit refuses the others by name.
         annotated: per source the ids that it annotates; sources that are left out annotate every one.
     """
 
@@ -97,7 +104,7 @@ def source_of(stem: str) -> str:
 def distinct_ids(short: Sequence[str], long: Sequence[str]) -> list[str]:
     """Returns an id for each record: its short name, or the long one where other records have the same short name.
 
-    Two records with the same long name are one and the same picture: they keep one id, and the audit refuses the later.
+    Two records with the same long name are one and the same picture: they keep one id, and the audit refuses one.
     """
     places: dict[str, set[str]] = defaultdict(set)
     for name, place in zip(short, long, strict=True):

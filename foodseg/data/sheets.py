@@ -132,4 +132,4 @@ def _write(image: np.ndarray, out: str, name: str) -> str:
     Image.fromarray(image).save(sink, "PNG")
     where = storage.join(out, name)
     storage.write_bytes(where, sink.getvalue())
-    return where
+    return storage.redact(where)

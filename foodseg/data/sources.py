@@ -3,7 +3,8 @@
     canteen<TAB>*
     uec<TAB>1,2,miso soup
 
-A source that does not annotate an ingredient cannot teach that it is background (`losses.cross_entropy_sum`).
+A source that does not annotate an ingredient cannot teach that it is background (`losses.cross_entropy_sum`), nor can
+its background prove a prediction of that ingredient wrong (`scorable_mask`).
 """
 
 from collections.abc import Collection, Mapping
@@ -61,6 +62,30 @@ def unannotated(annotated: Mapping[str, tuple[int, ...] | None], classes: int) -
             table[row] = True
             table[row, [BACKGROUND, *ids]] = False
     return table if table.any() else None
+
+
+def scorable_mask(
+    truth: np.ndarray, prediction: np.ndarray, annotated: Collection[int] | None, classes: ClassTable
+) -> np.ndarray:
+    """Ignores the background of a mask where an id is predicted that its source never annotates: nobody knows there.
+
+    As in the loss, an id that the mask holds all the same is evidently annotated in this picture.
+
+    Args:
+        truth: (H, W) ids of `classes`, or its ignore id. prediction: (H, W) ids of `classes`.
+        annotated: the ids that the source annotates; None = all, and `truth` is returned as it is.
+
+    Returns:
+        (H, W), of the dtype of `truth`.
+    """
+    if annotated is None:
+        return truth
+    hidden = np.zeros(np.iinfo(np.uint16).max + 1, bool)  # as many as ids and ignore ids can be
+    hidden[: len(classes)] = True
+    hidden[[BACKGROUND, *annotated]] = False
+    hidden[np.unique(truth)] = False
+    unknown = (truth == BACKGROUND) & hidden[prediction]
+    return np.where(unknown, truth.dtype.type(classes.ignore_id), truth)
 
 
 def _id(word: str, classes: ClassTable, here: str) -> int:

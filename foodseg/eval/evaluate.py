@@ -1,7 +1,8 @@
 """Scores a model or anybody's label maps on rows of a prepared data set, at each mask's own resolution.
 
 Every picture gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
-confidence; whoever scored which rows, the sums are the same.
+confidence; whoever scored which rows, the sums are the same. Background on which an id is predicted that the source of
+the picture never annotates is not scored: neither right nor wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -93,6 +94,7 @@ def merge_scored(parts: Iterable[Scored]) -> Scored:
 
 def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
     truth, found = truth_and_labels(row, labeller, space)
+    truth = space.scorable(truth, found.ids, row["source"])
     classes = space.classes
     matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
     boundary = boundary_counts(truth, found.ids, len(classes), classes.ignore_id)
@@ -143,9 +145,9 @@ def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[in
     """Reads subset files (lines `id<TAB>name`) into {file name without `_classes.txt`: ids}; scoring adds background.
 
     Raises:
-        UserError: an id outside the label space, or a name that differs from the label space's.
+        UserError: an id outside the label space, a name that differs from the label space's, two files of one name.
     """
-    subsets = {}
+    subsets: dict[str, list[int]] = {}
     for path in paths:
         named = parse_id_lines(storage.read_text(path), path)
         for index, name in named.items():
@@ -154,5 +156,7 @@ def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[in
             if name and classes.names[index] != name:
                 raise UserError(f"{path}: id {index} is {name!r} there, but {classes.names[index]!r} in the data set")
         stem = path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".txt").removesuffix(".tsv").removesuffix("_classes")
+        if stem in subsets:
+            raise UserError(f"{path}: another --subset file is called {stem!r} too; rename one of them")
         subsets[stem] = sorted(named)
     return subsets

@@ -5,17 +5,19 @@
 
 Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
 argmax). Label maps from a folder are in the space of their data set. A truth pixel that becomes `ignore` is not scored;
-a predicted id that does counts as background, since it is none of B's ingredients.
+a predicted id that does counts as background, since it is none of B's ingredients. Nor is background scored where an id
+is predicted that the source of the picture never annotates (`sources.scorable_mask`), as in validation.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable, first_difference
 from foodseg.data.label_map import LabelMap, map_ids, read_target
 from foodseg.data.shards import Manifest
+from foodseg.data.sources import scorable_mask
 from foodseg.errors import UserError
 
 
@@ -35,12 +37,14 @@ class CommonSpace:
         classes: the label space that is counted in.
         data: names the truth: the identity of the data set, and the map if its masks are mapped.
         truth, prediction: how they come into `classes`; None = they are in it already.
+        annotated: per source the ids of `classes` that it annotates; sources that annotate all may be left out.
     """
 
     classes: ClassTable
     data: str
     truth: SpaceTables | None = None
     prediction: SpaceTables | None = None
+    annotated: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     def truth_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
         """Returns the mask (H, W) of a picture of `source` in ids of `classes`; UserError where it holds others."""
@@ -49,6 +53,10 @@ class CommonSpace:
     def predicted_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
         """Returns the predicted (H, W) ids in ids of `classes`; UserError where there are others."""
         return _mapped(ids, self.prediction, source)
+
+    def scorable(self, truth: np.ndarray, prediction: np.ndarray, source: str) -> np.ndarray:
+        """Returns the mask (H, W), in ids of `classes`, without the pixels that the source says nothing about."""
+        return scorable_mask(truth, prediction, self.annotated.get(source), self.classes)
 
     def trained_ids(self, ids: Iterable[int]) -> list[int]:
         """Returns the ids of `classes` that a model can know which was trained on `ids` of its own."""
@@ -61,6 +69,11 @@ class CommonSpace:
     def mapped(self) -> list[str]:
         """Returns which sides are mapped: "data", "predictions"."""
         return [name for name, tables in (("data", self.truth), ("predictions", self.prediction)) if tables is not None]
+
+    @property
+    def partial(self) -> dict[str, int]:
+        """Returns how many ids each source annotates that does not annotate all."""
+        return {source: len(ids) for source, ids in self.annotated.items() if ids is not None}
 
 
 def common_space(
@@ -80,7 +93,7 @@ def common_space(
     data = manifest.class_table
     if label_map is None:
         _refuse_difference(model or data, data)
-        return CommonSpace(data, manifest.identity)
+        return CommonSpace(data, manifest.identity, annotated=manifest.annotated)
     sides = {"the data set": data} if model is None else {"the data set": data, "the checkpoint": model}
     in_target = {side: table for side, table in sides.items() if not _is_source(side, table, label_map)}
     if len(in_target) == len(sides):
@@ -97,14 +110,16 @@ def common_space(
         given = table
     assert given is not None
     if "the data set" in in_target:
-        return CommonSpace(given, manifest.identity, None, _tables(label_map, sides["the checkpoint"], given, manifest))
+        predicted = _tables(label_map, sides["the checkpoint"], given, manifest)
+        return CommonSpace(given, manifest.identity, None, predicted, manifest.annotated)
     label_map.refuse_other_sources(manifest.annotated)
-    predicted = None if "the checkpoint" in in_target else _tables(label_map, model or data, given, manifest)
+    annotated = {source: label_map.annotated(source, ids, data, given) for source, ids in manifest.annotated.items()}
     return CommonSpace(
         given,
         f"{manifest.identity} mapped to {label_map.to_space}-{label_map.digest}",
         _tables(label_map, data, given, manifest, ignored=given.ignore_id),
-        predicted,
+        None if "the checkpoint" in in_target else _tables(label_map, model or data, given, manifest),
+        annotated,
     )
 
 

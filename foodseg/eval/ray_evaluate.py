@@ -9,7 +9,7 @@ checkpoint, `confidence.parquet` to `out`.
 import json
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from foodseg import storage
-from foodseg.checkpoint import Calibration, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
@@ -39,7 +39,7 @@ from foodseg.eval.evaluate import (
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.report_html import read_losses
-from foodseg.eval.results import TrainingCurves, write_results
+from foodseg.eval.results import TrainingCurves, shown_settings, write_results
 from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
@@ -66,7 +66,7 @@ def evaluate(
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either; None with `predictions`.
-        data: prepared data set. split: its split; "test" is noted in `test_log`.
+        data: prepared data set. split: its split; "test" is noted in `test_log`, before and after.
         out: folder or URI for the results.
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
@@ -100,6 +100,13 @@ def evaluate(
     )
     space = subject.space
     named_subsets = read_subsets(subsets, space.classes)
+    opening = {
+        "config_hash": subject.facts.get("config_hash"),
+        "what": subject.facts.get("checkpoint") or subject.facts.get("predictions"),
+        "data": space.data,
+    }
+    if split == "test":
+        note_test_opening(test_log, "opened", opening)
     scored = merge_scored(_score(reader, rows, subject.build, space, workers, address))
     if not scored.pictures:
         raise UserError(f"the split {split!r} has no labelled picture to score")
@@ -113,6 +120,7 @@ def evaluate(
     metrics = {
         **subject.facts,
         **({} if label_map is None else {"map": storage.redact(label_map), "mapped": space.mapped}),
+        **({"partly_annotated": space.partial} if space.partial else {}),
         "data": space.data,
         "split": split,
         "pictures": len(scored.pictures),
@@ -123,7 +131,8 @@ def evaluate(
     labeller = subject.build()
     write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
-        note_test_opening(test_log, metrics)
+        score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
+        note_test_opening(test_log, "scored", {**opening, **score})
     return metrics
 
 
@@ -150,7 +159,7 @@ def _checkpoint_subject(
     loaded = load_checkpoint(uri)
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
-    calibration = calibration_of(loaded, config.eval.weights)
+    calibration = calibration_of(loaded, config.eval)
     return _Subject(
         facts={
             "checkpoint": storage.redact(uri),
@@ -163,9 +172,7 @@ def _checkpoint_subject(
         space=space,
         build=CheckpointLabeller(uri, config.model_dump(mode="json")),
         trained_ids=space.trained_ids(loaded.trained_ids),
-        calibration_note=_calibration_note(
-            calibration, config.eval.weights, loaded.data == manifest.identity and split == config.data.val_split
-        ),
+        calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
     )
 
@@ -182,11 +189,18 @@ def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Su
     )
 
 
-def _calibration_note(calibration: Calibration | None, weights: str, same_pictures: bool) -> str:
+def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manifest: Manifest, split: str) -> str:
+    if loaded.calibration is None:
+        return "not calibrated: the checkpoint holds no temperature, so it is taken as 1"
     if calibration is None:
-        return f"not calibrated: the checkpoint holds no temperature for its {weights} weights, so it is taken as 1"
-    here = " on the pictures that are scored here" if same_pictures else f" on {calibration.split}"
-    return f"calibrated with temperature {calibration.temperature:.3f}, fitted{here}"
+        fitted = shown_settings(loaded.calibration.eval)
+        return f"not calibrated for these settings: the temperature is taken as 1, the checkpoint's is for {fitted}"
+    trained_on = loaded.data.split(" + ")  # as `Manifest.identity` joins several data sets
+    where = calibration.split
+    if split == calibration.split and manifest.identity in trained_on:
+        others = ", and on those of the other data sets" if len(trained_on) > 1 else ""
+        where = f"the pictures that are scored here{others}"
+    return f"calibrated with temperature {calibration.temperature:.3f}, fitted on {where}"
 
 
 class CheckpointLabeller:
@@ -200,29 +214,27 @@ class CheckpointLabeller:
         loaded = load_checkpoint(self._uri)
         model = load_model(loaded, config.eval.weights)
         predictor = Predictor(model, config.eval, pick_device(), config.train.precision)
-        calibration = calibration_of(loaded, config.eval.weights)
+        calibration = calibration_of(loaded, config.eval)
         temperature = calibration.temperature if calibration else 1.0
         return lambda image_id, image, size: Labels(*predictor.logits_of_file(image).ids_and_confidence(temperature))
 
 
-def note_test_opening(path: str, metrics: dict[str, Any]) -> None:
-    """Appends one line to the log of every opening of a test split: time, configuration, data, score."""
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "config_hash": metrics.get("config_hash"),
-        "what": metrics.get("checkpoint") or metrics.get("predictions"),
-        "data": metrics["data"],
-        "pictures": metrics["pictures"],
-        "miou": metrics["scores"]["miou"],
-    }
-    before = storage.read_text(path) if storage.exists(path) else ""
-    storage.write_text(path, before + json.dumps(line) + "\n")
+def note_test_opening(path: str, event: str, facts: Mapping[str, Any]) -> None:
+    """Appends one line to the log of every opening of a test split.
+
+    Args:
+        path: the log; of two openings noted in S3 at the same moment one may be lost (`storage.append_line`).
+        event: "opened" before the first picture is read, so that a look that fails later counts too; "scored" after.
+        facts: configuration, what is scored, data; with "scored" the number of pictures and mIoU.
+    """
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    storage.append_line(path, json.dumps({"time": now, "event": event, **facts}))
 
 
 def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
     if pictures is None:
         return list(range(len(reader)))
-    wanted = storage.read_text(pictures).split()
+    wanted = [line.strip() for line in storage.read_text(pictures).splitlines() if line.strip()]
     place = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
     unknown = [image_id for image_id in wanted if image_id not in place]
     if not wanted:

@@ -68,11 +68,16 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
     left_out = f", {metrics['unlabelled']} unlabelled left out" if metrics["unlabelled"] else ""
     facts["data"] = f"{metrics['data']}, split {metrics['split']}, {metrics['pictures']} pictures{left_out}"
     if "map" in metrics:
-        facts["map"] = f"{metrics['map']}, applied to the {' and the '.join(metrics['mapped'])}"
-    if "map" in metrics:
         facts["label spaces"] = f"{' and '.join(metrics['mapped'])} mapped by {metrics['map']}"
+    if "partly_annotated" in metrics:
+        sources = ", ".join(f"{source} ({ids} ids)" for source, ids in metrics["partly_annotated"].items())
+        facts["partial labels"] = f"{sources}; background predicted as an id that its source lacks is not scored"
     if "eval" in metrics:
-        settings = {key: value for key, value in metrics["eval"].items() if key != "weights" and value is not None}
-        facts["settings"] = ", ".join(f"{key} {value}" for key, value in settings.items())
+        facts["settings"] = shown_settings({key: value for key, value in metrics["eval"].items() if key != "weights"})
     facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"
     return facts
+
+
+def shown_settings(settings: Mapping[str, Any]) -> str:
+    """Returns the keys and values of the section `eval` that are set, in one line."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)

@@ -49,7 +49,7 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
         hint = f"; near names: {', '.join(near)}" if near else "; `timm.list_models()` lists them"
         raise UserError(f"model.backbone: timm has no model {name!r}{hint}")
     try:
-        info: Any = timm.create_model(name, features_only=True).feature_info
+        info: Any = _timm(name).feature_info
         reductions = [int(r) for r in info.reduction()]
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise UserError(f"model.backbone: {name!r} does not give a feature pyramid (features_only): {error}") from None
@@ -64,7 +64,7 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
     if weights is None or weights == "timm":
         try:
             with _quiet_timm():
-                model = timm.create_model(name, features_only=True, out_indices=indices, pretrained=weights == "timm")
+                model = _timm(name, out_indices=indices, pretrained=weights == "timm")
             return _cut(model)
         except Exception as error:  # the hub client raises what its network stack raises
             if weights is None:
@@ -76,6 +76,14 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
     return _with_file(name, indices, weights)
 
 
+def _timm(name: str, **settings: Any) -> nn.Module:
+    """Builds a feature pyramid; families made for one size of pictures (Swin) are asked to take any."""
+    try:
+        return timm.create_model(name, features_only=True, strict_img_size=False, **settings)
+    except TypeError:  # the others know no such setting
+        return timm.create_model(name, features_only=True, **settings)
+
+
 def _with_file(name: str, indices: tuple[int, ...], weights: str) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "weights.safetensors"
@@ -85,12 +93,10 @@ def _with_file(name: str, indices: tuple[int, ...], weights: str) -> nn.Module:
             overlay = {"file": str(local)}
             state = torch.get_rng_state()
             with _quiet_timm():
-                model = timm.create_model(
-                    name, features_only=True, out_indices=indices, pretrained=True, pretrained_cfg_overlay=overlay
-                )
+                model = _timm(name, out_indices=indices, pretrained=True, pretrained_cfg_overlay=overlay)
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(state)
-                _require_weights(model, timm.create_model(name, features_only=True, out_indices=indices))
+                _require_weights(model, _timm(name, out_indices=indices))
             return _cut(model)
         except Exception as error:  # safetensors and timm raise a dozen kinds for one cause
             detail = str(error).split("\n")[0][:160]

@@ -44,7 +44,7 @@ def label_pictures(
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     config = with_eval_overrides(loaded.config, overrides)
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)
-    calibration = calibration_of(loaded, config.eval.weights)
+    calibration = calibration_of(loaded, config.eval)
     temperature = calibration.temperature if calibration else 1.0
     results = []
     with Progress("labelling pictures", len(pictures)) as progress:
@@ -57,12 +57,13 @@ def label_pictures(
             height, width = image.shape[:2]
             ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
             confidences = mean_confidences(ids, confidence, len(loaded.classes))
+            label_map, shown = (storage.join(out, f"{stem}.{ending}") for ending in ("png", "overlay.jpg"))
             result = {
                 "picture": storage.redact(picture),
                 "height": height,
                 "width": width,
-                "label_map": storage.join(out, f"{stem}.png"),
-                "overlay": storage.join(out, f"{stem}.overlay.jpg"),
+                "label_map": storage.redact(label_map),
+                "overlay": storage.redact(shown),
                 "calibrated": calibration is not None,
                 "temperature": temperature,
                 "ingredients": [
@@ -77,8 +78,8 @@ def label_pictures(
                     for index, pixels, share in food_shares(ids, loaded.classes)
                 ],
             }
-            storage.write_bytes(result["label_map"], encode_mask(ids))
-            storage.write_bytes(result["overlay"], _jpeg(overlay(image, ids, loaded.classes)))
+            storage.write_bytes(label_map, encode_mask(ids))
+            storage.write_bytes(shown, _jpeg(overlay(image, ids, loaded.classes)))
             storage.write_json(storage.join(out, f"{stem}.json"), result)
             results.append(result)
             progress.advance(1)

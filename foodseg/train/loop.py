@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from foodseg import storage
@@ -78,6 +79,8 @@ class Trainer:
         self.calibration: Calibration | None = None  # of the last validation
         if restored_uri is not None:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
+            if context.rank == 0:
+                restore_pointers(config.run.uri, self.step, self.history)
         compiled: nn.Module = torch.compile(self.student) if config.train.compile else self.student  # type: ignore[assignment]
         self.wrapped = context.wrap(compiled)
         val_split = config.data.val_split
@@ -179,7 +182,7 @@ class Trainer:
         started = time.perf_counter()
         assert self.validation is not None
         model = self.teacher.module if self.config.eval.weights == "ema" and self.teacher else self.student
-        result, self.calibration = validate(model, self.validation, self.classes, self.config, self.context, self.step)
+        result, self.calibration = validate(model, self.validation, self.manifest, self.config, self.context, self.step)
         line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
         self.history.append(line)
         if log:
@@ -195,7 +198,7 @@ class Trainer:
         if log:
             save_checkpoint(uri, self._snapshot())
             write_pointers(self.config.run.uri, self.step, self.history)
-            prune_checkpoints(self.config.run.uri, self.config.train.keep_checkpoints)
+            prune_checkpoints(self.config.run.uri, self.step, self.config.train.keep_checkpoints)
             log.publish()
         metrics = {"step": self.step, **({"miou": self.history[-1]["miou"]} if self.history else {})}
         self.context.report(metrics, uri)
@@ -261,7 +264,8 @@ class Trainer:
 
     def _set_batch_norm(self) -> None:
         if self.config.train.batch_norm == "sync":
-            self.student = nn.SyncBatchNorm.convert_sync_batchnorm(self.student)
+            # timm's, since torch's would drop the activations that timm keeps inside its BatchNorm layers
+            self.student = convert_sync_batchnorm(self.student)
             self.task.module = self.student
 
     def _no_sync(self, skip: bool) -> contextlib.AbstractContextManager[None]:
@@ -272,7 +276,8 @@ class Trainer:
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
-    """Writes `last.json`, and `best.json` when the newest validation is the best so far."""
+    """Writes `history.jsonl`, `last.json`, and `best.json` when the newest validation is the best so far."""
+    storage.write_text(storage.join(run_uri, "history.jsonl"), "".join(json.dumps(line) + "\n" for line in history))
     entry: dict[str, Any] = {"step": step, "checkpoint": f"checkpoints/step-{step:08d}"}
     if history and history[-1]["step"] == step:
         entry["miou"] = history[-1]["miou"]
@@ -281,13 +286,35 @@ def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> No
     storage.write_json(storage.join(run_uri, "last.json"), entry)
 
 
-def prune_checkpoints(run_uri: str, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints and the best one, oldest first."""
+def restore_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
+    """Writes the pointers of a run that goes on from `step`; the part before may have died before it wrote them.
+
+    `best.json` may also name a later step, whose checkpoint was torn: then the best that is left stands.
+    """
+    kept = [
+        line for line in history if storage.exists(storage.join(checkpoint_uri(run_uri, line["step"]), "manifest.json"))
+    ]
+    best_uri = storage.join(run_uri, "best.json")
+    if kept:
+        best = max(kept, key=lambda line: (line["miou"], line["step"]))
+        entry = {"step": best["step"], "checkpoint": f"checkpoints/step-{best['step']:08d}", "miou": best["miou"]}
+        storage.write_json(best_uri, entry)
+    else:
+        storage.delete(best_uri)
+    write_pointers(run_uri, step, history)
+
+
+def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
+    """Deletes all but the best checkpoint and the newest `keep` up to that of `step`, which has just been written.
+
+    Later ones go first: they are torn, left by a part of the run that had come further.
+    """
     folder = storage.join(run_uri, "checkpoints")
     names = sorted(name for name in storage.list_names(folder) if name.startswith("step-"))
     best_uri = storage.join(run_uri, "best.json")
     best = json.loads(storage.read_text(best_uri))["checkpoint"] if storage.exists(best_uri) else None
-    for name in names[:-keep]:
+    own = [name for name in names if name <= f"step-{step:08d}"]
+    for name in [*names[len(own) :], *own[:-keep]]:
         if f"checkpoints/{name}" != best:
             storage.delete(storage.join(folder, name))
 

@@ -13,17 +13,19 @@ from functools import partial
 from typing import Any
 
 import ray.train
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
-from foodseg.errors import RetryLater, UserError
+from foodseg.errors import FoodsegError, RetryLater
 from foodseg.ray_logs import RelayedLogs
-from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session, require_cpus
+from foodseg.ray_session import cores, data_cpus, ray_session, require_cpus
 from foodseg.train.context import LocalContext, TrainContext
 from foodseg.train.loop import train
+from foodseg.train.ray_failures import ctrl_c_interrupts, raise_refusal, reason_of
 from foodseg.train.ray_worker import RayContext, train_rank
 from foodseg.train.run import Run, prepare_run
 
@@ -53,8 +55,10 @@ def run_training(
         {"step", "stopped", "miou", "run"}.
 
     Raises:
-        UserError: anything in the configuration, the data or the cluster that cannot work, before workers start.
-        RetryLater: workers, storage or cluster failed more often than train.max_failures.
+        UserError: anything in the configuration, the data or the cluster that cannot work, mostly before workers start.
+        RetryLater: workers, storage or cluster were lost more often than train.max_failures.
+        RuntimeError: workers failed for a reason that is our fault; their trace is in the log.
+        KeyboardInterrupt: Ctrl-C.
     """
     run = prepare_run(config, resume=resume)
     if run.config.scaling.num_workers == 0:
@@ -86,22 +90,23 @@ def _fit_with_retries(
     failures = 0
     while True:
         try:
-            with RelayedLogs() as relay:
+            with RelayedLogs() as relay, ctrl_c_interrupts():
                 result = _trainer(run, per_worker, build_context, relay).fit()
-        except TrainingFailedError as error:
-            expected = expected_failure(error)
-            if isinstance(expected, UserError):
-                raise expected from None
+        except (TrainingFailedError, RayError, ConnectionError) as error:
+            raise_refusal(relay)
+            reason = reason_of(error)
+            if isinstance(reason, FoodsegError) and not isinstance(reason, RetryLater):
+                raise reason from None
             failures += 1
-            detail = str(expected or error).strip().splitlines()[-1][:300]
-            if not isinstance(error, ControllerError) or failures > run.config.train.max_failures:
-                raise RetryLater(f"training failed: {detail}; once that is mended, go on with --resume") from None
-            _log.warning("training failed (%s); going on from the newest checkpoint", detail)
+            if isinstance(error, WorkerGroupError) or failures > run.config.train.max_failures:
+                if isinstance(reason, RetryLater):
+                    raise RetryLater(f"training failed: {reason}; once that is mended, go on with --resume") from None
+                _log.error("%s", error)  # with the trace of the worker
+                raise RuntimeError(f"training failed: {reason}") from None
+            _log.warning("training failed (%s); going on from the newest checkpoint", reason)
             time.sleep(min(30, 5 * failures))
             continue
         assert isinstance(result.return_value, dict)
-        if "refused" in result.return_value:
-            raise UserError(result.return_value["refused"])
         return result.return_value
 
 

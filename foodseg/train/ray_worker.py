@@ -22,6 +22,7 @@ from foodseg.errors import UserError
 from foodseg.ray_logs import RelayHandler
 from foodseg.ray_session import expected_failure
 from foodseg.train.context import TrainContext, micro_batch_size
+from foodseg.train.ray_failures import note_refusal, raise_refusal
 
 T = TypeVar("T")
 
@@ -69,8 +70,12 @@ def train_rank(
     """Runs the loop in one worker; `loop_config` holds plain `config`, `manifest`, `total_steps` and the log relay.
 
     Returns:
-        What `train.loop.train` returns, or {"refused": sentence} for a user's mistake.
+        What `train.loop.train` returns.
+
+    Raises:
+        UserError: a user's mistake, found here or by another worker of this attempt.
     """
+    raise_refusal(loop_config["relay"])
     from foodseg.train.loop import train
 
     logger = logging.getLogger("foodseg")
@@ -82,8 +87,7 @@ def train_rank(
     try:
         return train(config, manifest, loop_config["total_steps"], build_context(config))
     except Exception as error:
-        # a user's mistake is the same at every start: Ray would restart the workers again and again for it
         expected = expected_failure(error)
         if isinstance(expected, UserError):
-            return {"refused": str(expected)}
+            note_refusal(loop_config["relay"], str(expected))
         raise

@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass
 
+import torch
+
 from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig, load_config, parse_config
@@ -13,6 +15,8 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
+from foodseg.models.segmenter import Segmenter
+from foodseg.train.run_log import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
@@ -35,10 +39,16 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
 
     Raises:
         UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled, a
-            backbone or weights that cannot be loaded, a run directory that holds a run already (without `resume`) or
-            holds another one (with it).
+            backbone or weights that cannot be loaded, crops that the backbone does not take, no GPU for a training
+            here that wants one, no MLflow where it is wanted, a run directory that holds a run already (without
+            `resume`) or holds another one (with it).
     """
     config = with_absolute_uris(config)
+    if config.scaling.num_workers == 0 and config.scaling.use_gpu and not torch.cuda.is_available():
+        raise UserError(
+            "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
+            "scaling.use_gpu=false, or join a cluster that has one"
+        )
     manifest = training_manifest(config.data)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
     if not manifest.trained_ids(config.data.train_splits):
@@ -55,7 +65,9 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
-    build_segmenter(config.model, len(manifest.classes), pretrained=starts)
+    _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts), config)
+    if config.train.mlflow_uri is not None:
+        require_mlflow(config.train.mlflow_uri)
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
     return Run(config, manifest, reader, order, total_steps)
 
@@ -82,6 +94,19 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
             f"{config.train.global_batch}: raise train.epochs or lower train.global_batch"
         )
     return steps
+
+
+def _require_crops(model: Segmenter, config: ExperimentConfig) -> None:
+    """Some backbones take pictures of one size alone, and say so when they see another one."""
+    side = config.augment.crop
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {side} pixels "
+            f"({str(error).strip()[:200]}): choose another crop or another backbone"
+        ) from None
 
 
 def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:

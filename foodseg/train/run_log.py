@@ -4,17 +4,22 @@ Rank 0 only. Files are kept in a local folder; where the run lives in object sto
 checkpoint, whole, since objects cannot be appended to.
 """
 
+import contextlib
 import json
 import logging
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.errors import UserError
 
+KNOCK_SECONDS = 10  # a server that is up answers at once
 _log = logging.getLogger(__name__)
 
 
@@ -76,17 +81,41 @@ class RunLog:
                 storage.upload(path, storage.join(self._uri, path.relative_to(self._folder).as_posix()))
 
 
+def require_mlflow(uri: str) -> None:
+    """Raises UserError where MLflow is not installed or does not answer at the address."""
+    mlflow = _mlflow()
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):  # MLflow itself would try for minutes
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname or "", port), timeout=KNOCK_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"train.mlflow_uri {storage.redact(uri)}: nobody answers there ({error})") from None
+    with _mlflow_errors(mlflow, uri):
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+
+
 def _start_mlflow(uri: str, config: ExperimentConfig) -> Any:
-    """Raises UserError where MLflow is not installed or refuses the address."""
-    try:
-        import mlflow
-    except ImportError:
-        raise UserError("train.mlflow_uri is set, but MLflow is missing: pip install 'foodseg[mlflow]'") from None
-    try:
+    mlflow = _mlflow()
+    with _mlflow_errors(mlflow, uri):
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment("foodseg")
         mlflow.start_run(run_name=config.run.uri.rstrip("/").rsplit("/", 1)[-1])
         mlflow.log_dict(config.model_dump(mode="json"), "config.json")
-    except mlflow.MlflowException as error:
-        raise UserError(f"train.mlflow_uri {uri}: MLflow refuses it ({error})") from None
     return mlflow
+
+
+def _mlflow() -> Any:
+    try:
+        import mlflow
+    except ImportError:
+        raise UserError("train.mlflow_uri is set, but MLflow is missing: pip install 'foodseg[mlflow]'") from None
+    return mlflow
+
+
+@contextlib.contextmanager
+def _mlflow_errors(mlflow: Any, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except mlflow.MlflowException as error:
+        raise UserError(f"train.mlflow_uri {storage.redact(uri)}: MLflow refuses it ({error})") from None

@@ -1,7 +1,8 @@
 """Validation within training: exact scores on `val`, and the temperature of the model's confidences, in one pass.
 
 Each rank labels its share of the rows; whole-number counts are added up over the ranks, so that every rank has the same
-result, whatever the number of ranks.
+result, whatever the number of ranks. As in `evaluate`, background on which an id is predicted that the source of the
+picture never annotates is left out.
 """
 
 from dataclasses import asdict
@@ -11,10 +12,11 @@ import torch
 from torch import nn
 
 from foodseg.checkpoint import Calibration
-from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
+from foodseg.data.shards import Manifest
+from foodseg.data.sources import scorable_mask
 from foodseg.eval.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
 from foodseg.eval.evaluate import rank_rows
 from foodseg.metrics import Scores, confusion, scores
@@ -24,29 +26,33 @@ from foodseg.train.context import TrainContext
 
 
 def validate(
-    model: nn.Module, reader: RowReader, classes: ClassTable, config: ExperimentConfig, context: TrainContext, step: int
+    model: nn.Module, reader: RowReader, manifest: Manifest, config: ExperimentConfig, context: TrainContext, step: int
 ) -> tuple[Scores, Calibration]:
     """Scores every row of `reader` exactly once over the ranks, and fits the temperature; all ranks call it.
 
     Args:
         model: of the weights that `eval.weights` names, after `step` updates.
-        reader: of the split `data.val_split`.
+        reader: of the split `data.val_split`. manifest: of the data that is trained on.
     """
     assert isinstance(model, Segmenter) and config.data.val_split is not None
     _share_statistics(model, context)
     predictor = Predictor(model, config.eval, context.device, config.train.precision)
-    counted = validation_counts(predictor, reader, classes, context.rank, context.world_size)
+    counted = validation_counts(predictor, reader, manifest, context.rank, context.world_size)
     matrix, nll, pixels = (context.all_reduce(torch.from_numpy(c).to(context.device)).cpu().numpy() for c in counted)
-    result = scores(matrix, classes.names)
+    result = scores(matrix, manifest.classes)
     fit = fit_temperature(nll, int(pixels[0]))
     calibration = Calibration(
-        **asdict(fit), pixels=int(pixels[0]), split=config.data.val_split, step=step, weights=config.eval.weights
+        **asdict(fit),
+        pixels=int(pixels[0]),
+        split=config.data.val_split,
+        step=step,
+        eval=config.eval.model_dump(mode="json"),
     )
     return result, calibration
 
 
 def validation_counts(
-    predictor: Predictor, reader: RowReader, classes: ClassTable, rank: int, world_size: int
+    predictor: Predictor, reader: RowReader, manifest: Manifest, rank: int, world_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts one rank's share of the rows.
 
@@ -54,12 +60,14 @@ def validation_counts(
         (K, K) int64 confusion matrix; (T,) int64 negative log-likelihoods of sampled pixels at each of TEMPERATURES, as
         `nll_sums` gives them; (1,) int64, how many pixels were sampled.
     """
+    classes = manifest.class_table
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     nll, pixels = np.zeros(len(TEMPERATURES), np.int64), np.zeros(1, np.int64)
     for row in rank_rows(reader, rank, world_size):
-        truth = decode_mask(row["mask"])
         logits = predictor.logits_of_file(row["image"])
-        matrix += confusion(truth, logits.ids(), len(classes), classes.ignore_id)
+        ids = logits.ids()
+        truth = scorable_mask(decode_mask(row["mask"]), ids, manifest.annotated[row["source"]], classes)
+        matrix += confusion(truth, ids, len(classes), classes.ignore_id)
         sample = sampled_pixels(truth, classes.ignore_id, row["image_id"])
         nll += nll_sums(logits.at(sample), truth.ravel()[sample])
         pixels += len(sample)

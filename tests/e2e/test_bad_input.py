@@ -567,7 +567,7 @@ def test_too_many_bad_records(ray_cluster: None, world: Path, answer: Callable[.
 def test_one_picture_in_two_splits(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
     write("meals/test.txt", "drawn__0001\n")()
 
-    check_words(answer(PREPARE, 3), ("1 of 11 records", "drawn__0001", "of test", "listed before, in train"))
+    check_words(answer(PREPARE, 3), ("1 of 11 records", "drawn__0001", "of train", "stands in test, which keeps it"))
 
 
 def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
@@ -665,10 +665,38 @@ def test_unreachable_endpoint(world: Path, answer: Callable[..., str], s3_enviro
 @pytest.mark.parametrize(("address", "found"), [("127.0.0.1:9", "refused"), ("nonsense", "host:port")])
 def test_no_cluster(address: str, found: str, world: Path) -> None:
     # a process of its own: this one may be connected to the tests' cluster already
-    command = [sys.executable, "-m", "foodseg.cli", *PREPARE, "--address", address, "--json"]
+    prepare = [*PREPARE[:-1], str(world / "out"), "--address", address, "--json"]
+    command = [sys.executable, "-m", "foodseg.cli", *prepare]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     child = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
     sentence = check_answer(child.returncode, child.stdout, child.stderr, 2)
 
     check_words(sentence, (f"--address {address}", found, "ray start --head"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (PREPARE, "DST 'out'"),
+        (["data", "map", "prepared", "m.tsv", "out"], "DST 'out'"),
+        (TRAIN, "run.uri 'run'"),
+        (MODEL, "--out 'out'"),
+        ([*EVALUATE, "model", "--out", "/far/out", "--test-log", "log.jsonl"], "--test-log 'log.jsonl'"),
+    ],
+)
+@pytest.mark.parametrize("as_job", [False, True])
+def test_relative_results_on_a_cluster(
+    arguments: list[str],
+    named: str,
+    as_job: bool,
+    world: Path,
+    answer: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if as_job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+    sentence = answer(arguments if as_job else [*arguments, "--address", "127.0.0.1:9"], 2)
+
+    check_words(sentence, (named, "is relative", "name s3:// or an absolute path"))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from foodseg.cli import run
 from foodseg.data.sample import decode_mask
+from foodseg.data.shards import read_manifest
 from tests.e2e.world import make_world
 
 REPOSITORY = Path(__file__).parents[2]
@@ -118,6 +119,21 @@ def test_version(said: Callable[..., str]) -> None:
     assert all(version[0].isdigit() for _, version in lines)
 
 
+# --- data ---
+
+
+def test_secrets_of_a_uri_are_not_said(world: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest("prepared").model_copy(update={"quarantined": 1})
+    for name in ("ray_prepare.prepare", "ray_map.map_data_set"):
+        monkeypatch.setattr(f"foodseg.data.{name}", lambda *arguments, **options: manifest)
+    uri, query = "s3://key:hidden@bucket/out", "?region=us-east-1"
+    prepare, relabel = ["data", "prepare", "meals", uri + query], ["data", "map", "prepared", "m.tsv", uri + query]
+    for command in (prepare, relabel, [*prepare, "--json"], [*relabel, "--json"]):
+        text = said(*command)
+        assert f"s3://***@bucket/out{query}" in text and "hidden" not in text
+    assert f"reasons in s3://***@bucket/out/v-1/quarantine.parquet{query}" in said(*prepare)
+
+
 # --- configuration ---
 
 
@@ -193,8 +209,9 @@ def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -
     assert metrics["scores"]["miou"] == 1.0 and metrics["pictures"] == 3
     assert json.loads(Path("out/metrics.json").read_text()) == metrics
     assert all("meals test" in Path("out", name).read_text() for name in ("report.md", "report.html"))
-    (line,) = Path("log/test.jsonl").read_text().splitlines()
-    assert json.loads(line)["miou"] == 1.0 and json.loads(line)["what"] == "maps"
+    opened, scored = map(json.loads, Path("log/test.jsonl").read_text().splitlines())
+    assert opened["event"] == "opened" and scored["event"] == "scored"
+    assert opened["what"] == "maps" and scored["miou"] == 1.0
 
 
 def test_val_is_not_noted_as_an_opening_of_test(world: Path, said: Callable[..., str]) -> None:
@@ -237,7 +254,7 @@ def test_compare_two_evaluations(world: Path, answered: Callable[..., Any], said
     assert "|" in said("evaluate", "--compare", "good-out", "bad-out")  # a Markdown table
     same = answered("evaluate", "--compare", "good-out", "good-out")
     assert same != answer
-    assert len(Path("log.jsonl").read_text().splitlines()) == 2
+    assert len(Path("log.jsonl").read_text().splitlines()) == 4  # each evaluation opens and scores
 
 
 def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> None:

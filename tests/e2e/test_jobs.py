@@ -171,10 +171,12 @@ def test_prepare_train_and_evaluate_as_jobs(head: Head, tmp_path: Path) -> None:
     assert newest is not None and load_checkpoint(newest, with_trainer=True).step == 3
     assert resolve_checkpoint(run) == newest
 
-    said = done(head.submit("python", "jobs/evaluate.py", run, "--data", prepared, "--split", "val", "--out", scores))
+    said = done(head.submit("python", "jobs/evaluate.py", run, "--data", prepared, "--split", "test", "--out", scores))
 
     metrics = json.loads(Path(scores, "metrics.json").read_text())
-    assert metrics["step"] == 3 and metrics["pictures"] == manifest.counts["val"].pictures
+    assert metrics["step"] == 3 and metrics["pictures"] == 2
+    openings = Path(scores, "test_openings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in openings] == ["opened", "scored"]
     assert all(Path(scores, name).exists() for name in ("report.html", "report.md", "pictures.parquet"))
     assert "mIoU" in said
 
@@ -185,6 +187,13 @@ def test_a_failed_job_says_why_and_fails(head: Head, tmp_path: Path) -> None:
     assert job.returncode != 0
     assert "nowhere does not exist or is empty" in job.stdout + job.stderr
     assert "exit code 2" in job.stdout + job.stderr
+
+
+def test_a_result_that_would_be_deleted_with_the_job_is_refused(head: Head, tmp_path: Path) -> None:
+    job = head.submit("python", "-m", "foodseg.cli", "data", "prepare", str(tmp_path), "prepared")
+
+    assert "exit code 2" in job.stdout + job.stderr
+    assert "DST 'prepared' is relative" in job.stdout + job.stderr
 
 
 def test_without_the_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:

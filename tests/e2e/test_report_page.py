@@ -1,14 +1,12 @@
 """The report in a real browser: as wide as a telephone, and printed."""
 
 import re
-import shutil
-import subprocess
 from html import escape
-from pathlib import Path
 
 import pytest
 
 from foodseg.eval.report_html import page_html
+from tests.browser import browse, find_browser
 from tests.report_page import awkward_page
 
 WIDTHS = (390, 768, 1280)
@@ -23,7 +21,7 @@ MEASURE = """<title>-</title>{frames}<script>onload = () => {{
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = find_browser()
     if found is None:
         pytest.skip("chromium missing: install chromium to look at the report in a browser")
     return found
@@ -32,16 +30,6 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     return page_html(awkward_page(tmp_path_factory.mktemp("page") / "data"))
-
-
-def browse(chromium: str, folder: Path, page: str, *options: str) -> str:
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    done = subprocess.run(
-        [*command, *options, (folder / "report.html").as_uri()], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_nothing_is_wider_than_the_screen(chromium, page, tmp_path):

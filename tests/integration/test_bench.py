@@ -10,6 +10,7 @@ from foodseg.bench.ray_data import bench_data
 from foodseg.bench.ray_train import bench_train
 from foodseg.bench.report import bench_markdown
 from foodseg.config import ExperimentConfig
+from foodseg.config.load import config_hash
 from foodseg.errors import UserError
 from tests.drawn import drawn_config, write_drawn
 
@@ -21,7 +22,7 @@ def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     rates = [result[name]["images_per_second"] for name in ("stream", "bare", "loader")]
     assert min(rates) > 0
     assert result["share_of_bare"] == pytest.approx(rates[0] / rates[1])
-    assert result["data"].startswith("drawn@v1-")
+    assert result["data"].startswith("drawn@v1-") and len(result["config_hash"]) == 12
     assert "| bare loop" in bench_markdown(result)
 
 
@@ -34,11 +35,12 @@ def test_bench_train(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ray_train, "_run_torchrun", once)
     uri = write_drawn(tmp_path / "data")
-    result = bench_train(uri, drawn_config("overridden", tmp_path / "run"), workers=2, steps=3, rounds=1)
+    config = drawn_config("overridden", tmp_path / "run")
+    result = bench_train(uri, config, workers=2, steps=3, rounds=1)
     for kind in ("memory", "end_to_end"):
         assert result[kind]["share"] == pytest.approx(result[kind]["foodseg"] / result[kind]["bare"])
         assert [len(runs) for runs in result[kind]["runs"].values()] == [1, 1]
-    assert result["workers"] == 2
+    assert result["workers"] == 2 and result["config_hash"] == config_hash(config)
     assert "| end to end |" in bench_markdown(result)
 
 

@@ -94,6 +94,24 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
     assert_whole(str(run))
 
 
+def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
+    run = tmp_path / "run"
+    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "train.steps=4000", "scaling.num_workers=1")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            wait_for(lambda: len(logged_steps(run)) >= 6 or driver.poll() is not None)
+            driver.send_signal(signal.SIGINT)
+            out, err = driver.communicate(timeout=120)
+        finally:
+            driver.kill()
+    sentence = "interrupted; a training run goes on with --resume"
+    assert driver.returncode == 130, err
+    assert json.loads(out) == {"error": {"message": sentence, "exit_code": 130}}
+    assert f"foodseg: {sentence}" in err and "Traceback" not in err
+
+
 def test_the_storage_server_restarts_in_mid_run(ray_cluster, s3: S3Server):
     run = "s3://foodseg/faults/run"
     config = drawn_config(write_drawn("s3://foodseg/faults/data"), run, *SETTINGS, "scaling.num_workers=1")

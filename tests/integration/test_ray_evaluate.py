@@ -1,5 +1,7 @@
 """Evaluation over several processes counts every row once, and the same as one process."""
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -49,7 +51,20 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     manifest = read_manifest(data)
     truth = merge(pictures, len(manifest.classes)).sum(1)
     assert truth.tolist() == list(manifest.counts["test"].class_pixels)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+    openings = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in openings] == ["opened", "scored"] * 2
+    assert all(line["what"] == predictions and line["data"] == alone["data"] for line in openings)
+    assert openings[1]["miou"] == alone["scores"]["miou"] and "miou" not in openings[0]
+
+
+def test_a_look_at_test_that_fails_is_noted_too(data, tmp_path):
+    with pytest.raises(UserError, match="every labelled picture of the split needs its label map"):
+        evaluate(
+            None, data=data, split="test", out=str(tmp_path / "out"), predictions=str(tmp_path), workers=0,
+            test_log=str(tmp_path / "log.jsonl"),
+        )  # fmt: skip
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["event"] == "opened"
 
 
 def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_path):

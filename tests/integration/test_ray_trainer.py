@@ -1,6 +1,7 @@
 """Training under Ray Train: two workers learn what one process learns."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.ray_session import require_cpus
 from foodseg.train.ray_trainer import run_training
+from foodseg.train.ray_worker import RayContext
 from tests.drawn import drawn_config, write_drawn
 
 SETTINGS = [
@@ -54,3 +56,41 @@ def test_a_cluster_that_is_too_small_is_refused_up_front(ray_cluster):
         require_cpus(7, 1, for_data=2, gpus=0)
     with pytest.raises(UserError, match="0 GPUs, but scaling asks for 2"):
         require_cpus(2, 1, for_data=2, gpus=2)
+
+
+def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
+    settings = ["train.global_batch=8", "scaling.num_workers=8", "scaling.resources_per_worker={CPU: 1}"]
+    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)
+    with pytest.raises(UserError, match=r"8 CPUs, but 8 workers with 1 each and 2 for the data need 10"):
+        run_training(config)
+
+
+def refused_on_rank_0(config):
+    context = RayContext(config)
+    if context.rank == 0:
+        raise UserError("rank 0 finds a mistake")
+    return context
+
+
+def test_a_mistake_that_one_rank_finds_ends_all(ray_cluster, tmp_path):
+    """Rank 1 waits for rank 0 in a broadcast, which knows no end."""
+    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "scaling.num_workers=2")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^rank 0 finds a mistake$"):
+        run_training(config, build_context=refused_on_rank_0)
+    assert time.monotonic() - started < 60
+
+
+def broken_on_rank_1(config):
+    context = RayContext(config)
+    if context.rank == 1:
+        raise ZeroDivisionError("a mistake of ours")
+    return context
+
+
+def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, caplog):
+    settings = ["scaling.num_workers=2", "train.max_failures=0"]
+    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)
+    with pytest.raises(RuntimeError, match=r"^training failed: .*a mistake of ours"):
+        run_training(config, build_context=broken_on_rank_1)
+    assert "in broken_on_rank_1" in caplog.text

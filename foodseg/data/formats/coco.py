@@ -27,6 +27,7 @@ from foodseg.errors import UserError
 
 NEEDS = "annotations/*.json, train/_annotations.coco.json, or a .json beside images/"
 ROBOFLOW = "_annotations.coco.json"
+OWN_ID = "foodseg_id"  # key of an image: the id that `coco_export` read, which may hold what a file name does not tell
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class _Annotation:
     category: Any  # an id in the file, if the file is right
     crowd: bool
     segmentation: str  # JSON text
+    box_only: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def missing_in_coco(src: str) -> list[str]:
     return [] if beside else [f"images/ or pictures beside {paths[0]}"]
 
 
+def is_loose_json(src: str) -> bool:
+    """True where the JSON files lie beside everything else: they may be there for another reason."""
+    return not any("/" in path for path in _document_paths(src))
+
+
 def list_coco(src: str) -> SourceListing:
     """Lists a COCO data set; opens no picture. Malformed entries become records that cannot be read.
 
@@ -86,8 +93,6 @@ def list_coco(src: str) -> SourceListing:
     classes, class_ids = _label_space(documents, storage.redact(src))
     folders = _Folders(src)
     found = [one for document in documents for one in _records(document, class_ids, folders)]
-    if not found:
-        raise UserError(f"{storage.redact(src)}: {', '.join(paths)} list no pictures")
     ids = distinct_ids([one.stem for one in found], [one.place for one in found])
     records = (
         Record(image_id, one.split, source_of(one.stem), one.image, one.mask)
@@ -136,6 +141,7 @@ def _read_document(src: str, path: str, split: str) -> _Document:
                     category=entry.get("category_id"),
                     crowd=bool(entry.get("iscrowd")),
                     segmentation=json.dumps(entry.get("segmentation"), separators=(",", ":")),
+                    box_only=bool(entry.get("bbox")) and not entry.get("segmentation"),
                 )
             )
     categories: dict[int, str] = {}
@@ -206,7 +212,8 @@ def _picture(document: _Document, image: Mapping[str, Any], folders: "_Folders")
         name = f"{document.path}, image {image.get('id')}"
         return name, name, Unreadable("its entry in `images` has no file_name")
     path = file_name.replace("\\", "/").strip("/")
-    stem = without_extension(path.rsplit("/", 1)[-1])
+    own = image.get(OWN_ID)
+    stem = own if isinstance(own, str) and own else without_extension(path.rsplit("/", 1)[-1])
     if ".." in path.split("/"):
         return stem, path, Unreadable(f"file_name {file_name!r} leads out of the data set")
     try:
@@ -228,6 +235,8 @@ def _mask(image: Mapping[str, Any], annotations: Sequence[_Annotation], class_id
         if type(one.category) is not int or one.category not in class_ids:
             reason = f"{one.name} has category_id {one.category!r}, which `categories` does not list"
             return Unreadable(reason, "unknown_id")
+        if one.box_only:
+            return Unreadable(f"{one.name} has a bbox and no segmentation: a box does not tell which pixels are meant")
         shapes.append(CocoShape(one.name, class_ids[one.category], one.crowd, one.segmentation))
     return CocoMask(height, width, tuple(shapes))
 

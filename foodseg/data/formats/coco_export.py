@@ -2,21 +2,22 @@
 
     export_coco("../shared/datasets/foodmix", "foodmix-coco")
 
-Ids stay what they are: category k is class k, and background has no category. COCO has neither ignored pixels nor, in
-one file, pictures with and without labels: such a data set is refused.
+Ids stay what they are: category k is class k, background has no category, and the id of a picture stands beside its
+`file_name` too, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO has neither ignored pixels
+nor, in one file, pictures with and without labels: such a data set is refused.
 """
 
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_api
 
 from foodseg import storage
 from foodseg.classes import BACKGROUND
+from foodseg.data.formats.coco import OWN_ID
 from foodseg.data.formats.detect import Format, list_source
 from foodseg.data.record import Record
+from foodseg.data.sample import open_picture
 from foodseg.errors import UserError
 from foodseg.progress import Progress
 
@@ -37,7 +38,9 @@ def export_coco(src: str, dst: str, format: Format = "auto") -> None:
             for number, record in enumerate((r for r in listing.records if r.split == split), start=1):
                 mask = _mask(record, listing.classes.ignore_id)
                 name = _copy_picture(record, dst)
-                images.append({"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})
+                height, width = mask.shape
+                entry = {"id": number, "file_name": name, "height": height, "width": width, OWN_ID: record.image_id}
+                images.append(entry)
                 annotations += [
                     {"id": len(annotations) + i, "image_id": number, **region}
                     for i, region in enumerate(_regions(mask), start=1)
@@ -60,8 +63,9 @@ def _mask(record: Record, ignore_id: int) -> np.ndarray:
 
 def _copy_picture(record: Record, dst: str) -> str:
     data = record.image.read()
-    with Image.open(io.BytesIO(data)) as picture:
-        name = f"{record.image_id}.{str(picture.format).lower()}"
+    with open_picture(data) as picture:  # a phone's JPEG may be an MPO to Pillow: several pictures in one file
+        extension = "jpg" if picture.format in ("JPEG", "MPO") else str(picture.format).lower()
+    name = f"{record.image_id}.{extension}"
     storage.write_bytes(storage.join(dst, "images", name), data)
     return name
 

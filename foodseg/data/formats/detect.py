@@ -26,7 +26,8 @@ def list_source(src: str, format: Format = "auto") -> SourceListing:
     """Lists a source data set; opens no picture. What its sources annotate is read from `sources.tsv` beside it.
 
     Raises:
-        UserError: `src` is in no known format, in several, or not in `format`; what the formats raise.
+        UserError: `src` is in no known format, in several, or not in `format`; it lists no pictures; what the formats
+            raise.
         RetryLater: the storage or the hub does not answer.
     """
     src = absolute_source(src)
@@ -70,6 +71,8 @@ def find_format(src: str) -> Known:
         "huggingface": huggingface.missing_in_huggingface(src),
     }
     fitting = [format for format, absent in missing.items() if not absent]
+    if "folder" in fitting and "coco" in fitting and coco.is_loose_json(src):
+        fitting.remove("coco")  # a .json beside a complete folder layout may be anything
     where = storage.redact(src)
     if len(fitting) > 1:
         raise UserError(f"{where} could be in the formats {' and '.join(fitting)}: say which with --format")
@@ -103,6 +106,8 @@ def _no_format(where: str, missing: dict[Known, list[str]], anything: bool) -> s
 
 def _with_sources(src: str, format: Known) -> SourceListing:
     listing = _list(src, format)
+    if not listing.records:
+        raise UserError(f"{storage.redact(src)} (format {format}) lists no pictures")
     files = hub if hub.is_hub(src) else storage
     if SOURCES not in files.list_names(src):
         return listing

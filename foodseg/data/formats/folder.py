@@ -4,7 +4,7 @@
     <src>/masks/<stem>.png         one channel of class ids; a picture without a mask file is unlabelled
     <src>/classes.txt              id<TAB>name, 0 = background
     <src>/train.txt  test.txt  [val.txt]   stems, one a line
-    <src>/sources.tsv              optional: which ids each source annotates (see `data/sources.py`)
+    <src>/sources.tsv              optional, as for every format (see `detect` and `data/sources.py`)
 
 The text before `__` in a stem is its source ("canteen__0001" comes from "canteen").
 """
@@ -13,7 +13,6 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats.layout import SPLITS, by_stem
 from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing, source_of
-from foodseg.data.sources import parse_sources
 from foodseg.errors import UserError
 
 FILES = ("images", "masks", "classes.txt", "train.txt")
@@ -30,7 +29,7 @@ def list_folder(src: str) -> SourceListing:
     """Lists what is in a folder-format data set; opens no picture.
 
     Raises:
-        UserError: not this format (naming what is missing), or a class table or sources.tsv that does not parse.
+        UserError: not this format (naming what is missing), or a class table that does not parse.
     """
     missing = missing_in_folder(src)
     if missing:
@@ -51,12 +50,7 @@ def list_folder(src: str) -> SourceListing:
         for stem in storage.read_text(storage.join(src, f"{split}.txt")).split("\n"):
             if stem := stem.strip():
                 records.append(_record(src, stem, split, images, masks))
-    if not records:
-        raise UserError(f"{storage.redact(src)}: the split files list no pictures")
-    where = storage.join(src, "sources.tsv")
-    text = storage.read_text(where) if "sources.tsv" in here else ""
-    sources = {record.source for record in records}
-    return SourceListing(classes, tuple(records), parse_sources(text, storage.redact(where), classes, sources))
+    return SourceListing(classes, tuple(records))
 
 
 def _record(src: str, stem: str, split: str, images: dict[str, str], masks: dict[str, str]) -> Record:

@@ -8,7 +8,8 @@
 Column `image` holds the file of the picture, `label` (or `mask`, `annotation`) the PNG of its mask, each as `datasets`
 writes images (struct of bytes and path) or as bytes; null = unlabelled. A mask has one channel, or three of which red
 is the id (as UEC's) and green and blue are 0 or equal to red. Without a file of class names the names of the one
-ClassLabel in the features are taken. The image id is the name in `path`, else column `id`, else the number of the row.
+ClassLabel in the features are taken. The image id is the name in `path`, else column `id` where no two rows of the data
+set have the same, else the number of the row.
 """
 
 import contextlib
@@ -128,7 +129,7 @@ def list_huggingface(src: str) -> SourceListing:
         uri = _files(src).join(src, path)
         with _parquet(uri) as file:
             rows += _rows(file, uri, splits[path])
-            features.append(json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")))
+            features.append(_features(file, uri))
     records = (
         Record(
             image_id=image_id,
@@ -136,6 +137,7 @@ def list_huggingface(src: str) -> SourceListing:
             source=source_of(row.stem),
             image=ParquetCell(row.uri, row.row_group, row.row, row.image),
             mask=None if row.mask is None else ParquetMask(ParquetCell(row.uri, row.row_group, row.row, row.mask)),
+            locality=(row.uri, row.row_group),
         )
         for image_id, row in zip(_ids(rows), rows, strict=True)
     )
@@ -195,6 +197,15 @@ def _rows(file: pq.ParquetFile, uri: str, split: str) -> Iterator[_Row]:
             at += 1
 
 
+def _features(file: pq.ParquetFile, uri: str) -> Any:
+    """Returns the features that `datasets` describes in a file; {} where there are none."""
+    try:
+        return json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    except (ValueError, RecursionError) as error:
+        _log.warning("%s: its metadata `huggingface` is no JSON and is left aside (%s)", storage.redact(uri), error)
+        return {}
+
+
 def _bytes_leaf(schema: pa.Schema, names: Sequence[str], uri: str) -> str:
     found = []
     for name in names:
@@ -224,7 +235,7 @@ def _ids(rows: Sequence[_Row]) -> list[str]:
     stems = [row.stem for row in rows]
     if all(stems) and len({(row.split, row.stem) for row in rows}) == len(rows):
         short = stems
-    elif all(row.key is not None for row in rows):
+    elif len({row.key for row in rows} - {None}) == len(rows):
         short = [str(row.key) for row in rows]
     else:
         counters = {split: itertools.count() for split in SPLITS}
@@ -263,10 +274,13 @@ def _read_classes(uri: str) -> ClassTable:
 
 def _class_labels(features: Any) -> Iterator[tuple[str, ...]]:
     """Yields the names of every ClassLabel, however deep."""
-    if isinstance(features, dict):
-        if features.get("_type") == "ClassLabel" and features.get("names"):
-            yield tuple(map(str, features["names"]))
-        features = list(features.values())
-    if isinstance(features, list):
-        for feature in features:
-            yield from _class_labels(feature)
+    left = [features]
+    while left:
+        feature = left.pop()
+        if isinstance(feature, dict):
+            names = feature.get("names")
+            if feature.get("_type") == "ClassLabel" and isinstance(names, list) and names:
+                yield tuple(map(str, names))
+            left += feature.values()
+        elif isinstance(feature, list):
+            left += feature

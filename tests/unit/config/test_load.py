@@ -92,7 +92,17 @@ def refusal(overrides: list[str]) -> str:
         ),
         ("data.uris=[{uri: a}, {uri: b, weight: 0}]", "data.uris[1].weight: must be above 0, found 0"),
         ("data.uris=[{uri: a}, {uri: a}]", "data.uris: found a twice; list it once, with a larger weight"),
+        (
+            "scaling.resources_per_worker={CPU: 0}",
+            "scaling.resources_per_worker: every amount must be above 0, found {'CPU': 0.0}",
+        ),
+        ("data.train_splits=[train, train]", "data.train_splits: found 'train' twice; name each split once"),
         # keys that do not go together
+        (
+            "data.train_splits=[train, val]",
+            "data.train_splits ['train', 'val'] hold data.val_split 'val', which is to choose among models that have "
+            "not seen it: set data.val_split=null, or leave it out of the former",
+        ),
         (
             "scaling.num_workers=[1, 3]",
             "train.global_batch = 8 cannot be split evenly over 3 workers (scaling.num_workers); "
@@ -118,6 +128,25 @@ def refusal(overrides: list[str]) -> str:
 )
 def test_a_refusal_is_one_sentence(override: str, sentence: str) -> None:
     assert refusal([override]) == sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "override"),
+    [
+        ("data.uri", "data.uri=s3://me:SECRET@b/meals"),
+        ("data.uris[0].uri", "data.uris=[{uri: s3://me:SECRET@b/meals}]"),
+        ("run.uri", "run.uri=s3://me:SECRET@b/runs?region=eu"),
+        ("model.weights", "model.weights=s3://me:SECRET@b/w.safetensors"),
+        ("train.mlflow_uri", "train.mlflow_uri=https://me:SECRET@mlflow.example"),
+        ("data.uris", "data.uris=[s3://me:SECRET@b/meals]"),  # malformed: what was found is shown without it
+        ("train.steps", "train.steps=s3://me:SECRET@b"),
+    ],
+)
+def test_keys_in_a_uri_are_neither_taken_nor_shown(key: str, override: str) -> None:
+    sentence = refusal([override])
+    assert sentence.startswith(f"{key}: ") and "://***@" in sentence and "SECRET" not in sentence
+    if "must be" not in sentence:
+        assert "set them in the environment (AWS_ACCESS_KEY_ID" in sentence
 
 
 @pytest.mark.parametrize(
@@ -182,7 +211,7 @@ def test_one_data_set_or_several(tmp_path: Path) -> None:
     assert load_config(several, ["data.uri=c", "data.uris=[{uri: d}]"]).config.data.uris[0].uri == "d"
     assert load_config(several, ["data.uri=''"]).config.data == data
     assert load_config(written(tmp_path, to_yaml(load_config(several).config))).config.data == data
-    with pytest.raises(UserError, match=r"^give exactly one of data\.uri and data\.uris, found both$"):
+    with pytest.raises(UserError, match=r"c\.yaml: give exactly one of data\.uri and data\.uris, found both$"):
         load_config(written(tmp_path, "data:\n  uri: a\n  uris: [{uri: b}]\n"))
 
 
@@ -209,11 +238,29 @@ def test_origins(tmp_path: Path) -> None:
         ("1: 2\n", "names of sections must be text, found 1"),
         ("train:\n  1: 2\n", "train: keys must be text, found 1"),
         ("a: !!python/object:os.system x\n", "line 1: not valid YAML"),
+        ("optim:\n  lr: 1\n  warmup: 0\n  lr: 2\n", r"c.yaml, line 4: .*the key 'lr' stands here a second time"),
+        ("optim: {}\ntrain: {}\noptim: {}\n", r"c.yaml, line 3: .*the key 'optim' stands here a second time"),
     ],
 )
 def test_files_that_are_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         load_config(written(tmp_path, text))
+
+
+def test_a_mistake_in_a_file_names_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "train:\n  steps: 0\n  global_batch: 8\noptm:\n  lr: 1\n")
+    with pytest.raises(UserError) as caught:
+        load_config(path, ["optim.lr=-1"])
+    assert str(caught.value) == (
+        f"optim.lr: must be above 0, found -1; {path}: train.steps: must be at least 1, found 0; "
+        f"{path}: unknown key 'optm'; did you mean optim?"
+    )
+    path = written(tmp_path, "train:\n  global_batch: 8\n")
+    with pytest.raises(UserError, match=r"^train.global_batch = 8 cannot be split"):  # file and --set together
+        load_config(path, ["scaling.num_workers=3"])
+    path = written(tmp_path, "scaling:\n  num_workers: 3\n")
+    with pytest.raises(UserError, match=r"c\.yaml: train.global_batch = 8 cannot be split"):
+        load_config(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

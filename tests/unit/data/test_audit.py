@@ -3,6 +3,7 @@
 import hashlib
 import io
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 
 from foodseg.classes import ClassTable
-from foodseg.data.audit import RecordFacts, Refusal, audit_record, listed_ingredients, read_mask
+from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
 from foodseg.data.findings import FINDINGS, Finding, FindingName, count_findings
 from foodseg.data.record import ImageFile, MaskFile, Record
 from foodseg.data.sample import encode_mask
 from foodseg.data.splits import unit_thumbnails
+from foodseg.errors import RetryLater, UserError
 
 CLASSES = ClassTable(("background", "rice", "egg"))
 IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 255, (5, 6, 3), np.uint8), (48, 40))
@@ -116,6 +118,58 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert names(audited(tmp_path, cut, None)) == ["exif_orientation", "truncated"]
 
 
+class Raises:
+    """A picture or a mask whose reading ends in an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (IndexError("row 7"), "it cannot be read (IndexError: row 7)"),
+        (OverflowError("too\nlarge " + "x" * 999), f"it cannot be read (OverflowError: too large {'x' * 90})"),
+        (UserError("annotation 3 is odd"), "annotation 3 is odd"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_the_fault_of_its_record(error: Exception, reason: str, tmp_path: Path) -> None:
+    found = audit_record(Record("a", "train", "s", Raises(error), Raises(error)), CLASSES)
+    assert isinstance(found, Refusal) and names(found) == ["unreadable", "unreadable"]
+    assert found.reason == f"picture: {reason}; mask: {reason}"
+
+
+@pytest.mark.parametrize("error", [RetryLater("the storage sleeps"), MemoryError()])
+def test_what_is_no_fault_of_the_record_passes(error: Exception, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    for image, mask in ((Raises(error), None), (ImageFile(str(tmp_path / "a.jpg")), Raises(error))):
+        with pytest.raises(type(error)):
+            audit_record(Record("a", "train", "s", image, mask), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("groups", "batches"),
+    [
+        ("", []),
+        ("-" * 35, [16, 16, 3]),  # files of their own
+        ("a" * 40 + "b" * 5 + "c" * 9 + "d" * 3, [40, 14, 3]),  # small row groups share a task
+        ("a" * 2500, [1000, 1000, 500]),
+        ("a" * 20 + "-" * 20, [20, 16, 4]),
+    ],
+)
+def test_records_of_a_row_group_stay_together(groups: str, batches: list[int]) -> None:
+    records = [
+        Record(str(i), "train", "s", ImageFile("a.jpg"), None, locality=None if group == "-" else (group, 0))
+        for i, group in enumerate(groups)
+    ]
+    found = audit_batches(records)
+    assert list(map(len, found)) == batches
+    assert [record for batch in found for record in batch] == records
+
+
 def test_several_unknown_ids_are_counted(tmp_path: Path) -> None:
     found = audited(tmp_path, jpeg(), encode_mask(np.arange(40 * 48, dtype=np.uint16).reshape(40, 48)))
     assert isinstance(found, Refusal) and "the mask holds id 3 and 1915 more unknown ids, but" in found.reason
@@ -129,7 +183,7 @@ def test_a_labelled_record(tmp_path: Path) -> None:
     assert (found.height, found.width, found.mask_turn, found.findings) == (40, 48, 1, ())
     assert found.size - len(jpeg()) == pytest.approx(len(encode_mask(mask)), abs=100)
     assert found.digest == hashlib.sha256(jpeg()).digest()
-    assert found.class_pixels.tolist() == [40 * 48 - 100 - 48, 0, 100] and found.class_pixels.dtype == np.int64
+    assert found.class_pixels.tolist() == [40 * 48 - 100 - 48, 0, 100] and found.class_pixels.dtype == np.int32
     assert listed_ingredients(found.class_pixels) == [2]
     np.testing.assert_array_equal(read_mask(found), mask)
 

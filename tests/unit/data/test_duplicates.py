@@ -30,8 +30,11 @@ def shown(text: str) -> list[RecordFacts | Refusal]:
     [
         ("a r 1, b v 2, c s 3", "- - -"),
         ("a r 1, a r 2", "- duplicate_id"),
-        ("a r 1, a s 2, a v 3", "- duplicate_id duplicate_id"),
-        ("a r 1, a s 1", "- duplicate_id"),  # one finding suffices: the file belongs to that id
+        ("a r 1, a s 2, a v 3", "duplicate_id - duplicate_id"),
+        ("a r 1, a v 2", "duplicate_id -"),
+        ("a v 1, a r 2", "- duplicate_id"),
+        ("a r 1, a s 1", "duplicate_id -"),  # one finding suffices: the file belongs to that id
+        ("a r 1, a s 2, b r 1", "duplicate_id - -"),  # what lost its id holds no file
         ("a r 1, b s 1", "split_duplicate -"),
         ("a s 1, b r 1", "- split_duplicate"),
         ("a r 1, b v 1", "split_duplicate -"),
@@ -57,17 +60,28 @@ def test_what_is_said() -> None:
     assert isinstance(found[0], Refusal) and isinstance(found[2], Refusal)
     assert found[0].reason == "the same file as 'b' of test, which keeps it"
     assert (found[0].findings[0].other_id, found[0].findings[0].other_split) == ("b", "test")
-    assert found[2].reason == "the id 'b' is listed before, in test: a picture belongs to one split, once"
+    assert found[2].reason == "the id 'b' stands in test, which keeps it"
 
 
 def test_findings_add_up_and_a_refused_record_holds_no_picture_back() -> None:
     torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
     grey = replace(good("b", "train", b"1"), findings=(Finding("grey", "no colour"),))
-    found = refuse_duplicates([torn, grey, torn, replace(grey, record=good("c", "train", b"1").record)])
+    found = refuse_duplicates([torn, grey, replace(torn), replace(grey, record=good("c", "train", b"1").record)])
     assert [[f.name for f in each.findings] for each in found] == [
         ["truncated"],
         ["grey"],
         ["truncated", "duplicate_id"],
         ["grey", "repeated_picture"],
     ]
-    assert isinstance(found[2], Refusal) and found[2].reason.startswith("torn; the id 'a' is listed before")
+    assert isinstance(found[2], Refusal) and found[2].reason == "torn; the id 'a' stands in test, which keeps it"
+
+
+def test_a_good_record_keeps_its_id_before_a_bad_one_of_test() -> None:
+    torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
+    found = refuse_duplicates([torn, good("a", "train", b"1"), replace(torn, record=good("a", "val", b"1").record)])
+    assert [[f.name for f in each.findings] for each in found] == [
+        ["truncated", "duplicate_id"],
+        [],
+        ["truncated", "duplicate_id"],
+    ]
+    assert (found[0].findings[1].other_id, found[0].findings[1].other_split) == ("a", "train")

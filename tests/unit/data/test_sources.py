@@ -1,9 +1,10 @@
 """What each source annotates: sources.tsv, and the table of the ids that the loss must not hold against background."""
 
+import numpy as np
 import pytest
 
 from foodseg.classes import ClassTable
-from foodseg.data.sources import parse_sources, unannotated
+from foodseg.data.sources import parse_sources, scorable_mask, unannotated
 from foodseg.errors import UserError
 
 CLASSES = ClassTable(("background", "rice", "miso soup", "egg"))
@@ -52,3 +53,24 @@ def test_the_table_of_unannotated_ids() -> None:
     assert unannotated({"a": None}, 4) is None
     assert unannotated({"a": None, "b": (0, 1, 2, 3)}, 4) is None
     assert unannotated({}, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("annotated", "expected"),
+    [
+        (None, [[0, 0, 0], [0, 1, 255]]),
+        ((0, 1), [[0, 0, 255], [255, 1, 255]]),  # rice is annotated; soup and egg are not
+        ((0, 2), [[0, 0, 0], [255, 1, 255]]),  # rice is in the mask, so it is annotated in this picture
+        ((0,), [[0, 0, 255], [255, 1, 255]]),
+        ((0, 1, 2, 3), [[0, 0, 0], [0, 1, 255]]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_background_where_an_id_is_predicted_that_nobody_looked_for(
+    annotated: tuple[int, ...] | None, expected: list[list[int]], dtype: type
+) -> None:
+    truth = np.array([[0, 0, 0], [0, 1, 255]], dtype)
+    prediction = np.array([[0, 1, 2], [3, 2, 3]], np.uint8)
+    found = scorable_mask(truth, prediction, annotated, CLASSES)
+    assert found.tolist() == expected and found.dtype == dtype
+    assert truth.tolist() == [[0, 0, 0], [0, 1, 255]]

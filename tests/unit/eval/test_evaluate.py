@@ -109,6 +109,9 @@ def test_subsets(tmp_path):
     paths = [str(tmp_path / name) for name in ("soy_classes.txt", "core.tsv")]
     assert read_subsets(paths, CLASSES) == {"soy": [2], "core": [1, 2]}
     assert read_subsets([], CLASSES) == {}
+    (tmp_path / "core_classes.txt").write_text("1\trice\n")
+    with pytest.raises(UserError, match=r"core_classes\.txt: another --subset file is called 'core' too; rename one"):
+        read_subsets([paths[1], str(tmp_path / "core_classes.txt")], CLASSES)
 
 
 @pytest.mark.parametrize(

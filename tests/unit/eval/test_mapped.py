@@ -42,6 +42,19 @@ def test_without_a_map_nothing_is_mapped() -> None:
         common_space(A, manifest(B))
 
 
+def test_background_proves_nothing_about_ids_that_are_not_annotated() -> None:
+    partial = manifest(B).model_copy(update={"annotated": {"s": (0, 2), "t": None}})
+    truth, prediction = np.array([[0, 0, 2, 255]], np.uint8), np.array([[2, 3, 3, 3]], np.uint8)
+    space = common_space(B, partial)
+    assert space.partial == {"s": 2} and space.scorable(truth, prediction, "s").tolist() == [[0, 255, 2, 255]]
+    assert space.scorable(truth, prediction, "t") is truth
+    # a set that is mapped into B says nothing about what A never names: candy and fig; `foodseg data map` says the same
+    mapped = common_space(B, manifest(A), MAP)
+    assert mapped.annotated == {"s": (0, 2, 3)} and mapped.partial == {"s": 3}
+    assert mapped.scorable(truth, np.array([[1, 2, 4, 0]], np.uint8), "s").tolist() == [[255, 0, 2, 255]]
+    assert common_space(A, partial, MAP).annotated == partial.annotated
+
+
 def test_a_checkpoint_in_a_on_data_in_b() -> None:
     space = common_space(A, manifest(B), MAP)
     assert space.classes == B and space.mapped == ["predictions"]

@@ -56,6 +56,11 @@ def test_facts_of_a_checkpoint():
     assert list(facts) == ["scored", "model", "data", "settings", "written"]
     mapped = shown_facts({**metrics, "map": "to_b.tsv", "mapped": ["data", "predictions"]})
     assert mapped["label spaces"] == "data and predictions mapped by to_b.tsv"
+    assert len(mapped) == len(facts) + 1, "said once"
+    partial = shown_facts({**metrics, "partly_annotated": {"canteen": 3, "uec": 102}})
+    assert partial["partial labels"] == (
+        "canteen (3 ids), uec (102 ids); background predicted as an id that its source lacks is not scored"
+    )
     assert facts["model"] == "step 7, ema weights, configuration abc"
     assert facts["settings"] == "longest_side 512, flip False"
     assert facts["data"] == "meals@v1-0, split val, 3 pictures"

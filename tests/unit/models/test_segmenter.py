@@ -1,8 +1,6 @@
 """One suite for every backbone: shapes, gradients, odd sizes, saving; and the refusals of the builder."""
 
 import logging
-import os
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -13,8 +11,6 @@ from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
 
-SHARED = Path(os.environ.get("FOODSEG_SHARED", Path(__file__).parents[4] / "shared"))
-LITE0 = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
 ALL = (4, 8, 16, 32)
 # a plain one, EfficientNets (timm keeps their unused stages), channels-last features, a single stride
 BACKBONES = [
@@ -73,6 +69,11 @@ def test_a_picture_of_one_coarse_pixel():
     assert model(torch.rand(1, 3, 32, 32)).logits.shape == (1, 5, 8, 8)
 
 
+def test_a_backbone_made_for_one_size_takes_any():
+    model = build("swin_tiny_patch4_window7_224").eval()
+    assert model(torch.rand(1, 3, 64, 96)).logits.shape == (1, 5, 16, 24)
+
+
 def test_padding_with_the_mean_is_zero_for_the_backbone():
     model = build(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     seen = []
@@ -113,14 +114,13 @@ def test_a_family_without_published_weights_is_no_silent_random_start(monkeypatc
         build(weights="timm")
 
 
-def test_real_weights(caplog):
-    if not LITE0.exists():
-        pytest.skip("shared data missing: weights")
+def test_real_weights(shared, caplog):
+    lite0 = shared / "weights" / "tf_efficientnet_lite0.safetensors"
     with caplog.at_level(logging.INFO):
-        model = build("tf_efficientnet_lite0", weights=str(LITE0))
+        model = build("tf_efficientnet_lite0", weights=str(lite0))
     assert "keys" not in caplog.text and "pretrained" not in caplog.text
-    stored = safetensors.torch.load_file(LITE0)
+    stored = safetensors.torch.load_file(lite0)
     own = model.backbone.backbone.state_dict()
-    shared = own.keys() & stored.keys()
-    assert len(shared) > 200 and own.keys() == shared
-    assert all(torch.equal(own[name], stored[name]) for name in shared)
+    both = own.keys() & stored.keys()
+    assert len(both) > 200 and own.keys() == both
+    assert all(torch.equal(own[name], stored[name]) for name in both)

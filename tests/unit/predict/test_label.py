@@ -62,3 +62,9 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, pic
     assert result["ingredients"]
     for entry in result["ingredients"]:
         assert entry["confidence"] == pytest.approx(likely[ids == entry["id"]].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("setting", ["eval.longest_side=64", "eval.flip=true", "eval.window=64"])
+def test_confidences_are_not_calibrated_for_other_settings(run, picture, tmp_path, setting):
+    (result,) = label_pictures(run, [picture], str(tmp_path), [setting])
+    assert not result["calibrated"] and result["temperature"] == 1.0

@@ -125,8 +125,8 @@ def test_two_ranks_score_the_model_that_is_saved(two_ranks):
     )
     assert isinstance(context, LocalContext)
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
-    classes = run.manifest.class_table
-    alone, calibration = validate(load_model(checkpoint, "ema"), reader, classes, run.config, context, checkpoint.step)
+    model = load_model(checkpoint, "ema")
+    alone, calibration = validate(model, reader, run.manifest, run.config, context, checkpoint.step)
     assert alone.miou == histories[0][0]["miou"]
     assert alone.aacc == histories[0][0]["aacc"]
     assert calibration == checkpoint.calibration

@@ -12,15 +12,17 @@ from foodseg import storage
 from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
 from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint
 from foodseg.config import ExperimentConfig
+from foodseg.config.model import ModelConfig
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
+from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import Predictor
 from foodseg.train import loop
 from foodseg.train.context import LocalContext
-from foodseg.train.loop import Trainer, prune_checkpoints, train, write_pointers
+from foodseg.train.loop import Trainer, prune_checkpoints, restore_pointers, train, write_pointers
 from foodseg.train.validation import validate, validation_counts
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared
@@ -199,10 +201,9 @@ def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     predictor = Predictor(trainer.student, run.config.eval, context.device)
     reader = RowReader(run.config.data.uri, run.manifest, ["train", "val"])
-    classes = run.manifest.class_table
 
     def counted(rank: int, world_size: int):
-        return validation_counts(predictor, reader, classes, rank, world_size)
+        return validation_counts(predictor, reader, run.manifest, rank, world_size)
 
     whole = counted(0, 1)
     pixels = [run.manifest.counts[split].class_pixels for split in ("train", "val")]
@@ -223,12 +224,13 @@ def test_the_temperature_is_of_the_weights_beside_it(data, tmp_path):
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
     for step in (2, 3):
         fitted = kept[step].calibration
-        assert (fitted.step, fitted.split, fitted.weights) == (step, "val", "ema")
+        assert (fitted.step, fitted.split) == (step, "val")
+        assert fitted.eval == run.config.eval.model_dump(mode="json") and fitted.eval["weights"] == "ema"
         assert 0.25 <= fitted.temperature <= 4 and fitted.nll_after <= fitted.nll_before
         labelled = sum(min(4096, row) for row in _labelled_pixels(reader))
         assert fitted.pixels == labelled
         model = load_model(kept[step], "ema")
-        again = validate(model, reader, run.manifest.class_table, run.config, context, step)[1]
+        again = validate(model, reader, run.manifest, run.config, context, step)[1]
         assert again == fitted
 
 
@@ -246,15 +248,76 @@ def test_pointers_and_pruning(tmp_path):
         if miou is not None:
             history.append({"step": step, "miou": miou})
         write_pointers(uri, step, history)
-        prune_checkpoints(uri, keep=2)
+        prune_checkpoints(uri, step, keep=2)
         kept[step] = [int(name[5:]) for name in sorted(storage.list_names(storage.join(uri, "checkpoints")))]
         best = json.loads((tmp_path / "best.json").read_text())
         last = json.loads((tmp_path / "last.json").read_text())
         assert last["step"] == step and last.get("miou") == miou
         assert best["miou"] == max(line["miou"] for line in history)
+        assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == history
     # 5 is as good as 2 and newer
     assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [5, 6], 7: [5, 6, 7], 8: [5, 7, 8]}
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "checkpoints/step-00000005"
+
+
+def test_later_checkpoints_are_of_an_abandoned_part_and_go_first(tmp_path, monkeypatch):
+    """20 and 30 are torn, so the run went on from 10, and has now written 15."""
+    uri = str(tmp_path)
+    for step in (5, 10, 15, 20, 30):
+        storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
+    removed, delete = [], storage.delete
+    monkeypatch.setattr(storage, "delete", lambda where: (removed.append(int(where[-8:])), delete(where)))
+    prune_checkpoints(uri, 15, keep=2)
+    assert removed == [20, 30, 5]
+    assert storage.list_names(f"{uri}/checkpoints") == ["step-00000010", "step-00000015"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "written", "expected"),
+    [
+        ((2, 4), {"step": 2}, 4),  # killed before the pointers of 4, the best
+        ((2, 4), {"step": 6}, 4),  # 6 was better, but is torn
+        ((2,), {"step": 6}, 2),  # so was 4
+        ((), {"step": 6}, None),
+    ],
+)
+def test_pointers_of_a_run_that_goes_on(tmp_path, kept, written, expected):
+    uri = str(tmp_path)
+    for step in kept:
+        storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
+    storage.write_json(f"{uri}/best.json", written)
+    restore_pointers(uri, 4, [{"step": 2, "miou": 0.1}, {"step": 4, "miou": 0.2}][: max(1, len(kept))])
+    assert json.loads((tmp_path / "last.json").read_text())["step"] == 4
+    if expected is None:
+        assert not (tmp_path / "best.json").exists()
+    else:
+        best = {"step": expected, "checkpoint": f"checkpoints/step-0000000{expected}", "miou": expected / 20}
+        assert json.loads((tmp_path / "best.json").read_text()) == best
+
+
+def test_killed_between_a_checkpoint_and_its_pointers(data, tmp_path, monkeypatch):
+    settings = ["train.steps=4", "train.validate_every=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_pointers", lambda *a: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            go(drawn_config(data, tmp_path / "r", *settings))
+    assert newest(tmp_path / "r").step == 2 and not (tmp_path / "r" / "best.json").exists()
+    run, context = prepared(drawn_config(data, tmp_path / "r", *settings), resume=True)
+    Trainer(run.config, run.manifest, run.total_steps, context)
+    for name in ("best.json", "last.json"):
+        assert json.loads((tmp_path / "r" / name).read_text())["step"] == 2
+
+
+def test_synchronised_batch_norm_keeps_the_activations():
+    """Those that timm keeps inside its BatchNorm layers, as in every block of an EfficientNet."""
+    torch.manual_seed(0)
+    model = build_segmenter(ModelConfig(pyramid_channels=16, decoder_channels=16), 5).eval()
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(picture).logits
+        converted = loop.convert_sync_batchnorm(model)
+        assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+        torch.testing.assert_close(converted(picture).logits, expected)
 
 
 def test_more_checkpoints_can_be_kept(data, tmp_path):

@@ -1,6 +1,7 @@
 """What is refused before the first step, and how long a run is."""
 
 import pytest
+from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint_files import checkpoint_uri
@@ -34,9 +35,17 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
         (["data.uri=/nowhere"], "no prepared data set at /nowhere"),
         (["model.backbone=resnet19"], "timm has no model 'resnet19'"),
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
+        (
+            ["model.backbone=test_vit", "model.strides=[16]"],
+            r"model.backbone 'test_vit' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose another",
+        ),
+        (["train.mlflow_uri=gopher://nowhere"], "train.mlflow_uri gopher://nowhere: MLflow refuses it"),
+        (["train.mlflow_uri=http://127.0.0.1:1"], "train.mlflow_uri http://127.0.0.1:1: nobody answers there"),
+        (["scaling.use_gpu=true"], "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here"),
     ],
 )
-def test_refusals(data, tmp_path, settings, expected):
+def test_refusals(data, tmp_path, settings, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=expected):
         prepare_run(drawn_config(data, tmp_path / "r", *settings), resume=False)
     assert not (tmp_path / "r").exists()
@@ -81,7 +90,7 @@ def test_a_folder_that_is_no_run(data, tmp_path):
 
 def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
     wanted = []
-    build = lambda model, classes, pretrained=True: wanted.append(pretrained)  # noqa: E731
+    build = lambda model, classes, pretrained=True: wanted.append(pretrained) or nn.Identity()  # noqa: E731
     monkeypatch.setattr(run_module, "build_segmenter", build)
     prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
     prepare_run(drawn_config(data, tmp_path / "r"), resume=True)

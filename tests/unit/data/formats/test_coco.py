@@ -126,6 +126,12 @@ def test_one_json_with_its_pictures_beside(place: str, tmp_path: Path) -> None:
     assert missing_in_coco(src) == []
 
 
+def test_an_id_that_an_export_wrote_is_taken(tmp_path: Path) -> None:
+    images = [image(0, "train/1.jpg", foodseg_id="train/1"), image(1, "2.jpg", foodseg_id=""), image(2, "3.jpg")]
+    src = write(tmp_path, {"a.json": document(images, [])} | {f"images/{n}.jpg": None for n in ("train/1", "2", "3")})
+    assert [image_id for image_id, _, _ in summary(src)] == ["train/1", "2", "3"]
+
+
 def test_a_json_without_pictures_is_no_coco_data_set(tmp_path: Path) -> None:
     src = write(tmp_path, {"id2label.json": {}, "data/train.parquet": "x"})
     assert missing_in_coco(src) == ["images/ or pictures beside id2label.json"]
@@ -196,6 +202,7 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         {"id": 9, "height": 3, "width": 4},
         {"file_name": "noid.jpg", "height": 3, "width": 4},
         image(10, "nolabel.jpg"),
+        image(11, "box.jpg"),
     ]
     annotations = [
         annotation(1, 1),
@@ -206,6 +213,7 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         annotation(6, 77),
         annotation(7, 77),
         {"image_id": 10, "category_id": "rice"},
+        {**annotation(9, 11), "segmentation": [], "bbox": [0, 0, 2, 2]},
     ]
     names = [entry.get("file_name", "") for entry in images if entry.get("id") != 7]
     src = write(tmp_path, {"a.json": document(images, annotations)} | {n: None for n in names if n and ".." not in n})
@@ -224,6 +232,7 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "a.json, image 9": "its entry in `images` has no file_name",
         "noid": "its entry in `images` has no id, so that no annotation can name it",
         "nolabel": "annotation number 8 has category_id 'rice', which `categories` does not list",
+        "box": "annotation 9 has a bbox and no segmentation: a box does not tell which pixels are meant",
         "a.json, annotation 5": "annotation 5 has no image_id",
         "a.json, annotation 6": "annotation 6 and 1 more have image_id 77, which `images` does not list",
     }
@@ -238,7 +247,6 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         ({"categories": CATEGORIES}, "it has no list `images`"),
         ({"images": {}}, "`images` should be a list of objects"),
         ({"images": [], "annotations": [1]}, "`annotations` should be a list of objects"),
-        (document([]), r"a\.json list no pictures"),
         (document([image(1, "1.jpg")], [], None), "`categories`: a class table needs background and at least one"),
         (document([], [], [{"id": "1", "name": "rice"}]), "a category has a number as id, of its own, and a name"),
         (document([], [], [{"id": 1, "name": "rice"}, {"id": 1, "name": "egg"}]), "a category has a number as id"),

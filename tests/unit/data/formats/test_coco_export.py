@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def test_every_mask_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(new.mask.read(), old.mask.read())
         name = next(path.name for path in (tmp_path / "coco" / "images").glob(f"{new.image_id}.*"))
         np.testing.assert_array_equal(pycocotools_mask(independent[new.split], name), old.mask.read())
+
+
+def test_ids_with_a_slash_and_pictures_of_a_phone_come_back(tmp_path: Path) -> None:
+    (tmp_path / "meals/images/sub").mkdir(parents=True)
+    pictures = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    pictures[0].save(tmp_path / "meals/images/phone.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    pictures[1].save(tmp_path / "meals/images/sub/phone.jpg")
+    names = ("phone.jpg", "sub/phone.jpg")
+    document = {
+        "images": [{"id": n, "file_name": name, "height": 3, "width": 4} for n, name in enumerate(names)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "rice"}],
+    }
+    (tmp_path / "meals/train.json").write_text(json.dumps(document))
+    export_coco(str(tmp_path / "meals"), str(tmp_path / "coco"))
+
+    before, after = list_coco(str(tmp_path / "meals")).records, list_coco(str(tmp_path / "coco")).records
+    ids = ["images/phone.jpg", "images/sub/phone.jpg"]
+    assert [record.image_id for record in after] == [record.image_id for record in before] == ids
+    assert [record.image.read() for record in after] == [record.image.read() for record in before]
+    assert sorted(p.name for p in (tmp_path / "coco/images").rglob("*.jpg")) == ["phone.jpg.jpg", "phone.jpg.jpg"]
 
 
 @pytest.mark.parametrize(

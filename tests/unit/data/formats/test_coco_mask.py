@@ -65,6 +65,12 @@ def test_areas_are_those_of_the_pixels_within_the_picture() -> None:
     assert read(stripe, block)[0] == [1, 1, 1, 1, 1]
 
 
+def test_what_sticks_out_of_the_picture_is_cut_off() -> None:
+    assert read(shape(1, [square(3, 1, 9, 3)])) == [[0] * 5, [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 5]
+    assert read(shape(1, [square(-3, -70, 2, 2)])) == [[1, 1, 0, 0, 0]] * 2 + [[0] * 5] * 2
+    assert read(shape(1, [square(-9, -9, 99, 99)])) == [[1] * 5] * 4
+
+
 def test_the_parts_of_one_annotation_are_joined() -> None:
     assert read(shape(7, [square(0, 0, 1, 4), square(3, 0, 5, 1)])) == [[7, 0, 0, 7, 7]] + [[7, 0, 0, 0, 0]] * 3
 
@@ -120,9 +126,13 @@ def test_a_mask_is_small_and_survives_pickling() -> None:
         ([BIG[:4]], "at least 3 points, this one has 2"),
         ([[]], "at least 3 points, this one has 0"),
         ([BIG, SMALL[:4]], "at least 3 points, this one has 2"),
-        ([square(1, 1, 6.1, 3)], r"the point \(6.1, 1\) of a polygon lies outside the picture of 5 x 4"),
-        ([square(1, -1.5, 3, 3)], r"the point \(1, -1.5\) of a polygon lies outside"),
-        ([square(1e12, 1e12, 2e12, 2e12)], "lies outside"),
+        ([square(6, 1, 9, 3)], r"a polygon lies wholly outside the picture of 5 x 4, from \(6, 1\)"),
+        ([square(1, -3, 3, -0.5)], r"lies wholly outside the picture of 5 x 4, from \(1, -3\)"),
+        ([SMALL, square(1e12, 1e12, 2e12, 2e12)], "lies wholly outside"),
+        ([square(-1e7, 0, 1, 1)], r"the outline of a polygon is 2e\+07 pixels long, more than the limit of 10,000,000"),
+        ([square(-1e308, -1e308, 1e308, 1e308)], "the outline of a polygon is inf pixels long"),
+        ([[10**400] * 6], "something else"),
+        ([[float("inf")] * 6], "something else"),
         ([[float("nan")] * 6], "something else"),
         ([["1", "2", "3", "4", "5", "6"]], "something else"),
         ([[True] * 6], "something else"),

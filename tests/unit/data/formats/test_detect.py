@@ -94,6 +94,30 @@ def test_several_formats_fit(tmp_path: Path) -> None:
     assert len(list_source(str(tmp_path), "huggingface").records) == 1
 
 
+def test_a_complete_folder_wins_over_a_json_that_lies_beside(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "notes.json").write_text("{}")
+    assert find_format(str(tmp_path)) == "folder"
+    coco(tmp_path)  # annotations/ is more than a stray file
+    with pytest.raises(UserError, match="could be in the formats folder and coco: say which with --format"):
+        find_format(str(tmp_path))
+
+
+EMPTY: dict[str, Callable[[Path], object]] = {
+    "folder": lambda root: (folder(root), (root / "train.txt").write_text("\n \n")),
+    "foodseg103": lambda root: test_foodseg103.write(root, train="", test=None),
+    "coco": lambda root: test_coco.write(root, {"a.json": test_coco.document([], []), "images/1.jpg": None}),
+    "huggingface": lambda root: test_huggingface.mirror(root, train=(0, 0)),
+}
+
+
+@pytest.mark.parametrize("format", EMPTY)
+def test_a_source_without_pictures_is_refused(format: str, tmp_path: Path) -> None:
+    EMPTY[format](tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path} \(format {format}\) lists no pictures"):
+        list_source(str(tmp_path))
+
+
 def test_both_samples_of_real_layouts(shared: Path) -> None:
     samples = shared / "datasets" / "layout_samples"
     assert find_format(str(samples / "FoodSeg103")) == "foodseg103"
@@ -112,6 +136,16 @@ def test_sources_tsv_tells_what_a_source_annotates(format: str, tmp_path: Path) 
     assert list_source(str(tmp_path)).annotated == {"canteen": (0, 1)}
     (tmp_path / "sources.tsv").write_text("kantine\t1\n")
     with pytest.raises(UserError, match=r"sources.tsv, line 1: no picture has the source 'kantine'"):
+        list_source(str(tmp_path))
+
+
+def test_what_sources_annotate_by_name(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "train.txt").write_text("a__1\nb__1\nc\n")
+    (tmp_path / "sources.tsv").write_text("a\tegg\nb\t*\n")
+    assert list_source(str(tmp_path)).annotated == {"a": (0, 2)}
+    (tmp_path / "sources.tsv").write_text("a\tfig\n")
+    with pytest.raises(UserError, match=r"sources.tsv, line 1: 'fig' is neither an id from 0 to 2 nor"):
         list_source(str(tmp_path))
 
 

@@ -62,7 +62,6 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"train.txt": "\n \n"}, "the split files list no pictures"),
         ({"classes.txt": "0\tbackground\nrice\n"}, r"classes.txt, line 2: expected 'id<TAB>name', found 'rice'"),
         ({"classes.txt": "0\tbackground\n2\trice\n"}, r"classes.txt: class ids must be 0, 1, 2, .* \[1\] are missing"),
         ({"classes.txt": ""}, r"classes.txt: a class table needs background"),
@@ -71,15 +70,6 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
 def test_lists_that_are_refused(files: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         list_folder(write(tmp_path, files))
-
-
-def test_sources_say_what_they_annotate(tmp_path: Path) -> None:
-    lists = {"train.txt": "a__1\nb__1\nc\n", "classes.txt": "0\tbackground\n1\trice\n2\tegg\n"}
-    src = write(tmp_path, {**lists, "sources.tsv": "a\tegg\nb\t*\n"})
-    assert list_folder(src).annotated == {"a": (0, 2)}
-    (tmp_path / "sources.tsv").write_text("a\tfig\n")
-    with pytest.raises(UserError, match=r"sources.tsv, line 1: 'fig' is neither an id from 0 to 2 nor"):
-        list_folder(src)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

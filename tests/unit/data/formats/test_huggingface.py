@@ -121,12 +121,25 @@ def test_what_a_picture_is_called(path: str | None, has_id: bool, ids: list[str]
     assert {record.source for record in records} == ({"canteen"} if "canteen" in str(path) else {""})
 
 
-def test_ids_that_begin_anew_in_each_split(tmp_path: Path) -> None:
+def test_ids_that_begin_anew_in_each_split_are_no_ids(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / f"{split}.parquet", rows(2, path=None))
     (tmp_path / "classes.txt").write_text(CLASSES)
     ids = [record.image_id for record in list_huggingface(str(tmp_path)).records]
-    assert ids == ["train/0", "train/1", "test/0", "test/1"]
+    assert ids == ["train-000000", "train-000001", "test-000000", "test-000001"]
+
+
+def test_ids_that_repeat_are_no_ids(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", {**rows(3, path=None), "id": [7, 8, 7]})
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    ids = [record.image_id for record in list_huggingface(str(tmp_path)).records]
+    assert ids == ["train-000000", "train-000001", "train-000002"]
+
+
+def test_records_of_one_row_group_share_their_locality(tmp_path: Path) -> None:
+    records = list_huggingface(mirror(tmp_path, train=(0, 3), test=(3, 1))).records  # two rows in a group
+    names = [f"{tmp_path}/data/{split}-00000-of-00001.parquet" for split in ("train", "test")]
+    assert [record.locality for record in records] == [(names[0], 0), (names[0], 0), (names[0], 1), (names[1], 0)]
 
 
 @pytest.mark.parametrize("column", ["label", "mask", "annotation"])
@@ -266,6 +279,24 @@ def test_names_that_do_not_begin_with_background_are_not_taken(tmp_path: Path) -
     with_labels(tmp_path / "train.parquet", ["rice", "egg", "bread"])  # every id would be off by one
     with pytest.raises(UserError, match=r"does not say what the ids in its masks mean: put classes.txt .* beside"):
         list_huggingface(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000])
+def test_foreign_metadata_is_left_aside(text: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    src = mirror(tmp_path, train=(0, 2))
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), path)
+    assert len(list_huggingface(src).records) == 2
+    assert "its metadata `huggingface` is no JSON and is left aside" in caplog.text
+
+
+def test_class_labels_however_deep_and_odd() -> None:
+    deep: Any = {"_type": "ClassLabel", "names": NAMES}
+    for _ in range(5000):
+        deep = [deep]
+    odd = [{"_type": "ClassLabel", "names": 3}, {"_type": "ClassLabel"}, {"names": NAMES}, None]
+    assert list(huggingface._class_labels({"a": deep, "b": odd})) == [tuple(NAMES)]
 
 
 # --- what is refused ---

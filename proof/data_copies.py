@@ -1,0 +1,131 @@
+"""Copies of the real pictures in other formats, sizes and label spaces, and the comparison of their masks."""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from foodseg.classes import ClassTable
+from foodseg.data.formats.detect import list_source
+from foodseg.data.record import SourceListing
+from proof.proof_queue import ItemError
+
+
+def equal_masks(reference: SourceListing, copy: SourceListing) -> int:
+    """Returns how many masks are equal, pixel for pixel; raises where one is not."""
+    truth = {record.image_id: record for record in reference.records}
+    for record in copy.records:
+        mask, expected = record.mask, truth[record.image_id].mask
+        if mask is None or expected is None or not np.array_equal(mask.read(), expected.read()):
+            raise ItemError(f"the mask of {record.image_id} differs")
+    if len(copy.records) != len(truth) or copy.classes != reference.classes:
+        raise ItemError(f"{len(copy.records)} of {len(truth)} records, or another label space")
+    return len(truth)
+
+
+def equal_pycocotools(reference: SourceListing, coco: Path) -> int:
+    """Returns how many masks pycocotools reads as they are; raises where it reads another, or not all of them."""
+    from pycocotools.coco import COCO
+
+    truth = {record.image_id: record for record in reference.records}
+    equal = 0
+    for path in sorted((coco / "annotations").iterdir()):
+        document = COCO(str(path))
+        for image in document.loadImgs(document.getImgIds()):
+            mask = np.zeros((image["height"], image["width"]), np.uint8)
+            for annotation in document.loadAnns(document.getAnnIds(imgIds=image["id"])):
+                mask[document.annToMask(annotation) == 1] = annotation["category_id"]
+            expected = truth[image["file_name"].rsplit(".", 1)[0]].mask
+            if expected is None or not np.array_equal(mask, expected.read()):
+                raise ItemError(f"pycocotools reads another mask for {image['file_name']}")
+            equal += 1
+    if equal != len(truth):
+        raise ItemError(f"pycocotools was given {equal} of {len(truth)} masks")
+    return equal
+
+
+def equal_foodseg103(root: Path) -> int:
+    """Returns how many masks Pillow reads as they are; raises where one differs."""
+    records = list_source(str(root)).records
+    for record in records:
+        with Image.open(root / "Images" / "ann_dir" / record.split / f"{record.image_id}.png") as picture:
+            _refuse_difference(record.image_id, record.mask, np.asarray(picture))
+    return len(records)
+
+
+def equal_uec(root: Path) -> int:
+    """Returns in how many masks Pillow's red channel holds the ids; raises where one differs."""
+    records = list_source(str(root)).records
+    for record in records:
+        (path,) = (root / "data").glob(f"*/{record.split}/mask/{record.image_id}.png")
+        with Image.open(path) as picture:
+            _refuse_difference(record.image_id, record.mask, np.asarray(picture.convert("RGB"))[:, :, 0])
+    return len(records)
+
+
+def _refuse_difference(image_id: str, mask: Any, expected: np.ndarray) -> None:
+    if mask is None or not np.array_equal(mask.read(), expected):
+        raise ItemError(f"the mask of {image_id} differs from what Pillow reads")
+
+
+def write_parquet(folder: Path, out: Path) -> None:
+    """Writes the folder as the `datasets` library does: one Parquet file a split, pictures and labels as bytes."""
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Picture
+
+    (out / "data").mkdir(parents=True)
+    shutil.copyfile(folder / "classes.txt", out / "classes.txt")
+    features = Features({"image": Picture(), "label": Picture(), "id": Value("string")})
+    for split in ("train", "test"):
+        rows = {"folder": str(folder), "stems": _stems(folder, split)}
+        cache = str(out / "cache")
+        table = Dataset.from_generator(_parquet_rows, features=features, cache_dir=cache, gen_kwargs=rows)
+        table.to_parquet(out / "data" / f"{split}-00000-of-00001.parquet")
+        shutil.rmtree(cache)
+
+
+def _parquet_rows(folder: str, stems: list[str]) -> Iterator[dict[str, Any]]:
+    # the library writes a path alone as a path, and no bytes; a name that is no file here goes with the bytes
+    for stem in stems:
+        files = (("image", "images", f"{stem}.jpg"), ("label", "masks", f"{stem}.png"))
+        pictures = {key: {"bytes": Path(folder, kind, name).read_bytes(), "path": name} for key, kind, name in files}
+        yield {**pictures, "id": stem}
+
+
+def repeat(folder: Path, out: Path, count: int) -> None:
+    """Writes `count` pictures: the real ones under new ids, each copy encoded anew, so that no two files are equal."""
+    for name in ("images", "masks"):
+        (out / name).mkdir(parents=True)
+    shutil.copyfile(folder / "classes.txt", out / "classes.txt")
+    stems = [(stem, split) for split in ("train", "test") for stem in _stems(folder, split)]
+    listed: dict[str, list[str]] = {"train": [], "test": []}
+    for number in range(count):
+        stem, split = stems[number % len(stems)]
+        copy = f"{stem}-{number // len(stems):03d}"
+        with Image.open(folder / "images" / f"{stem}.jpg") as picture:
+            sink = io.BytesIO()
+            picture.convert("RGB").save(sink, "JPEG", quality=70 + number // len(stems))
+        (out / "images" / f"{copy}.jpg").write_bytes(sink.getvalue())
+        shutil.copyfile(folder / "masks" / f"{stem}.png", out / "masks" / f"{copy}.png")
+        listed[split].append(copy)
+    for split, names in listed.items():
+        (out / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def write_map(path: Path, name: str, table: ClassTable, union: ClassTable) -> None:
+    """Writes the map of a label space into one that has all its names."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow([f"{name}_id", f"{name}_name", "union_id", "union_name"])
+        for index, own in enumerate(table.names):
+            writer.writerow([index, own, union.names.index(own), own])
+
+
+def _stems(folder: Path, split: str) -> list[str]:
+    lines = (folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,37 @@
+"""Pictures of a page as a browser shows it, at a width that a window need not have."""
+
+import re
+import tempfile
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from proof.proof_queue import ItemError
+from tests.browser import NAMES, browse, find_browser
+
+MOST_ROWS = 16_000  # pixels: what a browser draws into one picture
+# A window has a least width, a frame has none.
+FRAME = '<body style="margin: 0"><iframe width="{}" height="{}" style="border: 0; display: block" srcdoc="{}"></iframe>'
+MEASURE = """<title>-</title>{}<script>onload = () => {{
+  document.title = document.querySelector("iframe").contentDocument.documentElement.scrollHeight;
+}}</script>"""
+
+
+def screenshot(page: Path, width: int, picture: Path) -> None:
+    """Draws the whole page, `width` pixels wide, as PNG; raises ItemError without a browser."""
+    browser = find_browser()
+    if browser is None:
+        raise ItemError(f"no browser: install one of {', '.join(NAMES)}")
+    html = escape(page.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        measured = browse(browser, Path(folder), MEASURE.format(FRAME.format(width, 844, html)), "--dump-dom")
+        title = re.search(r"<title>(\d+)</title>", measured)
+        if title is None:
+            raise ItemError(f"the browser did not tell how high {page.name} is at {width} pixels")
+        height = min(int(title[1]), MOST_ROWS)
+        options = ("--hide-scrollbars", f"--window-size={max(width, 800)},{height}", f"--screenshot={picture}")
+        browse(browser, Path(folder), FRAME.format(width, height, html), *options)
+    with Image.open(picture) as drawn:
+        whole = drawn.crop((0, 0, width, height))
+    whole.save(picture)
