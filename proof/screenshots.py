@@ -25,12 +25,14 @@ def screenshot(page: Path, width: int, picture: Path) -> None:
         raise ItemError(f"no browser: install one of {', '.join(NAMES)}")
     html = escape(page.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        measured = browse(browser, Path(folder), MEASURE.format(FRAME.format(width, 844, html)), "--dump-dom")
+        # a scroll bar would make the page narrower, and higher
+        frame, bare = FRAME.format(width, 844, html), "--hide-scrollbars"
+        measured = browse(browser, Path(folder), MEASURE.format(frame), bare, "--dump-dom")
         title = re.search(r"<title>(\d+)</title>", measured)
         if title is None:
             raise ItemError(f"the browser did not tell how high {page.name} is at {width} pixels")
         height = min(int(title[1]), MOST_ROWS)
-        options = ("--hide-scrollbars", f"--window-size={max(width, 800)},{height}", f"--screenshot={picture}")
+        options = (bare, f"--window-size={max(width, 800)},{height}", f"--screenshot={picture}")
         browse(browser, Path(folder), FRAME.format(width, height, html), *options)
     with Image.open(picture) as drawn:
         whole = drawn.crop((0, 0, width, height))

@@ -55,12 +55,15 @@ class PeakMemory:
 
     def _watch(self) -> None:
         this = psutil.Process()
-        own = [this] if self._with_this_process else []
+        own, program = [this] if self._with_this_process else [], this.cmdline()
         while True:
             together = 0
             for process in [*own, *this.children(recursive=True)]:
                 try:
-                    name, size = command_name(process.cmdline()), _private_bytes(process)
+                    words = process.cmdline()
+                    if words == program and process != this:
+                        continue  # a child has this process's pages until it runs its own program
+                    name, size = command_name(words), _private_bytes(process)
                 except psutil.Error:
                     continue  # it has ended since it was listed
                 self.processes[name] = max(self.processes.get(name, 0), size)
