@@ -1,14 +1,13 @@
 """Why a training on Ray failed, and what follows from it: refuse, try again, or own up.
 
-A user's mistake that one worker finds has to end all of them: the others wait for it in a barrier that knows no end. So
-the worker notes its sentence in the cluster's key-value store and raises. Ray ends the group and starts another one,
-which refuses at once; the driver reads the sentence there, since Ray's own error holds only text.
+A user's mistake that one worker finds has to end all of them: the others wait for it in a barrier that knows no end.
 """
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from ray.exceptions import (
@@ -18,13 +17,12 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
-    RayError,
     RaySystemError,
     RpcError,
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
-from ray.experimental import internal_kv
+from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import (
     CollectiveTimeoutError,
     InsufficientClusterResourcesError,
@@ -34,10 +32,9 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 
-from foodseg.errors import RetryLater, UserError
+from foodseg.errors import RetryLater
 from foodseg.ray_session import causes, expected_failure, line_of
 
-_NAMESPACE = b"foodseg-refused"
 _LOST = (
     # actors, nodes and the cluster
     RayActorError, NodeDiedError, LocalRayletDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError,
@@ -50,22 +47,18 @@ _LOST = (
 )  # fmt: skip
 
 
-def note_refusal(relay: str, sentence: str) -> None:
-    """Remembers a user's mistake for the driver and for later worker groups of the same attempt; the first one stands.
+class RefuseAtOnce(UserCallback):
+    """Ends the training where a worker found a user's mistake, which is the same at every start.
 
-    `relay` names the attempt: what `RelayedLogs` handed out.
+    Ray Train calls it in its controller; what it raises there ends all workers, and is tried no more.
     """
-    internal_kv._internal_kv_put(relay.encode(), sentence.encode(), overwrite=False, namespace=_NAMESPACE)
 
-
-def raise_refusal(relay: str) -> None:
-    """Raises UserError where a worker of the attempt has noted one."""
-    try:
-        sentence = internal_kv._internal_kv_get(relay.encode(), namespace=_NAMESPACE)
-    except RayError:  # the cluster is gone, which is told otherwise
-        return
-    if sentence is not None:
-        raise UserError(sentence.decode())
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises what a worker refused the run with, if one did."""
+        for error in worker_exceptions.values():
+            refusal = expected_failure(error)
+            if refusal is not None and not isinstance(refusal, RetryLater):
+                raise refusal
 
 
 def reason_of(error: BaseException) -> Exception:

@@ -25,7 +25,7 @@ from foodseg.ray_logs import RelayedLogs
 from foodseg.ray_session import cores, data_cpus, ray_session, require_cpus
 from foodseg.train.context import LocalContext, TrainContext
 from foodseg.train.loop import train
-from foodseg.train.ray_failures import ctrl_c_interrupts, raise_refusal, reason_of
+from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
 from foodseg.train.ray_worker import RayContext, train_rank
 from foodseg.train.run import Run, prepare_run
 
@@ -93,7 +93,6 @@ def _fit_with_retries(
             with RelayedLogs() as relay, ctrl_c_interrupts():
                 result = _trainer(run, per_worker, build_context, relay).fit()
         except (TrainingFailedError, RayError, ConnectionError) as error:
-            raise_refusal(relay)
             reason = reason_of(error)
             if isinstance(reason, FoodsegError) and not isinstance(reason, RetryLater):
                 raise reason from None
@@ -132,6 +131,7 @@ def _trainer(
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
             storage_path=storage.join(config.run.uri, "ray"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            callbacks=[RefuseAtOnce()],
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
         ),
     )

@@ -18,11 +18,9 @@ from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
-from foodseg.errors import UserError
 from foodseg.ray_logs import RelayHandler
 from foodseg.ray_session import expected_failure
 from foodseg.train.context import TrainContext, micro_batch_size
-from foodseg.train.ray_failures import note_refusal, raise_refusal
 
 T = TypeVar("T")
 
@@ -73,9 +71,8 @@ def train_rank(
         What `train.loop.train` returns.
 
     Raises:
-        UserError: a user's mistake, found here or by another worker of this attempt.
+        UserError: a user's mistake; `ray_failures.RefuseAtOnce` then ends the other workers too.
     """
-    raise_refusal(loop_config["relay"])
     from foodseg.train.loop import train
 
     logger = logging.getLogger("foodseg")
@@ -87,7 +84,5 @@ def train_rank(
     try:
         return train(config, manifest, loop_config["total_steps"], build_context(config))
     except Exception as error:
-        expected = expected_failure(error)
-        if isinstance(expected, UserError):
-            note_refusal(loop_config["relay"], str(expected))
-        raise
+        # what an error goes back to is lost on its way to the controller
+        raise expected_failure(error) or error from None

@@ -78,7 +78,7 @@ def test_a_mistake_that_one_rank_finds_ends_all(ray_cluster, tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^rank 0 finds a mistake$"):
         run_training(config, build_context=refused_on_rank_0)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200  # and not the half hour that gloo would wait
 
 
 def broken_on_rank_1(config):

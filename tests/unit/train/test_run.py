@@ -124,7 +124,9 @@ def test_several_data_sets(data, tmp_path, monkeypatch):
     assert len(run.manifest.members) == 2
     prepare_run(drawn_config("", tmp_path / "r", several, "train.epochs=1"), resume=True)
     with pytest.raises(UserError, match=r"data.uris was \[.*\"weight\": 3.0}\], now \[.*\"weight\": 2.0}\]"):
-        prepare_run(drawn_config("", tmp_path / "r", several.replace("weight: 3", "weight: 2"), "train.epochs=1"), resume=True)
+        prepare_run(
+            drawn_config("", tmp_path / "r", several.replace("weight: 3", "weight: 2"), "train.epochs=1"), resume=True
+        )
     with pytest.raises(
         UserError, match=r"data set 'drawn\+drawn#2' has no split 'dev'; it has train \(16\), val \(3\)"
     ):
