@@ -11,9 +11,8 @@ The text before `__` in a stem is its source ("canteen__0001" comes from "cantee
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import SPLITS, by_stem
+from foodseg.data.formats.layout import SPLITS, by_stem, refuse_missing
 from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing, source_of
-from foodseg.errors import UserError
 
 FILES = ("images", "masks", "classes.txt", "train.txt")
 NEEDS = "images/, masks/, classes.txt, train.txt"
@@ -31,12 +30,8 @@ def list_folder(src: str) -> SourceListing:
     Raises:
         UserError: not this format (naming what is missing), or a class table that does not parse.
     """
-    missing = missing_in_folder(src)
-    if missing:
-        raise UserError(
-            f"{storage.redact(src)} is not in the folder format: {', '.join(missing)} missing; "
-            "expected images/, masks/, classes.txt (id<TAB>name), train.txt and optionally val.txt, test.txt (stems)"
-        )
+    needs = "images/, masks/, classes.txt (id<TAB>name), train.txt and optionally val.txt, test.txt (stems)"
+    refuse_missing(src, missing_in_folder(src), "in the folder format", needs)
     classes = ClassTable.from_text(
         storage.read_text(storage.join(src, "classes.txt")), storage.redact(storage.join(src, "classes.txt"))
     )

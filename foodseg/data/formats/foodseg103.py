@@ -10,9 +10,8 @@ The source is that folder or the one around it. (Wu et al., "A Large-Scale Bench
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing
+from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, refuse_missing
 from foodseg.data.record import MaskFile, SourceListing
-from foodseg.errors import UserError
 
 NEEDS = "category_id.txt, ImageSets/train.txt, Images/img_dir/, Images/ann_dir/"
 SOURCE = "foodseg103"
@@ -31,11 +30,7 @@ def list_foodseg103(src: str) -> SourceListing:
     Raises:
         UserError: not this layout (naming what is missing), or a class table that does not parse.
     """
-    absent = missing_in_foodseg103(src)
-    if absent:
-        raise UserError(
-            f"{storage.redact(src)} is not laid out as FoodSeg103: {', '.join(absent)} missing; expected {NEEDS}"
-        )
+    refuse_missing(src, missing_in_foodseg103(src), "laid out as FoodSeg103", NEEDS)
     root = _root(src)
     table = locate(root, "category_id.txt")
     splits = [

@@ -31,6 +31,12 @@ def missing(folder: str, paths: Sequence[str]) -> list[str]:
     return [path for path in paths if _find(folder, path) is None]
 
 
+def refuse_missing(src: str, absent: Sequence[str], layout: str, needs: str) -> None:
+    """Raises UserError where anything is `absent`, saying that `src` is not `layout` and what that one needs."""
+    if absent:
+        raise UserError(f"{storage.redact(src)} is not {layout}: {', '.join(absent)} missing; expected {needs}")
+
+
 def _find(folder: str, path: str) -> str | None:
     for part in path.split("/"):
         names = [name for name in storage.list_names(folder) if name.lower() == part.lower()]

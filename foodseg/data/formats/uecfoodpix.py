@@ -16,10 +16,9 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing
+from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, refuse_missing
 from foodseg.data.record import SourceListing
 from foodseg.data.sample import BadFile, open_picture, undecodable
-from foodseg.errors import UserError
 
 NEEDS = "data/category.txt, data/train9000.txt, data/UECFoodPIXCOMPLETE/"
 SOURCE = "uecfoodpix"
@@ -49,12 +48,7 @@ def list_uecfoodpix(src: str) -> SourceListing:
     Raises:
         UserError: not this layout (naming what is missing), or a class table that does not parse.
     """
-    absent = missing_in_uecfoodpix(src)
-    if absent:
-        raise UserError(
-            f"{storage.redact(src)} is not laid out as UEC-FoodPix Complete: {', '.join(absent)} missing; "
-            f"expected {NEEDS}"
-        )
+    refuse_missing(src, missing_in_uecfoodpix(src), "laid out as UEC-FoodPix Complete", NEEDS)
     root = _root(src)
     splits = [
         ListedSplit(
