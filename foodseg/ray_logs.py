@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SECONDS = 0.5
 
@@ -42,7 +43,9 @@ class RelayedLogs:
     """Context manager on the driver: `with RelayedLogs() as relay:` hand `relay` to the worker's `RelayHandler`."""
 
     def __enter__(self) -> Any:
-        self._relay = _Relay.remote()  # type: ignore[attr-defined]
+        # beside the driver: on another node it could be lost while the training goes on, unseen
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._relay = _Relay.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -7,8 +7,6 @@ import torch
 
 from foodseg.checkpoint import load_checkpoint
 from foodseg.checkpoint_files import resolve_checkpoint
-from foodseg.errors import UserError
-from foodseg.ray_session import require_cpus
 from foodseg.train.ray_trainer import run_training
 from tests.drawn import drawn_config, write_drawn
 
@@ -41,10 +39,3 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     assert losses[0][-1] != losses[0][0]
     assert [line["positions"] for line in lines[1] if "positions" in line] == [[s * 4, s * 4 + 4] for s in range(8)]
     assert shared["miou"] == pytest.approx(alone["miou"], abs=0.02)
-
-
-def test_a_cluster_that_is_too_small_is_refused_up_front(ray_cluster):
-    with pytest.raises(UserError, match=r"8 CPUs, but 7 workers with 1 each and 2 for the data need 9: lower scaling"):
-        require_cpus(7, 1, for_data=2, gpus=0)
-    with pytest.raises(UserError, match="0 GPUs, but scaling asks for 2"):
-        require_cpus(2, 1, for_data=2, gpus=2)
