@@ -18,6 +18,14 @@ from ray.experimental import internal_kv
 
 _SECONDS = 0.5
 _NAMESPACE = b"foodseg-logs"
+_numbers = itertools.count()  # of lines within one clock tick
+
+
+def send_line(relay: str, level: int, message: str) -> None:
+    """Sends one line to the driver that holds `relay`; used in any process of the cluster."""
+    # keys sort by time; those of a restarted worker come after those of the one before
+    key = f"{relay}/{time.time_ns():020d}-{next(_numbers):06d}"
+    internal_kv._internal_kv_put(key.encode(), json.dumps([level, message]).encode(), namespace=_NAMESPACE)
 
 
 class RelayHandler(logging.Handler):
@@ -26,14 +34,10 @@ class RelayHandler(logging.Handler):
     def __init__(self, relay: str) -> None:
         super().__init__()
         self._relay = relay
-        self._numbers = itertools.count()
 
     def emit(self, record: logging.LogRecord) -> None:
-        # keys sort by time; those of a restarted worker come after those of the one before
-        key = f"{self._relay}/{time.time_ns():020d}-{next(self._numbers):06d}"
         try:
-            line = json.dumps([record.levelno, record.getMessage()])
-            internal_kv._internal_kv_put(key.encode(), line.encode(), namespace=_NAMESPACE)
+            send_line(self._relay, record.levelno, record.getMessage())
         except Exception:  # a line that is lost is no reason to end a training
             self.handleError(record)
 

@@ -5,9 +5,11 @@ every core has a training worker. So foodseg always says which it wants.
 """
 
 import contextlib
+import io
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -21,9 +23,12 @@ OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small
 KNOCK_SECONDS = 10  # a cluster that is up answers at once
 # where Ray keeps an error that it wraps: of a task, of the training controller, of a worker's loop, of its health check
 _WRAPPED = ("cause", "controller_failure", "_base_exc", "health_check_failure")
+NODE_SECONDS = 2  # and so do its nodes to each other
+_NODE_GROUP = "ray.io/node-group"  # label of the nodes that belong to a type in a cluster.yaml or RayCluster
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # for places, not for the start: until Ray knows that a node is lost, it may wait for a place on it
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     # a worker waits in `report` until the controller looks again: every checkpoint would cost up to 2 seconds
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
 }
@@ -53,7 +58,8 @@ def data_cpus() -> int:
 def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.
 
-    A Ray that is connected already (a test, a notebook) is used as it is.
+    A Ray that is connected already (a test, a notebook) is used as it is. Otherwise what is printed meanwhile goes to
+    stderr, cut to one line each: Ray prints what goes wrong on a node to stdout, which belongs to the result.
 
     Args:
         address: None = start one; "auto" or host:port = join.
@@ -69,6 +75,23 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
         return
     for name, value in {**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if address is None else {})}.items():
         os.environ.setdefault(name, value)
+    with contextlib.redirect_stdout(_Briefly()):
+        _connect(address, logical_cpus)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+class _Briefly(io.TextIOBase):
+    """Passes the first line of each text on to stderr; Ray appends 20 lines of a lost node's log to what it says."""
+
+    def write(self, text: str) -> int:
+        sys.stderr.write(text if text == "\n" else text.partition("\n")[0])
+        return len(text)
+
+
+def _connect(address: str | None, logical_cpus: int) -> None:
     if address is None:
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
@@ -94,10 +117,6 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
                 f"--address {address}: no Ray cluster answers there ({line_of(error, 0)}); "
                 "start one with `ray start --head`, or leave --address out to use this machine alone"
             ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _knock(address: str) -> None:
@@ -111,24 +130,26 @@ def _knock(address: str) -> None:
         pass
 
 
-def require_cpus(workers: int, per_worker: float, *, for_data: int, gpus: int) -> None:
-    """Refuses a cluster that cannot feed its workers: Ray Data would wait half an hour for a CPU that never comes free.
+def living_nodes() -> dict[str, dict[str, float]]:
+    """Returns for each node that answers its id and what it has in all, free or not.
 
-    Raises:
-        UserError: naming what the cluster has, what is needed, and what to change.
+    Ray's own table still holds a node for some 15 seconds after it was lost.
     """
-    have = ray.cluster_resources()
-    cpus, needed = have.get("CPU", 0), workers * per_worker + for_data
-    if cpus < needed:
-        raise UserError(
-            f"the cluster has {cpus:g} CPUs, but {workers} workers with {per_worker:g} each and {for_data} for the data"
-            f" need {needed:g}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
-        )
-    if have.get("GPU", 0) < gpus:
-        raise UserError(
-            f"the cluster has {have.get('GPU', 0):g} GPUs, but scaling asks for {gpus}: "
-            "lower scaling.num_workers or set scaling.use_gpu=false"
-        )
+    listed = [node for node in ray.nodes() if node["Alive"]]
+    return {n["NodeID"]: n["Resources"] for n in listed if _answers(n["NodeManagerAddress"], n["NodeManagerPort"])}
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=NODE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def nodes_may_come() -> bool:
+    """Whether a launcher or an operator runs this cluster (`ray up`, KubeRay) and may start nodes on demand."""
+    return any(_NODE_GROUP in (node.get("Labels") or {}) for node in ray.nodes() if node["Alive"])
 
 
 def _own_words(error: FoodsegError) -> FoodsegError:

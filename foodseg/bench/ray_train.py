@@ -144,7 +144,7 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
                       "max_failures": 0, "mlflow_uri": None}  # fmt: skip
     tree["eval"]["weights"] = "student"
     tree["loss"] = {}  # plain cross entropy, which the bare loop has too
-    tree["scaling"] = {"num_workers": workers}
+    tree["scaling"] = {"num_workers": workers, "resources_per_worker": {"CPU": max(1, cores() // workers)}}
     tree["run"]["uri"] = run_uri
     return parse_config(tree)
 

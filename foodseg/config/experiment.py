@@ -33,8 +33,8 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":
-        batch = self.train.global_batch
-        refused = [size for size in self.scaling.world_sizes if batch % size]
+        batch, allowed = self.train.global_batch, self.scaling.world_sizes
+        refused = [size for size in (allowed[0], allowed[-1]) if batch % size]
         if refused:
             fitting = [size for size in range(1, batch + 1) if batch % size == 0]
             raise ValueError(
@@ -42,6 +42,11 @@ class ExperimentConfig(Section):
                 f"(scaling.num_workers); with it {fitting} workers are possible"
             )
         return self
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """The numbers of workers that may be formed, ascending: of an elastic range, those that divide the batch."""
+        return [size for size in self.scaling.world_sizes if self.train.global_batch % size == 0]
 
     @model_validator(mode="after")
     def _gpu_only_settings(self) -> "ExperimentConfig":

@@ -9,11 +9,15 @@ class ScalingConfig(Section):
     """`num_workers: 0` trains in this process without Ray."""
 
     num_workers: int | tuple[int, int] = Field(
-        1, description="data-parallel workers; [min, max] = elastic; 0 = in this process, without Ray"
+        1,
+        description="data-parallel workers; [min, max] = elastic, in steps that divide train.global_batch; "
+        "0 = in this process, without Ray",
     )
     use_gpu: bool = Field(False, description="one GPU per worker (NCCL); else CPU (gloo)")
     resources_per_worker: dict[str, float] | None = Field(
-        None, description="Ray resources of a worker, e.g. {CPU: 4}; null = the cores of this machine shared evenly"
+        None,
+        description="Ray resources of a worker, e.g. {CPU: 4}; null = the cores of this machine shared evenly, on a "
+        "cluster 1 CPU beside a GPU, else as many CPUs as leave room for the data",
     )
 
     @field_validator("num_workers")
@@ -35,7 +39,7 @@ class ScalingConfig(Section):
 
     @property
     def world_sizes(self) -> range:
-        """Every number of processes that this setting allows."""
+        """Every number of processes from the fewest to the most."""
         if isinstance(self.num_workers, int):
             return range(max(1, self.num_workers), max(1, self.num_workers) + 1)
         return range(self.num_workers[0], self.num_workers[1] + 1)

@@ -8,7 +8,7 @@ snapshot is never what a run resumes from (it is not written atomically on a loc
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,11 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.errors import FoodsegError, RetryLater
 from foodseg.ray_logs import RelayedLogs
-from foodseg.ray_session import cores, data_cpus, ray_session, require_cpus
+from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.train.context import LocalContext, TrainContext
 from foodseg.train.loop import train
+from foodseg.train.placement import Resources, fair_cpus, in_words, require_room
+from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
 from foodseg.train.ray_worker import RayContext, train_rank
 from foodseg.train.run import Run, prepare_run
@@ -64,23 +66,31 @@ def run_training(
     if run.config.scaling.num_workers == 0:
         with LocalContext(run.config, run.manifest, run.reader, run.order) as local:
             return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
-    per_worker = worker_resources(run.config)
-    most = max(run.config.scaling.world_sizes)
-    with ray_session(address, logical_cpus=int(most * per_worker["CPU"]) + data_cpus()):
-        fewest = min(run.config.scaling.world_sizes)
-        require_cpus(fewest, per_worker["CPU"], for_data=STREAM_CPUS, gpus=fewest if run.config.scaling.use_gpu else 0)
+    sizes = run.config.world_sizes
+    alone = worker_resources(run.config)
+    with ray_session(address, logical_cpus=int(max(sizes) * alone["CPU"]) + data_cpus()):
+        nodes = list(living_nodes().values())
+        per_worker = alone if address is None else worker_resources(run.config, nodes)
+        if not nodes_may_come():
+            require_room(nodes, per_worker, sizes, STREAM_CPUS)
         return {**_fit_with_retries(run, per_worker, build_context), "run": run.config.run.uri}
 
 
-def worker_resources(config: ExperimentConfig) -> dict[str, float]:
-    """Returns the Ray resources of one worker; its CPUs are also its threads."""
-    given = config.scaling.resources_per_worker
-    if given is not None:
-        return {"CPU": 1.0, **given}
-    return {
-        "CPU": float(max(1, cores() // max(config.scaling.world_sizes))),
-        **({"GPU": 1.0} if config.scaling.use_gpu else {}),
-    }
+def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None = None) -> dict[str, float]:
+    """Returns the Ray resources of one worker; its CPUs are also its threads.
+
+    Args:
+        nodes: of the cluster that was joined; None = this machine.
+    """
+    most = max(config.world_sizes)
+    if config.scaling.use_gpu and nodes is not None:
+        cpus = 1  # the others of a GPU's node can decode
+    elif nodes is not None:
+        cpus = fair_cpus(nodes, most, STREAM_CPUS)
+    else:
+        cpus = max(1, cores() // most)
+    gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
+    return {"CPU": float(cpus), **gpus, **(config.scaling.resources_per_worker or {})}
 
 
 def _fit_with_retries(
@@ -110,28 +120,36 @@ def _fit_with_retries(
 
 
 def _trainer(
-    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext], relay: Any
+    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext], relay: str
 ) -> TorchTrainer:
     config = run.config
-    return TorchTrainer(
-        partial(train_rank, build_context=build_context),
-        train_loop_config={
+    scaling = ray.train.ScalingConfig(
+        num_workers=config.scaling.num_workers, use_gpu=config.scaling.use_gpu, resources_per_worker=per_worker
+    )
+    elastic, sizes = scaling.elasticity_enabled, config.world_sizes
+    parts: dict[str, Any] = {
+        "train_loop_per_worker": partial(train_rank, build_context=build_context),
+        "train_loop_config": {
             "config": config.model_dump(mode="json"),
             "manifest": run.manifest.model_dump(mode="json"),
             "total_steps": run.total_steps,
             "relay": relay,
         },
-        datasets={"train": partial(remaining_units, run.order, config.run.uri, run.total_steps)},
-        dataset_config=RankStream(config, run.manifest, run.reader, run.order),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.scaling.num_workers, use_gpu=config.scaling.use_gpu, resources_per_worker=per_worker
-        ),
-        run_config=ray.train.RunConfig(
+        "datasets": {"train": partial(remaining_units, run.order, config.run.uri, run.total_steps)},
+        "dataset_config": RankStream(config, run.manifest, run.reader, run.order),
+        "scaling_config": scaling,
+        "run_config": ray.train.RunConfig(
             # a new name each time: an old snapshot of Ray's would be read, and may be torn
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
             storage_path=storage.join(config.run.uri, "ray"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[RefuseAtOnce()],
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
+            callbacks=[
+                RefuseAtOnce(),
+                Announcer(relay, in_words(min(sizes), per_worker), None if elastic else max(sizes)),
+            ],
         ),
-    )
+    }
+    if elastic:
+        return ElasticTrainer(policy=ElasticWorkers(scaling, sizes, STREAM_CPUS), **parts)
+    return TorchTrainer(**parts)

@@ -10,7 +10,6 @@ from foodseg.checkpoint import load_checkpoint
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
-from foodseg.ray_session import require_cpus
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
 from tests.drawn import drawn_config, write_drawn
@@ -51,17 +50,10 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path, severa
     assert shared["miou"] == pytest.approx(alone["miou"], abs=0.02)
 
 
-def test_a_cluster_that_is_too_small_is_refused_up_front(ray_cluster):
-    with pytest.raises(UserError, match=r"8 CPUs, but 7 workers with 1 each and 2 for the data need 9: lower scaling"):
-        require_cpus(7, 1, for_data=2, gpus=0)
-    with pytest.raises(UserError, match="0 GPUs, but scaling asks for 2"):
-        require_cpus(2, 1, for_data=2, gpus=2)
-
-
 def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
     settings = ["train.global_batch=8", "scaling.num_workers=8", "scaling.resources_per_worker={CPU: 1}"]
     config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)
-    with pytest.raises(UserError, match=r"8 CPUs, but 8 workers with 1 each and 2 for the data need 10"):
+    with pytest.raises(UserError, match=r"^8 workers with 1 CPU each would leave 0 of the cluster.s CPUs"):
         run_training(config)
 
 

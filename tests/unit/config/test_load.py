@@ -108,6 +108,11 @@ def refusal(overrides: list[str]) -> str:
             "train.global_batch = 8 cannot be split evenly over 3 workers (scaling.num_workers); "
             "with it [1, 2, 4, 8] workers are possible",
         ),
+        (
+            "scaling.num_workers=[3, 8]",
+            "train.global_batch = 8 cannot be split evenly over 3 workers (scaling.num_workers); "
+            "with it [1, 2, 4, 8] workers are possible",
+        ),
         ("train.steps=null", "give exactly one of train.steps and train.epochs, found neither"),
         ("loss.cross_entropy=0", "all weights are 0: nothing would be learned; set loss.cross_entropy above 0"),
         ("eval.stride=3", "eval.stride needs eval.window: without a window the whole picture is taken at once"),
@@ -294,6 +299,12 @@ def test_the_hash_names_what_is_trained_not_where() -> None:
 def test_world_sizes(workers: object, sizes: list[int]) -> None:
     config = parse_config({"scaling": {"num_workers": workers}, "train": {"global_batch": 12}})
     assert list(config.scaling.world_sizes) == sizes
+
+
+def test_an_elastic_run_leaves_out_the_sizes_that_do_not_divide_the_batch() -> None:
+    config = parse_config({"scaling": {"num_workers": (2, 8)}, "train": {"global_batch": 16}})
+    assert config.world_sizes == [2, 4, 8]
+    assert parse_config({"scaling": {"num_workers": 0}}).world_sizes == [1]
 
 
 def test_only_eval_may_change_for_a_checkpoint() -> None:

@@ -1,0 +1,129 @@
+"""How a training run grows and shrinks with its cluster, and how the user hears of it.
+
+Ray Train restarts an elastic run with as many workers as find room. It does not know that the global batch must be
+split evenly over them, nor that somebody has to read and decode: where workers can fill a cluster, Ray Data is left
+without a CPU, and the run stands still. `ElasticWorkers` adds the two. It builds on Ray's internals, as there is no
+public way to choose the number of workers: the pinned version of Ray and `tests/integration/test_cluster.py` stand for
+it.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    ResizingState,
+    RestartingState,
+    RunningState,
+    SchedulingState,
+    TrainControllerState,
+)
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
+
+from foodseg.ray_logs import send_line
+from foodseg.ray_session import living_nodes, nodes_may_come
+from foodseg.train.placement import usable_workers
+
+LOOK_SECONDS = 10  # between two looks at the nodes while all is well
+PAUSE_SECONDS = 0.5  # between two looks at a cluster without room: Ray's controller would look without a rest
+TOLD_SECONDS = 30  # a user who waits for nodes hears of it this often
+
+
+class ElasticWorkers(ElasticScalingPolicy):
+    """Ray's elastic policy, kept to `sizes` that leave `cpus_for_data` CPUs free."""
+
+    def __init__(self, scaling_config: ray.train.ScalingConfig, sizes: Sequence[int], cpus_for_data: int) -> None:
+        super().__init__(scaling_config)
+        self._sizes, self._cpus_for_data = tuple(sizes), cpus_for_data
+        self._worker = scaling_config._resources_per_worker_not_none
+        self._looked_at = float("-inf")
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Called again and again until there is room for a worker group."""
+        self._looked_at = float("-inf")  # what was seen before the loss does not count
+        decision = super().make_decision_for_non_running_worker_group()
+        if isinstance(decision, NoopDecision):
+            time.sleep(PAUSE_SECONDS)
+        return decision
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        self._look()
+        # nodes are started for what is asked for, and Ray Data does without it, whether workers run there or not
+        return max(self._sizes) if self._may_ask else self._usable() or min(self._sizes)
+
+    def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
+        self._look()
+        # what was reserved is up to 20 seconds old, and may be on nodes that are gone
+        living = {node: resources for node, resources in reserved_resources.items() if node in self._nodes}
+        possible = super()._count_possible_workers(living)
+        if not self._may_ask:
+            possible = min(possible, self._usable())
+        return max((size for size in self._sizes if size <= possible), default=0)
+
+    def _look(self) -> None:
+        """Looks at the cluster, but not at each of the four times a second at which Ray's controller asks."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at, self._nodes = now, living_nodes()
+            # nodes with a GPU, say: those that the data has no use for
+            self._may_ask = nodes_may_come() and any(self._worker[name] for name in self._worker if name != "CPU")
+
+    def _usable(self) -> int:
+        return usable_workers(list(self._nodes.values()), self._worker, self._sizes, self._cpus_for_data)
+
+
+class ElasticTrainer(TorchTrainer):
+    """A TorchTrainer whose number of workers `policy` decides."""
+
+    def __init__(self, *args: Any, policy: ElasticWorkers, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._policy = policy
+
+    def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:
+        return super()._initialize_and_run_controller(**{**parts, "scaling_policy": self._policy})
+
+
+class Announcer(ControllerCallback):
+    """Tells the user why a run starts again, with how many workers, and what it waits for; runs in Ray's controller."""
+
+    def __init__(self, relay: str, wanted: str, workers: int | None) -> None:
+        """`wanted`: the least room that training needs, in words; `workers`: their number, None if it varies."""
+        self._relay, self._wanted, self._workers = relay, wanted, workers
+        self._told_at: float | None = None
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        now = time.monotonic()
+        if self._told_at is None or isinstance(current_state, RunningState):
+            self._told_at = now
+        if isinstance(current_state, RestartingState) and not isinstance(previous_state, RestartingState):
+            detail = _last_words(current_state.training_failed_error)
+            self._say(logging.WARNING, f"workers were lost ({detail}); going on from the newest checkpoint")
+        elif isinstance(current_state, InitializingState | RestartingState | ReschedulingState):
+            if now - self._told_at >= TOLD_SECONDS:
+                self._told_at = now
+                self._say(logging.WARNING, f"the cluster has no room for {self._wanted}: waiting for nodes")
+        elif isinstance(current_state, ResizingState):
+            self._say(logging.INFO, "the cluster has changed: going on from the newest checkpoint")
+        elif isinstance(current_state, SchedulingState):
+            workers = current_state.scaling_decision.num_workers
+            if workers != self._workers:
+                self._say(logging.INFO, f"training on {workers} worker{'s' if workers > 1 else ''}")
+            self._workers = workers
+
+    def _say(self, level: int, message: str) -> None:
+        send_line(self._relay, level, message)
+
+
+def _last_words(error: BaseException) -> str:
+    """What the workers died of, in one line."""
+    causes = getattr(error, "worker_failures", {}).values()
+    lines = {str(cause).strip().splitlines()[-1].strip().partition(". ")[0] for cause in causes if str(cause).strip()}
+    return "; ".join(sorted(lines))[:300] or type(error).__name__
