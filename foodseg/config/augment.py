@@ -19,6 +19,13 @@ class AugmentConfig(Section):
         le=1,
         description="probability that the crop is centred on a pixel of a class drawn evenly from the picture",
     )
+    paste: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that some ingredients of another training picture, of another source where there are "
+        "several, are pasted onto the crop",
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     contrast: tuple[float, float] = Field((0.8, 1.2), description="range of the contrast factor (about mid grey)")
     brightness: float = Field(

@@ -60,7 +60,9 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
         raise UserError(
             f"data.val_split {val_split!r} holds no labelled pixel; set data.val_split=null to train without validation"
         )
-    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    order = training_order(
+        reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
+    )
     total_steps = _total_steps(config, order)
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
