@@ -4,6 +4,7 @@ resolved = load_config("jobs/configs/foodmix.yaml", ["optim.lr=3e-4"])
 resolved.config.optim.lr, resolved.origins["optim.lr"]
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -82,6 +83,22 @@ def with_eval_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> E
     return with_overrides(config, overrides)
 
 
+def read_tree(path: str) -> dict[str, Any]:
+    """Reads a YAML file into a plain nested dict, as `load_config` does, without looking at its keys.
+
+    Raises:
+        UserError: no such file, not YAML, a key that stands twice.
+    """
+    return _parse_yaml(storage.read_text(path), path)
+
+
+def with_values(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns a copy of a plain nested dict with `section.key=value` overrides. UserError: one is malformed."""
+    changed = copy.deepcopy(tree)
+    _apply(changed, overrides, {})
+    return changed
+
+
 def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, str]) -> None:
     """Puts overrides into the tree, and their origins beside those of the file."""
     for override in overrides:
@@ -110,7 +127,7 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
         sentences = {
-            item["loc"][:2]: _file_of(item["loc"][:2], origins or {}) + explain(item, tree)
+            item["loc"][:2]: _file_of(item["loc"][:2], origins or {}) + explain(item, tree, ExperimentConfig)
             for item in reversed(error.errors())
         }
         raise UserError(storage.redact("; ".join(list(sentences.values())[::-1][:5]))) from None

@@ -1,0 +1,81 @@
+"""`foodseg serve`: the endpoint, and the swap of a model in a running one."""
+
+import threading
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from foodseg.cli_options import Address, AsJson, Overrides, emit
+
+
+class _RunByDefault(TyperGroup):
+    """`foodseg serve FILE` is `foodseg serve run FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+serve_app = typer.Typer(
+    cls=_RunByDefault,
+    help="Serve checkpoints by HTTP, with SAM and CLIP beside them: foodseg serve [FILE], foodseg serve swap ...",
+    no_args_is_help=False,
+)
+
+
+@serve_app.command("run")
+def serve_run(
+    config: Annotated[str | None, typer.Argument(help="Ray Serve's deploy file, as serve_configs/local.yaml.")] = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the endpoint and answer until Ctrl-C. `run` may be left out.
+
+    Example: foodseg serve serve_configs/local.yaml
+
+    Example: foodseg serve --set segmenter.models.meals=runs/a --set http.port=9000
+    """
+    import signal
+
+    from foodseg.serve.ray_serving import serving
+
+    stop = threading.Event()
+    with serving(config, overrides or [], address) as endpoint:
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        result = {"url": endpoint.url, "ray": endpoint.ray, "metrics": endpoint.metrics}
+
+        def show() -> None:
+            print(f"serving at {endpoint.url}  (API: {endpoint.url}docs)", flush=True)
+            print(f"swap a model with: foodseg serve swap NAME CHECKPOINT --address {endpoint.ray}", flush=True)
+            if endpoint.metrics:
+                print(f"metrics: {endpoint.metrics}", flush=True)
+
+        emit(result, as_json, show)
+        stop.wait()
+
+
+@serve_app.command("swap")
+def serve_swap(
+    name: Annotated[str, typer.Argument(help="Public name of the model.")],
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
+    address: Annotated[str, typer.Option(help="Ray cluster of the endpoint: 'auto' or host:port.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a name mean another checkpoint, without a restart; a bad checkpoint is refused and changes nothing.
+
+    Example: foodseg serve swap meals runs/b --address 127.0.0.1:6379
+    """
+    from foodseg.serve.ray_serving import swap
+
+    result = swap(name, checkpoint, address)
+
+    def show() -> None:
+        before = f", before {result['before'][:12]}" if result["before"] else ""
+        print(f"{name} is now {result['sha'][:12]}{before}: {result['checkpoint']} ({result['seconds']:.1f} s)")
+        print("a redeployment of the file brings back what the file says: write it there too")
+
+    emit(result, as_json, show)

@@ -1,0 +1,172 @@
+"""The configuration of the endpoint: what the Ray Serve application is given as `args`.
+
+Replicas, CPUs and GPUs of each deployment are Serve's own part of the YAML (`deployments`), and so is which checkpoint
+a model name means once it was swapped (`user_config` of the segmenter); here stands what the code needs to know.
+
+    config = parse_serve_config({"segmenter": {"models": {"meals": "runs/a"}}}, "serve_configs/local.yaml")
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from foodseg import storage
+from foodseg.config.explain import explain
+from foodseg.config.section import Section
+from foodseg.errors import UserError
+
+MIB = 2**20
+
+
+class HttpConfig(Section):
+    """The address and what a stranger may send to it. Serve's own limits are set above these, so that ours answer."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    keys_file: str | None = Field(
+        None,
+        description="file of API keys, a line 'name sha256-of-the-key' each, read again within 5 s; null = the keys in "
+        "FOODSEG_API_KEYS ('name:key,name:key'), and without these no key is asked for, on loopback only",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins whose pages may call the API, such as https://menu.example; empty = none but our own"
+    )
+    max_body_bytes: int = Field(32 * MIB, ge=1024, description="largest request body; more is refused with 413")
+    body_seconds: float = Field(20.0, gt=0, description="time to send a request body, then 408")
+    request_seconds: float = Field(60.0, gt=0, description="time for a whole request, body included, then 408")
+    max_requests: int = Field(
+        32, ge=1, description="requests that one ingress replica has in hand at once; more are refused with 429"
+    )
+    retry_after_seconds: float = Field(1.0, gt=0, description="what Retry-After says with a 429 of the ingress")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            scheme, _, rest = origin.partition("://")
+            if origin != "*" and (scheme not in ("http", "https") or not rest or "/" in rest):
+                raise ValueError(f"must be origins such as https://menu.example (no path), or '*', found {origin!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _body_within_request(self) -> "HttpConfig":
+        if self.body_seconds > self.request_seconds:
+            raise ValueError(
+                f"http.body_seconds ({self.body_seconds:g}) must not exceed http.request_seconds "
+                f"({self.request_seconds:g}), which the body is a part of"
+            )
+        return self
+
+
+class PictureConfig(Section):
+    """What pictures are accepted, and at which size they are decoded."""
+
+    max_pixels: int = Field(
+        50_000_000, ge=1024, le=100_000_000, description="most pixels by the header, before decoding; more is a 422"
+    )
+    longest_side: int = Field(
+        1024, ge=64, le=4096, description="pixels of the longer side after decoding; smaller pictures stay as they are"
+    )
+
+
+class SegmenterConfig(Section):
+    """The models of /v1/segment and how their pictures are batched."""
+
+    models: dict[str, str] = Field(
+        {}, description="public name -> run, checkpoint directory or URI; the first is the default"
+    )
+    default: str | None = Field(None, description="model that answers where a request names none; null = the first")
+    canvases: tuple[tuple[int, int], ...] = Field(
+        ((512, 512), (384, 512), (512, 384), (352, 512), (512, 352), (288, 512), (512, 288)),
+        description="[height, width] that pictures are padded to, one batch queue each; a picture that none of them "
+        "fits (too small, or mostly padding) is batched with those of its own padded size",
+    )
+    max_batch: int = Field(
+        8, ge=1, description="most pictures in one forward pass; a CPU gains nothing from more than 1"
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _public_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, uri in value.items():
+            if storage.redact(uri) != uri:  # /v1/models shows where a model comes from
+                raise ValueError(
+                    f"found {storage.redact(uri)}: keys belong into the environment (AWS_ACCESS_KEY_ID ...)"
+                )
+            if not name or len(name) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+                raise ValueError(f"a model name is 1 to 64 letters, digits, '-', '_' or '.', found {name!r}")
+        return value
+
+    @field_validator("canvases")
+    @classmethod
+    def _real_canvases(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        if any(side < 32 or side % 32 for canvas in value for side in canvas):
+            raise ValueError(f"sides of a canvas must be multiples of 32, found {[list(canvas) for canvas in value]}")
+        if len(set(value)) != len(value):
+            raise ValueError(f"a canvas stands twice in {[list(canvas) for canvas in value]}")
+        return value
+
+    @model_validator(mode="after")
+    def _known_default(self) -> "SegmenterConfig":
+        if self.default is not None and self.default not in self.models:
+            raise ValueError(f"segmenter.default must be one of {list(self.models)}, found {self.default!r}")
+        return self
+
+
+class SamConfig(Section):
+    """Segment Anything: prompts, masks for everything, and the vote that refines label maps."""
+
+    weights: str = Field(description="checkpoint file of segment-anything or MobileSAM (.pth, .safetensors), or s3://")
+    kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field("vit_t", description="which one; vit_t = MobileSAM")
+    cache_bytes: int = Field(256 * MIB, ge=MIB, description="picture embeddings that one replica keeps (4 MiB each)")
+    points_per_side: int = Field(16, ge=1, le=64, description="grid of points for the masks of everything")
+    points_per_batch: int = Field(16, ge=1, description="points in one pass of the mask decoder")
+
+
+class ClipConfig(Section):
+    """CLIP: scores of any names."""
+
+    model: str = Field(
+        "ViT-B-16", description="open_clip's name of the architecture, or a folder or URI with open_clip_config.json"
+    )
+    weights: str | None = Field(
+        None, description="a published tag, a file or s3://; null = those that lie in the folder of `model`"
+    )
+    cache_names: int = Field(4096, ge=1, description="text embeddings that one replica keeps")
+
+
+class RefineConfig(Section):
+    """The SAM vote over a label map (FoodSAM), and CLIP's second opinion where the segmenter is unsure."""
+
+    seconds: float = Field(30.0, gt=0, description="deadline of its own; when it passes, the map stays as it was")
+    largest_masks: int = Field(80, ge=1, description="masks that vote, the largest ones")
+    majority: float = Field(0.5, ge=0, le=1, description="share of a mask that one label must have for it to count")
+    unsure_below: float = Field(0.5, ge=0, le=1, description="mean confidence below which CLIP is asked; 0 = never")
+
+
+class ServeConfig(Section):
+    """Every setting of the endpoint but for scaling; a backend without a section is not started."""
+
+    http: HttpConfig = Field(HttpConfig(), description="address, keys and limits")
+    picture: PictureConfig = Field(PictureConfig(), description="accepted pictures")
+    segmenter: SegmenterConfig = Field(SegmenterConfig(), description="models of /v1/segment")
+    sam: SamConfig | None = Field(None, description="Segment Anything; null = not started")
+    clip: ClipConfig | None = Field(None, description="CLIP; null = not started")
+    refine: RefineConfig = Field(RefineConfig(), description="the vote of SAM's masks")
+
+
+def parse_serve_config(tree: Mapping[str, Any], where: str = "") -> ServeConfig:
+    """Validates a plain nested dict (the `args` of the application); `where` names the file in errors.
+
+    Raises:
+        UserError: one sentence naming the key (and the nearest known one), the value and what would be right.
+    """
+    plain = {key: {} if value is None and key not in ("sam", "clip") else value for key, value in tree.items()}
+    try:
+        return ServeConfig.model_validate(plain)
+    except ValidationError as error:
+        # a wrong member of a list or a union gives several errors about one key
+        sentences = {item["loc"][:2]: explain(item, plain, ServeConfig) for item in reversed(error.errors())}
+        sentence = "; ".join(list(sentences.values())[::-1][:5])
+        raise UserError(storage.redact(f"{where}: {sentence}" if where else sentence)) from None

@@ -1,0 +1,265 @@
+"""Segment Anything (Kirillov et al., 2023): an embedding per picture, masks for clicks and boxes, masks of everything.
+
+    sam = load_sam("vit_t", "s3://models/mobile_sam.safetensors", pick_device())
+    embedding = sam.embed(image)                    # slow: the image encoder
+    masks = sam.prompt(embedding, [(320, 200, 1)])  # fast: the mask decoder
+    masks = sam.automatic(embedding)
+
+The models are those of the package segment-anything (ViT-B, L, H) and MobileSAM; weights are the published files.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
+from torchvision.ops import nms
+
+from foodseg import storage
+from foodseg.errors import UserError
+from foodseg.models.mobile_sam import build_mobile_sam, timm_state
+
+SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
+# of the encoder's patch embedding, by which a file of weights is told from another
+_WIDTHS: dict[int, SamKind] = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+_LEVEL, _OFFSET = 0.0, 1.0  # segment-anything's: where a mask ends, and how far its stability is tried
+_ENLARGED = 2**24  # pixels of mask logits that exist at once at the size of the picture (64 MiB)
+
+
+@dataclass(frozen=True)
+class MaskGrid:
+    """How `automatic` looks for masks; the thresholds are segment-anything's own.
+
+    points_per_side: clicks along each side of the picture; its time grows with their square.
+    points_per_batch: clicks in one pass of the mask decoder; 64 suit a GPU, on a CPU a few are fastest.
+    predicted_iou: masks that the model itself rates lower are dropped.
+    stability: so are those that change when their logits are cut elsewhere (IoU of the cuts at +1 and -1).
+    overlap: of two masks whose boxes have a greater IoU, the one rated lower is dropped.
+    """
+
+    points_per_side: int = 16
+    points_per_batch: int = 4
+    predicted_iou: float = 0.88
+    stability: float = 0.95
+    overlap: float = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class SamEmbedding:
+    """What the decoder needs of a picture.
+
+    features: (1, 256, 64, 64) float32 on the model's device.
+    height, width: of the picture. fitted: its (height, width) inside the encoder's square.
+    """
+
+    features: torch.Tensor
+    height: int
+    width: int
+    fitted: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in a cache."""
+        return self.features.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class SamMask:
+    """One region. mask: (H, W) bool. score: IoU with the true region as the model predicts it, about 0 to 1."""
+
+    mask: np.ndarray
+    score: float
+
+
+class SamModel:
+    """Segment Anything with one set of weights; keeps nothing between calls."""
+
+    def __init__(self, sam: Sam, device: torch.device, grid: MaskGrid | None = None) -> None:
+        self._sam = sam.eval().to(device)
+        self._grid = grid or MaskGrid()
+
+    @torch.inference_mode()
+    def embed(self, image: np.ndarray) -> SamEmbedding:
+        """Encodes a picture (H, W, 3) uint8 RGB, shown to the encoder with its longer side at 1024 pixels.
+
+        Raises:
+            UserError: it is so narrow that nothing would be left of its shorter side.
+        """
+        height, width = image.shape[:2]
+        predictor = SamPredictor(self._sam)
+        if min(predictor.transform.get_preprocess_shape(height, width, predictor.transform.target_length)) < 1:
+            raise UserError(f"a picture of {width} x {height} pixels is too narrow for Segment Anything: crop it")
+        predictor.set_image(image)
+        assert predictor.features is not None
+        return SamEmbedding(predictor.features, height, width, predictor.input_size)
+
+    @torch.inference_mode()
+    def prompt(
+        self,
+        embedding: SamEmbedding,
+        points: Sequence[tuple[float, float, int]] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> list[SamMask]:
+        """Returns masks of the picture's size, the one rated best first.
+
+        A single point is ambiguous (the bean, the salad, the plate) and gets three masks; anything more gets one.
+
+        Args:
+            points: x, y in pixels of the picture, and 1 = belongs to it or 0 = does not.
+            box: x0, y0, x1, y1 in pixels of the picture.
+
+        Raises:
+            UserError: neither point nor box, one outside the picture, an empty box, a label that is not 0 or 1.
+        """
+        _check_prompt(embedding, points, box)
+        masks, scores, _ = self._predictor(embedding).predict(
+            point_coords=np.array([point[:2] for point in points], float) if points else None,
+            point_labels=np.array([point[2] for point in points]) if points else None,
+            box=None if box is None else np.array(box, float),
+            multimask_output=len(points) == 1 and box is None,
+        )
+        best_first = np.argsort(-np.asarray(scores), kind="stable")
+        return [SamMask(masks[index], float(scores[index])) for index in best_first]
+
+    @torch.inference_mode()
+    def automatic(self, embedding: SamEmbedding) -> list[SamMask]:
+        """Returns a mask for everything that a grid of clicks finds, the one rated best first.
+
+        These are the masks of segment-anything's SamAutomaticMaskGenerator (without crops). That class encodes the
+        picture anew, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
+        """
+        clicks = build_point_grid(self._grid.points_per_side) * (embedding.width, embedding.height)
+        predictor = self._predictor(embedding)
+        packed: list[np.ndarray] = []
+        boxes, scores = [torch.zeros(0, 4)], [torch.zeros(0)]
+        for batch in torch.as_tensor(predictor.transform.apply_coords(clicks, predictor.original_size)).split(
+            self._grid.points_per_batch
+        ):
+            for logits, rated in self._promising(predictor, batch.float()):
+                stable = calculate_stability_score(logits, _LEVEL, _OFFSET) >= self._grid.stability
+                masks = logits[stable] > _LEVEL
+                packed += [np.packbits(mask) for mask in masks.cpu().numpy()]
+                boxes.append(batched_mask_to_box(masks).float().cpu())
+                scores.append(rated[stable].cpu())
+        rated = torch.cat(scores)
+        kept = nms(torch.cat(boxes), rated, self._grid.overlap).tolist()
+        return [SamMask(_unpacked(packed[index], embedding), float(rated[index])) for index in kept]
+
+    def _promising(self, predictor: SamPredictor, clicks: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields (n, H, W) logits of masks that the model rates well, and the (n,) ratings.
+
+        clicks: (P, 2) float32 x, y in the encoder's square.
+        """
+        sam, clicks = self._sam, clicks.to(self._sam.device)
+        labels = torch.ones(len(clicks), 1, dtype=torch.int, device=clicks.device)
+        sparse, dense = sam.prompt_encoder(points=(clicks[:, None], labels), boxes=None, masks=None)
+        small, ratings = sam.mask_decoder(
+            image_embeddings=predictor.features,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        good = ratings > self._grid.predicted_iou
+        height, width = predictor.original_size
+        chunk = max(1, _ENLARGED // max(height * width, sam.image_encoder.img_size**2))
+        for part, rated in zip(small[good].split(chunk), ratings[good].split(chunk), strict=True):
+            if len(part):
+                yield sam.postprocess_masks(part[None], predictor.input_size, (height, width))[0], rated
+
+    def _predictor(self, embedding: SamEmbedding) -> SamPredictor:
+        """Returns the package's predictor as it is after `set_image`, which would run the encoder."""
+        predictor = SamPredictor(self._sam)
+        predictor.features = embedding.features
+        predictor.original_size = (embedding.height, embedding.width)
+        predictor.input_size = embedding.fitted
+        predictor.is_image_set = True
+        return predictor
+
+
+def load_sam(kind: SamKind, weights: str, device: torch.device, grid: MaskGrid | None = None) -> SamModel:
+    """Builds the model with published weights.
+
+    Args:
+        kind: vit_t is MobileSAM.
+        weights: path or URI of the official file (.pth, .pt), or of the same tensors as .safetensors.
+
+    Raises:
+        UserError: the file is missing, is damaged, or holds the weights of something else.
+    """
+    state = _read_state(weights)
+    shown = storage.redact(weights)
+    found = _kind_of(state)
+    if found is None:
+        raise UserError(f"{shown} does not hold weights of Segment Anything under the names of its official files")
+    if found != kind:
+        raise UserError(f"{shown} holds weights of {found}, not of {kind}: name the other kind or the other file")
+    sam = build_mobile_sam() if kind == "vit_t" else sam_model_registry[kind]()
+    try:
+        sam.load_state_dict(timm_state(state) if kind == "vit_t" else state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split("\n")[1:2]).strip()[:160]
+        raise UserError(f"{shown} does not hold all weights of {kind} ({detail})") from None
+    return SamModel(sam, device, grid)
+
+
+def _read_state(weights: str) -> Mapping[str, torch.Tensor]:
+    if storage.is_local(weights):
+        return _read_local(Path(storage.absolute(weights)), weights)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "weights"
+        storage.download(weights, local)
+        return _read_local(local, weights)
+
+
+def _read_local(path: Path, weights: str) -> Mapping[str, torch.Tensor]:
+    with storage.open_input(str(path)) as stream:
+        start = stream.read(9)
+    try:
+        if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zipfile and the unpickler raise a dozen kinds for one cause
+        detail = str(error).split("\n")[0][:160]
+        raise UserError(f"{storage.redact(weights)} cannot be read as weights ({detail})") from None
+    return state if isinstance(state, dict) else {}
+
+
+def _kind_of(state: Mapping[str, Any]) -> SamKind | None:
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "vit_t"
+    patches = state.get("image_encoder.patch_embed.proj.weight")
+    return _WIDTHS.get(len(patches)) if isinstance(patches, torch.Tensor) else None
+
+
+def _check_prompt(
+    embedding: SamEmbedding,
+    points: Sequence[tuple[float, float, int]],
+    box: tuple[float, float, float, float] | None,
+) -> None:
+    width, height = embedding.width, embedding.height
+    if not points and box is None:
+        raise UserError("a prompt needs at least one point or a box")
+    for x, y, label in points:
+        if label not in (0, 1):
+            raise UserError(f"the label of a point is 1 (belongs to it) or 0 (does not), found {label}")
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(f"the point ({x:g}, {y:g}) lies outside the picture of {width} x {height} pixels")
+    if box is not None:
+        x0, y0, x1, y1 = box
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise UserError(
+                f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not x0 < x1, y0 < y1 within {width} x {height} pixels"
+            )
+
+
+def _unpacked(bits: np.ndarray, embedding: SamEmbedding) -> np.ndarray:
+    pixels = embedding.height * embedding.width
+    return np.unpackbits(bits, count=pixels).view(bool).reshape(embedding.height, embedding.width)

@@ -1,0 +1,91 @@
+"""Several pictures in one forward pass, each padded to a common canvas: what the endpoint batches.
+
+    batched = BatchPredictor(model, config.eval, device)
+    canvas = pick_canvas(config.eval, model.size_multiple, height, width, ((512, 512), (384, 512)))
+    first, second = batched.logits([image, other], [(h, w), (oh, ow)], canvas)
+
+The scores of a picture do not depend on which others are in its batch. They are those of `Predictor` where the canvas
+is the size that it would pad to; a larger canvas adds padding at the right and bottom.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from foodseg.config.evaluation import EvalConfig
+from foodseg.data.sample import fit_longest, resize_image
+from foodseg.models.segmenter import Segmenter
+from foodseg.predict.predictor import AUTOCAST, PictureLogits, Predictor
+
+MOST_PADDING = 1.25  # a canvas with more pixels than this many times those needed costs more than it saves
+
+
+def fitted_size(config: EvalConfig, height: int, width: int) -> tuple[int, int]:
+    """Returns the (height, width) at which a model sees a picture of this size."""
+    if config.longest_side is None:
+        return height, width
+    return fit_longest(height, width, config.longest_side)
+
+
+def pick_canvas(
+    config: EvalConfig, multiple: int, height: int, width: int, canvases: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Returns the (height, width) that a picture of this size is padded to.
+
+    That is the smallest of `canvases` that holds it, else the least size that the model can take, whose sides are
+    multiples of `multiple`: so it is where none holds it, where the best one is mostly padding, and with sliding
+    windows, which depend on the padded size.
+    """
+    own_height, own_width = (-(-side // multiple) * multiple for side in fitted_size(config, height, width))
+    if config.window is not None:
+        return own_height, own_width
+    fits = [
+        (tall * wide, tall, wide)
+        for tall, wide in canvases
+        if tall >= own_height and wide >= own_width and tall % multiple == 0 and wide % multiple == 0
+    ]
+    if not fits or min(fits)[0] > MOST_PADDING * own_height * own_width:
+        return own_height, own_width
+    return min(fits)[1:]
+
+
+class BatchPredictor:
+    """Labels pictures in batches; not safe to call from several threads at once."""
+
+    def __init__(self, model: Segmenter, config: EvalConfig, device: torch.device, precision: str = "fp32") -> None:
+        """`precision` is that of train.precision."""
+        self._alone = Predictor(model, config, device, precision)
+        self._model = model
+        self._config = config
+        self._device = device
+        self._autocast = AUTOCAST[precision]
+
+    @torch.inference_mode()
+    def logits(
+        self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]
+    ) -> list[PictureLogits]:
+        """Returns the class scores of each picture.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, upright, at any scale of the picture.
+            sizes: (height, width) of the label map of each; the model sees what `eval.longest_side` says of this size.
+            canvas: what `pick_canvas` gives for every one of the sizes.
+        """
+        if self._config.window is not None:
+            return [self._alone.logits(image, *size) for image, size in zip(images, sizes, strict=True)]
+        views = self._model.mean.expand(len(images), 3, *canvas).clone()
+        fitted = [fitted_size(self._config, *size) for size in sizes]
+        for view, image, (height, width) in zip(views, images, fitted, strict=True):
+            pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
+            view[:, :height, :width] = pixels.permute(2, 0, 1).float() / 255
+        values = self._forward(views)
+        if self._config.flip:
+            values = (values + self._forward(views.flip(-1)).flip(-1)) / 2
+        stride = self._model.stride
+        return [PictureLogits(v, stride, f, *size) for v, f, size in zip(values, fitted, sizes, strict=True)]
+
+    def _forward(self, views: torch.Tensor) -> torch.Tensor:
+        views = views.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+            return self._model(views).logits.float()

@@ -1,0 +1,120 @@
+"""What the HTTP ingress asks of the deployments behind it, as protocols: Ray handles and plain fakes both fit.
+
+Every call is a coroutine. Pictures travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
+masks come back, never logits. A backend that is not configured is None.
+
+Shape letters: H, W of the picture that is passed in, which is the client's own within `picture.longest_side`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class ImageExpired(Exception):
+    """The embedding of a picture is no longer in the cache; the client heals it by sending the picture again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The label map of one picture.
+
+    ids: (H, W) uint8 or uint16, 0 = background.
+    unsure: (H, W) bool, where the confidence is low, or None where nobody asked for it.
+    confidences: calibrated mean confidence in [0, 1] of the pixels of each id present.
+    model, sha: public name and sha256 (hex) of the checkpoint that answered.
+    """
+
+    ids: np.ndarray
+    unsure: np.ndarray | None
+    confidences: dict[int, float]
+    model: str
+    sha: str
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """One region. mask: (H, W) bool. score: predicted IoU, about 0 to 1."""
+
+    mask: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One public model name.
+
+    wanted, serving: URIs of the checkpoint asked for and of the one that answers (None: none yet), without secrets.
+    sha: sha256 (hex) of the one that answers. error: why `wanted` does not serve, one sentence, or None.
+    classes: its names, id by id. default: answers where the client names no model. guided: takes ingredients.
+    longest_side: pixels of the longer side at which the model sees pictures; None = their own.
+    """
+
+    name: str
+    wanted: str
+    serving: str | None
+    sha: str | None
+    error: str | None
+    classes: tuple[str, ...]
+    default: bool
+    guided: bool = False
+    longest_side: int | None = None
+
+
+class Segmenter(Protocol):
+    """Labels pictures with one of several models."""
+
+    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+        """Returns the label map. model: `name@sha12`. ingredients: ids of what is on the plate, None = not told."""
+
+    async def models(self) -> list[ModelState]:
+        """Returns the state of every model."""
+
+
+class Sam(Protocol):
+    """Segment Anything. Coordinates are x, y in pixels of the picture that was sent to `embed`."""
+
+    async def embed(self, image: np.ndarray) -> str:
+        """Returns the digest (lower-case hex) of the picture's content, under which its embedding is cached."""
+
+    async def prompt(
+        self,
+        digest: str,
+        points: Sequence[tuple[float, float, int]],
+        box: tuple[float, float, float, float] | None,
+    ) -> list[Mask]:
+        """Returns masks for points (x, y, 1 = in or 0 = out) and a box (x0, y0, x1, y1). Raises ImageExpired."""
+
+    async def masks(self, image: np.ndarray) -> list[Mask]:
+        """Returns a mask for everything in the picture."""
+
+
+class Clip(Protocol):
+    """Scores any names; softmax over the names, 0 to 1."""
+
+    async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
+        """Returns one score a name for the whole picture."""
+
+    async def mask_scores(
+        self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
+    ) -> list[list[float]]:
+        """Returns for each (H, W) bool mask one score a name."""
+
+
+class Refine(Protocol):
+    """The SAM vote over a label map, with CLIP's second opinion where it is configured."""
+
+    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
+        """Returns the label map redrawn along SAM's masks. names: of the model's classes, id by id."""
+
+
+@dataclass(frozen=True)
+class Backends:
+    """All that the ingress composes."""
+
+    segmenter: Segmenter
+    sam: Sam | None = None
+    clip: Clip | None = None
+    refine: Refine | None = None

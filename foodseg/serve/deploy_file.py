@@ -1,0 +1,134 @@
+"""The file that deploys the endpoint: Ray Serve's own YAML, with our sections as `args` of the application.
+
+    applications:
+    - name: foodseg
+      import_path: foodseg.serve.ray_app:build
+      args: {segmenter: {models: {meals: runs/a}}}      # ServeConfig
+      deployments: [{name: Segmenter, num_replicas: 2}] # Serve's
+
+One file is for `foodseg serve`, `serve run`, `serve deploy` and KubeRay alike.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foodseg import storage
+from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.config.load import read_tree, with_values
+from foodseg.config.serve import ServeConfig, parse_serve_config
+from foodseg.errors import UserError
+
+IMPORT_PATH = "foodseg.serve.ray_app:build"
+SEGMENTER = "Segmenter"
+ABOVE_SECONDS = 15.0  # by which Serve waits longer than we do: what it answers itself is no envelope
+
+
+@dataclass(frozen=True)
+class DeployFile:
+    """tree: for Serve's ServeDeploySchema. config: of our application in it."""
+
+    tree: dict[str, Any]
+    config: ServeConfig
+
+
+def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployFile:
+    """Reads the file (None: an application with defaults), applies `section.key=value` overrides to its `args`.
+
+    Paths become absolute, as replicas do not run in this folder. Host, port and timeout of Serve are set from ours.
+
+    Raises:
+        UserError: not such a file, an unknown key, no checkpoint where a model names one, two addresses that differ.
+    """
+    where = path or "the defaults"
+    tree = {"applications": [{"import_path": IMPORT_PATH}]} if path is None else copy.deepcopy(read_tree(path))
+    if not isinstance(tree.get("applications"), list):
+        raise UserError(
+            f"{where}: expected Ray Serve's deploy file with 'applications:', see serve_configs/local.yaml for one"
+        )
+    application = find_application(tree["applications"], where)
+    application.setdefault("name", "foodseg")
+    application.setdefault("route_prefix", "/")
+    args = with_values(application.get("args") or {}, overrides)
+    config = _absolute(parse_serve_config(args, path or ""))
+    application["args"] = config.model_dump(mode="json", exclude_unset=True)
+    wanted = _segmenter_options(application).get("user_config")
+    if wanted is not None and any(key.startswith("segmenter.models") for key in overrides):
+        raise UserError(
+            f"{where}: user_config of the {SEGMENTER} says which models there are, so --set segmenter.models has no "
+            "effect: change it there"
+        )
+    tree["http_options"] = _http_options(tree.get("http_options") or {}, config, where)
+    return DeployFile(tree, config)
+
+
+def find_application(applications: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
+    """Returns ours among Serve's applications. UserError: there is none, or more than one."""
+    ours = [app for app in applications if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise UserError(f"{where}: expected one application with import_path {IMPORT_PATH}, found {len(ours)}")
+    return ours[0]
+
+
+def with_model(application: dict[str, Any], name: str, checkpoint: str) -> dict[str, Any]:
+    """Returns a copy of an application in whose `user_config` the name means the checkpoint.
+
+    Only that part of a file changes replicas without restarting them.
+    """
+    changed = copy.deepcopy(application)
+    options = _segmenter_options(changed)
+    options["user_config"] = wanted_models(changed)
+    options["user_config"]["models"][name] = checkpoint
+    if options["user_config"]["default"] is None:
+        options["user_config"]["default"] = next(iter(options["user_config"]["models"]))
+    return changed
+
+
+def wanted_models(application: dict[str, Any]) -> dict[str, Any]:
+    """Returns {"models": {name: checkpoint}, "default": name or None} of an application, from either place."""
+    segmenter = (application.get("args") or {}).get("segmenter") or {}
+    wanted = _segmenter_options(application).get("user_config") or segmenter
+    return {"models": dict(wanted.get("models") or {}), "default": wanted.get("default")}
+
+
+def _segmenter_options(application: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entry of the Segmenter in `deployments`, which is added where it is missing."""
+    deployments: list[dict[str, Any]] = application.setdefault("deployments", [])
+    found = next((options for options in deployments if options.get("name") == SEGMENTER), None)
+    if found is None:
+        found = {"name": SEGMENTER}
+        deployments.append(found)
+    return found
+
+
+def _absolute(config: ServeConfig) -> ServeConfig:
+    """Paths as replicas need them; what is not there is said now, in one sentence."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    for name, checkpoint in config.segmenter.models.items():
+        resolve_checkpoint(checkpoint)
+        tree["segmenter"]["models"][name] = storage.absolute(checkpoint)
+    if config.sam is not None:
+        tree["sam"]["weights"] = storage.absolute(config.sam.weights)
+        if not storage.exists(tree["sam"]["weights"]):
+            raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")
+    if config.http.keys_file is not None:
+        tree["http"]["keys_file"] = storage.absolute(config.http.keys_file)
+    return parse_serve_config(tree)
+
+
+def _http_options(options: dict[str, Any], config: ServeConfig, where: str) -> dict[str, Any]:
+    merged = {
+        "host": config.http.host, "port": config.http.port,
+        "request_timeout_s": config.http.request_seconds + ABOVE_SECONDS,
+    } | options  # fmt: skip
+    for key in ("host", "port"):
+        ours = getattr(config.http, key)
+        if key in config.http.model_fields_set and merged[key] != ours:
+            raise UserError(f"{where}: http_options.{key} is {merged[key]!r}, but http.{key} is {ours!r}: say it once")
+    if merged["request_timeout_s"] is not None and merged["request_timeout_s"] <= config.http.request_seconds:
+        raise UserError(
+            f"{where}: http_options.request_timeout_s ({merged['request_timeout_s']:g}) must exceed "
+            f"http.request_seconds ({config.http.request_seconds:g}): what Serve itself answers is plain text"
+        )
+    return merged

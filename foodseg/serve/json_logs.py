@@ -1,0 +1,45 @@
+"""Log lines of the endpoint: one JSON object each, with the id of the request that they belong to.
+
+{"time": "2026-03-01T12:00:00.123+00:00", "level": "INFO", "message": "request", "request_id": "...", "status": 200}
+"""
+
+import json
+import logging
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import datetime, timezone
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("foodseg_request_id", default=None)
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record as JSON; `extra={"fields": {...}}` adds keys. An exception's words are cut short."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns one line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": REQUEST_ID.get(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            # cut, because some libraries quote the data that they stumbled over
+            line["exception"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"[:200]
+            line["places"] = [
+                f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(record.exc_info[2])
+            ]
+        return json.dumps(line)
+
+
+def log_json_to_stderr(level: int = logging.INFO) -> None:
+    """Sends foodseg's log lines to stderr as JSON, instead of what was set before."""
+    logger = logging.getLogger("foodseg")
+    logger.setLevel(level)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logger.handlers = [handler]

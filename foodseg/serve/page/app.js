@@ -1,0 +1,349 @@
+// The page: takes a picture, shows what is on it, lets people correct it and take the result home.
+//
+//   api.js    requests, and what their errors mean       plate.js  the answer with corrections on top of it
+//   masks.js  run lengths, label maps, PNG               paint.js  ids over the picture
+//   stage.js  pointing at the picture                    legend.js the lists of ingredients
+//   files.js  pictures in, results out
+
+import { ApiError, call, prompt, segment } from "./api.js";
+import { save, sendable, watchFiles } from "./files.js";
+import { percent, showGiven, showLegend } from "./legend.js";
+import { fillMask, labelMapPng } from "./masks.js";
+import { paint } from "./paint.js";
+import { answerOf, NOT_FOOD, plateOf } from "./plate.js";
+import { place, showPoints, watchStage } from "./stage.js";
+
+const $ = (id) => document.getElementById(id);
+const KEY = "foodseg-key"; // in the tab's own storage: gone when the tab is closed
+
+const server = { models: [], classes: [], sam: true };
+let picture = null, opening = null; // {file, url, id}; which picture is coming in
+let answer = null, plate = null;
+let edits = [], given = []; // corrections, and names that the person gave
+let selection = null; // {points, masks, chosen, pixels}
+let running = null; // AbortController of the request under way
+let lit = null; // id that stands out
+const hidden = new Set(); // ids
+
+// --- what the server can do ---
+
+async function learn() {
+  try {
+    Object.assign(server, await call("v1/models", { key: key() }));
+    const standard = server.models.find((model) => model.default)?.name;
+    const choices = server.models.map(({ name }) => new Option(name, name, name === standard, name === standard));
+    $("model").replaceChildren(...choices);
+    await learnModel();
+  } catch (error) {
+    fail(error, learn);
+    return;
+  }
+  $("model-choice").hidden = server.models.length < 2;
+  $("refine").disabled = !server.sam;
+  $("refine-note").textContent = server.sam ? "(slower)" : "(this server has no SAM)";
+  if (!server.sam) $("stage-hint").textContent = "Outlining by a click needs SAM, which this server does not have.";
+}
+
+async function learnModel() {
+  const name = $("model").value;
+  const { classes } = await call(`v1/classes?model=${encodeURIComponent(name)}`, { key: key() });
+  server.classes = classes.filter(({ id }) => id > 0);
+  $("known").replaceChildren(...server.classes.map((item) => new Option(item.name)));
+  const guided = server.models.find((model) => model.name === name)?.guided ?? true;
+  $("guide-inputs").disabled = !guided;
+  $("guide-note").hidden = guided;
+}
+
+function key() {
+  return sessionStorage.getItem(KEY) ?? "";
+}
+
+// --- a picture comes in ---
+
+async function open(chosen) {
+  const own = (opening = {});
+  const file = await sendable(chosen);
+  if (opening !== own) return; // another picture came meanwhile
+  if (picture) URL.revokeObjectURL(picture.url);
+  picture = { file, url: URL.createObjectURL(file), id: null };
+  answer = plate = null;
+  edits = [];
+  hidden.clear();
+  give([]);
+  drop();
+  $("picture").src = picture.url;
+  $("start").hidden = true;
+  $("work").hidden = false;
+  $("result").hidden = true;
+  $("overlay").hidden = true;
+  look();
+}
+
+async function look() {
+  const options = { model: $("model").value, ingredients: given, refine: $("refine").checked && !$("refine").disabled };
+  const found = await run("Looking at the picture", look, (rest) => segment(picture.file, { ...options, ...rest }));
+  $("again-empty").hidden = Boolean(found || plate || running);
+  if (!found) return;
+  answer = found;
+  picture.id = answer.image.id;
+  drop();
+  show();
+  $("result").hidden = false;
+  $("overlay").hidden = false;
+  const late = options.refine && !answer.refined;
+  const outlined = late ? ", SAM took too long: outlines are the model's own" : answer.refined ? ", outlines by SAM" : "";
+  $("made-by").textContent = `Model ${answer.model.name} ${answer.model.sha.slice(0, 12)}${outlined}`;
+  const largest = plate.ingredients.slice(0, 3).map(({ name, share_of_food }) => `${name} ${percent(share_of_food)}`);
+  announce([summary(), ...largest].join(" "));
+}
+
+// Does one thing at a time: cancels what was under way, shows what is, says what went wrong. Returns null if nothing came.
+async function run(what, again, request) {
+  running?.abort();
+  const own = (running = new AbortController());
+  $("problem").hidden = true;
+  $("busy-text").textContent = `${what} ...`;
+  $("busy").hidden = false;
+  announce(what);
+  const onWait = (error, seconds) => {
+    $("busy-text").textContent = `${error.message} Trying again in ${seconds} s.`;
+    announce($("busy-text").textContent);
+  };
+  try {
+    return await request({ key: key(), signal: own.signal, onWait });
+  } catch (error) {
+    if (error.name !== "AbortError") fail(error, again);
+    return null;
+  } finally {
+    if (running === own) {
+      running = null;
+      $("busy").hidden = true;
+    }
+  }
+}
+
+function fail(error, again) {
+  const [message, hint, request] =
+    error instanceof ApiError
+      ? [error.message, error.hint, error.requestId && `Request ${error.requestId}`]
+      : ["This page made a mistake.", String(error), ""];
+  $("problem-message").textContent = message;
+  const locked = error.status === 401;
+  $("problem-hint").textContent = locked ? "Type the key that you were given. It stays in this tab." : (hint ?? "");
+  $("problem-request").textContent = request ?? "";
+  const hopeless = [400, 413, 415, 422].includes(error.status); // the same again would end the same
+  $("key-form").hidden = !locked;
+  $("problem-retry").hidden = locked || hopeless || !again;
+  $("problem-retry").onclick = () => {
+    $("problem").hidden = true;
+    again();
+  };
+  $("key-form").onsubmit = async (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(KEY, $("key").value.trim());
+    $("problem").hidden = true;
+    await addEventListener("unhandledrejection", (event) => fail(event.reason)); // ours too are said plainly
+learn();
+    if ($("problem").hidden && again !== learn) again();
+  };
+  $("problem").hidden = false;
+  if (locked) $("key").focus();
+  else $("problem").scrollIntoView({ block: "nearest" });
+}
+
+function announce(text) {
+  $("announce").textContent = text;
+}
+
+// --- what is on it ---
+
+function show() {
+  plate = plateOf(answer, server.classes, edits);
+  const ratio = plate.width / plate.height;
+  $("stage").style.setProperty("--ratio", ratio);
+  showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
+  $("summary").textContent = summary();
+  $("undo").hidden = !edits.length;
+  repaint();
+}
+
+function summary() {
+  const count = plate.ingredients.length;
+  if (!count) return "No ingredient found on this picture.";
+  const food = plate.ingredients.reduce((sum, item) => sum + item.share_of_picture, 0);
+  const size = picture.file.shrunk ? ` It was sent at ${plate.width} x ${plate.height} pixels.` : "";
+  return `${count} ingredient${count === 1 ? "" : "s"}; food covers ${percent(food)} of the picture.${size}`;
+}
+
+function repaint() {
+  if (!plate) return;
+  const visible = plate.ingredients.filter(({ id }) => !hidden.has(id));
+  $("toggle-all").textContent = visible.length ? "Hide all" : "Show all";
+  $("toggle-all").hidden = !plate.ingredients.length;
+  const colours = new Map(visible.map(({ id, colour }) => [id, colour]));
+  const opacity = $("opacity").value / 100;
+  paint($("overlay"), { ...plate, colours, lit: colours.has(lit) ? lit : null, selected: selection?.pixels, opacity });
+}
+
+function light(id) {
+  if (lit === id) return;
+  lit = id;
+  repaint();
+  for (const row of $("legend").children) row.classList.toggle("lit", Number(row.dataset.id) === id);
+}
+
+function hover(point, aloud) {
+  const item = point && plate.ingredients.find(({ id }) => id === plate.labels[point.y * plate.width + point.x]);
+  light(item?.id ?? null);
+  $("tip").hidden = !item;
+  if (aloud) announce(item ? `${item.name} ${percent(item.share_of_food)}` : "no food");
+  if (!item) return;
+  $("tip-colour").style.background = item.colour;
+  $("tip-text").textContent = `${item.name} ${percent(item.share_of_food)}`;
+  place($("tip"), point, plate);
+  const left = point.x > plate.width / 2, room = left ? point.x / plate.width : 1 - point.x / plate.width;
+  $("tip").style.maxWidth = `calc(${100 * room}% - 14px)`;
+  $("tip").classList.toggle("left", left);
+  $("tip").classList.toggle("below", point.y < plate.height / 4);
+}
+
+// --- outline something and name it ---
+
+async function outline(point, how) {
+  const wanted = how ?? document.querySelector("input[name=how]:checked").value;
+  const before = selection && wanted !== "anew" ? selection.points : [];
+  const points = [...before, [point.x, point.y, wanted === "takes" && before.length ? 0 : 1]];
+  showPoints($("points"), points, plate);
+  const request = (rest) => prompt(picture.file, picture.id, points, rest);
+  const found = await run("Outlining", () => outline(point, wanted), request);
+  if (!found || !plate) {
+    showPoints($("points"), selection?.points ?? [], plate ?? { width: 1, height: 1 });
+    return;
+  }
+  picture.id = found.image.id;
+  hover(null); // nothing in front of the outline
+  const opens = !selection;
+  selection = { points, masks: found.masks, chosen: 0, pixels: null };
+  choose(0);
+  $("selection").hidden = false;
+  if (opens) $("name").value = "";
+  if (!matchMedia("(pointer: coarse)").matches) $("name").focus({ preventScroll: true }); // a telephone's keyboard would hide it
+  $("selection").scrollIntoView({ block: "nearest", behavior: "smooth" });
+}
+
+function choose(index) {
+  const mask = selection.masks[index];
+  selection.chosen = index;
+  selection.pixels = new Uint8Array(plate.labels.length);
+  fillMask(selection.pixels, mask.mask, 1);
+  const votes = new Map();
+  selection.pixels.forEach((set, at) => set && votes.set(plate.labels[at], (votes.get(plate.labels[at]) ?? 0) + 1));
+  const [most] = [...votes].sort((one, other) => other[1] - one[1])[0] ?? [0];
+  const taken = plate.ingredients.find(({ id }) => id === most)?.name ?? "not food";
+  $("selection-text").textContent = `Taken for ${taken} so far; ${percent(mask.share_of_picture)} of the picture.`;
+  $("other").hidden = selection.masks.length < 2;
+  $("other").textContent = `Other size ${index + 1}/${selection.masks.length}`;
+  announce(`Outlined. ${$("selection-text").textContent}`);
+  repaint();
+}
+
+function name(text) {
+  const places = [];
+  selection.pixels.forEach((set, at) => set && places.push(at));
+  edits.push({ pixels: Uint32Array.from(places), name: text });
+  drop();
+  show();
+  announce(text === NOT_FOOD ? "Taken off the plate." : `Named ${text}. ${summary()}`);
+}
+
+function drop() {
+  selection = null;
+  $("selection").hidden = true;
+  $("points").replaceChildren();
+  document.querySelector("input[name=how][value=anew]").checked = true;
+  repaint();
+}
+
+// --- names that the person gives ---
+
+function give(names) {
+  given = [...new Set(names.map(tidy).filter(Boolean))];
+  showGiven($("given"), given, (name) => {
+    give(given.filter((other) => other !== name));
+    $("ingredient").focus();
+  });
+}
+
+function tidy(text) {
+  return text.trim().replace(/\s+/g, " ");
+}
+
+// --- take it home ---
+
+async function saveMask() {
+  try {
+    const mask = await labelMapPng(plate.labels, plate.width, plate.height, plate.ingredients);
+    save(mask, picture.file.name, "mask.png");
+  } catch (error) {
+    fail(new ApiError(0, null, "This browser cannot write the mask.", `Download the JSON instead: it holds the same. (${error})`, null));
+  }
+}
+
+// --- who calls what ---
+
+watchFiles([$("choose"), $("photograph")], $("drop-here"), open);
+watchStage($("stage"), $("cross"), { size: () => plate, onHover: hover, onPick: outline, onEscape: drop });
+$("another").addEventListener("click", () => $("choose").click());
+$("picture").addEventListener("error", () => $("stage").classList.add("broken"));
+$("picture").addEventListener("load", () => {
+  $("stage").classList.remove("broken");
+  $("stage").style.setProperty("--ratio", $("picture").naturalWidth / $("picture").naturalHeight);
+});
+$("opacity").addEventListener("input", () => {
+  $("opacity-value").textContent = `${$("opacity").value} %`;
+  repaint();
+});
+$("toggle-all").addEventListener("click", () => {
+  const ids = plate.ingredients.map(({ id }) => id);
+  const hide = ids.some((id) => !hidden.has(id));
+  ids.forEach((id) => (hide ? hidden.add(id) : hidden.delete(id)));
+  showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
+  repaint();
+});
+$("undo").addEventListener("click", () => {
+  edits.pop();
+  drop();
+  show();
+});
+$("cancel").addEventListener("click", () => running?.abort());
+$("problem-close").addEventListener("click", () => ($("problem").hidden = true));
+$("other").addEventListener("click", () => choose((selection.chosen + 1) % selection.masks.length));
+$("name-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = tidy($("name").value);
+  if (text) name(text);
+  else $("name").focus();
+});
+$("not-food").addEventListener("click", () => name(NOT_FOOD));
+$("drop").addEventListener("click", drop);
+$("selection").addEventListener("keydown", (event) => event.key === "Escape" && drop());
+$("guide").addEventListener("submit", (event) => {
+  event.preventDefault();
+  give([...given, ...$("ingredient").value.split(",")]);
+  $("ingredient").value = "";
+});
+$("model").addEventListener("change", () => learnModel().catch((error) => fail(error, learnModel)));
+for (const id of ["again", "again-empty"]) {
+  $(id).addEventListener("click", () => {
+    if ($("ingredient").value.trim()) $("guide").requestSubmit(); // typed, but not added yet
+    look();
+  });
+}
+$("save-mask").addEventListener("click", saveMask);
+$("save-json").addEventListener("click", () => {
+  const found = answerOf(answer, plate, edits);
+  save(new Blob([JSON.stringify(found, null, 1)], { type: "application/json" }), picture.file.name, "json");
+});
+
+addEventListener("unhandledrejection", (event) => fail(event.reason)); // ours too are said plainly
+learn();

@@ -1,0 +1,105 @@
+"""The Ray Serve application: an ingress that decodes each picture once, and the deployments that it composes by handle.
+
+    serve run serve_configs/local.yaml          # or: foodseg serve serve_configs/local.yaml, serve deploy ...
+
+    Ingress -> Segmenter
+            -> Refine -> Sam, Clip
+            -> Sam
+            -> Clip
+
+A backend without a section in the configuration is not started. `build` is the application builder that YAML files
+name; replicas, CPUs and GPUs are set there for each deployment.
+"""
+
+import os
+import secrets
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
+
+from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
+from foodseg.serve.backends import Backends
+from foodseg.serve.guard import Guard
+from foodseg.serve.keys import keys_for
+from foodseg.serve.ray_api import make_api
+from foodseg.serve.ray_backends import RayClip, RayRefine, RaySam, RaySegmenter
+from foodseg.serve.ray_metrics import RequestMetrics
+
+SECRET = "FOODSEG_SERVE_SECRET"
+
+
+@serve.deployment(
+    name="Ingress",
+    max_ongoing_requests=1000,  # the guard's admission is the limit that a client meets
+    max_surge_percent=100,
+    ray_actor_options={"num_cpus": 0.1},
+    health_check_period_s=5,
+)
+@serve.ingress()
+class Ingress:
+    """Guard, codec and routes; holds no model."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        secret: bytes,
+        segmenter: DeploymentHandle,
+        sam: DeploymentHandle | None = None,
+        clip: DeploymentHandle | None = None,
+        refine: DeploymentHandle | None = None,
+    ) -> None:
+        self._config = config
+        self._secret = secret
+        self._backends = Backends(
+            RaySegmenter(segmenter),
+            None if sam is None else RaySam(sam),
+            None if clip is None else RayClip(clip),
+            None if refine is None else RayRefine(refine),
+        )
+
+    def __serve_build_asgi_app__(self) -> Guard:
+        return make_api(
+            self._config,
+            self._backends,
+            secret=self._secret,
+            keys=keys_for(_listening(self._config.http), os.environ),
+            on_finish=RequestMetrics().count,
+            announce_request_id=False,
+        )
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Builds the application from the `args` of a Serve YAML file, the sections of `ServeConfig`.
+
+    Raises:
+        UserError: an unknown key, a value out of range, an address that needs API keys and has none.
+    """
+    config = parse_serve_config(args)
+    keys_for(_listening(config.http), os.environ)  # else it would be seen only in the log of the ingress
+    # heavy: torch and the models' packages
+    from foodseg.serve.ray_segmenter import SegmenterDeployment
+
+    models = {"models": dict(config.segmenter.models), "default": config.segmenter.default}
+    segmenter = SegmenterDeployment.options(user_config=models).bind(config)
+    sam = clip = refine = None
+    if config.clip is not None:
+        from foodseg.serve.ray_clip import ClipDeployment
+
+        clip = ClipDeployment.bind(config.clip)
+    if config.sam is not None:
+        from foodseg.serve.ray_refine import RefineDeployment
+        from foodseg.serve.ray_sam import SamDeployment
+
+        sam = SamDeployment.bind(config.sam)
+        refine = RefineDeployment.bind(config.refine, sam, clip)
+    secret = os.environ.get(SECRET, "").encode() or secrets.token_bytes(32)
+    return Ingress.bind(config, secret, segmenter, sam, clip, refine)
+
+
+def _listening(config: HttpConfig) -> HttpConfig:
+    """Returns the settings with the address that Serve's proxies really listen on: a deploy file may name another."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return config if client is None else config.model_copy(update={"host": client.http_config.host})

@@ -1,0 +1,32 @@
+"""The deployment that redraws label maps along SAM's masks; it asks Sam and Clip, and holds no model itself."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from foodseg.config.serve import RefineConfig
+from foodseg.serve.ray_backends import RayClip, RaySam
+from foodseg.serve.voting import vote
+from foodseg.serve.wire import PackedLabels, pack_labels, unpack_labels
+
+
+@serve.deployment(
+    name="Refine",
+    max_ongoing_requests=16,
+    max_surge_percent=100,
+    ray_actor_options={"num_cpus": 0.05},
+    health_check_period_s=5,
+)
+class RefineDeployment:
+    """See the protocol `Refine` of `serve/backends.py`, which `RayRefine` makes of a handle to this."""
+
+    def __init__(self, config: RefineConfig, sam: DeploymentHandle, clip: DeploymentHandle | None) -> None:
+        self._config = config
+        self._sam = RaySam(sam)
+        self._clip = None if clip is None else RayClip(clip)
+
+    async def vote(self, image: np.ndarray, packed: PackedLabels, names: Sequence[str]) -> PackedLabels:
+        """Returns the label map of a picture (H, W, 3) uint8, of the same size, redrawn."""
+        return pack_labels(await vote(image, unpack_labels(packed), names, self._config, self._sam, self._clip))

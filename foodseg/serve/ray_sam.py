@@ -1,0 +1,97 @@
+"""The deployment of Segment Anything: embeddings of pictures kept by content, prompts on them, masks of everything.
+
+Requests about one picture come to the replica that has its embedding: the digest is Serve's session id, and the router
+hashes it to a replica. When that replica goes, so do its embeddings, and the client sends the picture again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+from foodseg.config.serve import SamConfig
+from foodseg.errors import UserError
+from foodseg.models.sam import MaskGrid, SamEmbedding, load_sam
+from foodseg.predict.device import pick_device
+from foodseg.serve.backends import ImageExpired, Mask
+from foodseg.serve.embeddings import EmbeddingCache
+from foodseg.serve.ray_metrics import CacheMetrics
+from foodseg.serve.schema import ApiError
+from foodseg.serve.wire import PackedRegions, pack_regions
+
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+
+@serve.deployment(
+    name="Sam",
+    max_ongoing_requests=16,
+    max_surge_percent=100,
+    ray_actor_options={"num_cpus": 0.3},
+    request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+    health_check_period_s=5,
+)
+class SamDeployment:
+    """See the protocol `Sam` of `serve/backends.py`, which `RaySam` makes of a handle to this."""
+
+    def __init__(self, config: SamConfig) -> None:
+        grid = MaskGrid(points_per_side=config.points_per_side, points_per_batch=config.points_per_batch)
+        self._sam = load_sam(config.kind, config.weights, pick_device(), grid)
+        self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
+        self._metrics = CacheMetrics()
+        # a click takes milliseconds: it does not stand in line behind pictures to embed, which take seconds
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+
+    async def embed(self, digest: str, image: np.ndarray) -> None:
+        """Keeps the embedding of a picture (H, W, 3) uint8; nothing is computed where it is kept already.
+
+        Raises:
+            ApiError: 422, it cannot be embedded.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._slow, self._embedding, digest, image)
+
+    async def prompt(
+        self,
+        digest: str,
+        points: Sequence[tuple[float, float, int]],
+        box: tuple[float, float, float, float] | None,
+    ) -> PackedRegions:
+        """Returns masks, best first. Raises ImageExpired: the embedding is not kept (any more) by this replica."""
+        embedding = self._cache.get(digest)
+        self._metrics.count(embedding is not None, self._cache.nbytes)
+        if embedding is None:
+            raise ImageExpired(digest)
+        return await asyncio.get_running_loop().run_in_executor(self._quick, self._prompt, embedding, points, box)
+
+    async def masks(self, digest: str, image: np.ndarray) -> PackedRegions:
+        """Returns a mask for everything in a picture."""
+        return await asyncio.get_running_loop().run_in_executor(self._slow, self._masks, digest, image)
+
+    def _embedding(self, digest: str, image: np.ndarray) -> SamEmbedding:
+        embedding = self._cache.get(digest)
+        self._metrics.count(embedding is not None, self._cache.nbytes)
+        if embedding is None:
+            try:
+                embedding = self._sam.embed(image)
+            except UserError as error:
+                raise ApiError(422, "unsuitable_picture", str(error)) from None
+            self._cache.put(digest, embedding)
+        return embedding
+
+    def _prompt(
+        self,
+        embedding: SamEmbedding,
+        points: Sequence[tuple[float, float, int]],
+        box: tuple[float, float, float, float] | None,
+    ) -> PackedRegions:
+        try:
+            return pack_regions([Mask(found.mask, found.score) for found in self._sam.prompt(embedding, points, box)])
+        except UserError as error:
+            raise ApiError(422, "bad_prompt", str(error)) from None
+
+    def _masks(self, digest: str, image: np.ndarray) -> PackedRegions:
+        found = self._sam.automatic(self._embedding(digest, image))
+        return pack_regions([Mask(one.mask, one.score) for one in found])

@@ -1,0 +1,119 @@
+"""The deployment that labels pictures: several checkpoints by name, batches by canvas, hot swap by `user_config`.
+
+A new `user_config` does not restart replicas. Each loads the new checkpoint in the background while the old one
+answers, labels a picture with it, and notes it in the cluster's memory; from then on the ingress asks for it. Requests
+name a checkpoint by `name@sha12`, Serve's multiplexed model id, so that every answer is of the one it was asked of.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from foodseg.config.serve import ServeConfig
+from foodseg.serve.backends import Labelled, ModelState
+from foodseg.serve.batching import Batcher
+from foodseg.serve.ray_memory import ClusterMemory
+from foodseg.serve.ray_metrics import BatchMetrics
+from foodseg.serve.served_model import ServedModel
+from foodseg.serve.shelf import Shelf
+from foodseg.serve.wire import PackedLabels, pack_labels
+
+KNOWN_MODELS = 32  # per replica, nearly all of them without weights: these go when a model is replaced
+GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when another took its place
+RETRY_SECONDS = 30.0  # until storage that stayed away is asked again
+_log = logging.getLogger(__name__)
+
+Kind = tuple[ServedModel, tuple[int, int]]  # what one batch has in common: model and canvas
+Item = tuple[np.ndarray, tuple[int, int]]  # picture, and size of its label map
+
+
+@serve.deployment(
+    name="Segmenter",
+    max_ongoing_requests=32,
+    max_surge_percent=100,
+    ray_actor_options={"num_cpus": 0.3},
+    health_check_period_s=5,
+)
+class SegmenterDeployment:
+    """See the protocol `Segmenter` of `serve/backends.py`, which `RaySegmenter` makes of a handle to this."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._shelf = Shelf(ServedModel, ClusterMemory(serve.get_replica_context().app_name))
+        self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
+        self._serving: dict[str, ServedModel] = {}
+        self._loading: asyncio.Task[None] | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes {"models": {name: checkpoint}, "default": name}; never raises, a bad checkpoint changes nothing.
+
+        A replica that starts waits for its models. One that serves loads them in the background: Serve sends a replica
+        no requests while this runs.
+        """
+        starts = self._loading is None
+        if self._loading is not None:
+            self._loading.cancel()
+        else:
+            await self._want(user_config)
+        self._loading = asyncio.create_task(self._keep_wanting(user_config, at_once=not starts))
+
+    async def segment(
+        self, image: np.ndarray, size: tuple[int, int], ingredients: tuple[int, ...] | None
+    ) -> PackedLabels:
+        """Returns the label map of `size` (height, width) of a picture (H, W, 3) uint8 at any scale.
+
+        Raises:
+            UserError: the checkpoint that the request was sent for is not there any more.
+        """
+        assert ingredients is None, "the ingress refuses lists for models that take none"
+        model = await self._model(serve.get_multiplexed_model_id())
+        canvas = model.canvas(*size, self._config.segmenter.canvases)
+        labelled: Labelled = await self._batcher.submit((model, canvas), (image, size))
+        return pack_labels(labelled)
+
+    async def models(self) -> list[ModelState]:
+        """Returns the state of every model."""
+        return await asyncio.to_thread(self._shelf.states)
+
+    @serve.multiplexed(max_num_models_per_replica=KNOWN_MODELS)
+    async def _model(self, model_id: str) -> ServedModel:
+        return await asyncio.to_thread(self._shelf.model, model_id)
+
+    def _forward(self, kind: Kind, items: Sequence[Item]) -> list[Labelled]:
+        model, canvas = kind
+        unsure_below = self._config.refine.unsure_below if self._config.sam is not None else 0.0
+        return model.label([image for image, _ in items], [size for _, size in items], canvas, unsure_below)
+
+    async def _keep_wanting(self, user_config: dict[str, Any], at_once: bool) -> None:
+        """Loads what is wanted, again after a while where storage stayed away."""
+        if at_once:
+            await self._want(user_config)
+        while self._shelf.may_heal:
+            await asyncio.sleep(RETRY_SECONDS)
+            await self._want(user_config)
+
+    async def _want(self, user_config: dict[str, Any]) -> None:
+        ready = await asyncio.to_thread(self._shelf.want, user_config)
+        serving = {}
+        for model_id in ready:
+            try:
+                serving[model_id] = await self._model(model_id)
+            except Exception as error:  # the shelf shows why; the others serve
+                _log.error("model %s: %s", model_id, error)
+        replaced = [model for model_id, model in self._serving.items() if model_id not in serving]
+        self._serving = serving
+        if replaced:
+            task = asyncio.create_task(self._release(replaced))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+    async def _release(self, models: Sequence[ServedModel]) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        for model in models:
+            if model.card.id not in self._serving:
+                model.release()

@@ -1,0 +1,267 @@
+"""What the HTTP API answers (`/v1`), errors included, as pydantic models: the OpenAPI document is made from these.
+
+Sizes, coordinates and masks are in pixels of the picture as the client sent it, after EXIF orientation; x goes right,
+y goes down. Masks are COCO RLE, polygons, or one PNG label map; never arrays of pixels.
+"""
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from foodseg.errors import FoodsegError
+
+MaskFormat = Literal["rle", "polygons", "png"]  # png: of /v1/segment only, as masks of prompts overlap
+RegionFormat = Literal["rle", "polygons"]
+RefineBy = Literal["none", "sam"]
+MAX_POINTS, MAX_NAMES, MAX_NAME = 64, 256, 200
+MAX_FIELD = 64 * 1024  # bytes of a text field of a form
+
+
+class ApiError(FoodsegError):
+    """An answer that is no success. Made of positional arguments only, so that it can be pickled.
+
+    status: of HTTP. code: a word for programs. message: one sentence for people. hint: what would be right, or empty.
+    retry_after: seconds after which the same request may succeed (429 and 503), or None.
+    """
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(status, code, message, hint, retry_after)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
+
+    def headers(self) -> dict[str, str]:
+        """Returns the headers that go with the answer; Retry-After in whole seconds, at least 1."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
+    def body(self) -> dict[str, Any]:
+        """Returns the envelope `{"error": {"code", "message", "hint"}}`."""
+        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+
+class Answer(BaseModel):
+    """Frozen. A client passes over keys that it does not know: a newer server may say more."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ErrorDetail(Answer):
+    code: str = Field(description="a word for programs, such as body_too_large")
+    message: str = Field(description="one sentence for people")
+    hint: str = Field(description="what would be right; may be empty")
+
+
+class ErrorAnswer(Answer):
+    """Every answer with a status of 400 or above."""
+
+    error: ErrorDetail
+
+
+class Rle(Answer):
+    """COCO's run-length code; `pycocotools.mask.decode` takes it as it is."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: str
+
+
+# a region's outer rings, each x0, y0, x1, y1, ... as in COCO
+Polygons = list[Annotated[list[float], Field(min_length=6)]]
+MaskCode = Rle | Polygons
+
+
+class ImageInfo(Answer):
+    width: int
+    height: int
+    id: str | None = Field(description="for /v1/prompt, instead of the picture; null where SAM is not configured")
+
+
+class ModelInfo(Answer):
+    name: str
+    sha: str = Field(description="sha256 of the checkpoint")
+
+
+class Ingredient(Answer):
+    id: int
+    name: str
+    colour: str = Field(description="#rrggbb", pattern="^#[0-9a-f]{6}$")
+    pixels: int
+    share_of_food: float = Field(description="of all pixels that are not background, 0 to 1")
+    share_of_picture: float = Field(description="0 to 1")
+    cm2: float | None = Field(description="area, where the request gave pixels_per_cm")
+    confidence: float = Field(description="calibrated mean over the ingredient's pixels, 0 to 1")
+    mask: MaskCode | None = Field(description="null with format=png")
+
+
+class SegmentAnswer(Answer):
+    """Largest ingredient first; background is not listed."""
+
+    request_id: str
+    image: ImageInfo
+    model: ModelInfo
+    ingredients: list[Ingredient]
+    label_map: str | None = Field(description="base64 of a PNG of ids (8 or 16 bit grey, 0 = background): format=png")
+    refined: bool = Field(description="whether SAM's masks have voted")
+
+
+class Region(Answer):
+    """One SAM mask."""
+
+    score: float = Field(description="SAM's own estimate of the IoU")
+    pixels: int
+    share_of_picture: float
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height, as in COCO")
+    mask: MaskCode
+
+
+class PromptAnswer(Answer):
+    """Best mask first."""
+
+    request_id: str
+    image: ImageInfo
+    masks: list[Region]
+
+
+class NameScore(Answer):
+    name: str
+    score: float = Field(description="softmax over the names of the request, 0 to 1")
+
+
+class NamedRegion(Region):
+    scores: list[NameScore] = Field(description="best first")
+
+
+class ZeroShotAnswer(Answer):
+    request_id: str
+    image: ImageInfo
+    scores: list[NameScore] = Field(description="of the whole picture, best first")
+    masks: list[NamedRegion] | None = Field(description="null where masks were not asked for")
+
+
+class ClassInfo(Answer):
+    id: int
+    name: str
+    colour: str
+
+
+class ClassesAnswer(Answer):
+    request_id: str
+    model: ModelInfo
+    classes: list[ClassInfo] = Field(description="id 0 is the background")
+
+
+class ModelStateInfo(Answer):
+    name: str
+    default: bool = Field(description="answers where a request names no model")
+    guided: bool = Field(description="takes `ingredients`")
+    classes: int
+    wanted: str = Field(description="the checkpoint asked for")
+    serving: str | None = Field(description="the checkpoint that answers; null: none yet")
+    sha: str | None
+    error: str | None = Field(description="why `wanted` does not serve")
+
+
+class ModelsAnswer(Answer):
+    request_id: str
+    models: list[ModelStateInfo]
+    sam: bool = Field(description="/v1/prompt and refine=sam are there")
+    clip: bool = Field(description="/v1/zero-shot is there")
+
+
+class Health(Answer):
+    status: Literal["ok", "starting"]
+
+
+def parse_points(text: str, width: int, height: int) -> list[tuple[float, float, int]]:
+    """Reads the form field `points`, JSON `[[x, y, label], ...]` with label 1 = in, 0 = out; '' = none.
+
+    Raises:
+        ApiError: 422, not such a list, more than MAX_POINTS, or a point outside of the picture.
+    """
+    wrong = ApiError(
+        422, "bad_points", f"points must be JSON such as [[320, 240, 1]]: at most {MAX_POINTS} of x, y and label",
+        "label 1 is on what you want, label 0 on what you do not want",
+    )  # fmt: skip
+    points = [] if not text.strip() else _json(text, wrong)
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        raise wrong
+    found = []
+    for point in points:
+        if not isinstance(point, list) or len(point) != 3 or not all(map(_is_number, point)):
+            raise wrong
+        x, y, label = point
+        if label not in (0, 1):
+            raise wrong
+        if not (0 <= x < width and 0 <= y < height):
+            raise ApiError(
+                422, "point_outside", f"the point ({x:g}, {y:g}) lies outside of the picture of {width} x {height}",
+                "coordinates are pixels of the picture as it was sent, upright: 0, 0 is its upper left corner",
+            )  # fmt: skip
+        found.append((float(x), float(y), int(label)))
+    return found
+
+
+def parse_box(text: str, width: int, height: int) -> tuple[float, float, float, float] | None:
+    """Reads the form field `box`, JSON `[x0, y0, x1, y1]`; '' = None.
+
+    Raises:
+        ApiError: 422, not four numbers with x0 < x1 and y0 < y1 within the picture.
+    """
+    if not text.strip():
+        return None
+    wrong = ApiError(
+        422, "bad_box", f"box must be JSON such as [10, 20, 200, 180]: x0 < x1 <= {width} and y0 < y1 <= {height}",
+        "coordinates are pixels of the picture as it was sent, upright: 0, 0 is its upper left corner",
+    )  # fmt: skip
+    box = _json(text, wrong)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise wrong
+    x0, y0, x1, y1 = map(float, box)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise wrong
+    return x0, y0, x1, y1
+
+
+def parse_names(text: str, field: str) -> list[str]:
+    """Reads a form field of names, a JSON list of texts or names between commas; '' = none. Order is kept.
+
+    Raises:
+        ApiError: 422, not texts, a name that stands twice or is longer than MAX_NAME, more than MAX_NAMES.
+    """
+    wrong = ApiError(
+        422, f"bad_{field}", f'{field} must be names between commas, or JSON such as ["rice", "egg"]',
+        f"at most {MAX_NAMES} different names of at most {MAX_NAME} characters",
+    )  # fmt: skip
+    stripped = text.strip()
+    names = _json(stripped, wrong) if stripped.startswith("[") else stripped.split(",") if stripped else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise wrong
+    # control characters and lone surrogates have no place in a name, and break what prints or tokenises it
+    found = [" ".join(name.split()) for name in names]
+    if len(found) > MAX_NAMES or len(set(found)) != len(found):
+        raise wrong
+    if not all(0 < len(name) <= MAX_NAME and name.isprintable() for name in found):
+        raise wrong
+    return found
+
+
+def _json(text: str, wrong: ApiError) -> Any:
+    if len(text) > MAX_FIELD:
+        raise wrong
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise wrong from None
+
+
+def _is_number(value: Any) -> bool:
+    # a JSON integer may have more digits than a float can hold
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

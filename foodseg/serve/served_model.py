@@ -1,0 +1,131 @@
+"""One checkpoint as the endpoint serves it: opened, warmed up, answering batches of pictures with label maps.
+
+model = ServedModel("meals", uri, checkpoint_sha(uri))
+(labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases), unsure_below=0.5)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from foodseg import storage
+from foodseg.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint_files import sha256
+from foodseg.errors import UserError
+from foodseg.predict.batched import BatchPredictor, pick_canvas
+from foodseg.predict.device import pick_device
+from foodseg.predict.label import mean_confidences
+from foodseg.serve.backends import Labelled
+
+SHA_DIGITS = 12  # of a checkpoint's sha256, in the id under which requests find it
+CERTAIN = np.iinfo(np.uint16).max
+_BLANK = 512  # pixels of a side of the first picture, where the model takes any
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a checkpoint without its weights; plain JSON, so that it outlives the process.
+
+    uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
+    longest_side: pixels of the longer side at which the model sees pictures; None = their own.
+    """
+
+    name: str
+    uri: str
+    sha: str
+    classes: tuple[str, ...]
+    longest_side: int | None
+
+    @property
+    def id(self) -> str:
+        """The name and the first digits of the sha, `meals@0a1b2c3d4e5f`."""
+        return f"{self.name}@{self.sha[:SHA_DIGITS]}"
+
+
+def checkpoint_sha(uri: str) -> str:
+    """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: there is none."""
+    return sha256(storage.read_bytes(storage.join(uri, "manifest.json")))
+
+
+class _Loaded(NamedTuple):
+    predictor: BatchPredictor
+    temperature: float
+    multiple: int
+
+
+class ServedModel:
+    """`label` is not safe to call from several threads at once; the rest is."""
+
+    def __init__(self, name: str, uri: str, sha: str) -> None:
+        """Loads a checkpoint directory and labels a blank picture with it.
+
+        Raises:
+            UserError: it is torn, not the one of this sha, or does not run. RetryLater: storage stays away.
+        """
+        self._uri, self._sha = uri, sha
+        checkpoint = self._checkpoint()
+        self._eval = checkpoint.config.eval
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, self._eval.longest_side)
+        self._loaded: _Loaded | None = self._load(checkpoint)
+        self._multiple = self._loaded.multiple
+        self._warm_up()
+
+    def canvas(self, height: int, width: int, canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Returns the (height, width) that a picture of this size is padded to; only equal ones share a batch."""
+        return pick_canvas(self._eval, self._multiple, height, width, canvases)
+
+    def label(
+        self,
+        images: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        canvas: tuple[int, int],
+        unsure_below: float,
+    ) -> list[Labelled]:
+        """Returns the label map of each picture.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
+            canvas: of all of them. unsure_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
+        """
+        loaded = self._loaded
+        if loaded is None:  # released, and asked for once more
+            loaded = self._loaded = self._load(self._checkpoint())
+        answers = []
+        for logits in loaded.predictor.logits(images, sizes, canvas):
+            ids, confidence = logits.ids_and_confidence(loaded.temperature)
+            means = mean_confidences(ids, confidence, len(self.card.classes))
+            confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
+            unsure = confidence < unsure_below * CERTAIN if unsure_below else None
+            answers.append(Labelled(ids, unsure, confidences, self.card.name, self.card.sha))
+        return answers
+
+    def release(self) -> None:
+        """Gives the memory of the weights back; a later `label` loads them again."""
+        self._loaded = None
+
+    def _checkpoint(self) -> Checkpoint:
+        checkpoint = load_checkpoint(self._uri)
+        if checkpoint_sha(self._uri) != self._sha:
+            raise UserError(f"the checkpoint {storage.redact(self._uri)} has changed since it was served")
+        return checkpoint
+
+    def _load(self, checkpoint: Checkpoint) -> _Loaded:
+        config = checkpoint.config
+        model = load_model(checkpoint, config.eval.weights)
+        calibration = calibration_of(checkpoint, config.eval)
+        predictor = BatchPredictor(model, config.eval, pick_device(), config.train.precision)
+        return _Loaded(predictor, calibration.temperature if calibration else 1.0, model.size_multiple)
+
+    def _warm_up(self) -> None:
+        """Labels a blank picture, so that no request waits for kernels, and a model that cannot run never serves."""
+        side = self.card.longest_side or _BLANK
+        blank = np.full((side, side, 3), 128, np.uint8)
+        try:
+            self.label([blank], [(side, side)], self.canvas(side, side, ()), 0.0)
+        except (RuntimeError, AssertionError) as error:
+            detail = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"the checkpoint {storage.redact(self._uri)} loads, but does not label a picture ({detail[:200]})"
+            ) from None

@@ -1,0 +1,75 @@
+"""How label maps and masks travel between deployments: a bit per pixel instead of a byte, and exact.
+
+Fifty masks of a 1024 x 768 picture take 5 MB so, and 40 MB as arrays of bool.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foodseg.serve.backends import Labelled, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMasks:
+    """n masks. bits: (n, ceil(H * W / 8)) uint8, row by row, the first pixel in the highest bit. shape: (n, H, W)."""
+
+    bits: np.ndarray
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLabels:
+    """A `Labelled` whose `unsure` is packed."""
+
+    ids: np.ndarray
+    unsure: PackedMasks | None
+    confidences: dict[int, float]
+    model: str
+    sha: str
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRegions:
+    """Masks with their scores, in the same order."""
+
+    masks: PackedMasks
+    scores: list[float]
+
+
+def pack(masks: Sequence[np.ndarray]) -> PackedMasks:
+    """Packs masks, (H, W) bool each, all of one size."""
+    height, width = masks[0].shape if masks else (0, 0)
+    bits = np.empty((len(masks), -(-height * width // 8)), np.uint8)
+    for row, mask in zip(bits, masks, strict=True):
+        row[:] = np.packbits(mask)
+    return PackedMasks(bits, (len(masks), height, width))
+
+
+def unpack(packed: PackedMasks) -> list[np.ndarray]:
+    """Returns the masks again, (H, W) bool each."""
+    _, height, width = packed.shape
+    return [np.unpackbits(row, count=height * width).reshape(height, width).view(bool) for row in packed.bits]
+
+
+def pack_labels(labelled: Labelled) -> PackedLabels:
+    """Packs a label map."""
+    unsure = None if labelled.unsure is None else pack([labelled.unsure])
+    return PackedLabels(labelled.ids, unsure, labelled.confidences, labelled.model, labelled.sha)
+
+
+def unpack_labels(packed: PackedLabels) -> Labelled:
+    """Returns the label map again."""
+    unsure = None if packed.unsure is None else unpack(packed.unsure)[0]
+    return Labelled(packed.ids, unsure, packed.confidences, packed.model, packed.sha)
+
+
+def pack_regions(masks: Sequence[Mask]) -> PackedRegions:
+    """Packs masks with their scores."""
+    return PackedRegions(pack([mask.mask for mask in masks]), [mask.score for mask in masks])
+
+
+def unpack_regions(packed: PackedRegions) -> list[Mask]:
+    """Returns the masks with their scores again."""
+    return [Mask(mask, score) for mask, score in zip(unpack(packed.masks), packed.scores, strict=True)]

@@ -1,0 +1,184 @@
+"""The whole HTTP app on a port of its own, for browser tests: fakes that know the truth about a few pictures.
+
+    with meal_server(classes, [(image, mask)]) as server:
+        page.goto(server.url)
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import uvicorn
+
+from foodseg.classes import ClassTable
+from foodseg.config.serve import ServeConfig
+from foodseg.serve.backends import Backends, ImageExpired, Labelled, Mask, ModelState
+from foodseg.serve.embeddings import picture_digest
+from foodseg.serve.keys import Keys
+from foodseg.serve.ray_api import make_api
+
+SHA = "3f" * 32
+
+
+@dataclass
+class KnownPictures:
+    """Masks by picture. known: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each."""
+
+    classes: tuple[str, ...]
+    known: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    def mask_of(self, image: np.ndarray) -> np.ndarray:
+        """Returns the mask of the nearest known picture of this size; background for a picture that is not known."""
+        same = [(known, mask) for known, mask in self.known if known.shape == image.shape]
+        if not same:
+            return np.zeros(image.shape[:2], np.uint8)
+        return min(same, key=lambda pair: np.abs(pair[0].astype(int) - image).mean())[1]
+
+
+def confidence_of(index: int) -> float:
+    """Returns how sure the fake is of an id: some above and some below a half."""
+    return 0.35 + 0.06 * (index * 7 % 11)
+
+
+@dataclass
+class FakeSegmenter:
+    """Answers the truth; told ingredients, only those."""
+
+    pictures: KnownPictures
+    guided: bool = True
+
+    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+        ids = self.pictures.mask_of(image)
+        if ingredients is not None:
+            ids = np.where(np.isin(ids, ingredients), ids, 0).astype(np.uint8)
+        confidences = {index: confidence_of(index) for index in np.unique(ids).tolist()}
+        return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
+
+    async def models(self) -> list[ModelState]:
+        return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.pictures.classes, True, self.guided)]
+
+
+def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
+    """Returns (H, W) bool: the connected piece of one id that holds a pixel."""
+    _, pieces = cv2.connectedComponents((ids == ids[y, x]).astype(np.uint8))
+    return pieces == pieces[y, x]
+
+
+@dataclass
+class FakeSam:
+    """Outlines the piece under the points; forgets every picture when told to."""
+
+    pictures: KnownPictures
+    remembered: dict[str, np.ndarray] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    async def embed(self, image: np.ndarray) -> str:
+        self.calls.append("embed")
+        digest = picture_digest(image)
+        self.remembered[digest] = image
+        return digest
+
+    async def prompt(
+        self,
+        digest: str,
+        points: Sequence[tuple[float, float, int]],
+        box: tuple[float, float, float, float] | None,
+    ) -> list[Mask]:
+        self.calls.append("prompt")
+        if digest not in self.remembered:
+            raise ImageExpired
+        ids = self.pictures.mask_of(self.remembered[digest])
+        piece, whole = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+        for x, y, label in points:
+            own = piece_at(ids, int(x), int(y))
+            piece = piece | own if label else piece & ~own
+            whole |= ids == ids[int(y), int(x)]
+        grown = cv2.dilate(piece.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
+        found = [Mask(piece, 0.97), Mask(grown, 0.9), Mask(whole, 0.8)]
+        return found if len(points) == 1 else found[:1]
+
+    async def masks(self, image: np.ndarray) -> list[Mask]:
+        ids = self.pictures.mask_of(image)
+        return [Mask(ids == index, 0.9) for index in np.unique(ids)]
+
+
+@dataclass
+class FakeRefine:
+    """Agrees with the segmenter."""
+
+    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
+        return labelled
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """An answer given instead of the server's own."""
+
+    status: int
+    body: bytes
+    media_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class MealServer:
+    """Runs the app on 127.0.0.1 in a thread. `scripted[path]` is a list of answers, used up one a request."""
+
+    def __init__(self, app: Any, segmenter: FakeSegmenter, sam: FakeSam) -> None:
+        self.app, self.segmenter, self.sam = app, segmenter, sam
+        self.scripted: dict[str, list[Scripted]] = {}
+        config = uvicorn.Config(
+            self._answer, host="127.0.0.1", port=0, log_level="warning", lifespan="off", interface="asgi3"
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> "MealServer":
+        self.thread.start()
+        end = time.monotonic() + 30
+        while not self.server.started:
+            assert time.monotonic() < end and self.thread.is_alive(), "the page's server did not start"
+            time.sleep(0.02)
+        self.url = "http://127.0.0.1:{}/".format(self.server.servers[0].sockets[0].getsockname()[1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(30)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if not self.scripted.get(path):
+            await self.app(scope, receive, send)
+            return
+        while (await receive()).get("more_body"):
+            pass
+        answer = self.scripted[path].pop(0)
+        headers = [(b"content-type", answer.media_type), *answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+
+def meal_server(
+    classes: ClassTable,
+    meals: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    guided: bool = True,
+    sam: bool = True,
+    keys: Keys | None = None,
+) -> MealServer:
+    """Returns a server, not started yet, that knows these meals.
+
+    meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. guided: the model takes ingredients. sam: SAM is
+    configured. keys: that are let in, None = everybody.
+    """
+    pictures = KnownPictures(classes.names, meals)
+    segmenter, outlines = FakeSegmenter(pictures, guided=guided), FakeSam(pictures)
+    backends = Backends(segmenter, *((outlines, None, FakeRefine()) if sam else ()))
+    return MealServer(make_api(ServeConfig(), backends, secret=b"secret", keys=keys), segmenter, outlines)

@@ -1,0 +1,53 @@
+"""Tiny checkpoints and pictures for tests of the endpoint; nothing is trained.
+
+first, second = write_checkpoint(tmp_path / "a", seed=1), write_checkpoint(tmp_path / "b", seed=2)
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from foodseg.checkpoint import Checkpoint, save_checkpoint
+from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.models.build import build_segmenter
+from tests.drawn import drawn_config
+
+
+def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
+    """Writes a checkpoint of random weights that labels pictures with several ids; returns its directory."""
+    config = drawn_config("data", "run", "eval.weights=student", *overrides)
+    torch.manual_seed(seed)
+    model = build_segmenter(config.model, len(PLATE_CLASSES))
+    torch.nn.init.normal_(model.classifier.weight, std=3.0)  # else one class is everywhere
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint = Checkpoint(
+        step=seed,
+        config=config,
+        classes=PLATE_CLASSES,
+        data="drawn@v1-0123456789ab",
+        trained_ids=tuple(range(len(PLATE_CLASSES))),
+        student=model.state_dict(),
+        teacher=None,
+        trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
+    )
+    save_checkpoint(str(folder), checkpoint)
+    return str(folder)
+
+
+def spoil(folder: str) -> str:
+    """Cuts the weights of a checkpoint in half; returns its directory."""
+    weights = Path(folder) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return folder
+
+
+def meal(seed: int, height: int, width: int) -> np.ndarray:
+    """Returns a drawn meal, (height, width, 3) uint8 RGB."""
+    return draw_meal(seed, height, width)[0]
+
+
+def png(image: np.ndarray) -> bytes:
+    """Returns a picture as PNG, which a server decodes to the same pixels."""
+    return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()

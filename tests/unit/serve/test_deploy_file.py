@@ -1,0 +1,109 @@
+"""The deploy file: what it may say, what is filled in, and what a swap changes in it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from foodseg import storage
+from foodseg.config.serve import parse_serve_config
+from foodseg.errors import UserError
+from foodseg.serve.deploy_file import IMPORT_PATH, read_deploy_file, wanted_models, with_model
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    storage.write_text("runs/a/manifest.json", "{}")
+    storage.write_text("sam.safetensors", "x")
+    return tmp_path
+
+
+def write(folder: Path, tree: Any) -> str:
+    (folder / "serve.yaml").write_text(yaml.safe_dump(tree))
+    return str(folder / "serve.yaml")
+
+
+def application(**keys: Any) -> dict[str, Any]:
+    return {"import_path": IMPORT_PATH, **keys}
+
+
+def test_without_a_file_and_paths_become_absolute(folder: Path) -> None:
+    deploy = read_deploy_file(None, ["segmenter.models.meals=runs/a", "sam.weights=sam.safetensors", "http.port=9000"])
+    (app,) = deploy.tree["applications"]
+    assert app["args"] == {
+        "segmenter": {"models": {"meals": str(folder / "runs/a")}},
+        "sam": {"weights": str(folder / "sam.safetensors")},
+        "http": {"port": 9000},
+    }
+    assert (app["name"], app["route_prefix"]) == ("foodseg", "/")
+    assert deploy.tree["http_options"] == {"host": "127.0.0.1", "port": 9000, "request_timeout_s": 75.0}
+    assert deploy.config.segmenter.models == {"meals": str(folder / "runs/a")}
+
+
+def test_serves_own_options_stay(folder: Path) -> None:
+    tree = {
+        "http_options": {"host": "0.0.0.0", "port": 80},
+        "applications": [application(name="x", deployments=[{"name": "Segmenter", "num_replicas": 3}]),
+                         {"name": "other", "import_path": "a:b", "route_prefix": "/b"}],
+    }  # fmt: skip
+    deploy = read_deploy_file(write(folder, tree))
+    ours, other = deploy.tree["applications"]
+    assert (ours["name"], ours["deployments"]) == ("x", [{"name": "Segmenter", "num_replicas": 3}])
+    assert other == {"name": "other", "import_path": "a:b", "route_prefix": "/b"}
+    assert deploy.tree["http_options"]["host"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"segmenter": {}}, "expected Ray Serve's deploy file"),
+        ({"applications": [{"import_path": "a:b"}]}, "found 0"),
+        ({"applications": [application(), application()]}, "found 2"),
+        ({"applications": [application(args={"segmentr": {}})]}, "segmenter"),
+        ({"applications": [application(args={"segmenter": {"models": {"m": "none"}}})]}, "neither a checkpoint"),
+        ({"applications": [application(args={"sam": {"weights": "no.pth"}})]}, "there is no file"),
+        (
+            {"http_options": {"port": 1}, "applications": [application(args={"http": {"port": 2}})]},
+            "http_options.port is 1, but http.port is 2",
+        ),
+        ({"http_options": {"request_timeout_s": 60}, "applications": [application()]}, "must exceed"),
+    ],
+)
+def test_refusals(folder: Path, tree: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read_deploy_file(write(folder, tree))
+
+
+def test_models_that_the_file_names_twice_are_not_overridden_in_silence(folder: Path) -> None:
+    deployments = [{"name": "Segmenter", "user_config": {"models": {"m": "runs/a"}}}]
+    path = write(folder, {"applications": [application(deployments=deployments)]})
+    with pytest.raises(UserError, match="has no effect"):
+        read_deploy_file(path, ["segmenter.models.m=runs/a"])
+
+
+def test_a_swap_changes_user_config_alone() -> None:
+    app = application(args={"segmenter": {"models": {"a": "x", "b": "y"}, "default": "b"}})
+    once = with_model(app, "a", "z")
+    assert once["args"] == app["args"]
+    assert once["deployments"] == [{"name": "Segmenter", "user_config": {"models": {"a": "z", "b": "y"}, "default": "b"}}]
+    assert "deployments" not in app
+    twice = with_model(once, "c", "w")
+    assert wanted_models(twice) == {"models": {"a": "z", "b": "y", "c": "w"}, "default": "b"}
+    assert wanted_models(with_model(application(), "first", "x")) == {"models": {"first": "x"}, "default": "first"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "serve_configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_files_of_the_repository_have_known_keys(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text())
+    if tree.get("kind") == "RayService":
+        tree = yaml.safe_load(tree["spec"]["serveConfigV2"])
+    (app,) = tree["applications"]
+    assert app["import_path"] == IMPORT_PATH
+    config = parse_serve_config(app["args"])
+    assert tree["http_options"]["request_timeout_s"] > config.http.request_seconds
+    known = {"Ingress", "Segmenter", *(["Sam", "Refine"] if config.sam else []), *(["Clip"] if config.clip else [])}
+    assert {deployment["name"] for deployment in app.get("deployments", [])} <= known

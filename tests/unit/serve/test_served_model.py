@@ -1,0 +1,75 @@
+"""A checkpoint behind the endpoint: answers of batches, warm-up, release; and what travels between deployments."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foodseg.checkpoint import load_checkpoint, load_model
+from foodseg.errors import UserError
+from foodseg.predict.device import pick_device
+from foodseg.predict.label import mean_confidences
+from foodseg.predict.predictor import Predictor
+from foodseg.serve.backends import Labelled, Mask
+from foodseg.serve.served_model import ServedModel, checkpoint_sha
+from foodseg.serve.wire import pack_labels, pack_regions, unpack_labels, unpack_regions
+from tests.served import meal, spoil, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "a", seed=1)
+
+
+def test_a_batch_answers_as_each_picture_alone_and_as_the_predictor(uri: str) -> None:
+    served = ServedModel("meals", uri, checkpoint_sha(uri))
+    loaded = load_checkpoint(uri)
+    predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
+    images = [meal(seed, 120, 160) for seed in range(3)]
+    canvas = served.canvas(120, 160, ())
+    assert canvas == (96, 96)  # 120 x 160 is shown as 72 x 96, and 72 is padded
+    together = served.label(images, [(120, 160)] * 3, canvas, unsure_below=0.5)
+    for image, answer in zip(images, together, strict=True):
+        ids, confidence = predictor.logits(image, 120, 160).ids_and_confidence(1.0)
+        assert len(np.unique(ids)) > 2
+        np.testing.assert_array_equal(answer.ids, ids)
+        np.testing.assert_array_equal(answer.unsure, confidence < 0.5 * 65535)
+        means = mean_confidences(ids, confidence, len(loaded.classes))
+        assert answer.confidences == pytest.approx({i: means[i] for i in np.unique(ids)})
+        assert (answer.model, answer.sha) == ("meals", checkpoint_sha(uri))
+        (alone,) = served.label([image], [(120, 160)], canvas, unsure_below=0.0)
+        np.testing.assert_array_equal(alone.ids, ids)
+        assert alone.unsure is None
+
+
+def test_released_weights_come_back(uri: str) -> None:
+    served = ServedModel("meals", uri, checkpoint_sha(uri))
+    image, canvas = meal(1, 96, 96), served.canvas(96, 96, ())
+    (before,) = served.label([image], [(96, 96)], canvas, 0.0)
+    served.release()
+    (after,) = served.label([image], [(96, 96)], canvas, 0.0)
+    np.testing.assert_array_equal(before.ids, after.ids)
+
+
+def test_what_is_torn_or_another_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="torn"):
+        torn = spoil(write_checkpoint(tmp_path / "b", seed=2))
+        ServedModel("meals", torn, checkpoint_sha(torn))
+    with pytest.raises(UserError, match="changed"):
+        ServedModel("meals", uri, "0" * 64)
+
+
+def test_masks_survive_the_way() -> None:
+    random = np.random.default_rng(0)
+    masks = [Mask(random.random((7, 13)) < 0.5, 0.5 + i / 10) for i in range(3)]
+    back = unpack_regions(pack_regions(masks))
+    assert [mask.score for mask in back] == [0.5, 0.6, 0.7]
+    for mask, same in zip(masks, back, strict=True):
+        assert same.mask.dtype == bool
+        np.testing.assert_array_equal(mask.mask, same.mask)
+    assert unpack_regions(pack_regions([])) == []
+    labelled = Labelled(random.integers(0, 9, (5, 6), dtype=np.uint8), masks[0].mask[:5, :6], {1: 0.5}, "m", "s")
+    packed = unpack_labels(pack_labels(labelled))
+    np.testing.assert_array_equal(packed.ids, labelled.ids)
+    np.testing.assert_array_equal(packed.unsure, labelled.unsure)
+    assert unpack_labels(pack_labels(Labelled(labelled.ids, None, {}, "m", "s"))).unsure is None
