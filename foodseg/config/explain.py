@@ -5,6 +5,7 @@ explain(error.errors()[0], tree, ExperimentConfig)  # "train.steps: must be a wh
 
 import difflib
 import types
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from foodseg.config.section import Section
@@ -14,25 +15,38 @@ _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
+def place(item: Any, whole_config: type[Section]) -> tuple[str, ...]:
+    """Returns the keys down to the field that one of pydantic's errors is about, or to the section."""
+    path: list[str] = []
+    for part in item["loc"]:
+        if path and _section(path, whole_config) is None:
+            break  # what follows names members of a union and places in a list
+        path.append(str(part))
+    return tuple(path)
+
+
 def explain(item: Any, tree: dict[str, Any], whole_config: type[Section]) -> str:
     """Returns the sentence for one of pydantic's errors about `tree`, which should have become a `whole_config`."""
-    path = [str(part) for part in item["loc"][:2]]  # what follows names members of a union and places in a list
+    path = place(item, whole_config)
     key = ".".join(path)
-    in_entry = len(item["loc"]) == 4 and isinstance(item["loc"][2], int)  # of a list of mappings
+    inside = item["loc"][len(path) :]
+    in_entry = len(inside) == 2 and isinstance(inside[0], int)  # of a list of mappings
     if in_entry:
-        key += f"[{item['loc'][2]}].{item['loc'][3]}"
+        key += f"[{inside[0]}].{inside[1]}"
     elif item["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_nearest(path, whole_config)}"
-    if item["type"] == "missing" and len(item["loc"]) == 2:
-        return f"{key}: must be given: {_wanted(_fields(whole_config, path[0])[path[1]].annotation)}"
+    section = _section(path, whole_config)
+    if item["type"] == "missing" and section is None and not inside:
+        return f"{key}: must be given: {_wanted(_annotation(path, whole_config))}"
     if item["type"] == "invalid_key":
-        return f"{f'{path[0]}: keys' if len(path) > 1 else 'names of sections'} must be text, found {item['input']!r}"
+        where = f"{'.'.join(path[:-1])}: keys" if len(path) > 1 else "names of sections"
+        return f"{where} must be text, found {item['input']!r}"
     message = item["msg"].removeprefix("Value error, ")
     found = "null" if item["input"] is None else repr(item["input"])
-    if len(path) < 2:
+    if section is not None:
         if item["type"] == "value_error":  # about several keys, which it names
             return message
-        keys = ", ".join(list(_fields(whole_config, key))[:3])
+        keys = ", ".join(list(section.model_fields)[:3])
         return f"{key}: must be a section with keys such as {keys}, found {found}"
     if item["type"] == "value_error":
         return f"{key}: {message}" + ("" if "found" in message else f", found {found}")
@@ -42,10 +56,12 @@ def explain(item: Any, tree: dict[str, Any], whole_config: type[Section]) -> str
     if item["type"] == "finite_number":
         return f"{key}: must be a finite number, found {found}"
     key = ".".join(path)
-    whole = tree[path[0]][path[1]]  # `found` may be one member of it
+    whole: Any = tree  # `found` may be one member of it
+    for part in path:
+        whole = whole[part]
     if whole in ([], ()):
         return f"{key}: must not be empty, found []"
-    wanted = _wanted(_fields(whole_config, path[0])[path[1]].annotation)
+    wanted = _wanted(_annotation(path, whole_config))
     return f"{key}: must be {wanted}, found {'null' if whole is None else repr(whole)}"
 
 
@@ -73,24 +89,46 @@ def _members(inner: tuple[Any, ...]) -> str:
     return f"{count}{_MANY[inner[0]]}"
 
 
-def _nearest(path: list[str], whole_config: type[Section]) -> str:
+def _nearest(path: Sequence[str], whole_config: type[Section]) -> str:
     """Names the keys that may have been meant: of the same section first, then of others, then what there is."""
-    fields = {section: _fields(whole_config, section) for section in whole_config.model_fields}
-    everywhere = [(section, name) for section, names in fields.items() for name in names]
-    if len(path) == 1:
-        near = difflib.get_close_matches(path[0], fields)
-        near += [f"{section}.{name}" for section, name in everywhere if name == path[0]]
-        return _did_you_mean(near) or f"; sections are {', '.join(fields)}"
-    near = [f"{path[0]}.{name}" for name in difflib.get_close_matches(path[1], fields[path[0]])]
-    near += [f"{section}.{name}" for section, name in everywhere if name == path[1]]
-    return _did_you_mean(near) or f"; {path[0]} has the keys {', '.join(fields[path[0]])}"
+    *above, name = path
+    section = _section(above, whole_config)
+    assert section is not None
+    near = [".".join([*above, key]) for key in difflib.get_close_matches(name, list(section.model_fields))]
+    near += [key for key in _all_keys(whole_config) if key.rpartition(".")[2] == name]
+    has = f"{'.'.join(above)} has the keys" if above else "sections are"
+    return _did_you_mean(near) or f"; {has} {', '.join(section.model_fields)}"
 
 
 def _did_you_mean(near: list[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _fields(whole_config: type[Section], section: str) -> Any:
-    annotation: Any = whole_config.model_fields[section].annotation
-    # a section that may be left out is a union with None
-    return next((part for part in get_args(annotation) if part is not type(None)), annotation).model_fields
+def _all_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys below a section; sections themselves are none."""
+    for name in section.model_fields:
+        inner = _section([name], section)
+        if inner is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from _all_keys(inner, f"{prefix}{name}.")
+
+
+def _annotation(path: Sequence[str], whole_config: type[Section]) -> Any:
+    """Returns the type of the field at a path of keys."""
+    section = _section(path[:-1], whole_config)
+    assert section is not None
+    return section.model_fields[path[-1]].annotation
+
+
+def _section(path: Sequence[str], whole_config: type[Section]) -> type[Section] | None:
+    """Returns the section at a path of keys; None where it leads to a value, or is no key at all."""
+    found: Any = whole_config
+    for key in path:
+        if found is None or key not in found.model_fields:
+            return None
+        annotation: Any = found.model_fields[key].annotation
+        # a section that may be left out is a union with None
+        parts = [annotation, *get_args(annotation)] if get_origin(annotation) is not tuple else []
+        found = next((part for part in parts if isinstance(part, type) and issubclass(part, Section)), None)
+    return found

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from foodseg import storage
-from foodseg.config.explain import explain
+from foodseg.config.explain import explain, place
 from foodseg.config.section import Section
 from foodseg.errors import UserError
 
@@ -167,6 +167,6 @@ def parse_serve_config(tree: Mapping[str, Any], where: str = "") -> ServeConfig:
         return ServeConfig.model_validate(plain)
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
-        sentences = {item["loc"][:2]: explain(item, plain, ServeConfig) for item in reversed(error.errors())}
+        sentences = {place(item, ServeConfig): explain(item, plain, ServeConfig) for item in reversed(error.errors())}
         sentence = "; ".join(list(sentences.values())[::-1][:5])
         raise UserError(storage.redact(f"{where}: {sentence}" if where else sentence)) from None

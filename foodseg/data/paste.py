@@ -11,7 +11,7 @@ from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.transforms import Crop, listed_ingredients, make_crop
 
-_PASTE = 2  # a stream of random numbers beside those of the crop (0) and of the strong view (1)
+_PASTE = 3  # which random numbers of a position's seed; the strong view has 1, the list of names 2
 
 
 def paste_regions(
