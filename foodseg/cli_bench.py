@@ -49,3 +49,23 @@ def bench_train(
 
     result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
     emit(result, as_json, lambda: print(bench_markdown(result)))
+
+
+@bench_app.command("serve")
+def bench_serve(
+    config: Annotated[str | None, typer.Argument(help="Ray Serve's deploy file, as serve_configs/local.yaml.")] = None,
+    overrides: Overrides = None,
+    pictures: Annotated[str | None, typer.Option(help="Folder of pictures; left out: drawn meals.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of each measurement.", min=1)] = 20,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Requests a second and time to answer, beside the same decode, predict and encode in one process.
+
+    Example: foodseg bench serve serve_configs/local.yaml --pictures meals/ --json
+    """
+    from foodseg.bench.ray_serve import bench_serve as measure
+    from foodseg.bench.report import bench_markdown
+
+    result = measure(config, overrides or [], pictures=pictures, seconds=seconds, address=address)
+    emit(result, as_json, lambda: print(bench_markdown(result)))

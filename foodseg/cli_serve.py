@@ -1,9 +1,10 @@
 """`foodseg serve`: the endpoint, and the swap of a model in a running one."""
 
+import contextlib
+import sys
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -13,7 +14,7 @@ from foodseg.cli_options import Address, AsJson, Overrides, emit
 class _RunByDefault(TyperGroup):
     """`foodseg serve FILE` is `foodseg serve run FILE`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -33,9 +34,9 @@ def serve_run(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the endpoint and answer until Ctrl-C. `run` may be left out.
+    """Start the endpoint and answer until Ctrl-C. The word `run` may be left out.
 
-    Example: foodseg serve serve_configs/local.yaml
+    Example: foodseg serve run serve_configs/local.yaml
 
     Example: foodseg serve --set segmenter.models.meals=runs/a --set http.port=9000
     """
@@ -43,19 +44,22 @@ def serve_run(
 
     from foodseg.serve.ray_serving import serving
 
-    stop = threading.Event()
+    stop, stdout = threading.Event(), sys.stdout
     with serving(config, overrides or [], address) as endpoint:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         result = {"url": endpoint.url, "ray": endpoint.ray, "metrics": endpoint.metrics}
 
         def show() -> None:
-            print(f"serving at {endpoint.url}  (API: {endpoint.url}docs)", flush=True)
-            print(f"swap a model with: foodseg serve swap NAME CHECKPOINT --address {endpoint.ray}", flush=True)
+            print(f"serving at {endpoint.url}  (API: {endpoint.url}docs)")
+            print(f"swap a model with: foodseg serve swap NAME CHECKPOINT --address {endpoint.ray}")
             if endpoint.metrics:
-                print(f"metrics: {endpoint.metrics}", flush=True)
+                print(f"metrics: {endpoint.metrics}")
 
-        emit(result, as_json, show)
-        stop.wait()
+        with contextlib.redirect_stdout(stdout):  # meanwhile it is stderr, for what Ray prints
+            emit(result, as_json, show)
+        stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end, not an interruption
+            stop.wait()
 
 
 @serve_app.command("swap")

@@ -1,7 +1,7 @@
 """The whole HTTP app on a port of its own, for browser tests: fakes that know the truth about a few pictures.
 
-    with meal_server(classes, [(image, mask)]) as server:
-        page.goto(server.url)
+with meal_server(classes, [(image, mask)]) as server:
+    page.goto(server.url)
 """
 
 import threading
@@ -142,7 +142,7 @@ class MealServer:
         while not self.server.started:
             assert time.monotonic() < end and self.thread.is_alive(), "the page's server did not start"
             time.sleep(0.02)
-        self.url = "http://127.0.0.1:{}/".format(self.server.servers[0].sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}/"
         return self
 
     def __exit__(self, *_: object) -> None:

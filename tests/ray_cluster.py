@@ -21,6 +21,9 @@ def ray_cluster(s3_address: S3Server | None) -> Iterator[None]:
     # The kernel's view of memory on a shared machine makes Ray kill workers that did nothing wrong.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # as foodseg sets it where it starts Ray
+    # what foodseg sets for the endpoint where it starts Ray
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     import ray  # a second and more, and unit tests do without
 
     ray.init(address="local", num_cpus=CPUS, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)

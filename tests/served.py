@@ -3,6 +3,7 @@
 first, second = write_checkpoint(tmp_path / "a", seed=1), write_checkpoint(tmp_path / "b", seed=2)
 """
 
+import socket
 from pathlib import Path
 
 import cv2
@@ -51,3 +52,10 @@ def meal(seed: int, height: int, width: int) -> np.ndarray:
 def png(image: np.ndarray) -> bytes:
     """Returns a picture as PNG, which a server decodes to the same pixels."""
     return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -4,9 +4,9 @@ from typing import Any
 
 
 def bench_markdown(result: dict[str, Any]) -> str:
-    """Returns a page for a result of `bench_data` or `bench_train`."""
-    assert result["benchmark"] in ("data", "train"), result["benchmark"]
-    head = _data_lines(result) if result["benchmark"] == "data" else _train_lines(result)
+    """Returns a page for a result of `bench_data`, `bench_train` or `bench_serve`."""
+    lines = {"data": _data_lines, "train": _train_lines, "serve": _serve_lines}
+    head = lines[result["benchmark"]](result)
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     machine = f"{result['cores']} cores ({result['processor']}), load before the start {result['load_before']:.1f}"
     return "\n".join([*head, "", f"- machine: {machine}", f"- versions: {versions}"]) + "\n"
@@ -54,4 +54,37 @@ def _train_lines(result: dict[str, Any]) -> list[str]:
         f"- {result['workers']} processes with {result['threads_per_worker']} threads each, "
         f"{result['steps']} updates of {result['global_batch']} pictures, crop {result['crop']}, {result['backbone']}",
         f"- data: {result['data']}",
+    ]
+
+
+def _serve_lines(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "# bench serve",
+        "",
+        "| requests at once | bare, requests/s | served, requests/s | bare p50, ms | served p50, ms | served p99, ms |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for count, figures in result["concurrency"].items():
+        bare, served = figures["bare"], figures["served"]
+        rates = f"{bare['requests_per_second']:.2f} | {served['requests_per_second']:.2f}"
+        lines.append(f"| {count} | {rates} | {bare['p50_ms']:.0f} | {served['p50_ms']:.0f} | {served['p99_ms']:.0f} |")
+    lines += [
+        "",
+        f"- at saturation {result['requests_per_second']:.2f} requests/s, {result['share_of_bare']:.3f} of bare",
+        f"- one at a time: {result['milliseconds_over_bare']:.1f} ms over bare",
+        f"- the client took {result['client_cpus']:.2f} of a core",
+    ]
+    if "prompt" in result:
+        prompt, refine = result["prompt"], result["refine"]
+        lines += [
+            f"- click on a picture: first {prompt['first_ms']:.0f} ms, second {prompt['second_ms']:.0f} ms, "
+            f"{prompt['times_faster']:.1f} times faster",
+            f"- refine=sam: p50 {refine['p50_ms']:.0f} ms, p99 {refine['p99_ms']:.0f} ms, "
+            f"{100 * refine['share_refined']:.0f} % within its deadline",
+        ]
+    pictures, modes = result["pictures"], ", ".join(f"{k}={v}" for k, v in result["modes"].items())
+    return [
+        *lines,
+        f"- {pictures['count']} pictures, {pictures['mean_kb']:.0f} kB, model {result['model']['name']}@"
+        f"{result['model']['sha'][:12]}, Serve's mode: {modes or 'default'}",
     ]

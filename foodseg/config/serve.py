@@ -121,7 +121,7 @@ class SamConfig(Section):
     kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field("vit_t", description="which one; vit_t = MobileSAM")
     cache_bytes: int = Field(256 * MIB, ge=MIB, description="picture embeddings that one replica keeps (4 MiB each)")
     points_per_side: int = Field(16, ge=1, le=64, description="grid of points for the masks of everything")
-    points_per_batch: int = Field(16, ge=1, description="points in one pass of the mask decoder")
+    points_per_batch: int = Field(4, ge=1, description="points in one pass of the mask decoder")
 
 
 class ClipConfig(Section):

@@ -56,7 +56,7 @@ def build_mobile_sam() -> Sam:
     grid = (SIDE // STRIDE, SIDE // STRIDE)
     return Sam(
         # a fifth faster on a CPU than with the channels first
-        image_encoder=TinyEncoder().to(memory_format=torch.channels_last),  # type: ignore[arg-type,call-overload]
+        image_encoder=TinyEncoder().to(memory_format=torch.channels_last),
         prompt_encoder=PromptEncoder(
             embed_dim=WIDTH, image_embedding_size=grid, input_image_size=(SIDE, SIDE), mask_in_chans=16
         ),

@@ -135,22 +135,21 @@ class SamModel:
         These are the masks of segment-anything's SamAutomaticMaskGenerator (without crops). That class encodes the
         picture anew, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
         """
-        clicks = build_point_grid(self._grid.points_per_side) * (embedding.width, embedding.height)
         predictor = self._predictor(embedding)
+        clicks = build_point_grid(self._grid.points_per_side) * (embedding.width, embedding.height)
+        inside = torch.as_tensor(predictor.transform.apply_coords(clicks, predictor.original_size)).float()
         packed: list[np.ndarray] = []
         boxes, scores = [torch.zeros(0, 4)], [torch.zeros(0)]
-        for batch in torch.as_tensor(predictor.transform.apply_coords(clicks, predictor.original_size)).split(
-            self._grid.points_per_batch
-        ):
-            for logits, rated in self._promising(predictor, batch.float()):
+        for batch in inside.split(self._grid.points_per_batch):
+            for logits, rated in self._promising(predictor, batch):
                 stable = calculate_stability_score(logits, _LEVEL, _OFFSET) >= self._grid.stability
                 masks = logits[stable] > _LEVEL
                 packed += [np.packbits(mask) for mask in masks.cpu().numpy()]
                 boxes.append(batched_mask_to_box(masks).float().cpu())
                 scores.append(rated[stable].cpu())
-        rated = torch.cat(scores)
-        kept = nms(torch.cat(boxes), rated, self._grid.overlap).tolist()
-        return [SamMask(_unpacked(packed[index], embedding), float(rated[index])) for index in kept]
+        ratings = torch.cat(scores)
+        kept = nms(torch.cat(boxes), ratings, self._grid.overlap).tolist()
+        return [SamMask(_unpacked(packed[index], embedding), float(ratings[index])) for index in kept]
 
     def _promising(self, predictor: SamPredictor, clicks: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields (n, H, W) logits of masks that the model rates well, and the (n,) ratings.

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.sample import fit_longest, resize_image
 from foodseg.models.segmenter import Segmenter
-from foodseg.predict.predictor import AUTOCAST, PictureLogits, Predictor
+from foodseg.predict.predictor import AUTOCAST, PictureLogits, Predictor, restricted
 
 MOST_PADDING = 1.25  # a canvas with more pixels than this many times those needed costs more than it saves
 
@@ -63,7 +64,11 @@ class BatchPredictor:
 
     @torch.inference_mode()
     def logits(
-        self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]
+        self,
+        images: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        canvas: tuple[int, int],
+        given: Sequence[Sequence[int]] | None = None,
     ) -> list[PictureLogits]:
         """Returns the class scores of each picture.
 
@@ -71,21 +76,51 @@ class BatchPredictor:
             images: (H, W, 3) uint8 RGB each, upright, at any scale of the picture.
             sizes: (height, width) of the label map of each; the model sees what `eval.longest_side` says of this size.
             canvas: what `pick_canvas` gives for every one of the sizes.
+            given: ids that may be on each picture, for `eval.ingredients` = given, which needs them.
         """
         if self._config.window is not None:
-            return [self._alone.logits(image, *size) for image, size in zip(images, sizes, strict=True)]
+            lists = [None] * len(images) if given is None else given
+            pictures = zip(images, sizes, lists, strict=True)
+            return [self._alone.logits(image, *size, ids) for image, size, ids in pictures]
         views = self._model.mean.expand(len(images), 3, *canvas).clone()
         fitted = [fitted_size(self._config, *size) for size in sizes]
         for view, image, (height, width) in zip(views, images, fitted, strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
             view[:, :height, :width] = pixels.permute(2, 0, 1).float() / 255
-        values = self._forward(views)
+        probabilities = self._probabilities(views, given)
+        listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
+        values = self._forward(views, listed)
         if self._config.flip:
-            values = (values + self._forward(views.flip(-1)).flip(-1)) / 2
-        stride = self._model.stride
-        return [PictureLogits(v, stride, f, *size) for v, f, size in zip(values, fitted, sizes, strict=True)]
+            values = (values + self._forward(views.flip(-1), listed).flip(-1)) / 2
+        answers = []
+        for index, (size, fit) in enumerate(zip(sizes, fitted, strict=True)):
+            scores, names = values[index], None
+            if probabilities is not None and listed is not None:
+                scores = restricted(scores, probabilities[index], self._config)
+                names = listed[index].cpu().numpy()
+            answers.append(PictureLogits(scores, self._model.stride, fit, *size, names))
+        return answers
 
-    def _forward(self, views: torch.Tensor) -> torch.Tensor:
+    def _probabilities(self, views: torch.Tensor, given: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
+        """Returns (B, K) float32, how probable each id is on each picture; None = all names may be."""
+        if self._config.ingredients == "vocabulary":
+            return None
+        if self._config.ingredients == "predicted":
+            with self._precision():
+                return self._model.guess_ingredients(views.contiguous(memory_format=torch.channels_last))
+        assert given is not None, "eval.ingredients = given needs a list with each picture"
+        known = torch.zeros(len(views), self._model.classifier.out_channels, device=self._device)
+        for row, ids in zip(known, given, strict=True):
+            row[[BACKGROUND, *ids]] = 1
+        return known
+
+    def _forward(self, views: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
+        """Returns (B, K, h, w) float32."""
         views = views.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            return self._model(views).logits.float()
+        with self._precision():
+            if listed is None or self._model.fusion is None:  # then the list does no more than restrict
+                return self._model(views).logits.float()
+            return self._model(views, ingredients=listed).logits.float()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)

@@ -12,6 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
+SHA_DIGITS = 12  # of a checkpoint's sha256, in the id under which requests find it
+
+
+def model_id(name: str, sha: str) -> str:
+    """Returns the public name and the first digits of the sha, `meals@0a1b2c3d4e5f`."""
+    return f"{name}@{sha[:SHA_DIGITS]}"
+
 
 class ImageExpired(Exception):
     """The embedding of a picture is no longer in the cache; the client heals it by sending the picture again."""

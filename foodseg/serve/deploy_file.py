@@ -42,7 +42,9 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
         UserError: not such a file, an unknown key, no checkpoint where a model names one, two addresses that differ.
     """
     where = path or "the defaults"
-    tree = {"applications": [{"import_path": IMPORT_PATH}]} if path is None else copy.deepcopy(read_tree(path))
+    tree: dict[str, Any] = {"applications": [{"import_path": IMPORT_PATH}]} if path is None else read_tree(path)
+    # a line of each deployment for each request takes its time, and the guard's own says more
+    tree.setdefault("logging_config", {"enable_access_log": False})
     if not isinstance(tree.get("applications"), list):
         raise UserError(
             f"{where}: expected Ray Serve's deploy file with 'applications:', see serve_configs/local.yaml for one"
@@ -118,7 +120,7 @@ def _absolute(config: ServeConfig) -> ServeConfig:
 
 
 def _http_options(options: dict[str, Any], config: ServeConfig, where: str) -> dict[str, Any]:
-    merged = {
+    merged: dict[str, Any] = {
         "host": config.http.host, "port": config.http.port,
         "request_timeout_s": config.http.request_seconds + ABOVE_SECONDS,
     } | options  # fmt: skip

@@ -20,7 +20,7 @@ def picture_digest(image: np.ndarray) -> str:
     """Returns 32 hex digits that name the content and size of a picture (H, W, 3) uint8, contiguous."""
     height, width = image.shape[:2]
     digest = hashlib.blake2b(f"{height}x{width}\n".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 

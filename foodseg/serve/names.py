@@ -1,13 +1,12 @@
 """From what a request names to what the segmenter understands: a model's id, ingredients' ids."""
 
 import asyncio
-import difflib
 import logging
 import time
 
-from foodseg.serve.backends import ModelState, Segmenter
+from foodseg.classes import ClassTable
+from foodseg.serve.backends import ModelState, Segmenter, model_id
 from foodseg.serve.schema import ApiError, parse_names
-from foodseg.serve.served_model import SHA_DIGITS
 
 SECONDS = 1.0  # after a swap, requests name the new checkpoint within this time
 _log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class ModelNames:
                 503, "model_unavailable", f"the model {found.name} is not loaded ({found.error or 'it is loading'})",
                 "GET /v1/models shows its state", retry_after=5.0,
             )  # fmt: skip
-        return found, f"{found.name}@{found.sha[:SHA_DIGITS]}"
+        return found, model_id(found.name, found.sha)
 
     async def _ask(self) -> list[ModelState]:
         try:
@@ -70,7 +69,9 @@ class ModelNames:
 
 
 def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
-    """Returns the ids of the ingredients that a request names; None where it names none.
+    """Returns the ids of the ingredients that a request names, in their order; None where it names none.
+
+    Not for an event loop: looking for names like an unknown one takes its time.
 
     Raises:
         ApiError: 422 bad_ingredients, ingredients_unsupported, unknown_ingredient.
@@ -83,10 +84,13 @@ def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
             422, "ingredients_unsupported", f"the model {model.name} takes no list of ingredients",
             "leave ingredients out, or name a model for which /v1/models says guided: true",
         )  # fmt: skip
-    ids = {name.casefold(): index for index, name in enumerate(model.classes) if index}
-    unknown = [name for name in names if name.casefold() not in ids]
+    ids = {name.lower(): index for index, name in enumerate(model.classes) if index}
+    unknown = [name for name in names if name.lower() not in ids]
     if unknown:
-        near = difflib.get_close_matches(unknown[0].casefold(), list(ids), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "GET /v1/classes lists the names"
+        # it imports torch, which this process does without until somebody misspells a name
+        from foodseg.predict.names import nearest_names
+
+        near = nearest_names(unknown[0], ClassTable(model.classes))
+        hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/classes lists the names"
         raise ApiError(422, "unknown_ingredient", f"the model {model.name} does not know {unknown[0][:64]!r}", hint)
-    return tuple(ids[name.casefold()] for name in names)
+    return tuple(sorted({ids[name.lower()] for name in names}))

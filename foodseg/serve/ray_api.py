@@ -132,7 +132,7 @@ class _Routes:
         """
         refiner = self._refine() if refine == "sam" else None
         state, model_id = await self._names.find(model)
-        listed = ingredient_ids(ingredients, state)
+        listed = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
         picture = await self._read(image)
         labelled = await self._backends.segmenter.segment(picture.image, model_id, listed)
         voted = None if refiner is None else await self._vote(refiner, picture, labelled, state)

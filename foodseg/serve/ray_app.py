@@ -15,6 +15,7 @@ import os
 import secrets
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.context import _get_global_client
@@ -23,6 +24,7 @@ from ray.serve.handle import DeploymentHandle
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
 from foodseg.serve.backends import Backends
 from foodseg.serve.guard import Guard
+from foodseg.serve.json_logs import log_json_to_stderr
 from foodseg.serve.keys import keys_for
 from foodseg.serve.ray_api import make_api
 from foodseg.serve.ray_backends import RayClip, RayRefine, RaySam, RaySegmenter
@@ -51,6 +53,7 @@ class Ingress:
         clip: DeploymentHandle | None = None,
         refine: DeploymentHandle | None = None,
     ) -> None:
+        log_json_to_stderr()
         self._config = config
         self._secret = secret
         self._backends = Backends(
@@ -83,23 +86,30 @@ def build(args: dict[str, Any]) -> Application:
     from foodseg.serve.ray_segmenter import SegmenterDeployment
 
     models = {"models": dict(config.segmenter.models), "default": config.segmenter.default}
-    segmenter = SegmenterDeployment.options(user_config=models).bind(config)
+    segmenter = _bound(SegmenterDeployment, config, user_config=models)
     sam = clip = refine = None
     if config.clip is not None:
         from foodseg.serve.ray_clip import ClipDeployment
 
-        clip = ClipDeployment.bind(config.clip)
+        clip = _bound(ClipDeployment, config.clip)
     if config.sam is not None:
         from foodseg.serve.ray_refine import RefineDeployment
         from foodseg.serve.ray_sam import SamDeployment
 
-        sam = SamDeployment.bind(config.sam)
-        refine = RefineDeployment.bind(config.refine, sam, clip)
+        sam = _bound(SamDeployment, config.sam)
+        refine = _bound(RefineDeployment, config.refine, sam, clip)
     secret = os.environ.get(SECRET, "").encode() or secrets.token_bytes(32)
-    return Ingress.bind(config, secret, segmenter, sam, clip, refine)
+    return _bound(Ingress, config, secret, segmenter, sam, clip, refine)
+
+
+def _bound(deployment: Any, *arguments: Any, **options: Any) -> Application:
+    # a class decorator's type is lost on mypy: to it, deployments are plain classes
+    application: Application = deployment.options(**options).bind(*arguments)
+    return application
 
 
 def _listening(config: HttpConfig) -> HttpConfig:
     """Returns the settings with the address that Serve's proxies really listen on: a deploy file may name another."""
-    client = _get_global_client(raise_if_no_controller_running=False)
+    # asking for the client would start a Ray where there is none yet, as in `serve run` before it connects
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
     return config if client is None else config.model_copy(update={"host": client.http_config.host})

@@ -16,10 +16,9 @@ from ray.serve.handle import DeploymentHandle
 
 from foodseg.data.sample import fit_longest, resize_image
 from foodseg.errors import FoodsegError
-from foodseg.serve.backends import ImageExpired, Labelled, Mask, ModelState
+from foodseg.serve.backends import ImageExpired, Labelled, Mask, ModelState, model_id
 from foodseg.serve.embeddings import picture_digest
 from foodseg.serve.schema import ApiError
-from foodseg.serve.served_model import SHA_DIGITS
 from foodseg.serve.wire import pack, pack_labels, unpack_labels, unpack_regions
 
 RETRY_AFTER_SECONDS = 1.0
@@ -75,19 +74,19 @@ class RaySegmenter:
         self._sides: dict[str, int | None] = {}  # by model id
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
-        size = image.shape[:2]
+        height, width = image.shape[:2]
         side = self._sides.get(model)
-        if side is not None and side < max(size):
+        if side is not None and side < max(height, width):
             # what the model does not see need not travel; it would be resized there in the same way
-            image = await asyncio.to_thread(resize_image, image, *fit_longest(*size, side))
+            image = await asyncio.to_thread(resize_image, image, *fit_longest(height, width, side))
         handle = self._handle.options(multiplexed_model_id=model)
-        return unpack_labels(await ask(handle, "segment", image, size, ingredients))
+        return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients))
 
     async def models(self) -> list[ModelState]:
         states: list[ModelState] = await ask(self._handle, "models")
         for state in states:
             if state.sha is not None:
-                self._sides[f"{state.name}@{state.sha[:SHA_DIGITS]}"] = state.longest_side
+                self._sides[model_id(state.name, state.sha)] = state.longest_side
         return states
 
 

@@ -16,6 +16,7 @@ from ray import serve
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.backends import Labelled, ModelState
 from foodseg.serve.batching import Batcher
+from foodseg.serve.json_logs import log_json_to_stderr
 from foodseg.serve.ray_memory import ClusterMemory
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.served_model import ServedModel
@@ -27,8 +28,8 @@ GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when
 RETRY_SECONDS = 30.0  # until storage that stayed away is asked again
 _log = logging.getLogger(__name__)
 
-Kind = tuple[ServedModel, tuple[int, int]]  # what one batch has in common: model and canvas
-Item = tuple[np.ndarray, tuple[int, int]]  # picture, and size of its label map
+Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch has in common: model, canvas, whether lists came
+Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # picture, size of its label map, its list
 
 
 @serve.deployment(
@@ -42,6 +43,7 @@ class SegmenterDeployment:
     """See the protocol `Segmenter` of `serve/backends.py`, which `RaySegmenter` makes of a handle to this."""
 
     def __init__(self, config: ServeConfig) -> None:
+        log_json_to_stderr()
         self._config = config
         self._shelf = Shelf(ServedModel, ClusterMemory(serve.get_replica_context().app_name))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
@@ -67,13 +69,15 @@ class SegmenterDeployment:
     ) -> PackedLabels:
         """Returns the label map of `size` (height, width) of a picture (H, W, 3) uint8 at any scale.
 
+        ingredients: ids of what may be on it, for models that are `guided`; None = nobody said.
+
         Raises:
             UserError: the checkpoint that the request was sent for is not there any more.
         """
-        assert ingredients is None, "the ingress refuses lists for models that take none"
         model = await self._model(serve.get_multiplexed_model_id())
         canvas = model.canvas(*size, self._config.segmenter.canvases)
-        labelled: Labelled = await self._batcher.submit((model, canvas), (image, size))
+        kind: Kind = (model, canvas, ingredients is not None)
+        labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or ()))
         return pack_labels(labelled)
 
     async def models(self) -> list[ModelState]:
@@ -85,9 +89,10 @@ class SegmenterDeployment:
         return await asyncio.to_thread(self._shelf.model, model_id)
 
     def _forward(self, kind: Kind, items: Sequence[Item]) -> list[Labelled]:
-        model, canvas = kind
+        model, canvas, told = kind
+        images, sizes, lists = zip(*items, strict=True)
         unsure_below = self._config.refine.unsure_below if self._config.sam is not None else 0.0
-        return model.label([image for image, _ in items], [size for _, size in items], canvas, unsure_below)
+        return model.label(images, sizes, canvas, given=lists if told else None, unsure_below=unsure_below)
 
     async def _keep_wanting(self, user_config: dict[str, Any], at_once: bool) -> None:
         """Loads what is wanted, again after a while where storage stayed away."""

@@ -15,16 +15,18 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve._private.api import serve_start
 from ray.serve._private.client import ServeControllerClient
 from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.errors import FoodsegError, RetryLater, UserError
-from foodseg.ray_session import cores, ray_session
+from foodseg.ray_session import cores, line_of, ray_session
 from foodseg.serve.backends import ModelState
 from foodseg.serve.deploy_file import SEGMENTER, find_application, read_deploy_file, with_model
 from foodseg.serve.keys import keys_for
@@ -32,6 +34,14 @@ from foodseg.serve.served_model import ServedModel, checkpoint_sha
 
 START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
 _POLL_SECONDS = 0.2
+# Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
+# of 15, by which everything else on the machine goes before those who wait for an answer; and a proxy that is not ready
+# within 5 seconds is killed, which is short on a busy machine.
+_ENVIRONMENT = {
+    "RAY_enable_metrics_collection": "1",
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -61,13 +71,18 @@ def serving(path: str | None, overrides: Sequence[str] = (), address: str | None
     schema = ServeDeploySchema.model_validate(deploy.tree)
     if address is None:
         _require_free(options["host"], options["port"])
-        os.environ.setdefault("RAY_enable_metrics_collection", "1")  # foodseg's own Ray has it off, for training
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of each of its own parts that has started
     with ray_session(address, logical_cpus=max(2, cores())):
         # what `serve run FILE` calls; Serve's public API starts applications only from Python objects, and replicas of
         # those are restarted by every change of `user_config`
-        client = serve_start(
-            http_options=schema.http_options.model_dump(), proxy_location=ProxyLocation(schema.proxy_location)
-        )
+        try:
+            client = serve_start(
+                http_options=schema.http_options.model_dump(), proxy_location=ProxyLocation(schema.proxy_location)
+            )
+        except (RayError, TimeoutError) as error:
+            raise RetryLater(f"the HTTP proxy does not start ({line_of(error, 0)}): free processors") from None
         try:
             client.deploy_apps(schema, _blocking=False)
             name = find_application(deploy.tree["applications"], path or "the defaults")["name"]
@@ -92,19 +107,23 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
     uri = storage.absolute(resolve_checkpoint(checkpoint))
     sha = checkpoint_sha(uri)
     ServedModel(name, uri, sha)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ray_session(address, logical_cpus=0):
         client = _get_global_client(raise_if_no_controller_running=False)
         if client is None:
             raise UserError(f"no endpoint runs on the cluster at {address}: start one with `foodseg serve`")
         deployed = [app.model_dump(exclude_unset=True) for app in _deployed(client).values()]
         application = find_application(deployed, f"the cluster at {address}")
-        before = next((state.sha for state in _states(application["name"]) if state.name == name), None)
+        handle = DeploymentHandle(SEGMENTER, application["name"])
+        # in Serve's throughput mode a handle works only within an event loop, unless it is told otherwise
+        handle._init(_run_router_in_separate_loop=True)
+        before = next((state.sha for state in _states(handle) if state.name == name), None)
         began = time.monotonic()
         changed = with_model(application, name, uri)
         # Serve removes whatever applications the call leaves out
         rest = [app for app in deployed if app is not application]
         client.deploy_apps(ServeDeploySchema.model_validate({"applications": [*rest, changed]}), _blocking=False)
-        _wait_for_model(application["name"], name, uri, sha)
+        _wait_for_model(handle, name, uri, sha)
         seconds = time.monotonic() - began
     return {"name": name, "checkpoint": storage.redact(uri), "sha": sha, "before": before, "seconds": seconds}
 
@@ -114,16 +133,15 @@ def _deployed(client: ServeControllerClient) -> dict[str, Any]:
     return applications
 
 
-def _states(application: str) -> list[ModelState]:
-    handle = serve.get_deployment_handle(SEGMENTER, application)
+def _states(handle: DeploymentHandle) -> list[ModelState]:
     states: list[ModelState] = handle.models.remote().result(timeout_s=START_SECONDS)
     return states
 
 
-def _wait_for_model(application: str, name: str, uri: str, sha: str) -> None:
+def _wait_for_model(handle: DeploymentHandle, name: str, uri: str, sha: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        state = next((state for state in _states(application) if state.name == name), None)
+        state = next((state for state in _states(handle) if state.name == name), None)
         if state is not None and state.wanted == storage.redact(uri):
             if state.sha == sha:
                 return

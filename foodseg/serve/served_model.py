@@ -1,7 +1,7 @@
 """One checkpoint as the endpoint serves it: opened, warmed up, answering batches of pictures with label maps.
 
 model = ServedModel("meals", uri, checkpoint_sha(uri))
-(labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases), unsure_below=0.5)
+(labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases))
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from foodseg import storage
 from foodseg.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import sha256
 from foodseg.errors import UserError
+from foodseg.models.segmenter import Segmenter
 from foodseg.predict.batched import BatchPredictor, pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
-from foodseg.serve.backends import Labelled
+from foodseg.serve.backends import Labelled, model_id
 
-SHA_DIGITS = 12  # of a checkpoint's sha256, in the id under which requests find it
 CERTAIN = np.iinfo(np.uint16).max
 _BLANK = 512  # pixels of a side of the first picture, where the model takes any
 
@@ -29,19 +29,21 @@ class ModelCard:
     """What is known of a checkpoint without its weights; plain JSON, so that it outlives the process.
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
-    longest_side: pixels of the longer side at which the model sees pictures; None = their own.
+    guided: takes a list of ingredients. longest_side: pixels of the longer side at which the model sees pictures;
+    None = their own.
     """
 
     name: str
     uri: str
     sha: str
     classes: tuple[str, ...]
+    guided: bool
     longest_side: int | None
 
     @property
     def id(self) -> str:
-        """The name and the first digits of the sha, `meals@0a1b2c3d4e5f`."""
-        return f"{self.name}@{self.sha[:SHA_DIGITS]}"
+        """Under which requests find it, `meals@0a1b2c3d4e5f`."""
+        return model_id(self.name, self.sha)
 
 
 def checkpoint_sha(uri: str) -> str:
@@ -50,9 +52,11 @@ def checkpoint_sha(uri: str) -> str:
 
 
 class _Loaded(NamedTuple):
-    predictor: BatchPredictor
+    """The weights, shown to a picture without and with a list of ingredients."""
+
+    untold: BatchPredictor
+    told: BatchPredictor
     temperature: float
-    multiple: int
 
 
 class ServedModel:
@@ -66,10 +70,11 @@ class ServedModel:
         """
         self._uri, self._sha = uri, sha
         checkpoint = self._checkpoint()
-        self._eval = checkpoint.config.eval
-        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, self._eval.longest_side)
-        self._loaded: _Loaded | None = self._load(checkpoint)
-        self._multiple = self._loaded.multiple
+        model = load_model(checkpoint, checkpoint.config.eval.weights)
+        self._eval, self._multiple = checkpoint.config.eval, model.size_multiple
+        guided = model.fusion is not None
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, guided, self._eval.longest_side)
+        self._loaded: _Loaded | None = _loaded(checkpoint, model)
         self._warm_up()
 
     def canvas(self, height: int, width: int, canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -81,19 +86,24 @@ class ServedModel:
         images: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         canvas: tuple[int, int],
-        unsure_below: float,
+        *,
+        given: Sequence[Sequence[int]] | None = None,
+        unsure_below: float = 0.0,
     ) -> list[Labelled]:
         """Returns the label map of each picture.
 
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
-            canvas: of all of them. unsure_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
+            canvas: of all of them. given: ids that may be on each; None = nobody said.
+            unsure_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
         """
         loaded = self._loaded
         if loaded is None:  # released, and asked for once more
-            loaded = self._loaded = self._load(self._checkpoint())
+            checkpoint = self._checkpoint()
+            loaded = self._loaded = _loaded(checkpoint, load_model(checkpoint, self._eval.weights))
+        predictor = loaded.untold if given is None else loaded.told
         answers = []
-        for logits in loaded.predictor.logits(images, sizes, canvas):
+        for logits in predictor.logits(images, sizes, canvas, given):
             ids, confidence = logits.ids_and_confidence(loaded.temperature)
             means = mean_confidences(ids, confidence, len(self.card.classes))
             confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
@@ -111,21 +121,30 @@ class ServedModel:
             raise UserError(f"the checkpoint {storage.redact(self._uri)} has changed since it was served")
         return checkpoint
 
-    def _load(self, checkpoint: Checkpoint) -> _Loaded:
-        config = checkpoint.config
-        model = load_model(checkpoint, config.eval.weights)
-        calibration = calibration_of(checkpoint, config.eval)
-        predictor = BatchPredictor(model, config.eval, pick_device(), config.train.precision)
-        return _Loaded(predictor, calibration.temperature if calibration else 1.0, model.size_multiple)
-
     def _warm_up(self) -> None:
         """Labels a blank picture, so that no request waits for kernels, and a model that cannot run never serves."""
         side = self.card.longest_side or _BLANK
         blank = np.full((side, side, 3), 128, np.uint8)
         try:
-            self.label([blank], [(side, side)], self.canvas(side, side, ()), 0.0)
+            self.label([blank], [(side, side)], self.canvas(side, side, ()))
         except (RuntimeError, AssertionError) as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"the checkpoint {storage.redact(self._uri)} loads, but does not label a picture ({detail[:200]})"
             ) from None
+
+
+def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
+    """The checkpoint decides how pictures without a list are taken; a checkpoint for lists alone takes all names."""
+    config, precision = checkpoint.config.eval, checkpoint.config.train.precision
+    untold = config
+    if config.ingredients == "given":
+        untold = config.model_copy(update={"ingredients": "vocabulary", "restrict": "none"})
+    told = config.model_copy(update={"ingredients": "given"})
+    calibration = calibration_of(checkpoint, config)
+    device = pick_device()
+    return _Loaded(
+        BatchPredictor(model, untold, device, precision),
+        BatchPredictor(model, told, device, precision),
+        calibration.temperature if calibration else 1.0,
+    )

@@ -97,6 +97,7 @@ class Shelf:
         self._wanted = wanted
         serving, errors, may_heal = {}, {}, False
         for name, checkpoint in wanted.models.items():
+            card: ModelCard | None
             try:
                 card = self._opened_card(name, checkpoint)
             except Exception as error:  # whatever a checkpoint does to this process, the old one goes on serving
@@ -178,6 +179,7 @@ class Shelf:
             error=self._errors.get(name),
             classes=card.classes if card else (),
             default=name == self._wanted.default,
+            guided=card is not None and card.guided,
             longest_side=card.longest_side if card else None,
         )
 

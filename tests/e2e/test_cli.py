@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
     ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "embed"], ["train"], ["evaluate"], ["predict"],
     ["config", "show"], ["config", "schema"], ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"],
-    ["demo"],
+    ["bench", "serve"], ["demo"], ["serve", "run"], ["serve", "swap"],
 ]  # fmt: skip
 CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
 

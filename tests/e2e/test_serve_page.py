@@ -3,7 +3,6 @@
 import base64
 import json
 
-import cv2
 import numpy as np
 from playwright.sync_api import expect
 from pycocotools import mask as coco

@@ -7,12 +7,14 @@ import pytest
 
 from foodseg.bench import ray_train
 from foodseg.bench.ray_data import bench_data
+from foodseg.bench.ray_serve import bench_serve
 from foodseg.bench.ray_train import bench_train
 from foodseg.bench.report import bench_markdown
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import config_hash
 from foodseg.errors import UserError
 from tests.drawn import drawn_config, write_drawn
+from tests.served import free_port, write_checkpoint
 
 
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
@@ -48,3 +50,19 @@ def test_bench_train_refuses_a_batch_that_cannot_be_split(tmp_path: Path) -> Non
     uri = write_drawn(tmp_path / "data", train=4, val=0, test=0)
     with pytest.raises(UserError, match=r"train.global_batch = 4 cannot be split evenly over 3 workers"):
         bench_train(uri, drawn_config("overridden", tmp_path / "run"), workers=3)
+
+
+def test_bench_serve(ray_cluster: None, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "model", seed=1)
+    overrides = [f"segmenter.models.meals={checkpoint}", f"http.port={free_port()}"]
+    result = bench_serve(None, overrides, seconds=1)
+    assert set(result["concurrency"]) == {"1", "8", "16"}
+    one = result["concurrency"]["1"]
+    assert one["served"]["requests"] >= 3 and one["served"]["p50_ms"] <= one["served"]["p99_ms"]
+    assert result["milliseconds_over_bare"] == pytest.approx(one["served"]["p50_ms"] - one["bare"]["p50_ms"])
+    assert result["pictures"]["count"] == 16 and result["client_cpus"] > 0
+    assert "prompt" not in result  # SAM is not configured
+    page = bench_markdown(result)
+    assert "ms over bare" in page and "Serve's mode: " in page
+    with pytest.raises(UserError, match="needs a model"):
+        bench_serve(None, seconds=1)

@@ -1,6 +1,6 @@
 """The web page at `/`: static files over the HTTP API, so that it scales with the replicas. No build step, no CDN.
 
-    found = page_file("/page/app.js")  # None: no such file
+found = page_file("/page/app.js")  # None: no such file
 """
 
 from dataclasses import dataclass

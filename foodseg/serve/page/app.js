@@ -8,9 +8,9 @@
 import { ApiError, call, prompt, segment } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
 import { percent, showGiven, showLegend } from "./legend.js";
-import { fillMask, labelMapPng } from "./masks.js";
+import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
-import { answerOf, NOT_FOOD, plateOf } from "./plate.js";
+import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
 import { place, showPoints, watchStage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -72,11 +72,15 @@ async function open(chosen) {
   give([]);
   drop();
   $("picture").src = picture.url;
-  $("start").hidden = true;
-  $("work").hidden = false;
+  work(true);
   $("result").hidden = true;
   $("overlay").hidden = true;
   look();
+}
+
+function work(begun) {
+  $("start").hidden = begun;
+  $("work").hidden = !begun;
 }
 
 async function look() {
@@ -129,7 +133,8 @@ function fail(error, again) {
       : ["This page made a mistake.", String(error), ""];
   $("problem-message").textContent = message;
   const locked = error.status === 401;
-  $("problem-hint").textContent = locked ? "Type the key that you were given. It stays in this tab." : (hint ?? "");
+  const useful = hint?.includes("/v1/") ? "" : hint; // what names a route is meant for programs
+  $("problem-hint").textContent = locked ? "Type the key that you were given. It stays in this tab." : useful;
   $("problem-request").textContent = request ?? "";
   const hopeless = [400, 413, 415, 422].includes(error.status); // the same again would end the same
   $("key-form").hidden = !locked;
@@ -233,12 +238,8 @@ async function outline(point, how) {
 
 function choose(index) {
   const mask = selection.masks[index];
-  selection.chosen = index;
-  selection.pixels = new Uint8Array(plate.labels.length);
-  fillMask(selection.pixels, mask.mask, 1);
-  const votes = new Map();
-  selection.pixels.forEach((set, at) => set && votes.set(plate.labels[at], (votes.get(plate.labels[at]) ?? 0) + 1));
-  const [most] = [...votes].sort((one, other) => other[1] - one[1])[0] ?? [0];
+  const { pixels, most } = outlined(mask.mask, plate);
+  Object.assign(selection, { chosen: index, pixels });
   const taken = plate.ingredients.find(({ id }) => id === most)?.name ?? "not food";
   $("selection-text").textContent = `Taken for ${taken} so far; ${percent(mask.share_of_picture)} of the picture.`;
   $("other").hidden = selection.masks.length < 2;
@@ -294,9 +295,8 @@ async function saveMask() {
 watchFiles([$("choose"), $("photograph")], $("drop-here"), open);
 watchStage($("stage"), $("cross"), { size: () => plate, onHover: hover, onPick: outline, onEscape: drop });
 $("another").addEventListener("click", () => $("choose").click());
-$("picture").addEventListener("error", () => $("stage").classList.add("broken"));
+$("picture").addEventListener("error", () => work(false)); // no picture: the server says what else it is
 $("picture").addEventListener("load", () => {
-  $("stage").classList.remove("broken");
   $("stage").style.setProperty("--ratio", $("picture").naturalWidth / $("picture").naturalHeight);
 });
 $("opacity").addEventListener("input", () => {

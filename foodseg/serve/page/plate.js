@@ -42,6 +42,15 @@ function idOf(name, known, classes) {
   return id;
 }
 
+// Returns the pixels of a mask as Uint8Array of 0 and 1, and the id that most of them have on the plate.
+export function outlined(mask, { labels }) {
+  const pixels = new Uint8Array(labels.length), votes = new Map();
+  fillMask(pixels, mask, 1);
+  pixels.forEach((set, at) => set && votes.set(labels[at], (votes.get(labels[at]) ?? 0) + 1));
+  const [most] = [...votes].sort((one, other) => other[1] - one[1])[0] ?? [0];
+  return { pixels, most };
+}
+
 // Returns the answer to save: as it came where nothing was corrected, else with `edited` and masks and numbers anew.
 export function answerOf(answer, plate, edits) {
   if (!edits.length) return answer;

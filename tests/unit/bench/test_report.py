@@ -65,3 +65,29 @@ def test_train_page() -> None:
     assert "share 0.970" in page
     assert "- runs end to end: foodseg 18.50, 19.50; bare 20.00, 20.00" in page
     assert "2 processes with 1 threads each, 40 updates of 8 pictures" in page
+
+
+def test_serve_page() -> None:
+    bare = {"requests_per_second": 5.0, "p50_ms": 200.0, "p90_ms": 210.0, "p99_ms": 220.0, "requests": 60}
+    served = {**bare, "requests_per_second": 4.5, "p50_ms": 212.4, "p99_ms": 250.0}
+    page = bench_markdown(
+        {
+            **MACHINE,
+            "benchmark": "serve",
+            "concurrency": {"1": {"bare": bare, "served": served}},
+            "requests_per_second": 4.5,
+            "share_of_bare": 0.9,
+            "milliseconds_over_bare": 12.4,
+            "client_cpus": 0.021,
+            "prompt": {"first_ms": 3000.0, "second_ms": 200.0, "times_faster": 15.0},
+            "refine": {**served, "p50_ms": 9000.0, "share_refined": 1.0},
+            "model": {"name": "meals", "sha": "ab" * 32, "longest_side": 512},
+            "pictures": {"count": 64, "mean_kb": 49.2, "from": "meals/"},
+            "modes": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+        }
+    )
+    assert "| 1 | 5.00 | 4.50 | 200 | 212 | 250 |" in page
+    assert "- at saturation 4.50 requests/s, 0.900 of bare" in page
+    assert "- one at a time: 12.4 ms over bare" in page
+    assert "first 3000 ms, second 200 ms, 15.0 times faster" in page
+    assert "model meals@abababababab, Serve's mode: RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in page

@@ -89,7 +89,8 @@ def test_a_swap_changes_user_config_alone() -> None:
     app = application(args={"segmenter": {"models": {"a": "x", "b": "y"}, "default": "b"}})
     once = with_model(app, "a", "z")
     assert once["args"] == app["args"]
-    assert once["deployments"] == [{"name": "Segmenter", "user_config": {"models": {"a": "z", "b": "y"}, "default": "b"}}]
+    user_config = {"models": {"a": "z", "b": "y"}, "default": "b"}
+    assert once["deployments"] == [{"name": "Segmenter", "user_config": user_config}]
     assert "deployments" not in app
     twice = with_model(once, "c", "w")
     assert wanted_models(twice) == {"models": {"a": "z", "b": "y", "c": "w"}, "default": "b"}

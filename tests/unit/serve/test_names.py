@@ -97,4 +97,4 @@ def test_a_model_without_fusion_takes_no_list() -> None:
         ingredient_ids("egg", state("a"))
     with pytest.raises(ApiError) as caught:
         ingredient_ids("egs", state("a", guided=True))
-    assert caught.value.hint == "did you mean egg?"
+    assert caught.value.hint == "did you mean Egg?"

@@ -37,7 +37,7 @@ def test_a_batch_answers_as_each_picture_alone_and_as_the_predictor(uri: str) ->
         means = mean_confidences(ids, confidence, len(loaded.classes))
         assert answer.confidences == pytest.approx({i: means[i] for i in np.unique(ids)})
         assert (answer.model, answer.sha) == ("meals", checkpoint_sha(uri))
-        (alone,) = served.label([image], [(120, 160)], canvas, unsure_below=0.0)
+        (alone,) = served.label([image], [(120, 160)], canvas)
         np.testing.assert_array_equal(alone.ids, ids)
         assert alone.unsure is None
 
@@ -45,9 +45,9 @@ def test_a_batch_answers_as_each_picture_alone_and_as_the_predictor(uri: str) ->
 def test_released_weights_come_back(uri: str) -> None:
     served = ServedModel("meals", uri, checkpoint_sha(uri))
     image, canvas = meal(1, 96, 96), served.canvas(96, 96, ())
-    (before,) = served.label([image], [(96, 96)], canvas, 0.0)
+    (before,) = served.label([image], [(96, 96)], canvas)
     served.release()
-    (after,) = served.label([image], [(96, 96)], canvas, 0.0)
+    (after,) = served.label([image], [(96, 96)], canvas)
     np.testing.assert_array_equal(before.ids, after.ids)
 
 

@@ -47,7 +47,7 @@ class Opener:
             raise self.failing[uri]
         if checkpoint_sha(uri) != sha:
             raise UserError("the checkpoint has changed")
-        return Opened(ModelCard(name, uri, sha, ("background", "rice"), 96))
+        return Opened(ModelCard(name, uri, sha, ("background", "rice"), False, 96))
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""The endpoint's own decode -> predict -> encode in one process, without HTTP and Ray: what `bench serve` compares.
+
+The functions are those that the deployments call, with the same threads: one for forward passes, some for the codec.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from foodseg.config.serve import ServeConfig
+from foodseg.serve.batching import Batcher
+from foodseg.serve.codec import read_picture, segment_answer
+from foodseg.serve.served_model import ServedModel
+
+
+class BarePipeline:
+    """Answers encoded pictures with the bytes that `/v1/segment` would send."""
+
+    def __init__(self, config: ServeConfig, model: ServedModel, codec_threads: int) -> None:
+        self._config = config
+        self._model = model
+        self._codec = ThreadPoolExecutor(codec_threads)
+        self._batcher = Batcher(self._forward, config.segmenter.max_batch)
+
+    async def answer(self, data: bytes) -> bytes:
+        """Returns the answer of format=rle."""
+        loop = asyncio.get_running_loop()
+        picture = await loop.run_in_executor(self._codec, read_picture, data, self._config.picture)
+        height, width = picture.image.shape[:2]
+        canvas = self._model.canvas(height, width, self._config.segmenter.canvases)
+        labelled = await self._batcher.submit(canvas, (picture.image, (height, width)))
+
+        def encode() -> bytes:
+            names, sent = self._model.card.classes, (picture.height, picture.width)
+            return segment_answer(labelled, names, sent, "rle", request_id="bare").model_dump_json().encode()
+
+        return await loop.run_in_executor(self._codec, encode)
+
+    def _forward(self, canvas: tuple[int, int], items: Sequence[Any]) -> Sequence[Any]:
+        return self._model.label([image for image, _ in items], [size for _, size in items], canvas)
+
+
+async def load(
+    answer: Callable[[bytes], Awaitable[Any]], pictures: Sequence[bytes], concurrency: int, seconds: float
+) -> dict[str, Any]:
+    """Asks for one picture after another, `concurrency` at a time, for `seconds`; every started one is waited for.
+
+    Returns:
+        requests, requests_per_second, and p50_ms, p90_ms, p99_ms of the time to answer.
+    """
+    times: list[float] = []
+    began = time.perf_counter()
+
+    async def worker(first: int) -> None:
+        number = first
+        while time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            await answer(pictures[number % len(pictures)])
+            times.append(time.perf_counter() - start)
+            number += concurrency
+
+    await asyncio.gather(*(worker(number) for number in range(concurrency)))
+    elapsed = time.perf_counter() - began
+    p50, p90, p99 = (1000 * float(np.percentile(times, part)) for part in (50, 90, 99))
+    rate = len(times) / elapsed
+    return {"requests": len(times), "requests_per_second": rate, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}

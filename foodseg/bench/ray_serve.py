@@ -1,0 +1,174 @@
+"""What the endpoint adds to its own functions: requests a second and time to answer, over HTTP and bare.
+
+    result = bench_serve("serve_configs/local.yaml", pictures="meals/", seconds=20)
+
+Bare and served take turns, so that a neighbour on the machine slows both. The load comes from this process; what it
+costs is reported, as it is taken from the same cores.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import httpx
+import torch
+
+from foodseg import storage
+from foodseg.bench.bare_serve import BarePipeline, load
+from foodseg.bench.machine import machine_facts
+from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.config.serve import ServeConfig
+from foodseg.data.plates import draw_meal
+from foodseg.errors import UserError
+from foodseg.ray_session import cores
+from foodseg.serve.deploy_file import find_application, read_deploy_file, wanted_models
+from foodseg.serve.keys import ENVIRONMENT
+from foodseg.serve.ray_api import CODEC_THREADS
+from foodseg.serve.ray_serving import serving
+from foodseg.serve.served_model import ServedModel, checkpoint_sha
+
+CONCURRENCY = (1, 8, 16)  # the last ones to find the rate at saturation
+ROUNDS = 3  # turns of bare and served
+PROMPTS = 5  # pictures clicked on twice
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def bench_serve(
+    path: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    pictures: str | None = None,
+    seconds: float = 20.0,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Starts the endpoint, loads it from this process, and measures the same functions bare.
+
+    Args:
+        path, overrides, address: as `serving` takes them; the default model is measured.
+        pictures: folder or URI of pictures; None = drawn ones of 640 x 480.
+        seconds: length of each measurement, of which there are two for each concurrency.
+
+    Returns:
+        By concurrency what `load` measured of bare and served, the share of the bare rate at saturation, milliseconds
+        over bare at concurrency 1, prompts and refine=sam where SAM is configured, and the client's CPU.
+
+    Raises:
+        UserError: as `serving`; no model, no picture; API keys, which the load does not send.
+    """
+    deploy = read_deploy_file(path, overrides)
+    config = deploy.config
+    if config.http.keys_file is not None or os.environ.get(ENVIRONMENT):
+        raise UserError("bench serve sends no API key: leave http.keys_file and FOODSEG_API_KEYS out")
+    encoded = _encoded(pictures)
+    model = _model(deploy.tree["applications"])
+    facts = machine_facts(cores())
+    torch.set_num_threads(1)  # as a replica with less than 2 logical CPUs
+    bare = BarePipeline(config, model, CODEC_THREADS)
+    with serving(path, overrides, address) as endpoint:
+        result = asyncio.run(_measured(endpoint.url, config, bare, encoded, seconds))
+    mean_kb = statistics.mean(map(len, encoded)) / 1000
+    return {
+        "benchmark": "serve",
+        **result,
+        "model": {"name": model.card.name, "sha": model.card.sha, "longest_side": model.card.longest_side},
+        "pictures": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(pictures or "drawn")},
+        "modes": {name: os.environ[name] for name in sorted(os.environ) if name.startswith("RAY_SERVE_")},
+        **facts,
+    }
+
+
+async def _measured(
+    url: str, config: ServeConfig, bare: BarePipeline, pictures: Sequence[bytes], seconds: float
+) -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+    async with httpx.AsyncClient(base_url=url, timeout=120.0, limits=limits) as client:
+
+        async def served(data: bytes) -> None:
+            (await client.post("v1/segment", files={"image": ("meal", data)})).raise_for_status()
+
+        for answer in (bare.answer, served):
+            await load(answer, pictures, 2, min(seconds, 3.0))  # connections, kernels, caches
+        turns: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {count: [] for count in CONCURRENCY}
+        cpu = wall = 0.0
+        for _ in range(ROUNDS):
+            for count in CONCURRENCY:
+                without = await load(bare.answer, pictures, count, seconds / ROUNDS)
+                cpu_before, began = time.process_time(), time.perf_counter()
+                through = await load(served, pictures, count, seconds / ROUNDS)
+                cpu += time.process_time() - cpu_before
+                wall += time.perf_counter() - began
+                turns[count].append((without, through))
+        figures = {str(count): {"bare": _median([t[0] for t in pairs]), "served": _median([t[1] for t in pairs])}
+                   for count, pairs in turns.items()}  # fmt: skip
+        sam = {} if config.sam is None else {"prompt": await _prompts(client, pictures),
+                                             "refine": await _refined(client, pictures, seconds)}  # fmt: skip
+    rates = {side: max(f[side]["requests_per_second"] for f in figures.values()) for side in ("bare", "served")}
+    return {
+        "concurrency": figures,
+        "requests_per_second": rates["served"],
+        "share_of_bare": rates["served"] / rates["bare"],
+        "milliseconds_over_bare": figures["1"]["served"]["p50_ms"] - figures["1"]["bare"]["p50_ms"],
+        "client_cpus": cpu / wall,
+        **sam,
+    }
+
+
+def _median(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the median of each figure over the turns, and the number of requests in all."""
+    medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+    return {**medians, "requests": sum(one["requests"] for one in measured)}
+
+
+async def _prompts(client: httpx.AsyncClient, pictures: Sequence[bytes]) -> dict[str, float]:
+    """The first click on a picture sends and embeds it; the second one names it."""
+    first, second = [], []
+    for data in pictures[:PROMPTS]:
+        points = {"points": "[[10, 10, 1]]"}
+        began = time.perf_counter()
+        answer = await client.post("v1/prompt", files={"image": ("meal", data)}, data=points)
+        first.append(1000 * (time.perf_counter() - began))
+        public = answer.raise_for_status().json()["image"]["id"]
+        began = time.perf_counter()
+        (await client.post("v1/prompt", data={"image_id": public, **points})).raise_for_status()
+        second.append(1000 * (time.perf_counter() - began))
+    medians = {"first_ms": statistics.median(first), "second_ms": statistics.median(second)}
+    return {**medians, "times_faster": medians["first_ms"] / medians["second_ms"]}
+
+
+async def _refined(client: httpx.AsyncClient, pictures: Sequence[bytes], seconds: float) -> dict[str, Any]:
+    refined: list[bool] = []
+
+    async def ask(data: bytes) -> None:
+        answer = await client.post("v1/segment", files={"image": ("meal", data)}, data={"refine": "sam"})
+        refined.append(answer.raise_for_status().json()["refined"])
+
+    measured = await load(ask, pictures, 1, seconds)
+    return {**measured, "share_refined": sum(refined) / len(refined)}
+
+
+def _model(applications: Sequence[dict[str, Any]]) -> ServedModel:
+    wanted = wanted_models(find_application(applications, "the deploy file"))
+    if not wanted["models"]:
+        raise UserError("bench serve needs a model: --set segmenter.models.meals=runs/a")
+    name = wanted["default"] or next(iter(wanted["models"]))
+    uri = resolve_checkpoint(wanted["models"][name])
+    return ServedModel(name, uri, checkpoint_sha(uri))
+
+
+def _encoded(pictures: str | None) -> list[bytes]:
+    if pictures is None:
+        return [_jpeg(seed) for seed in range(16)]
+    names = [name for name in sorted(storage.list_names(pictures)) if name.lower().endswith(_ENDINGS)]
+    if not names:
+        raise UserError(f"--pictures: {storage.redact(pictures)} holds no {', '.join(_ENDINGS)}")
+    return [storage.read_bytes(storage.join(pictures, name)) for name in names[:64]]
+
+
+def _jpeg(seed: int) -> bytes:
+    ok, data = cv2.imencode(".jpg", draw_meal(seed, 480, 640)[0][:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert ok
+    return data.tobytes()

@@ -1,0 +1,128 @@
+"""Segment Anything on a real Ray Serve, with the published MobileSAM: two replicas, prompts by id, the vote."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import ray
+import yaml
+
+from foodseg.config.serve import parse_serve_config
+from foodseg.models.sam import MaskGrid, SamModel, load_sam
+from foodseg.predict.device import pick_device
+from foodseg.serve.backends import Mask
+from foodseg.serve.client import Client
+from foodseg.serve.deploy_file import IMPORT_PATH
+from foodseg.serve.masks import from_rle
+from foodseg.serve.ray_serving import Endpoint, serving
+from foodseg.serve.schema import Rle
+from foodseg.serve.served_model import ServedModel, checkpoint_sha
+from foodseg.serve.voting import vote
+from tests.served import free_port, meal, png, write_checkpoint
+
+GRID = MaskGrid(points_per_side=3, points_per_batch=9)  # a click of the grid takes a tenth of a second
+PICTURES = 4
+
+
+@pytest.fixture(scope="module")
+def weights(shared: Path) -> str:
+    path = shared / "weights" / "mobile_sam.safetensors"
+    if not path.exists():
+        pytest.skip(f"shared data missing: {path}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_checkpoint(tmp_path_factory.mktemp("sam") / "a", seed=1)
+
+
+@pytest.fixture(scope="module")
+def endpoint(
+    ray_cluster: None, weights: str, checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
+    args = {
+        "http": {"port": free_port()},
+        "segmenter": {"models": {"meals": checkpoint}},
+        "sam": {"weights": weights, "points_per_side": GRID.points_per_side, "points_per_batch": GRID.points_per_batch},
+    }
+    deployments = [{"name": "Sam", "num_replicas": 2}]
+    file = tmp_path_factory.mktemp("deploy") / "serve.yaml"
+    application = {"import_path": IMPORT_PATH, "args": args, "deployments": deployments}
+    file.write_text(yaml.safe_dump({"applications": [application]}))
+    with serving(str(file)) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def sam(weights: str) -> SamModel:
+    return load_sam("vit_t", weights, pick_device(), GRID)
+
+
+def pictures() -> list[np.ndarray]:
+    return [meal(seed, 120, 160) for seed in range(PICTURES)]
+
+
+def kill_one_sam() -> None:
+    actors = [one for one in ray.util.list_named_actors(all_namespaces=True) if "#Sam#" in one["name"]]
+    assert len(actors) == 2
+    os.kill(ray.get(ray.get_actor(**actors[0]).__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+
+
+def test_prompts_by_id_find_the_replica_and_a_lost_one_is_healed(endpoint: Endpoint, sam: SamModel) -> None:
+    images = pictures()
+    clicks = {"points": "[[80, 60, 1]]"}
+    with httpx.Client(base_url=endpoint.url, timeout=120) as client:
+        firsts = [
+            client.post("v1/prompt", files={"image": ("meal.png", png(image))}, data=clicks).raise_for_status().json()
+            for image in images
+        ]
+        for _ in range(2):  # had they gone to any replica, about half of these were 404 image_expired
+            for first in firsts:
+                second = client.post("v1/prompt", data={"image_id": first["image"]["id"], **clicks})
+                assert second.raise_for_status().json()["masks"] == first["masks"]
+    for image, first in zip(images, firsts, strict=True):
+        masks = sam.prompt(sam.embed(image), [(80.0, 60.0, 1)])
+        assert len(first["masks"]) == len(masks) == 3
+        for found, mask in zip(first["masks"], masks, strict=True):
+            assert found["score"] == pytest.approx(mask.score, abs=1e-4)
+            same = from_rle(Rle(**found["mask"])).astype(bool) == mask.mask
+            assert same.mean() > 0.999  # the last bits of a sum depend on the threads
+    with Client(endpoint.url) as client:
+        known = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
+        kill_one_sam()
+        healed = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
+    for before, after in zip(known, healed, strict=True):
+        assert [mask.pixels for mask in before.masks] == [mask.pixels for mask in after.masks]
+
+
+class InProcess:
+    """What the deployment does, in this process."""
+
+    def __init__(self, model: SamModel) -> None:
+        self._model = model
+
+    async def masks(self, image: np.ndarray) -> Sequence[Mask]:
+        return [Mask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
+
+
+def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, checkpoint: str) -> None:
+    image = pictures()[0]
+    model = ServedModel("meals", checkpoint, checkpoint_sha(checkpoint))
+    (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), unsure_below=0.5)
+    config = parse_serve_config({}).refine
+    right = asyncio.run(vote(image, labelled, model.card.classes, config, InProcess(sam), None))  # type: ignore[arg-type]
+    with Client(endpoint.url) as client:
+        answer = client.segment(png(image), refine="sam")
+    assert answer.refined
+    drawn = np.zeros((120, 160), np.uint8)
+    for one in answer.ingredients:
+        assert isinstance(one.mask, Rle)
+        drawn[from_rle(one.mask).astype(bool)] = one.id
+    assert (drawn == right.ids).mean() > 0.99
+    assert (drawn != labelled.ids).any()

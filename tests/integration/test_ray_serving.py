@@ -1,0 +1,227 @@
+"""The endpoint on a real Ray Serve: batches, models, swaps, lost replicas. The same tests run in its throughput mode.
+
+Pictures are tiny and checkpoints random; what an answer has to be is computed here, one picture at a time.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+from foodseg.errors import UserError
+from foodseg.serve.deploy_file import find_application, with_model
+from foodseg.serve.masks import from_rle
+from foodseg.serve.ray_serving import Endpoint, serving, swap
+from foodseg.serve.schema import Rle
+from foodseg.serve.served_model import ServedModel, checkpoint_sha
+from tests.served import free_port, meal, png, spoil, write_checkpoint
+
+SIZES = [(96, 96), (72, 96), (96, 64), (40, 90), (180, 240)]
+
+
+@dataclass(frozen=True)
+class World:
+    """checkpoints: a and b are served from the start, c is another one, bad is torn."""
+
+    endpoint: Endpoint
+    checkpoints: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    uris = {name: write_checkpoint(folder / name, seed) for seed, name in enumerate(("a", "b", "c", "bad"), start=1)}
+    spoil(uris["bad"])
+    return uris
+
+
+@pytest.fixture(scope="module")
+def world(ray_cluster: None, checkpoints: dict[str, str]) -> Iterator[World]:
+    models = [f"segmenter.models.{name}={checkpoints[name]}" for name in ("a", "b")]
+    with serving(None, [*models, f"http.port={free_port()}", "segmenter.max_batch=4"]) as endpoint:
+        yield World(endpoint, checkpoints)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one checkpoint makes of one picture, alone."""
+
+    sha: str
+    masks: dict[int, np.ndarray]
+
+
+def expected(checkpoint: str, images: dict[str, np.ndarray]) -> dict[str, Expected]:
+    sha = checkpoint_sha(checkpoint)
+    model = ServedModel("x", checkpoint, sha)
+    answers = {}
+    for name, image in images.items():
+        size = image.shape[:2]
+        (labelled,) = model.label([image], [size], model.canvas(*size, ()))
+        answers[name] = Expected(sha, {i: labelled.ids == i for i in np.unique(labelled.ids).tolist() if i})
+    return answers
+
+
+def meals() -> dict[str, np.ndarray]:
+    return {f"{height}x{width}": meal(seed, height, width) for seed, (height, width) in enumerate(SIZES)}
+
+
+def check(answer: dict[str, Any], right: Expected) -> None:
+    assert answer["model"]["sha"] == right.sha
+    found = {one["id"]: from_rle(Rle(**one["mask"])).astype(bool) for one in answer["ingredients"]}
+    assert found.keys() == right.masks.keys()
+    for index, mask in right.masks.items():
+        np.testing.assert_array_equal(found[index], mask)
+
+
+def test_interleaved_sizes_and_models_answer_as_each_picture_alone(world: World) -> None:
+    images = meals()
+    right = {name: expected(world.checkpoints[name], images) for name in ("a", "b")}
+    encoded = {name: png(image) for name, image in images.items()}
+    requests = [(model, name) for model in ("a", "b") for name in images] * 4
+    np.random.default_rng(0).shuffle(requests)
+
+    with httpx.Client(base_url=world.endpoint.url, timeout=60) as client, ThreadPoolExecutor(12) as pool:
+
+        def ask(request: tuple[str, str]) -> dict[str, Any]:
+            model, name = request
+            response = client.post("v1/segment", files={"image": ("meal.png", encoded[name])}, data={"model": model})
+            return dict(response.raise_for_status().json())
+
+        answers = list(pool.map(ask, requests))
+    for (model, name), answer in zip(requests, answers, strict=True):
+        assert answer["model"]["name"] == model
+        check(answer, right[model][name])
+
+
+def test_what_is_not_configured_and_who_answers(world: World) -> None:
+    with httpx.Client(base_url=world.endpoint.url, timeout=60) as client:
+        response = client.post("v1/prompt", files={"image": ("meal.png", png(meal(1, 40, 40)))})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "sam_not_configured")
+        assert response.headers.get_list("x-request-id") == [response.headers["x-request-id"]]
+        assert client.get("readyz").status_code == 200
+        assert "text/html" in client.get("").headers["content-type"]
+        assert client.post("v1/segment", content=b"x" * (33 * 2**20)).status_code == 413
+
+
+@dataclass
+class Load:
+    """Steady requests from a few threads while the body of `with` runs; every answer is kept."""
+
+    url: str
+    data: bytes
+    model: str
+    threads: int = 3
+    statuses: Counter[Any] = field(default_factory=Counter)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        self._done = threading.Event()
+        self._pool = [threading.Thread(target=self._run) for _ in range(self.threads)]
+        for thread in self._pool:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._pool:
+            thread.join(timeout=90)
+
+    def wait_for(self, answers: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.answers) < answers and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(self.answers) >= answers
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=90) as client:
+            while not self._done.is_set():
+                files = {"image": ("meal.png", self.data)}
+                try:
+                    response = client.post("v1/segment", files=files, data={"model": self.model})
+                except httpx.HTTPError as error:
+                    self.statuses[type(error).__name__] += 1
+                    continue
+                self.statuses[response.status_code] += 1
+                if response.status_code == 200:
+                    self.answers.append(response.json())
+
+
+def state(world: World, model: str) -> dict[str, Any]:
+    models = httpx.get(f"{world.endpoint.url}v1/models", timeout=60).json()["models"]
+    return dict(next(one for one in models if one["name"] == model))
+
+
+def wait_until(world: World, model: str, **values: Any) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while True:
+        found = state(world, model)
+        if all(found[key] == value for key, value in values.items()):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def kill_segmenter() -> int:
+    """Ends the process of the segmenter's only replica as `kill -9` does."""
+    (actor,) = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "#Segmenter#" in actor["name"]]
+    pid = ray.get(ray.get_actor(**actor).__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
+
+
+def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_one_it_names(world: World) -> None:
+    image = meal(7, 72, 96)
+    before, after = (expected(world.checkpoints[name], {"meal": image})["meal"] for name in ("b", "c"))
+    with Load(world.endpoint.url, png(image), "b") as load:
+        load.wait_for(5)
+        result = swap("b", world.checkpoints["c"], address="auto")
+        assert (result["before"], result["sha"]) == (before.sha, after.sha)
+        wait_until(world, "b", sha=after.sha)
+        load.wait_for(len(load.answers) + 20)
+    assert set(load.statuses) == {200}
+    shas = [answer["model"]["sha"] for answer in load.answers]
+    assert set(shas) == {before.sha, after.sha}
+    assert set(shas[-5:]) == {after.sha}
+    for answer in load.answers:
+        check(answer, after if answer["model"]["sha"] == after.sha else before)
+    assert state(world, "a")["error"] is None  # the other model was not touched
+
+
+def test_a_bad_checkpoint_changes_nothing_and_a_replica_born_later_serves_the_last_good_one(world: World) -> None:
+    with pytest.raises(UserError, match="torn"):
+        swap("a", world.checkpoints["bad"], address="auto")
+    good = checkpoint_sha(world.checkpoints["a"])
+    assert state(world, "a")["error"] is None
+    client = _get_global_client()
+    with Load(world.endpoint.url, png(meal(8, 72, 96)), "a") as load:
+        load.wait_for(5)
+        # what `swap` refuses, somebody may still deploy
+        deployed = [
+            app.model_dump(exclude_unset=True) for app in ray.get(client._controller.get_app_configs.remote()).values()
+        ]
+        changed = with_model(find_application(deployed, "the cluster"), "a", world.checkpoints["bad"])
+        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [changed]}), _blocking=False)
+        found = wait_until(world, "a", wanted=world.checkpoints["bad"])
+        assert (found["sha"], found["serving"]) == (good, world.checkpoints["a"])
+        assert "torn" in found["error"]
+        load.wait_for(len(load.answers) + 5)
+        kill_segmenter()
+        load.wait_for(len(load.answers) + 10)
+    assert set(load.statuses) == {200}
+    assert {answer["model"]["sha"] for answer in load.answers} == {good}
+    found = wait_until(world, "a", sha=good)
+    assert "torn" in found["error"]
+    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == good
+    assert wait_until(world, "a", error=None)["sha"] == good
