@@ -4,6 +4,7 @@
     teacher.safetensors  their running average (EMA)     classes.tsv   the label space
     trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
     calibration.json     the temperature of its confidences; missing where no validation fitted one
+    text.safetensors     the vectors of the class names (models/text.py); missing where the model has no text fusion
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
@@ -28,6 +29,9 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
+from foodseg.models.text import TextTable, parse_table, table_bytes
+
+TEXT_FILE = "text.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Checkpoint:
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
         calibration: None where the last update was not validated.
+        text: vectors of the class names; None for a model without text fusion.
     """
 
     step: int
@@ -73,6 +78,7 @@ class Checkpoint:
     trainer: dict[str, Any] | None
     history: list[dict[str, Any]] = field(default_factory=list)
     calibration: Calibration | None = None
+    text: TextTable | None = None
 
 
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
@@ -89,6 +95,8 @@ def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
         files["teacher.safetensors"] = safetensors.torch.save(_contiguous(checkpoint.teacher))
     if checkpoint.calibration is not None:
         files["calibration.json"] = json.dumps(asdict(checkpoint.calibration), indent=1).encode()
+    if checkpoint.text is not None:
+        files[TEXT_FILE] = table_bytes(checkpoint.text)
     manifest = {
         "format_version": FORMAT_VERSION,
         "foodseg": __version__,
@@ -128,6 +136,7 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
         trainer=trainer,
         history=[json.loads(line) for line in files["history.jsonl"].decode().splitlines()],
         calibration=Calibration(**json.loads(files["calibration.json"])) if "calibration.json" in files else None,
+        text=parse_table(files[TEXT_FILE], storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
     )
 
 
@@ -148,7 +157,8 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
         raise UserError(
             "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
         )
-    model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False)
+    text = checkpoint.text.vectors if checkpoint.text else None
+    model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()

@@ -189,10 +189,12 @@ def evaluate(
 
         from foodseg.eval.evaluation import Evaluation
         from foodseg.eval.report import notes, scores_table
+        from foodseg.eval.results import conditions_note
 
         evaluation = Evaluation.from_json(metrics)
         Console().print(scores_table(evaluation))
-        print("\n".join(notes(evaluation)))
+        told = conditions_note(metrics)
+        print("\n".join([*([f"Ingredients: {told}."] if told else []), *notes(evaluation)]))
         print(f"written to {redact(out)}: report.html, report.md, metrics.json, pictures.parquet")
 
     emit(metrics, as_json, show)
@@ -222,16 +224,22 @@ def predict(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
     pictures: Annotated[list[str], typer.Argument(help="Picture files or URIs.")],
     out: Annotated[str, typer.Option(help="Where overlays, label maps and JSON go.")],
+    ingredients: Annotated[
+        str | None,
+        typer.Option(help="What is on the pictures, names with commas between: sets eval.ingredients=given."),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Label pictures: overlay with legend, label map, area, share and confidence of each ingredient.
 
     Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
+
+    Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
     """
     from foodseg.predict.label import label_pictures
 
-    results = label_pictures(checkpoint, pictures, out, overrides or [])
+    results = label_pictures(checkpoint, pictures, out, overrides or [], ingredients)
 
     def show() -> None:
         for result in results:

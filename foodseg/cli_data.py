@@ -113,10 +113,46 @@ def data_map(
     emit(result, as_json, show)
 
 
+@data_app.command("embed")
+def data_embed(
+    src: Annotated[str, typer.Argument(help="Prepared data set, or a class table of lines id<TAB>name.")],
+    out: Annotated[str, typer.Argument(help="The .safetensors file or URI to write.")],
+    random: Annotated[
+        bool, typer.Option("--random", help="Random vectors instead of those of the sentence encoder.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of --random.", min=0)] = 0,
+    permute: Annotated[
+        int | None, typer.Option(help="Give each name the vector of another one; the number is the seed.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a table of one vector per class name, for model.text.table; needs pip install 'foodseg\\[minilm]'.
+
+    Example: foodseg data embed prepared/meals meals.safetensors
+
+    Example: foodseg data embed prepared/meals permuted.safetensors --permute 1
+    """
+    from foodseg.data.embed import embed_names
+
+    result = embed_names(src, out, random_seed=seed if random else None, permute=permute)
+
+    def show() -> None:
+        print(f"{result['table']}: {result['ids']} ids, vectors of {result['width']}, {result['made_by']}")
+        print("closest names:")
+        for pair in result["closest"]:
+            print(f"  {pair['cosine']:.2f}  {' / '.join(pair['names'])}")
+        print(f"next: foodseg train --set model.text.kind=table --set model.text.table={result['table']} ...")
+
+    emit(result, as_json, show)
+
+
 @data_app.command("inspect")
 def data_inspect(
     uri: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
     out: Annotated[str | None, typer.Option(help="Where the pictures go; left out: ./inspect-NAME.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Table of `data embed`: also list the names whose vectors are closest.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a prepared data set and what its audit found; draw a contact sheet and the near-duplicates.
@@ -125,5 +161,5 @@ def data_inspect(
     """
     from foodseg.data.inspect import inspect_data, show_inspection
 
-    result = inspect_data(uri, out)
+    result = inspect_data(uri, out, text)
     emit(result, as_json, lambda: show_inspection(result))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, one_hot
 
 # Of float32 scores in one band of rows: what stays in a processor's cache; a GPU is better served by few large kernels.
 BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
@@ -166,3 +166,12 @@ def _present(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
     seen = torch.zeros(mask.shape[0], classes + 1, dtype=torch.bool, device=mask.device)
     seen.scatter_(1, flat, True)
     return seen[:, :classes]
+
+
+def ingredient_sum(logits: torch.Tensor, present: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Sum of the binary cross entropy of image-level guesses over the pairs (picture, id) that are `known`.
+
+    (B, K) float, (B, K) bool, (B, K) bool -> scalar float32. Divide by the number of known pairs.
+    """
+    each = binary_cross_entropy_with_logits(logits.float(), present.float(), reduction="none")
+    return (each * known).sum()

@@ -19,7 +19,7 @@ import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import load_file
 
-SIDE, CROP, BATCH, EPOCHS, IGNORE = 256, 256, 8, 20, 255
+SIDE, CROP, BATCH, IGNORE = 256, 256, 8, 255
 
 
 def read_pair(root: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def build(weights: Path, classes: int) -> torch.nn.Module:
     return model
 
 
-def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, out: Path) -> float:
+def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, epochs: int, out: Path) -> float:
     """Trains in place; returns the seconds of the loop."""
     rng = random.Random(seed)
     pairs = [read_pair(root, stem) for stem in stems]
@@ -76,11 +76,11 @@ def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, out: 
     optimizer = torch.optim.AdamW([{"params": encoder, "lr": 1e-4}, {"params": rest, "lr": 1e-3}], weight_decay=1e-3)
     model = model.to(memory_format=torch.channels_last)  # same arithmetic, about 1.3 x faster on CPU
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=[1e-4, 1e-3], total_steps=EPOCHS * steps_per_epoch, pct_start=0.1
+        optimizer, max_lr=[1e-4, 1e-3], total_steps=epochs * steps_per_epoch, pct_start=0.1
     )
     model.train()
     start = time.perf_counter()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = rng.sample(range(len(pairs)), len(pairs))
         for step in range(steps_per_epoch):
             batch = [augment(*pairs[i], rng) for i in order[step * BATCH : (step + 1) * BATCH]]
@@ -92,7 +92,7 @@ def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, out: 
             optimizer.step()
             schedule.step()
         torch.save(model.state_dict(), out / "model.pt")
-        print(f"epoch {epoch + 1}/{EPOCHS} loss {loss.item():.4f} {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}/{epochs} loss {loss.item():.4f} {time.perf_counter() - start:.0f} s", flush=True)
     return time.perf_counter() - start
 
 
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -125,9 +126,15 @@ def main() -> None:
     torch.manual_seed(args.seed)
     classes = len((args.data / "classes.txt").read_text().splitlines())
     model = build(args.weights, classes)
-    seconds = train(model, args.data, (args.data / "train.txt").read_text().split(), args.seed, args.out)
+    stems = (args.data / "train.txt").read_text().split()
+    seconds = train(model, args.data, stems, args.seed, args.epochs, args.out)
     predict(model, args.data, (args.data / "test.txt").read_text().split(), args.out / "predictions")
-    (args.out / "seconds.json").write_text(json.dumps({"train_seconds": round(seconds, 1), "threads": args.threads}))
+    timing = {
+        "train_seconds": round(seconds, 1),
+        "updates": args.epochs * (len(stems) // BATCH),
+        "threads": args.threads,
+    }
+    (args.out / "seconds.json").write_text(json.dumps(timing))
 
 
 if __name__ == "__main__":

@@ -112,12 +112,12 @@ def bench_train(bench: Bench) -> dict[str, Any]:
 
 def kills(bench: Bench) -> dict[str, Any]:
     """Killed workers, drivers and servers, torn checkpoints."""
-    return _pytest(bench, "tests/integration/test_faults.py")
+    return run_tests(bench, "tests/integration/test_faults.py")
 
 
 def bad_input(bench: Bench) -> dict[str, Any]:
     """What people get wrong: one sentence and an exit code each."""
-    return _pytest(bench, "tests/e2e/test_bad_input.py")
+    return run_tests(bench, "tests/e2e/test_bad_input.py")
 
 
 ITEMS: list[Item] = [
@@ -190,12 +190,14 @@ def scores_of(metrics: dict[str, Any]) -> dict[str, Any]:
     return {"config_hash": metrics.get("config_hash"), **summary}
 
 
-def _pytest(bench: Bench, path: str) -> dict[str, Any]:
+def run_tests(bench: Bench, *paths: str) -> dict[str, Any]:
     """Runs tests that must all pass; CI=true makes a missing S3 server a failure instead of a skip."""
-    report = bench.work / f"{Path(path).stem}.xml"
-    bench.python("-m", "pytest", "-q", path, f"--junitxml={report}", env={"CI": "true"})
+    report = bench.work / f"{Path(paths[0]).stem}.xml"
+    bench.python("-m", "pytest", "-q", *paths, f"--junitxml={report}", env={"CI": "true"})
     cases = list(ElementTree.parse(report).iter("testcase"))
     skipped = [case.get("name") for case in cases if case.find("skipped") is not None]
     if skipped or not cases:
-        raise ItemError(f"{path}: {len(skipped)} of {len(cases)} tests were skipped: {', '.join(map(str, skipped))}")
+        raise ItemError(
+            f"{paths[0]}: {len(skipped)} of {len(cases)} tests were skipped: {', '.join(map(str, skipped))}"
+        )
     return {"passed": len(cases), "tests": [case.get("name") for case in cases]}

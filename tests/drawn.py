@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import cv2
 import numpy as np
+from safetensors.numpy import save_file
 
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
@@ -21,17 +22,20 @@ IGNORE = PLATE_CLASSES.ignore_id
 _FIRST_SEED = {"train": 0, "val": 1000, "test": 2000}
 
 
-def write_drawn(folder: Path, train: int = 12, val: int = 4, test: int = 4, unlabelled: bool = True) -> str:
+def write_drawn(
+    folder: Path, train: int = 12, val: int = 4, test: int = 4, unlabelled: bool = True, masks: bool = True
+) -> str:
     """Writes the data set; returns its URI.
 
     Pictures are 96 x 96 or 72 x 96. From one to the next, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that
-    every batch has another number of labelled pixels; with `unlabelled` the last picture of a split has no mask.
+    every batch has another number of labelled pixels; with `unlabelled` the last picture of a split has no mask, and
+    without `masks` none has.
     """
     uri = str(folder)
     listed: list[Shard] = []
     counts: dict[str, SplitCounts] = {}
     for split, pictures in {"train": train, "val": val, "test": test}.items():
-        rows = [_row(split, number, unlabelled and number == pictures - 1) for number in range(pictures)]
+        rows = [_row(split, number, not masks or (unlabelled and number == pictures - 1)) for number in range(pictures)]
         parts = [rows[: len(rows) // 2], rows[len(rows) // 2 :]] if split == "train" else [rows]
         with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few pictures in each row group
             for number, part in enumerate(parts):
@@ -78,6 +82,13 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
         "source": "drawn",
         "class_pixels": pixels.tolist(),
     }
+
+
+def write_table(path: Path, width: int = 16) -> str:
+    """Writes a text table for the drawn classes, of random vectors; returns its path."""
+    vectors = np.random.default_rng(0).normal(size=(len(PLATE_CLASSES), width)).astype(np.float32)
+    save_file({"text": vectors}, path)
+    return str(path)
 
 
 def drawn_config(data_uri: str, run_uri: str | Path, *overrides: str) -> ExperimentConfig:

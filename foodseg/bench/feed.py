@@ -25,7 +25,9 @@ def decoded_batches(
     """Yields the rank's micro-batches of the first `steps` updates; all encoded rows are read before the first."""
     single_threaded_opencv()
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
-    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    order = training_order(
+        reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
+    )
     blocks = rank_blocks(0, steps, config.train.global_batch, world_size)[rank::world_size]
     rows = encode_rows(reader, order, [part for block in blocks for part in block])
     size = micro_batch_size(config, world_size)

@@ -53,7 +53,9 @@ def bench_data(
     config = with_absolute_uris(parse_config(tree))
     manifest = read_manifest(config.data.uri)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
-    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    order = training_order(
+        reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
+    )
     facts = machine_facts(cores())
     with ray_session(address, logical_cpus=data_cpus()):
         try:

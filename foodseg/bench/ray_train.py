@@ -94,10 +94,16 @@ def bench_train(
         batch, so that nothing that is decoded ahead comes for free; `steady_share` leaves the first updates out.
 
     Raises:
-        UserError: `scaling.use_gpu` is set, the batch cannot be split over the workers, or the data cannot be read.
+        UserError: `scaling.use_gpu` is set, the model has text or a teacher, the batch cannot be split over the
+            workers, or the data cannot be read.
     """
     if config.scaling.use_gpu:
         raise UserError("bench train compares CPU training over gloo: set scaling.use_gpu=false")
+    if config.model.fusion != "none" or config.model.ingredient_head or max(config.loss.distill, config.loss.features):
+        raise UserError(
+            "bench train compares training on masks alone: set model.fusion=none, model.text.kind=none, "
+            "model.ingredient_head=false and loss.distill=0"
+        )
     if workers < 1 or steps < 1 or rounds < 1:
         raise UserError(f"workers, steps and rounds must be 1 or more, found {workers}, {steps} and {rounds}")
     facts = machine_facts(cores())

@@ -19,13 +19,32 @@ class AugmentConfig(Section):
         le=1,
         description="probability that the crop is centred on a pixel of a class drawn evenly from the picture",
     )
+    paste: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that some ingredients of another training picture, of another source where there are "
+        "several, are pasted onto the crop",
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     contrast: tuple[float, float] = Field((0.8, 1.2), description="range of the contrast factor (about mid grey)")
     brightness: float = Field(
         0.1, ge=0, le=1, description="brightness is shifted by up to this share of the full range, either way"
     )
+    saturation: tuple[float, float] = Field(
+        (1.0, 1.0), description="range of the factor of each pixel's colour about its own grey"
+    )
+    light: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="each channel is multiplied by a factor of up to 1 +- this: light of another colour",
+    )
+    blur: float = Field(
+        0.0, ge=0, le=16, description="largest standard deviation, in pixels of the crop, of a Gaussian blur"
+    )
 
-    @field_validator("scale", "contrast")
+    @field_validator("scale", "contrast", "saturation")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         low, high = value

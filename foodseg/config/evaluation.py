@@ -19,6 +19,22 @@ class EvalConfig(Section):
     stride: int | None = Field(None, ge=1, description="step of the sliding window; null = two thirds of it")
     flip: bool = Field(False, description="average with the mirrored picture")
     weights: Literal["student", "ema"] = Field("ema", description="the trained weights or their running average (EMA)")
+    ingredients: Literal["vocabulary", "predicted", "given"] = Field(
+        "vocabulary",
+        description="which names may be on a picture: all, those that the model guesses from it, or those that are "
+        "given with it (`predict --ingredients`; `evaluate` gives the true ones: an oracle)",
+    )
+    ingredients_threshold: float = Field(
+        0.2, gt=0, lt=1, description="least probability of a guessed name to be on the list, for ingredients=predicted"
+    )
+    restrict: Literal["none", "soft", "hard"] = Field(
+        "none",
+        description="what the list does to the scores of the classes themselves: nothing, lower them where a name is "
+        "improbable, or rule out the names that are not on it",
+    )
+    restrict_lambda: float = Field(
+        1.0, gt=0, description="weight of log(probability + 0.01) for restrict=soft; choose it on val"
+    )
 
     @model_validator(mode="after")
     def _window_and_stride(self) -> "EvalConfig":
@@ -28,4 +44,10 @@ class EvalConfig(Section):
             raise ValueError(
                 f"eval.stride ({self.stride}) must not exceed eval.window ({self.window}): pixels would be left out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_restrict_by(self) -> "EvalConfig":
+        if self.restrict != "none" and self.ingredients == "vocabulary":
+            raise ValueError("eval.restrict needs a list: set eval.ingredients to predicted or given")
         return self

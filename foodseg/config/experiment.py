@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
+from foodseg.config.distill import DistillConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
 from foodseg.config.model import ModelConfig
@@ -25,6 +26,7 @@ class ExperimentConfig(Section):
     augment: AugmentConfig = Field(AugmentConfig(), description="what happens to a training picture")
     model: ModelConfig = Field(ModelConfig(), description="backbone and decoder")
     loss: LossConfig = Field(LossConfig(), description="what is minimised")
+    distill: DistillConfig = Field(DistillConfig(), description="the teacher, and the names that are told")
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
     eval: EvalConfig = Field(EvalConfig(), description="how pictures are shown when scored or labelled")
@@ -47,6 +49,37 @@ class ExperimentConfig(Section):
     def world_sizes(self) -> list[int]:
         """The numbers of workers that may be formed, ascending: of an elastic range, those that divide the batch."""
         return [size for size in self.scaling.world_sizes if self.train.global_batch % size == 0]
+
+    @model_validator(mode="after")
+    def _terms_and_what_they_need(self) -> "ExperimentConfig":
+        if max(self.loss.distill, self.loss.features) > 0 and self.train.ema_horizon == 0:
+            raise ValueError(
+                "loss.distill and loss.features need the averaged weights as their teacher: "
+                "set train.ema_horizon above 0, or both weights to 0"
+            )
+        if (self.loss.ingredients > 0) != self.model.ingredient_head:
+            raise ValueError(
+                "loss.ingredients above 0 and model.ingredient_head: true need each other: "
+                f"found {self.loss.ingredients:g} and {str(self.model.ingredient_head).lower()}"
+            )
+        if (self.loss.score_map > 0) != (self.model.fusion == "score_map"):
+            raise ValueError(
+                "loss.score_map above 0 and model.fusion = score_map need each other: "
+                f"found {self.loss.score_map:g} and {self.model.fusion}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lists_have_a_source_and_an_effect(self) -> "ExperimentConfig":
+        ingredients = self.eval.ingredients
+        if ingredients == "predicted" and not self.model.ingredient_head:
+            raise ValueError("eval.ingredients = predicted needs a model trained with model.ingredient_head: true")
+        if ingredients != "vocabulary" and self.model.fusion == "none" and self.eval.restrict == "none":
+            raise ValueError(
+                f"eval.ingredients = {ingredients} changes nothing: the model takes no list (model.fusion is none); "
+                "set eval.restrict to soft or hard, or eval.ingredients to vocabulary"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpu_only_settings(self) -> "ExperimentConfig":

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
-from foodseg.config.explain import explain
+from foodseg.config.explain import explain, place
 from foodseg.errors import UserError
 
 
@@ -110,15 +110,14 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
         sentences = {
-            item["loc"][:2]: _file_of(item["loc"][:2], origins or {}) + explain(item, tree)
-            for item in reversed(error.errors())
+            place(item): _file_of(place(item), origins or {}) + explain(item, tree) for item in reversed(error.errors())
         }
         raise UserError(storage.redact("; ".join(list(sentences.values())[::-1][:5]))) from None
 
 
-def _file_of(place: Sequence[int | str], origins: Mapping[str, str]) -> str:
+def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
     """Returns 'file: ' where everything that was given at or below the place of an error stands in one file."""
-    key = ".".join(map(str, place))
+    key = ".".join(path)
     found = {origin for name, origin in origins.items() if not key or f"{name}.".startswith(f"{key}.")}
     return f"{found.pop()}: " if len(found) == 1 and "--set" not in found else ""
 
@@ -139,7 +138,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         # resources_per_worker is one value, although it is a dict
-        if isinstance(value, dict) and not prefix:
+        if isinstance(value, dict) and dotted != "scaling.resources_per_worker":
             yield from leaves(value, f"{dotted}.")
         else:
             yield dotted, value

@@ -10,9 +10,22 @@ class LossConfig(Section):
 
     cross_entropy: float = Field(1.0, ge=0, description="weight of the cross entropy over labelled pixels")
     dice: float = Field(0.0, ge=0, description="weight of the Dice loss over the classes present in each crop")
+    score_map: float = Field(
+        0.0, ge=0, description="weight of the cross entropy of the pixel-text scores of model.fusion = score_map"
+    )
+    ingredients: float = Field(
+        0.0, ge=0, description="weight of the cross entropy of the ingredient head, per picture and name"
+    )
+    distill: float = Field(
+        0.0, ge=0, description="weight of the divergence from the teacher's pixels, unlabelled ones included"
+    )
+    features: float = Field(0.0, ge=0, description="weight of 1 - cosine between the teacher's features and one's own")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossConfig":
         if self.cross_entropy == 0 and self.dice == 0:
-            raise ValueError("all weights are 0: nothing would be learned; set loss.cross_entropy above 0")
+            raise ValueError(
+                "loss.cross_entropy and loss.dice are 0: nothing would be learned from masks; "
+                "set loss.cross_entropy above 0"
+            )
         return self

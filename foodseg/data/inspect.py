@@ -24,27 +24,31 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
 from foodseg.data.sheets import draw_meals_sheet, draw_pairs_sheet
 from foodseg.errors import MissingFile
+from foodseg.models.text import closest_pairs, read_table
 
 CLOSEST = 10
 EXAMPLES = 3  # of each kind of finding
 LISTED = 10  # refused records that are printed; JSON has them all
 
 
-def inspect_data(uri: str, out: str | None) -> dict[str, Any]:
+def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str, Any]:
     """Describes the prepared data set at `uri` and writes contact_sheet.png and near_duplicates.png.
 
     Args:
         out: folder for the pictures, local or s3://; None = ./inspect-<name of the data set>.
+        text: table of text vectors, as `foodseg data embed` writes it; None = `closest_vectors` stays None.
 
     Returns:
         A tree for JSON: `splits`, `sources`, `class_table` (by falling pixels; `share` of the labelled pixels),
-        `never_in_train` (ids), `closest_names`, `shared_groups`, `audit` (counts with examples), `findings` and
-        `quarantine` (all rows; None = this data set was written without them), and where the `pictures` are.
+        `never_in_train` (ids), `closest_names` (by their letters), `closest_vectors` (by cosine), `shared_groups`,
+        `audit` (counts with examples), `findings` and `quarantine` (all rows; None = this data set was written without
+        them), and where the `pictures` are.
 
     Raises:
-        UserError: no prepared data set at `uri`, or `out` cannot be written.
+        UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written.
     """
     manifest = read_manifest(uri)
+    table = read_table(text, manifest.class_table) if text is not None else None
     out = out or "inspect-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in manifest.name)
     try:
         findings = read_findings(uri, manifest.generation)
@@ -75,6 +79,7 @@ def inspect_data(uri: str, out: str | None) -> dict[str, Any]:
         "class_table": classes,
         "never_in_train": sorted(row["id"] for row in classes if not row["splits"].get("train", {}).get("pixels")),
         "closest_names": closest_names(manifest.classes),
+        "closest_vectors": None if table is None else closest_pairs(table.vectors, manifest.classes, CLOSEST),
         "shared_groups": shared_groups(groups, splits),
         "audit": _audit(manifest, findings or []),
         "findings": findings,
@@ -182,6 +187,10 @@ def show_inspection(result: dict[str, Any]) -> None:
     say("\nclosest class names:")
     for pair in result["closest_names"]:
         say(f"  {pair['similarity']:.2f}  {pair['names'][0]} | {pair['names'][1]}")
+    if result["closest_vectors"] is not None:
+        say("\nclosest text vectors:")
+        for first, second, cosine in result["closest_vectors"]:
+            say(f"  {cosine:.2f}  {first} | {second}")
     say("\nnear-duplicates that splits share:" + ("" if result["shared_groups"] else " none"))
     for row in result["shared_groups"]:
         say(f"  {row['pictures']:,} pictures of {row['split']} have one in {row['other']}")

@@ -15,7 +15,8 @@ from itertools import pairwise
 import numpy as np
 
 WINDOW = 2048
-_SHARDS, _ROWS, _OFFSET, _AUGMENT = range(4)  # what a stream of random numbers is for
+_SHARDS, _ROWS, _OFFSET, _AUGMENT, _PASTE = range(5)  # what a stream of random numbers is for
+_PARTNERS_TRIED = 8  # until one of another source is found
 
 
 class TrainingOrder:
@@ -27,10 +28,19 @@ class TrainingOrder:
         global_batch: pictures in one update.
         repeats: (N,) float > 0, expected draws of each row per epoch (below 1: in some epochs only), with a sum of at
             least 1; None = each row once.
+        paste: probability that a position has a paste partner.
+        sources: (N,) integers, the source of each row; needed for `paste`.
     """
 
     def __init__(
-        self, shard_rows: Sequence[int], seed: int, global_batch: int, repeats: np.ndarray | None = None
+        self,
+        shard_rows: Sequence[int],
+        seed: int,
+        global_batch: int,
+        repeats: np.ndarray | None = None,
+        *,
+        paste: float = 0.0,
+        sources: np.ndarray | None = None,
     ) -> None:
         self.shard_starts = np.concatenate([[0], np.cumsum(shard_rows)]).astype(np.int64)
         self.seed = seed
@@ -44,11 +54,39 @@ class TrainingOrder:
             # scaled so that every epoch has the same whole number of draws: position // epoch_length is the epoch
             self.epoch_length = round(float(repeats.sum()))
             self._repeats = repeats * (self.epoch_length / repeats.sum())
+        self.paste = paste
+        self._sources = sources
+        self._several_sources = sources is not None and len(np.unique(sources)) > 1
         self._epochs: dict[int, np.ndarray] = {}
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (epoch, row), two (stop - start,) int64 arrays, for the positions start..stop-1."""
-        positions = np.arange(start, stop, dtype=np.int64)
+        return self._rows_at(np.arange(start, stop, dtype=np.int64))
+
+    def partners(self, start: int, stop: int) -> np.ndarray:
+        """Returns (stop - start,) int64, the row whose regions are pasted in at each position; -1 = none.
+
+        A partner comes from the same unit of positions, whose rows are read anyway, and from another source than the
+        position's own row where there are several.
+        """
+        partners = np.full(stop - start, -1, np.int64)
+        if self.paste == 0:
+            return partners
+        assert self._sources is not None
+        own = self.rows(start, stop)[1]
+        for index, position in enumerate(range(start, stop)):
+            rng = np.random.default_rng([self.seed, _PASTE, position])
+            if rng.uniform() >= self.paste:
+                continue
+            places = position // self.unit * self.unit + rng.integers(self.unit, size=_PARTNERS_TRIED)
+            rows = self._rows_at(places)[1]
+            if self._several_sources:
+                rows = rows[self._sources[rows] != self._sources[own[index]]]
+            if len(rows):
+                partners[index] = rows[0]
+        return partners
+
+    def _rows_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs = positions // self.epoch_length
         rows = np.empty(len(positions), dtype=np.int64)
         for epoch in np.unique(epochs):
@@ -65,7 +103,8 @@ class TrainingOrder:
 
     def _epoch_rows(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
-            self._epochs = {e: rows for e, rows in self._epochs.items() if abs(e - epoch) < 4}
+            nearby = 4 + self.unit // self.epoch_length  # those that paste partners come from among them
+            self._epochs = {e: rows for e, rows in self._epochs.items() if abs(e - epoch) < nearby}
             self._epochs[epoch] = self._shuffled_epoch(epoch)
         return self._epochs[epoch]
 

@@ -100,8 +100,10 @@ def _damaged(uri: str, what: str) -> UserError:
     return UserError(f"{storage.redact(uri)} {what}: prepare the data set again with --overwrite")
 
 
-def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch: int) -> TrainingOrder:
-    """Builds the order of a run over the reader's rows.
+def training_order(
+    reader: RowReader, data: DataConfig, seed: int, global_batch: int, *, paste: float = 0.0
+) -> TrainingOrder:
+    """Builds the order of a run over the reader's rows; `paste` is the share of positions with a paste partner.
 
     A row's draws per epoch are the weight of its data set times its repeat factor.
 
@@ -122,7 +124,9 @@ def training_order(reader: RowReader, data: DataConfig, seed: int, global_batch:
             f"with the weights of data.uris an epoch draws {repeats.sum():.1f} pictures, "
             f"fewer than train.global_batch = {global_batch}: raise the weights or lower train.global_batch"
         )
-    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
+    sources = reader.column("source").dictionary_encode().unify_dictionaries() if paste > 0 else None
+    codes = None if sources is None else np.concatenate([part.indices.to_numpy() for part in sources.chunks])
+    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, paste=paste, sources=codes)
 
 
 def _weights(reader: RowReader, data: DataConfig) -> np.ndarray | None:

@@ -10,19 +10,34 @@ import pyarrow as pa
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.order import TrainingOrder, rank_blocks
+from foodseg.data.paste import paste_regions
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import make_crop, single_threaded_opencv
 
+PASTED = {"pasted_image": "image", "pasted_mask": "mask", "pasted_height": "height", "pasted_width": "width"}
 SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time
 
 
 def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range]) -> pa.Table:
-    """Returns the still encoded rows of the positions in `block`, with columns `position` and `seed` added."""
+    """Returns the still encoded rows of the positions in `block`.
+
+    Columns `position` and `seed` are added, and, where the order pastes, those of PASTED for the partner's row: null
+    where a position has none.
+    """
     positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
     rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
     seeds = np.concatenate([order.seeds(part.start, part.stop) for part in block])
-    table = reader.take(rows)
+    if order.paste == 0:
+        table = reader.take(rows)
+    else:
+        partners = np.concatenate([order.partners(part.start, part.stop) for part in block])
+        both = reader.take(np.concatenate([rows, partners[partners >= 0]]))
+        table = both.slice(0, len(rows))
+        # a partner's place among the rows that were taken; null for those without
+        place = pa.array(len(rows) + np.cumsum(partners >= 0) - 1, mask=partners < 0)
+        for name, column in PASTED.items():
+            table = table.append_column(name, both.column(column).take(place))
     return table.append_column("position", pa.array(positions)).append_column("seed", pa.array(seeds))
 
 
@@ -30,7 +45,8 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
     """Decodes and crops encoded rows; returns the arrays of `Batch`, but for `image` (B, S, S, 3)."""
     classes = manifest.class_table
     sources = {name: index for index, name in enumerate(manifest.annotated)}
-    columns = {name: rows.column(name).to_pylist() for name in ("image", "mask", "height", "width", "seed", "source")}
+    wanted = ("image", "mask", "height", "width", "seed", "source", *PASTED)
+    columns = {name: rows.column(name).to_pylist() for name in wanted if name in rows.column_names}
     count, side = rows.num_rows, augment.crop
     # written in place: a list of crops and np.stack would hold every picture twice
     arrays = {
@@ -48,6 +64,9 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
             columns["image"][i], columns["mask"][i], columns["height"][i], columns["width"][i],
             columns["seed"][i], augment, classes,
         )  # fmt: skip
+        if "pasted_mask" in columns and columns["pasted_mask"][i] is not None:
+            image, mask, height, width = (columns[name][i] for name in PASTED)
+            crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes)
         arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
         arrays["ingredients"][i], arrays["list_known"][i] = crop.ingredients, crop.list_known
     return arrays
@@ -62,7 +81,7 @@ def encode_units(
     """
     for unit in units.to_pylist():
         blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size, rows_per_block)
-        row_bytes = sum(shard.size for shard in reader.shards) / len(reader)
+        row_bytes = sum(shard.size for shard in reader.shards) / len(reader) * (1 + order.paste)
         # a window's rows are scattered over its row groups: fetching many blocks at once fetches each group once
         at_once = max(1, int(SPAN_BYTES / (row_bytes * sum(len(part) for part in blocks[0]))))
         for first in range(0, len(blocks), at_once):

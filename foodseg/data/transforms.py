@@ -82,11 +82,17 @@ def _pad(pixels: np.ndarray, ids: np.ndarray, labelled: bool, flip: bool, side: 
     image[:height, :width] = pixels
     mask = np.full((side, side), classes.ignore_id, classes.mask_dtype)
     mask[:height, :width] = ids
-    counts = np.bincount(ids.ravel(), minlength=len(classes))[: len(classes)]
-    listed = counts >= LISTED_SHARE * height * width
-    listed &= counts > 0
+    extent = np.array([0, 0, height, width], np.int32)
+    return Crop(image, mask, extent, listed_ingredients(mask, extent, classes), labelled)
+
+
+def listed_ingredients(mask: np.ndarray, extent: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Returns (K,) bool: foreground ids with at least LISTED_SHARE of the real pixels, those within `extent`."""
+    top, left, bottom, right = extent
+    counts = np.bincount(mask[top:bottom, left:right].ravel(), minlength=len(classes))[: len(classes)]
+    listed = counts >= max(1, LISTED_SHARE * (bottom - top) * (right - left))
     listed[BACKGROUND] = False
-    return Crop(image, mask, np.array([0, 0, height, width], np.int32), listed, labelled)
+    return listed
 
 
 def single_threaded_opencv() -> None:

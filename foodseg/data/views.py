@@ -1,4 +1,9 @@
-"""A batch of uint8 pictures as the model sees it: colour jitter from the rows' seeds, on the device."""
+"""A batch of uint8 pictures as the models see it, on the device: the plain view, and one drawn from the rows' seeds.
+
+Both views are of one crop and differ in nothing but colour and sharpness: what is where stays where it is.
+
+Shapes: B pictures of H x W pixels.
+"""
 
 import numpy as np
 import torch
@@ -6,24 +11,69 @@ import torch
 from foodseg.config.augment import AugmentConfig
 
 _STRONG = 1  # which random numbers of a row's seed; the crop itself uses the seed as it is
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_SHARP = 1e-3  # pixels; a blur of this much is none
+
+
+def plain_view(image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) uint8 -> float32 in [0, 1] as it is: what the teacher sees, and the model at evaluation.
+
+    Pixels outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
+    """
+    return _padded(image.float() / 255, extent, mean)
 
 
 def jittered_view(
     image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor, seed: torch.Tensor, augment: AugmentConfig
 ) -> torch.Tensor:
-    """(B, 3, H, W) uint8 -> float32 in [0, 1], contrast (about mid grey) and then brightness drawn from a row's seed.
+    """(B, 3, H, W) uint8 -> float32 in [0, 1] with what `augment` says of colour and blur, drawn from a row's seed.
 
-    `seed` is (B,) int64. Pixels outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
+    Blur, colour of the light, saturation, then contrast (about mid grey) and brightness. `seed` is (B,) int64. Pixels
+    outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
     """
-    draws = np.stack([_draw(int(s), augment) for s in seed.tolist()])
-    contrast, shift = torch.from_numpy(draws).to(image.device).T.reshape(2, -1, 1, 1, 1)
-    jittered = ((image.float() / 255 - 0.5) * contrast + (0.5 + shift)).clamp_(0, 1)
-    return torch.where(real_pixels(extent, *image.shape[-2:])[:, None], jittered, mean.to(jittered.dtype))
+    draws = torch.from_numpy(np.stack([_draw(int(s), augment) for s in seed.tolist()])).to(image.device)
+    contrast, shift, saturation = draws[:, :3].T.reshape(3, -1, 1, 1, 1)
+    pixels = image.float() / 255
+    if augment.blur > 0:
+        pixels = _blurred(pixels, extent, draws[:, 6])
+    if augment.light > 0:
+        pixels = pixels * draws[:, 3:6, None, None]
+    if augment.saturation != (1.0, 1.0):
+        grey = (pixels * pixels.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        pixels = grey + (pixels - grey) * saturation
+    return _padded(((pixels - 0.5) * contrast + (0.5 + shift)).clamp_(0, 1), extent, mean)
 
 
 def _draw(seed: int, augment: AugmentConfig) -> np.ndarray:
+    """Returns (7,) float32: contrast, brightness, saturation, three channels' light, blur."""
     rng = np.random.default_rng([seed, _STRONG])
-    return np.array([rng.uniform(*augment.contrast), rng.uniform(-augment.brightness, augment.brightness)], np.float32)
+    contrast, shift = rng.uniform(*augment.contrast), rng.uniform(-augment.brightness, augment.brightness)
+    saturation = rng.uniform(*augment.saturation)
+    light = rng.uniform(1 - augment.light, 1 + augment.light, 3)
+    return np.array([contrast, shift, saturation, *light, rng.uniform(0, augment.blur)], np.float32)
+
+
+def _padded(view: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return torch.where(real_pixels(extent, *view.shape[-2:])[:, None], view, mean.to(view.dtype))
+
+
+def _blurred(pixels: torch.Tensor, extent: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Gaussian blur of (B, 3, H, W), of another standard deviation (B,) for each; nothing of the padding comes in."""
+    top, left, bottom, right = extent.unbind(1)
+    with torch.autocast(pixels.device.type, enabled=False):
+        down = _blur_weights(pixels.shape[2], top, bottom, sigma)
+        across = _blur_weights(pixels.shape[3], left, right, sigma)
+        blurred = down @ pixels @ across.transpose(-1, -2)
+    return blurred.contiguous(memory_format=torch.channels_last)
+
+
+def _blur_weights(side: int, low: torch.Tensor, high: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Returns (B, 1, side, side): row i holds the weights of the pixels low..high-1 in pixel i, which add up to 1."""
+    place = torch.arange(side, device=sigma.device)
+    distance = (place[:, None] - place[None, :]).float()
+    exponent = -0.5 * (distance[None] / sigma.clamp_min(_SHARP)[:, None, None]) ** 2
+    real = (place >= low[:, None]) & (place < high[:, None])
+    return exponent.masked_fill(~real[:, None], -torch.inf).softmax(-1)[:, None]
 
 
 def real_pixels(extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -32,3 +82,17 @@ def real_pixels(extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
     x = torch.arange(width, device=extent.device)[None, None, :]
     top, left, bottom, right = (edge[:, None, None] for edge in extent.unbind(1))
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def real_pixels_per_place(extent: torch.Tensor, height: int, width: int, stride: int) -> torch.Tensor:
+    """(B, 4) int32 -> (B, height, width) float32: of the stride x stride pixels at each place, how many are real."""
+    top, left, bottom, right = extent.unbind(1)
+    rows, columns = _overlap(height, stride, top, bottom), _overlap(width, stride, left, right)
+    return (rows[:, :, None] * columns[:, None, :]).float()
+
+
+def _overlap(places: int, stride: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Returns (B, places): how many of the pixels of each place lie in low..high-1."""
+    start = torch.arange(places, device=low.device)[None] * stride
+    ends = torch.minimum(start + stride, high[:, None])
+    return (ends - torch.maximum(start, low[:, None])).clamp_min(0)

@@ -1,4 +1,7 @@
-"""The teacher: an exponential moving average (EMA) of the student's weights, in evaluation mode."""
+"""The teacher: an exponential moving average (EMA) of the student's weights, in evaluation mode.
+
+It is scored beside the student, and with `loss.distill` or `loss.features` the student learns from it.
+"""
 
 import copy
 

@@ -81,6 +81,13 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence)
 
 
+def true_lists(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
+    """Returns by image_id which of a model's `count` ids are on the picture, in truth: what an oracle would be told."""
+    columns = (reader.column(name).to_pylist() for name in ("image_id", "ingredients", "source"))
+    rows = zip(*columns, strict=True)
+    return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
+
+
 def merge_scored(parts: Iterable[Scored]) -> Scored:
     """Puts parts together; confidences stay None where no part has any."""
     pictures: list[PictureCounts] = []

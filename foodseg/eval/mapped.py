@@ -65,6 +65,30 @@ class CommonSpace:
         own = list(ids)
         return sorted({int(to) for table in self.prediction.by_source.values() for to in table[own]})
 
+    def possible_ids(self, listed: Iterable[int], source: str, count: int) -> list[int]:
+        """Returns which of a model's ids may be on a picture of `source` whose truth has the ids `listed`.
+
+        Args:
+            listed: foreground ids of the data set. count: ids of the model.
+
+        Returns:
+            Foreground ids of the model: those that mean, in `classes`, what is listed or what the source never
+            annotates, of which nobody knows.
+        """
+        there = {self._one(index, self.truth, source) for index in listed}
+        annotated = self.annotated.get(source)
+        means = [self._one(index, self.prediction, source) for index in range(count)]
+        return [
+            index
+            for index, meant in enumerate(means)
+            if index != BACKGROUND and meant != BACKGROUND
+            if meant in there or (annotated is not None and meant not in annotated)
+        ]
+
+    @staticmethod
+    def _one(index: int, tables: SpaceTables | None, source: str) -> int:
+        return index if tables is None else int(tables.by_source[source][index])
+
     @property
     def mapped(self) -> list[str]:
         """Returns which sides are mapped: "data", "predictions"."""

@@ -35,6 +35,7 @@ from foodseg.eval.evaluate import (
     merge_scored,
     read_subsets,
     score_rows,
+    true_lists,
 )
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
@@ -94,7 +95,7 @@ def evaluate(
     rows = _chosen_rows(reader, pictures)
     spaces = (read_label_map(label_map) if label_map is not None else None, classes)
     subject = (
-        _checkpoint_subject(checkpoint, manifest, spaces, split, overrides)
+        _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
         if checkpoint is not None
         else _folder_subject(predictions or "", manifest, spaces)
     )
@@ -132,6 +133,7 @@ def evaluate(
     write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
+        score |= {key: metrics[key] for key in ("conditions",) if key in metrics}
         note_test_opening(test_log, "scored", {**opening, **score})
     return metrics
 
@@ -153,13 +155,14 @@ class _Subject:
 
 
 def _checkpoint_subject(
-    checkpoint: str, manifest: Manifest, spaces: Spaces, split: str, overrides: Sequence[str]
+    checkpoint: str, manifest: Manifest, reader: RowReader, spaces: Spaces, split: str, overrides: Sequence[str]
 ) -> _Subject:
     uri = resolve_checkpoint(checkpoint)
     loaded = load_checkpoint(uri)
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     calibration = calibration_of(loaded, config.eval)
+    told = true_lists(reader, space, len(loaded.classes)) if config.eval.ingredients == "given" else None
     return _Subject(
         facts={
             "checkpoint": storage.redact(uri),
@@ -167,10 +170,12 @@ def _checkpoint_subject(
             "weights": config.eval.weights,
             "config_hash": config_hash(config),
             "eval": config.eval.model_dump(mode="json"),
+            "conditions": config.eval.model_dump(mode="json", include={"ingredients", "restrict"}),
+            **({"text": loaded.text.made_by} if loaded.text else {}),
             "temperature": calibration.temperature if calibration else 1.0,
         },
         space=space,
-        build=CheckpointLabeller(uri, config.model_dump(mode="json")),
+        build=CheckpointLabeller(uri, config.model_dump(mode="json"), told),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -204,10 +209,13 @@ def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manif
 
 
 class CheckpointLabeller:
-    """Makes a labeller from a checkpoint, where it is called: pickled without its weights."""
+    """Makes a labeller from a checkpoint, where it is called: pickled without its weights.
 
-    def __init__(self, uri: str, config: dict[str, Any]) -> None:
-        self._uri, self._config = uri, config
+    `told` holds by image_id the ids that may be on the picture, for `eval.ingredients` = given.
+    """
+
+    def __init__(self, uri: str, config: dict[str, Any], told: Mapping[str, Sequence[int]] | None = None) -> None:
+        self._uri, self._config, self._told = uri, config, told
 
     def __call__(self) -> Labeller:
         config = parse_config(self._config)
@@ -216,7 +224,13 @@ class CheckpointLabeller:
         predictor = Predictor(model, config.eval, pick_device(), config.train.precision)
         calibration = calibration_of(loaded, config.eval)
         temperature = calibration.temperature if calibration else 1.0
-        return lambda image_id, image, size: Labels(*predictor.logits_of_file(image).ids_and_confidence(temperature))
+        told = self._told
+
+        def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
+            logits = predictor.logits_of_file(image, None if told is None else told[image_id])
+            return Labels(*logits.ids_and_confidence(temperature))
+
+        return label
 
 
 def note_test_opening(path: str, event: str, facts: Mapping[str, Any]) -> None:

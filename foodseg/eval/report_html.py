@@ -36,7 +36,8 @@ class Page:
     matrix: (K, K) integers, rows truth, columns prediction, of ids of `classes`.
     manifest: of the data set that was scored.
     worst, best: pictures, as `examples.draw_example` made them.
-    history: one dict per validation of the training (step, miou); empty for label maps of others.
+    history: one dict per validation of the training (step, miou, and of both kinds of weights miou_student and
+        miou_ema); empty for label maps of others.
     losses: (step, loss terms by name), as `read_losses` found them.
     """
 
@@ -136,8 +137,15 @@ def _training_charts(page: Page) -> list[Markup]:
         lines = [Line(name.replace("_", " "), points) for name, points in page.losses.items()]
         charts.append(line_chart("Training loss over steps", lines, x="step", y="loss"))
     if page.history:
-        line = Line("val", [(entry["step"], 100 * entry["miou"]) for entry in page.history])
-        charts.append(line_chart("mIoU on val over steps", [line], x="step", y="mIoU on val, %"))
+        lines = [
+            Line(f"{weights} weights", [(entry["step"], 100 * entry[key]) for entry in page.history if key in entry])
+            for weights, key in (("student", "miou_student"), ("averaged", "miou_ema"))
+        ]
+        # a run of an older version wrote the score of one of them only
+        lines = [line for line in lines if line.points] or [
+            Line("val", [(entry["step"], 100 * entry["miou"]) for entry in page.history])
+        ]
+        charts.append(line_chart("mIoU on val over steps", lines, x="step", y="mIoU on val, %"))
     return [Markup(chart) for chart in charts]
 
 

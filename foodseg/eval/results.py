@@ -72,6 +72,11 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
     if "partly_annotated" in metrics:
         sources = ", ".join(f"{source} ({ids} ids)" for source, ids in metrics["partly_annotated"].items())
         facts["partial labels"] = f"{sources}; background predicted as an id that its source lacks is not scored"
+    if "text" in metrics:
+        facts["text"] = metrics["text"]
+    told = conditions_note(metrics)
+    if told is not None:
+        facts["ingredients"] = told
     if "eval" in metrics:
         facts["settings"] = shown_settings({key: value for key, value in metrics["eval"].items() if key != "weights"})
     facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"
@@ -79,5 +84,25 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def shown_settings(settings: Mapping[str, Any]) -> str:
-    """Returns the keys and values of the section `eval` that are set, in one line."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+    """Returns the keys and values of the section `eval` that are set and used, in one line."""
+    used = dict(settings)
+    if used.get("ingredients") != "predicted":
+        used.pop("ingredients_threshold", None)
+    if used.get("restrict") != "soft":
+        used.pop("restrict_lambda", None)
+    if used.get("restrict") == "none":
+        del used["restrict"]
+    return ", ".join(f"{key} {value}" for key, value in used.items() if value is not None)
+
+
+def conditions_note(metrics: Mapping[str, Any]) -> str | None:
+    """Says under which conditions a score stands that is not that of the whole vocabulary; None for one that is."""
+    conditions = metrics.get("conditions", {})
+    told = {
+        "predicted": "the model's own guess of what is on each picture",
+        "given": "the true list of each picture, an oracle: no result to compare with others",
+    }.get(conditions.get("ingredients"))
+    if told is None:
+        return None
+    narrowed = "" if conditions["restrict"] == "none" else f"; class scores restricted to it ({conditions['restrict']})"
+    return f"{conditions['ingredients']}, {told}{narrowed}"

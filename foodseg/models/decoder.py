@@ -29,12 +29,21 @@ class FPNDecoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Levels finest first, each (B, C_i, h_i, w_i) -> (B, out_channels, h_1, w_1)."""
-        pyramid = [self.lateral[-1](levels[-1])]
-        for lateral, level in zip(self.lateral[-2::-1], levels[-2::-1], strict=True):
+    def forward(
+        self, levels: Sequence[torch.Tensor], extra: torch.Tensor | None = None, at: int | None = None
+    ) -> torch.Tensor:
+        """Levels finest first, each (B, C_i, h_i, w_i) -> (B, out_channels, h_1, w_1).
+
+        `extra` (B, pyramid_channels, h_at, w_at) is added to the 1x1 convolution of level `at`.
+        """
+        laterals = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
+        if extra is not None:
+            assert at is not None
+            laterals[at] = laterals[at] + extra
+        pyramid = [laterals[-1]]
+        for level in laterals[-2::-1]:
             # sizes that are not multiples of the coarsest stride still meet: upsample to the level's own size
-            pyramid.insert(0, lateral(level) + interpolate(pyramid[0], size=level.shape[-2:], mode="nearest"))
+            pyramid.insert(0, level + interpolate(pyramid[0], size=level.shape[-2:], mode="nearest"))
         fused = self.upsample[0](pyramid[0])
         for path, level in zip(self.upsample[1:], pyramid[1:], strict=True):
             fused = fused + _to_size(path(level), fused)

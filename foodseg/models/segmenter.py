@@ -6,7 +6,18 @@ import torch
 from torch import nn
 
 from foodseg.models.decoder import FPNDecoder
+from foodseg.models.fusion import (
+    CrossAttention,
+    Film,
+    IngredientHead,
+    NameVectors,
+    ScoreMap,
+    allowed_names,
+    masked,
+)
 from foodseg.models.pyramid import Pyramid
+
+Fusion = ScoreMap | CrossAttention | Film
 
 
 class SegmenterOutput(NamedTuple):
@@ -17,22 +28,48 @@ class SegmenterOutput(NamedTuple):
         stride: picture pixels per logit.
         ingredient_logits: (B, K) float, which ingredients are on the picture; None without an ingredient head.
         features: (B, C, h, w) float, what the classifier sees.
+        score_map: (B, K, h', w') float, class scores for an auxiliary cross entropy at the stride of the fused level:
+            learned scale x cosine of each place and each name, whatever the list; None unless fusion is score_map.
     """
 
     logits: torch.Tensor
     stride: int
     ingredient_logits: torch.Tensor | None
     features: torch.Tensor
+    score_map: torch.Tensor | None = None
+
+
+class TextBranch(NamedTuple):
+    """What a segmenter with text has beside its backbone and decoder.
+
+    Attributes:
+        table: (K, D) float32 raw vectors of the names.
+        names, fusion: parts of `models.fusion`.
+        at: index of the level that a ScoreMap or a CrossAttention acts on.
+    """
+
+    table: torch.Tensor
+    names: NameVectors
+    fusion: Fusion
+    at: int
 
 
 class Segmenter(nn.Module):
-    """Backbone, decoder, 1x1 classifier; the parts are built in `models/build.py`."""
+    """Backbone, decoder, 1x1 classifier, and perhaps a text branch; the parts are built in `models/build.py`."""
 
     mean: torch.Tensor
     std: torch.Tensor
+    text_table: torch.Tensor
 
     def __init__(
-        self, backbone: Pyramid, decoder: FPNDecoder, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+        self,
+        backbone: Pyramid,
+        decoder: FPNDecoder,
+        classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        ingredient_head: IngredientHead | None = None,
+        text: TextBranch | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -43,6 +80,11 @@ class Segmenter(nn.Module):
         self.stride = backbone.strides[0]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.ingredient_head = ingredient_head
+        self.fusion = text.fusion if text is not None else None
+        if text is not None:
+            self.names, self._at = text.names, text.at
+            self.register_buffer("text_table", text.table.clone())
 
     @property
     def size_multiple(self) -> int:
@@ -56,9 +98,50 @@ class Segmenter(nn.Module):
 
         Args:
             image: (B, 3, H, W) float in [0, 1]; padding holds the channel means.
-            text: (K, D) float class embeddings; None for the image-only model.
-            ingredients: (B, K) bool, the names that may be on the picture; None = all.
+            text: (K, D) float raw vectors of the names; None = those that the model was built with.
+            ingredients: (B, K) bool, the names that may be on the picture; None = all. Background always may be. The
+                image-only segmenter takes neither.
         """
-        assert text is None and ingredients is None, "the image-only segmenter has no text fusion"
-        features = self.decoder(self.backbone((image - self.mean) / self.std))
-        return SegmenterOutput(self.classifier(features), self.stride, None, features)
+        levels = self._levels(image)
+        guess = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
+        allowed = allowed_names(ingredients)
+        score_map = None
+        if self.fusion is None:
+            assert text is None and ingredients is None, "the image-only segmenter has no text fusion"
+            features = self.decoder(levels)
+        elif isinstance(self.fusion, ScoreMap):
+            extra, score_map = self.fusion(levels[self._at], self._names(text), allowed)
+            features = self.decoder(levels, extra, self._at)
+        elif isinstance(self.fusion, CrossAttention):
+            levels[self._at] = self.fusion(levels[self._at], self._names(text), allowed)
+            features = self.decoder(levels)
+        else:
+            assert guess is not None, "film is built with an ingredient head"
+            features = self.fusion(self.decoder(levels), self._names(text), allowed, guess)
+        return SegmenterOutput(self.classifier(features), self.stride, guess, features, score_map)
+
+    def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
+        """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""
+        assert self.ingredient_head is not None, "the model has no ingredient head"
+        probabilities = self.ingredient_head(self._levels(image)[-1]).float().sigmoid()
+        return torch.cat([torch.ones_like(probabilities[:, :1]), probabilities[:, 1:]], 1)
+
+    def name_maps(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns what each place says to each name, to look at: `image` and `ingredients` as for `forward`.
+
+        Returns:
+            score_map: (B, K, h, w) cosines, -1 for names that are not on the list; cross_attention: (B, K + 1, h, w)
+            attention, which sums to 1 over names, background and (last) the null token. On the grid of the fused level.
+        """
+        level, allowed = self._levels(image)[self._at], allowed_names(ingredients)
+        if isinstance(self.fusion, ScoreMap):
+            return masked(self.fusion.cosines(level, self._names(None), allowed), allowed)
+        assert isinstance(self.fusion, CrossAttention), "only score_map and cross_attention look at places"
+        return self.fusion.weights(level, self._names(None), allowed)
+
+    def _levels(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.backbone((image - self.mean) / self.std))
+
+    def _names(self, text: torch.Tensor | None) -> torch.Tensor:
+        vectors: torch.Tensor = self.names(self.text_table if text is None else text, self.text_table)
+        return vectors

@@ -9,17 +9,23 @@ import numpy as np
 from foodseg import storage
 from foodseg.checkpoint import calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.sample import decode_image, encode_mask
 from foodseg.errors import UserError
 from foodseg.overlay import food_shares, overlay
 from foodseg.predict.device import pick_device
+from foodseg.predict.names import parse_names
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
 
 
 def label_pictures(
-    checkpoint: str, pictures: Sequence[str], out: str, overrides: Sequence[str] = ()
+    checkpoint: str,
+    pictures: Sequence[str],
+    out: str,
+    overrides: Sequence[str] = (),
+    ingredients: str | None = None,
 ) -> list[dict[str, Any]]:
     """Labels each picture; writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -27,13 +33,16 @@ def label_pictures(
         checkpoint: a run, a checkpoint directory or a URI of either.
         pictures: files or URIs. out: folder or URI.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
+        ingredients: names with commas between, the ones that may be on the pictures: sets eval.ingredients=given.
 
     Returns:
-        Per picture what its JSON holds: paths, size; whether confidences are calibrated and the temperature that they
+        Per picture what its JSON holds: paths, size; the names that might be on it and where that list is from
+        (vocabulary: all, listed null); whether confidences are calibrated and the temperature that they
         were taken with; per ingredient id, name, pixels, shares of food and picture, mean confidence of its pixels.
 
     Raises:
-        UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name.
+        UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name, an
+            ingredient that the label space has not, a list that the model cannot use.
     """
     stems = [_stem(picture) for picture in pictures]
     repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
@@ -42,7 +51,11 @@ def label_pictures(
             f"two pictures are called {repeated!r}, and their results would overwrite each other: rename one"
         )
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
-    config = with_eval_overrides(loaded.config, overrides)
+    told = [] if ingredients is None else ["eval.ingredients=given"]
+    config = with_eval_overrides(loaded.config, [*overrides, *told])
+    if ingredients is None and config.eval.ingredients == "given":
+        raise UserError('eval.ingredients = given needs the list: --ingredients "rice, fried tofu"')
+    given = None if ingredients is None else parse_names(ingredients, loaded.classes)
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)
     calibration = calibration_of(loaded, config.eval)
     temperature = calibration.temperature if calibration else 1.0
@@ -55,7 +68,8 @@ def label_pictures(
             except UserError as error:
                 raise UserError(f"{storage.redact(picture)}: {error}") from None
             height, width = image.shape[:2]
-            ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
+            logits = predictor.logits(image, height, width, given)
+            ids, confidence = logits.ids_and_confidence(temperature)
             confidences = mean_confidences(ids, confidence, len(loaded.classes))
             label_map, shown = (storage.join(out, f"{stem}.{ending}") for ending in ("png", "overlay.jpg"))
             result = {
@@ -64,6 +78,8 @@ def label_pictures(
                 "width": width,
                 "label_map": storage.redact(label_map),
                 "overlay": storage.redact(shown),
+                "ingredients_from": config.eval.ingredients,
+                "listed": None if logits.names is None else _names(logits.names, loaded.classes),
                 "calibrated": calibration is not None,
                 "temperature": temperature,
                 "ingredients": [
@@ -97,6 +113,10 @@ def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> n
         sums += np.bincount(row, weights=confident, minlength=classes)
         pixels += np.bincount(row, minlength=classes)
     return sums / (np.iinfo(np.uint16).max * np.maximum(1, pixels))
+
+
+def _names(listed: np.ndarray, classes: ClassTable) -> list[str]:
+    return [classes.names[index] for index in np.flatnonzero(listed) if index != BACKGROUND]
 
 
 def _stem(uri: str) -> str:

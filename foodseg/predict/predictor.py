@@ -5,21 +5,27 @@ bands of rows, so that the K x height x width scores never exist at once.
 
     ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
 
+Which names may be on a picture is settled once for it, before it is cut into windows: all (vocabulary), those that the
+model guesses from the whole picture (predicted), or those that come with it (given). The list conditions the features
+of a model with text fusion; the class scores themselves it changes only by `eval.restrict`.
+
 Shape letters: K classes; h, w grid of the logits; n pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image
 from foodseg.models.segmenter import Segmenter
 
 BAND_BYTES = 4 * 2**20  # of float32 scores in one band: what stays in the processor's cache
+RULED_OUT = -1e4  # finite, so that scores can still be blended; no softmax gives such a class anything
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,31 +42,57 @@ class Predictor:
         self._device = device
         self._autocast = AUTOCAST[precision]
 
-    def logits_of_file(self, data: bytes) -> "PictureLogits":
-        """Returns the class scores of an encoded picture, for label maps of its own size.
+    def logits_of_file(self, data: bytes, given: Sequence[int] | None = None) -> "PictureLogits":
+        """Returns the class scores of an encoded picture, for label maps of its own size; `given` as for `logits`.
 
         Raises:
             UserError: the picture cannot be read.
         """
         height, width = image_size(data)
-        return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width)
+        return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width, given)
 
     @torch.inference_mode()
-    def logits(self, image: np.ndarray, height: int, width: int) -> "PictureLogits":
+    def logits(self, image: np.ndarray, height: int, width: int, given: Sequence[int] | None = None) -> "PictureLogits":
         """Returns the class scores of a picture.
 
         Args:
             image: (H, W, 3) uint8 RGB, upright, at any scale of the picture.
             height, width: size of the label map; the model sees what `eval.longest_side` says of this size.
+            given: ids that may be on the picture, for `eval.ingredients` = given, which needs them.
         """
         fitted = self._fitted(height, width)
-        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, *fitted))).to(self._device)
-        view = self._padded(pixels.permute(2, 0, 1)[None].float() / 255)
-        logits = self._windows(view)
+        view = self._view(image, *fitted)
+        probabilities = self._probabilities(image, view, given)
+        listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
+        logits = self._windows(view, listed)
         if self._config.flip:
             # the padded picture is mirrored as a whole, so that the mirrored logits lie on the same grid
-            logits = (logits + self._windows(view.flip(-1)).flip(-1)) / 2
-        return PictureLogits(logits, self._model.stride, fitted, height, width)
+            logits = (logits + self._windows(view.flip(-1), listed).flip(-1)) / 2
+        if probabilities is not None:
+            logits = restricted(logits, probabilities, self._config)
+        names = None if listed is None else listed.cpu().numpy()
+        return PictureLogits(logits, self._model.stride, fitted, height, width, names)
+
+    def _view(self, image: np.ndarray, height: int, width: int) -> torch.Tensor:
+        """Returns the picture, resized and padded, as (1, 3, H, W) float in [0, 1]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
+        return self._padded(pixels.permute(2, 0, 1)[None].float() / 255)
+
+    def _probabilities(self, image: np.ndarray, view: torch.Tensor, given: Sequence[int] | None) -> torch.Tensor | None:
+        """Returns (K,) float32, how probable each id is on the picture, background certain; None = all names may be."""
+        if self._config.ingredients == "vocabulary":
+            return None
+        if self._config.ingredients == "given":
+            assert given is not None, "eval.ingredients = given needs a list with each picture"
+            known = torch.zeros(self._model.classifier.out_channels, device=self._device)
+            known[[BACKGROUND, *given]] = 1
+            return known
+        window, height, width = self._config.window, *view.shape[-2:]
+        if window is not None and max(height, width) > window:
+            view = self._view(image, *fit_longest(height, width, window))  # a guess needs the whole in one piece
+        view = view.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+            return self._model.guess_ingredients(view)[0]
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self._config.longest_side is None:
@@ -75,18 +107,18 @@ class Predictor:
         canvas[..., : view.shape[-2], : view.shape[-1]] = view
         return canvas
 
-    def _windows(self, view: torch.Tensor) -> torch.Tensor:
+    def _windows(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
         """Returns (K, h, w) float32 logits of a padded picture (1, 3, H, W), the mean where windows overlap."""
         height, width = view.shape[-2:]
         window = self._config.window
         if window is None or (height <= window and width <= window):
-            return self._forward(view)
+            return self._forward(view, listed)
         total: torch.Tensor | None = None
         stride = self._model.stride
         step = self._config.stride or window * 2 // 3
         for top in _starts(height, window, step, stride):
             for left in _starts(width, window, step, stride):
-                part = self._forward(view[..., top : top + window, left : left + window])
+                part = self._forward(view[..., top : top + window, left : left + window], listed)
                 if total is None:
                     total = part.new_zeros(part.shape[0], height // stride, width // stride)
                     seen = part.new_zeros(height // stride, width // stride)
@@ -96,10 +128,30 @@ class Predictor:
         assert total is not None
         return total / seen
 
-    def _forward(self, view: torch.Tensor) -> torch.Tensor:
+    def _forward(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            return self._model(view).logits[0].float()
+            if listed is None or self._model.fusion is None:  # then the list does no more than restrict
+                return self._model(view).logits[0].float()
+            return self._model(view, ingredients=listed[None]).logits[0].float()
+
+
+def restricted(logits: torch.Tensor, probabilities: torch.Tensor, config: EvalConfig) -> torch.Tensor:
+    """Returns (K, h, w) class scores as `eval.restrict` changes them; background stays as it is.
+
+    soft: logit_k + lambda x log(p_k + 0.01). hard: names less probable than `eval.ingredients_threshold` are ruled out.
+
+    Args:
+        logits: (K, h, w) float32. probabilities: (K,) of each id on the picture; a list that was given is 0 and 1.
+    """
+    if config.restrict == "none":
+        return logits
+    change = torch.zeros_like(probabilities)
+    if config.restrict == "soft":
+        change[1:] = config.restrict_lambda * (probabilities[1:] + 0.01).log()
+        return logits + change[:, None, None]
+    change[1:] = torch.where(probabilities[1:] >= config.ingredients_threshold, 0.0, RULED_OUT)
+    return logits + change[:, None, None]
 
 
 def _starts(side: int, window: int, step: int, stride: int) -> Iterator[int]:
@@ -115,6 +167,7 @@ class PictureLogits:
 
     values: (K, h, w) float32 at `stride` of a picture of size `fitted` (height, width), padded right and bottom.
     height, width: of the label map.
+    names: (K,) bool, the names that might be on the picture; None = all.
     """
 
     values: torch.Tensor
@@ -122,6 +175,7 @@ class PictureLogits:
     fitted: tuple[int, int]
     height: int
     width: int
+    names: np.ndarray | None = None
 
     @torch.inference_mode()
     def ids(self) -> np.ndarray:

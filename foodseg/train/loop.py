@@ -33,6 +33,7 @@ from foodseg.errors import UserError
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.context import TrainContext, micro_batch_size
 from foodseg.train.optim import build_optimizer, build_schedule
+from foodseg.train.run import text_of_run
 from foodseg.train.run_log import RunLog
 from foodseg.train.task import SegmentationTask, Task
 from foodseg.train.validation import validate
@@ -63,8 +64,12 @@ class Trainer:
         self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
         self.classes: ClassTable = manifest.class_table
         restored_uri = context.restore()
+        self.text = text_of_run(config, self.classes)
         torch.manual_seed(config.train.seed)
-        self.task: Task = SegmentationTask(config, self.classes, manifest.annotated, pretrained=restored_uri is None)
+        self.task: Task = SegmentationTask(
+            config, self.classes, manifest.annotated, pretrained=restored_uri is None, total_steps=total_steps,
+            text=self.text.vectors if self.text else None,
+        )  # fmt: skip
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -135,19 +140,20 @@ class Trainer:
         """Returns per loss term this rank's sum and the count over all ranks, both (terms,) float64."""
         torch.manual_seed(position_seed(self.config.train.seed + 1, self.step * 4096 + self.context.rank))  # dropout
         self._train_mode()
-        names = list(self.task.weights)
-        counted = [self.task.counts(batch) for batch in window]
+        weights = self.task.weights_at(self.step)
+        names = list(weights)
+        counted = [self.task.counts(batch, self.step) for batch in window]
         local = torch.stack([torch.stack([count[name] for name in names]) for count in counted]).sum(0)
         total = self.context.all_reduce(local.double()).clamp_min(1)
         sums = torch.zeros(len(names), dtype=torch.float64, device=self.context.device)
         dtype = AUTOCAST[self.config.train.precision]
+        teacher = self.teacher.module if self.teacher is not None else None
         for index, batch in enumerate(window):
             with self._no_sync(index < len(window) - 1):
                 with torch.autocast(self.context.device.type, dtype, enabled=dtype is not None):
-                    terms = self.task.loss(self.wrapped, batch, self.step)
+                    terms = self.task.loss(self.wrapped, batch, self.step, teacher)
                 parts = [
-                    self.task.weights[name] * terms[name] * (self.context.world_size / total[i])
-                    for i, name in enumerate(names)
+                    weights[name] * terms[name] * (self.context.world_size / total[i]) for i, name in enumerate(names)
                 ]
                 self.scaler.scale(torch.stack(parts).sum()).backward()
             sums += torch.stack([terms[name].detach().double() for name in names])
@@ -163,13 +169,13 @@ class Trainer:
         return sums, total
 
     def _mean_losses(self, sums: torch.Tensor, total: torch.Tensor) -> dict[str, float]:
-        """Returns the loss terms of the last update over all ranks; all ranks call it.
+        """Returns the loss terms of the update before `self.step` over all ranks; all ranks call it.
 
         Raises:
             UserError: one of them is no finite number.
         """
         means = self.context.all_reduce(sums) / total
-        losses = dict(zip(self.task.weights, means.tolist(), strict=True))
+        losses = dict(zip(self.task.weights_at(self.step - 1), means.tolist(), strict=True))
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise UserError(
@@ -181,13 +187,19 @@ class Trainer:
     def _validate(self, log: RunLog | None) -> None:
         started = time.perf_counter()
         assert self.validation is not None
-        model = self.teacher.module if self.config.eval.weights == "ema" and self.teacher else self.student
-        result, self.calibration = validate(model, self.validation, self.manifest, self.config, self.context, self.step)
+        models = {"student": self.student, **({"ema": self.teacher.module} if self.teacher else {})}
+        found = {
+            name: validate(model, self.validation, self.manifest, self.config, self.context, self.step)
+            for name, model in models.items()
+        }
+        result, self.calibration = found[self.config.eval.weights]
         line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
+        line |= {f"miou_{name}": each.miou for name, (each, _) in found.items()}
         self.history.append(line)
         if log:
+            both = ", ".join(f"{name} {100 * each.miou:.2f}" for name, (each, _) in found.items())
             text = (
-                f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} "
+                f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} ({both}) "
                 f"aAcc {100 * result.aacc:.2f} ({time.perf_counter() - started:.0f} s)"
             )
             log.write(self.step, {f"val/{name}": value for name, value in line.items() if name != "step"}, text)
@@ -221,6 +233,7 @@ class Trainer:
             history=self.history,
             # a temperature is that of the weights that it was fitted for
             calibration=self.calibration if self.calibration and self.calibration.step == self.step else None,
+            text=self.text,
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:

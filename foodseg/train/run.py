@@ -1,12 +1,15 @@
 """What comes before the first step of a run, with or without Ray: checks, the order, the run directory."""
 
 import json
+import logging
 from dataclasses import dataclass
 
 import torch
 
 from foodseg import storage
+from foodseg.checkpoint import TEXT_FILE
 from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
 from foodseg.data.joined import training_manifest
@@ -16,11 +19,13 @@ from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
+from foodseg.models.text import TextTable, class_text, read_table, table_bytes
 from foodseg.train.run_log import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
                "train.max_failures", "train.mlflow_uri", "train.micro_batch")  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ class Run:
 def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
 
+    For a model with text also `text.safetensors`: workers read the names' vectors there, so that they are made once.
+
     Raises:
         UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled, a
-            backbone or weights that cannot be loaded, crops that the backbone does not take, no GPU for a training
-            here that wants one, no MLflow where it is wanted, a run directory that holds a run already (without
-            `resume`) or holds another one (with it).
+            backbone, weights or text vectors that cannot be loaded, crops that the backbone does not take, validation
+            with the true names given, no GPU for a training here that wants one, no MLflow where it is wanted, a run
+            directory that holds a run already (without `resume`) or holds another one (with it).
     """
     config = with_absolute_uris(config)
+    if config.eval.ingredients == "given":
+        raise UserError(
+            "eval.ingredients = given is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
+            "scores that know the truth; set it to vocabulary or predicted"
+        )
     if config.scaling.num_workers == 0 and config.scaling.use_gpu and not torch.cuda.is_available():
         raise UserError(
             "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
@@ -60,16 +72,40 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
         raise UserError(
             f"data.val_split {val_split!r} holds no labelled pixel; set data.val_split=null to train without validation"
         )
-    order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    order = training_order(
+        reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
+    )
     total_steps = _total_steps(config, order)
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
-    _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts), config)
+    text = text_of_run(config, manifest.class_table)
+    vectors = text.vectors if text else None
+    _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts, text=vectors), config)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
+    # config.yaml first: a directory that holds files without it is no run, and could not be resumed
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
+    if text is not None:
+        storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
+    idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
+    if idle and config.loss.distill == 0:
+        _log.warning("%d of the training pictures have no mask: they teach nothing while loss.distill is 0", idle)
     return Run(config, manifest, reader, order, total_steps)
+
+
+def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:
+    """Returns the vectors of the names as the run directory holds them; None for a model without text.
+
+    A run that has not begun has none there: then they are made, as `model.text` says.
+
+    Raises:
+        UserError: as `class_text`.
+    """
+    if config.model.text.kind == "none":
+        return None
+    kept = storage.join(config.run.uri, TEXT_FILE)
+    return read_table(kept, classes) if storage.exists(kept) else class_text(config.model, classes)
 
 
 def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
@@ -78,6 +114,9 @@ def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights")):
         if tree[section][key] and tree[section][key] != "timm":
             tree[section][key] = storage.absolute(tree[section][key])
+    text = tree["model"]["text"]
+    if text["table"]:
+        text["table"] = storage.absolute(text["table"])
     for entry in tree["data"]["uris"]:
         entry["uri"] = storage.absolute(entry["uri"])
     return parse_config(tree)

@@ -6,19 +6,25 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from foodseg.classes import ClassTable
+from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.sources import unannotated
-from foodseg.data.views import jittered_view
+from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
+from foodseg.distill.lists import student_lists, teacher_lists
+from foodseg.distill.objective import divergence_sum, feature_distance_sum, ramp
 from foodseg.losses import (
     cross_entropy_sum,
     dice_sum,
+    ingredient_sum,
     labelled_pixels,
     present_classes,
     upsample_logits,
 )
 from foodseg.models.build import build_segmenter
+from foodseg.models.segmenter import SegmenterOutput
+
+TAUGHT = frozenset({"distill", "features"})  # the terms that compare with the teacher
 
 
 class Task(Protocol):
@@ -26,25 +32,31 @@ class Task(Protocol):
 
     Attributes:
         module: what is trained; the loop may wrap it (DDP) and hands the wrapped one to `loss`.
-        weights: weight of each loss term; terms that are not in it are not computed.
     """
 
     module: nn.Module
-    weights: dict[str, float]
 
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Returns the weight of each loss term in update number `step`; terms that are not in it are not computed."""
+        ...
+
+    def counts(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """Returns per term the number that its sum is divided by, for this micro-batch alone."""
         ...
 
-    def loss(self, module: nn.Module, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """Returns per term the *sum* over this micro-batch, with gradients."""
+    def loss(
+        self, module: nn.Module, batch: Batch, step: int, teacher: nn.Module | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Returns per term the *sum* over this micro-batch, with gradients to `module` and none to `teacher`."""
         ...
 
 
 class SegmentationTask:
-    """Cross entropy (and Dice) of the segmenter on labelled pixels.
+    """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from which names are on a crop.
 
-    `annotated` holds per source the ids that it annotates (None = all), in the order that `Batch.source` counts in.
+    A picture without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
+    from the row's seed (`distill/lists.py`); of an id that a picture's source never annotates nobody knows whether it
+    is there, so it counts as present in the lists, and not at all for the ingredient head.
     """
 
     def __init__(
@@ -54,33 +66,120 @@ class SegmentationTask:
         annotated: Mapping[str, tuple[int, ...] | None],
         *,
         pretrained: bool,
+        total_steps: int,
+        text: torch.Tensor | None = None,
     ) -> None:
-        self._augment = config.augment
-        self._classes = classes
-        self.module: nn.Module = build_segmenter(config.model, len(classes), pretrained=pretrained)
-        terms = {"cross_entropy": config.loss.cross_entropy, "dice": config.loss.dice}
-        self.weights = {name: weight for name, weight in terms.items() if weight > 0}
+        """Builds the segmenter.
+
+        Args:
+            annotated: per source the ids that it annotates (None = all), in the order of `Batch.source`.
+            text: (K, D) vectors of the names, for a model with text fusion.
+        """
+        self._config, self._classes, self._total_steps = config, classes, total_steps
+        self.module: nn.Module = build_segmenter(config.model, len(classes), pretrained=pretrained, text=text)
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
 
-    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
-        mask = batch.mask.long()
-        counts = {"cross_entropy": labelled_pixels(mask, self._classes.ignore_id)}
-        if "dice" in self.weights:
-            counts["dice"] = present_classes(mask, self._classes.ignore_id, len(self._classes))
-        return {name: counts[name] for name in self.weights}
+    def weights_at(self, step: int) -> dict[str, float]:
+        loss = self._config.loss
+        rise = ramp(step, self._total_steps, self._config.optim.warmup, self._config.distill.ramp)
+        terms = {
+            "cross_entropy": loss.cross_entropy,
+            "dice": loss.dice,
+            "score_map": loss.score_map,
+            "ingredients": loss.ingredients,
+            "distill": loss.distill * rise,
+            "features": loss.features,
+        }
+        return {name: weight for name, weight in terms.items() if weight > 0}
 
-    def loss(self, module: nn.Module, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+    def counts(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        mask = batch.mask.long()
+        ignore_id, weights = self._classes.ignore_id, self.weights_at(step)
+        counts = {"cross_entropy": labelled_pixels(mask, ignore_id)}
+        if "dice" in weights:
+            counts["dice"] = present_classes(mask, ignore_id, len(self._classes))
+        if "score_map" in weights:
+            counts["score_map"] = labelled_pixels(self._thinned(mask), ignore_id)
+        if "ingredients" in weights:
+            counts["ingredients"] = self._known_names(batch).sum()
+        if TAUGHT & weights.keys():
+            real = real_pixels(batch.extent, *mask.shape[-2:]).sum()
+            counts |= dict.fromkeys(TAUGHT, real)
+        return {name: counts[name] for name in weights}
+
+    def loss(
+        self, module: nn.Module, batch: Batch, step: int, teacher: nn.Module | None = None
+    ) -> dict[str, torch.Tensor]:
+        weights, ignore_id = self.weights_at(step), self._classes.ignore_id
         mask = batch.mask.long()
         mean = self._mean.to(batch.image.device)
-        image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._augment)
-        logits = module(image).logits
-        hidden = None if self._unannotated is None else self._unannotated.to(mask.device)[batch.source.long()]
+        # before the student's pass, whose activations are kept
+        taught = self._taught(teacher, batch, mean) if TAUGHT & weights.keys() else None
+        image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
+        lists = None
+        if self._config.model.fusion != "none":
+            lists = student_lists(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
+        output = _forward(module, image, lists)
+        hidden = self._hidden(batch)
         sums = {}
-        if "cross_entropy" in self.weights:
-            sums["cross_entropy"] = cross_entropy_sum(logits, mask, self._classes.ignore_id, hidden)
-        if "dice" in self.weights:
-            resized = upsample_logits(logits, *mask.shape[-2:])
-            sums["dice"] = dice_sum(resized, mask, self._classes.ignore_id, hidden)
+        if "cross_entropy" in weights:
+            sums["cross_entropy"] = cross_entropy_sum(output.logits, mask, ignore_id, hidden)
+        if "dice" in weights:
+            resized = upsample_logits(output.logits, *mask.shape[-2:])
+            sums["dice"] = dice_sum(resized, mask, ignore_id, hidden)
+        if "score_map" in weights:
+            assert output.score_map is not None
+            sums["score_map"] = cross_entropy_sum(output.score_map, self._thinned(mask), ignore_id, hidden)
+        if "ingredients" in weights:
+            assert output.ingredient_logits is not None
+            known = self._known_names(batch)
+            sums["ingredients"] = ingredient_sum(output.ingredient_logits, batch.ingredients, known)
+        if taught is not None:
+            height, width = output.logits.shape[-2:]
+            pixels = real_pixels_per_place(batch.extent, height, width, output.stride)
+            if "distill" in weights:
+                temperature = self._config.distill.temperature
+                sums["distill"] = divergence_sum(output.logits, taught.logits, pixels, temperature)
+            if "features" in weights:
+                sums["features"] = feature_distance_sum(output.features, taught.features, pixels)
         return sums
+
+    @torch.no_grad()
+    def _taught(self, teacher: nn.Module | None, batch: Batch, mean: torch.Tensor) -> SegmenterOutput:
+        """What the teacher makes of the same crops, unjittered, with the names that it is told."""
+        assert teacher is not None, "loss.distill and loss.features need a teacher"
+        lists = None
+        if self._config.model.fusion != "none":
+            lists = teacher_lists(self._possible_names(batch), batch.list_known, self._config.distill)
+        return _forward(teacher, plain_view(batch.image, batch.extent, mean), lists)
+
+    def _hidden(self, batch: Batch) -> torch.Tensor | None:
+        """(B, K) bool, the ids that each picture's source never annotates; None = no source has such."""
+        if self._unannotated is None:
+            return None
+        return self._unannotated.to(batch.mask.device)[batch.source.long()]
+
+    def _possible_names(self, batch: Batch) -> torch.Tensor:
+        hidden = self._hidden(batch)
+        return batch.ingredients if hidden is None else batch.ingredients | hidden
+
+    def _known_names(self, batch: Batch) -> torch.Tensor:
+        """(B, K) bool, the names of which it is known whether they are on the crop."""
+        hidden = self._hidden(batch)
+        known = batch.list_known[:, None].expand_as(batch.ingredients).clone()
+        if hidden is not None:
+            known &= ~hidden | batch.ingredients
+        known[:, BACKGROUND] = False
+        return known
+
+    def _thinned(self, mask: torch.Tensor) -> torch.Tensor:
+        """The mask at the stride of the finest level: an auxiliary loss needs no more, and costs a sixteenth there."""
+        stride = self._config.model.strides[0]
+        return mask[:, stride // 2 :: stride, stride // 2 :: stride].contiguous()
+
+
+def _forward(module: nn.Module, image: torch.Tensor, lists: torch.Tensor | None) -> SegmenterOutput:
+    output: SegmenterOutput = module(image) if lists is None else module(image, ingredients=lists)
+    return output

@@ -21,6 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from foodseg import storage
 from foodseg.cli import run
+from foodseg.data.embed import embed_names
 from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
 from tests.s3_server import S3Server
 
@@ -95,6 +96,11 @@ def write_maps(**changed: np.ndarray | None) -> Callable[[], object]:
                 cv2.imwrite(f"maps/{stem}.png", ids)
 
     return arrange
+
+
+def foreign_table() -> None:
+    write("c.tsv", "0\tbackground\n1\trice\n2\ttofu\n")()
+    embed_names("c.tsv", "t.safetensors", random_seed=0)
 
 
 def foreign_map() -> None:
@@ -252,6 +258,34 @@ DATA = [
         PREPARE,
         ("sources.tsv, line 1", "'cantine'", "'drawn'"),
         arrange=write("meals/sources.tsv", "cantine\t1\n"),
+    ),
+    Bad(
+        "text fusion without text",
+        [*TRAIN, "--set", "model.fusion=cross_attention"],
+        ("model.fusion = cross_attention needs model.text.kind",),
+    ),
+    Bad(
+        "a text table of other names",
+        [*TRAIN, *set_options("model.fusion=cross_attention", "model.text={kind: table, table: t.safetensors}")],
+        ("t.safetensors", "3 rows", "13 ids", "foodseg data embed"),
+        arrange=foreign_table,
+    ),
+    Bad("nothing to embed", ["data", "embed", "empty", "t.safetensors"], ("empty", "foodseg data prepare")),
+    Bad("a table of another kind", ["data", "embed", "prepared", "t.npz", "--random"], ("t.npz", ".safetensors")),
+    Bad(
+        "a list for a model that takes none",
+        [*PREDICT, "--ingredients", "tomato"],
+        ("eval.ingredients = given changes nothing", "eval.restrict"),
+    ),
+    Bad(
+        "an ingredient that is none",
+        [*PREDICT, "--ingredients", "tomatoe", "--set", "eval.restrict=hard"],
+        ("'tomatoe'", "none of the 12 ingredients", "did you mean 'tomato'?"),
+    ),
+    Bad(
+        "guessing without a head",
+        [*PREDICT, "--set", "eval.ingredients=predicted"],
+        ("eval.ingredients = predicted", "model.ingredient_head"),
     ),
     Bad("nothing to inspect", ["data", "inspect", "empty"], ("empty", "dataset.json", "foodseg data prepare")),
     Bad("no prepared data", [*TRAIN, "--set", "data.uri=empty"], ("empty", "dataset.json", "foodseg data prepare")),

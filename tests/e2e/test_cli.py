@@ -23,7 +23,7 @@ from tests.e2e.world import make_world
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
-    ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["train"], ["evaluate"], ["predict"],
+    ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "embed"], ["train"], ["evaluate"], ["predict"],
     ["config", "show"], ["config", "schema"], ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"],
     ["demo"],
 ]  # fmt: skip
@@ -312,6 +312,44 @@ def test_predict_prints_one_line_for_each_picture(world: Path, said: Callable[..
     lines = said("predict", "model", "meals/images/drawn__0002.jpg", "--out", "out", "--set", "eval.flip=true")
 
     assert "drawn__0002.overlay.jpg: " in lines and " %" in lines and lines.count("\n") == 1
+
+
+def test_text_from_the_names_to_labelled_pictures(
+    world: Path, answered: Callable[..., Any], said: Callable[..., str]
+) -> None:
+    """Random vectors, a model with cross-attention and a head; vocabulary, predicted and given, in this process."""
+    from tests.e2e.world import TINY_RUN, set_options
+
+    made = answered("data", "embed", "prepared", "names.safetensors", "--random", "--permute", "3")
+    assert made["made_by"] == "random unit vectors, seed 0; names permuted, seed 3" and len(made["closest"]) == 10
+    assert "closest names:" in said("data", "embed", "prepared", "names.safetensors", "--random", "--seed", "5")
+    assert len(answered("data", "inspect", "prepared", "--text", "names.safetensors")["closest_vectors"]) == 10
+    settings = [
+        *TINY_RUN, "model.fusion=cross_attention", "model.text.kind=table", "model.text.table=names.safetensors",
+        "model.ingredient_head=true", "loss.ingredients=0.1",
+    ]  # fmt: skip
+    answered("train", *set_options(*settings))
+    Path("names.safetensors").unlink()
+
+    score = ["evaluate", "run", "--data", "prepared", "--workers", "0"]
+    plain = answered(*score, "--out", "plain")
+    assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none"}
+    assert plain["text"] == "random unit vectors, seed 5"
+    for mode, restrict in (("predicted", "soft"), ("given", "none"), ("given", "hard")):
+        told = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
+        metrics = answered(*score, "--out", f"{mode}-{restrict}", *told)
+        assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict}
+        assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
+    # with the true list and a hard restriction nothing that is not on a picture is ever found on it
+    assert metrics["ingredients"]["per_picture"]["precision"] == 1
+    assert "Ingredients: given, the true list of each picture, an oracle" in said(*score, "--out", "again", *told)
+
+    (labelled,) = answered(
+        "predict", "run", "meals/images/drawn__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",
+        *set_options("eval.restrict=hard"),
+    )["pictures"]  # fmt: skip
+    assert labelled["listed"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "given"
+    assert {entry["name"] for entry in labelled["ingredients"]} <= {"white rice", "tomato"}
 
 
 def test_train_resume_evaluate_predict_in_this_process(world: Path, answered: Callable[..., Any]) -> None:

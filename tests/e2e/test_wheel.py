@@ -11,6 +11,7 @@ import pytest
 from foodseg import __version__
 
 REPOSITORY = Path(__file__).parents[2]
+DATA_FILES = ("demo.yaml", "eval/report.html.j2", "models/synonyms.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def outside(unpacked: Path, tmp_path: Path, *arguments: str) -> str:
 
 def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {path.name for path in unpacked.iterdir()} == {"foodseg", f"foodseg-{__version__}.dist-info"}
-    assert all((unpacked / "foodseg" / name).is_file() for name in ("demo.yaml", "eval/report.html.j2"))
+    assert all((unpacked / "foodseg" / name).is_file() for name in DATA_FILES)
     in_wheel = {str(path.relative_to(unpacked)) for path in (unpacked / "foodseg").rglob("*.py")}
     in_repository = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "foodseg").rglob("*.py")}
     assert in_wheel == in_repository

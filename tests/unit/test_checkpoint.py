@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint, resolve_
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
+from foodseg.models.text import TextTable, read_table
 from tests.drawn import drawn_config
 
 FILES = [
@@ -98,6 +100,30 @@ def test_round_trip_is_exact(saved, tmp_path):
     assert_same(loaded.trainer, checkpoint.trainer)
     for name in ("step", "config", "classes", "data", "trained_ids", "history", "calibration"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
+
+
+@pytest.mark.parametrize("fusion", ["score_map", "cross_attention", "film"])
+def test_a_model_with_text_is_rebuilt_from_its_checkpoint_alone(tmp_path, fusion):
+    head = ["model.ingredient_head=true", "loss.ingredients=0.1"] if fusion == "film" else []
+    weight = ["loss.score_map=0.4"] if fusion == "score_map" else []
+    table = "model.text={kind: table, table: /nowhere/t.safetensors}"
+    config = drawn_config("data", "run", f"model.fusion={fusion}", table, *head, *weight)
+    text = TextTable(torch.randn(len(PLATE_CLASSES), 7), PLATE_CLASSES.names, "random unit vectors, seed 0")
+    model = build_segmenter(config.model, len(PLATE_CLASSES), text=text.vectors).eval()
+    state = model.state_dict()
+    checkpoint = replace(make(), config=config, student=state, teacher=state, text=text)
+    save_checkpoint(str(tmp_path / "c"), checkpoint)
+    loaded = load_checkpoint(str(tmp_path / "c"))
+    assert torch.equal(loaded.text.vectors, text.vectors) and loaded.text.made_by == text.made_by
+    assert read_table(str(tmp_path / "c" / "text.safetensors"), PLATE_CLASSES).names == PLATE_CLASSES.names
+    picture, names = torch.rand(1, 3, 64, 64), torch.zeros(1, len(PLATE_CLASSES), dtype=torch.bool)
+    names[:, 2] = True
+    for weights in ("student", "ema"):
+        found = load_model(loaded, weights)(picture, ingredients=names)
+        torch.testing.assert_close(found.logits, model(picture, ingredients=names).logits)
+    (tmp_path / "c" / "text.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"torn: text\.safetensors has 5 bytes"):
+        load_checkpoint(str(tmp_path / "c"))
 
 
 def test_without_trainer_its_file_is_not_needed(saved, tmp_path):

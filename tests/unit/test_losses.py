@@ -9,6 +9,7 @@ from foodseg import losses
 from foodseg.losses import (
     cross_entropy_sum,
     dice_sum,
+    ingredient_sum,
     labelled_pixels,
     present_classes,
     upsample_logits,
@@ -212,3 +213,24 @@ def test_partial_labels_never_give_nan(loss):
         value = loss(logits, mask, IGNORE, torch.tensor([[False, False, True, True]]))
         value.backward()
         assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
+
+
+# --- which ingredients are on the picture ---
+
+
+def test_ingredients_by_hand():
+    """Guesses 3/4, 1/2, 9/10 of ids that are there, not there, unknown."""
+    logits = torch.tensor([[3.0, 1.0, 9.0]]).log().requires_grad_()
+    present = torch.tensor([[True, False, True]])
+    known = torch.tensor([[True, True, False]])
+    found = ingredient_sum(logits, present, known)
+    assert found.item() == pytest.approx(math.log(4 / 3) + math.log(2), abs=1e-6)
+    found.backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.5, 0.0]]))
+
+
+def test_ingredients_of_nothing_known_have_a_gradient_of_zero():
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    none = torch.zeros(2, 5, dtype=torch.bool)
+    ingredient_sum(logits, none, none).backward()
+    assert torch.equal(logits.grad, torch.zeros(2, 5))

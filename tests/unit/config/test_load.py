@@ -31,7 +31,10 @@ def refusal(overrides: list[str]) -> str:
         ("lr=1", "unknown key 'lr'; did you mean optim.lr?"),
         ("weights=1", "unknown key 'weights'; did you mean model.weights or eval.weights?"),
         ("data.crop=64", "unknown key 'data.crop'; did you mean augment.crop?"),
-        ("foo=1", "unknown key 'foo'; sections are data, augment, model, loss, optim, train, eval, scaling, run"),
+        (
+            "foo=1",
+            "unknown key 'foo'; sections are data, augment, model, loss, distill, optim, train, eval, scaling, run",
+        ),
         ("run.zzz=1", "unknown key 'run.zzz'; run has the keys uri"),
         # wrong types
         ("optim.lr=abc", "optim.lr: must be a number, found 'abc'"),
@@ -114,13 +117,73 @@ def refusal(overrides: list[str]) -> str:
             "with it [1, 2, 4, 8] workers are possible",
         ),
         ("train.steps=null", "give exactly one of train.steps and train.epochs, found neither"),
-        ("loss.cross_entropy=0", "all weights are 0: nothing would be learned; set loss.cross_entropy above 0"),
+        (
+            "loss.cross_entropy=0",
+            "loss.cross_entropy and loss.dice are 0: nothing would be learned from masks; "
+            "set loss.cross_entropy above 0",
+        ),
+        (
+            "loss.ingredients=0.1",
+            "loss.ingredients above 0 and model.ingredient_head: true need each other: found 0.1 and false",
+        ),
+        (
+            "model.ingredient_head=true",
+            "loss.ingredients above 0 and model.ingredient_head: true need each other: found 0 and true",
+        ),
+        (
+            "loss.score_map=1",
+            "loss.score_map above 0 and model.fusion = score_map need each other: found 1 and none",
+        ),
+        (
+            "distill.list_mix=[0.5, 0.5, 0.5, 0]",
+            "distill.list_mix: four shares of at least 0 that add up to 1 are needed, found [0.5, 0.5, 0.5, 0.0]",
+        ),
+        (
+            "distill.list_mix=[1]",
+            "distill.list_mix: must be a list of 4 numbers, found [1]",
+        ),
         ("eval.stride=3", "eval.stride needs eval.window: without a window the whole picture is taken at once"),
         (
             "train.batch_norm=sync",
             "train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true",
         ),
         ("train.ema_horizon=0", "eval.weights = ema needs train.ema_horizon above 0; or set eval.weights: student"),
+        (
+            "loss.ingredients=0.1",
+            "loss.ingredients above 0 and model.ingredient_head: true need each other: found 0.1 and false",
+        ),
+        ("eval.restrict=hard", "eval.restrict needs a list: set eval.ingredients to predicted or given"),
+        (
+            "eval.ingredients=predicted",
+            "eval.ingredients = predicted needs a model trained with model.ingredient_head: true",
+        ),
+        (
+            "eval.ingredients=given",
+            "eval.ingredients = given changes nothing: the model takes no list (model.fusion is none); "
+            "set eval.restrict to soft or hard, or eval.ingredients to vocabulary",
+        ),
+        # a section within a section
+        ("model.fusion=film", "model.fusion = film needs model.text.kind: table or open_clip"),
+        ("model.fusion_stride=8", "model.fusion_stride is not used by model.fusion = none: leave it null"),
+        (
+            "model.text={kind: table, table: t}",
+            "model.text is used by model.fusion alone, which is none: set both or neither",
+        ),
+        ("model.text.kind=table", "model.text.table is missing: make one with `foodseg data embed`"),
+        ("model.text.table=t", "model.text.table needs kind table"),
+        ("model.text.kind=open_clip", "model.text.model and model.text.tag are both needed for kind open_clip"),
+        ("model.text.tag=openai", "model.text.model and model.text.tag need kind open_clip"),
+        ("model.text.kind=clip", "model.text.kind: must be 'none' or 'open_clip' or 'table', found 'clip'"),
+        ("model.text.gamma=2", "model.text.gamma: must be at most 1, found 2"),
+        ("model.text.centre=3", "model.text.centre: must be true or false, found 3"),
+        ("model.text.prompts=[]", "model.text.prompts: must not be empty, found []"),
+        ("model.text.prompts=[food]", "model.text.prompts: each prompt must have one {} for the name, found 'food'"),
+        ("model.text.prompts=[1]", "model.text.prompts: must be a list of texts, found [1]"),
+        ("model.text.tble=t", "unknown key 'model.text.tble'; did you mean model.text.table?"),
+        ("model.prompts=[a]", "unknown key 'model.prompts'; did you mean model.text.prompts?"),
+        ("gamma=1", "unknown key 'gamma'; did you mean model.text.gamma?"),
+        ("model.text=none", "model.text: must be a section with keys such as kind, table, model, found 'none'"),
+        ("model.text={1: 2}", "model.text: keys must be text, found 1"),
         # the form of an override
         ("optim.lr", "--set 'optim.lr': expected section.key=value, for example optim.lr=3e-4"),
         ("=3", "--set '=3': expected section.key=value, for example optim.lr=3e-4"),
@@ -142,6 +205,7 @@ def test_a_refusal_is_one_sentence(override: str, sentence: str) -> None:
         ("data.uris[0].uri", "data.uris=[{uri: s3://me:hunter2@b/meals}]"),
         ("run.uri", "run.uri=s3://me:hunter2@b/runs?region=eu"),
         ("model.weights", "model.weights=s3://me:hunter2@b/w.safetensors"),
+        ("model.text.table", "model.text.table=s3://me:hunter2@b/t.safetensors"),
         ("train.mlflow_uri", "train.mlflow_uri=https://me:hunter2@mlflow.example"),
         ("data.uris", "data.uris=[s3://me:hunter2@b/meals]"),  # malformed: what was found is shown without it
         ("train.steps", "train.steps=s3://me:hunter2@b"),
@@ -231,7 +295,8 @@ def test_origins(tmp_path: Path) -> None:
         "scaling.resources_per_worker": "--set",
     }
     assert (resolved.config.optim.lr, resolved.config.optim.warmup) == (0.2, 0)
-    assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values())
+    text = len(type(resolved.config.model.text).model_fields)  # a section within a section
+    assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values()) + text - 1
 
 
 @pytest.mark.parametrize(
@@ -266,6 +331,22 @@ def test_a_mistake_in_a_file_names_it(tmp_path: Path) -> None:
     path = written(tmp_path, "scaling:\n  num_workers: 3\n")
     with pytest.raises(UserError, match=r"c\.yaml: train.global_batch = 8 cannot be split"):
         load_config(path)
+
+
+def test_a_mistake_in_an_inner_section_names_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "model:\n  fusion: film\n  ingredient_head: true\n  text:\n    kind: table\n    tble: t\n")
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"{path}: unknown key 'model.text.tble'; did you mean model.text.table?"
+    path = written(tmp_path, "model:\n  text: {kind: table, table: t}\n  fusion: cross_attention\n")
+    resolved = load_config(path, ["model.text.centre=false", "model.fusion_stride=16"])
+    assert resolved.origins["model.text.table"] == path and resolved.origins["model.text.centre"] == "--set"
+    assert resolved.origins["model.text.gamma"] == "default" and resolved.config.model.fusion_stride == 16
+    with pytest.raises(UserError, match=r"model.fusion_stride must be one of model.strides \[4, 8, 16, 32\], found 2$"):
+        load_config(path, ["model.fusion_stride=2"])
+    with pytest.raises(UserError, match=r"^model.fusion = film needs model.ingredient_head: true, whose guess"):
+        load_config(path, ["model.fusion=film"])
+    assert load_config(written(tmp_path, to_yaml(resolved.config))).config == resolved.config
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.shards import read_manifest, write_findings, write_manifest, write_quarantine
 from foodseg.data.sheets import choose_rows
 from foodseg.errors import UserError
-from tests.drawn import write_drawn
+from foodseg.models.text import closest_pairs, read_table
+from tests.drawn import write_drawn, write_table
 
 PAIR = {
     "image_id": "test-001", "split": "test", "finding": "near_duplicate", "detail": "looks like 'train-003' of train",
@@ -158,3 +159,17 @@ def test_rows_are_chosen_from_every_split_and_rare_classes_first() -> None:
     assert choose_rows(present, splits, 5)[3:] == [0, 2]
     assert sorted(choose_rows(present, splits, 30)) == [0, 1, 2, 3, 4, 5]
     assert choose_rows(np.zeros((2, 3), bool), ["train", "train"], 1) == [0]
+
+
+def test_the_names_whose_vectors_are_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = write_drawn(tmp_path / "data", train=2, val=1, test=0)
+    table = write_table(tmp_path / "t.safetensors")
+    result = inspect_data(uri, str(tmp_path / "out"), table)
+    assert result["closest_vectors"] == closest_pairs(read_table(table).vectors, PLATE_CLASSES.names)
+    assert len(result["closest_vectors"]) == 10
+    show_inspection(result)
+    first, second, cosine = result["closest_vectors"][0]
+    assert f"closest text vectors:\n  {cosine:.2f}  {first} | {second}\n" in capsys.readouterr().out
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"other\.safetensors is no table of text vectors"):
+        inspect_data(uri, str(tmp_path / "out"), str(tmp_path / "other.safetensors"))

@@ -1,11 +1,11 @@
-"""Colour on the device: contrast and brightness by hand, padding at the mean, the same seeds the same view."""
+"""Colour on the device: each change by hand, padding at the mean, the same seeds the same view."""
 
 import numpy as np
 import pytest
 import torch
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.views import jittered_view, real_pixels
+from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
 
 MEAN = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
 WHOLE = torch.tensor([[0, 0, 2, 2]], dtype=torch.int32)
@@ -55,6 +55,82 @@ def test_each_row_has_its_own_draw_whatever_stands_beside_it() -> None:
     again = jittered_view(pictures[:1], WHOLE, MEAN, seeds[2:3], augment)
     assert torch.equal(view[2], again[0])
     assert torch.equal(view[0], view[3]) and not torch.equal(view[0], view[1])
+
+
+def test_the_plain_view_is_the_picture() -> None:
+    extent = torch.tensor([[0, 0, 1, 2]], dtype=torch.int32)
+    view = plain_view(grey(0, 51, 153, 255), extent, MEAN)
+    torch.testing.assert_close(view[0, 1], torch.tensor([[0, 0.2], [0.2, 0.2]]))  # the second row is padding
+    unchanged = jittered_view(grey(0, 51, 153, 255), extent, MEAN, torch.tensor([9]), jitter())
+    torch.testing.assert_close(view, unchanged)
+
+
+def test_the_view_of_the_defaults_is_contrast_and_brightness_to_the_bit() -> None:
+    """Whatever colour and blur draw: runs of before they came can be repeated."""
+    image = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8), np.uint8))
+    seeds, extent = torch.tensor([5, 6, 2**40]), torch.tensor([[0, 0, 8, 8]] * 3, dtype=torch.int32)
+    expected = []
+    for picture, seed in zip(image, seeds.tolist(), strict=True):
+        rng = np.random.default_rng([seed, 1])
+        contrast, shift = (torch.tensor(rng.uniform(*span), dtype=torch.float32) for span in ((0.8, 1.2), (-0.1, 0.1)))
+        expected.append(((picture.float() / 255 - 0.5) * contrast + (0.5 + shift)).clamp(0, 1))
+    assert torch.equal(jittered_view(image, extent, MEAN, seeds, AugmentConfig()), torch.stack(expected))
+    changes = {"saturation": (0.5, 1.5), "light": 0.3, "blur": 2.0}
+    assert not torch.equal(jittered_view(image, extent, MEAN, seeds, jitter(**changes)), torch.stack(expected))
+
+
+def test_saturation_by_hand() -> None:
+    image = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    for factor, expected in [(0.0 + 1e-9, [0.299] * 3), (0.5, [0.6495, 0.1495, 0.1495]), (2.0, [1.0, 0.0, 0.0])]:
+        view = jittered_view(image, WHOLE, MEAN, torch.tensor([1]), jitter(saturation=(factor, factor)))
+        torch.testing.assert_close(view[0, :, 0, 0], torch.tensor(expected))
+
+
+def test_light_multiplies_each_channel_of_a_picture_within_its_range() -> None:
+    seeds = torch.arange(300)
+    pictures = grey(128, 128, 64, 0).expand(300, 3, 2, 2)
+    view = jittered_view(pictures, WHOLE.expand(300, 4), MEAN, seeds, jitter(light=0.3))
+    factors = view[:, :, 0, 0] / (128 / 255)
+    torch.testing.assert_close(view[:, :, 1, 0], factors * 64 / 255)
+    assert 0.7 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3
+    assert (factors.std(1) > 0.01).float().mean() > 0.9  # three draws, not one
+    assert abs(float(np.corrcoef(factors.T.numpy())[0, 1])) < 0.2
+
+
+def test_blur_spreads_a_point_as_a_gaussian_and_keeps_flat_pictures() -> None:
+    image = torch.zeros(40, 3, 33, 33, dtype=torch.uint8)
+    image[:, :, 16, 16] = 255
+    extent = torch.tensor([[0, 0, 33, 33]] * 40, dtype=torch.int32)
+    view = jittered_view(image, extent, MEAN, torch.arange(40), jitter(blur=3.0))
+    offsets = torch.arange(33.0) - 16
+    widths = (view[:, 0] * offsets**2).sum((1, 2)).sqrt()  # along x, of a picture that adds up to 1
+    torch.testing.assert_close(view.sum((2, 3)), torch.ones(40, 3), rtol=0, atol=1e-3)
+    assert 2 < widths.max() <= 3 and widths.min() < 0.7
+    flat = torch.full((1, 3, 33, 33), 128, dtype=torch.uint8)
+    padded = torch.tensor([[0, 0, 20, 33]], dtype=torch.int32)  # the padding is not mixed in
+    view = jittered_view(flat, padded, MEAN, torch.tensor([3]), jitter(blur=3.0))
+    torch.testing.assert_close(view[:, :, :20], torch.full((1, 3, 20, 33), 128 / 255))
+    assert torch.equal(view[:, :, 20:], MEAN.expand(1, 3, 13, 33))
+
+
+def test_mixed_precision_leaves_the_view_as_it_is() -> None:
+    image = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (1, 3, 2, 2), np.uint8))
+    strong = jitter(blur=3.0, light=0.3, saturation=(0.5, 1.5))
+    expected = jittered_view(image, WHOLE, MEAN, torch.tensor([4]), strong)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = jittered_view(image, WHOLE, MEAN, torch.tensor([4]), strong)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_real_pixels_of_each_place() -> None:
+    extent = torch.tensor([[0, 0, 5, 3], [2, 1, 6, 6], [0, 0, 0, 0]], dtype=torch.int32)
+    places = real_pixels_per_place(extent, 3, 3, 2)
+    assert places.tolist() == [
+        [[4, 2, 0], [4, 2, 0], [2, 1, 0]],
+        [[0, 0, 0], [2, 4, 4], [2, 4, 4]],
+        [[0, 0, 0]] * 3,
+    ]
+    assert places.sum((1, 2)).tolist() == real_pixels(extent, 6, 6).sum((1, 2)).tolist()
 
 
 def test_real_pixels() -> None:

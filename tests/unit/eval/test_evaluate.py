@@ -20,6 +20,7 @@ from foodseg.eval.evaluate import (
     rank_rows,
     read_subsets,
     score_rows,
+    true_lists,
 )
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import merge
@@ -75,6 +76,16 @@ def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
     assert matrix.sum() == np.trace(matrix) > 0
     boundary = merge_boundary(scored.pictures, len(PLATE_CLASSES))
     assert (boundary[:, 0] == boundary[:, 1]).all() and (boundary[:, 0] == boundary[:, 2]).all() and boundary.any()
+
+
+def test_true_lists(tmp_path):
+    uri = write_drawn(tmp_path / "d", train=2, val=3, test=1)
+    reader = RowReader(uri, read_manifest(uri), ["val"])
+    lists = true_lists(reader, PLATES, len(PLATE_CLASSES))
+    for row in reader.take(range(3)).to_pylist():
+        on_it = [] if row["mask"] is None else np.unique(decode_mask(row["mask"])).tolist()
+        assert lists[row["image_id"]] == [index for index in on_it if index not in (0, PLATE_CLASSES.ignore_id)]
+    assert lists["val-002"] == [], "it has no mask"
 
 
 def test_nothing_merges_to_nothing():

@@ -13,7 +13,7 @@ from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.evaluation import Evaluation, summarise
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import read_pictures
-from foodseg.eval.results import TrainingCurves, shown_facts, write_results
+from foodseg.eval.results import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
 from tests.drawn import write_drawn
 
 
@@ -64,3 +64,42 @@ def test_facts_of_a_checkpoint():
     assert facts["model"] == "step 7, ema weights, configuration abc"
     assert facts["settings"] == "longest_side 512, flip False"
     assert facts["data"] == "meals@v1-0, split val, 3 pictures"
+
+
+@pytest.mark.parametrize(
+    ("ingredients", "restrict", "note"),
+    [
+        ("vocabulary", "none", None),
+        ("predicted", "none", "predicted, the model's own guess of what is on each picture"),
+        (
+            "predicted",
+            "soft",
+            "predicted, the model's own guess of what is on each picture; class scores restricted to it (soft)",
+        ),
+        (
+            "given",
+            "hard",
+            "given, the true list of each picture, an oracle: no result to compare with others; "
+            "class scores restricted to it (hard)",
+        ),
+    ],
+)
+def test_under_which_conditions_a_score_stands(ingredients, restrict, note):
+    metrics = {
+        "checkpoint": "c", "step": 7, "weights": "ema", "config_hash": "abc", "text": "random unit vectors, seed 0",
+        "conditions": {"ingredients": ingredients, "restrict": restrict},
+        "data": "meals@v1-0", "split": "val", "pictures": 3, "unlabelled": 0,
+    }  # fmt: skip
+    facts = shown_facts(metrics)
+    assert facts.get("ingredients") == note == conditions_note(metrics)
+    assert facts["text"] == "random unit vectors, seed 0"
+
+
+def test_settings_that_are_not_used_are_not_shown():
+    settings = {"flip": False, "ingredients": "vocabulary", "ingredients_threshold": 0.2}
+    settings |= {"restrict": "none", "restrict_lambda": 1.0}
+    assert shown_settings(settings) == "flip False, ingredients vocabulary"
+    settings |= {"ingredients": "predicted", "restrict": "soft"}
+    assert shown_settings(settings) == (
+        "flip False, ingredients predicted, ingredients_threshold 0.2, restrict soft, restrict_lambda 1.0"
+    )

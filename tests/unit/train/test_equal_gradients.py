@@ -16,7 +16,7 @@ from foodseg.data.reader import RowReader
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
-from tests.drawn import drawn_config, write_drawn
+from tests.drawn import drawn_config, write_drawn, write_table
 from tests.rank import first_gradients, prepared
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,29 @@ LOSSES = {
     "ce": ["loss.dice=0"],
     "ce and dice": ["loss.dice=0.7"],
     "dice": ["loss.cross_entropy=0", "loss.dice=1"],
-}
+    # the teacher's terms far above the others, and views that differ more than by default: else nobody would see them
+    "distillation": [
+        "loss.cross_entropy=1e-3", "loss.distill=20", "distill.ramp=0", "optim.warmup=0",
+        "augment.contrast=[0.2, 0.6]", "augment.brightness=0.3", "augment.scale=[0.4, 0.9]",
+    ],
+    "features": [
+        "loss.cross_entropy=1e-3", "loss.features=5", "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",
+    ],
+    "score_map": [
+        "loss.cross_entropy=1e-2", "loss.distill=20", "distill.ramp=0", "optim.warmup=0", "augment.scale=[0.4, 0.9]",
+        "loss.score_map=1", "model.fusion=score_map", "model.text={kind: table, table: TABLE}",
+    ],
+    "film": [
+        "loss.cross_entropy=1e-2", "loss.features=5", "augment.scale=[0.4, 0.9]",
+        "distill.list_mix=[0.2, 0.2, 0.2, 0.4]",
+        "loss.ingredients=1", "model.ingredient_head=true", "model.fusion=film",
+        "model.text={kind: table, table: TABLE}",
+    ],
+    "cross_attention": [
+        "loss.distill=1", "distill.ramp=0", "optim.warmup=0", "distill.list_mix=[0.2, 0.2, 0.2, 0.4]",
+        "model.fusion=cross_attention", "model.text={kind: table, table: TABLE}",
+    ],
+}  # fmt: skip
 SAME = ["train.global_batch=8", "train.steps=1", "train.batch_norm=frozen", "model.dropout=0", "data.val_split=null"]
 
 
@@ -42,10 +64,17 @@ def data(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+def losses(tmp_path_factory) -> dict[str, list[str]]:
+    """LOSSES with a table of names in the place of TABLE."""
+    table = write_table(tmp_path_factory.mktemp("table") / "names.safetensors")
+    return {name: [word.replace("TABLE", table) for word in loss] for name, loss in LOSSES.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(data, losses, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
     """Gradients of one process that takes the 8 pictures at once."""
     found = {}
-    for name, loss in LOSSES.items():
+    for name, loss in losses.items():
         found[name] = gradients(drawn_config(data, tmp_path_factory.mktemp("run") / "r", *SAME, *loss))
     return found
 
@@ -66,26 +95,40 @@ def assert_close(found, expected) -> None:
 
 @pytest.mark.parametrize("micro_batch", [4, 1])
 @pytest.mark.parametrize("name", LOSSES)
-def test_accumulated(data, whole, tmp_path, name, micro_batch):
-    config = drawn_config(data, tmp_path / "r", *SAME, *LOSSES[name], f"train.micro_batch={micro_batch}")
+def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
+    config = drawn_config(data, tmp_path / "r", *SAME, *losses[name], f"train.micro_batch={micro_batch}")
     assert_close(gradients(config), whole[name])
 
 
-def test_the_halves_differ_so_that_a_wrong_count_would_show(data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [("ce", "cross_entropy"), ("distillation", "distill"), ("score_map", "score_map"), ("film", "ingredients")],
+)
+def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_path, name, term):
     """Else the mean of means would be the mean, and the tests above would prove nothing."""
-    run, context = prepared(drawn_config(data, tmp_path / "r", *SAME, "train.micro_batch=4"))
-    halves = [int((batch.mask != run.manifest.ignore_id).sum()) for batch in context.batches(0, 1)]
+    run, context = prepared(drawn_config(data, tmp_path / "r", *SAME, *losses[name], "train.micro_batch=4"))
+    trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+    halves = [int(trainer.task.counts(batch, 0)[term]) for batch in context.batches(0, 1)]
     assert len(halves) == 2
-    assert abs(halves[0] - halves[1]) > 0.1 * sum(halves)
+    assert abs(halves[0] - halves[1]) > 0.05 * sum(halves)
+
+
+@pytest.mark.parametrize("name", ["distillation", "features"])
+def test_the_teacher_moves_the_gradients(data, whole, tmp_path, name):
+    weights = ["loss.distill=0", "loss.features=0"]
+    without = gradients(drawn_config(data, tmp_path / "r", *SAME, *LOSSES[name], *weights))
+    size = {n: float(g.norm()) for n, g in whole[name].items()}
+    shift = {n: float((without[n] - g).norm()) for n, g in whole[name].items()}
+    assert sum(shift[n] > 0.5 * size[n] for n in size if not n.startswith("classifier")) > 0.8 * len(size)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(data, tmp_path_factory):
+def two_ranks(data, losses, tmp_path_factory):
     """What two processes under DDP computed for each configuration."""
     folder = tmp_path_factory.mktemp("ranks")
     trees = {
-        **{name: drawn_config(data, folder / name, *SAME, *loss) for name, loss in LOSSES.items()},
-        "accumulated": drawn_config(data, folder / "a", *SAME, *LOSSES["ce and dice"], "train.micro_batch=2"),
+        **{name: drawn_config(data, folder / name, *SAME, *loss) for name, loss in losses.items()},
+        "accumulated": drawn_config(data, folder / "a", *SAME, *losses["ce and dice"], "train.micro_batch=2"),
         "live": drawn_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
     }
     (folder / "configs.json").write_text(json.dumps([tree.model_dump(mode="json") for tree in trees.values()]))

@@ -193,7 +193,9 @@ def test_log_says_what_was_consumed_and_leaves_out_validation(data, tmp_path, mo
     assert [(line["step"], line["positions"]) for line in progress] == [(4, [0, 16]), (6, [16, 24])]
     # 4 pictures a second, although 100 seconds of validation lie between
     assert [line["images_per_second"] for line in progress] == pytest.approx([4, 4])
-    assert [line["step"] for line in lines if "val/miou" in line] == [2, 4, 6]
+    scored = [line for line in lines if "val/miou" in line]
+    assert [line["step"] for line in scored] == [2, 4, 6]
+    assert all(line["val/miou"] == line["val/miou_ema"] and "val/miou_student" in line for line in scored)
 
 
 def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):

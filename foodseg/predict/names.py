@@ -1,0 +1,44 @@
+"""From the names that somebody writes to ids of the label space; an unknown one is answered with the nearest.
+
+parse_names("rice, fried tofu", classes)  # [66, 33]
+"""
+
+import difflib
+
+from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.errors import UserError
+from foodseg.models.text import sentences_of
+
+NEAREST = 3
+
+
+def parse_names(text: str, classes: ClassTable) -> list[int]:
+    """Returns the ids of names with commas between, each once, in the order of the ids; case does not matter.
+
+    Raises:
+        UserError: no name, or one that is no ingredient of `classes`, with the nearest that are.
+    """
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    if not wanted:
+        raise UserError('--ingredients is empty: name what is on the pictures, for example "rice, fried tofu"')
+    own = {name.lower(): index for index, name in enumerate(classes.names) if index != BACKGROUND}
+    found = set()
+    for word in wanted:
+        if word.lower() not in own:
+            raise UserError(f"--ingredients: {word!r} is none of the {len(own)} ingredients{_hint(word, classes)}")
+        found.add(own[word.lower()])
+    return sorted(found)
+
+
+def nearest_names(word: str, classes: ClassTable) -> list[str]:
+    """Returns up to NEAREST ingredients whose names, or words for them, are like `word`: by letters, then by words."""
+    words = {said.lower(): name for name in classes.names[1:] for said in (name, *sentences_of(name))}
+    near = difflib.get_close_matches(word.lower(), words, NEAREST)
+    own = set(word.lower().split())
+    near += [said for said in words if own & set(said.split())]
+    return list(dict.fromkeys(words[said] for said in near))[:NEAREST]
+
+
+def _hint(word: str, classes: ClassTable) -> str:
+    near = nearest_names(word, classes)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "; `classes.tsv` of the checkpoint lists them"

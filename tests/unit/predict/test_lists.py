@@ -1,0 +1,109 @@
+"""Which names may be on a picture: vocabulary, predicted, given; and what a list does to the class scores."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from foodseg.config.evaluation import EvalConfig
+from foodseg.models.segmenter import SegmenterOutput
+from foodseg.predict.predictor import RULED_OUT, Predictor, restricted
+
+PROBABILITIES = torch.tensor([1.0, 0.49, 0.99, 0.0])
+
+
+def config(**settings) -> EvalConfig:
+    return EvalConfig(longest_side=None, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({}, [0.0, 0.0, 0.0, 0.0]),
+        ({"restrict": "soft"}, [0, math.log(0.5), 0, math.log(0.01)]),
+        ({"restrict": "soft", "restrict_lambda": 2.0}, [0, 2 * math.log(0.5), 0, 2 * math.log(0.01)]),
+        ({"restrict": "hard"}, [0, 0, 0, RULED_OUT]),
+        ({"restrict": "hard", "ingredients_threshold": 0.5}, [0, RULED_OUT, 0, RULED_OUT]),
+    ],
+)
+def test_restricted_by_hand(settings, change):
+    logits = torch.arange(8.0).view(4, 1, 2)
+    found = restricted(logits, PROBABILITIES, config(ingredients="predicted", **settings))
+    torch.testing.assert_close(found - logits, torch.tensor(change).view(4, 1, 1).expand(4, 1, 2), atol=1e-3, rtol=0)
+
+
+class ListModel(nn.Module):
+    """Stride 4. Logits are 0 but for id 3, which is 1; with a list, id 1 gets how many names are on it."""
+
+    stride, size_multiple = 4, 32
+
+    def __init__(self, fusion: bool = True) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(3, 4, 1)
+        self.fusion = nn.Identity() if fusion else None
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.lists: list[list[bool] | None] = []
+        self.guessed: list[tuple[int, ...]] = []
+
+    def forward(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> SegmenterOutput:
+        self.lists.append(None if ingredients is None else ingredients[0].tolist())
+        logits = torch.zeros(1, 4, image.shape[2] // 4, image.shape[3] // 4)
+        logits[:, 3] = 1
+        if ingredients is not None:
+            logits[:, 1] = ingredients[0, 1:].sum()
+        return SegmenterOutput(logits, 4, None, logits)
+
+    def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
+        self.guessed.append(tuple(image.shape[-2:]))
+        return PROBABILITIES[None]
+
+
+def logits(model: ListModel, given=None, side: int = 64, **settings):
+    predictor = Predictor(model, config(**settings), torch.device("cpu"))
+    return predictor.logits(np.zeros((side, side, 3), np.uint8), side, side, given)
+
+
+def test_vocabulary_tells_the_model_nothing():
+    model = ListModel()
+    found = logits(model)
+    assert model.lists == [None] and model.guessed == [] and found.names is None
+    assert (found.ids() == 3).all()
+
+
+def test_given():
+    model = ListModel()
+    found = logits(model, given=[1, 2], ingredients="given")
+    assert model.lists == [[True, True, True, False]] and model.guessed == []
+    assert found.names.tolist() == [True, True, True, False]
+    assert (found.ids() == 1).all(), "the list conditions the model"
+    model = ListModel()
+    assert (logits(model, given=[2], ingredients="given", restrict="hard").ids() != 3).all()
+    assert (logits(ListModel(), given=[], ingredients="given").ids() == 3).all(), "no name, and still no restriction"
+    ids, confidence = logits(ListModel(), given=[], ingredients="given", restrict="hard").ids_and_confidence(1.0)
+    assert (ids == 0).all() and (confidence == 65535).all()
+
+
+def test_predicted_takes_the_names_above_the_threshold():
+    model = ListModel()
+    found = logits(model, ingredients="predicted", flip=True)
+    assert model.lists == [[True, True, True, False]] * 2 and model.guessed == [(64, 64)], "guessed once"
+    assert found.names.tolist() == [True, True, True, False]
+    assert logits(ListModel(), ingredients="predicted", ingredients_threshold=0.6).names.tolist() == [1, 0, 1, 0]
+
+
+def test_one_list_for_a_picture_in_windows():
+    model = ListModel()
+    logits(model, side=96, ingredients="predicted", window=64, stride=32)
+    assert model.lists == [[True, True, True, False]] * 4
+    assert model.guessed == [(64, 64)], "from the whole picture, as large as a window"
+
+
+def test_an_image_only_model_is_only_restricted():
+    model = ListModel(fusion=False)
+    found = logits(model, given=[1, 2], ingredients="given", restrict="soft", restrict_lambda=1.0)
+    assert model.lists == [None] and (found.ids() != 3).all()
+    torch.testing.assert_close(
+        found.values[:, 0, 0], torch.tensor([0, math.log(1.01), math.log(1.01), 1 + math.log(0.01)])
+    )

@@ -1,0 +1,46 @@
+"""Names that somebody writes, and what an unknown one is answered with."""
+
+import pytest
+
+from foodseg.classes import ClassTable
+from foodseg.errors import UserError
+from foodseg.predict.names import nearest_names, parse_names
+
+CLASSES = ClassTable(("background", "rice", "fried tofu", "steamed tofu", "spring onion", "apple"))
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [("rice", [1]), ("rice, fried tofu", [1, 2]), (" Fried Tofu ,RICE,, rice", [1, 2]), ("apple,steamed tofu", [3, 5])],
+)
+def test_names(text, ids):
+    assert parse_names(text, CLASSES) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("ricce", "--ingredients: 'ricce' is none of the 5 ingredients; did you mean 'rice'?"),
+        (
+            "rice, freid tofu",
+            "--ingredients: 'freid tofu' is none of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?",
+        ),
+        ("tofu", "--ingredients: 'tofu' is none of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?"),
+        ("scallions", "--ingredients: 'scallions' is none of the 5 ingredients; did you mean 'spring onion'?"),
+        (
+            "xyzzy",
+            "--ingredients: 'xyzzy' is none of the 5 ingredients; `classes.tsv` of the checkpoint lists them",
+        ),
+        (" , ", '--ingredients is empty: name what is on the pictures, for example "rice, fried tofu"'),
+    ],
+)
+def test_unknown_names(text, sentence):
+    with pytest.raises(UserError) as error:
+        parse_names(text, CLASSES)
+    assert str(error.value) == sentence
+
+
+def test_background_is_no_ingredient():
+    with pytest.raises(UserError, match="'background' is none of the 5 ingredients"):
+        parse_names("background", CLASSES)
+    assert "background" not in nearest_names("background", CLASSES)

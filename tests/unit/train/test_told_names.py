@@ -1,0 +1,193 @@
+"""Which names student and teacher are told in training, and of which the ingredient head learns."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from foodseg.checkpoint import load_checkpoint
+from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.config import ExperimentConfig
+from foodseg.data.batch import Batch
+from foodseg.data.plates import PLATE_CLASSES
+from foodseg.distill.lists import student_lists
+from foodseg.losses import cross_entropy_sum
+from foodseg.models.segmenter import SegmenterOutput
+from foodseg.train.loop import Trainer
+from foodseg.train.task import SegmentationTask
+from tests.drawn import IGNORE, drawn_config, write_drawn, write_table
+from tests.rank import prepared
+
+K = len(PLATE_CLASSES)
+ON = ("loss.distill=1", "distill.ramp=0", "optim.warmup=0", "data.val_split=null")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_drawn(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> str:
+    table = write_table(tmp_path_factory.mktemp("table") / "names.safetensors")
+    return f"model.text={{kind: table, table: {table}}}"
+
+
+class Recorder(nn.Module):
+    """Says what it was told; its output has the right shapes and a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.told: list[torch.Tensor | None] = []
+
+    def forward(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> SegmenterOutput:
+        self.told.append(ingredients)
+        maps = self.weight * torch.ones(len(image), K, 4, 4)
+        return SegmenterOutput(maps, 4, maps.mean((2, 3)), maps, maps[:, :, :2, :2])
+
+
+def a_batch() -> Batch:
+    """Four pictures of 16 x 16: from a source that annotates all, one that annotates 1 and 2, two without masks."""
+    masks = np.full((4, 16, 16), IGNORE, np.uint8)
+    masks[0, :8], masks[0, 8:], masks[1, :2] = 0, 3, 2
+    ingredients = np.zeros((4, K), bool)
+    ingredients[0, 3] = ingredients[1, 2] = True
+    return Batch.from_arrays(
+        {
+            "image": np.zeros((4, 16, 16, 3), np.uint8),
+            "mask": masks,
+            "extent": np.array([[0, 0, 16, 16], [0, 0, 10, 16], [0, 0, 16, 16], [0, 0, 4, 4]], np.int32),
+            "seed": np.arange(4, dtype=np.int64),
+            "position": np.arange(4, dtype=np.int64),
+            "source": np.array([0, 1, 0, 1], np.int16),
+            "ingredients": ingredients,
+            "list_known": np.array([True, True, False, False]),
+        }
+    )
+
+
+def a_task(config: ExperimentConfig) -> SegmentationTask:
+    text = torch.randn(K, 16, generator=torch.Generator().manual_seed(0)) if config.model.fusion != "none" else None
+    annotated = {"all": None, "some": (0, 1, 2)}
+    return SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
+
+
+def listed(*ids: int) -> list[bool]:
+    return [index in (0, *ids) for index in range(K)]
+
+
+EVERY = [True] * K
+SOME = listed(2, *range(3, K))  # what is not annotated may be there
+
+
+def told(config: ExperimentConfig) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The lists of student and teacher."""
+    student, teacher = Recorder(), Recorder()
+    a_task(config).loss(student, a_batch(), 5, teacher)
+    return student.told[0], teacher.told[0]
+
+
+def test_the_teacher_is_told_the_truth_and_the_student_a_drawn_list(names):
+    config = drawn_config("data", "run", "model.fusion=cross_attention", names, *ON, "distill.list_mix=[0, 1, 0, 0]")
+    for lists in told(config):
+        assert lists is not None and lists.tolist() == [listed(3), SOME, EVERY, EVERY]
+    config = drawn_config("data", "run", "model.fusion=cross_attention", names, *ON)
+    student, teacher = told(config)
+    assert teacher is not None and teacher.tolist() == [listed(3), SOME, EVERY, EVERY]
+    possible = torch.tensor([listed(3), SOME, listed(), listed(*range(3, K))])
+    expected = student_lists(possible, torch.tensor([True, True, False, False]), torch.arange(4), config.distill)
+    assert student is not None and torch.equal(student, expected)
+
+
+def test_a_teacher_of_the_vocabulary_is_told_nothing_and_the_student_no_less(names):
+    settings = ["model.fusion=cross_attention", names, *ON]
+    student, teacher = told(drawn_config("data", "run", *settings, "distill.teacher_list=vocabulary"))
+    assert teacher is None and student is not None
+    assert torch.equal(student, told(drawn_config("data", "run", *settings))[0])
+
+
+def test_the_student_is_told_the_same_without_a_teacher(names):
+    """So that arms with and without distillation differ in nothing else."""
+    settings = ["model.fusion=cross_attention", names]
+    alone, with_teacher = Recorder(), Recorder()
+    a_task(drawn_config("data", "run", *settings)).loss(alone, a_batch(), 5)
+    a_task(drawn_config("data", "run", *settings, *ON)).loss(with_teacher, a_batch(), 5, Recorder())
+    assert alone.told[0] is not None and torch.equal(alone.told[0], with_teacher.told[0])
+
+
+def test_a_model_without_text_is_told_nothing():
+    assert told(drawn_config("data", "run", *ON)) == (None, None)
+
+
+def test_the_head_learns_of_names_that_are_known(names):
+    """Of the second picture's source 1 and 2 alone; of pictures without a mask nothing; of background never."""
+    task = a_task(drawn_config("data", "run", "model.ingredient_head=true", "loss.ingredients=2"))
+    assert task.weights_at(0) == {"cross_entropy": 1.0, "ingredients": 2.0}
+    assert task.counts(a_batch(), 0)["ingredients"].item() == (K - 1) + 2
+    found = task.loss(Recorder(), a_batch(), 0)["ingredients"].item()
+    there, absent = np.log1p(np.exp(-1.0)), np.log1p(np.exp(1.0))  # all logits are 1
+    assert found == pytest.approx(2 * there + (K - 2 + 1) * absent, rel=1e-5)
+
+
+def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
+    task = a_task(drawn_config("data", "run", "model.fusion=score_map", "loss.score_map=0.5", names))
+    batch = a_batch()
+    thinned = batch.mask.long()[:, 2::4, 2::4]
+    assert task.counts(batch, 0)["score_map"].item() == 16 == (thinned != IGNORE).sum()
+    found = task.loss(Recorder(), batch, 0)["score_map"]
+    expected = cross_entropy_sum(torch.ones(4, K, 2, 2), thinned, IGNORE, task._hidden(batch))
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_the_teachers_terms_are_divided_by():
+    """Pixels that are no padding, whether there is a mask or not."""
+    counts = a_task(drawn_config("data", "run", *ON, "loss.features=1")).counts(a_batch(), 5)
+    assert {name: int(count) for name, count in counts.items()} == {
+        "cross_entropy": 256 + 32,
+        "distill": 256 + 160 + 256 + 16,
+        "features": 256 + 160 + 256 + 16,
+    }
+
+
+FUSIONS = {
+    "score_map": ["model.fusion=score_map", "loss.score_map=0.4"],
+    "cross_attention": ["model.fusion=cross_attention"],
+    "film": ["model.fusion=film", "model.ingredient_head=true", "loss.ingredients=0.2"],
+}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_is_taught(data, names, tmp_path, fusion):
+    """DDP waits for the gradient of each: one that no term reaches would end a run on two workers."""
+    run, context = prepared(drawn_config(data, tmp_path / "r", names, *FUSIONS[fusion], *ON))
+    trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+    (batch,) = context.batches(0, 1)
+    sum(trainer.task.loss(trainer.student, batch, 0, trainer.teacher.module).values()).backward()
+    assert [name for name, p in trainer.student.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_resumed_run_with_names_is_the_undisturbed_one(data, names, tmp_path, fusion):
+    settings = [names, *FUSIONS[fusion], *ON, "train.steps=5", "train.checkpoint_every=1", "loss.features=0.5"]
+    for name, stops in {"whole": [], "parts": [False, True]}.items():
+        run, context = prepared(drawn_config(data, tmp_path / name, *settings))
+        answers = iter(stops)
+        context.stop_requested = lambda answers=answers: next(answers, False)  # type: ignore[method-assign,misc]
+        Trainer(run.config, run.manifest, run.total_steps, context).run()
+    run, context = prepared(drawn_config(data, tmp_path / "parts", *settings), resume=True)
+    assert Trainer(run.config, run.manifest, run.total_steps, context).run()["step"] == 5
+    one, other = (load_checkpoint(newest_checkpoint(str(tmp_path / name)) or "") for name in ("whole", "parts"))
+    for found, expected in ((one.student, other.student), (one.teacher, other.teacher)):
+        assert found is not None and expected is not None and found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
