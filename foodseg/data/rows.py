@@ -66,7 +66,8 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
         )  # fmt: skip
         if "pasted_mask" in columns and columns["pasted_mask"][i] is not None:
             image, mask, height, width = (columns[name][i] for name in PASTED)
-            crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes)
+            annotated = manifest.annotated[columns["source"][i]]
+            crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes, annotated)
         arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
         arrays["ingredients"][i], arrays["list_known"][i] = crop.ingredients, crop.list_known
     return arrays
