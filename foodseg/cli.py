@@ -190,11 +190,11 @@ def evaluate(
         from rich.console import Console
 
         from foodseg.eval.evaluation import Evaluation
-        from foodseg.eval.report import notes, scores_table
+        from foodseg.eval.report import condition_mark, notes, scores_table
         from foodseg.eval.results import conditions_note
 
         evaluation = Evaluation.from_json(metrics)
-        Console().print(scores_table(evaluation))
+        Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))
         told = conditions_note(metrics)
         print("\n".join([*([f"Ingredients: {told}."] if told else []), *notes(evaluation)]))
         print(f"written to {redact(out)}: report.html, report.md, metrics.json, pictures.parquet")
@@ -205,7 +205,7 @@ def evaluate(
 def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:
     from foodseg import storage
     from foodseg.classes import ClassTable
-    from foodseg.eval.compare import compare
+    from foodseg.eval.compare import compare, shown_side
     from foodseg.eval.evaluate import read_subsets
     from foodseg.eval.pictures import read_pictures
 
@@ -218,7 +218,15 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     classes = ClassTable(tuple(about_a["classes"]))
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
     named = dict(zip("ab", map(storage.redact, folders), strict=True))
-    emit({**named, **result.to_json()}, as_json, lambda: print(result.to_markdown()))
+    conditions = {"a": about_a["conditions"], "b": about_b["conditions"]}
+    oracles = [side for side, each in conditions.items() if each and each["ingredients"] == "given"]
+
+    def show() -> None:
+        for side, folder in named.items():
+            print(f"{side.upper()}: {shown_side(folder, conditions[side])}")
+        print(f"\n{result.to_markdown()}")
+
+    emit({**named, "conditions": conditions, "oracles": oracles, **result.to_json()}, as_json, show)
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
     python -m tests.rank RANK WORLD_SIZE FOLDER        # reads configs.json, writes rank-<RANK>.pt
 
-The file holds, per configuration, the gradients of the first update as DDP left them and the scores on val.
+The file holds, per configuration, the gradients of the first update as DDP left them, the scores on val, and the
+buffers of the student and of the teacher.
 """
 
 import json
@@ -75,7 +76,13 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         run = prepare_run(parse_config(tree), resume=rank != 0)
         torch.distributed.barrier()
         trainer = Trainer(run.config, run.manifest, run.total_steps, GlooContext(run, rank, world_size))
-        results.append({"gradients": first_gradients(trainer), "history": trainer.history})
+        gradients = first_gradients(trainer)
+        assert trainer.teacher is not None
+        buffers = {
+            "student": dict(trainer.student.named_buffers()),
+            "teacher": dict(trainer.teacher.module.named_buffers()),
+        }
+        results.append({"gradients": gradients, "history": trainer.history, "buffers": buffers})
     torch.save(results, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 

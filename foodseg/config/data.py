@@ -32,8 +32,8 @@ class DataConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="repeat-factor sampling (LVIS): a picture with a class in a share f < threshold of the pictures "
-        "is drawn sqrt(threshold / f) times an epoch; 0 = every picture once",
+        description="repeat-factor sampling (LVIS): a picture with a class in a share f < threshold of the labelled "
+        "pictures is drawn sqrt(threshold / f) times an epoch; 0 = every picture once",
     )
     repeat_cap: float = Field(
         4.0, ge=1, description="most times that repeat-factor sampling draws a picture in one epoch"

@@ -18,7 +18,14 @@ class TextConfig(Section):
     )
     model: str | None = Field(None, description="kind open_clip: name of the model, for example ViT-L-14")
     tag: str | None = Field(
-        None, description="kind open_clip: tag of its published weights, for example openai, or a file or URI of them"
+        None,
+        description="kind open_clip: tag of its published weights, for example openai, or a file or URI of weights, "
+        "which may need quick_gelu too",
+    )
+    quick_gelu: bool | None = Field(
+        None,
+        description="kind open_clip: the tower computes with QuickGELU, as OpenAI's do; null = as the published tag "
+        "says; for a file of weights it must be given where the model is known with both kinds of GELU",
     )
     prompts: tuple[str, ...] = Field(
         ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}."),
@@ -26,7 +33,9 @@ class TextConfig(Section):
         description="kind open_clip: sentences with {} for the name; the vectors of all are averaged",
     )
     centre: bool = Field(
-        True, description="subtract the mean of all names and bring each vector to length 1: names crowd together"
+        True,
+        description="subtract the mean of all names and bring each vector to length 1: names crowd together; where "
+        "there is one name alone, nothing is subtracted",
     )
     gamma: float = Field(1e-4, ge=0, le=1, description="initial weight of the learned change of the vectors")
 
@@ -46,4 +55,6 @@ class TextConfig(Section):
         if (self.model is not None, self.tag is not None) != (self.kind == "open_clip",) * 2:
             needs = "are both needed for kind open_clip" if self.kind == "open_clip" else "need kind open_clip"
             raise ValueError(f"model.text.model and model.text.tag {needs}")
+        if self.quick_gelu is not None and self.kind != "open_clip":
+            raise ValueError("model.text.quick_gelu needs kind open_clip")
         return self

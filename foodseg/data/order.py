@@ -16,7 +16,7 @@ import numpy as np
 
 WINDOW = 2048
 _SHARDS, _ROWS, _OFFSET, _AUGMENT, _PASTE = range(5)  # what a stream of random numbers is for
-_PARTNERS_TRIED = 8  # until one of another source is found
+_PARTNERS_TRIED = 32  # until one of another source and with ingredients is found
 
 
 class TrainingOrder:
@@ -30,6 +30,7 @@ class TrainingOrder:
             least 1; None = each row once.
         paste: probability that a position has a paste partner.
         sources: (N,) integers, the source of each row; needed for `paste`.
+        pastable: (N,) bool, the rows with an ingredient that could be pasted; needed for `paste`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TrainingOrder:
         *,
         paste: float = 0.0,
         sources: np.ndarray | None = None,
+        pastable: np.ndarray | None = None,
     ) -> None:
         self.shard_starts = np.concatenate([[0], np.cumsum(shard_rows)]).astype(np.int64)
         self.seed = seed
@@ -55,8 +57,8 @@ class TrainingOrder:
             self.epoch_length = round(float(repeats.sum()))
             self._repeats = repeats * (self.epoch_length / repeats.sum())
         self.paste = paste
-        self._sources = sources
-        self._several_sources = sources is not None and len(np.unique(sources)) > 1
+        self._sources, self._pastable = sources, pastable
+        self._several_sources = sources is not None and len(np.unique(sources[pastable])) > 1
         self._epochs: dict[int, np.ndarray] = {}
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +68,13 @@ class TrainingOrder:
     def partners(self, start: int, stop: int) -> np.ndarray:
         """Returns (stop - start,) int64, the row whose regions are pasted in at each position; -1 = none.
 
-        A partner comes from the same unit of positions, whose rows are read anyway, and from another source than the
-        position's own row where there are several.
+        A partner has an ingredient; it comes from the same unit of positions, whose rows are read anyway, and from
+        another source than the position's own row where several sources have partners.
         """
         partners = np.full(stop - start, -1, np.int64)
         if self.paste == 0:
             return partners
-        assert self._sources is not None
+        assert self._sources is not None and self._pastable is not None
         own = self.rows(start, stop)[1]
         for index, position in enumerate(range(start, stop)):
             rng = np.random.default_rng([self.seed, _PASTE, position])
@@ -80,6 +82,7 @@ class TrainingOrder:
                 continue
             places = position // self.unit * self.unit + rng.integers(self.unit, size=_PARTNERS_TRIED)
             rows = self._rows_at(places)[1]
+            rows = rows[self._pastable[rows]]
             if self._several_sources:
                 rows = rows[self._sources[rows] != self._sources[own[index]]]
             if len(rows):
@@ -141,12 +144,15 @@ def position_seed(seed: int, position: int) -> int:
     return int(np.random.SeedSequence([seed, _AUGMENT, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def repeat_factors(ingredients: Sequence[Sequence[int]], threshold: float, cap: float) -> np.ndarray | None:
+def repeat_factors(
+    ingredients: Sequence[Sequence[int]], labelled: int, threshold: float, cap: float
+) -> np.ndarray | None:
     """Repeat-factor sampling (Gupta et al., LVIS, 2019): r(row) = max over its classes of sqrt(threshold / share).
 
     Args:
-        ingredients: for each row the class ids in it.
-        threshold: share of the rows below which a class is drawn more often; 0 switches it off.
+        ingredients: for each row the class ids in it; none for a row without a mask.
+        labelled: number of rows with a mask: shares are of these, as nobody knows what is on the others.
+        threshold: share of the labelled rows below which a class is drawn more often; 0 switches it off.
         cap: largest factor.
 
     Returns:
@@ -158,7 +164,7 @@ def repeat_factors(ingredients: Sequence[Sequence[int]], threshold: float, cap: 
     for ids in ingredients:
         for index in set(ids):
             rows_with[index] = rows_with.get(index, 0) + 1
-    factor = {index: max(1.0, (threshold * len(ingredients) / count) ** 0.5) for index, count in rows_with.items()}
+    factor = {index: max(1.0, (threshold * labelled / count) ** 0.5) for index, count in rows_with.items()}
     return np.array([min(cap, max((factor[index] for index in ids), default=1.0)) for ids in ingredients])
 
 

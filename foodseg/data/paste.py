@@ -5,6 +5,8 @@ another picture, of another source where there is one, are laid over the crop, w
 makes no difference.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
@@ -16,19 +18,22 @@ _PASTE = 3  # which random numbers of a position's seed; the strong view has 1, 
 
 def paste_regions(
     crop: Crop, image: bytes, mask: bytes, height: int, width: int, seed: int, augment: AugmentConfig,
-    classes: ClassTable,
+    classes: ClassTable, annotated: Collection[int] | None,
 ) -> Crop:  # fmt: skip
     """Returns `crop` with regions of the partner's crop over it; a pure function of its arguments.
 
     Args:
         image, mask, height, width: the partner's row, as `make_crop` takes it.
         seed: of the crop's position; the partner's own crop and what is taken from it follow from it.
+        annotated: ids that the source of `crop` annotates, None = all; only these are pasted. Any other id in the mask
+            would be taken for annotated in the whole crop (`losses.cross_entropy_sum`), and the background that holds
+            the same ingredient unlabelled for true background.
     """
     rng = np.random.default_rng([seed, _PASTE])
     # centred on an ingredient, else there is often nothing to take
     centred = augment.model_copy(update={"class_aware": 1.0})
     partner = make_crop(image, mask, height, width, int(rng.integers(2**62)), centred, classes)
-    region = _chosen_region(partner.mask, crop.extent, classes, rng)
+    region = _chosen_region(partner.mask, crop.extent, classes, annotated, rng)
     pixels = np.where(region[..., None], partner.image, crop.image)
     ids = np.where(region, partner.mask, crop.mask)
     # the list of a picture without a mask stays unknown: what is pasted is not all that is on it
@@ -36,10 +41,18 @@ def paste_regions(
     return Crop(pixels, ids, crop.extent, listed, crop.list_known)
 
 
-def _chosen_region(mask: np.ndarray, extent: np.ndarray, classes: ClassTable, rng: np.random.Generator) -> np.ndarray:
+def _chosen_region(
+    mask: np.ndarray,
+    extent: np.ndarray,
+    classes: ClassTable,
+    annotated: Collection[int] | None,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Draws at least one of the ingredients, each of the others with 1/2; (S, S) bool, within `extent`."""
     present = np.unique(mask)
     present = present[(present != BACKGROUND) & (present != classes.ignore_id)]
+    if annotated is not None:
+        present = present[np.isin(present, list(annotated))]
     if not len(present):
         return np.zeros(mask.shape, bool)
     taken = rng.uniform(size=len(present)) < 0.5

@@ -23,7 +23,7 @@ COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
 class RowReader:
     """Row numbers count through the shards of `splits` in their order in the manifest.
 
-    Shards of joined data sets name their own URI, which goes before `uri`.
+    Shards of joined data sets name their own URI, which goes before `uri`. `labelled`: number of rows with a mask.
 
     Only row groups that hold a wanted row are fetched. Safe to use from several threads; cheap to pickle.
     """
@@ -32,6 +32,9 @@ class RowReader:
         self.uri = uri
         self.shards = manifest.split_shards(splits)
         self.shard_rows = [shard.rows for shard in self.shards]
+        self.labelled = sum(self.shard_rows) - sum(
+            manifest.counts[split].unlabelled for split in set(splits) & manifest.counts.keys()
+        )
         starts = np.concatenate([[0], np.cumsum([rows for shard in self.shards for rows in shard.row_groups])])
         self._group_starts = starts.astype(np.int64)
         self._groups = [(s, g) for s, shard in enumerate(self.shards) for g in range(len(shard.row_groups))]
@@ -116,17 +119,22 @@ def training_order(
             f"fewer than train.global_batch = {global_batch}: add pictures or lower train.global_batch"
         )
     repeats = _weights(reader, data)
+    needs_ingredients = data.repeat_threshold > 0 or paste > 0
+    ingredients = reader.column("ingredients").to_pylist() if needs_ingredients else []
     if data.repeat_threshold > 0:
-        factors = repeat_factors(reader.column("ingredients").to_pylist(), data.repeat_threshold, data.repeat_cap)
+        factors = repeat_factors(ingredients, reader.labelled, data.repeat_threshold, data.repeat_cap)
         repeats = factors if repeats is None else repeats * factors
     if repeats is not None and round(float(repeats.sum())) < global_batch:
         raise UserError(
             f"with the weights of data.uris an epoch draws {repeats.sum():.1f} pictures, "
             f"fewer than train.global_batch = {global_batch}: raise the weights or lower train.global_batch"
         )
-    sources = reader.column("source").dictionary_encode().unify_dictionaries() if paste > 0 else None
-    codes = None if sources is None else np.concatenate([part.indices.to_numpy() for part in sources.chunks])
-    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, paste=paste, sources=codes)
+    if paste == 0:
+        return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
+    sources = reader.column("source").dictionary_encode().unify_dictionaries()
+    codes = np.concatenate([part.indices.to_numpy() for part in sources.chunks])
+    pastable = np.array([bool(ids) for ids in ingredients])
+    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, paste=paste, sources=codes, pastable=pastable)
 
 
 def _weights(reader: RowReader, data: DataConfig) -> np.ndarray | None:

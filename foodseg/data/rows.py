@@ -65,8 +65,9 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
             columns["seed"][i], augment, classes,
         )  # fmt: skip
         if "pasted_mask" in columns and columns["pasted_mask"][i] is not None:
-            partner = [columns[name][i] for name in PASTED]
-            crop = paste_regions(crop, *partner, columns["seed"][i], augment, classes)
+            image, mask, height, width = (columns[name][i] for name in PASTED)
+            annotated = manifest.annotated[columns["source"][i]]
+            crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes, annotated)
         arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
         arrays["ingredients"][i], arrays["list_known"][i] = crop.ingredients, crop.list_known
     return arrays

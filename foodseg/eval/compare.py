@@ -18,7 +18,7 @@ import numpy as np
 
 from foodseg.errors import UserError
 from foodseg.eval.pictures import PictureCounts, refuse_strange_ids
-from foodseg.eval.report import markdown_cell, percent
+from foodseg.eval.report import condition_mark, markdown_cell, percent
 from foodseg.metrics import class_iou, subset_ids
 
 # What the arrays of one chunk of resamples may take together; the groups' own counts (G x 6 K x 8 bytes) come on top.
@@ -108,6 +108,14 @@ def compare(
     rows = zip(titles, observed, np.concatenate(drawn, axis=1), strict=True)
     miou, *rest = [_difference(*row, groups=len(groups), pictures=len(a)) for row in rows]
     return Comparison(miou=miou, subsets=dict(zip(chosen, rest, strict=True)))
+
+
+def shown_side(folder: str, conditions: Mapping[str, str] | None) -> str:
+    """Names one side of a comparison, with the conditions that its pictures.parquet notes; "oracle" where it is one."""
+    if conditions is None:
+        return f"{folder} (label maps, or an older evaluation that does not note its conditions)"
+    told = condition_mark(conditions) or conditions["ingredients"]
+    return f"{folder} (ingredients {told}; {conditions['weights']} weights)"
 
 
 def _by_id(pictures: list[PictureCounts], side: str) -> dict[str, PictureCounts]:

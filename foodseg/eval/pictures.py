@@ -11,7 +11,7 @@ running a model.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,14 @@ def refuse_strange_ids(picture: PictureCounts, classes: int) -> None:
             raise UserError(f"picture {picture.image_id!r} holds id {strange}, valid ids are 0 to {classes - 1}")
 
 
-def write_pictures(uri: str, pictures: Iterable[PictureCounts], classes: Sequence[str], split: str, data: str) -> None:
+def write_pictures(
+    uri: str,
+    pictures: Iterable[PictureCounts],
+    classes: Sequence[str],
+    split: str,
+    data: str,
+    conditions: Mapping[str, str] | None = None,
+) -> None:
     """Writes the pictures to one Parquet file at `uri`, replacing what is there.
 
     Args:
@@ -96,6 +103,7 @@ def write_pictures(uri: str, pictures: Iterable[PictureCounts], classes: Sequenc
         classes: the K class names.
         split: the split they were taken from.
         data: the identity of the data set: its name and generation.
+        conditions: the keys of `eval` that the scores stand under: ingredients, restrict, weights; None for label maps.
 
     Raises:
         UserError: an image id stands twice (it would be counted twice), or a class id is outside the label space.
@@ -107,6 +115,7 @@ def write_pictures(uri: str, pictures: Iterable[PictureCounts], classes: Sequenc
     for picture in pictures:
         refuse_strange_ids(picture, len(classes))
     metadata = {"version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data}
+    metadata["conditions"] = None if conditions is None else dict(conditions)
     schema = pa.schema(_FIELDS, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
     columns: dict[str, list[Any]] = {
         name: [getattr(picture, name) for picture in pictures] for name in ("image_id", "group_id", *_CELLS)
@@ -123,7 +132,8 @@ def read_pictures(uri: str) -> tuple[list[PictureCounts], dict[str, Any]]:
 
     Returns:
         The pictures in the order in which they were written (those of a file of version 1 without boundary counts),
-        and the metadata: `classes` (list of K names), `split`, `data` and `version`.
+        and the metadata: `classes` (list of K names), `split`, `data`, `version` and `conditions` (as they were
+        written; None where the file is older than they are).
 
     Raises:
         UserError: the file is not Parquet, was not written by `write_pictures`, or has a newer format version.
@@ -136,7 +146,7 @@ def read_pictures(uri: str) -> tuple[list[PictureCounts], dict[str, Any]]:
     written = (table.schema.metadata or {}).get(_METADATA_KEY)
     if written is None:
         raise UserError(f"{shown} holds no picture counts: expected a file that `foodseg evaluate` wrote")
-    metadata = json.loads(written)
+    metadata = {"conditions": None, **json.loads(written)}
     if metadata["version"] > _FORMAT_VERSION:
         raise UserError(f"{shown} has format version {metadata['version']}, this foodseg reads up to {_FORMAT_VERSION}")
     columns = [table.column(name).to_pylist() for name in ("image_id", "group_id")]

@@ -170,7 +170,7 @@ def _checkpoint_subject(
             "weights": config.eval.weights,
             "config_hash": config_hash(config),
             "eval": config.eval.model_dump(mode="json"),
-            "conditions": config.eval.model_dump(mode="json", include={"ingredients", "restrict"}),
+            "conditions": config.eval.model_dump(mode="json", include={"ingredients", "restrict", "weights"}),
             **({"text": loaded.text.made_by} if loaded.text else {}),
             "temperature": calibration.temperature if calibration else 1.0,
         },

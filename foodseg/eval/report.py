@@ -5,7 +5,7 @@ rich.print(scores_table(evaluation))
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.markup import escape
 from rich.table import Table
@@ -26,8 +26,29 @@ class Headline:
     meaning: str
 
 
-def headlines(evaluation: Evaluation) -> list[Headline]:
-    """Returns the summary, most important first; all values are shares, shown in percent."""
+def headlines(evaluation: Evaluation, condition: str | None = None) -> list[Headline]:
+    """Returns the summary, most important first; all values are shares, shown in percent.
+
+    Args:
+        condition: of `condition_mark`; it stands after every name, so that no number is quoted without it.
+    """
+    rows = _plain_headlines(evaluation)
+    return rows if condition is None else [replace(row, name=f"{row.name} ({condition})") for row in rows]
+
+
+def condition_mark(conditions: Mapping[str, str] | None) -> str | None:
+    """Returns the keys of `eval` that make a score another than that of the whole vocabulary; None where none does.
+
+    Args:
+        conditions: `ingredients` and `restrict` of the section `eval`; None for label maps of others.
+    """
+    if conditions is None or conditions["ingredients"] == "vocabulary":
+        return None
+    told = {"given": "given, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
+    return told if conditions["restrict"] == "none" else f"{told}, restrict {conditions['restrict']}"
+
+
+def _plain_headlines(evaluation: Evaluation) -> list[Headline]:
     scores, boundary, food = evaluation.scores, evaluation.boundary, evaluation.ingredients
     present = [row.id for row in scores.classes if row.truth_pixels]
     union = [row.id for row in scores.classes if row.truth_pixels or row.predicted_pixels]
@@ -63,19 +84,21 @@ def _confidence_headlines(evaluation: Evaluation) -> list[Headline]:
     ]
 
 
-def scores_markdown(evaluation: Evaluation, title: str, facts: Mapping[str, str]) -> str:
+def scores_markdown(evaluation: Evaluation, title: str, facts: Mapping[str, str], condition: str | None = None) -> str:
     """Returns a Markdown page: title, facts, the summary, confidences, every class, every ingredient.
 
     Scores are in percent with one decimal, `-` where there is nothing to score; `over` is what a mean rests on.
 
     Args:
         facts: what was scored on what, in the order to be shown: checkpoint, data, split, setting.
+        condition: as in `headlines`.
     """
     lines = [f"# {title}", ""]
     if facts:
         lines += [*(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += ["| score | % | over |", "|---|---:|---:|"]
-    lines += [f"| {markdown_cell(row.name)} | {percent(row.value)} | {row.over} |" for row in headlines(evaluation)]
+    rows = headlines(evaluation, condition)
+    lines += [f"| {markdown_cell(row.name)} | {percent(row.value)} | {row.over} |" for row in rows]
     for note in notes(evaluation):
         lines += ["", note]
     lines += ["", *_class_lines(evaluation), "", "## Ingredients", "", *_ingredient_lines(evaluation.ingredients)]
@@ -112,12 +135,16 @@ def _ingredient_lines(food: IngredientScores) -> list[str]:
     return lines
 
 
-def scores_table(evaluation: Evaluation) -> Table:
-    """Returns the summary (no classes) for `rich.print`: score, percent with one decimal, what a mean rests on."""
+def scores_table(evaluation: Evaluation, condition: str | None = None) -> Table:
+    """Returns the summary (no classes) for `rich.print`: score, percent with one decimal, what a mean rests on.
+
+    Args:
+        condition: as in `headlines`.
+    """
     table = Table("score")
     table.add_column("%", justify="right")
     table.add_column("over", justify="right")
-    for row in headlines(evaluation):
+    for row in headlines(evaluation, condition):
         table.add_row(escape(row.name), percent(row.value), row.over)
     return table
 

@@ -39,6 +39,7 @@ class Page:
     history: one dict per validation of the training (step, miou, and of both kinds of weights miou_student and
         miou_ema); empty for label maps of others.
     losses: (step, loss terms by name), as `read_losses` found them.
+    condition: under which the scores stand, as in `headlines`.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Page:
     best: Sequence[Example]
     history: Sequence[Mapping[str, Any]] = ()
     losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    condition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def page_html(page: Page) -> str:
     return template.render(
         page=page,
         evaluation=evaluation,
-        cards=headlines(evaluation),
+        cards=headlines(evaluation, page.condition),
         untrained=untrained_note(evaluation.scores),
         classes=_class_rows(evaluation, palette),
         absent=[row.name for row in evaluation.scores.classes if not row.truth_pixels],

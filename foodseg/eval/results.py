@@ -14,7 +14,7 @@ from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import merge, write_pictures
-from foodseg.eval.report import scores_markdown
+from foodseg.eval.report import condition_mark, scores_markdown
 from foodseg.eval.report_html import Page, page_html
 
 
@@ -50,12 +50,16 @@ def write_results(
     title, facts = f"{manifest.name} {metrics['split']}", shown_facts(metrics)
     worst, best = draw_examples(reader, scored.pictures, labeller, space)
     matrix = merge(scored.pictures, len(classes))
-    page = Page(title, facts, evaluation, matrix, classes, manifest, worst, best, curves.history, curves.losses)
+    conditions = metrics.get("conditions")
+    condition = condition_mark(conditions)
+    page = Page(
+        title, facts, evaluation, matrix, classes, manifest, worst, best, curves.history, curves.losses, condition
+    )
     counts = storage.join(out, "pictures.parquet")
-    write_pictures(counts, scored.pictures, classes.names, metrics["split"], space.data)
+    write_pictures(counts, scored.pictures, classes.names, metrics["split"], space.data, conditions)
     if scored.confidence is not None:
         write_confidence(storage.join(out, "confidence.parquet"), scored.confidence)
-    storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts))
+    storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts, condition))
     storage.write_text(storage.join(out, "report.html"), page_html(page))
     storage.write_json(storage.join(out, "metrics.json"), metrics)
 

@@ -37,12 +37,13 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], *, pro
         (names, D) float32.
 
     Raises:
-        UserError: open_clip is missing, or lacks the model or its weights.
+        UserError: open_clip is missing, or lacks the model or its weights; a file of weights leaves their GELU open.
     """
     open_clip = _open_clip()
     weights = _weights(open_clip, config)
     sentences = [[prompt.format(word) for word in words for prompt in config.prompts] for words in names]
-    asked = json.dumps([open_clip.__version__, config.model, weights.identity, sentences, projected])
+    tower = [open_clip.__version__, config.model, weights.identity, weights.quick_gelu]
+    asked = json.dumps([*tower, sentences, projected])
     kept = _cache_file(hashlib.sha256(asked.encode()).hexdigest())
     if kept.exists():
         return safetensors.torch.load_file(kept)["text"]
@@ -78,7 +79,8 @@ def _encoded(model: Any, tokens: torch.Tensor, projected: bool) -> torch.Tensor:
     try:
         if not projected:
             tower.text_projection = None  # then open_clip itself stops after the final LayerNorm
-        encoded: torch.Tensor = model.encode_text(tokens).float()
+        # CoCa's encode_text would bring them to length 1 by default
+        encoded: torch.Tensor = model.encode_text(tokens, normalize=False).float()
     finally:
         tower.text_projection = projection
     return encoded
@@ -99,16 +101,24 @@ def _weights(open_clip: Any, config: TextConfig) -> _Weights:
             f"model.text.model: open_clip has no model {config.model!r}; open_clip.list_models() lists them"
         )
     tags = open_clip.list_pretrained_tags_by_model(config.model)
+    # OpenAI's towers were trained with another GELU; open_clip only warns where the model's name does not say so
+    published = {tag: bool(open_clip.get_pretrained_cfg(config.model, tag).get("quick_gelu")) for tag in tags}
     if config.tag in tags:
-        # OpenAI's towers were trained with another GELU; open_clip only warns where the model's name does not say so
-        quick = bool(open_clip.get_pretrained_cfg(config.model, config.tag).get("quick_gelu", False))
+        quick = published[config.tag] if config.quick_gelu is None else config.quick_gelu
         return _Weights(config.tag, None, quick)
     if not storage.exists(config.tag):
         known = ", ".join(tags) or "none"
         raise UserError(
             f"model.text.tag: {storage.redact(config.tag)!r} is no file, and no tag of {config.model} ({known})"
         )
-    return _Weights(config.tag, storage.read_bytes(config.tag), False)
+    known_with = {bool(open_clip.get_model_config(config.model).get("quick_gelu")), *published.values()}
+    if config.quick_gelu is None and len(known_with) > 1:
+        raise UserError(
+            f"model.text.quick_gelu: a file of weights does not say its GELU, and {config.model} is known with both: "
+            "set true for weights from OpenAI's, false for those of open_clip's default"
+        )
+    quick = known_with.pop() if config.quick_gelu is None else config.quick_gelu
+    return _Weights(config.tag, storage.read_bytes(config.tag), quick)
 
 
 def _load(open_clip: Any, config: TextConfig, weights: _Weights) -> nn.Module:
@@ -121,7 +131,10 @@ def _load(open_clip: Any, config: TextConfig, weights: _Weights) -> nn.Module:
             pretrained = str(local)
         try:
             model: nn.Module = open_clip.create_model(
-                config.model, pretrained=pretrained, force_quick_gelu=weights.quick_gelu
+                config.model,
+                pretrained=pretrained,
+                force_quick_gelu=weights.quick_gelu,  # without it open_clip warns of the published tag's
+                quick_gelu=weights.quick_gelu,  # and with that alone it cannot be switched off
             )
         except Exception as error:  # the hub client, torch and safetensors raise a dozen kinds
             detail = str(error).split("\n")[0][:160]

@@ -19,7 +19,10 @@ class NameVectors(nn.Module):
     """The rows of a table of names, with a learned vector for background in row 0, and perhaps a null token behind."""
 
     def __init__(self, table: torch.Tensor, *, centre: bool, null: bool) -> None:
-        """`table` (K, D) float32; `centre`: subtract the mean of its names and bring each row to length 1."""
+        """`table` (K, D) float32; `centre`: subtract the mean of its names and bring each row to length 1.
+
+        A name that is alone (K = 2) keeps its direction: less its own mean it would be 0, and say nothing.
+        """
         super().__init__()
         self._centre = centre
         rows = self._rows(table, table)
@@ -33,7 +36,9 @@ class NameVectors(nn.Module):
         return torch.cat([self.background[None], self._rows(text, table), *learned])
 
     def _rows(self, text: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return normalize(text[1:] - table[1:].mean(0), dim=1) if self._centre else text[1:]
+        if not self._centre:
+            return text[1:]
+        return normalize(text[1:] - table[1:].mean(0) if len(table) > 2 else text[1:], dim=1)
 
 
 class Adapter(nn.Module):

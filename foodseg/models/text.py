@@ -131,14 +131,22 @@ def parse_table(data: bytes, where: str) -> TextTable:
     try:
         vectors = safetensors.torch.load(data)["text"]
         metadata = _metadata(data)
-        names = tuple(json.loads(metadata["names"])) if "names" in metadata else None
+        names = json.loads(metadata["names"]) if "names" in metadata else None
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UserError(
             f"{where} is no table of text vectors, a .safetensors file with a tensor 'text' ({error})"
         ) from None
-    if vectors.ndim != 2 or not vectors.isfinite().all():
+    if vectors.ndim != 2 or not vectors.numel() or not vectors.isfinite().all():
         raise UserError(f"{where}: 'text' must be finite numbers (ids, width), found shape {list(vectors.shape)}")
-    return TextTable(vectors.float(), names, metadata.get("made_by", "unknown"))
+    if "names" in metadata and not _is_texts(names, len(vectors)):
+        raise UserError(
+            f"{where}: the metadata 'names' must be a JSON list of {len(vectors)} texts, one for each row of 'text'"
+        )
+    return TextTable(vectors.float(), None if names is None else tuple(names), metadata.get("made_by", "unknown"))
+
+
+def _is_texts(value: object, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(text, str) for text in value)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

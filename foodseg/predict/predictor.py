@@ -62,7 +62,7 @@ class Predictor:
         """
         fitted = self._fitted(height, width)
         view = self._view(image, *fitted)
-        probabilities = self._probabilities(image, view, given)
+        probabilities = self._probabilities(image, fitted, view, given)
         listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
         logits = self._windows(view, listed)
         if self._config.flip:
@@ -78,7 +78,9 @@ class Predictor:
         pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
         return self._padded(pixels.permute(2, 0, 1)[None].float() / 255)
 
-    def _probabilities(self, image: np.ndarray, view: torch.Tensor, given: Sequence[int] | None) -> torch.Tensor | None:
+    def _probabilities(
+        self, image: np.ndarray, fitted: tuple[int, int], view: torch.Tensor, given: Sequence[int] | None
+    ) -> torch.Tensor | None:
         """Returns (K,) float32, how probable each id is on the picture, background certain; None = all names may be."""
         if self._config.ingredients == "vocabulary":
             return None
@@ -87,9 +89,10 @@ class Predictor:
             known = torch.zeros(self._model.classifier.out_channels, device=self._device)
             known[[BACKGROUND, *given]] = 1
             return known
-        window, height, width = self._config.window, *view.shape[-2:]
-        if window is not None and max(height, width) > window:
-            view = self._view(image, *fit_longest(height, width, window))  # a guess needs the whole in one piece
+        window = self._config.window
+        if window is not None and max(fitted) > window:
+            # a guess needs the whole in one piece, in the shape of the picture and not of the padded view
+            view = self._view(image, *fit_longest(*fitted, window))
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             return self._model.guess_ingredients(view)[0]

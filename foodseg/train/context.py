@@ -67,6 +67,21 @@ def micro_batch_size(config: ExperimentConfig, world_size: int) -> int:
     return max(size for size in range(1, share + 1) if share % size == 0 and size <= config.train.micro_batch)
 
 
+@torch.no_grad()
+def share_buffers(module: nn.Module, context: TrainContext) -> None:
+    """Gives all ranks rank 0's floating buffers, in one message; all ranks call it.
+
+    Live BatchNorm leaves each rank the running statistics of its own pictures.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if context.world_size == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    flat = context.all_reduce(flat if context.rank == 0 else torch.zeros_like(flat))
+    for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
 class LocalContext:
     """One process without Ray; within `with`, Ctrl-C and SIGTERM end the run after a last checkpoint."""
 

@@ -31,7 +31,7 @@ from foodseg.data.shards import Manifest
 from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
 from foodseg.predict.predictor import AUTOCAST
-from foodseg.train.context import TrainContext, micro_batch_size
+from foodseg.train.context import TrainContext, micro_batch_size, share_buffers
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.run import text_of_run
 from foodseg.train.run_log import RunLog
@@ -79,6 +79,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.train.precision == "fp16")
         horizon = config.train.ema_horizon
         self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
+        # else each rank would have a teacher of its own; from the first step on, though what it teaches begins later
+        taught = config.loss.distill > 0 or config.loss.features > 0
+        self.shares_statistics = taught and config.train.batch_norm == "live"
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.calibration: Calibration | None = None  # of the last validation
@@ -165,6 +168,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         if self.teacher is not None:
+            if self.shares_statistics:
+                share_buffers(self.student, self.context)
             self.teacher.update(self.student, self.step)
         return sums, total
 

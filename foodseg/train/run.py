@@ -89,8 +89,12 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
-    if idle and config.loss.distill == 0:
-        _log.warning("%d of the training pictures have no mask: they teach nothing while loss.distill is 0", idle)
+    if idle and config.loss.distill == 0 and config.loss.features == 0:
+        _log.warning(
+            "%d of the training pictures have no mask: nothing is learned from them while loss.distill and "
+            "loss.features are 0",
+            idle,
+        )
     return Run(config, manifest, reader, order, total_steps)
 
 

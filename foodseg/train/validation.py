@@ -21,28 +21,32 @@ from foodseg.eval.calibration import TEMPERATURES, fit_temperature, nll_sums, sa
 from foodseg.eval.evaluate import rank_rows
 from foodseg.metrics import Scores, confusion, scores
 from foodseg.models.segmenter import Segmenter
-from foodseg.predict.predictor import Predictor
-from foodseg.train.context import TrainContext
+from foodseg.predict.predictor import RULED_OUT, Predictor
+from foodseg.train.context import TrainContext, share_buffers
 
 
 def validate(
     model: nn.Module, reader: RowReader, manifest: Manifest, config: ExperimentConfig, context: TrainContext, step: int
-) -> tuple[Scores, Calibration]:
+) -> tuple[Scores, Calibration | None]:
     """Scores every row of `reader` exactly once over the ranks, and fits the temperature; all ranks call it.
 
     Args:
         model: of the weights that `eval.weights` names, after `step` updates.
         reader: of the split `data.val_split`. manifest: of the data that is trained on.
+
+    Returns:
+        The scores, and the temperature; None for it where `eval.restrict` ruled out the true id of every pixel.
     """
     assert isinstance(model, Segmenter) and config.data.val_split is not None
-    _share_statistics(model, context)
+    share_buffers(model, context)  # rank 0's are saved, so all ranks score with them
     predictor = Predictor(model, config.eval, context.device, config.train.precision)
     counted = validation_counts(predictor, reader, manifest, context.rank, context.world_size)
     matrix, nll, pixels = (context.all_reduce(torch.from_numpy(c).to(context.device)).cpu().numpy() for c in counted)
     result = scores(matrix, manifest.classes)
-    fit = fit_temperature(nll, int(pixels[0]))
+    if not pixels[0]:
+        return result, None
     calibration = Calibration(
-        **asdict(fit),
+        **asdict(fit_temperature(nll, int(pixels[0]))),
         pixels=int(pixels[0]),
         split=config.data.val_split,
         step=step,
@@ -58,7 +62,8 @@ def validation_counts(
 
     Returns:
         (K, K) int64 confusion matrix; (T,) int64 negative log-likelihoods of sampled pixels at each of TEMPERATURES, as
-        `nll_sums` gives them; (1,) int64, how many pixels were sampled.
+        `nll_sums` gives them; (1,) int64, how many pixels those are. Pixels whose true id `eval.restrict` ruled out are
+        not among them: no temperature mends those.
     """
     classes = manifest.class_table
     matrix = np.zeros((len(classes), len(classes)), np.int64)
@@ -69,14 +74,9 @@ def validation_counts(
         truth = scorable_mask(decode_mask(row["mask"]), ids, manifest.annotated[row["source"]], classes)
         matrix += confusion(truth, ids, len(classes), classes.ignore_id)
         sample = sampled_pixels(truth, classes.ignore_id, row["image_id"])
-        nll += nll_sums(logits.at(sample), truth.ravel()[sample])
-        pixels += len(sample)
+        values, own = logits.at(sample), truth.ravel()[sample]
+        # of a true id that is ruled out each pixel costs some 1e4 / T nats: the others would have no say
+        possible = values[own, np.arange(len(own))] > RULED_OUT / 2
+        nll += nll_sums(values[:, possible], own[possible])
+        pixels += possible.sum()
     return matrix, nll, pixels
-
-
-def _share_statistics(model: nn.Module, context: TrainContext) -> None:
-    """Live BatchNorm leaves each rank its own running statistics; rank 0's are saved, so all ranks score with them."""
-    if context.world_size > 1:
-        for buffer in model.buffers():
-            own = buffer if context.rank == 0 else torch.zeros_like(buffer)
-            buffer.copy_(context.all_reduce(own.clone()))

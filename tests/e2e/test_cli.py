@@ -333,12 +333,12 @@ def test_text_from_the_names_to_labelled_pictures(
 
     score = ["evaluate", "run", "--data", "prepared", "--workers", "0"]
     plain = answered(*score, "--out", "plain")
-    assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none"}
+    assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none", "weights": "ema"}
     assert plain["text"] == "random unit vectors, seed 5"
     for mode, restrict in (("predicted", "soft"), ("given", "none"), ("given", "hard")):
         told = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
         metrics = answered(*score, "--out", f"{mode}-{restrict}", *told)
-        assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict}
+        assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "ema"}
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
     # with the true list and a hard restriction nothing that is not on a picture is ever found on it
     assert metrics["ingredients"]["per_picture"]["precision"] == 1

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+import ray
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 
 from foodseg.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint_files import newest_checkpoint
@@ -52,6 +54,8 @@ def cluster() -> Iterator[Cluster]:
     for process in psutil.wait_procs(left, timeout=5)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    if ray.is_initialized():  # the cluster took the key-value store of the one that other tests share with it
+        internal_kv._initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
 
 
 def processes(node: Any) -> list[psutil.Process]:

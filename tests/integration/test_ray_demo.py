@@ -1,5 +1,7 @@
-"""The pictures that the demo shows are taken from the prepared set, whatever format that was made from."""
+"""The demo as a whole, smaller still; the pictures that it shows are those of the prepared set, whatever its format."""
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -7,11 +9,40 @@ import cv2
 import numpy as np
 import pytest
 
-from foodseg.data.plates import draw_meal
+from foodseg import ray_demo
+from foodseg.config import load_config
+from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import SCHEMA, read_manifest, write_manifest, write_shard
-from foodseg.ray_demo import SHOWN, _write_some
+from foodseg.models.text import read_table
+from foodseg.ray_demo import SHOWN, _write_some, run_demo
 from tests.drawn import write_drawn
+
+
+def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, a teacher and a table of names: every part of it runs and says what it did."""
+    smaller = ["model.backbone=test_efficientnet", "augment.longest_side=96", "augment.crop=64", "eval.longest_side=96"]
+    shorter = ["train.steps=4", "train.global_batch=4", "train.validate_every=4", "train.log_every=1"]
+    settings = [*smaller, *shorter, "train.checkpoint_every=4"]
+    monkeypatch.setattr(ray_demo, "load_config", lambda path, own: load_config(path, [*own, *settings]))
+    for name, count in (("TRAIN_MEALS", 12), ("TEST_MEALS", 4), ("SHOWN", 2)):
+        monkeypatch.setattr(ray_demo, name, count)
+    out = tmp_path / "demo"
+    result = run_demo(None, out)
+    # the lock has the sentence encoder, so that its vectors are the ones
+    assert result["text"].startswith("all-MiniLM-L6-v2 (") and f"text:      {result['text']}\n" in result["summary"]
+    table = read_table(str(out / "names.safetensors"))
+    assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == PLATE_CLASSES.names
+    assert result["steps"] == 4 and result["metrics"]["pictures"] == result["given"]["pictures"] == 4
+    assert result["metrics"]["conditions"]["ingredients"] == "vocabulary"
+    assert result["given"]["conditions"]["ingredients"] == "given"
+    assert "mIoU, told what is there" in result["summary"]
+    lines = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
+    distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]
+    assert len(distilled) == 4 and all(math.isfinite(loss) for loss in distilled) and distilled[-1] > 0
+    assert (out / "pictures.png").stat().st_size > 0 and len(list((out / "pictures").iterdir())) == 2
+    openings = [json.loads(line) for line in (out / "test_openings.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in openings] == ["opened", "scored"] * 2
 
 
 def test_the_shown_pictures_are_the_files_as_they_came(tmp_path: Path) -> None:

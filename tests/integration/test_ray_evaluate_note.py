@@ -40,7 +40,7 @@ def test_a_temperature_is_for_its_settings(folder):
     found = scored(folder, "one", "val", overrides=["eval.flip=true"])
     assert found["temperature"] == 1 and found["calibration_note"] == (
         "not calibrated for these settings: the temperature is taken as 1, "
-        "the checkpoint's is for longest_side 96, flip False, weights ema"
+        "the checkpoint's is for longest_side 96, flip False, weights ema, ingredients vocabulary"
     )
 
 

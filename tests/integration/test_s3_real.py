@@ -2,13 +2,20 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from foodseg import storage
+from foodseg.data.formats.detect import list_source
 from foodseg.errors import UserError
 from tests.s3_server import S3Server, s3_server_available
+from tests.unit.data.formats import test_coco as coco
+from tests.unit.data.formats import test_foodseg103 as foodseg103
+from tests.unit.data.formats import test_huggingface as huggingface
+from tests.unit.data.formats import test_uecfoodpix as uecfoodpix
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +90,32 @@ def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: py
         time.sleep(0.05)
     crash.join()
     assert any("trying again" in record.message for record in caplog.records)
+
+
+def coco_folder(folder: Path) -> str:
+    """Two pictures with polygons, in COCO's layout."""
+    parts = coco.document([coco.image(1, "a.jpg"), coco.image(2, "b.jpg")], [coco.annotation(1, 1)])
+    return coco.write(folder, {"annotations/instances_train.json": parts, "images/a.jpg": None, "images/b.jpg": None})
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("foodseg103", foodseg103.write),
+        ("uecfoodpix", uecfoodpix.write),
+        ("coco", coco_folder),
+        ("huggingface", lambda folder: huggingface.mirror(folder, train=(0, 3), test=(3, 2))),
+    ],
+)
+def test_every_format_is_read_from_a_bucket_as_from_a_disk(name: str, write: Callable, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    for path in (tmp_path / name).rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"s3://food/{path.relative_to(tmp_path)}", path.read_bytes())
+    here, there = list_source(str(tmp_path / name)), list_source(f"s3://food/{name}")
+    assert there.classes == here.classes and len(there.records) == len(here.records) > 1
+    for ours, theirs in zip(here.records, there.records, strict=True):
+        assert (theirs.image_id, theirs.split, theirs.source) == (ours.image_id, ours.split, ours.source)
+        assert theirs.image.read() == ours.image.read()
+        assert ours.mask is not None and theirs.mask is not None
+        np.testing.assert_array_equal(theirs.mask.read(), ours.mask.read())

@@ -173,6 +173,7 @@ def refusal(overrides: list[str]) -> str:
         ("model.text.table=t", "model.text.table needs kind table"),
         ("model.text.kind=open_clip", "model.text.model and model.text.tag are both needed for kind open_clip"),
         ("model.text.tag=openai", "model.text.model and model.text.tag need kind open_clip"),
+        ("model.text.quick_gelu=true", "model.text.quick_gelu needs kind open_clip"),
         ("model.text.kind=clip", "model.text.kind: must be 'none' or 'open_clip' or 'table', found 'clip'"),
         ("model.text.gamma=2", "model.text.gamma: must be at most 1, found 2"),
         ("model.text.centre=3", "model.text.centre: must be true or false, found 3"),

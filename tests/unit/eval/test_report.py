@@ -10,7 +10,7 @@ from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
 from foodseg.eval.evaluation import Evaluation, summarise
 from foodseg.eval.pictures import PictureCounts
-from foodseg.eval.report import scores_markdown, scores_table
+from foodseg.eval.report import condition_mark, headlines, scores_markdown, scores_table
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]
 
@@ -92,6 +92,25 @@ def test_markdown_by_hand():
 def test_untrained_ids_are_told():
     assert "counted with IoU 0: 1." in scores_markdown(result(trained_ids=[0, 1]), "t", {})
     assert "never occur in train" not in scores_markdown(result(), "t", {})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "mark"),
+    [
+        (None, None),
+        ({"ingredients": "vocabulary", "restrict": "none"}, None),
+        ({"ingredients": "predicted", "restrict": "none"}, "predicted"),
+        ({"ingredients": "predicted", "restrict": "soft"}, "predicted, restrict soft"),
+        ({"ingredients": "given", "restrict": "none"}, "given, oracle"),
+        ({"ingredients": "given", "restrict": "hard"}, "given, oracle, restrict hard"),
+    ],
+)
+def test_no_number_without_its_condition(conditions, mark):
+    assert condition_mark(conditions) == mark
+    plain, marked = headlines(result(True)), headlines(result(True), mark)
+    assert [row.name for row in marked] == [row.name + (f" ({mark})" if mark else "") for row in plain]
+    assert [row.value for row in marked] == [row.value for row in plain]
+    assert f"| mIoU{f' ({mark})' if mark else ''} | 76.1 |" in scores_markdown(result(), "t", {}, mark)
 
 
 def test_scores_that_do_not_exist_are_a_dash():

@@ -16,9 +16,11 @@ from foodseg.eval.pictures import read_pictures
 from foodseg.eval.results import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
 from tests.drawn import write_drawn
 
+ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
 
-@pytest.mark.parametrize("confident", [True, False])
-def test_the_files(tmp_path, confident):
+
+@pytest.mark.parametrize(("confident", "conditions"), [(True, ORACLE), (True, None), (False, None)])
+def test_the_files(tmp_path, confident, conditions):
     uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
@@ -30,7 +32,7 @@ def test_the_files(tmp_path, confident):
     scored = score_rows(reader, range(5), labeller, space)
     evaluation = summarise(scored, PLATE_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note")
     metrics = {"predictions": "elsewhere", "data": space.data, "split": "val", "pictures": 4, "unlabelled": 1}
-    metrics |= evaluation.to_json()
+    metrics |= evaluation.to_json() | ({"conditions": conditions} if conditions else {})
     write_results(str(tmp_path / "o"), metrics, evaluation, scored, space, manifest, reader, labeller, TrainingCurves())
     names = {"metrics.json", "report.html", "report.md", "pictures.parquet"} | (
         {"confidence.parquet"} if confident else set()
@@ -39,11 +41,12 @@ def test_the_files(tmp_path, confident):
     written = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert written == metrics and Evaluation.from_json(written) == evaluation
     pictures, about = read_pictures(str(tmp_path / "o" / "pictures.parquet"))
-    assert about["data"] == space.data and len(pictures) == 4
+    assert about["data"] == space.data and about["conditions"] == conditions and len(pictures) == 4
     assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(pictures, scored.pictures, strict=True))
     for name in ("report.html", "report.md"):
         text = (tmp_path / "o" / name).read_text()
         assert "drawn val" in text and "label maps in elsewhere" in text and "4 pictures, 1 unlabelled left out" in text
+        assert ("mIoU (given, oracle, restrict hard)" in text) is (conditions is not None)
 
 
 def test_facts_of_a_checkpoint():

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch.nn.functional import normalize
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from foodseg.classes import ClassTable
 from foodseg.config.model import ModelConfig
@@ -22,15 +23,22 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2},
 }
+COCA = {
+    "embed_dim": PROJECTED,
+    "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {**TINY["text_cfg"], "attn_pooler_heads": 2},
+    "custom_text": True,
+}
 NAMES = [["rice"], ["date fruit"], ["cheese", "butter"]]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
-    """Makes tiny-clip known to open_clip, and its weights; `tiny-custom` holds the tower as a part."""
+    """Makes tiny-clip known to open_clip, and its weights; `tiny-custom` and `tiny-coca` hold the tower as a part."""
     folder = tmp_path_factory.mktemp("clip")
-    for name, extra in (("tiny-clip", {}), ("tiny-custom", {"custom_text": True})):
-        (folder / f"{name}.json").write_text(json.dumps({**TINY, **extra}))
+    for name, known in (("tiny-clip", TINY), ("tiny-custom", {**TINY, "custom_text": True}), ("tiny-coca", COCA)):
+        (folder / f"{name}.json").write_text(json.dumps(known))
         open_clip.add_model_config(folder / f"{name}.json")
         torch.manual_seed(0)
         model = open_clip.create_model(name)
@@ -44,8 +52,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "foodseg" / "text"
 
 
-def config(folder, name="tiny-clip", prompts=("a photo of {}.",)) -> TextConfig:
-    return TextConfig(kind="open_clip", model=name, tag=str(folder / f"{name}.safetensors"), prompts=prompts)
+def config(folder, name="tiny-clip", prompts=("a photo of {}.",), quick_gelu=None) -> TextConfig:
+    tag = str(folder / f"{name}.safetensors")
+    return TextConfig(kind="open_clip", model=name, tag=tag, quick_gelu=quick_gelu, prompts=prompts)
 
 
 def by_hand(model, sentence: str, projected: bool) -> torch.Tensor:
@@ -74,6 +83,60 @@ def test_prompts_are_averaged(tiny):
     both = config(tiny, prompts=("{}", "some {} here"))
     single = [open_clip_vectors(c, [["rice"]], projected=False) for c in (one, two)]
     torch.testing.assert_close(open_clip_vectors(both, [["rice"]], projected=False), (single[0] + single[1]) / 2)
+
+
+def transformers_tower(state: dict[str, torch.Tensor], activation: str) -> CLIPTextModel:
+    """The text tower of an open_clip `state` with its weights in transformers' own model."""
+    renamed = {"token_embedding.weight": "embeddings.token_embedding.weight"}
+    renamed["positional_embedding"] = "embeddings.position_embedding.weight"
+    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
+    parts |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    copied = {new: state[old] for old, new in renamed.items()}
+    for kind in ("weight", "bias"):
+        copied[f"final_layer_norm.{kind}"] = state[f"ln_final.{kind}"]
+        for layer in range(2):
+            old, new = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+            copied |= {f"{new}.{theirs}.{kind}": state[f"{old}.{ours}.{kind}"] for ours, theirs in parts.items()}
+            for letter, rows in zip("qkv", state[f"{old}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                copied[f"{new}.self_attn.{letter}_proj.{kind}"] = rows
+    model = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=20, hidden_act=activation, eos_token_id=49407,
+        )
+    )  # fmt: skip
+    prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
+    model.load_state_dict({f"{prefix}{name}": tensor for name, tensor in copied.items()})
+    return model.eval()
+
+
+@pytest.mark.parametrize(("quick", "activation"), [(False, "gelu"), (True, "quick_gelu")])
+def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_path, quick, activation):
+    """VPD takes that of transformers' CLIPTextModel: on identical weights both are the same numbers."""
+    state = safetensors.torch.load_file(tiny / "tiny-clip.safetensors")
+    # a fresh tower adds little to its tokens: louder, so that the GELU shows
+    state |= {name: tensor * 20 for name, tensor in state.items() if name.endswith("mlp.c_proj.weight")}
+    safetensors.torch.save_file(state, tmp_path / "tiny-clip.safetensors")
+    own = config(tmp_path, prompts=("{}",), quick_gelu=quick)
+    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], projected=False)
+    tower, tokenizer = transformers_tower(state, activation), open_clip.get_tokenizer("tiny-clip")
+    with torch.no_grad():
+        expected = tower(tokenizer(["rice", "a plate of fried tofu"])).pooler_output
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    other = open_clip_vectors(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], projected=False)
+    assert (other - expected[:1]).abs().max() > 1e-3  # with the wrong GELU they differ, and the cache keeps them apart
+
+
+def test_the_tower_of_coca_is_not_normalised(tiny):
+    """Its encode_text brings vectors to length 1 by default; what attention gets are the raw states."""
+    found = open_clip_vectors(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], projected=False)
+    model = open_clip.create_model("tiny-coca", pretrained=str(tiny / "tiny-coca.safetensors")).eval()
+    states = []
+    model.text.ln_final.register_forward_hook(lambda module, inputs, state: states.append(state))
+    with torch.no_grad():
+        model.encode_text(open_clip.get_tokenizer("tiny-coca")(["rice"]))
+    torch.testing.assert_close(found, states[0], atol=1e-5, rtol=1e-5)
+    assert found.shape == (1, WIDTH) and found.norm() > 2  # about sqrt(16) after the final LayerNorm
 
 
 @pytest.mark.parametrize("projected", [True, False])
@@ -129,6 +192,40 @@ def test_openai_weights_get_their_own_gelu():
     assert clip_text._weights(open_clip, openai).quick_gelu
     laion = TextConfig(kind="open_clip", model="ViT-L-14", tag="laion2b_s32b_b82k")
     assert not clip_text._weights(open_clip, laion).quick_gelu
+    assert clip_text._weights(open_clip, laion.model_copy(update={"quick_gelu": True})).quick_gelu
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "quick"),
+    [
+        ("ViT-L-14", True, True),
+        ("ViT-L-14", False, False),
+        ("ViT-L-14-quickgelu", None, True),  # its name says it, and so do all its tags
+        ("tiny-clip", None, False),
+        ("tiny-clip", True, True),
+    ],
+)
+def test_the_gelu_of_a_file(tiny, model, given, quick):
+    own = config(tiny).model_copy(update={"model": model, "quick_gelu": given})
+    assert clip_text._weights(open_clip, own).quick_gelu is quick
+
+
+@pytest.mark.parametrize("model", ["ViT-L-14", "ViT-B-16", "RN50", "ViT-H-14"])
+def test_a_file_whose_gelu_is_open_is_refused(tiny, model):
+    with pytest.raises(UserError, match=f"model.text.quick_gelu: a file of weights .* {model} is known with both"):
+        open_clip_vectors(config(tiny).model_copy(update={"model": model}), NAMES, projected=False)
+
+
+def test_quick_gelu_can_be_switched_off_and_on(tiny):
+    """The name of a model may say QuickGELU: what was given counts all the same."""
+    (tiny / "tiny-quick.json").write_text(json.dumps({**TINY, "quick_gelu": True}))
+    open_clip.add_model_config(tiny / "tiny-quick.json")
+    for model in ("tiny-clip", "tiny-quick"):
+        for quick in (False, True):
+            own = config(tiny).model_copy(update={"model": model, "quick_gelu": quick})
+            loaded = clip_text._load(open_clip, own, clip_text._weights(open_clip, own))
+            gelu = type(loaded.transformer.resblocks[0].mlp.gelu).__name__
+            assert gelu == ("QuickGELU" if quick else "GELU")
 
 
 @pytest.mark.parametrize(

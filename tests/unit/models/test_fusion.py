@@ -116,6 +116,14 @@ def test_name_vectors():
     assert torch.equal(raw[1:], table[1:]) and len(raw) == 4
 
 
+def test_a_name_that_is_alone_keeps_its_direction():
+    """Less its own mean it would be 0."""
+    table = torch.tensor([[9.0, 9.0], [3.0, 4.0]])
+    names = NameVectors(table, centre=True, null=True)
+    torch.testing.assert_close(names(table, table)[1], torch.tensor([0.6, 0.8]))
+    assert names.background.norm() > 0 and names.null.norm() > 0  # learned vectors start as long as the names
+
+
 def test_ingredient_head():
     head = IngredientHead(channels=1, classes=2)
     with torch.no_grad():

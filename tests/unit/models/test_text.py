@@ -50,7 +50,13 @@ def test_a_table_of_somebody_else_needs_no_names():
         (safetensors.torch.save({"vectors": VECTORS}), r"is no table of text vectors.*'text'"),
         (safetensors.torch.save({"text": VECTORS[0]}), r"must be finite numbers \(ids, width\), found shape \[3\]"),
         (safetensors.torch.save({"text": VECTORS / 0}), "must be finite numbers"),
+        (safetensors.torch.save({"text": VECTORS[:, :0]}), r"must be finite numbers .*, found shape \[4, 0\]"),
+        (safetensors.torch.save({"text": VECTORS[:0]}), r"must be finite numbers .*, found shape \[0, 3\]"),
         (safetensors.torch.save({"text": VECTORS}, {"names": "["}), "is no table of text vectors"),
+        *(
+            (safetensors.torch.save({"text": VECTORS}, {"names": names}), "'names' must be a JSON list of 4 texts")
+            for names in ("5", "null", '"rice"', '{"rice": 1}', '["background", "rice", "date"]', "[0, 1, 2, 3]")
+        ),
         (safetensors.torch.save({"text": VECTORS[:3]}), "has 3 rows, but the label space 4 ids"),
         (
             safetensors.torch.save({"text": VECTORS}, {"names": json.dumps(["background", "rice", "fig", "tofu"])}),

@@ -100,6 +100,14 @@ def test_one_list_for_a_picture_in_windows():
     assert model.guessed == [(64, 64)], "from the whole picture, as large as a window"
 
 
+def test_a_guess_before_windows_keeps_the_shape_of_the_picture():
+    """33 x 128 is padded to 64 x 128: in a window of 96 it is 25 x 96, padded to 32 x 96, and not 48 x 96."""
+    model = ListModel()
+    predictor = Predictor(model, config(ingredients="predicted", window=96), torch.device("cpu"))
+    predictor.logits(np.zeros((33, 128, 3), np.uint8), 33, 128)
+    assert model.guessed == [(32, 96)]
+
+
 def test_an_image_only_model_is_only_restricted():
     model = ListModel(fusion=False)
     found = logits(model, given=[1, 2], ingredients="given", restrict="soft", restrict_lambda=1.0)

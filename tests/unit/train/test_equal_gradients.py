@@ -47,6 +47,11 @@ LOSSES = {
         "model.fusion=cross_attention", "model.text={kind: table, table: TABLE}",
     ],
 }  # fmt: skip
+TEACHING = {
+    "live distillation": ["loss.distill=1", "distill.ramp=0", "optim.warmup=0.67"],  # which begins in the last update
+    "live features": ["loss.features=1"],
+}
+LIVE = ["train.steps=3", "train.batch_norm=live", "data.val_split=null"]
 SAME = ["train.global_batch=8", "train.steps=1", "train.batch_norm=frozen", "model.dropout=0", "data.val_split=null"]
 
 
@@ -130,6 +135,8 @@ def two_ranks(data, losses, tmp_path_factory):
         **{name: drawn_config(data, folder / name, *SAME, *loss) for name, loss in losses.items()},
         "accumulated": drawn_config(data, folder / "a", *SAME, *losses["ce and dice"], "train.micro_batch=2"),
         "live": drawn_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
+        "live without validation": drawn_config(data, folder / "live-without-validation", *LIVE),
+        **{name: drawn_config(data, folder / name.replace(" ", "-"), *LIVE, *loss) for name, loss in TEACHING.items()},
     }
     (folder / "configs.json").write_text(json.dumps([tree.model_dump(mode="json") for tree in trees.values()]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -155,6 +162,20 @@ def test_two_ranks(two_ranks, whole, name):
 def test_two_ranks_that_accumulate(two_ranks, whole):
     for rank in two_ranks[1]["accumulated"]:
         assert_close(rank["gradients"], whole["ce and dice"])
+
+
+@pytest.mark.parametrize("name", TEACHING)
+def test_two_ranks_learn_from_one_teacher(two_ranks, name):
+    """Live BatchNorm has each rank count its own pictures; the teacher of all is that of rank 0's statistics."""
+    one, two = (rank["buffers"]["teacher"] for rank in two_ranks[1][name])
+    averages = [key for key in one if key.endswith(("running_mean", "running_var"))]
+    assert averages and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_halves_have_other_statistics(two_ranks):
+    """Else the test above would prove nothing."""
+    one, two = (rank["buffers"]["student"] for rank in two_ranks[1]["live without validation"])
+    assert not all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_two_ranks_score_the_model_that_is_saved(two_ranks):

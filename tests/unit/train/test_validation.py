@@ -1,4 +1,6 @@
-"""Validation and evaluation count alike where a source does not annotate everything."""
+"""Validation and evaluation count alike where a source does not annotate everything; the temperature's pixels."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,26 +10,31 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, image_size
 from foodseg.data.shards import read_manifest
+from foodseg.eval.calibration import fit_temperature
 from foodseg.eval.evaluate import Labels, labelled_rows, score_rows
 from foodseg.eval.mapped import common_space
 from foodseg.eval.pictures import merge
-from foodseg.predict.predictor import PictureLogits
-from foodseg.train.validation import validation_counts
-from tests.drawn import IGNORE, write_drawn
+from foodseg.models.build import build_segmenter
+from foodseg.predict.predictor import RULED_OUT, PictureLogits
+from foodseg.train import validation
+from foodseg.train.validation import validate, validation_counts
+from tests.drawn import IGNORE, drawn_config, write_drawn
+from tests.rank import prepared
 
 STRIDE = 32
 
 
 class OneAnswer:
-    """A predictor that finds the same id everywhere."""
+    """A predictor that finds the same id everywhere, and the others alike but for those that are ruled out."""
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self, index: int, lead: float = 1, ruled_out: Sequence[int] = ()) -> None:
+        self._index, self._lead, self._ruled_out = index, lead, list(ruled_out)
 
     def logits_of_file(self, data: bytes) -> PictureLogits:
         height, width = image_size(data)
         values = torch.zeros(len(PLATE_CLASSES), -(-height // STRIDE), -(-width // STRIDE))
-        values[self._index] = 1
+        values[self._index] = self._lead
+        values[self._ruled_out] += RULED_OUT
         return PictureLogits(values, STRIDE, (height, width), height, width)
 
 
@@ -57,3 +64,29 @@ def test_what_no_source_annotates_is_not_wrong_on_background(uri, index):
         scored = score_rows(reader, range(6), answer, common_space(None, about))
         assert (merge(scored.pictures, len(PLATE_CLASSES)) == matrix).all()
         assert scored.confidence[:, 0].sum() == matrix.sum() >= pixels[0]
+
+
+def test_pixels_whose_true_id_is_ruled_out_do_not_fit_the_temperature(uri):
+    """The model says background in the very share in which it is right, so the temperature is 1."""
+    manifest = read_manifest(uri)
+    reader = RowReader(uri, manifest, ["val"])
+    everything = validation_counts(OneAnswer(0), reader, manifest, 0, 1)
+    ruled_out = [index for index in range(1, len(PLATE_CLASSES)) if index % 2]
+    possible = [index for index in range(len(PLATE_CLASSES)) if index not in ruled_out]
+    truths = everything[0].sum(1)
+    assert truths[ruled_out].sum() > 0 and everything[2][0] < everything[0].sum(), "ruled out truth, and a sample"
+    share = truths[0] / truths[possible].sum()
+    lead = float(np.log(share * (len(possible) - 1) / (1 - share)))
+    matrix, nll, pixels = validation_counts(OneAnswer(0, lead, ruled_out), reader, manifest, 0, 1)
+    assert (matrix == everything[0]).all(), "scored they are"
+    assert 0 < pixels[0] < everything[2][0]
+    assert fit_temperature(nll, int(pixels[0])).temperature == pytest.approx(1, rel=0.1)
+
+
+def test_without_a_possible_pixel_there_is_no_temperature(uri, tmp_path, monkeypatch):
+    run, context = prepared(drawn_config(uri, tmp_path / "r", "train.global_batch=2"))
+    model = build_segmenter(run.config.model, len(PLATE_CLASSES), pretrained=False)
+    monkeypatch.setattr(validation, "Predictor", lambda *arguments: OneAnswer(0, 1, range(len(PLATE_CLASSES))))
+    reader = RowReader(uri, run.manifest, ["val"])
+    found, calibration = validate(model, reader, run.manifest, run.config, context, 3)
+    assert found.miou > 0 and calibration is None
