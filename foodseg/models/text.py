@@ -60,7 +60,8 @@ def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
         return read_table(text.table, classes)
     projected = config.fusion == "score_map"
     named = open_clip_vectors(text, [sentences_of(name) for name in classes.names[1:]], projected=projected)
-    made_by = f"open_clip {text.model} {text.tag}, {'projected' if projected else 'before the projection'}"
+    which = f"{text.model} {storage.redact(text.tag or '')}"
+    made_by = f"open_clip {which}, {'projected' if projected else 'before the projection'}"
     return TextTable(with_background(named), classes.names, made_by)
 
 
