@@ -100,8 +100,10 @@ def test_with_all_weights_at_zero_it_is_plain_training_to_the_bit(data, tmp_path
 
 def test_a_teacher_that_is_not_asked_does_not_run(data, tmp_path, monkeypatch):
     trainer = trainer_of(drawn_config(data, tmp_path / "r", "train.steps=2", "data.val_split=null"))
-    monkeypatch.setattr(trainer.teacher.module, "forward", None)
+    asked = []
+    monkeypatch.setattr(trainer.teacher.module, "forward", lambda *args, **kwargs: asked.append(args))
     trainer.run()
+    assert trainer.step == 2 and not asked
 
 
 # --- on ---
