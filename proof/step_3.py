@@ -15,10 +15,8 @@ from proof.step_1 import PARITY_STEPS, SEEDS, SUBSETS, foodmix, prepared_foodmix
 # How each arm differs from the image-only one; all start with the same backbone, decoder and classifier, and see the
 # same pictures in the same order. {names} is a table of sentence vectors (MiniLM, not CLIP), {permuted} the same with
 # the names exchanged, {random} one without meaning.
-TEXT = (
-    "model.fusion=score_map", "loss.score_map=0.4", "model.ingredient_head=true", "loss.ingredients=0.2",
-    "model.text.kind=table",
-)  # fmt: skip
+TOLD = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
+TEXT = ("model.fusion=score_map", "loss.score_map=0.4", *TOLD)
 DISTILL = ("loss.distill=0.5", "loss.features=0.1")
 ARMS: dict[str, tuple[str, ...]] = {
     "A image only": (),
@@ -49,6 +47,7 @@ COSTED = (
     f"train.steps={COST_STEPS}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
     "distill.ramp=0.0", f"train.checkpoint_every={COST_STEPS}",
 )  # fmt: skip
+CROSS_ATTENTION = ("model.fusion=cross_attention", *TOLD, "model.text.table={names}")
 SCOUTED: dict[str, tuple[str, ...]] = {
     "plain": (),
     "encoder lr x 0.3": ("optim.backbone_lr_factor=0.3",),
@@ -57,21 +56,12 @@ SCOUTED: dict[str, tuple[str, ...]] = {
     "dice": ("loss.dice=0.5",),
     "scale": ("augment.scale=[0.75, 2.0]",),
     "score map": ARMS["C names"],
-    "cross attention": (
-        "model.fusion=cross_attention", "model.ingredient_head=true", "loss.ingredients=0.2",
-        "model.text.kind=table", "model.text.table={names}",
-    ),
-    "film": (
-        "model.fusion=film", "model.ingredient_head=true", "loss.ingredients=0.2",
-        "model.text.kind=table", "model.text.table={names}",
-    ),
+    "cross attention": CROSS_ATTENTION,
+    "film": ("model.fusion=film", *TOLD, "model.text.table={names}"),
     "score map at stride 8": (*ARMS["C names"], "model.fusion_stride=8"),
-    "cross attention at stride 8": (
-        "model.fusion=cross_attention", "model.fusion_stride=8", "model.ingredient_head=true", "loss.ingredients=0.2",
-        "model.text.kind=table", "model.text.table={names}",
-    ),
+    "cross attention at stride 8": (*CROSS_ATTENTION, "model.fusion_stride=8"),
     "distillation": DISTILL,
-}  # fmt: skip
+}
 VAL_MEALS = ("hospital_trays__2001a", "indonesian_plates__s2_train_100", "canteen_leftovers__tray8_food_image")
 
 

@@ -1,7 +1,6 @@
 """Self-distillation in the loop: nothing changes while it is off, and what it does while it is on."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,7 @@ from tests.rank import prepared
 ON = ("loss.distill=1", "loss.features=0.5", "distill.ramp=0", "optim.warmup=0")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trainer_of(config: ExperimentConfig, resume: bool = False) -> Trainer:
@@ -100,8 +89,10 @@ def test_with_all_weights_at_zero_it_is_plain_training_to_the_bit(data, tmp_path
 
 def test_a_teacher_that_is_not_asked_does_not_run(data, tmp_path, monkeypatch):
     trainer = trainer_of(drawn_config(data, tmp_path / "r", "train.steps=2", "data.val_split=null"))
-    monkeypatch.setattr(trainer.teacher.module, "forward", None)
+    asked = []
+    monkeypatch.setattr(trainer.teacher.module, "forward", lambda *args, **kwargs: asked.append(args))
     trainer.run()
+    assert trainer.step == 2 and not asked
 
 
 # --- on ---

@@ -16,7 +16,7 @@ from foodseg.data.reader import RowReader
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
-from tests.drawn import drawn_config, write_drawn, write_table
+from tests.drawn import drawn_config, write_table
 from tests.rank import first_gradients, prepared
 
 ROOT = Path(__file__).parents[3]
@@ -55,17 +55,7 @@ LIVE = ["train.steps=3", "train.batch_norm=live", "data.val_split=null"]
 SAME = ["train.global_batch=8", "train.steps=1", "train.batch_norm=frozen", "model.dropout=0", "data.val_split=null"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

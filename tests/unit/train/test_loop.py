@@ -27,18 +27,7 @@ from foodseg.train.validation import validate, validation_counts
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def go(config: ExperimentConfig, stop_after: int | None = None, resume: bool = False) -> dict:

@@ -107,4 +107,6 @@ def test_a_cluster_that_is_too_small_is_refused(
 
 
 def test_a_cluster_that_holds_the_fewest_workers_is_taken() -> None:
-    require_room([GPU_NODE, CPU_NODE], {"CPU": 1, "GPU": 1}, [1, 2, 4], cpus_for_data=2)
+    nodes, worker = [GPU_NODE, CPU_NODE], {"CPU": 1, "GPU": 1}
+    assert 0 < usable_workers(nodes, worker, [1, 2, 4], cpus_for_data=2) < 4
+    require_room(nodes, worker, [1, 2, 4], cpus_for_data=2)

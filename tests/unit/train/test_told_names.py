@@ -1,7 +1,5 @@
 """Which names student and teacher are told in training, and of which the ingredient head learns."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -17,24 +15,14 @@ from foodseg.losses import cross_entropy_sum
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
-from tests.drawn import IGNORE, drawn_config, write_drawn, write_table
+from tests.drawn import IGNORE, drawn_config, write_table
 from tests.rank import prepared
 
 K = len(PLATE_CLASSES)
 ON = ("loss.distill=1", "distill.ramp=0", "optim.warmup=0", "data.val_split=null")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
