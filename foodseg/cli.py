@@ -12,6 +12,7 @@ from foodseg.cli_config import config_app
 from foodseg.cli_data import data_app
 from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit, on_cluster, require_lasting
 from foodseg.cli_serve import serve_app
+from foodseg.cli_tune import ablate, tune
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(serve_app, name="serve")
+app.command()(tune)
+app.command()(ablate)
 
 
 class _Stopped(Exception):

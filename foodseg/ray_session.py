@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 import psutil
@@ -55,7 +55,7 @@ def data_cpus() -> int:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
+def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.
 
     A Ray that is connected already (a test, a notebook) is used as it is. Otherwise what is printed meanwhile goes to
@@ -64,6 +64,7 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     Args:
         address: None = start one; "auto" or host:port = join.
         logical_cpus: size of the one that is started; numbers for Ray's scheduler, not threads.
+        environment: variables of every process that works for the body, on whichever node.
 
     Raises:
         UserError: no cluster answers at `address`.
@@ -76,7 +77,7 @@ def ray_session(address: str | None, logical_cpus: int) -> Iterator[None]:
     for name, value in {**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if address is None else {})}.items():
         os.environ.setdefault(name, value)
     with contextlib.redirect_stdout(_Briefly()):
-        _connect(address, logical_cpus)
+        _connect(address, logical_cpus, {**_ENVIRONMENT, **environment} if environment else None)
         try:
             yield
         finally:
@@ -91,7 +92,8 @@ class _Briefly(io.TextIOBase):
         return len(text)
 
 
-def _connect(address: str | None, logical_cpus: int) -> None:
+def _connect(address: str | None, logical_cpus: int, environment: dict[str, str] | None) -> None:
+    runtime = {"env_vars": environment} if environment else None
     if address is None:
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
@@ -103,6 +105,7 @@ def _connect(address: str | None, logical_cpus: int) -> None:
                 include_dashboard=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                runtime_env=runtime,
             )
         except Exception as error:  # Ray raises no narrower one when its processes do not come up in time
             raise RetryLater(
@@ -111,7 +114,7 @@ def _connect(address: str | None, logical_cpus: int) -> None:
     else:
         try:
             _knock(address)
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answers there ({line_of(error, 0)}); "

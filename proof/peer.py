@@ -19,7 +19,7 @@ import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import load_file
 
-SIDE, CROP, BATCH, IGNORE = 256, 256, 8, 255
+BATCH, IGNORE = 8, 255
 
 
 def read_pair(root: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
@@ -36,21 +36,21 @@ def resize(array: np.ndarray, longest: float, interpolation: int) -> np.ndarray:
     return cv2.resize(array, size, interpolation=interpolation)
 
 
-def augment(image: np.ndarray, mask: np.ndarray, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+def augment(image: np.ndarray, mask: np.ndarray, rng: random.Random, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Random scale, flip, crop, contrast and brightness. Returns (S, S, 3) float32 in [-1, 1] and (S, S)."""
-    longest = SIDE * rng.uniform(0.8, 1.6)
+    longest = side * rng.uniform(0.8, 1.6)
     image = resize(image, longest, cv2.INTER_LINEAR)
     mask = resize(mask, longest, cv2.INTER_NEAREST)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
     height, width = mask.shape
-    top, left = rng.randint(0, max(0, height - CROP)), rng.randint(0, max(0, width - CROP))
-    image, mask = image[top : top + CROP, left : left + CROP], mask[top : top + CROP, left : left + CROP]
+    top, left = rng.randint(0, max(0, height - side)), rng.randint(0, max(0, width - side))
+    image, mask = image[top : top + side, left : left + side], mask[top : top + side, left : left + side]
     pixels = image.astype(np.float32) / 255
     pixels = np.clip((pixels - 0.5) * rng.uniform(0.8, 1.2) + 0.5 + rng.uniform(-0.1, 0.1), 0, 1)
-    padded = np.zeros((CROP, CROP, 3), np.float32)  # zero is the mean after normalisation
+    padded = np.zeros((side, side, 3), np.float32)  # zero is the mean after normalisation
     padded[: pixels.shape[0], : pixels.shape[1]] = (pixels - 0.5) / 0.5
-    labels = np.full((CROP, CROP), IGNORE, np.uint8)
+    labels = np.full((side, side), IGNORE, np.uint8)
     labels[: mask.shape[0], : mask.shape[1]] = mask
     return padded, labels
 
@@ -65,7 +65,7 @@ def build(weights: Path, classes: int) -> torch.nn.Module:
     return model
 
 
-def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, epochs: int, out: Path) -> float:
+def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, epochs: int, out: Path, side: int) -> float:
     """Trains in place; returns the seconds of the loop."""
     rng = random.Random(seed)
     pairs = [read_pair(root, stem) for stem in stems]
@@ -83,7 +83,7 @@ def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, epoch
     for epoch in range(epochs):
         order = rng.sample(range(len(pairs)), len(pairs))
         for step in range(steps_per_epoch):
-            batch = [augment(*pairs[i], rng) for i in order[step * BATCH : (step + 1) * BATCH]]
+            batch = [augment(*pairs[i], rng, side) for i in order[step * BATCH : (step + 1) * BATCH]]
             images = torch.from_numpy(np.stack([b[0] for b in batch])).permute(0, 3, 1, 2)  # channels_last strides
             labels = torch.from_numpy(np.stack([b[1] for b in batch])).long()
             loss = torch.nn.functional.cross_entropy(model(images), labels, ignore_index=IGNORE)
@@ -97,12 +97,12 @@ def train(model: torch.nn.Module, root: Path, stems: list[str], seed: int, epoch
 
 
 @torch.no_grad()
-def predict(model: torch.nn.Module, root: Path, stems: list[str], out: Path) -> None:
+def predict(model: torch.nn.Module, root: Path, stems: list[str], out: Path, side: int) -> None:
     model.eval()
     out.mkdir(parents=True, exist_ok=True)
     for stem in stems:
         image, mask = read_pair(root, stem)
-        small = resize(image, SIDE, cv2.INTER_LINEAR)
+        small = resize(image, side, cv2.INTER_LINEAR)
         height, width = small.shape[:2]
         padded = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.float32)
         padded[:height, :width] = (small.astype(np.float32) / 255 - 0.5) / 0.5
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--side", type=int, default=256, help="pixels of the longer side, and of crops")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -127,8 +128,8 @@ def main() -> None:
     classes = len((args.data / "classes.txt").read_text().splitlines())
     model = build(args.weights, classes)
     stems = (args.data / "train.txt").read_text().split()
-    seconds = train(model, args.data, stems, args.seed, args.epochs, args.out)
-    predict(model, args.data, (args.data / "test.txt").read_text().split(), args.out / "predictions")
+    seconds = train(model, args.data, stems, args.seed, args.epochs, args.out, args.side)
+    predict(model, args.data, (args.data / "test.txt").read_text().split(), args.out / "predictions", args.side)
     timing = {
         "train_seconds": round(seconds, 1),
         "updates": args.epochs * (len(stems) // BATCH),

@@ -6,13 +6,34 @@ explain(error.errors()[0], tree, ExperimentConfig)  # "train.steps: must be a wh
 import difflib
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from pydantic import ValidationError
+
+from foodseg import storage
 from foodseg.config.section import Section
+from foodseg.errors import UserError
+
+Whole = TypeVar("Whole", bound=Section)
 
 _ONE = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
+
+
+def validated(tree: dict[str, Any], whole_config: type[Whole], where: str = "") -> Whole:
+    """Returns a plain nested dict as a `whole_config`; `where` names the file in errors.
+
+    Raises:
+        UserError: one sentence naming the key (and the nearest known one), the value and what would be right.
+    """
+    try:
+        return whole_config.model_validate(tree)
+    except ValidationError as error:
+        # a wrong member of a list or a union gives several errors about one key
+        sentences = {place(item, whole_config): explain(item, tree, whole_config) for item in reversed(error.errors())}
+        sentence = "; ".join(list(sentences.values())[::-1][:5])
+        raise UserError(storage.redact(f"{where}: {sentence}" if where else sentence)) from None
 
 
 def place(item: Any, whole_config: type[Section]) -> tuple[str, ...]:

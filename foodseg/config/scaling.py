@@ -16,8 +16,8 @@ class ScalingConfig(Section):
     use_gpu: bool = Field(False, description="one GPU per worker (NCCL); else CPU (gloo)")
     resources_per_worker: dict[str, float] | None = Field(
         None,
-        description="Ray resources of a worker, e.g. {CPU: 4}; null = the cores of this machine shared evenly, on a "
-        "cluster 1 CPU beside a GPU, else as many CPUs as leave room for the data",
+        description="Ray resources of a worker, e.g. {CPU: 4}; its CPUs are its threads; null = the cores of this "
+        "machine shared evenly, on a cluster 1 CPU beside a GPU, else as many CPUs as leave room for the data",
     )
 
     @field_validator("num_workers")

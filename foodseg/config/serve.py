@@ -9,12 +9,11 @@ a model name means once it was swapped (`user_config` of the segmenter); here st
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
-from foodseg.config.explain import explain, place
+from foodseg.config.explain import validated
 from foodseg.config.section import Section
-from foodseg.errors import UserError
 
 MIB = 2**20
 
@@ -163,10 +162,4 @@ def parse_serve_config(tree: Mapping[str, Any], where: str = "") -> ServeConfig:
         UserError: one sentence naming the key (and the nearest known one), the value and what would be right.
     """
     plain = {key: {} if value is None and key not in ("sam", "clip") else value for key, value in tree.items()}
-    try:
-        return ServeConfig.model_validate(plain)
-    except ValidationError as error:
-        # a wrong member of a list or a union gives several errors about one key
-        sentences = {place(item, ServeConfig): explain(item, plain, ServeConfig) for item in reversed(error.errors())}
-        sentence = "; ".join(list(sentences.values())[::-1][:5])
-        raise UserError(storage.redact(f"{where}: {sentence}" if where else sentence)) from None
+    return validated(plain, ServeConfig, where)

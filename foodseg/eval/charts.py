@@ -25,8 +25,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """Maps numbers to places of the drawing."""
+class Scale:
+    """The ranges of both axes; maps numbers to places of the drawing."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -47,18 +47,18 @@ def line_chart(title: str, lines: Sequence[Line], *, x: str, y: str, x_range: tu
         x_range: of the horizontal axis; None = from 0 to the last point.
     """
     xs, ys = ([point[i] for line in lines for point in line.points] for i in (0, 1))
-    x_low, x_high = _wide(*(x_range or (0.0, max(xs))))
+    x_low, x_high = wide(*(x_range or (0.0, max(xs))))
     x_ticks = [tick for tick in ticks(x_low, x_high) if tick <= x_high]
     y_ticks = ticks(0, max(ys))
-    scale = _Scale((x_low, x_high), (y_ticks[0], y_ticks[-1]))
-    drawn = _axes(scale, x_ticks, y_ticks, x, y)
+    scale = Scale((x_low, x_high), (y_ticks[0], y_ticks[-1]))
+    drawn = axes(scale, x_ticks, y_ticks, x, y)
     for colour, line in zip(COLOURS * len(lines), lines, strict=False):
         places = [scale.place(*point) for point in line.points]
         path = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         if len(places) <= 40:
             drawn += [f'<circle cx="{left:.1f}" cy="{top:.1f}" r="2.5" fill="{colour}"/>' for left, top in places]
-    return _svg(title, drawn + (_key(lines) if len(lines) > 1 else []))
+    return svg(title, drawn + (_key(lines) if len(lines) > 1 else []))
 
 
 def reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> str:
@@ -67,8 +67,8 @@ def reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> str:
     The fuller the colour, the more pixels are in a bin.
     """
     even = ticks(0, 1)
-    scale = _Scale((0, 1), (0, 1))
-    drawn = _axes(scale, even, even, "confidence", "share right")
+    scale = Scale((0, 1), (0, 1))
+    drawn = axes(scale, even, even, "confidence", "share right")
     most = max(entry.pixels for entry in bins)
     for place, entry in enumerate(bins):
         if entry.accuracy is None:
@@ -85,12 +85,12 @@ def reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> str:
         f'<line x1="{left:.1f}" y1="{bottom:.1f}" x2="{right:.1f}" y2="{top:.1f}" '
         f'stroke="{COLOURS[1]}" stroke-width="2" stroke-dasharray="5 4"/>'
     )
-    return _svg(title, drawn)
+    return svg(title, drawn)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Returns about `wanted` round numbers from at most `low` to at least `high`; at least two."""
-    low, high = _wide(low, high)
+    low, high = wide(low, high)
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
@@ -98,25 +98,26 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _wide(low: float, high: float) -> tuple[float, float]:
-    """One value has no range: it is given one."""
+def wide(low: float, high: float) -> tuple[float, float]:
+    """Returns a range as it is; one value has none: it is given one."""
     return (low, high) if high > low else (low, low + max(1e-3, abs(low)))
 
 
-def _axes(scale: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x: str, y: str) -> list[str]:
+def axes(scale: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x: str, y: str) -> list[str]:
+    """Returns the SVG of a grid with numbers, and of the names of both axes."""
     left, bottom = LEFT, HEIGHT - BOTTOM
     drawn = []
     for tick in y_ticks:
         _, top = scale.place(scale.x[0], tick)
         drawn.append(f'<line x1="{left}" y1="{top:.1f}" x2="{WIDTH - RIGHT}" y2="{top:.1f}" stroke="{GRID}"/>')
-        drawn.append(_text(left - 6, top + 4, f"{tick:g}", "end"))
+        drawn.append(text(left - 6, top + 4, f"{tick:g}", "end"))
     for tick in x_ticks:
         across, _ = scale.place(tick, scale.y[0])
         drawn.append(f'<line x1="{across:.1f}" y1="{bottom}" x2="{across:.1f}" y2="{bottom + 4}" stroke="{AXIS}"/>')
-        drawn.append(_text(across, bottom + 17, f"{tick:g}", "middle"))
+        drawn.append(text(across, bottom + 17, f"{tick:g}", "middle"))
     drawn.append(f'<line x1="{left}" y1="{bottom}" x2="{WIDTH - RIGHT}" y2="{bottom}" stroke="{AXIS}"/>')
     middle = (TOP + bottom) / 2
-    drawn.append(_text((left + WIDTH - RIGHT) / 2, HEIGHT - 8, x, "middle"))
+    drawn.append(text((left + WIDTH - RIGHT) / 2, HEIGHT - 8, x, "middle"))
     drawn.append(
         f'<text x="12" y="{middle:.1f}" text-anchor="middle" transform="rotate(-90 12 {middle:.1f})">{escape(y)}</text>'
     )
@@ -127,18 +128,20 @@ def _key(lines: Sequence[Line]) -> list[str]:
     drawn, right = [], WIDTH - RIGHT
     for place, line in enumerate(lines):
         top = TOP + 6 + 16 * place
-        drawn.append(_text(right - 22, top + 4, line.name, "end"))
+        drawn.append(text(right - 22, top + 4, line.name, "end"))
         colour = COLOURS[place % len(COLOURS)]
         drawn.append(f'<line x1="{right - 18}" y1="{top}" x2="{right}" y2="{top}" stroke="{colour}" stroke-width="3"/>')
     return drawn
 
 
-def _text(left: float, top: float, text: str, anchor: str) -> str:
-    return f'<text x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(left: float, top: float, words: str, anchor: str) -> str:
+    """Returns the SVG of some words; `anchor`: start, middle or end."""
+    return f'<text x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(title: str, drawn: Sequence[str]) -> str:
+def svg(title: str, drawn: Sequence[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+    """Returns the whole SVG; `title` is said to those who cannot see it."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" font-size="12" fill="{TEXT}" '
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" font-size="12" fill="{TEXT}" '
         f'font-family="inherit"><title>{escape(title)}</title>{"".join(drawn)}</svg>'
     )

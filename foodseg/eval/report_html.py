@@ -7,11 +7,9 @@ storage.write_text(where, page_html(page))
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from foodseg import storage
@@ -22,7 +20,8 @@ from foodseg.eval.charts import Line, line_chart, reliability_chart
 from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import Example, colours
 from foodseg.eval.food import MIN_SHARE
-from foodseg.eval.report import headlines, percent, untrained_note
+from foodseg.eval.page import render_page
+from foodseg.eval.report import headlines, untrained_note
 
 CONFUSIONS = 15
 CURVE_POINTS = 200
@@ -67,12 +66,11 @@ class Confusion:
 
 def page_html(page: Page) -> str:
     """Returns the page; every name in it is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    template = environment.from_string(files("foodseg.eval").joinpath("report.html.j2").read_text(encoding="utf-8"))
     evaluation, names = page.evaluation, page.classes.names
     palette = colours(page.classes)
-    return template.render(
+    return render_page(
+        "foodseg.eval",
+        "report.html.j2",
         page=page,
         evaluation=evaluation,
         cards=headlines(evaluation, page.condition),

@@ -6,7 +6,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,8 @@ from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
 
 T = TypeVar("T")
+OnReport = Callable[[dict[str, Any]], None]
+"""Hears the metrics of every checkpoint, as `TrainContext.report` takes them."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +51,11 @@ class TrainContext(Protocol):
         ...
 
     def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
-        """Announces a written checkpoint with its scores; all ranks call it."""
+        """Announces a written checkpoint; all ranks call it.
+
+        Args:
+            metrics: step, share of all steps, and the scores where it was validated.
+        """
         ...
 
     def restore(self) -> str | None:
@@ -88,8 +94,16 @@ class LocalContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        manifest: Manifest,
+        reader: RowReader,
+        order: TrainingOrder,
+        on_report: OnReport | None = None,
+    ) -> None:
         self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self._on_report = on_report
         self._config, self._manifest, self._reader, self._order = config, manifest, reader, order
         self._stop = threading.Event()
         self._handlers: dict[int, Any] = {}
@@ -121,7 +135,8 @@ class LocalContext:
         return value
 
     def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
-        pass  # the checkpoint is on storage already, and there is nobody else to tell
+        if self._on_report is not None:  # the checkpoint is on storage already
+            self._on_report(metrics)
 
     def restore(self) -> str | None:
         return newest_checkpoint(self._config.run.uri)

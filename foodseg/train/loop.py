@@ -217,8 +217,9 @@ class Trainer:
             write_pointers(self.config.run.uri, self.step, self.history)
             prune_checkpoints(self.config.run.uri, self.step, self.config.train.keep_checkpoints)
             log.publish()
-        metrics = {"step": self.step, **({"miou": self.history[-1]["miou"]} if self.history else {})}
-        self.context.report(metrics, uri)
+        validated = bool(self.history) and self.history[-1]["step"] == self.step
+        metrics = {"step": self.step, "share": self.step / self.total_steps}
+        self.context.report({**metrics, **(self.history[-1] if validated else {})}, uri)
 
     def _snapshot(self) -> Checkpoint:
         return Checkpoint(

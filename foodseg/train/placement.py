@@ -42,6 +42,17 @@ def usable_workers(nodes: Sequence[Resources], worker: Resources, sizes: Sequenc
     return 0
 
 
+def side_by_side(nodes: Sequence[Resources], worker: Resources, workers: int, cpus_for_data: int) -> int:
+    """Returns how many trainings of `workers` have room at once, each with `cpus_for_data` of its own.
+
+    More would hold a part of what they need each, and wait for each other without end.
+    """
+    count = 0
+    while usable_workers(nodes, worker, [(count + 1) * workers], (count + 1) * cpus_for_data):
+        count += 1
+    return count
+
+
 def fair_cpus(nodes: Sequence[Resources], workers: int, cpus_for_data: int) -> int:
     """Returns the most CPUs that each of `workers` can have while the data has its own; at least 1."""
     largest = max((_whole(node.get("CPU", 0)) for node in nodes), default=1)

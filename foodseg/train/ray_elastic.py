@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import (
     InitializingState,
@@ -29,6 +28,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from foodseg.ray_logs import send_line
 from foodseg.ray_session import living_nodes, nodes_may_come
 from foodseg.train.placement import usable_workers
+from foodseg.train.ray_groups import TidyTrainer
 
 LOOK_SECONDS = 10  # between two looks at the nodes while all is well
 PAUSE_SECONDS = 0.5  # between two looks at a cluster without room: Ray's controller would look without a rest
@@ -78,8 +78,8 @@ class ElasticWorkers(ElasticScalingPolicy):
         return usable_workers(list(self._nodes.values()), self._worker, self._sizes, self._cpus_for_data)
 
 
-class ElasticTrainer(TorchTrainer):
-    """A TorchTrainer whose number of workers `policy` decides."""
+class ElasticTrainer(TidyTrainer):
+    """A trainer whose number of workers `policy` decides."""
 
     def __init__(self, *args: Any, policy: ElasticWorkers, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -6,15 +6,16 @@ foodseg writes and verifies its own checkpoints, straight to the run directory: 
 snapshot is never what a run resumes from (it is not written atomically on a local disk).
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import ray.train
+import torch
 from ray.exceptions import RayError
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from foodseg import storage
@@ -23,12 +24,13 @@ from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.errors import FoodsegError, RetryLater
 from foodseg.ray_logs import RelayedLogs
 from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
-from foodseg.train.context import LocalContext, TrainContext
+from foodseg.train.context import LocalContext, OnReport, TrainContext
 from foodseg.train.loop import train
 from foodseg.train.placement import Resources, fair_cpus, in_words, require_room
 from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
-from foodseg.train.ray_worker import RayContext, train_rank
+from foodseg.train.ray_groups import TidyTrainer, release_lost_groups
+from foodseg.train.ray_worker import RayContext, ReportsTo, train_rank
 from foodseg.train.run import Run, prepare_run
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def run_training(
     resume: bool = False,
     address: str | None = None,
     build_context: Callable[[ExperimentConfig], TrainContext] = RayContext,
+    on_report: OnReport | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end; a killed run goes on from its newest checkpoint when called again with `resume`.
 
@@ -52,6 +55,8 @@ def run_training(
         resume: go on with the run in `run.uri` instead of refusing a directory that is not empty.
         address: Ray cluster to join; None starts one here, large enough for the workers and their data.
         build_context: what surrounds the loop in each Ray worker (a benchmark feeds it other batches).
+        on_report: hears of every checkpoint; called here with `num_workers: 0`, else in Ray's controller, to which it
+            is pickled.
 
     Returns:
         {"step", "stopped", "miou", "run"}.
@@ -64,7 +69,7 @@ def run_training(
     """
     run = prepare_run(config, resume=resume)
     if run.config.scaling.num_workers == 0:
-        with LocalContext(run.config, run.manifest, run.reader, run.order) as local:
+        with _threads(run.config), LocalContext(run.config, run.manifest, run.reader, run.order, on_report) as local:
             return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
     sizes = run.config.world_sizes
     alone = worker_resources(run.config)
@@ -73,7 +78,7 @@ def run_training(
         per_worker = alone if address is None else worker_resources(run.config, nodes)
         if not nodes_may_come():
             require_room(nodes, per_worker, sizes, STREAM_CPUS)
-        return {**_fit_with_retries(run, per_worker, build_context), "run": run.config.run.uri}
+        return {**_fit_with_retries(run, per_worker, build_context, on_report), "run": run.config.run.uri}
 
 
 def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None = None) -> dict[str, float]:
@@ -93,15 +98,30 @@ def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None
     return {"CPU": float(cpus), **gpus, **(config.scaling.resources_per_worker or {})}
 
 
+@contextlib.contextmanager
+def _threads(config: ExperimentConfig) -> Iterator[None]:
+    """A worker's CPUs are its threads, in this process too; where none are given it has all that torch takes."""
+    before = torch.get_num_threads()
+    if config.scaling.resources_per_worker is not None:
+        torch.set_num_threads(max(1, int(config.scaling.resources_per_worker.get("CPU", 1))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _fit_with_retries(
-    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext]
+    run: Run,
+    per_worker: dict[str, float],
+    build_context: Callable[[ExperimentConfig], TrainContext],
+    on_report: OnReport | None,
 ) -> dict[str, Any]:
     """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`: that is tried again."""
     failures = 0
     while True:
         try:
             with RelayedLogs() as relay, ctrl_c_interrupts():
-                result = _trainer(run, per_worker, build_context, relay).fit()
+                result = _trainer(run, per_worker, build_context, on_report, relay).fit()
         except (TrainingFailedError, RayError, ConnectionError) as error:
             reason = reason_of(error)
             if isinstance(reason, FoodsegError) and not isinstance(reason, RetryLater):
@@ -114,14 +134,19 @@ def _fit_with_retries(
                 raise RuntimeError(f"training failed: {reason}") from None
             _log.warning("training failed (%s); going on from the newest checkpoint", reason)
             time.sleep(min(30, 5 * failures))
+            release_lost_groups()  # of a controller that died
             continue
         assert isinstance(result.return_value, dict)
         return result.return_value
 
 
 def _trainer(
-    run: Run, per_worker: dict[str, float], build_context: Callable[[ExperimentConfig], TrainContext], relay: str
-) -> TorchTrainer:
+    run: Run,
+    per_worker: dict[str, float],
+    build_context: Callable[[ExperimentConfig], TrainContext],
+    on_report: OnReport | None,
+    relay: str,
+) -> TidyTrainer:
     config = run.config
     scaling = ray.train.ScalingConfig(
         num_workers=config.scaling.num_workers, use_gpu=config.scaling.use_gpu, resources_per_worker=per_worker
@@ -146,10 +171,11 @@ def _trainer(
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
             callbacks=[
                 RefuseAtOnce(),
+                *([ReportsTo(on_report)] if on_report else []),
                 Announcer(relay, in_words(min(sizes), per_worker), None if elastic else max(sizes)),
             ],
         ),
     }
     if elastic:
         return ElasticTrainer(policy=ElasticWorkers(scaling, sizes, STREAM_CPUS), **parts)
-    return TorchTrainer(**parts)
+    return TidyTrainer(**parts)

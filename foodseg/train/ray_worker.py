@@ -20,7 +20,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
 from foodseg.ray_logs import RelayHandler
 from foodseg.ray_session import expected_failure
-from foodseg.train.context import TrainContext, micro_batch_size
+from foodseg.train.context import OnReport, TrainContext, micro_batch_size
 
 T = TypeVar("T")
 
@@ -60,6 +60,17 @@ class RayContext:
 
     def stop_requested(self) -> bool:
         return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
+
+
+class ReportsTo(ray.train.UserCallback):
+    """Passes on what rank 0 reports; runs in Ray's controller."""
+
+    def __init__(self, on_report: OnReport) -> None:
+        self._on_report = on_report
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called once all ranks have reported."""
+        self._on_report(metrics[0])
 
 
 def train_rank(

@@ -39,27 +39,18 @@ class Run:
     total_steps: int
 
 
-def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
-    """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
-
-    For a model with text also `text.safetensors`: workers read the names' vectors there, so that they are made once.
+def plan_run(config: ExperimentConfig) -> Run:
+    """Checks a configuration against its data; nothing is written.
 
     Raises:
-        UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled, a
-            backbone, weights or text vectors that cannot be loaded, crops that the backbone does not take, validation
-            with the true names given, no GPU for a training here that wants one, no MLflow where it is wanted, a run
-            directory that holds a run already (without `resume`) or holds another one (with it).
+        UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled,
+            validation with the true names given.
     """
     config = with_absolute_uris(config)
     if config.eval.ingredients == "given":
         raise UserError(
             "eval.ingredients = given is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
             "scores that know the truth; set it to vocabulary or predicted"
-        )
-    if config.scaling.num_workers == 0 and config.scaling.use_gpu and not torch.cuda.is_available():
-        raise UserError(
-            "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
-            "scaling.use_gpu=false, or join a cluster that has one"
         )
     manifest = training_manifest(config.data)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
@@ -75,7 +66,26 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     order = training_order(
         reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
     )
-    total_steps = _total_steps(config, order)
+    return Run(config, manifest, reader, order, _total_steps(config, order))
+
+
+def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
+    """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
+
+    For a model with text also `text.safetensors`: workers read the names' vectors there, so that they are made once.
+
+    Raises:
+        UserError: as `plan_run`; no GPU for a training here that wants one, a backbone, weights or text vectors that
+            cannot be loaded, crops that the backbone does not take, no MLflow where it is wanted, a run directory that
+            holds a run already (without `resume`) or holds another one (with it).
+    """
+    run = plan_run(config)
+    config, manifest = run.config, run.manifest
+    if config.scaling.num_workers == 0 and config.scaling.use_gpu and not torch.cuda.is_available():
+        raise UserError(
+            "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
+            "scaling.use_gpu=false, or join a cluster that has one"
+        )
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
@@ -95,7 +105,7 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
             "loss.features are 0",
             idle,
         )
-    return Run(config, manifest, reader, order, total_steps)
+    return run
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:

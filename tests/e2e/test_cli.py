@@ -25,9 +25,10 @@ REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
     ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "embed"], ["train"], ["evaluate"], ["predict"],
     ["config", "show"], ["config", "schema"], ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"],
-    ["bench", "serve"], ["demo"], ["serve", "run"], ["serve", "swap"],
+    ["bench", "serve"], ["demo"], ["serve", "run"], ["serve", "swap"], ["tune"], ["ablate"],
 ]  # fmt: skip
-CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
+OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_files.py reads them
+CONFIGS = sorted(p for p in (REPOSITORY / "jobs" / "configs").glob("*.yaml") if p.name not in OTHERS)
 
 
 @pytest.fixture(scope="module")

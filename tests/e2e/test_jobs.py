@@ -20,9 +20,12 @@ import pytest
 
 from foodseg.checkpoint import load_checkpoint
 from foodseg.checkpoint_files import newest_checkpoint, resolve_checkpoint
+from foodseg.config import load_config
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
+from tests.drawn import write_drawn
 from tests.e2e.world import TINY_MODEL, set_options
+from tests.sweeps import write_sweep
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -205,3 +208,18 @@ def test_without_the_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
     assert job.returncode != 0 and not (tmp_path / "mark").exists()
     assert jobs_status(head.dashboard, None) in (401, 403)
     assert jobs_status(head.dashboard, "0" * 64) in (401, 403)
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_as_a_job(head: Head, tmp_path: Path) -> None:
+    data = write_drawn(tmp_path / "data")
+    uri = tmp_path / "sweep"
+    space = {"optim.lr": {"choice": [1e-2, 1e-3]}}
+    sweep = {"searcher": "grid", "trials": None, "scheduler": "none"}
+    path = write_sweep(tmp_path / "s.yaml", data, uri, space=space, sweep=sweep)
+
+    said = done(head.submit("python", "jobs/tune.py", "--config", path))
+
+    assert "2 of 2 trials finished" in said
+    assert load_config(str(uri / "best.yaml")).config.data.uri == data
+    assert (uri / "report.html").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.eval import compare as module
+from foodseg.eval import bootstrap as module
 from foodseg.eval.compare import compare
 from foodseg.eval.pictures import PictureCounts
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.train.placement import Placement, fair_cpus, in_words, place, require_room, usable_workers
+from foodseg.train.placement import Placement, fair_cpus, in_words, place, require_room, side_by_side, usable_workers
 
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}, {"node:__internal_head__": 1.0}
 
@@ -110,3 +110,20 @@ def test_a_cluster_that_holds_the_fewest_workers_is_taken() -> None:
     nodes, worker = [GPU_NODE, CPU_NODE], {"CPU": 1, "GPU": 1}
     assert 0 < usable_workers(nodes, worker, [1, 2, 4], cpus_for_data=2) < 4
     require_room(nodes, worker, [1, 2, 4], cpus_for_data=2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "worker", "workers", "data", "expected"),
+    [
+        ([{"CPU": 8}], {"CPU": 1}, 1, 0, 8),
+        ([{"CPU": 8}], {"CPU": 1}, 1, 2, 2),  # a third would need 9
+        ([{"CPU": 8}], {"CPU": 1}, 2, 2, 2),
+        ([{"CPU": 8}], {"CPU": 1}, 3, 2, 1),
+        ([{"CPU": 2}], {"CPU": 1}, 1, 2, 0),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 8, "GPU": 2}], {"CPU": 1, "GPU": 1}, 2, 2, 2),
+        ([{"CPU": 8, "GPU": 1}], {"CPU": 1, "GPU": 1}, 2, 2, 0),
+        ([], {"CPU": 1}, 1, 0, 0),
+    ],
+)
+def test_trainings_side_by_side(nodes, worker, workers, data, expected):
+    assert side_by_side(nodes, worker, workers, data) == expected

@@ -1,0 +1,92 @@
+"""`foodseg tune` and `foodseg ablate`: what helps, searched and then shown."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from foodseg.cli_options import Address, AsJson, emit, on_cluster, require_lasting
+
+File = Annotated[str, typer.Option("--config", "-c", help="YAML file; jobs/configs has an example.")]
+PartOverrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="part.key=value, such as config.train.steps=500.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is there.")]
+
+
+def tune(
+    config: File,
+    overrides: PartOverrides = None,
+    resume: Resume = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the settings of a training: many trials, weak ones stopped early, the best as best.yaml.
+
+    Example: foodseg tune -c jobs/configs/sweep.yaml --set config.data.uri=prepared/meals --set sweep.trials=8
+
+    Example: foodseg tune -c jobs/configs/sweep.yaml --resume
+    """
+    from foodseg.tune.files import read_sweep
+    from foodseg.tune.ray_sweep import run_sweep
+
+    plan = read_sweep(config, overrides or [])
+    require_lasting("sweep.uri", plan.sweep.uri, address)
+    result = run_sweep(plan, resume=resume, address=address)
+
+    def show() -> None:
+        best = result["best"]
+        print(f"{result['finished']} of {result['trials']} trials finished, {result['stopped']} were stopped early, "
+              f"{result['failed']} failed; {result['worker_hours']:.2f} worker-hours")  # fmt: skip
+        print(f"best: {best['trial']}, mIoU on val {100 * best['miou']:.2f}")
+        for name, value in best["values"].items():
+            print(f"  {name} = {value}")
+        print(f"report: {result['report.html']}")
+        print(f"next: foodseg train --config {result['best.yaml']}")
+
+    emit(result, as_json, show)
+    if result["interrupted"]:
+        count = result["interrupted"]
+        print(f"foodseg: {count} trials did not come to their end; go on with --resume", file=sys.stderr)
+
+
+def ablate(
+    config: File,
+    overrides: PartOverrides = None,
+    subset: Annotated[
+        list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
+    ] = None,
+    resume: Resume = False,
+    address: Address = None,
+    test_log: Annotated[
+        str | None,
+        typer.Option(
+            help="Every opening of `test` is noted here; left out: evidence/test_openings.jsonl, "
+            "on a cluster beside the scores of each run."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare named variants of a training over several seeds: means, deviations, 95 % intervals of differences.
+
+    Example: foodseg ablate -c jobs/configs/ablate.yaml --set config.data.uri=prepared/meals --subset soy_classes.txt
+    """
+    from foodseg.storage import absolute
+    from foodseg.tune.files import read_ablation
+    from foodseg.tune.ray_ablate import run_ablation
+    from foodseg.tune.table import page_markdown
+
+    plan = read_ablation(config, overrides or [], subset or [])
+    require_lasting("ablation.uri", plan.ablation.uri, address)
+    if test_log is None and not on_cluster(address):
+        test_log = "evidence/test_openings.jsonl"
+    if test_log is not None:
+        require_lasting("--test-log", test_log, address)
+        test_log = absolute(test_log)  # trials run in another folder
+    result = run_ablation(plan, resume=resume, address=address, test_log=test_log)
+
+    def show() -> None:
+        print(page_markdown(result))
+        print(f"written to {result['ablation']}: table.json, table.md")
+
+    emit(result, as_json, show)

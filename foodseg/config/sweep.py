@@ -1,0 +1,83 @@
+"""`sweep` and `ablation`: the settings of `foodseg tune` and of `foodseg ablate` that are not those of a training."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from foodseg.config.section import Section
+
+Against = Literal["none", "parameters", "latency"]
+
+
+class SweepConfig(Section):
+    """What searches, what stops a trial early, and when the sweep ends."""
+
+    uri: str = Field("runs/sweep", description="folder or s3://bucket/prefix of the sweep: trials, best.yaml, report")
+    searcher: Literal["random", "grid", "tpe"] = Field(
+        "tpe", description="how values are chosen: at random, every combination, or by Optuna's TPE from what was found"
+    )
+    seed: int = Field(0, ge=0, description="seed of the search")
+    scheduler: Literal["none", "asha", "hyperband"] = Field(
+        "asha",
+        description="what stops weak trials early: nothing, successive halving (ASHA), or the same with three brackets "
+        "that begin later and later",
+    )
+    grace: float = Field(0.1, gt=0, lt=1, description="share of its steps that every trial may train")
+    reduction: float = Field(3, gt=1, description="one of so many trials goes on at each rung")
+    against: Against = Field(
+        "none",
+        description="second objective beside mIoU on val: the model's parameters or its milliseconds a picture; the "
+        "report then shows the Pareto front",
+    )
+    trials: int | None = Field(16, ge=1, description="most trials; null = no limit but the others, or the whole grid")
+    hours: float | None = Field(None, gt=0, description="most hours of one call; null = no limit")
+    worker_hours: float | None = Field(
+        None, gt=0, description="most hours of training over all trials, times the workers of each; null = no limit"
+    )
+    concurrent: int | None = Field(
+        None, ge=1, description="most trials at once; null = as many as the machine's cores or the cluster hold"
+    )
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> "SweepConfig":
+        if self.searcher != "grid" and self.trials is None and self.hours is None and self.worker_hours is None:
+            raise ValueError(
+                "the sweep would never end: set one of sweep.trials, sweep.hours and sweep.worker_hours, "
+                "or sweep.searcher: grid"
+            )
+        return self
+
+
+class SweepFile(Section):
+    """The part `sweep` of the file of a sweep; `space` and `config` stand beside it."""
+
+    sweep: SweepConfig = Field(SweepConfig(), description="search, early stopping, budget")
+
+
+class AblationConfig(Section):
+    """Which seeds every arm is trained with, and what its score is taken on."""
+
+    uri: str = Field("runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="train.seed of each arm's runs")
+    data: str | None = Field(None, description="prepared data set that is scored; null = config.data.uri")
+    split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
+    weights: Literal["both", "student", "ema"] = Field(
+        "both", description="which weights are scored: the student's, their running average (EMA), or both"
+    )
+    subsets: tuple[str, ...] = Field((), description="files of class ids, each scored under its own name")
+    resamples: int = Field(10_000, ge=1, description="draws of groups and seeds for the intervals")
+    concurrent: int | None = Field(
+        None, ge=1, description="most runs at once; null = as many as the machine's cores or the cluster hold"
+    )
+
+    @model_validator(mode="after")
+    def _different_seeds(self) -> "AblationConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"ablation.seeds must differ from each other, found {list(self.seeds)}")
+        return self
+
+
+class AblationFile(Section):
+    """The part `ablation` of the file of an ablation; `arms`, `contrasts` and `config` stand beside it."""
+
+    ablation: AblationConfig = Field(AblationConfig(), description="seeds, split, subsets")

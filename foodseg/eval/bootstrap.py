@@ -1,0 +1,173 @@
+"""How far would scores move with other pictures, and with other training seeds? A paired bootstrap over both.
+
+Near-duplicates are no independent evidence, so whole groups are drawn with replacement, the same draw for every run.
+The counts of the drawn groups are summed and divided once, as for the score itself (Efron & Tibshirani, "An
+Introduction to the Bootstrap", 1993, chapter 13: percentile intervals). Where an arm was trained with several seeds,
+seeds are drawn with replacement too, the same ones for every arm.
+
+    draws = draw_scores({"A": pictures_a, "B": pictures_b}, classes=104, measures=[list(range(104))])
+    low, high, _ = interval(draws.drawn[0, :, 0] - draws.drawn[0, :, 1])
+
+Shape letters: K class ids; M measures (lists of ids); N runs; G groups; R resamples, in all or of one chunk; S seeds.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foodseg.errors import UserError
+from foodseg.eval.pictures import PictureCounts, refuse_strange_ids
+from foodseg.metrics import class_iou
+
+RESAMPLES = 10_000
+# What the arrays of one chunk of resamples may take together; the groups' own counts (G x 3 N K x 8 bytes) come on top.
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Mean IoU in [0, 1] of N runs: `observed` (M, N) and in each resample `drawn` (M, R, N), both float64.
+
+    NaN where no id of a measure has truth pixels: the same resamples for every run, as the truth is the same.
+    """
+
+    observed: np.ndarray
+    drawn: np.ndarray
+    groups: int
+    pictures: int
+
+
+def draw_scores(
+    runs: Mapping[str, Sequence[PictureCounts]],
+    classes: int,
+    measures: Collection[Sequence[int]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Draws:
+    """Scores every run on the same draws of groups.
+
+    The mean is taken over the ids of a measure with truth pixels; a class absent from a resample leaves all means of
+    that resample. The order of the pictures does not matter; the same seed gives the same draws.
+
+    Args:
+        runs: by name the counts of one model on the same pictures with the same truth, each picture once.
+        classes: K.
+        measures: lists of ids.
+        resamples: how many draws of G groups.
+
+    Raises:
+        UserError: the pictures, their groups or their truth differ between runs, or an id is outside [0, classes).
+    """
+    if resamples < 1:
+        raise UserError(f"resamples must be at least 1, found {resamples}")
+    _refuse_different_pictures({name: _by_id(pictures, name) for name, pictures in runs.items()}, classes)
+    some = next(iter(runs.values()))
+    groups = sorted({picture.group_id for picture in some})
+    counts = np.stack([_group_counts(pictures, groups, classes) for pictures in runs.values()], axis=1)
+    observed = _means(counts.sum(axis=0, keepdims=True), measures)[:, 0]
+    chunks = [_means(chunk, measures) for chunk in _resampled(counts, resamples, np.random.default_rng(seed))]
+    return Draws(observed, np.concatenate(chunks, axis=1), len(groups), len(some))
+
+
+def draw_seeds(seeds: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """Returns (R, S) int64 places of seeds, drawn with replacement; apart from the draws of `draw_scores`."""
+    return np.random.default_rng([seed, 1]).integers(0, seeds, size=(resamples, seeds))
+
+
+def interval(drawn: np.ndarray) -> tuple[float, float, int] | None:
+    """Returns the 95 % percentile interval of (R,) values without NaN, and their number; None where all are NaN."""
+    kept = drawn[~np.isnan(drawn)]
+    if not kept.size:
+        return None
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return float(low), float(high), int(kept.size)
+
+
+def _by_id(pictures: Sequence[PictureCounts], name: str) -> dict[str, PictureCounts]:
+    by_id = {picture.image_id: picture for picture in pictures}
+    if not pictures:
+        raise UserError(f"nothing to compare: side {name} has no pictures")
+    if len(by_id) < len(pictures):
+        raise UserError(f"side {name} has {len(pictures)} pictures but only {len(by_id)} different image ids")
+    return by_id
+
+
+def _refuse_different_pictures(runs: Mapping[str, dict[str, PictureCounts]], classes: int) -> None:
+    """Raises UserError unless all runs hold the same image ids, in the same groups, with the same truth."""
+    (first, a), *others = runs.items()
+    for picture in a.values():
+        refuse_strange_ids(picture, classes)
+    truth = {key: _truth(picture, classes) for key, picture in a.items()}
+    for other, b in others:
+        both = f"{first} and {other}"
+        lonely = sorted(a.keys() ^ b.keys())
+        if lonely:
+            raise UserError(f"{both} must hold the same pictures, but {_some(lonely)} are on one side only")
+        for picture in b.values():
+            refuse_strange_ids(picture, classes)
+        regrouped = sorted(key for key in a if a[key].group_id != b[key].group_id)
+        if regrouped:
+            raise UserError(
+                f"{both} must hold the same near-duplicate groups, but the groups of {_some(regrouped)} differ"
+            )
+        relabelled = sorted(key for key in a if not np.array_equal(truth[key], _truth(b[key], classes)))
+        if relabelled:
+            raise UserError(
+                f"{both} must be scored against the same truth, but the pixel counts of {_some(relabelled)} differ"
+            )
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(map(repr, keys[:3])) + more
+
+
+def _truth(picture: PictureCounts, classes: int) -> np.ndarray:
+    """Returns (K,) float64 truth pixels per id (whole numbers, exact up to 2**53)."""
+    return np.bincount(picture.truth, weights=picture.count, minlength=classes)
+
+
+def _group_counts(pictures: Sequence[PictureCounts], groups: list[str], classes: int) -> np.ndarray:
+    """Returns (G, 3, K) float64: right, truth and predicted pixels per group and id.
+
+    Floats, because only those are multiplied by BLAS; the whole numbers in them, and hence all sums, are exact.
+    """
+    row_of = {group: row for row, group in enumerate(groups)}
+    counts = np.zeros((len(groups), 3, classes))
+    for picture in pictures:
+        right = np.where(picture.truth == picture.prediction, picture.count, 0)
+        row = counts[row_of[picture.group_id]]
+        row[0] += np.bincount(picture.truth, weights=right, minlength=classes)
+        row[1] += _truth(picture, classes)
+        row[2] += np.bincount(picture.prediction, weights=picture.count, minlength=classes)
+    return counts
+
+
+def _resampled(counts: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields (R, N, 3, K) sums of `counts` (G, N, 3, K) over G groups drawn with replacement, `resamples` in all.
+
+    Chunks bound the memory; the draws are the same whatever their size.
+    """
+    groups, runs, _, classes = counts.shape
+    # Per resample: draws, their cells, their counts as integers and as floats; of each run three sums, IoU and more.
+    chunk = max(1, _CHUNK_BYTES // (8 * (4 * groups + 8 * runs * classes)))
+    flat = counts.reshape(groups, -1)
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        cells = rng.integers(0, groups, size=(rows, groups)) + groups * np.arange(rows)[:, None]
+        weights = np.bincount(cells.ravel(), minlength=rows * groups).reshape(rows, groups)
+        yield (weights.astype(np.float64) @ flat).reshape(rows, *counts.shape[1:])
+
+
+def _means(sums: np.ndarray, measures: Collection[Sequence[int]]) -> np.ndarray:
+    """Returns (M, R, N) mean IoU from `sums` (R, N, 3, K); NaN where no id has truth pixels."""
+    present = sums[:, 0, 1] > 0
+    iou = np.where(present[:, None], class_iou(sums[:, :, 0], sums[:, :, 1], sums[:, :, 2]), 0.0)
+    means = []
+    for ids in measures:
+        used = present[:, list(ids)].sum(axis=1)[:, None]
+        totals = iou[:, :, list(ids)].sum(axis=2)
+        means.append(np.where(used > 0, totals / np.maximum(used, 1), np.nan))
+    return np.stack(means)

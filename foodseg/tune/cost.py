@@ -1,0 +1,42 @@
+"""What a model costs, for sweeps that weigh mIoU against it."""
+
+import statistics
+import time
+
+import torch
+
+from foodseg.classes import ClassTable
+from foodseg.config import ExperimentConfig
+from foodseg.config.sweep import Against
+from foodseg.models.build import build_segmenter
+from foodseg.train.run import text_of_run
+
+PASSES = 10  # that are measured, after one that is not
+
+
+def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) -> dict[str, float]:
+    """Returns {"parameters": trainable numbers}, {"latency": milliseconds a picture}, or {} for "none".
+
+    The latency is the median of PASSES passes of one square picture of `eval.longest_side` (512 where that is null)
+    through a model with random weights, on the GPU if there is one. Trials that run beside it slow it down: it ranks
+    models, and is no benchmark.
+    """
+    if against == "none":
+        return {}
+    text = text_of_run(config, classes)
+    model = build_segmenter(config.model, len(classes), pretrained=False, text=text.vectors if text else None)
+    if against == "parameters":
+        return {"parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad))}
+    device = torch.device("cuda" if config.scaling.use_gpu and torch.cuda.is_available() else "cpu")
+    side = config.eval.longest_side or 512
+    picture = torch.zeros(1, 3, side, side, device=device)
+    model.to(device).eval()
+    seconds = []
+    with torch.no_grad():
+        for _ in range(PASSES + 1):
+            started = time.perf_counter()
+            model(picture)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    return {"latency": 1000 * statistics.median(seconds[1:])}

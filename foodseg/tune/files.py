@@ -1,0 +1,190 @@
+"""Reads the files of `foodseg tune` and `foodseg ablate`: their own settings, and the training that all trials share.
+
+plan = read_sweep("jobs/configs/sweep.yaml", ["sweep.trials=8", "config.train.steps=500"])
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config.explain import validated
+from foodseg.config.load import leaves, read_tree, with_values
+from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
+from foodseg.errors import UserError
+from foodseg.tune.space import Space, check_space, configured, parse_space
+
+# of a sweep or an ablation that goes on, what may differ from before: how long it runs, where, and what is compared
+_MAY_CHANGE = ("sweep.trials", "sweep.hours", "sweep.worker_hours", "sweep.concurrent", "sweep.uri", "ablation.uri",
+               "ablation.concurrent", "ablation.seeds", "ablation.subsets", "ablation.resamples", "contrasts.",
+               "config.scaling.", "config.run.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep that may start; `given` is its file, complete, as plain data."""
+
+    sweep: SweepConfig
+    space: Space
+    base: ExperimentConfig
+    given: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of an ablation: what it sets, or a folder of label maps of others, in which {seed} stands for a seed."""
+
+    settings: Mapping[str, Any]
+    predictions: str | None = None
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """An ablation that may start. contrasts: by name two arms, of which the second is taken from the first."""
+
+    ablation: AblationConfig
+    arms: Mapping[str, Arm]
+    contrasts: Mapping[str, tuple[str, str]]
+    base: ExperimentConfig
+    given: Mapping[str, Any]
+
+
+def read_sweep(path: str, overrides: Sequence[str]) -> SweepPlan:
+    """Reads the file of a sweep with `part.key=value` overrides, and tries its space.
+
+    Raises:
+        UserError: no such file, an unknown part or key, a value out of its range, a space that does not fit.
+    """
+    tree = _parts(path, overrides, ("sweep", "space", "config"))
+    sweep = validated({"sweep": tree.get("sweep", {})}, SweepFile, path).sweep
+    base = _shared_config(path, tree)
+    if base.data.val_split is None:
+        raise UserError(f"{path}: config.data.val_split is null, but a sweep chooses by the score on val: name a split")
+    space = parse_space(tree.get("space"))
+    check_space(space, base)
+    given = {"sweep": sweep.model_dump(mode="json"), "space": tree["space"], "config": base.model_dump(mode="json")}
+    return SweepPlan(sweep, space, base, given)
+
+
+def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = ()) -> AblationPlan:
+    """Reads the file of an ablation, and tries every arm.
+
+    Args:
+        subsets: files of class ids, besides those of the file.
+
+    Raises:
+        UserError: as `read_sweep`; a contrast of arms that there are not.
+    """
+    tree = _parts(path, overrides, ("ablation", "arms", "contrasts", "config"))
+    ablation = validated({"ablation": tree.get("ablation", {})}, AblationFile, path).ablation
+    everything = tuple(map(storage.absolute, (*ablation.subsets, *subsets)))
+    data = storage.absolute(ablation.data) if ablation.data else None
+    ablation = ablation.model_copy(update={"data": data, "subsets": everything})
+    base = _shared_config(path, tree)
+    arms = {str(name): _arm(path, str(name), given) for name, given in (tree.get("arms") or {}).items()}
+    if not arms:
+        raise UserError(f"{path}: arms: must name at least one arm, each with the keys that it sets")
+    if len({slug(name) for name in arms}) < len(arms):
+        raise UserError(f"{path}: arms: the names must differ in their letters and digits, found {', '.join(arms)}")
+    for name, arm in arms.items():
+        try:
+            configured(base, arm.settings)
+        except UserError as error:
+            raise UserError(f"{path}: arms: {name}: {error}") from None
+    contrasts = _contrasts(path, tree.get("contrasts"), list(arms))
+    given = {
+        "ablation": ablation.model_dump(mode="json"),
+        "arms": tree["arms"],
+        "contrasts": {name: list(pair) for name, pair in contrasts.items()},
+        "config": base.model_dump(mode="json"),
+    }
+    return AblationPlan(ablation, arms, contrasts, base, given)
+
+
+def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
+    """Writes the file of a sweep or an ablation, complete, into its folder; `name`: of the file.
+
+    Raises:
+        UserError: the folder is not empty (without `resume`), is none of this kind, or was begun with other settings.
+    """
+    shown, where = storage.redact(uri), storage.join(uri, name)
+    if storage.list_names(uri):
+        if not resume:
+            raise UserError(f"{shown} is not empty: give --resume to go on with it, or name another folder")
+        if not storage.exists(where):
+            raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
+        before, now = _flat(read_tree(where)), _flat(given)
+        changed = [
+            f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+        ]
+        if changed:
+            raise UserError(
+                f"--resume: {shown} was begun with other settings: {'; '.join(changed[:3])}; "
+                "give the same ones, or another folder to start anew"
+            )
+    storage.write_text(where, yaml.safe_dump(dict(given), sort_keys=False, width=120))
+
+
+def slug(name: str) -> str:
+    """Returns the name as part of a path: letters and digits, with hyphens between."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def _parts(path: str, overrides: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
+    tree = read_tree(path)
+    of_config = [override for override in overrides if override.startswith("config.")]
+    tree = with_values(tree, [override for override in overrides if override not in of_config])
+    if isinstance(tree.get("config", {}), dict):
+        sections = {key: value or {} for key, value in tree.get("config", {}).items()}
+        tree["config"] = with_values(sections, [override.removeprefix("config.") for override in of_config])
+    strange = [key for key in tree if key not in known]
+    if strange:
+        raise UserError(
+            f"{path}: {strange[0]!r} is no part of such a file; there are {', '.join(known)} "
+            "(the settings of a training stand below config)"
+        )
+    return tree
+
+
+def _shared_config(path: str, tree: Mapping[str, Any]) -> ExperimentConfig:
+    config = tree["config"]
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: config: must be sections of a training's configuration, found {config!r}")
+    try:
+        return parse_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: config: {error}") from None
+
+
+def _arm(path: str, name: str, given: Any) -> Arm:
+    if not isinstance(given or {}, dict):
+        raise UserError(f"{path}: arms: {name}: must hold the keys that it sets, such as loss.distill: 0.5")
+    settings = dict(given or {})
+    predictions = settings.pop("predictions", None)
+    if predictions is not None and (settings or not isinstance(predictions, str)):
+        raise UserError(f"{path}: arms: {name}: predictions must be a folder of label maps, and stand alone")
+    fixed = [key for key in settings if key.startswith(("run.", "scaling.", "train.seed", "eval.weights"))]
+    if fixed:
+        raise UserError(f"{path}: arms: {name}: {fixed[0]} is set for every run by the ablation itself: leave it out")
+    return Arm(settings, storage.absolute(predictions) if predictions else None)
+
+
+def _contrasts(path: str, given: Any, arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    if not given:
+        return {f"{name} - {arms[0]}": (name, arms[0]) for name in arms[1:]}
+    contrasts = {}
+    for name, pair in dict(given).items():
+        if not (isinstance(pair, list) and len(pair) == 2 and all(arm in arms for arm in pair)):
+            raise UserError(f"{path}: contrasts: {name}: must be two of the arms, {', '.join(arms)}, found {pair!r}")
+        contrasts[str(name)] = (pair[0], pair[1])
+    return contrasts
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(leaves(dict(tree)))

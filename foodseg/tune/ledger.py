@@ -1,0 +1,140 @@
+"""What became of every trial: one small JSON file each, written whole whenever something happens.
+
+A sweep resumes from these files alone. They hold plain data, so nothing foreign is ever unpickled, and an object store
+takes each in one PUT. The driver writes `ledger/<name>.json`; a trial that comes to its end writes `ended/<name>.json`
+itself, so that a driver that is killed at that moment loses nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig, parse_config
+from foodseg.tune.space import Values
+
+# running: begun and not ended. interrupted: storage, cluster or budget ran out; --resume goes on with both
+Status = Literal["running", "interrupted", "finished", "stopped", "failed"]
+FINAL: tuple[Status, ...] = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that is tried.
+
+    number: from 0 on; name: of the trial and its run directory, shown to people.
+    values: of the knobs. config: the whole configuration, as plain data.
+    reports: one dict per validation: step, share (of its steps, in (0, 1]), miou and further scores, seconds.
+    seconds: of training over all attempts. reason: why it failed, was stopped or interrupted.
+    costs: parameters and latency_ms, where they are an objective.
+    """
+
+    name: str
+    number: int
+    values: Values
+    config: dict[str, Any]
+    status: Status = "running"
+    reason: str | None = None
+    seconds: float = 0.0
+    reports: tuple[dict[str, Any], ...] = ()
+    costs: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def run_uri(self) -> str:
+        return str(self.config["run"]["uri"])
+
+    @property
+    def score(self) -> float | None:
+        """mIoU on val at the last validation: the best one on the way would reward those who are looked at often."""
+        return float(self.reports[-1]["miou"]) if self.reports else None
+
+    @property
+    def share(self) -> float:
+        """How much of its steps it trained, as far as it was validated, in [0, 1]."""
+        return float(self.reports[-1]["share"]) if self.reports else 0.0
+
+    def parsed(self) -> ExperimentConfig:
+        return parse_config(self.config)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trial ended, in its own words; `trace` of a mistake of ours."""
+
+    status: Status
+    reason: str | None
+    seconds: float
+    reports: tuple[dict[str, Any], ...]
+    costs: dict[str, float] = field(default_factory=dict)
+    trace: str | None = None
+
+
+class Ledger:
+    """All trials of a sweep at `uri`; one process writes."""
+
+    def __init__(self, uri: str) -> None:
+        """Reads what is there; trials that ended while nobody looked are taken note of."""
+        self.uri = uri
+        names = storage.list_names(storage.join(uri, "ledger"))
+        found = [read_trial(uri, name.removesuffix(".json")) for name in names if name.endswith(".json")]
+        self._trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
+        for trial in list(self):
+            if trial.status == "running":
+                self.close(trial.name)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials.values())
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __getitem__(self, name: str) -> Trial:
+        return self._trials[name]
+
+    def put(self, trial: Trial) -> Trial:
+        """Writes a trial down, new or changed."""
+        storage.write_json(_where(self.uri, "ledger", trial.name), asdict(trial))
+        self._trials[trial.name] = trial
+        return trial
+
+    def note(self, name: str, report: dict[str, Any], costs: dict[str, float]) -> Trial:
+        """Adds a validation; one of the same step, from an attempt before, is replaced."""
+        trial = self[name]
+        kept = tuple(line for line in trial.reports if line["step"] < report["step"])
+        return self.put(
+            replace(trial, reports=(*kept, report), seconds=max(trial.seconds, report["seconds"]), costs=costs)
+        )
+
+    def close(self, name: str, otherwise: Status | None = None, reason: str | None = None) -> Trial:
+        """Takes over how a trial says that it ended; where it said nothing, `otherwise` stands (None: as before)."""
+        trial, where = self[name], _where(self.uri, "ended", name)
+        if not storage.exists(where):
+            return trial if otherwise is None else self.put(replace(trial, status=otherwise, reason=reason))
+        end = End(**json.loads(storage.read_text(where)))
+        return self.put(
+            replace(
+                trial, status=end.status, reason=end.reason, seconds=max(trial.seconds, end.seconds),
+                reports=tuple(end.reports), costs=end.costs or trial.costs,
+            )
+        )  # fmt: skip
+
+    def reopen(self, name: str) -> Trial:
+        """Makes a trial that did not come to its end ready to go on."""
+        storage.delete(_where(self.uri, "ended", name))
+        return self.put(replace(self[name], status="running", reason=None))
+
+
+def read_trial(uri: str, name: str) -> Trial:
+    """Reads one trial of the sweep at `uri`."""
+    plain = json.loads(storage.read_text(_where(uri, "ledger", name)))
+    return Trial(**{**plain, "reports": tuple(plain["reports"])})
+
+
+def write_end(uri: str, name: str, end: End) -> None:
+    """Says how a trial ended; written by the trial itself."""
+    storage.write_json(_where(uri, "ended", name), asdict(end))
+
+
+def _where(uri: str, folder: str, name: str) -> str:
+    return storage.join(uri, folder, f"{name}.json")

@@ -1,0 +1,116 @@
+"""`foodseg tune`: a sweep from its file to best.yaml, trials.parquet and report.html.
+
+run_sweep(read_sweep("jobs/configs/sweep.yaml", ["sweep.trials=8"]))
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_overrides
+from foodseg.errors import RetryLater, UserError
+from foodseg.train.run import Run, plan_run, with_absolute_uris
+from foodseg.train.run_log import require_mlflow
+from foodseg.tune.files import SweepPlan, begin
+from foodseg.tune.ledger import Ledger
+from foodseg.tune.page import sweep_html
+from foodseg.tune.ray_tuner import BRACKETS, EarlyStop, Limits, Plan, run_trials, with_own_threads
+from foodseg.tune.results import SweepResult, summarise, write_results
+from foodseg.tune.search import build_search
+from foodseg.tune.space import RandomSource, Values, configured
+
+
+def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = None) -> dict[str, Any]:
+    """Runs a sweep, or goes on with it.
+
+    Args:
+        plan: of `read_sweep`.
+        resume: go on with the sweep in `sweep.uri`: finished trials are kept, running ones go on where they were.
+        address: Ray cluster to join; None starts one here.
+
+    Returns:
+        `SweepResult.to_json`, with the names of the files.
+
+    Raises:
+        UserError: a configuration that cannot work; no room on the cluster; no trial finished.
+        RetryLater: no trial finished, since storage, cluster or budget ran out.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    plan = replace(plan, sweep=plan.sweep.model_copy(update={"uri": storage.absolute(plan.sweep.uri)}))
+    sweep = plan.sweep
+    search = build_search(sweep, plan.space)
+    some = plan.space.draw(RandomSource(np.random.default_rng(sweep.seed)))
+    run = _checked(plan, _configuration(plan, _name(0, some), some))
+    begin(sweep.uri, "sweep.yaml", plan.given, resume)
+    ledger = Ledger(sweep.uri)
+    workers = max(run.config.world_sizes)
+
+    def report() -> SweepResult:
+        result = summarise(list(ledger), plan.space, sweep, workers)
+        write_results(result, sweep_html(result, _facts(run)))
+        return result
+
+    early = None
+    if sweep.scheduler != "none":
+        early = EarlyStop(sweep.grace, sweep.reduction, BRACKETS if sweep.scheduler == "hyperband" else 1)
+    run_trials(
+        Plan(
+            ledger=ledger,
+            search=search,
+            configure=lambda number, values: _configuration(plan, _name(number, values), values),
+            name=_name,
+            limits=Limits(sweep.trials, sweep.hours, sweep.worker_hours, sweep.concurrent),
+            early_stop=early,
+            against=sweep.against,
+            changed=report,
+        ),
+        run.config,
+        address,
+    )
+    result = report()
+    if result.best is None and not result.count("interrupted"):
+        reason = next((trial.reason for trial in ledger if trial.status == "failed"), "none was begun")
+        raise UserError(f"no trial of the sweep {storage.redact(sweep.uri)} came to its end; the first: {reason}")
+    lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
+    if result.best is None:
+        raise RetryLater(f"no trial of the sweep has come to its end yet ({lost[0]}): go on with --resume")
+    files = {name: storage.redact(storage.join(sweep.uri, name)) for name in ("best.yaml", "report.html")}
+    return {**result.to_json(), **files}
+
+
+def _name(number: int, values: Values) -> str:
+    return f"trial-{number:04d}"
+
+
+def _configuration(plan: SweepPlan, name: str, values: Values) -> ExperimentConfig:
+    config = configured(plan.base, plan.space.settings(values))
+    run_uri = storage.join(plan.sweep.uri, "trials", name)
+    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={run_uri}"])))
+
+
+def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:
+    """What can be known before a trial starts, of the first of them."""
+    run = plan_run(example)
+    config = run.config.train
+    if plan.sweep.scheduler != "none" and config.validate_every >= run.total_steps:
+        raise UserError(
+            f"sweep.scheduler = {plan.sweep.scheduler} compares trials while they train, but they are validated only "
+            f"at their end: set config.train.validate_every below {run.total_steps}, or sweep.scheduler: none"
+        )
+    if config.mlflow_uri is not None:
+        require_mlflow(config.mlflow_uri)
+    return run
+
+
+def _facts(run: Run) -> dict[str, str]:
+    config = run.config
+    counts = run.manifest.counts[config.data.val_split or ""]
+    return {
+        "data": f"{run.manifest.identity}; scored on {config.data.val_split}, {counts.pictures} pictures, "
+        f"{config.eval.weights} weights",
+        "training": f"{run.total_steps} updates of {config.train.global_batch} pictures, "
+        f"crops of {config.augment.crop}",
+    }

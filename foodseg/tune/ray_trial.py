@@ -1,0 +1,92 @@
+"""One trial of a sweep, in its Tune actor: the same `run_training` as everywhere, and how it ended written down.
+
+What is heavy is imported inside: Ray's controller of a training unpickles `TuneReports`, and needs no torch for it.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from foodseg import storage
+from foodseg.config import ExperimentConfig
+from foodseg.config.sweep import Against
+from foodseg.errors import FoodsegError, RetryLater
+from foodseg.tune.ledger import End, Status, Trial, read_trial, write_end
+
+Afterwards = Callable[[ExperimentConfig], None]
+"""What is done with a trained run before its trial counts as finished; it is pickled."""
+
+
+class TuneReports:
+    """Passes validations on to Tune: from this process, or from the controller of a training with workers.
+
+    Here it waits until Tune has decided whether the trial goes on; a training with workers goes on meanwhile.
+    """
+
+    def __init__(self, trial: Trial, workers: int, costs: dict[str, float]) -> None:
+        self._costs = costs
+        self._since = time.time() - trial.seconds
+        self._queue = TuneReportCallback() if workers else None
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        # between two validations, or at the end, when there is nothing left to decide
+        if "miou" not in metrics or metrics["share"] >= 1:
+            return
+        scores = {name: value for name, value in metrics.items() if name != "checkpoint_uri"}
+        report = {"report": {**scores, "seconds": time.time() - self._since}, "costs": self._costs,
+                  "percent": 100 * metrics["share"], "miou": metrics["miou"]}  # fmt: skip
+        if self._queue is not None:
+            self._queue.after_report(None, [report], None)
+        else:
+            tune.report(report)
+
+
+def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:
+    """Trains the trial `name` of the sweep at `uri`, or goes on with it, and writes how it ended.
+
+    A training that fails does not raise: Tune tries again whatever raises, and a loss of NaN would be NaN again. What
+    ends the process itself is Tune's to see.
+    """
+    trial = read_trial(uri, name)
+    started, total, costs = time.time() - trial.seconds, 0, dict(trial.costs)
+    status: Status = "finished"
+    reason = trace = None
+    try:
+        from foodseg.train.ray_trainer import run_training
+        from foodseg.train.run import plan_run
+        from foodseg.tune.cost import model_cost
+
+        config = trial.parsed()
+        run = plan_run(config)
+        total, costs = run.total_steps, model_cost(config, run.manifest.class_table, against)
+        workers = max(config.world_sizes) if config.scaling.num_workers else 0
+        begun = storage.exists(storage.join(config.run.uri, "config.yaml"))
+        run_training(config, resume=begun, on_report=TuneReports(trial, workers, costs))
+        if afterwards is not None:
+            afterwards(config)
+    except RetryLater as error:
+        status, reason = "interrupted", str(error)
+    except FoodsegError as error:
+        status, reason = "failed", str(error)
+    except Exception as error:  # a mistake of ours, or no memory: the other trials go on
+        lines = str(error).strip().splitlines() or [""]
+        status, reason, trace = "failed", f"{type(error).__name__}: {lines[0]}"[:500], traceback.format_exc()
+    seconds = time.time() - started
+    reports = _validations(uri, trial, total, seconds)
+    write_end(uri, name, End(status, reason, seconds, reports, costs, trace))
+
+
+def _validations(uri: str, trial: Trial, total: int, seconds: float) -> tuple[dict[str, Any], ...]:
+    """Returns the validations that the run has written down, each after as many seconds as the ledger noted."""
+    noted = read_trial(uri, trial.name).reports
+    where = storage.join(trial.run_uri, "history.jsonl")
+    if not total or not storage.exists(where):
+        return noted
+    after = {line["step"]: line["seconds"] for line in noted}
+    lines = [json.loads(line) for line in storage.read_text(where).splitlines()]
+    return tuple({**line, "share": line["step"] / total, "seconds": after.get(line["step"], seconds)} for line in lines)

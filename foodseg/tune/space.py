@@ -1,0 +1,260 @@
+"""The search space of a sweep: which keys of the configuration take which values.
+
+    space = parse_space({"loss.distill": {"uniform": [0.1, 1]}, "fusion": {"options": {"none": {}, "film": {...}}}})
+    check_space(space, base)                       # every value must make a valid configuration, before anything starts
+    values = space.draw(RandomSource(np.random.default_rng(0)))
+    config = configured(base, space.settings(values))
+
+A knob is a dotted key of the configuration, or a name of its own whose options set several keys at once.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_overrides
+from foodseg.errors import UserError
+
+Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number
+Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
+KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
+# where a run lives and what it is scored on are no matter of taste
+_FIXED = ("run.", "scaling.", "data.uri", "data.uris", "data.val_split", "train.mlflow_uri")
+CHECKED = 400  # combinations that are tried before a sweep starts; of a larger space a random part
+
+
+class Source(Protocol):
+    """Chooses values; the three methods of Optuna's `Trial` that a space needs."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Independent draws."""
+
+    rng: np.random.Generator
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if log:
+            return float(min(high, max(low, math.exp(self.rng.uniform(math.log(low), math.log(high))))))
+        return float(self.rng.uniform(low, high))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One thing that is searched.
+
+    choices: by label the settings (dotted key -> value) of each choice; empty for numbers.
+    low, high: the range of a number, both ends included.
+    when: labels of other knobs, of which one must be chosen for this knob to be used; empty = always.
+    """
+
+    name: str
+    kind: Kind
+    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    low: float = 0.0
+    high: float = 0.0
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def used(self, values: Values) -> bool:
+        """Whether the values of the knobs before it are those that it is for."""
+        return all(values.get(other) in labels for other, labels in self.when.items())
+
+    def settings(self, value: Any) -> dict[str, Any]:
+        """Returns what a value sets: dotted key -> value."""
+        return dict(self.choices[value]) if self.choices else {self.name: value}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The knobs in the order of the file; one that depends on another stands after it."""
+
+    knobs: tuple[Knob, ...]
+
+    def draw(self, source: Source) -> Values:
+        """Returns a value for every knob that is used."""
+        values: Values = {}
+        for knob in self.knobs:
+            if not knob.used(values):
+                continue
+            if knob.choices:
+                values[knob.name] = source.suggest_categorical(knob.name, list(knob.choices))
+            elif knob.kind == "int":
+                values[knob.name] = source.suggest_int(knob.name, int(knob.low), int(knob.high))
+            else:
+                log = knob.kind == "loguniform"
+                values[knob.name] = source.suggest_float(knob.name, knob.low, knob.high, log=log)
+        return values
+
+    def settings(self, values: Values) -> dict[str, Any]:
+        """Returns what the values set: dotted key -> value."""
+        return {key: value for knob in self.knobs if knob.name in values
+                for key, value in knob.settings(values[knob.name]).items()}  # fmt: skip
+
+    def grid(self) -> Iterator[Values]:
+        """Yields every combination, each once.
+
+        Raises:
+            UserError: a knob is a range of numbers, which has no end.
+        """
+        endless = [knob.name for knob in self.knobs if knob.kind in ("uniform", "loguniform")]
+        if endless:
+            raise UserError(f"space: {endless[0]}: sweep.searcher = grid needs choices, options or int, not a range")
+        return _combinations(self.knobs, lambda knob: list(range(int(knob.low), int(knob.high) + 1)))
+
+
+def parse_space(tree: Any) -> Space:
+    """Reads the part `space` of a sweep's file.
+
+    Raises:
+        UserError: no knobs, a knob of no known kind, a wrong range, `when` of a knob that does not stand before it.
+    """
+    if not isinstance(tree, dict) or not tree:
+        raise UserError("space: must name what is searched, for example loss.distill: {uniform: [0.1, 1.0]}")
+    knobs: list[Knob] = []
+    setter: dict[str, str] = {}
+    for name, given in tree.items():
+        knob = _knob(str(name), given, {knob.name: knob for knob in knobs})
+        for key in {key for settings in knob.choices.values() for key in settings} or {knob.name}:
+            if setter.setdefault(key, knob.name) != knob.name:
+                raise UserError(f"space: {knob.name} and {setter[key]} both set {key}: leave it out of one of them")
+        knobs.append(knob)
+    return Space(tuple(knobs))
+
+
+def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
+    """Returns the configuration with dotted keys set. UserError: as `load_config`."""
+    return with_overrides(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+
+def check_space(space: Space, base: ExperimentConfig) -> None:
+    """Tries every combination of the choices and of the ends of the ranges; of more than CHECKED a random part.
+
+    Raises:
+        UserError: one of them is no valid configuration, naming it; a key that does not exist, naming the nearest.
+    """
+    combinations = list(itertools.islice(_combinations(space.knobs, _ends), CHECKED + 1))
+    if len(combinations) > CHECKED:
+        source = _Ends(np.random.default_rng(0))
+        combinations = [space.draw(source) for _ in range(CHECKED)]
+    for values in combinations:
+        try:
+            configured(base, space.settings(values))
+        except UserError as error:
+            shown = ", ".join(f"{name} = {value}" for name, value in values.items())
+            raise UserError(f"space: {error} (tried with {shown})") from None
+
+
+class _Ends(RandomSource):
+    """As a random source, but of a range one of its ends."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return (low, high)[int(self.rng.integers(2))]
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return (low, high)[int(self.rng.integers(2))]
+
+
+def _ends(knob: Knob) -> list[Any]:
+    ends = [knob.low, knob.high] if knob.kind != "int" else [int(knob.low), int(knob.high)]
+    return ends[: 1 if ends[0] == ends[1] else 2]
+
+
+def _combinations(
+    knobs: Sequence[Knob], numbers: Callable[[Knob], list[Any]], chosen: Values | None = None
+) -> Iterator[Values]:
+    """Yields every combination of labels, and of what `numbers` gives for a knob of numbers."""
+    values = chosen or {}
+    if not knobs:
+        yield values
+        return
+    knob, *rest = knobs
+    if not knob.used(values):
+        yield from _combinations(rest, numbers, values)
+        return
+    for value in list(knob.choices) or numbers(knob):
+        yield from _combinations(rest, numbers, {**values, knob.name: value})
+
+
+def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
+    known = ", ".join(KINDS)
+    kinds = [key for key in given if key != "when"] if isinstance(given, dict) else []
+    if len(kinds) != 1 or kinds[0] not in KINDS:
+        found = f"found {', '.join(map(repr, kinds)) or repr(given)}"
+        raise UserError(f"space: {name}: give one of {known} (and perhaps when), {found}")
+    kind, content = kinds[0], given[kinds[0]]
+    when = _when(name, given.get("when", {}), before)
+    if kind == "options":
+        if "." in name:
+            raise UserError(f"space: {name}: options need a name without a dot; they set several keys at once")
+        if not (isinstance(content, dict) and content and all(isinstance(s or {}, dict) for s in content.values())):
+            raise UserError(f"space: {name}: options must be names, each with the keys that it sets, found {content!r}")
+        choices = {str(label): dict(settings or {}) for label, settings in content.items()}
+        _refuse_fixed(name, [key for settings in choices.values() for key in settings])
+        return Knob(name, kind, choices, when=when)
+    if "." not in name:
+        raise UserError(f"space: {name}: must be a key of the configuration, such as loss.distill, or have options")
+    _refuse_fixed(name, [name])
+    if kind == "choice":
+        if not (isinstance(content, list) and content):
+            raise UserError(f"space: {name}: choice must be a list of values, found {content!r}")
+        return Knob(name, kind, {json.dumps(value): {name: value} for value in content}, when=when)
+    numbers = (int,) if kind == "int" else (int, float)
+    if not (
+        isinstance(content, list) and len(content) == 2
+        and all(isinstance(end, numbers) and not isinstance(end, bool) and math.isfinite(end) for end in content)
+        and content[0] <= content[1] and (kind != "loguniform" or content[0] > 0)
+    ):  # fmt: skip
+        of = {"int": "whole numbers", "uniform": "numbers", "loguniform": "numbers above 0"}[kind]
+        raise UserError(f"space: {name}: {kind} must be two {of}, the lower one first, found {content!r}")
+    return Knob(name, kind, low=float(content[0]), high=float(content[1]), when=when)
+
+
+def _when(name: str, given: Any, before: Mapping[str, Knob]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, dict):
+        raise UserError(f"space: {name}: when must name another knob and its values, found {given!r}")
+    when = {}
+    for other, wanted in given.items():
+        if other not in before or not before[other].choices:
+            choosing = [knob.name for knob in before.values() if knob.choices]
+            raise UserError(
+                f"space: {name}: when: {other!r} is no knob with choices that stands before it "
+                f"(there {'are ' + ', '.join(choosing) if choosing else 'is none'})"
+            )
+        knob = before[other]
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        labels = [str(value) if knob.kind == "options" else json.dumps(value) for value in wanted]
+        strange = [label for label in labels if label not in knob.choices]
+        if strange or not labels:
+            raise UserError(
+                f"space: {name}: when: {other} is never {(strange or ['nothing'])[0]}; "
+                f"it may be {', '.join(knob.choices)}"
+            )
+        when[other] = tuple(labels)
+    return when
+
+
+def _refuse_fixed(name: str, keys: Sequence[str]) -> None:
+    for key in keys:
+        if key.startswith(_FIXED):
+            raise UserError(
+                f"space: {name}: {key} cannot be searched: all trials are scored on the same pictures, and where they "
+                "run is set by config.scaling and sweep.uri"
+            )

@@ -1,0 +1,233 @@
+"""Step 6, "Show it": what stopping early saves and costs, the ablation that nobody published, and faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from proof.proof_queue import ROOT, Bench, Item, ItemError
+from proof.step_1 import (
+    PARITY_STEPS,
+    SUBSETS,
+    foodmix,
+    prepared_foodmix,
+    run_tests,
+    weights,
+)
+from proof.step_3 import ARMS, TEXT, TOLD, tables
+
+SMALL = 128  # pixels; the classes are still told apart there (item `scout` of step 3)
+SWEEP_STEPS = 600
+TRIALS = 18
+EPOCHS = 20  # of the 475 pictures of train and val, 8 at a time: PARITY_STEPS updates
+SEEDS = (0, 1, 2, 3, 4)
+PEER = "peer"
+CONTRASTS = {
+    "A over the peer": ("A image only", PEER),
+    "meaning of text": ("C names", "C1 names permuted"),
+    "conditioning machinery": ("C2 random vectors", "A image only"),
+    "text": ("C names", "A image only"),
+    "distillation without text": ("D0 A and distillation", "A image only"),
+    "distillation with text": ("D C and distillation", "C names"),
+    "privilege": ("E D, the teacher told the truth", "D C and distillation"),
+    "text and distillation": ("D C and distillation", "A image only"),
+    "everything": ("E D, the teacher told the truth", "A image only"),
+}
+
+
+def sweep(bench: Bench) -> dict[str, Any]:
+    """The same configurations with early stopping and to the end: what it saves, and whether it finds the best."""
+    stopped, whole = _swept(bench, "asha"), _swept(bench, "none")
+    early, full = (_rows(where) for where in (stopped, whole))
+    best = max(full.values(), key=lambda row: row["miou"])
+    chosen = json.loads((stopped / "result.json").read_text(encoding="utf-8"))["best"]["trial"]
+    # how the order at the first rung agrees with that at the end
+    first = {name: row["curve_miou"][0] for name, row in full.items()}
+    order = _rank_correlation([first[name] for name in full], [row["miou"] for row in full.values()])
+    return {
+        "trials": len(full),
+        "finished_with_early_stopping": sum(row["status"] == "finished" for row in early.values()),
+        "worker_seconds": {"asha": _seconds(early), "to_the_end": _seconds(full)},
+        "share_of_worker_seconds": round(_seconds(early) / _seconds(full), 3),
+        "rank_correlation_of_the_first_validation": round(order, 3),
+        "best_to_the_end": {"trial": best["trial"], "miou": best["miou"]},
+        "chosen_by_asha": {"trial": chosen, "miou": full[chosen]["miou"]},
+        "regret": round(best["miou"] - full[chosen]["miou"], 4),
+        "scores_to_the_end": {name: row["miou"] for name, row in full.items()},
+        "equal_where_both_finished": all(
+            abs(row["miou"] - full[name]["miou"]) < 1e-6 for name, row in early.items() if row["status"] == "finished"
+        ),
+        "report": "proof-runs/sweep-asha/report.html",
+    }
+
+
+def best_again(bench: Bench) -> dict[str, Any]:
+    """best.yaml, trained once more."""
+    where = _swept(bench, "asha")
+    best = json.loads((where / "result.json").read_text(encoding="utf-8"))["best"]
+    run = where / "best"
+    resume = ["--resume"] if (run / "config.yaml").exists() else []
+    again = bench.foodseg("train", "--config", where / "best.yaml", *resume)
+    difference = abs(again["miou"] - best["miou"])
+    if difference > 1e-6:
+        raise ItemError(f"best.yaml gives {again['miou']}, the sweep had {best['miou']}")
+    return {"trial": best["trial"], "sweep": best["miou"], "again": again["miou"], "difference": difference}
+
+
+def ablation(bench: Bench) -> dict[str, Any]:
+    """Arms of FIELD_NOTES and the peer, five seeds each, small: means, deviations and intervals on test."""
+    peers = bench.work / "peer-small-{seed}" / "predictions"
+    for seed in SEEDS:
+        _train_small_peer(bench, Path(str(peers.parent).format(seed=seed)), seed)
+    made = {name: str(path) for name, path in tables(bench).items()}
+    arms: dict[str, Any] = {name: _settings(words, made) for name, words in ARMS.items()}
+    tree = {
+        "ablation": {
+            "uri": str(bench.work / "ablation"),
+            "seeds": list(SEEDS),
+            "split": "test",
+            "subsets": [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS],
+        },
+        "arms": {**arms, PEER: {"predictions": str(peers)}},
+        "contrasts": {name: list(pair) for name, pair in CONTRASTS.items()},
+        "config": _recipe(bench, f"train.steps={PARITY_STEPS}", "train.ema_horizon=0.1", *_small(SMALL)),
+    }
+    return _ablated(bench, "ablation", tree)
+
+
+def winner(bench: Bench) -> dict[str, Any]:
+    """The best arm of the small ablation against A once more, at the full size of step 1, three seeds."""
+    small = json.loads((bench.work / "ablation" / "table.json").read_text(encoding="utf-8"))
+    arms = {name: row["miou"]["mean"] for name, row in small["ema"]["arms"].items() if name != PEER}
+    best, plain = max(arms, key=lambda name: arms[name]), "A image only"
+    if best == plain:
+        return {"winner": plain, "small": arms}
+    made = {name: str(path) for name, path in tables(bench).items()}
+    tree = {
+        "ablation": {
+            "uri": str(bench.work / "ablation-full"),
+            "seeds": [0, 1, 2],
+            "split": "test",
+            "subsets": [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS],
+        },
+        "arms": {name: _settings(ARMS[name], made) for name in (plain, best)},
+        "contrasts": {"winner": [best, plain]},
+        "config": _recipe(bench, f"train.steps={PARITY_STEPS}", "train.ema_horizon=0.1"),
+    }
+    return {"winner": best, "small": arms, **_ablated(bench, "ablation-full", tree)}
+
+
+def sweep_faults(bench: Bench) -> dict[str, Any]:
+    """Killed driver, killed worker, NaN, stopped trials that free their CPUs, an S3 server that is down."""
+    return run_tests(
+        bench,
+        "tests/integration/test_ray_sweep.py",
+        "tests/integration/test_sweep_killed.py",
+        "tests/integration/test_sweep_faults.py",
+    )
+
+
+ITEMS: list[Item] = [
+    ("sweep", sweep),
+    ("best_again", best_again),
+    ("ablation", ablation),
+    ("winner", winner),
+    ("sweep_faults", sweep_faults),
+]
+
+
+def _swept(bench: Bench, scheduler: str) -> Path:
+    """Runs a sweep, or goes on with it; random values, so that both schedulers try the same."""
+    where = bench.work / f"sweep-{scheduler}"
+    if not (where / "result.json").exists():
+        made = {name: str(path) for name, path in tables(bench).items()}
+        names = {"model.text.table": made["names"]}
+        told = _settings(TOLD, made)
+        fusions = {
+            "none": {},
+            "score_map": {**_settings(TEXT, made), **names},
+            "cross_attention": {"model.fusion": "cross_attention", **told, **names},
+            "film": {"model.fusion": "film", **told, **names},
+        }
+        text = {"fusion": [name for name in fusions if name != "none"]}
+        tree = {
+            "sweep": {
+                "uri": str(where), "searcher": "random", "seed": 6, "trials": TRIALS, "scheduler": scheduler,
+                "grace": 0.15, "reduction": 3, "against": "parameters",
+            },
+            "space": {
+                "fusion": {"options": fusions},
+                "distill.list_mix": {"choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15], [0, 1, 0, 0]], "when": text},
+                "teaching": {"options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}}},
+                "loss.distill": {"loguniform": [0.1, 2], "when": {"teaching": ["logits", "logits and features"]}},
+                "distill.temperature": {"uniform": [1, 4], "when": {"teaching": ["logits", "logits and features"]}},
+                "train.ema_horizon": {"loguniform": [0.02, 0.2]},
+            },
+            "config": _recipe(
+                bench, f"train.steps={SWEEP_STEPS}", "data.train_splits=[train]", "data.val_split=val",
+                "train.validate_every=60", "train.checkpoint_every=60", "eval.weights=ema", "train.ema_horizon=0.1",
+                *_small(SMALL),
+            ),
+        }  # fmt: skip
+        _goes_on(bench, "tune", f"sweep-{scheduler}", tree, where / "sweep.yaml", where / "result.json")
+    return where
+
+
+def _ablated(bench: Bench, name: str, tree: dict[str, Any]) -> dict[str, Any]:
+    where = bench.work / name
+    log = ROOT / "evidence" / "test_openings.jsonl"
+    return _goes_on(bench, "ablate", name, tree, where / "ablation.yaml", None, "--test-log", log)
+
+
+def _goes_on(
+    bench: Bench, verb: str, name: str, tree: dict[str, Any], begun: Path, result: Path | None, *words: object
+) -> dict[str, Any]:
+    """Runs `foodseg tune` or `foodseg ablate` on a file, or goes on with it; its answer is kept in `result`."""
+    path = bench.work / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    resume = ["--resume"] if begun.exists() else []
+    answer = bench.foodseg(verb, "--config", path, *resume, *words)
+    if result is not None:
+        result.write_text(json.dumps(answer), encoding="utf-8")
+    return answer
+
+
+def _recipe(bench: Bench, *settings: str) -> dict[str, Any]:
+    """proof/parity.yaml with the data, the backbone's weights and other settings, one thread a run."""
+    from foodseg.config import load_config
+
+    where = (f"data.uri={prepared_foodmix(bench)}", f"model.weights={weights(bench)}", "scaling.num_workers=0")
+    return load_config(str(ROOT / "proof" / "parity.yaml"), [*where, *settings]).config.model_dump(mode="json")
+
+
+def _small(side: int) -> tuple[str, ...]:
+    return (f"augment.longest_side={side}", f"augment.crop={side}", f"eval.longest_side={side}")
+
+
+def _settings(words: tuple[str, ...], made: dict[str, str]) -> dict[str, Any]:
+    """Returns the settings of an arm of step 3, which are `key=value` words, as a mapping."""
+    given = (word.format(**made) if "{" in word else word for word in words)
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in given)}
+
+
+def _train_small_peer(bench: Bench, out: Path, seed: int) -> None:
+    if not (out / "seconds.json").exists():
+        given = ("--data", foodmix(bench), "--weights", weights(bench), "--side", SMALL, "--epochs", EPOCHS)
+        bench.python("proof/peer.py", *given, "--seed", seed, "--out", out)
+
+
+def _rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's, of values that differ from each other."""
+    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _rows(where: Path) -> dict[str, dict[str, Any]]:
+    return {row["trial"]: row for row in pq.read_table(where / "trials.parquet").to_pylist()}
+
+
+def _seconds(rows: dict[str, dict[str, Any]]) -> float:
+    return round(sum(row["seconds"] for row in rows.values()), 1)

@@ -1,0 +1,137 @@
+"""Sweeps on the shared cluster: what they write, what they survive, what they give back."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from foodseg.config import load_config
+from foodseg.errors import RetryLater
+from foodseg.train.ray_trainer import run_training
+from foodseg.tune.files import begin, read_sweep
+from foodseg.tune.ledger import Ledger, Trial
+from foodseg.tune.ray_sweep import run_sweep
+from tests.drawn import write_drawn
+from tests.ray_cluster import CPUS
+from tests.sweeps import write_sweep
+
+GRID = {"searcher": "grid", "trials": None, "concurrent": 1}
+
+
+def free_cpus(wanted: float, seconds: float = 60) -> float:
+    """Returns how many CPUs nobody holds, once they are so many or the time is over."""
+    deadline = time.monotonic() + seconds
+    while ray.available_resources().get("CPU", 0) < wanted and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return float(ray.available_resources().get("CPU", 0))
+
+
+def logged_steps(run: Path) -> list[int]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "positions" in line]
+
+
+@pytest.fixture(scope="module")
+def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Of four trials one after the other the second fails with NaN, and the last two do not learn."""
+    folder = tmp_path_factory.mktemp("sweep")
+    space = {"optim.lr": {"choice": [1e-2, 1e30, 1e-9, 2e-9]}}
+    sweep = {**GRID, "scheduler": "asha", "grace": 0.3, "reduction": 2, "against": "parameters"}
+    path = write_sweep(folder / "sweep.yaml", write_drawn(folder / "data"), folder / "sweep", space=space, sweep=sweep)
+    return folder / "sweep", run_sweep(read_sweep(path, []))
+
+
+def test_a_failing_trial_is_recorded_and_does_not_end_the_sweep(swept: tuple[Path, dict[str, Any]]) -> None:
+    uri, result = swept
+    trials = list(Ledger(str(uri)))
+    assert result["trials"] == 4 and result["failed"] == 1
+    assert trials[1].status == "failed" and "lower optim.lr" in (trials[1].reason or "")
+
+
+def test_weak_trials_are_stopped_early(swept: tuple[Path, dict[str, Any]]) -> None:
+    uri, result = swept
+    trials = list(Ledger(str(uri)))
+    assert [trial.status for trial in trials] == ["finished", "failed", "stopped", "stopped"]
+    assert result["stopped"] == 2
+    assert [trial.share for trial in trials[2:]] == pytest.approx([1 / 3, 1 / 3])
+    assert logged_steps(uri / "trials" / trials[2].name)[-1] == 4  # of 12
+    assert trials[2].reason == "weaker than others after 33 % of its steps"
+
+
+def test_what_a_sweep_leaves_behind(swept: tuple[Path, dict[str, Any]]) -> None:
+    uri, result = swept
+    table = pq.read_table(uri / "trials.parquet").to_pylist()
+    assert (table[0]["trial"], table[3]["trial"]) == ("trial-0000", "trial-0001")  # the best, and the failed one
+    assert table[0]["optim.lr"] == "0.01" and table[0]["parameters"] > 10_000 and table[0]["front"]
+    assert table[0]["curve_step"] == [4, 8, 12]
+    page = (uri / "report.html").read_text()
+    assert "trial-0000" in page and "<polyline" in page and "<script" not in page
+    assert result["front"] == ["trial-0000"]
+    assert free_cpus(CPUS) == CPUS
+
+
+def test_the_best_configuration_gives_the_same_score_again(swept: tuple[Path, dict[str, Any]]) -> None:
+    uri, result = swept
+    config = load_config(str(uri / "best.yaml")).config
+    assert config.run.uri == str(uri / "best") and config.optim.lr == 1e-2
+    assert run_training(config)["miou"] == pytest.approx(result["best"]["miou"], abs=1e-6)
+
+
+def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, dict[str, Any]]) -> None:
+    uri, result = swept
+    before = {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")}
+    again = run_sweep(read_sweep(str(uri / "sweep.yaml"), []), resume=True)
+    assert again == result
+    assert {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")} == before
+
+
+def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Path) -> None:
+    """The first trial is known from before, so that the second is weak at its first validation."""
+    uri = str(tmp_path / "sweep")
+    path = write_sweep(
+        tmp_path / "sweep.yaml",
+        write_drawn(tmp_path / "data"),
+        uri,
+        space={"optim.lr": {"choice": [1e-2, 1e-9]}},
+        sweep={**GRID, "scheduler": "asha", "grace": 0.02, "reduction": 2},
+        overrides=["scaling.num_workers=2", "train.steps=1000", "train.validate_every=20"],
+    )
+    plan = read_sweep(path, [])
+    begin(uri, "sweep.yaml", plan.given, resume=False)
+    reports = tuple({"step": step, "share": step / 1000, "miou": 0.9, "seconds": 1.0} for step in range(20, 1001, 20))
+    Ledger(uri).put(Trial("trial-0000", 0, {"optim.lr": "0.01"}, plan.given["config"], "finished", reports=reports))
+    assert free_cpus(CPUS) == CPUS
+
+    run_sweep(plan, resume=True)
+
+    assert free_cpus(CPUS, seconds=30) == CPUS
+    weak = Ledger(uri)["trial-0001"]
+    assert (weak.status, weak.reason) == ("stopped", "weaker than others after 2 % of its steps")
+    assert 20 <= logged_steps(tmp_path / "sweep" / "trials" / weak.name)[-1] < 1000
+
+
+def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_path: Path) -> None:
+    uri = tmp_path / "sweep"
+    path = write_sweep(
+        tmp_path / "sweep.yaml",
+        write_drawn(tmp_path / "data"),
+        uri,
+        space={"optim.lr": {"loguniform": [1e-3, 1e-2]}},
+        sweep={"searcher": "tpe", "trials": 2, "scheduler": "none", "concurrent": 1, "worker_hours": 1e-6},
+    )
+    with pytest.raises(
+        RetryLater, match=r"no trial .* \(sweep\.worker_hours = 1e-06 are used up\): go on with --resume"
+    ):
+        run_sweep(read_sweep(path, []))
+    (first,) = Ledger(str(uri))
+    assert first.status == "interrupted" and first.seconds > 0 and [line["step"] for line in first.reports] == [4]
+
+    result = run_sweep(read_sweep(path, ["sweep.worker_hours=1"]), resume=True)
+    assert (result["trials"], result["finished"]) == (2, 2)
+    goes_on, _ = Ledger(str(uri))
+    assert goes_on.values == first.values and goes_on.seconds > first.seconds
+    assert logged_steps(uri / "trials" / first.name).count(1) == 1

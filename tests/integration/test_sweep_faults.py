@@ -1,0 +1,57 @@
+"""Parts of a sweep are killed; it ends with every trial finished all the same."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from foodseg import storage
+from foodseg.tune.files import read_sweep
+from foodseg.tune.ledger import Ledger
+from foodseg.tune.ray_sweep import run_sweep
+from tests.drawn import write_drawn
+from tests.integration.test_faults import wait_for
+from tests.s3_server import S3Server
+from tests.sweeps import write_sweep
+
+SPACE = {"optim.lr": {"choice": [1e-2, 1e-3]}}
+SWEEP = {"searcher": "grid", "trials": None, "concurrent": 1, "scheduler": "none"}
+
+
+def reports(uri: str) -> int:
+    """How many validations the ledger holds, over all trials."""
+    return sum(len(trial.reports) for trial in Ledger(uri)) if storage.exists(f"{uri}/sweep.yaml") else 0
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path: Path) -> None:
+    uri = str(tmp_path / "sweep")
+    settings = ["train.steps=120"]
+    path = write_sweep(
+        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), uri, space=SPACE, sweep=SWEEP, overrides=settings
+    )
+    with ThreadPoolExecutor(1) as pool:
+        sweep = pool.submit(run_sweep, read_sweep(path, []))
+        wait_for(lambda: reports(uri) >= 3 or sweep.done())
+        trials = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+        trials[0].send_signal(signal.SIGKILL)
+        result = sweep.result(timeout=280)
+    assert (result["finished"], result["failed"]) == (2, 0)
+    steps = [line["step"] for line in next(iter(Ledger(uri))).reports]
+    assert steps == list(range(4, 121, 4))
+
+
+def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
+    uri = "s3://foodseg/sweeps/away"
+    data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]
+    path = write_sweep(tmp_path / "s.yaml", data, uri, space=SPACE, sweep=SWEEP, overrides=["train.steps=40"])
+    with ThreadPoolExecutor(1) as pool:
+        sweep = pool.submit(run_sweep, read_sweep(path, []))
+        wait_for(lambda: reports(uri) >= 2 or sweep.done())
+        s3.kill()
+        time.sleep(20)
+        s3.start()
+        result = sweep.result(timeout=280)
+    assert (result["finished"], result["failed"]) == (2, 0)
+    assert storage.exists(f"{uri}/best.yaml")

@@ -1,0 +1,114 @@
+"""The files of sweeps and ablations: what is refused before anything starts, and what may change on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from foodseg.errors import UserError
+from foodseg.tune.files import begin, read_ablation, read_sweep, slug
+
+CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
+SPACE = {"loss.dice": {"uniform": [0, 1]}}
+ARMS = {"A image only": None, "D": {"loss.distill": 0.5}, "peer": {"predictions": "maps/{seed}"}}
+
+
+def written(path: Path, tree: Any) -> str:
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def test_a_sweep_is_read(tmp_path):
+    tree = {"sweep": {"trials": 3}, "space": SPACE, "config": {"train": {"steps": 70}, "optim": None}}
+    plan = read_sweep(written(tmp_path / "s.yaml", tree), ["sweep.hours=2", "config.optim.lr=3e-4"])
+    assert (plan.sweep.trials, plan.sweep.hours, plan.base.optim.lr, plan.base.train.steps) == (3, 2, 3e-4, 70)
+    assert [knob.name for knob in plan.space.knobs] == ["loss.dice"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"space": SPACE, "train": {"steps": 7}}, "'train' is no part of such a file; there are sweep, space, config"),
+        ({"sweep": {"trails": 3}, "space": SPACE}, r"unknown key 'sweep.trails'; did you mean sweep.trials\?"),
+        ({"sweep": {"grace": 1}, "space": SPACE}, "sweep.grace: must be below 1, found 1"),
+        ({"sweep": {"trials": None}, "space": SPACE}, "the sweep would never end"),
+        ({"sweep": {"scheduler": "median"}, "space": SPACE}, "sweep.scheduler: must be 'none' or 'asha'"),
+        ({"space": SPACE, "config": {"train": {"stepz": 7}}}, "config: unknown key 'train.stepz'"),
+        ({"space": SPACE, "config": [1]}, "config: must be sections"),
+        ({"space": {"loss.dise": {"choice": [1]}}}, "unknown key 'loss.dise'"),
+        ({"space": SPACE, "config": {"data": {"val_split": None}}}, "data.val_split is null"),
+        ({}, "space: must name what is searched"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep(tmp_path, tree, message):
+    with pytest.raises(UserError, match=message):
+        read_sweep(written(tmp_path / "s.yaml", tree), [])
+
+
+def test_an_ablation_is_read(tmp_path):
+    path = written(tmp_path / "a.yaml", {"ablation": {"subsets": ["soy.txt"]}, "arms": ARMS})
+    plan = read_ablation(path, ["ablation.seeds=[1, 2]"], ["rice.txt"])
+    assert plan.ablation.seeds == (1, 2)
+    assert [Path(name).name for name in plan.ablation.subsets] == ["soy.txt", "rice.txt"]
+    assert plan.arms["A image only"].settings == {} and plan.arms["D"].settings == {"loss.distill": 0.5}
+    assert plan.arms["peer"].predictions == str(Path("maps/{seed}").absolute())
+    assert plan.contrasts == {
+        "D - A image only": ("D", "A image only"),
+        "peer - A image only": ("peer", "A image only"),
+    }
+    named = read_ablation(written(tmp_path / "b.yaml", {"arms": ARMS, "contrasts": {"x": ["D", "peer"]}}), [])
+    assert named.contrasts == {"x": ("D", "peer")}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"arms": {}}, "arms: must name at least one arm"),
+        ({"arms": {"A b": {}, "a-B": {}}}, "the names must differ"),
+        ({"arms": {"A": {"loss.distil": 1}}}, "arms: A: unknown key 'loss.distil'"),
+        ({"arms": {"A": [1]}}, "arms: A: must hold the keys that it sets"),
+        (
+            {"arms": {"A": {"predictions": "x", "loss.dice": 1}}},
+            "predictions must be a folder of label maps, and stand",
+        ),
+        ({"arms": {"A": {"train.seed": 1}}}, "train.seed is set for every run by the ablation itself"),
+        ({"arms": ARMS, "contrasts": {"x": ["D", "E"]}}, "contrasts: x: must be two of the arms"),
+        ({"arms": ARMS, "ablation": {"seeds": [1, 1]}}, "ablation.seeds must differ"),
+        ({"arms": ARMS, "ablation": {"weights": "all"}}, "ablation.weights: must be 'both'"),
+        ({"arms": ARMS, "space": SPACE}, "'space' is no part"),
+    ],
+)
+def test_what_is_wrong_with_an_ablation(tmp_path, tree, message):
+    with pytest.raises(UserError, match=message):
+        read_ablation(written(tmp_path / "a.yaml", tree), [])
+
+
+def test_a_folder_belongs_to_one_sweep(tmp_path):
+    uri = str(tmp_path / "sweep")
+    path = written(tmp_path / "s.yaml", {"space": SPACE})
+    begin(uri, "sweep.yaml", read_sweep(path, []).given, resume=False)
+    with pytest.raises(UserError, match="is not empty: give --resume"):
+        begin(uri, "sweep.yaml", read_sweep(path, []).given, resume=False)
+    longer = ["sweep.trials=99", "sweep.worker_hours=3", "config.scaling.resources_per_worker={CPU: 2}"]
+    begin(uri, "sweep.yaml", read_sweep(path, longer).given, resume=True)
+    assert read_sweep(f"{uri}/sweep.yaml", []).sweep.trials == 99
+    with pytest.raises(UserError, match=r"begun with other settings: config.optim.lr was 0.001, now 0.1"):
+        begin(uri, "sweep.yaml", read_sweep(path, ["config.optim.lr=0.1"]).given, resume=True)
+    other = written(tmp_path / "t.yaml", {"space": {"loss.dice": {"uniform": [0, 2]}}})
+    with pytest.raises(UserError, match=r"space.loss.dice.uniform was \[0, 1\], now \[0, 2\]"):
+        begin(uri, "sweep.yaml", read_sweep(other, []).given, resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    with pytest.raises(UserError, match=r"holds files but no sweep\.yaml"):
+        begin(str(tmp_path / "full"), "sweep.yaml", {}, resume=True)
+
+
+def test_slugs():
+    assert slug("E D, the teacher told the truth") == "e-d-the-teacher-told-the-truth"
+
+
+def test_the_examples_are_read():
+    plan = read_sweep(str(CONFIGS / "sweep.yaml"), ["config.data.uri=prepared/meals"])
+    assert {"fusion", "loss.distill", "distill.temperature"} <= {knob.name for knob in plan.space.knobs}
+    assert len(read_ablation(str(CONFIGS / "ablate.yaml"), []).contrasts) == 2

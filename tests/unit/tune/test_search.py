@@ -1,0 +1,74 @@
+"""Searches: what they ask first, what they ask again after a restart, what they learn."""
+
+import pytest
+
+from foodseg.config.sweep import SweepConfig
+from foodseg.tune.ledger import Trial
+from foodseg.tune.search import build_search
+from foodseg.tune.space import Values, parse_space
+
+SPACE = parse_space({
+    "kind": {"options": {"a": {}, "b": {"loss.dice": 0.5}}},
+    "optim.lr": {"loguniform": [1e-4, 1e-2]},
+    "loss.features": {"uniform": [0, 1], "when": {"kind": "b"}},
+})  # fmt: skip
+
+
+def ended(number: int, values: Values, score: float | None, status: str = "finished") -> Trial:
+    reports = () if score is None else ({"step": 10, "share": 1.0, "miou": score},)
+    return Trial(f"t{number}", number, values, {}, status, reports=reports)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_a_sweep_that_goes_on_asks_the_same_again(searcher: str) -> None:
+    config = SweepConfig(searcher=searcher, seed=3)  # type: ignore[arg-type]
+    first, second = build_search(config, SPACE), build_search(config, SPACE)
+    values = [first.ask(number) for number in range(6)]
+    assert [second.ask(number, known) for number, known in enumerate(values)] == values
+    assert len({tuple(v.items()) for v in values if v is not None}) == 6
+    for search in (first, second):
+        for number, known in enumerate(values):
+            assert known is not None
+            search.tell(ended(number, known, 0.1 * number))
+        assert search.ask(6) is not None
+
+
+def test_random_values_depend_on_seed_and_number_alone() -> None:
+    config = SweepConfig(searcher="random", seed=3)
+    assert build_search(config, SPACE).ask(5) == build_search(config, SPACE).ask(5)
+    other = SweepConfig(searcher="random", seed=4)
+    assert build_search(other, SPACE).ask(5) != build_search(config, SPACE).ask(5)
+
+
+def test_a_grid_ends() -> None:
+    space = parse_space({"loss.dice": {"choice": [0, 1]}, "train.micro_batch": {"int": [1, 2]}})
+    search = build_search(SweepConfig(searcher="grid", trials=None), space)
+    assert [search.ask(number) for number in (3, 4)] == [{"loss.dice": "1", "train.micro_batch": 2}, None]
+    few = build_search(SweepConfig(searcher="grid", trials=2), space)
+    assert few.ask(1) is not None and few.ask(2) is None
+
+
+def test_tpe_turns_to_what_was_good() -> None:
+    """Kind b is good and everything else does not matter: after forty trials it is asked for mostly."""
+    search = build_search(SweepConfig(searcher="tpe", seed=0), SPACE)
+    kinds = []
+    for number in range(40):
+        values = search.ask(number)
+        assert values is not None
+        kinds.append(values["kind"])
+        good = values["kind"] == "b"
+        if number % 10 == 9:
+            search.tell(ended(number, values, None, "failed"))
+        else:
+            search.tell(ended(number, values, 0.9 if good else 0.1, "finished" if good else "stopped"))
+    assert kinds[:10].count("a") >= 2 and kinds[20:].count("b") >= 15
+
+
+def test_tpe_with_two_objectives() -> None:
+    search = build_search(SweepConfig(searcher="tpe", against="parameters"), SPACE)
+    for number in range(12):
+        values = search.ask(number)
+        assert values is not None
+        trial = ended(number, values, 0.1 * number, "stopped" if number % 3 else "finished")
+        search.tell(Trial(**{**vars(trial), "costs": {"parameters": 1e6}}))
+    assert search.ask(12) is not None

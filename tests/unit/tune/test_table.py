@@ -1,0 +1,101 @@
+"""The ablation's table against groups and seeds enumerated by hand, and a slow loop with the same draws."""
+
+import json
+
+import numpy as np
+import pytest
+
+from foodseg.errors import UserError
+from foodseg.eval.bootstrap import draw_seeds, interval
+from foodseg.eval.pictures import PictureCounts
+from foodseg.tune.table import ablation_table, page_markdown, table_markdown
+
+
+def pictures(*right: int) -> list[PictureCounts]:
+    """One picture and group per number: 10 pixels of id 1, so many of them found, the others called 0."""
+    return [
+        PictureCounts.from_matrix(f"p{i}", f"g{i}", np.array([[0, 0], [10 - count, count]]))
+        for i, count in enumerate(right)
+    ]
+
+
+def test_one_group_leaves_the_seeds():
+    # mIoU of id 1 alone: right / 10. Seeds 0.6, 0.8 against 0.5, 0.5: the differences 0.1, 0.3 are drawn with
+    # replacement, means 0.1 (1/4), 0.2 (1/2), 0.3 (1/4).
+    runs = {"new": {3: pictures(6), 7: pictures(8)}, "old": {3: pictures(5), 7: pictures(5)}}
+    table = ablation_table(runs, {"gain": ("new", "old")}, 2, resamples=400)
+    new, gain = table["arms"]["new"]["miou"], table["contrasts"]["gain"]["miou"]
+    assert new["mean"] == pytest.approx(0.7) and new["seeds"] == {3: 0.6, 7: 0.8}
+    assert new["deviation"] == pytest.approx(np.std([0.6, 0.8], ddof=1))
+    assert (new["low"], new["high"]) == pytest.approx((0.6, 0.8))
+    assert gain["difference"] == pytest.approx(0.2)
+    assert (gain["low"], gain["high"]) == pytest.approx((0.1, 0.3)) and gain["significant"]
+    old = table["arms"]["old"]["miou"]
+    assert (old["low"], old["high"], old["deviation"]) == (0.5, 0.5, 0.0)
+    assert table["contrasts"]["gain"]["seeds"] == [3, 7] and (table["groups"], table["pictures"]) == (1, 1)
+
+
+def test_counts_are_summed_before_they_are_divided():
+    # two groups of 10 pixels, 10 and 2 found: 0.6; drawn twice the first 1.0, twice the second 0.2
+    table = ablation_table({"a": {0: pictures(10, 2)}}, {}, 2, resamples=300)
+    row = table["arms"]["a"]["miou"]
+    assert (row["mean"], row["low"], row["high"], row["deviation"]) == (0.6, 0.2, 1.0, None)
+
+
+def test_as_a_slow_loop_with_the_same_draws():
+    rng = np.random.default_rng(5)
+    counts = {(arm, seed): rng.integers(0, 11, 6) for arm in "ab" for seed in (0, 1, 2)}
+    runs = {arm: {seed: pictures(*counts[arm, seed]) for seed in (0, 1, 2)} for arm in "ab"}
+    table = ablation_table(runs, {"a - b": ("a", "b")}, 2, resamples=120)
+    groups, chosen, differences = np.random.default_rng(0), draw_seeds(3, 120), []
+    for seeds in chosen:
+        drawn = groups.integers(0, 6, size=6)
+        sides = [np.mean([counts[arm, seed][drawn].sum() / 60 for seed in seeds]) for arm in "ab"]
+        differences.append(sides[0] - sides[1])
+    found = table["contrasts"]["a - b"]["miou"]
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-12)
+    assert found["difference"] == pytest.approx(
+        sum(counts["a", s].sum() - counts["b", s].sum() for s in range(3)) / 180
+    )
+
+
+def test_a_contrast_takes_the_seeds_that_both_have():
+    runs = {"a": {0: pictures(6), 1: pictures(10)}, "b": {0: pictures(5)}, "c": {2: pictures(5)}}
+    table = ablation_table(runs, {"a - b": ("a", "b"), "a - c": ("a", "c"), "a - d": ("a", "d")}, 2, resamples=20)
+    assert list(table["contrasts"]) == ["a - b"]
+    assert table["contrasts"]["a - b"]["miou"]["difference"] == pytest.approx(0.1)
+
+
+def test_a_subset_without_pixels_has_no_score():
+    runs = {"a": {0: pictures(6)}, "b": {0: pictures(5)}}
+    table = ablation_table(runs, {"d": ("a", "b")}, 3, subsets={"none": [2]}, resamples=20)
+    assert table["arms"]["a"]["none"]["mean"] is None
+    assert table["contrasts"]["d"]["none"] == {
+        "difference": None, "deviation": None, "low": None, "high": None, "significant": False,
+    }  # fmt: skip
+    assert "| a | 1 | 60.00 [60.00, 60.00] | - |" in table_markdown(table, "t")
+
+
+def test_other_pictures_are_refused():
+    runs = {"a": {0: pictures(6)}, "b": {1: pictures(5, 5)}}
+    with pytest.raises(UserError, match=r"a, seed 0 and b, seed 1 must hold the same pictures, but 'p1' are on one"):
+        ablation_table(runs, {}, 2, resamples=20)
+
+
+def test_the_page():
+    runs = {"new|er": {0: pictures(6), 1: pictures(8)}, "old": {0: pictures(5), 1: pictures(5)}}
+    table = ablation_table(runs, {"gain": ("new|er", "old")}, 2, subsets={"s": [1]}, resamples=200)
+    page = page_markdown({"split": "val", "ema": table, "failed": {"old-seed2": "NaN"}})
+    lines = page.splitlines()
+    assert "## Averaged (EMA) weights" in lines and "- old-seed2: NaN" in lines
+    assert "| arm | seeds | mIoU | s |" in lines and "| contrast | seeds | mIoU | s |" in lines
+    row = "| new\\|er | 2 | 70.00 +- 14.14 [60.00, 80.00] | 70.00 +- 14.14 [60.00, 80.00] |"
+    assert row in lines
+    gain = "+20.00 +- 14.14 [+10.00, +30.00] *"
+    assert f"| gain: new\\|er minus old | 2 | {gain} | {gain} |" in lines
+    assert json.loads(json.dumps(table))["groups"] == 1
+
+
+def test_an_interval_of_nothing():
+    assert interval(np.array([np.nan, np.nan])) is None
+    assert interval(np.array([0.5, np.nan])) == (0.5, 0.5, 1)
