@@ -1,4 +1,4 @@
-"""Every curl line and the Python example of docs/serve.md, word for word but for the address."""
+"""Every curl line and the Python example of README.md and docs/serve.md, word for word but for the address."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from foodseg.serve.ray_api import make_api
 from tests.page_server import FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+TEXT = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/serve.md"))
 ADDRESS = "http://127.0.0.1:8000"
 
 
