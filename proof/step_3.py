@@ -22,7 +22,8 @@ Job = tuple[str, tuple[str, ...], int]  # name, settings and updates of a traini
 # backbone, decoder and classifier, and see the same pictures in the same order. {names} is a table of sentence vectors
 # (MiniLM, not CLIP), {permuted} the same with the names exchanged.
 TOLD = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
-TEXT = ("model.fusion=score_map", "model.fusion_stride=8", "loss.score_map=0.4", *TOLD)
+SCORE_MAP = ("loss.score_map=0.4", *TOLD)
+TEXT = ("model.fusion=score_map", "model.fusion_stride=8", *SCORE_MAP)
 NAMES = (*TEXT, "model.text.table={names}")
 DISTILL = ("loss.distill=0.5", "loss.features=0.1")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -73,7 +74,7 @@ SCOUTED: dict[str, tuple[str, ...]] = {
     "paste": ("augment.paste=0.5",),
     "repeat factors": RARE,
     "scale": ("augment.scale=[0.75, 2.0]",),
-    "score map": (*NAMES, "model.fusion_stride=32"),
+    "score map": ("model.fusion=score_map", *SCORE_MAP, "model.text.table={names}"),
     "score map at stride 8": NAMES,
     "cross attention at stride 8": (*CROSS_ATTENTION, "model.fusion_stride=8"),
     "distillation": DISTILL,
