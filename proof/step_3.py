@@ -243,11 +243,11 @@ def _scout_job(name: str) -> Job:
 
 
 def _arm_job(name: str) -> Job:
-    return f"arm-{_slug(name)}", ("train.ema_horizon=0.1", *ARMS[name]), PARITY_STEPS
+    return f"arm-{_slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *ARMS[name]), PARITY_STEPS
 
 
 def _best_job(seed: int) -> Job:
-    return f"best-{seed}", (f"train.seed={seed}", "train.ema_horizon=0.1", *BEST), PARITY_STEPS
+    return f"best-{seed}", ("scaling.num_workers=0", f"train.seed={seed}", "train.ema_horizon=0.1", *BEST), PARITY_STEPS
 
 
 def _train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
