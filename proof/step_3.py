@@ -89,8 +89,8 @@ SCOUTED: dict[str, tuple[str, ...]] = {
     "repeat factors, encoder lr x 1": (*RARE, "optim.backbone_lr_factor=1.0"),
 }
 # The recipe for test, chosen by the figures of `scout` before its first opening of test.
-BEST = (*RARE, "optim.backbone_lr_factor=0.3")
-BEST_SCORED = ("eval.flip=true", "eval.longest_side=320")
+BEST = (*RARE, "optim.backbone_lr_factor=0.3", "augment.longest_side=320", "augment.crop=288")
+BEST_SCORED = ("eval.flip=true", "eval.longest_side=400")
 VAL_MEALS = ("hospital_trays__2001a", "indonesian_plates__s2_train_100", "canteen_leftovers__tray8_food_image")
 
 
