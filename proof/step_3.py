@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from foodseg.bench.memory import PeakMemory
+from foodseg.classes import parse_id_lines
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from proof.name_maps import draw_name_maps
 from proof.proof_queue import ROOT, Bench, Item, ItemError, read_evidence
 from proof.step_1 import PARITY_STEPS, SEEDS, SUBSETS, foodmix, prepared_foodmix, run_tests, scores_of, sets, weights
+from proof.why_arms import classes_of, fit_of, listening_of
 
 EVIDENCE = ROOT / "evidence" / "step-3.json"
 Job = tuple[str, tuple[str, ...], int]  # name, settings and updates of a training
@@ -159,6 +161,23 @@ def arms(bench: Bench) -> dict[str, Any]:
     return figures
 
 
+def reasons(bench: Bench) -> dict[str, Any]:
+    """What lies behind the figures of `arms`: the fit, the classes that differ from A, and the use of the lists."""
+    headline = parse_id_lines((foodmix(bench) / "headline_classes.txt").read_text(encoding="utf-8"), "headline")
+    seed = SEEDS[0]
+    baseline = score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)
+    runs = {"A image only": bench.work / f"ours-{seed}", "best recipe": train_arm(bench, *_best_job(seed))}
+    runs |= {name: train_arm(bench, *_arm_job(name)) for name in ARMS}
+    figures: dict[str, Any] = {}
+    for name, run in runs.items():
+        how = BEST_SCORED if name == "best recipe" else VOCABULARY
+        scored = score_folder(bench, run, "test", STUDENT, *how)
+        figures[name] = {"losses": fit_of(run), **classes_of(scored, baseline, headline)}
+        if name in ARMS:
+            figures[name]["lists"] = listening_of(run, Path(prepared_foodmix(bench)), "test")
+    return figures
+
+
 def name_maps(bench: Bench) -> dict[str, Any]:
     """Score maps and attention for three meals of val with right, wrong and missing lists."""
     figures = {}
@@ -196,6 +215,7 @@ ITEMS: list[Item] = [
     ("scout", scout),
     ("restrict", restrict),
     ("arms", arms),
+    ("reasons", reasons),
     ("name_maps", name_maps),
     ("cost", cost),
 ]
