@@ -46,6 +46,7 @@ def log_json_to_stderr(request_id: Callable[[], str | None] = REQUEST_ID.get) ->
     logger = logging.getLogger("foodseg")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = logging.StreamHandler(sys.stderr)
+    # the process's own: in throughput mode Serve hands what is written to sys.stderr to a log that it holds back
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonLines(request_id))
     logger.handlers = [handler]
