@@ -126,36 +126,34 @@ def restrict(bench: Bench) -> dict[str, Any]:
     return {"by_lambda": figures, "chosen": float(best)}
 
 
+def best(bench: Bench) -> dict[str, Any]:
+    """The best recipe and A on test beside the peer of step 1, two seeds each."""
+    trained = _train_side_by_side(bench, [_best_job(seed) for seed in SEEDS])
+    figures: dict[str, Any] = {}
+    for seed, run in zip(SEEDS, trained, strict=True):
+        figures[f"best recipe, seed {seed}"] = {"vocabulary": _beside_peer(bench, run, seed, BEST_SCORED)}
+        # what of the best recipe is in the scoring alone
+        ways = {"vocabulary": VOCABULARY, "320 px, mirrored": ("eval.flip=true", "eval.longest_side=320")}
+        ours = bench.work / f"ours-{seed}"
+        figures[f"A image only, seed {seed}"] = {way: _beside_peer(bench, ours, seed, how) for way, how in ways.items()}
+    return figures
+
+
 def arms(bench: Bench) -> dict[str, Any]:
-    """Each arm and the best recipe on test beside the peer of step 1, and what differences between arms tell."""
+    """Each arm on test beside the peer of step 1, told nothing, its own guess, the truth; and what differences tell."""
     chosen = read_evidence(EVIDENCE).get("restrict")
     if chosen is None:
         raise ItemError("the weight of restrict=soft is not chosen: run --only restrict first")
-    weight = chosen["figures"]["chosen"]
-    jobs = [_best_job(seed) for seed in SEEDS] + [_arm_job(name) for name in ARMS]
-    trained = _train_side_by_side(bench, jobs)
-    rows: list[tuple[str, int, Path, dict[str, tuple[str, ...]]]] = []
-    for seed in SEEDS:
-        ours = bench.work / f"ours-{seed}"
-        ways = {"vocabulary": VOCABULARY, "scored as the best recipe": BEST_SCORED}
-        rows.append(("A image only", seed, ours, ways))
-        rows.append(("best recipe", seed, trained[seed], {"vocabulary": BEST_SCORED}))
-    for name, run in zip(ARMS, trained[len(SEEDS) :], strict=True):
-        rows.append((name, SEEDS[0], run, LISTS))
+    weight, seed = chosen["figures"]["chosen"], SEEDS[0]
+    trained = _train_side_by_side(bench, [_arm_job(name) for name in ARMS])
     figures: dict[str, Any] = {}
-    told: dict[str, Path] = {}
-    for name, seed, run, ways in rows:
-        peer = bench.work / f"scores-peer-{seed}"
-        if not (run / "last.json").exists() or not peer.exists():
-            raise ItemError(f"{run.name} or {peer.name} is missing: run --only parity first")
+    told = {"A image only": score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)}
+    for name, run in zip(ARMS, trained, strict=True):
         figures[f"{name}, seed {seed}"] = row = {}
-        for way, how in ways.items():
-            settings = (STUDENT, *(setting.replace("{lambda}", str(weight)) for setting in how))
-            scores = score(bench, run, "test", *settings)
-            out = score_folder(bench, run, "test", *settings)
-            row[way] = {"scores": scores, "minus_peer": _difference(bench, out, peer)}
-            if way == "vocabulary" and seed == SEEDS[0]:
-                told[name] = out
+        for way, how in LISTS.items():
+            settings = tuple(setting.replace("{lambda}", str(weight)) for setting in how)
+            row[way] = _beside_peer(bench, run, seed, settings)
+        told[name] = score_folder(bench, run, "test", STUDENT, *VOCABULARY)
     for name, (one, other) in CONTRASTS.items():
         figures[name] = {"arms": [one, other], **_difference(bench, told[one], told[other])}
     return figures
@@ -214,6 +212,7 @@ ITEMS: list[Item] = [
     ("method_tests", method_tests),
     ("scout", scout),
     ("restrict", restrict),
+    ("best", best),
     ("arms", arms),
     ("reasons", reasons),
     ("name_maps", name_maps),
@@ -274,6 +273,16 @@ def _train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
     tables(bench)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         return list(pool.map(lambda job: train_arm(bench, *job), jobs))
+
+
+def _beside_peer(bench: Bench, run: Path, seed: int, how: tuple[str, ...]) -> dict[str, Any]:
+    """Scores of a run on test, student's and averaged weights, and the student's less the peer's."""
+    peer = bench.work / f"scores-peer-{seed}"
+    if not (run / "last.json").exists() or not peer.exists():
+        raise ItemError(f"{run.name} or {peer.name} is missing: run --only parity first")
+    scores = score(bench, run, "test", STUDENT, *how)
+    out = score_folder(bench, run, "test", STUDENT, *how)
+    return {"scores": scores, "minus_peer": _difference(bench, out, peer)}
 
 
 def _difference(bench: Bench, one: Path, other: Path) -> dict[str, Any]:
