@@ -188,11 +188,11 @@ def name_maps(bench: Bench) -> dict[str, Any]:
 
 
 def cost(bench: Bench) -> dict[str, Any]:
-    """Seconds of an update and peak memory of each arm in one process, and of the peer, on an idle machine."""
+    """Seconds of an update and peak memory of each arm in one process, and of the peer: idle machine, one thread."""
     peer = bench.work / "cost-peer"
-    given = ("--data", foodmix(bench), "--weights", weights(bench), "--epochs", 1)
+    given = ("--data", foodmix(bench), "--weights", weights(bench), "--epochs", 1, "--threads", 1)
     with PeakMemory() as memory:
-        bench.python("proof/peer.py", *given, "--out", peer)
+        bench.python("proof/peer.py", *given, "--out", peer, env=ONE_THREAD)
     timing = json.loads((peer / "seconds.json").read_text(encoding="utf-8"))
     seconds = timing["train_seconds"] / timing["updates"]
     figures: dict[str, Any] = {"peer": {"seconds": round(seconds, 3), "peak_mib": round(memory.largest / 2**20)}}
