@@ -17,7 +17,8 @@ from proof.step_1 import (
     run_tests,
     weights,
 )
-from proof.step_3 import ARMS, TEXT, TOLD, tables
+from proof.step_3 import ARMS as TAUGHT
+from proof.step_3 import DISTILL, TEXT, TOLD, tables
 
 SMALL = 128  # pixels; the classes are still told apart there (item `scout` of step 3)
 SWEEP_STEPS = 600
@@ -25,6 +26,12 @@ TRIALS = 18
 EPOCHS = 20  # of the 475 pictures of train and val, 8 at a time: PARITY_STEPS updates
 SEEDS = (0, 1, 2, 3, 4)
 PEER = "peer"
+ARMS: dict[str, tuple[str, ...]] = {
+    "A image only": (),
+    **TAUGHT,
+    "C2 random vectors": (*TEXT, "model.text.table={random}"),
+    "D0 A and distillation": DISTILL,
+}
 CONTRASTS = {
     "A over the peer": ("A image only", PEER),
     "meaning of text": ("C names", "C1 names permuted"),

@@ -11,6 +11,7 @@ from foodseg.models.fusion import (
     Film,
     IngredientHead,
     NameVectors,
+    OffList,
     ScoreMap,
     allowed_names,
     masked,
@@ -84,6 +85,7 @@ class Segmenter(nn.Module):
         self.fusion = text.fusion if text is not None else None
         if text is not None:
             self.names, self._at = text.names, text.at
+            self.off_list = OffList()
             self.register_buffer("text_table", text.table.clone())
 
     @property
@@ -100,7 +102,7 @@ class Segmenter(nn.Module):
             image: (B, 3, H, W) float in [0, 1]; padding holds the channel means.
             text: (K, D) float raw vectors of the names; None = those that the model was built with.
             ingredients: (B, K) bool, the names that may be on the picture; None = all. Background always may be. The
-                image-only segmenter takes neither.
+                class scores of the others are lowered by a learned amount. The image-only segmenter takes neither.
         """
         levels = self._levels(image)
         guess = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
@@ -118,7 +120,10 @@ class Segmenter(nn.Module):
         else:
             assert guess is not None, "film is built with an ingredient head"
             features = self.fusion(self.decoder(levels), self._names(text), allowed, guess)
-        return SegmenterOutput(self.classifier(features), self.stride, guess, features, score_map)
+        logits = self.classifier(features)
+        if allowed is not None:
+            logits = self.off_list(logits, allowed)
+        return SegmenterOutput(logits, self.stride, guess, features, score_map)
 
     def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""
