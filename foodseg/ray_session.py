@@ -78,7 +78,7 @@ def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str
     for name, value in {**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if address is None else {})}.items():
         os.environ.setdefault(name, value)
     with contextlib.redirect_stdout(_Briefly()):
-        _connect(address, logical_cpus, {**_ENVIRONMENT, **environment} if environment else None)
+        _connect(address, logical_cpus, None if environment is None else {**_ENVIRONMENT, **environment})
         try:
             yield
         finally:

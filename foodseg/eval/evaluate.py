@@ -45,12 +45,12 @@ Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
 class Scored:
     """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences.
 
-    other: (K, K) int64 confusion matrix over all of them of a checkpoint's other weights; None where there are none.
+    other: the same counts, without boundaries, of a checkpoint's other weights; None where there are none.
     """
 
     pictures: list[PictureCounts]
     confidence: np.ndarray | None
-    other: np.ndarray | None = None
+    other: list[PictureCounts] | None = None
 
 
 def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
@@ -101,18 +101,14 @@ def merge_scored(parts: Iterable[Scored]) -> Scored:
     """Puts parts together; what no part has stays None."""
     pictures: list[PictureCounts] = []
     confidence: np.ndarray | None = None
-    other: np.ndarray | None = None
+    other: list[PictureCounts] | None = None
     for part in parts:
         pictures += part.pictures
-        confidence = _sum(confidence, part.confidence)
-        other = _sum(other, part.other)
+        if part.confidence is not None:
+            confidence = part.confidence if confidence is None else confidence + part.confidence
+        if part.other is not None:
+            other = [*(other or []), *part.other]
     return Scored(pictures, confidence, other)
-
-
-def _sum(total: np.ndarray | None, part: np.ndarray | None) -> np.ndarray | None:
-    if total is None or part is None:
-        return part if total is None else total
-    return total + part
 
 
 def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
@@ -127,7 +123,8 @@ def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> S
     other = None
     if found.other_ids is not None:
         other_truth = space.scorable(whole_truth, found.other_ids, row["source"])
-        other = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
+        counted = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
+        other = [PictureCounts.from_matrix(row["image_id"], row["group_id"], counted)]
     return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
 
 

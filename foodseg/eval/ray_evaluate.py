@@ -3,7 +3,7 @@
     evaluate("runs/a", data="s3://bucket/foodmix", split="test", out="runs/a/test")
 
 writes `metrics.json`, `report.html`, `report.md`, `pictures.parquet` (counts of each picture, for `compare`) and, for a
-checkpoint, `confidence.parquet` to `out`.
+checkpoint, `confidence.parquet` and `pictures-ema.parquet` (or -student: its other weights) to `out`.
 """
 
 import json
@@ -39,6 +39,7 @@ from foodseg.eval.evaluate import (
 )
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
+from foodseg.eval.pictures import merge
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import TrainingCurves, shown_settings, write_results
 from foodseg.metrics import scores
@@ -123,7 +124,8 @@ def evaluate(
     )
     other_weights = {}
     if scored.other is not None:
-        found = scores(scored.other, space.classes.names, subsets=named_subsets, trained_ids=subject.trained_ids)
+        counted = merge(scored.other, len(space.classes))
+        found = scores(counted, space.classes.names, subsets=named_subsets, trained_ids=subject.trained_ids)
         kind = OTHER_WEIGHTS[subject.facts["weights"]]
         other_weights = {"other_weights": {"weights": kind, "scores": found.to_json()}}
     metrics = {

@@ -57,6 +57,11 @@ def write_results(
     )
     counts = storage.join(out, "pictures.parquet")
     write_pictures(counts, scored.pictures, classes.names, metrics["split"], space.data, conditions)
+    if scored.other is not None:
+        kind = metrics["other_weights"]["weights"]
+        counts = storage.join(out, f"pictures-{kind}.parquet")
+        own = {**conditions, "weights": kind} if conditions else None
+        write_pictures(counts, scored.other, classes.names, metrics["split"], space.data, own)
     if scored.confidence is not None:
         write_confidence(storage.join(out, "confidence.parquet"), scored.confidence)
     storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts, condition))

@@ -18,8 +18,8 @@ def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) 
     """Returns {"parameters": trainable numbers}, {"latency": milliseconds a picture}, or {} for "none".
 
     The latency is the median of PASSES passes of one square picture of `eval.longest_side` (512 where that is null)
-    through a model with random weights, on the GPU if there is one. Trials that run beside it slow it down: it ranks
-    models, and is no benchmark.
+    through a model with random weights, on the GPU if the process of the trial has one (with workers it has none).
+    Trials that run beside it slow it down: it ranks models, and is no benchmark.
     """
     if against == "none":
         return {}

@@ -85,7 +85,8 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
     data = storage.absolute(ablation.data) if ablation.data else None
     ablation = ablation.model_copy(update={"data": data, "subsets": everything})
     base = _shared_config(path, tree)
-    arms = {str(name): _arm(path, str(name), given) for name, given in (tree.get("arms") or {}).items()}
+    named = tree.get("arms") or {}
+    arms = {str(name): _arm(path, str(name), given) for name, given in named.items()} if isinstance(named, dict) else {}
     if not arms:
         raise UserError(f"{path}: arms: must name at least one arm, each with the keys that it sets")
     if len({slug(name) for name in arms}) < len(arms):
@@ -165,10 +166,13 @@ def _shared_config(path: str, tree: Mapping[str, Any]) -> ExperimentConfig:
 def _arm(path: str, name: str, given: Any) -> Arm:
     if not isinstance(given or {}, dict):
         raise UserError(f"{path}: arms: {name}: must hold the keys that it sets, such as loss.distill: 0.5")
-    settings = dict(given or {})
+    settings = {str(key): value for key, value in (given or {}).items()}
     predictions = settings.pop("predictions", None)
     if predictions is not None and (settings or not isinstance(predictions, str)):
         raise UserError(f"{path}: arms: {name}: predictions must be a folder of label maps, and stand alone")
+    whole = [key for key in settings if "." not in key]
+    if whole:
+        raise UserError(f"{path}: arms: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
     fixed = [key for key in settings if key.startswith(("run.", "scaling.", "train.seed", "eval.weights"))]
     if fixed:
         raise UserError(f"{path}: arms: {name}: {fixed[0]} is set for every run by the ablation itself: leave it out")
@@ -178,8 +182,10 @@ def _arm(path: str, name: str, given: Any) -> Arm:
 def _contrasts(path: str, given: Any, arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     if not given:
         return {f"{name} - {arms[0]}": (name, arms[0]) for name in arms[1:]}
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: contrasts: must be names, each with two of the arms, found {given!r}")
     contrasts = {}
-    for name, pair in dict(given).items():
+    for name, pair in given.items():
         if not (isinstance(pair, list) and len(pair) == 2 and all(arm in arms for arm in pair)):
             raise UserError(f"{path}: contrasts: {name}: must be two of the arms, {', '.join(arms)}, found {pair!r}")
         contrasts[str(name)] = (pair[0], pair[1])

@@ -37,6 +37,7 @@ def sweep_html(result: SweepResult, facts: dict[str, str]) -> str:
         charts=charts,
         parallel=Markup(parallel_chart(trials, result.space.knobs, name)),
         importance=important,
+        best_file=storage.redact(storage.join(sweep.uri, "best.yaml")),
         best=[]
         if best is None
         else [(key, _shown(value)) for key, value in result.space.settings(best.values).items()],

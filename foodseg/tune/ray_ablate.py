@@ -3,12 +3,14 @@
 run_ablation(read_ablation("jobs/configs/ablate.yaml", [], ["soy_classes.txt"]))
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from foodseg import storage
+from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
@@ -24,8 +26,6 @@ from foodseg.tune.ray_tuner import Limits, Plan, run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.space import Values, configured
 from foodseg.tune.table import TITLES, ablation_table, page_markdown
-
-MAPS = "maps"  # where the scores of label maps of others lie, beside those of the two kinds of weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,14 @@ def run_ablation(
     trained = [name for name, arm in plan.arms.items() if arm.predictions is None]
     # seeds outside: an ablation that is interrupted has some seeds of every arm
     listed: list[Values] = [{"arm": arm, "seed": seed} for seed in ablation.seeds for arm in trained]
-    example = _configuration(plan, {"arm": (trained or list(plan.arms))[0], "seed": ablation.seeds[0]})
+    configs = [_configuration(plan, values) for values in listed]
+    without = [values["arm"] for values, config in zip(listed, configs, strict=True) if config.train.ema_horizon == 0]
+    if ablation.weights == "ema" and without:
+        raise UserError(
+            f"ablation.weights = ema, but the arm {without[0]!r} keeps no averaged weights (train.ema_horizon is 0): "
+            "set ablation.weights to both or student"
+        )
+    example = configs[0] if configs else plan.base
     run = plan_run(example)
     data = ablation.data or run.config.data.uri
     if not data:
@@ -87,7 +94,7 @@ def run_ablation(
                 name=lambda number, values: _run_name(values),
                 limits=Limits(concurrent=ablation.concurrent),
                 final=("finished",),
-                afterwards=partial(_score, target=target, kinds=_kinds(plan)),
+                afterwards=partial(_score, target=target, kind=_kinds(plan)[0]),
             ),
             example,
             address,
@@ -95,7 +102,7 @@ def run_ablation(
     for name, arm in plan.arms.items():
         for seed in ablation.seeds if arm.predictions else ():
             folder = (arm.predictions or "").replace("{seed}", str(seed))
-            _score_once(target, _run_name({"arm": name, "seed": seed}), MAPS, predictions=folder)
+            _score_once(target, _run_name({"arm": name, "seed": seed}), predictions=folder)
     lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
     if lost:
         raise RetryLater(f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): go on with --resume")
@@ -113,32 +120,31 @@ def _run_name(values: Values) -> str:
 def _configuration(plan: AblationPlan, values: Values) -> ExperimentConfig:
     config = configured(plan.base, {**plan.arms[values["arm"]].settings, "train.seed": values["seed"]})
     run_uri = storage.join(plan.ablation.uri, "runs", _run_name(values))
-    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={run_uri}"])))
+    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={json.dumps(run_uri)}"])))
 
 
-def _scores_uri(uri: str, run: str, kind: str) -> str:
-    return storage.join(uri, "scores", run, kind)
+def _scores_uri(uri: str, run: str) -> str:
+    return storage.join(uri, "scores", run)
 
 
-def _score(config: ExperimentConfig, target: Target, kinds: Sequence[str]) -> None:
-    """Scores a trained run; called by its trial."""
-    run = config.run.uri.rstrip("/").rpartition("/")[2]
-    for kind in kinds:
-        if kind == "student" or config.train.ema_horizon > 0:
-            _score_once(target, run, kind, checkpoint=config.run.uri, overrides=[f"eval.weights={kind}"])
+def _score(name: str, config: ExperimentConfig, *, target: Target, kind: str) -> None:
+    """Scores the last checkpoint of a trained run, both kinds of weights in one pass; called by its trial."""
+    workers = 1 if config.scaling.use_gpu else 0  # the process of a trial with workers has no GPU of its own
+    last = newest_checkpoint(config.run.uri)
+    _score_once(target, name, checkpoint=last, overrides=[f"eval.weights={kind}"], workers=workers)
 
 
 def _score_once(
     target: Target,
     run: str,
-    kind: str,
     *,
     checkpoint: str | None = None,
     predictions: str | None = None,
     overrides: Sequence[str] = (),
+    workers: int = 0,
 ) -> None:
     """Scores a run, or label maps of others; a score that is there already is kept: `test` is opened once."""
-    out = _scores_uri(target.uri, run, kind)
+    out = _scores_uri(target.uri, run)
     if storage.exists(storage.join(out, "metrics.json")):
         return
     evaluate(
@@ -148,7 +154,7 @@ def _score_once(
         out=out,
         predictions=predictions,
         overrides=overrides,
-        workers=0,
+        workers=workers,
         test_log=target.test_log or storage.join(out, "test_openings.jsonl"),
     )
 
@@ -164,8 +170,9 @@ def _table(
         for arm, given in plan.arms.items():
             for seed in ablation.seeds:
                 name = _run_name({"arm": arm, "seed": seed})
-                where = _scores_uri(ablation.uri, name, MAPS if given.predictions else kind)
-                where = storage.join(where, "pictures.parquet")
+                first = given.predictions or kind == _kinds(plan)[0]
+                counts = "pictures.parquet" if first else f"pictures-{kind}.parquet"
+                where = storage.join(_scores_uri(ablation.uri, name), counts)
                 if storage.exists(where):
                     runs.setdefault(arm, {})[seed] = read_pictures(where)[0]
         if not any(plan.arms[arm].predictions is None for arm in runs):

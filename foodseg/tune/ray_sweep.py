@@ -3,6 +3,7 @@
 run_sweep(read_sweep("jobs/configs/sweep.yaml", ["sweep.trials=8"]))
 """
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +89,7 @@ def _name(number: int, values: Values) -> str:
 def _configuration(plan: SweepPlan, name: str, values: Values) -> ExperimentConfig:
     config = configured(plan.base, plan.space.settings(values))
     run_uri = storage.join(plan.sweep.uri, "trials", name)
-    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={run_uri}"])))
+    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={json.dumps(run_uri)}"])))
 
 
 def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:

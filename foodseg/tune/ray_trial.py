@@ -18,8 +18,8 @@ from foodseg.config.sweep import Against
 from foodseg.errors import FoodsegError, RetryLater
 from foodseg.tune.ledger import End, Status, Trial, read_trial, write_end
 
-Afterwards = Callable[[ExperimentConfig], None]
-"""What is done with a trained run before its trial counts as finished; it is pickled."""
+Afterwards = Callable[[str, ExperimentConfig], None]
+"""What is done with a trained run, by its trial's name, before that counts as finished; it is pickled."""
 
 
 class TuneReports:
@@ -68,7 +68,7 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
         begun = storage.exists(storage.join(config.run.uri, "config.yaml"))
         run_training(config, resume=begun, on_report=TuneReports(trial, workers, costs))
         if afterwards is not None:
-            afterwards(config)
+            afterwards(name, config)
     except RetryLater as error:
         status, reason = "interrupted", str(error)
     except FoodsegError as error:

@@ -5,14 +5,15 @@ whose driver was killed starts a new Tune, with the trials that did not come to 
 told once more what the others had reached.
 """
 
+import json
 import logging
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.config.sweep import Against
 from foodseg.data.ray_dataset import STREAM_CPUS
+from foodseg.errors import RetryLater, UserError
 from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.train.placement import require_room, side_by_side
 from foodseg.train.ray_failures import ctrl_c_interrupts
@@ -37,6 +39,7 @@ from foodseg.tune.search import Search
 from foodseg.tune.space import Values
 
 BRACKETS = 3  # of `hyperband`
+REFUSED = 100  # invalid configurations in a row, after which a search has nothing more to give
 LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
 LAST_LOOKS = 15
 DRIVER = {"memory": 2.0**20}  # Ray refuses a trial that needs nothing; a CPU would be taken from those who decode
@@ -89,10 +92,11 @@ class Plan:
 
 def with_own_threads(config: ExperimentConfig) -> ExperimentConfig:
     """Gives each worker one thread where the configuration does not say how many: trials run side by side."""
-    if config.scaling.resources_per_worker is not None:
+    given = config.scaling.resources_per_worker
+    if given is not None and "CPU" in given:
         return config
-    gpu = ", GPU: 1" if config.scaling.use_gpu else ""
-    return with_overrides(config, [f"scaling.resources_per_worker={{CPU: 1{gpu}}}"])
+    own = {"CPU": 1.0, **({"GPU": 1.0} if config.scaling.use_gpu and given is None else {}), **(given or {})}
+    return with_overrides(config, [f"scaling.resources_per_worker={json.dumps(own)}"])
 
 
 def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> None:
@@ -106,14 +110,15 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
         UserError: no trial has room on the cluster.
         KeyboardInterrupt: Ctrl-C; what runs goes on with the next call.
     """
-    worker, workers = dict(example.scaling.resources_per_worker or {}), max(example.world_sizes)
+    worker: dict[str, float] = {"CPU": 1.0, **(example.scaling.resources_per_worker or {})}
+    workers = max(example.world_sizes)
     in_process = example.scaling.num_workers == 0
-    threads = worker.get("CPU", 1.0)
+    threads = worker["CPU"]
     # without Ray Data nobody but the trial needs a CPU
     stream = 0 if in_process else STREAM_CPUS
     here = plan.limits.concurrent or max(1, int(cores() / max(1.0, workers * threads)))
     cpus = here * (math.ceil(workers * threads) + (0 if in_process else data_cpus()))
-    environment = {} if example.scaling.use_gpu else KEEP_MEMORY
+    environment: Mapping[str, str] = {} if example.scaling.use_gpu else KEEP_MEMORY
     with ray_session(address, logical_cpus=cpus, environment=environment), _quiet_tune():
         nodes = list(living_nodes().values())
         room = side_by_side(nodes, worker, workers, stream)
@@ -139,7 +144,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
-                search_alg=_Asker(plan),
+                search_alg=_Asker(plan, budget),
                 scheduler=scheduler,
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
@@ -207,9 +212,9 @@ class _Apart:
 class _Asker(_Apart, Searcher):
     """Gives Tune one trial after the other: first those that did not come to their end, then new ones."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, budget: "_Budget") -> None:
         super().__init__(metric=None, mode=None)
-        self._plan, self._next = plan, 0
+        self._plan, self._budget, self._next = plan, budget, 0
         self._unfinished: list[str] = []
         for trial in plan.ledger:
             plan.search.ask(trial.number, trial.values)
@@ -225,19 +230,41 @@ class _Asker(_Apart, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger."""
         plan = self._plan
-        if self._unfinished:
-            return {"trial": plan.ledger.reopen(self._unfinished.pop(0)).name}
-        number = self._next
-        if plan.limits.trials is not None and number >= plan.limits.trials:
+        if self._budget.is_spent():
             return Searcher.FINISHED
-        values = plan.search.ask(number)
-        if values is None:
-            return Searcher.FINISHED
-        self._next += 1
-        config, name = plan.configure(number, values), plan.name(number, values)
-        plan.ledger.put(Trial(name, number, values, config.model_dump(mode="json")))
-        _log.info("%s begins: %s", name, ", ".join(f"{knob} {_short(value)}" for knob, value in values.items()))
-        return {"trial": name}
+        while self._unfinished:
+            trial = plan.ledger.reopen(self._unfinished.pop(0))
+            if self._configured(trial):
+                return {"trial": trial.name}
+        for _ in range(REFUSED):
+            number = self._next
+            if plan.limits.trials is not None and number >= plan.limits.trials:
+                return Searcher.FINISHED
+            values = plan.search.ask(number)
+            if values is None:
+                return Searcher.FINISHED
+            self._next += 1
+            trial = Trial(plan.name(number, values), number, values, {})
+            if self._configured(trial):
+                shown = ", ".join(f"{knob} {_short(value)}" for knob, value in values.items())
+                _log.info("%s begins: %s", trial.name, shown)
+                return {"trial": trial.name}
+        _log.warning("%d trials in a row had no valid configuration: no more are tried", REFUSED)
+        return Searcher.FINISHED
+
+    def _configured(self, trial: Trial) -> bool:
+        """Writes the trial down with its configuration, or that its values make none: then it is over."""
+        plan = self._plan
+        try:
+            config = plan.configure(trial.number, trial.values).model_dump(mode="json")
+        except UserError as error:
+            refused = plan.ledger.put(replace(trial, status="failed", reason=str(error)))
+            plan.search.tell(refused)
+            _log.warning("%s failed (%s)", trial.name, error)
+            plan.changed()
+            return False
+        plan.ledger.put(replace(trial, config=config))
+        return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # `_Scribe` hears more of it
@@ -261,6 +288,10 @@ class _Budget(_Apart, tune.Stopper):
 
     def stop_all(self) -> bool:
         """Called by Tune after everything that happens."""
+        return self.is_spent()
+
+    def is_spent(self) -> bool:
+        """Whether no further trial may begin; then `used_up` says why."""
         limits = self._plan.limits
         if limits.hours is not None and time.monotonic() - self._started > 3600 * limits.hours:
             self.used_up = f"sweep.hours = {limits.hours:g} are used up"
@@ -300,7 +331,8 @@ class _Scribe(_Apart, tune.Callback):
             Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2] if trial.error_file else ""
         )
         lines = [line for line in told.splitlines()[1:] if line.strip()] or ["the process ended"]
-        self._ended(self._plan.ledger.close(trial.config["trial"], "failed", lines[0].strip()[:300]))
+        status: Status = "interrupted" if RetryLater.__name__ in told else "failed"  # the former: storage is away
+        self._ended(self._plan.ledger.close(trial.config["trial"], status, lines[0].strip()[:300]))
 
     def _ended(self, trial: Trial) -> None:
         if trial.status != "interrupted":

@@ -92,8 +92,10 @@ def explained_share(knob: Knob, order: Sequence[Trial]) -> float | None:
     if knob.choices:
         groups = [[rank for rank, value in used if value == label] for label in knob.choices]
     else:
-        by_value = [rank for rank, _ in sorted(used, key=lambda pair: pair[1])]
-        groups = [part.tolist() for part in np.array_split(np.array(by_value, float), PARTS)]
+        values = np.array([value for _, value in used], float)
+        # by value, not by place: equal values stay together
+        part = np.searchsorted(np.quantile(values, np.arange(1, PARTS) / PARTS), values) if used else values
+        groups = [[rank for (rank, _), own in zip(used, part, strict=True) if own == index] for index in range(PARTS)]
     groups = [group for group in groups if group]
     count = sum(map(len, groups))
     if count <= len(groups) or len(groups) < 2:

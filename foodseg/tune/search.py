@@ -11,6 +11,8 @@ from foodseg.errors import UserError
 from foodseg.tune.ledger import Trial
 from foodseg.tune.space import RandomSource, Space, Values
 
+RANDOM_FIRST = 10  # trials of TPE that are drawn at random
+
 
 class Search(Protocol):
     """Asked for the trials 0, 1, 2, ... in turn, and told of each that came to its end."""
@@ -83,20 +85,28 @@ class TpeSearch:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._against = space, against
         self._states = optuna.trial.TrialState
+        self._sampler, self._seed = optuna.samplers.TPESampler, seed
         self._study = optuna.create_study(
             directions=["maximize"] if against == "none" else ["maximize", "minimize"],
-            sampler=optuna.samplers.TPESampler(seed=seed),
+            sampler=self._sampler(seed=seed, n_startup_trials=RANDOM_FIRST),
         )
         self._asked: dict[int, Any] = {}
 
     def ask(self, number: int, known: Values | None = None) -> Values | None:
+        if known is not None:
+            # what a sampler of this seed has drawn already must not be drawn once more
+            self._study.sampler = self._sampler(seed=self._seed + number + 1, n_startup_trials=RANDOM_FIRST)
+        elif number < RANDOM_FIRST:
+            known = RandomSearch(self._space, self._seed).ask(number)
         if known is not None:
             self._study.enqueue_trial(known)
         self._asked[number] = self._study.ask()
         return self._space.draw(self._asked[number])
 
     def tell(self, trial: Trial) -> None:
-        asked = self._asked.pop(trial.number)
+        asked = self._asked.pop(trial.number, None)
+        if asked is None:  # it was told already: Tune lets a trial end twice where writing it down failed
+            return
         if trial.score is None or trial.status == "failed":
             self._study.tell(asked, state=self._states.FAIL)
         elif self._against != "none":  # Optuna knows no early end of a trial with two objectives

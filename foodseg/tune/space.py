@@ -26,6 +26,8 @@ Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
 # where a run lives and what it is scored on are no matter of taste
 _FIXED = ("run.", "scaling.", "data.uri", "data.uris", "data.val_split", "train.mlflow_uri")
+RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
+            "parameters", "latency")  # fmt: skip
 CHECKED = 400  # combinations that are tried before a sweep starts; of a larger space a random part
 
 
@@ -206,7 +208,15 @@ def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
             raise UserError(f"space: {name}: options need a name without a dot; they set several keys at once")
         if not (isinstance(content, dict) and content and all(isinstance(s or {}, dict) for s in content.values())):
             raise UserError(f"space: {name}: options must be names, each with the keys that it sets, found {content!r}")
-        choices = {str(label): dict(settings or {}) for label, settings in content.items()}
+        choices = {
+            str(label): {str(key): value for key, value in (settings or {}).items()}
+            for label, settings in content.items()
+        }
+        whole = [key for settings in choices.values() for key in settings if "." not in key]
+        if whole:
+            raise UserError(f"space: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
+        if name in RESERVED:
+            raise UserError(f"space: {name} is a column of trials.parquet: give the knob another name")
         _refuse_fixed(name, [key for settings in choices.values() for key in settings])
         return Knob(name, kind, choices, when=when)
     if "." not in name:
@@ -215,7 +225,10 @@ def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
     if kind == "choice":
         if not (isinstance(content, list) and content):
             raise UserError(f"space: {name}: choice must be a list of values, found {content!r}")
-        return Knob(name, kind, {json.dumps(value): {name: value} for value in content}, when=when)
+        try:
+            return Knob(name, kind, {json.dumps(value): {name: value} for value in content}, when=when)
+        except TypeError:
+            raise UserError(f"space: {name}: choice must be of numbers, texts and lists, found {content!r}") from None
     numbers = (int,) if kind == "int" else (int, float)
     if not (
         isinstance(content, list) and len(content) == 2

@@ -74,7 +74,8 @@ def ablation_table(
         for m, (name, row) in enumerate(zip(measures, observed, strict=True)):
             spread = _spread(row, drawn[m])
             low, high = spread["low"], spread["high"]
-            clear = low is not None and high is not None and (low > 0 or high < 0)
+            # one seed says nothing of the next
+            clear = len(seeds) > 1 and low is not None and high is not None and (low > 0 or high < 0)
             found[title][name] = {"difference": _mean(row), **spread, "significant": clear}
     return {"arms": arms, "contrasts": found, "pictures": draws.pictures, "groups": draws.groups}
 
@@ -131,5 +132,7 @@ def _spread(row: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
 def _cell(value: float | None, spread: Mapping[str, Any], sign: str) -> str:
     if value is None:
         return "-"
+    if spread["low"] is None:
+        return f"{100 * value:{sign}.2f}"
     deviation = "" if spread["deviation"] is None else f" +- {100 * spread['deviation']:.2f}"
     return f"{100 * value:{sign}.2f}{deviation} [{100 * spread['low']:{sign}.2f}, {100 * spread['high']:{sign}.2f}]"

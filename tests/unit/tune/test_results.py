@@ -48,6 +48,14 @@ def test_a_number_is_cut_into_thirds():
     assert explained_share(SPACE.knobs[1], order) == pytest.approx((17.5 - 1.5 - 1) / 17.5)
 
 
+def test_equal_numbers_stay_together():
+    """One value for all says nothing, whatever the order of the trials."""
+    assert explained_share(SPACE.knobs[1], [trial(n, 1 - 0.1 * n, lr=1e-3) for n in range(6)]) is None
+    # two values: groups of ranks 0 1 2 4 | 3 5; total 17.5, within 8.75 + 2, chance 10.75 / 4
+    order = [trial(n, 1 - 0.1 * n, lr=1e-3 if n in (0, 1, 2, 4) else 2e-3) for n in range(6)]
+    assert explained_share(SPACE.knobs[1], order) == pytest.approx((17.5 - 10.75 - 10.75 / 4) / 17.5)
+
+
 def test_a_knob_without_effect_explains_nothing():
     order = [trial(0, 0.4), trial(1, 0.3, kind="<b>"), trial(2, 0.2, kind="<b>"), trial(3, 0.1)]
     assert explained_share(SPACE.knobs[0], order) == 0
