@@ -7,7 +7,7 @@
 
 import { ApiError, call, prompt, segment } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
-import { percent, showGiven, showLegend } from "./legend.js";
+import { percent, showGiven, showLegend, traces } from "./legend.js";
 import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
@@ -166,9 +166,19 @@ function show() {
   const ratio = plate.width / plate.height;
   $("stage").style.setProperty("--ratio", ratio);
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
+  fold(!$("traces").classList.contains("open"));
   $("summary").textContent = summary();
   $("undo").hidden = !edits.length;
   repaint();
+}
+
+function fold(folded) {
+  const count = traces(plate.ingredients);
+  $("traces").hidden = !count;
+  $("traces").classList.toggle("open", !folded);
+  $("traces").setAttribute("aria-expanded", String(!folded));
+  $("traces").textContent = folded ? `Show ${count} traces` : `Fold ${count} traces`;
+  $("legend").classList.toggle("folded", folded && count > 0);
 }
 
 function summary() {
@@ -309,6 +319,7 @@ $("toggle-all").addEventListener("click", () => {
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
   repaint();
 });
+$("traces").addEventListener("click", () => fold($("traces").classList.contains("open")));
 $("undo").addEventListener("click", () => {
   edits.pop();
   drop();

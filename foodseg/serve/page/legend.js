@@ -2,6 +2,8 @@
 // and the list of what people say is there.
 
 const UNSURE = 0.5; // below this mean confidence the list says so in words
+const TRACE = 0.01; // what is unsure and less of the food than this is folded away, where there are several
+const SEVERAL = 3;
 
 // 0.4134 -> "41.3 %"; what is there is never shown as 0.
 export function percent(share) {
@@ -16,6 +18,7 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
     ...ingredients.map((item) => {
       const row = document.createElement("li"), button = document.createElement("button");
       row.dataset.id = item.id;
+      row.classList.toggle("trace", isTrace(item));
       const yours = item.confidence === null, sure = yours ? "yours" : `${Math.round(100 * item.confidence)} %`;
       const name = part("name", item.name);
       if (!yours && item.confidence < UNSURE) name.append(" ", part("unsure", "unsure"));
@@ -42,6 +45,16 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
       return row;
     }),
   );
+}
+
+// How many rows are folded away; 0 where they are too few to be worth it.
+export function traces(ingredients) {
+  const count = ingredients.filter(isTrace).length;
+  return count < SEVERAL ? 0 : count;
+}
+
+function isTrace(item) {
+  return item.confidence !== null && item.confidence < UNSURE && item.share_of_food < TRACE;
 }
 
 // One button for each name, which calls onDrop(name).
