@@ -63,7 +63,7 @@ SCOUT = (
 SIDE_BY_SIDE = 2
 ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
 # The teacher has its say from the first update on.
-COST_STEPS = 60
+COST_STEPS = 40
 COSTED = (
     f"train.steps={COST_STEPS}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
     "distill.ramp=0.0", f"train.checkpoint_every={COST_STEPS}",
