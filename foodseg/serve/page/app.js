@@ -7,7 +7,7 @@
 
 import { ApiError, call, prompt, segment } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
-import { percent, showGiven, showLegend, traces } from "./legend.js";
+import { fold, percent, showGiven, showLegend } from "./legend.js";
 import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
@@ -166,19 +166,10 @@ function show() {
   const ratio = plate.width / plate.height;
   $("stage").style.setProperty("--ratio", ratio);
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
-  fold(!$("traces").classList.contains("open"));
+  fold($("legend"), $("traces"), plate.ingredients, !$("traces").classList.contains("open"));
   $("summary").textContent = summary();
   $("undo").hidden = !edits.length;
   repaint();
-}
-
-function fold(folded) {
-  const count = traces(plate.ingredients);
-  $("traces").hidden = !count;
-  $("traces").classList.toggle("open", !folded);
-  $("traces").setAttribute("aria-expanded", String(!folded));
-  $("traces").textContent = folded ? `Show ${count} traces` : `Fold ${count} traces`;
-  $("legend").classList.toggle("folded", folded && count > 0);
 }
 
 function summary() {
@@ -319,7 +310,7 @@ $("toggle-all").addEventListener("click", () => {
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
   repaint();
 });
-$("traces").addEventListener("click", () => fold($("traces").classList.contains("open")));
+$("traces").addEventListener("click", () => fold($("legend"), $("traces"), plate.ingredients, $("traces").classList.contains("open")));
 $("undo").addEventListener("click", () => {
   edits.pop();
   drop();

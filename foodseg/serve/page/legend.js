@@ -47,10 +47,14 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
   );
 }
 
-// How many rows are folded away; 0 where they are too few to be worth it.
-export function traces(ingredients) {
-  const count = ingredients.filter(isTrace).length;
-  return count < SEVERAL ? 0 : count;
+// Folds the traces of the list away, or shows them; the button is there only where they are worth it.
+export function fold(list, button, ingredients, folded) {
+  const count = ingredients.filter(isTrace).length, several = count >= SEVERAL;
+  button.hidden = !several;
+  button.classList.toggle("open", !folded);
+  button.setAttribute("aria-expanded", String(!folded));
+  button.textContent = `${folded ? "Show" : "Fold"} ${count} traces`;
+  list.classList.toggle("folded", folded && several);
 }
 
 function isTrace(item) {
