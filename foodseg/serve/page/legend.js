@@ -47,11 +47,11 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
   );
 }
 
-// Folds the traces of the list away, or shows them; the button is there only where they are worth it.
+// Folds the traces of the list away, or shows them; the button is there only where they are worth it, and its
+// aria-expanded says which it is.
 export function fold(list, button, ingredients, folded) {
   const count = ingredients.filter(isTrace).length, several = count >= SEVERAL;
   button.hidden = !several;
-  button.classList.toggle("open", !folded);
   button.setAttribute("aria-expanded", String(!folded));
   button.textContent = `${folded ? "Show" : "Fold"} ${count} traces`;
   list.classList.toggle("folded", folded && several);
@@ -59,6 +59,10 @@ export function fold(list, button, ingredients, folded) {
 
 function isTrace(item) {
   return item.confidence !== null && item.confidence < UNSURE && item.share_of_food < TRACE;
+}
+
+export function isFolded(button) {
+  return button.getAttribute("aria-expanded") !== "true";
 }
 
 // One button for each name, which calls onDrop(name).
