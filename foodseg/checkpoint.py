@@ -1,7 +1,8 @@
 """A checkpoint: one directory that is a whole model, and all that training needs to go on from it.
 
     model.safetensors    the trained weights             config.json   the whole configuration
-    teacher.safetensors  their running average (EMA)     classes.tsv   the label space
+    teacher.safetensors  their running average (EMA),    classes.tsv   the label space
+                         without what was frozen
     trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
     calibration.json     the temperature of its confidences; missing where no validation fitted one
     text.safetensors     the vectors of the class names (models/text.py); missing where the model has no text fusion
@@ -61,7 +62,8 @@ class Checkpoint:
         config, classes: what it was trained with.
         data: identity of the prepared data set that it was trained on.
         trained_ids: ids with pixels in the training splits.
-        student, teacher: state dicts; `teacher` is None when no average was kept.
+        student, teacher: state dicts; `teacher` has what was averaged (see `distill.teacher`), and is None when no
+            average was kept.
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
         calibration: None where the last update was not validated.
@@ -152,14 +154,14 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     Raises:
         UserError: "ema" of a checkpoint that kept no average.
     """
-    state = checkpoint.student if weights == "student" else checkpoint.teacher
-    if state is None:
+    averaged = {} if weights == "student" else checkpoint.teacher
+    if averaged is None:
         raise UserError(
             "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
         )
     text = checkpoint.text.vectors if checkpoint.text else None
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
-    model.load_state_dict(state)
+    model.load_state_dict({**checkpoint.student, **averaged})
     model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()
 

@@ -24,7 +24,9 @@ class ClipDeployment:
     """See the protocol `Clip` of `serve/backends.py`, which `RayClip` makes of a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
-        self._clip = load_clip(config.model, config.weights, pick_device(), cache_names=config.cache_names)
+        self._clip = load_clip(
+            config.model, config.weights, pick_device(), quick_gelu=config.quick_gelu, cache_names=config.cache_names
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip")
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:

@@ -15,6 +15,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+import torch
+
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.errors import UserError
@@ -79,6 +82,13 @@ class RunLog:
         if self._remote:
             for path in sorted(p for p in self._folder.rglob("*") if p.is_file()):
                 storage.upload(path, storage.join(self._uri, path.relative_to(self._folder).as_posix()))
+
+
+def memory_mib(device: torch.device) -> float:
+    """Returns the most that tensors took on this GPU so far, without a GPU what this process takes now, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def require_mlflow(uri: str) -> None:
