@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import RayTaskError
 
 from foodseg.errors import FoodsegError, RetryLater, UserError
@@ -111,6 +112,8 @@ def _connect(address: str | None, logical_cpus: int) -> None:
     else:
         try:
             _knock(address)
+            if _is_here(address):
+                _send_token()
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -128,6 +131,24 @@ def _knock(address: str) -> None:
         raise ValueError("that is not 'auto' or host:port")
     with socket.create_connection((parts.hostname, parts.port), timeout=KNOCK_SECONDS):
         pass
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address is one of this machine's own: only such a one can be bound to."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _send_token() -> None:
+    """Ray locks whatever it starts on a machine with a token, but shows that only to what it has found by itself."""
+    log = logging.getLogger(maybe_enable_token_auth_if_token_available.__module__)
+    log.setLevel(logging.ERROR)  # it warns that there is a token
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def living_nodes() -> dict[str, dict[str, float]]:

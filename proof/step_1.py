@@ -64,7 +64,7 @@ def parity(bench: Bench) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for seed in SEEDS:
         peer, ours = bench.work / f"peer-{seed}", bench.work / f"ours-{seed}"
-        timing = {"peer": _train_peer(bench, peer, seed), "ours": _train_ours(bench, ours, data, seed)}
+        timing = {"peer": _train_peer(bench, peer, seed), "ours": train_ours(bench, ours, data, seed)}
         scored = {}
         for name, what in (("peer", ["--predictions", peer / "predictions"]), ("ours", [ours])):
             out = bench.work / f"scores-{name}-{seed}"
@@ -158,7 +158,7 @@ def _train_peer(bench: Bench, out: Path, seed: int) -> dict[str, Any]:
     return json.loads((out / "seconds.json").read_text(encoding="utf-8"))
 
 
-def _train_ours(bench: Bench, out: Path, data: Path, seed: int) -> dict[str, Any]:
+def train_ours(bench: Bench, out: Path, data: Path, seed: int) -> dict[str, Any]:
     """Trains, or goes on with, one run; its seconds over all attempts that this queue made are kept beside it."""
     last, timing = out / "last.json", out.with_name(f"{out.name}-seconds.json")
     if last.exists() and json.loads(last.read_text(encoding="utf-8"))["step"] >= PARITY_STEPS:

@@ -68,6 +68,18 @@ def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
     return pieces == pieces[y, x]
 
 
+class FakeClip:
+    """Finds every name as likely as the others."""
+
+    async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
+        return [1 / len(names)] * len(names)
+
+    async def mask_scores(
+        self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
+    ) -> list[list[float]]:
+        return [[1 / len(names)] * len(names) for _ in masks]
+
+
 @dataclass
 class FakeSam:
     """Outlines the piece under the points; forgets every picture when told to."""

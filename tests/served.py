@@ -1,19 +1,27 @@
-"""Tiny checkpoints and pictures for tests of the endpoint; nothing is trained.
+"""Tiny checkpoints, a tiny CLIP and pictures for tests of the endpoint; nothing is trained.
 
 first, second = write_checkpoint(tmp_path / "a", seed=1), write_checkpoint(tmp_path / "b", seed=2)
 """
 
+import json
 import socket
 from pathlib import Path
 
 import cv2
 import numpy as np
+import safetensors.torch
 import torch
 
 from foodseg.checkpoint import Checkpoint, save_checkpoint
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
 from tests.drawn import drawn_config
+
+TINY_CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
@@ -34,6 +42,19 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
     )
     save_checkpoint(str(folder), checkpoint)
+    return str(folder)
+
+
+def write_clip(folder: Path) -> str:
+    """Writes a CLIP of random weights as open_clip publishes one, configuration and weights; returns the folder."""
+    import open_clip  # seconds, which most of those who import this file do without
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = open_clip.CLIP(**TINY_CLIP).state_dict()
+    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
     return str(folder)
 
 

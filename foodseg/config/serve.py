@@ -90,12 +90,7 @@ class SegmenterConfig(Section):
     @classmethod
     def _public_names(cls, value: dict[str, str]) -> dict[str, str]:
         for name, uri in value.items():
-            if storage.redact(uri) != uri:  # /v1/models shows where a model comes from
-                raise ValueError(
-                    f"found {storage.redact(uri)}: keys belong into the environment (AWS_ACCESS_KEY_ID ...)"
-                )
-            if not name or len(name) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
-                raise ValueError(f"a model name is 1 to 64 letters, digits, '-', '_' or '.', found {name!r}")
+            check_model(name, uri)
         return value
 
     @field_validator("canvases")
@@ -159,6 +154,14 @@ class ServeConfig(Section):
     sam: SamConfig | None = Field(None, description="Segment Anything; null = not started")
     clip: ClipConfig | None = Field(None, description="CLIP; null = not started")
     refine: RefineConfig = Field(RefineConfig(), description="the vote of SAM's masks")
+
+
+def check_model(name: str, uri: str) -> None:
+    """Raises ValueError for a public name that no request could carry, and for a URI that holds a secret."""
+    if storage.redact(uri) != uri:  # /v1/models shows where a model comes from
+        raise ValueError(f"found {storage.redact(uri)}: keys belong into the environment (AWS_ACCESS_KEY_ID ...)")
+    if not name or len(name) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+        raise ValueError(f"a model name is 1 to 64 letters, digits, '-', '_' or '.', found {name!r}")
 
 
 def parse_serve_config(tree: Mapping[str, Any], where: str = "") -> ServeConfig:

@@ -105,7 +105,7 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None, *, strict
     Raises:
         BadFile: unreadable, truncated (with `strict`), of another format, or more than MAX_PIXELS pixels.
     """
-    is_jpeg = _known_format(data) == "JPEG"
+    is_jpeg = known_format(data) == "JPEG"
     # this spares Pillow the file in the common case: a JPEG without EXIF
     if is_jpeg and not _has_exif(data):
         fast = _decode_jpeg(data, at_least, strict)
@@ -251,7 +251,7 @@ def open_picture(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:  # Pillow's own limit, the larger one
         raise _too_many(f"the picture has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception:  # mostly OSError, but a damaged header can end a parser in any way
-        found = _known_format(data)
+        found = known_format(data)
         if found is None:
             raise BadFile(f"not a readable picture (known formats: {', '.join(FORMATS)})", "other_format") from None
         fault: Fault = "truncated" if _ends_early(data) else "unreadable"
@@ -260,7 +260,7 @@ def open_picture(data: bytes) -> Image.Image:
     return picture
 
 
-def _known_format(data: bytes) -> str | None:
+def known_format(data: bytes) -> str | None:
     """Names the format that the first bytes promise."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
@@ -275,7 +275,7 @@ def _known_format(data: bytes) -> str | None:
 
 def _ends_early(data: bytes) -> bool:
     """True where the end that its format prescribes is missing; asked only of a file that does not decode."""
-    kind = _known_format(data)
+    kind = known_format(data)
     if kind == "JPEG":
         return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last start of scan
     if kind == "PNG":
@@ -306,7 +306,7 @@ def _too_many(sentence: str) -> BadFile:
 
 def _orientation(data: bytes, picture: Image.Image) -> int:
     """Returns 1 to 8; 1 = upright, also where EXIF is missing or damaged."""
-    if _known_format(data) == "JPEG" and not _has_exif(data):
+    if known_format(data) == "JPEG" and not _has_exif(data):
         return 1
     if picture.format == "TIFF":
         return 1  # Pillow turns TIFF itself, size included

@@ -27,10 +27,14 @@ ROWS_AT_ONCE = 16  # how many encoded pictures are in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a labeller says of a picture: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has."""
+    """What a labeller says of a picture: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has.
+
+    other_ids: (H, W), what the checkpoint's other weights (student's or averaged) say; None where there are none.
+    """
 
     ids: np.ndarray
     confidence: np.ndarray | None = None
+    other_ids: np.ndarray | None = None
 
 
 Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
@@ -39,10 +43,14 @@ Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences."""
+    """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences.
+
+    other: (K, K) int64 confusion matrix over all of them of a checkpoint's other weights; None where there are none.
+    """
 
     pictures: list[PictureCounts]
     confidence: np.ndarray | None
+    other: np.ndarray | None = None
 
 
 def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
@@ -78,7 +86,8 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     truth = decode_mask(row["mask"])
     found = labeller(row["image_id"], row["image"], truth.shape)
     ids = space.predicted_ids(found.ids, row["source"])
-    return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence)
+    other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row["source"])
+    return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence, other)
 
 
 def true_lists(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
@@ -89,26 +98,37 @@ def true_lists(reader: RowReader, space: CommonSpace, count: int) -> dict[str, l
 
 
 def merge_scored(parts: Iterable[Scored]) -> Scored:
-    """Puts parts together; confidences stay None where no part has any."""
+    """Puts parts together; what no part has stays None."""
     pictures: list[PictureCounts] = []
     confidence: np.ndarray | None = None
+    other: np.ndarray | None = None
     for part in parts:
         pictures += part.pictures
-        if part.confidence is not None:
-            confidence = part.confidence if confidence is None else confidence + part.confidence
-    return Scored(pictures, confidence)
+        confidence = _sum(confidence, part.confidence)
+        other = _sum(other, part.other)
+    return Scored(pictures, confidence, other)
+
+
+def _sum(total: np.ndarray | None, part: np.ndarray | None) -> np.ndarray | None:
+    if total is None or part is None:
+        return part if total is None else total
+    return total + part
 
 
 def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
-    truth, found = truth_and_labels(row, labeller, space)
-    truth = space.scorable(truth, found.ids, row["source"])
+    whole_truth, found = truth_and_labels(row, labeller, space)
+    truth = space.scorable(whole_truth, found.ids, row["source"])
     classes = space.classes
     matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
     boundary = boundary_counts(truth, found.ids, len(classes), classes.ignore_id)
     confidence = None
     if found.confidence is not None:
         confidence = confidence_counts(truth, found.ids, found.confidence, classes.ignore_id)
-    return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence)
+    other = None
+    if found.other_ids is not None:
+        other_truth = space.scorable(whole_truth, found.other_ids, row["source"])
+        other = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
+    return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
 
 
 @dataclass(frozen=True)

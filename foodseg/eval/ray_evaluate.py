@@ -41,10 +41,13 @@ from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import TrainingCurves, shown_settings, write_results
+from foodseg.metrics import scores
 from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
 from foodseg.ray_session import cores, expected_failure, ray_session
+
+OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
 
 
 def evaluate(
@@ -118,6 +121,11 @@ def evaluate(
         trained_ids=subject.trained_ids,
         calibration_note=subject.calibration_note,
     )
+    other_weights = {}
+    if scored.other is not None:
+        found = scores(scored.other, space.classes.names, subsets=named_subsets, trained_ids=subject.trained_ids)
+        kind = OTHER_WEIGHTS[subject.facts["weights"]]
+        other_weights = {"other_weights": {"weights": kind, "scores": found.to_json()}}
     metrics = {
         **subject.facts,
         **({} if label_map is None else {"map": storage.redact(label_map), "mapped": space.mapped}),
@@ -128,6 +136,7 @@ def evaluate(
         "unlabelled": len(rows) - len(scored.pictures),
         "seconds": round(time.monotonic() - started, 1),
         **evaluation.to_json(),
+        **other_weights,
     }
     labeller = subject.build()
     write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
@@ -224,11 +233,16 @@ class CheckpointLabeller:
         predictor = Predictor(model, config.eval, pick_device(), config.train.precision)
         calibration = calibration_of(loaded, config.eval)
         temperature = calibration.temperature if calibration else 1.0
+        other = None
+        if loaded.teacher is not None:
+            other_model = load_model(loaded, OTHER_WEIGHTS[config.eval.weights])
+            other = Predictor(other_model, config.eval, pick_device(), config.train.precision)
         told = self._told
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
-            logits = predictor.logits_of_file(image, None if told is None else told[image_id])
-            return Labels(*logits.ids_and_confidence(temperature))
+            listed = None if told is None else told[image_id]
+            found = predictor.logits_of_file(image, listed).ids_and_confidence(temperature)
+            return Labels(*found, None if other is None else other.logits_of_file(image, listed).ids())
 
         return label
 

@@ -69,6 +69,9 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
     facts = {"scored": metrics.get("checkpoint") or f"label maps in {metrics.get('predictions')}"}
     if "checkpoint" in metrics:
         facts["model"] = f"step {metrics['step']}, {metrics['weights']} weights, configuration {metrics['config_hash']}"
+    if "other_weights" in metrics:
+        other = metrics["other_weights"]
+        facts[f"{other['weights']} weights"] = f"mIoU {100 * other['scores']['miou']:.1f}"
     left_out = f", {metrics['unlabelled']} unlabelled left out" if metrics["unlabelled"] else ""
     facts["data"] = f"{metrics['data']}, split {metrics['split']}, {metrics['pictures']} pictures{left_out}"
     if "map" in metrics:

@@ -9,6 +9,7 @@ The models are those of the package segment-anything (ViT-B, L, H) and MobileSAM
 """
 
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +130,10 @@ class SamModel:
         return [SamMask(masks[index], float(scores[index])) for index in best_first]
 
     @torch.inference_mode()
-    def automatic(self, embedding: SamEmbedding) -> list[SamMask]:
+    def automatic(self, embedding: SamEmbedding, gone: threading.Event | None = None) -> list[SamMask]:
         """Returns a mask for everything that a grid of clicks finds, the one rated best first.
+
+        gone: set by another thread when nobody waits for the masks any more; this then ends with those found so far.
 
         These are the masks of segment-anything's SamAutomaticMaskGenerator (without crops). That class encodes the
         picture anew, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
@@ -141,6 +144,8 @@ class SamModel:
         packed: list[np.ndarray] = []
         boxes, scores = [torch.zeros(0, 4)], [torch.zeros(0)]
         for batch in inside.split(self._grid.points_per_batch):
+            if gone is not None and gone.is_set():
+                break
             for logits, rated in self._promising(predictor, batch):
                 stable = calculate_stability_score(logits, _LEVEL, _OFFSET) >= self._grid.stability
                 masks = logits[stable] > _LEVEL

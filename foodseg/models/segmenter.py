@@ -13,6 +13,7 @@ from foodseg.models.fusion import (
     Film,
     IngredientHead,
     NameVectors,
+    OffList,
     ScoreMap,
     Tokens,
     allowed_names,
@@ -92,6 +93,7 @@ class Segmenter(nn.Module):
         self.fusion = text.fusion if text is not None else None
         if text is not None:
             self.names, self._at = text.names, text.at
+            self.off_list = OffList()
             self.register_buffer("text_table", text.table.clone())
 
     @property
@@ -108,7 +110,7 @@ class Segmenter(nn.Module):
             image: (B, 3, H, W) float in [0, 1]; padding holds the channel means.
             text: (K, D) float raw vectors of the names; None = those that the model was built with.
             ingredients: (B, K) bool, the names that may be on the picture; None = all. Background always may be. The
-                image-only segmenter takes neither.
+                class scores of the others are lowered by a learned amount. The image-only segmenter takes neither.
         """
         allowed = allowed_names(ingredients)
         levels, maps = self._levels(image, text, allowed)
@@ -129,7 +131,10 @@ class Segmenter(nn.Module):
             assert guess is not None, "film is built with an ingredient head"
             decoded, stages = self.decoder(levels)
             features = self.fusion(decoded, self._names(text), allowed, guess)
-        return SegmenterOutput(self.classifier(features), self.stride, guess, features, score_map, stages, maps)
+        logits = self.classifier(features)
+        if allowed is not None:
+            logits = self.off_list(logits, allowed)
+        return SegmenterOutput(logits, self.stride, guess, features, score_map, stages, maps)
 
     def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""

@@ -14,7 +14,6 @@ names.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import safetensors
 import safetensors.torch
@@ -26,6 +25,7 @@ from foodseg.classes import ClassTable, first_difference
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.models.clip_text import Vector, open_clip_vectors
+from foodseg.models.synonyms import sentences_of
 
 _IN_WORDS: dict[Vector, str] = {
     "projected": "projected",
@@ -81,15 +81,6 @@ def vector_of(config: ModelConfig) -> Vector:
 def with_background(named: torch.Tensor) -> torch.Tensor:
     """Returns (K, D): vectors of the names 1..K-1 behind a row of zeros for background, which no model reads."""
     return torch.cat([torch.zeros_like(named[:1]), named])
-
-
-def sentences_of(name: str) -> list[str]:
-    """Returns the words for a class name: its own, or what `synonyms.tsv` says instead of an odd one."""
-    for line in files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines():
-        odd, *words = line.split("\t")
-        if odd == name:
-            return words
-    return [name]
 
 
 def closest_pairs(vectors: torch.Tensor, names: Sequence[str], count: int = 10) -> list[tuple[str, str, float]]:

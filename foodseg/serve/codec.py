@@ -14,7 +14,15 @@ import simplejpeg
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.serve import PictureConfig
-from foodseg.data.sample import BadFile, decode_image, encode_mask, fit_longest, image_size, resize_image
+from foodseg.data.sample import (
+    BadFile,
+    decode_image,
+    encode_mask,
+    fit_longest,
+    image_size,
+    known_format,
+    resize_image,
+)
 from foodseg.serve.backends import Labelled, Mask
 from foodseg.serve.masks import box, enlarged, label_runs, mask_runs, polygons, rle
 from foodseg.serve.schema import (
@@ -55,7 +63,7 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
     if not data:
         raise ApiError(422, "empty_picture", "the picture is empty (0 bytes)", SENDABLE)
     found = _format(data)
-    if found not in ("JPEG", "PNG", "WebP"):
+    if found not in ("JPEG", "PNG", "WEBP"):
         raise ApiError(
             415, "unsupported_format", f"the picture is {found or 'in no format that we know'}", _advice(found)
         )
@@ -191,25 +199,15 @@ def colours_of(names: Sequence[str]) -> list[str]:
 
 def _format(data: bytes) -> str | None:
     """Names the format that the first bytes promise, also of some that people send by mistake."""
-    start = data[:16]
-    if start[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if start[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "WebP"
-    if start[4:8] == b"ftyp":
-        return "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIC"
-    for magic, name in _OTHERS:
-        if start.startswith(magic):
-            return name
-    return None
+    known = known_format(data)
+    if known is not None:
+        return known
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC"
+    return next((name for magic, name in _OTHERS if data.startswith(magic)), None)
 
 
-_OTHERS = (
-    (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"%PDF", "a PDF"), (b"<", "text"),
-    (b"{", "text"),
-)  # fmt: skip
+_OTHERS = ((b"GIF8", "GIF"), (b"%PDF", "a PDF"), (b"<", "text"), (b"{", "text"))
 
 
 def _advice(found: str | None) -> str:

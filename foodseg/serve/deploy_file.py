@@ -44,7 +44,7 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
     where = path or "the defaults"
     tree: dict[str, Any] = {"applications": [{"import_path": IMPORT_PATH}]} if path is None else read_tree(path)
     # a line of each deployment for each request takes its time, and the guard's own says more
-    tree.setdefault("logging_config", {"enable_access_log": False})
+    tree["logging_config"] = {"encoding": "JSON", "enable_access_log": False} | (tree.get("logging_config") or {})
     if not isinstance(tree.get("applications"), list):
         raise UserError(
             f"{where}: expected Ray Serve's deploy file with 'applications:', see serve_configs/local.yaml for one"
@@ -61,7 +61,9 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
             f"{where}: user_config of the {SEGMENTER} says which models there are, so --set segmenter.models has no "
             "effect: change it there"
         )
-    tree["http_options"] = _http_options(tree.get("http_options") or {}, config, where)
+    said = {override.partition("=")[0] for override in overrides}  # after the file was written, so it stands
+    options = {key: value for key, value in (tree.get("http_options") or {}).items() if f"http.{key}" not in said}
+    tree["http_options"] = _http_options(options, config, where)
     return DeployFile(tree, config)
 
 
@@ -114,6 +116,11 @@ def _absolute(config: ServeConfig) -> ServeConfig:
         tree["sam"]["weights"] = storage.absolute(config.sam.weights)
         if not storage.exists(tree["sam"]["weights"]):
             raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")
+    if config.clip is not None:
+        # either may be a name that open_clip knows; it is asked where CLIP is loaded
+        for key, path in (("model", config.clip.model), ("weights", config.clip.weights)):
+            if path is not None and storage.is_local(path) and storage.exists(path):
+                tree["clip"][key] = storage.absolute(path)
     if config.http.keys_file is not None:
         tree["http"]["keys_file"] = storage.absolute(config.http.keys_file)
     return parse_serve_config(tree)

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timezone
 
@@ -16,6 +17,11 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("foodseg_request_id", default=No
 class JsonLines(logging.Formatter):
     """Formats a record as JSON; `extra={"fields": {...}}` adds keys. An exception's words are cut short."""
 
+    def __init__(self, request_id: Callable[[], str | None] = REQUEST_ID.get) -> None:
+        """`request_id` says which request the code that logs works for, if any."""
+        super().__init__()
+        self._request_id = request_id
+
     def format(self, record: logging.LogRecord) -> str:
         """Returns one line."""
         line = {
@@ -23,7 +29,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": REQUEST_ID.get(),
+            "request_id": self._request_id(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
@@ -35,11 +41,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def log_json_to_stderr(level: int = logging.INFO) -> None:
+def log_json_to_stderr(request_id: Callable[[], str | None] = REQUEST_ID.get) -> None:
     """Sends foodseg's log lines to stderr as JSON, instead of what was set before."""
     logger = logging.getLogger("foodseg")
-    logger.setLevel(level)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    # the process's own: in throughput mode Serve hands what is written to sys.stderr to a log that it holds back
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(JsonLines(request_id))
     logger.handlers = [handler]

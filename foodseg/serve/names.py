@@ -5,6 +5,7 @@ import logging
 import time
 
 from foodseg.classes import ClassTable
+from foodseg.predict.names import nearest_names
 from foodseg.serve.backends import ModelState, Segmenter, model_id
 from foodseg.serve.schema import ApiError, parse_names
 
@@ -87,9 +88,6 @@ def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
     ids = {name.lower(): index for index, name in enumerate(model.classes) if index}
     unknown = [name for name in names if name.lower() not in ids]
     if unknown:
-        # it imports torch, which this process does without until somebody misspells a name
-        from foodseg.predict.names import nearest_names
-
         near = nearest_names(unknown[0], ClassTable(model.classes))
         hint = f"did you mean {' or '.join(near)}?" if near else "GET /v1/classes lists the names"
         raise ApiError(422, "unknown_ingredient", f"the model {model.name} does not know {unknown[0][:64]!r}", hint)

@@ -134,11 +134,13 @@ class _Routes:
         state, model_id = await self._names.find(model)
         listed = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
         picture = await self._read(image)
-        labelled = await self._backends.segmenter.segment(picture.image, model_id, listed)
+        labelling = self._backends.segmenter.segment(picture.image, model_id, listed)
+        # the digest of the pixels is made meanwhile: it takes milliseconds
+        labelled, image_id = await asyncio.gather(labelling, self._seal(request, picture))
         voted = None if refiner is None else await self._vote(refiner, picture, labelled, state)
         encode = partial(
             segment_answer, voted or labelled, state.classes, (picture.height, picture.width), format,
-            request_id=_id(request), image_id=await self._seal(request, picture), refined=voted is not None,
+            request_id=_id(request), image_id=image_id, refined=voted is not None,
             pixels_per_cm=pixels_per_cm,
         )  # fmt: skip
         return _json(await self._in_thread(encode))

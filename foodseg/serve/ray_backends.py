@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
+from grpc.aio import AioRpcError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -22,7 +23,10 @@ from foodseg.serve.schema import ApiError
 from foodseg.serve.wire import pack, pack_labels, unpack_labels, unpack_regions
 
 RETRY_AFTER_SECONDS = 1.0
-_LOST = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, WorkerCrashedError)
+# the last one: in the throughput mode calls are gRPC's, and so is how some connections break
+_LOST = (
+    ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostError, AioRpcError,
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +38,12 @@ async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:
         ImageExpired: as the deployment raised it.
     """
     for first in (True, False):
+        response = getattr(handle, method).remote(*args)
         try:
-            return await getattr(handle, method).remote(*args)
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()  # the client has left or its time is over; Serve would go on with the work
+            raise
         except BackPressureError as error:
             retry_after = (
                 getattr(error, "retry_after_s", None) or RETRY_AFTER_SECONDS
@@ -47,14 +55,14 @@ async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:
             if not first:
                 raise _answer(503, "backend_lost", handle, "was lost twice", RETRY_AFTER_SECONDS) from None
             _log.warning("%s was lost (%s), asking again", handle.deployment_name, type(error).__name__)
-        except RayTaskError as error:
-            raise _own(error, handle) from None
+        except (RayTaskError, FoodsegError) as error:
+            raise _own(error) from None
     raise AssertionError
 
 
-def _own(error: RayTaskError, handle: DeploymentHandle) -> Exception:
-    """Returns what to raise instead of Ray's wrapper around an error of the deployment."""
-    cause = error.cause
+def _own(error: Exception) -> Exception:
+    """Returns what to raise instead of an error of the deployment, which Ray has wrapped in its default mode."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, ApiError | ImageExpired):
         return cause
     if isinstance(cause, FoodsegError):

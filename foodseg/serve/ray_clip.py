@@ -10,6 +10,7 @@ from ray import serve
 from foodseg.config.serve import ClipConfig
 from foodseg.models.clip import load_clip
 from foodseg.predict.device import pick_device
+from foodseg.serve.ray_json_logs import log_as_replica
 from foodseg.serve.wire import PackedMasks, unpack
 
 
@@ -24,6 +25,7 @@ class ClipDeployment:
     """See the protocol `Clip` of `serve/backends.py`, which `RayClip` makes of a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
+        log_as_replica()
         self._clip = load_clip(
             config.model, config.weights, pick_device(), quick_gelu=config.quick_gelu, cache_names=config.cache_names
         )

@@ -5,6 +5,7 @@ hashes it to a replica. When that replica goes, so do its embeddings, and the cl
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from foodseg.models.sam import MaskGrid, SamEmbedding, load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.backends import ImageExpired, Mask
 from foodseg.serve.embeddings import EmbeddingCache
+from foodseg.serve.ray_json_logs import log_as_replica
 from foodseg.serve.ray_metrics import CacheMetrics
 from foodseg.serve.schema import ApiError
 from foodseg.serve.wire import PackedRegions, pack_regions
@@ -37,6 +39,7 @@ class SamDeployment:
     """See the protocol `Sam` of `serve/backends.py`, which `RaySam` makes of a handle to this."""
 
     def __init__(self, config: SamConfig) -> None:
+        log_as_replica()
         grid = MaskGrid(points_per_side=config.points_per_side, points_per_batch=config.points_per_batch)
         self._sam = load_sam(config.kind, config.weights, pick_device(), grid)
         self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
@@ -68,7 +71,11 @@ class SamDeployment:
 
     async def masks(self, digest: str, image: np.ndarray) -> PackedRegions:
         """Returns a mask for everything in a picture."""
-        return await asyncio.get_running_loop().run_in_executor(self._slow, self._masks, digest, image)
+        gone = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._slow, self._masks, digest, image, gone)
+        finally:
+            gone.set()  # seconds of a thread, which others wait for
 
     def _embedding(self, digest: str, image: np.ndarray) -> SamEmbedding:
         embedding = self._cache.get(digest)
@@ -92,6 +99,6 @@ class SamDeployment:
         except UserError as error:
             raise ApiError(422, "bad_prompt", str(error)) from None
 
-    def _masks(self, digest: str, image: np.ndarray) -> PackedRegions:
-        found = self._sam.automatic(self._embedding(digest, image))
+    def _masks(self, digest: str, image: np.ndarray, gone: threading.Event) -> PackedRegions:
+        found = self._sam.automatic(self._embedding(digest, image), gone)
         return pack_regions([Mask(one.mask, one.score) for one in found])

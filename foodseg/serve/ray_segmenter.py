@@ -16,7 +16,7 @@ from ray import serve
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.backends import Labelled, ModelState
 from foodseg.serve.batching import Batcher
-from foodseg.serve.json_logs import log_json_to_stderr
+from foodseg.serve.ray_json_logs import log_as_replica
 from foodseg.serve.ray_memory import ClusterMemory
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.served_model import ServedModel
@@ -43,7 +43,7 @@ class SegmenterDeployment:
     """See the protocol `Segmenter` of `serve/backends.py`, which `RaySegmenter` makes of a handle to this."""
 
     def __init__(self, config: ServeConfig) -> None:
-        log_json_to_stderr()
+        log_as_replica()
         self._config = config
         self._shelf = Shelf(ServedModel, ClusterMemory(serve.get_replica_context().app_name))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
@@ -91,7 +91,9 @@ class SegmenterDeployment:
     def _forward(self, kind: Kind, items: Sequence[Item]) -> list[Labelled]:
         model, canvas, told = kind
         images, sizes, lists = zip(*items, strict=True)
-        unsure_below = self._config.refine.unsure_below if self._config.sam is not None else 0.0
+        # only CLIP's second opinion on SAM's masks asks for it
+        asked = self._config.sam is not None and self._config.clip is not None
+        unsure_below = self._config.refine.unsure_below if asked else 0.0
         return model.label(images, sizes, canvas, given=lists if told else None, unsure_below=unsure_below)
 
     async def _keep_wanting(self, user_config: dict[str, Any], at_once: bool) -> None:

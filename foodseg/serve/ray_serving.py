@@ -25,6 +25,7 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.config.serve import check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.ray_session import cores, line_of, ray_session
 from foodseg.serve.backends import ModelState
@@ -35,12 +36,14 @@ from foodseg.serve.served_model import ServedModel, checkpoint_sha
 START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
 _POLL_SECONDS = 0.2
 # Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
-# of 15, by which everything else on the machine goes before those who wait for an answer; and a proxy that is not ready
-# within 5 seconds is killed, which is short on a busy machine.
+# of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
+# within 5 seconds is killed, which is short on a busy machine; and what is larger than 100 KB, such as a picture, is
+# not sent but put into the object store and fetched from there, which takes milliseconds more.
 _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "1",
     "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    "RAY_max_direct_call_object_size": str(4 * 2**20),
 }
 _log = logging.getLogger(__name__)
 
@@ -104,6 +107,10 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
         UserError: the checkpoint is bad, no endpoint runs there, or the replicas cannot load it.
         RetryLater: they do not load it in time.
     """
+    try:
+        check_model(name, checkpoint)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     uri = storage.absolute(resolve_checkpoint(checkpoint))
     sha = checkpoint_sha(uri)
     ServedModel(name, uri, sha)

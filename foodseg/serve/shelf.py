@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.config.serve import check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.serve.backends import ModelState
 from foodseg.serve.served_model import ModelCard, ServedModel, checkpoint_sha
@@ -55,6 +56,11 @@ def parse_wanted(user_config: Any) -> Wanted:
     models, default = user_config.get("models") or {}, user_config.get("default")
     if not isinstance(models, Mapping) or not all(isinstance(part, str) for pair in models.items() for part in pair):
         raise UserError(f"{shape}, found models {storage.redact(str(models))[:200]}")
+    for name, checkpoint in models.items():
+        try:
+            check_model(name, checkpoint)
+        except ValueError as error:
+            raise UserError(f"user_config of the Segmenter: {error}") from None
     if default is not None and default not in models:
         raise UserError(f"the default model must be one of {sorted(models)}, found {default!r}")
     return Wanted(dict(models), default if default is not None else next(iter(models), None))

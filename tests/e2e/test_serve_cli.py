@@ -26,7 +26,9 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
     spoil(bad)
     settings = [f"segmenter.models.meals={first}", f"http.port={free_port()}"]
     command = [sys.executable, "-m", "foodseg.cli", "serve", "--json", *(w for one in settings for w in ("--set", one))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # with the token that Ray makes for what it starts, as outside of tests
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment.pop("RAY_AUTH_MODE", None)
     server = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

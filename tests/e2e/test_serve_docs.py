@@ -1,10 +1,10 @@
-"""Every curl line and the Python example of docs/serve.md, word for word but for the address."""
+"""Every curl line and the Python example of README.md and docs/serve.md, word for word but for the address."""
 
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,21 +15,11 @@ from foodseg.config.serve import ServeConfig
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.serve.backends import Backends
 from foodseg.serve.ray_api import make_api
-from tests.page_server import FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
+from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+TEXT = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/serve.md"))
 ADDRESS = "http://127.0.0.1:8000"
-
-
-class FakeClip:
-    async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        return [1 / len(names)] * len(names)
-
-    async def mask_scores(
-        self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
-    ) -> list[list[float]]:
-        return [[1 / len(names)] * len(names) for _ in masks]
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,17 @@ def test_a_key_is_asked_for_and_used(meal, show, picture):
         upload(page, picture)  # the tab remembers the key
 
 
+def test_a_key_that_is_asked_for_late_goes_on_where_it_was(server, show, picture):
+    page = show(server)
+    refused = b'{"error": {"code": "missing_key", "message": "this endpoint needs an API key", "hint": ""}}'
+    server.scripted["/v1/segment"] = [Scripted(401, refused)]
+    page.set_input_files("#choose", picture)
+    page.fill("#key", "a-long-random-key")
+    page.press("#key", "Enter")
+    page.wait_for_selector("#legend li")
+    expect(page.locator("#problem")).to_be_hidden()
+
+
 def test_a_busy_server_is_asked_again(server, show, picture):
     page = show(server)
     server.scripted["/v1/segment"] = [BUSY, BUSY]

@@ -66,3 +66,15 @@ def test_partial_labels_are_said(folder):
     assert "- partial labels: drawn (2 ids); background predicted as" in (folder / "out" / "report.md").read_text()
     counted = [sum(row["truth_pixels"] for row in metrics["scores"]["classes"]) for metrics in (plain, found)]
     assert counted[1] <= counted[0] == sum(manifest.counts["val"].class_pixels)
+
+
+def test_student_and_averaged_weights_are_both_scored(folder):
+    settings = ("train.steps=8", "train.ema_horizon=0.5", "optim.lr=0.05")
+    run, context = prepared(drawn_config(str(folder / "a"), folder / "averaged", *settings))
+    train(run.config, run.manifest, run.total_steps, context)
+    ema = scored(folder, "averaged", "val")
+    student = scored(folder, "averaged", "val", overrides=["eval.weights=student"])
+    assert ema["weights"] == "ema" and ema["scores"] != student["scores"]
+    assert ema["other_weights"] == {"weights": "student", "scores": student["scores"]}
+    assert student["other_weights"] == {"weights": "ema", "scores": ema["scores"]}
+    assert f"mIoU {100 * ema['scores']['miou']:.1f}" in (folder / "out" / "report.md").read_text()

@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from foodseg.errors import MissingFile, RetryLater, UserError
-from foodseg.ray_session import line_of
+from foodseg.ray_session import _is_here, line_of
 from foodseg.train.ray_failures import ctrl_c_interrupts, reason_of
 
 PEER = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
@@ -74,3 +74,11 @@ def test_ctrl_c_is_an_interrupt_although_ray_exits_with_0() -> None:
         signal.signal(signal.SIGINT, ray_handler)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [("127.0.0.1:6379", True), ("ray://127.0.0.1:10001", True), ("203.0.113.9:6379", False), ("auto", False)],
+)
+def test_the_token_of_this_machine_is_shown_to_this_machine_alone(address: str, here: bool) -> None:
+    assert _is_here(address) is here

@@ -1,4 +1,4 @@
-"""Segment Anything on a real Ray Serve, with the published MobileSAM: two replicas, prompts by id, the vote."""
+"""Segment Anything on a real Ray Serve, with the published MobileSAM and a tiny CLIP: prompts by id, the vote."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ import ray
 import yaml
 
 from foodseg.config.serve import parse_serve_config
+from foodseg.models.clip import ClipModel, load_clip
 from foodseg.models.sam import MaskGrid, SamModel, load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.backends import Mask
@@ -23,7 +24,7 @@ from foodseg.serve.ray_serving import Endpoint, serving
 from foodseg.serve.schema import Rle
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from foodseg.serve.voting import vote
-from tests.served import free_port, meal, png, write_checkpoint
+from tests.served import free_port, meal, png, write_checkpoint, write_clip
 
 GRID = MaskGrid(points_per_side=3, points_per_batch=9)  # a click of the grid takes a tenth of a second
 PICTURES = 4
@@ -43,13 +44,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
 def endpoint(
-    ray_cluster: None, weights: str, checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+    ray_cluster: None, weights: str, checkpoint: str, clip_folder: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
     args = {
         "http": {"port": free_port()},
         "segmenter": {"models": {"meals": checkpoint}},
         "sam": {"weights": weights, "points_per_side": GRID.points_per_side, "points_per_batch": GRID.points_per_batch},
+        "clip": {"model": clip_folder},
     }
     deployments = [{"name": "Sam", "num_replicas": 2}]
     file = tmp_path_factory.mktemp("deploy") / "serve.yaml"
@@ -62,6 +69,11 @@ def endpoint(
 @pytest.fixture(scope="module")
 def sam(weights: str) -> SamModel:
     return load_sam("vit_t", weights, pick_device(), GRID)
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder: str) -> ClipModel:
+    return load_clip(clip_folder, None, pick_device())
 
 
 def pictures() -> list[np.ndarray]:
@@ -101,6 +113,18 @@ def test_prompts_by_id_find_the_replica_and_a_lost_one_is_healed(endpoint: Endpo
         assert [mask.pixels for mask in before.masks] == [mask.pixels for mask in after.masks]
 
 
+class ClipInProcess:
+    """What the deployment of CLIP does, in this process."""
+
+    def __init__(self, model: ClipModel) -> None:
+        self._model = model
+
+    async def mask_scores(
+        self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
+    ) -> list[list[float]]:
+        return self._model.mask_scores(image, masks, names)
+
+
 class InProcess:
     """What the deployment does, in this process."""
 
@@ -111,12 +135,27 @@ class InProcess:
         return [Mask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
 
 
-def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, checkpoint: str) -> None:
+def test_regions_are_sams_and_their_scores_are_clips(endpoint: Endpoint, sam: SamModel, clip: ClipModel) -> None:
+    image, names = pictures()[1], ["rice", "egg", "tofu"]
+    masks = [one.mask for one in sam.automatic(sam.embed(image))]
+    rows = clip.mask_scores(image, masks, names)
+    with Client(endpoint.url) as client:
+        answer = client.zero_shot(png(image), names, masks=True)
+    assert answer.masks is not None and len(answer.masks) == len(masks) > 0
+    for found, mask, row in zip(answer.masks, masks, rows, strict=True):
+        assert isinstance(found.mask, Rle)
+        assert (from_rle(found.mask).astype(bool) == mask).mean() > 0.999
+        assert {one.name: one.score for one in found.scores} == pytest.approx(
+            dict(zip(names, row, strict=True)), abs=0.02
+        )
+
+
+def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, clip: ClipModel, checkpoint: str) -> None:
     image = pictures()[0]
     model = ServedModel("meals", checkpoint, checkpoint_sha(checkpoint))
     (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), unsure_below=0.5)
     config = parse_serve_config({}).refine
-    right = asyncio.run(vote(image, labelled, model.card.classes, config, InProcess(sam), None))  # type: ignore[arg-type]
+    right = asyncio.run(vote(image, labelled, model.card.classes, config, InProcess(sam), ClipInProcess(clip)))  # type: ignore[arg-type]
     with Client(endpoint.url) as client:
         answer = client.segment(png(image), refine="sam")
     assert answer.refined

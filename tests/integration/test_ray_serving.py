@@ -3,6 +3,8 @@
 Pictures are tiny and checkpoints random; what an answer has to be is computed here, one picture at a time.
 """
 
+import asyncio
+import json
 import os
 import signal
 import threading
@@ -11,32 +13,42 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
 import ray
+from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeDeploySchema
 
+from foodseg.bench.memory import PeakMemory
 from foodseg.errors import UserError
+from foodseg.models.clip import load_clip
+from foodseg.predict.device import pick_device
+from foodseg.serve.client import Client
 from foodseg.serve.deploy_file import find_application, with_model
 from foodseg.serve.masks import from_rle
+from foodseg.serve.ray_backends import RaySegmenter, ask
 from foodseg.serve.ray_serving import Endpoint, serving, swap
-from foodseg.serve.schema import Rle
+from foodseg.serve.schema import ApiError, Rle
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from tests.served import free_port, meal, png, spoil, write_checkpoint
+from tests.served import free_port, meal, png, spoil, write_checkpoint, write_clip
 
 SIZES = [(96, 96), (72, 96), (96, 64), (40, 90), (180, 240)]
 
 
 @dataclass(frozen=True)
 class World:
-    """checkpoints: a and b are served from the start, c is another one, bad is torn."""
+    """checkpoints: a and b are served from the start, c is another one, bad is torn. clip: folder of a tiny one."""
 
     endpoint: Endpoint
     checkpoints: dict[str, str]
+    clip: str
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +60,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def world(ray_cluster: None, checkpoints: dict[str, str]) -> Iterator[World]:
+def world(ray_cluster: None, checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    clip = write_clip(tmp_path_factory.mktemp("clip"))
     models = [f"segmenter.models.{name}={checkpoints[name]}" for name in ("a", "b")]
-    with serving(None, [*models, f"http.port={free_port()}", "segmenter.max_batch=4"]) as endpoint:
-        yield World(endpoint, checkpoints)
+    settings = [*models, f"http.port={free_port()}", "segmenter.max_batch=4", f"clip.model={clip}"]
+    with serving(None, settings) as endpoint:
+        yield World(endpoint, checkpoints, clip)
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,97 @@ def test_what_is_not_configured_and_who_answers(world: World) -> None:
         assert client.get("readyz").status_code == 200
         assert "text/html" in client.get("").headers["content-type"]
         assert client.post("v1/segment", content=b"x" * (33 * 2**20)).status_code == 413
+
+
+def test_clip_scores_any_names(world: World) -> None:
+    image, names = meal(3, 60, 80), ["rice", "fried tofu", "egg"]
+    right = load_clip(world.clip, None, pick_device()).scores(image, names)
+    with Client(world.endpoint.url) as client:
+        for _ in range(2):  # the second time, the names' vectors are kept
+            answer = client.zero_shot(png(image), names)
+            found = {one.name: one.score for one in answer.scores}
+            assert found == pytest.approx(dict(zip(names, right, strict=True)), abs=1e-4)
+        assert answer.masks is None
+        with pytest.raises(ApiError, match="Segment Anything is not configured"):
+            client.zero_shot(png(image), names, masks=True)
+        assert (client.models().clip, client.models().sam) == (True, False)
+
+
+def test_a_checkpoint_that_nobody_can_load_is_an_honest_503(world: World) -> None:
+    async def ask() -> None:
+        handle: Any = DeploymentHandle("Segmenter", "foodseg")
+        await RaySegmenter(handle).segment(meal(1, 40, 40), "a@000000000000", None)
+
+    with pytest.raises(ApiError, match="was ever served here") as error:
+        asyncio.run(ask())
+    assert (error.value.status, error.value.code) == (503, "backend_failed")
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Slow:
+    def __init__(self) -> None:
+        self.left = 0
+
+    async def wait(self) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.left += 1
+
+    async def count(self) -> int:
+        return self.left
+
+
+def test_nobody_works_for_those_who_have_gone(world: World) -> None:
+    serve.run(Slow.bind(), name="slow", route_prefix=None)  # type: ignore[attr-defined]
+
+    async def leave() -> int:
+        handle: Any = DeploymentHandle("Slow", "slow")
+        assert await ask(handle, "count") == 0
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(ask(handle, "wait"), 1.0)
+        for _ in range(100):
+            left = int(await ask(handle, "count"))
+            if left:
+                break
+            await asyncio.sleep(0.1)
+        return left
+
+    try:
+        assert asyncio.run(leave()) == 1
+    finally:
+        serve.delete("slow")
+
+
+def test_twelve_megapixels_add_little_memory(world: World) -> None:
+    large = cv2.resize(meal(2, 300, 400), (4000, 3000))
+    with httpx.Client(base_url=world.endpoint.url, timeout=120) as client:
+
+        def ask(data: bytes, form: str) -> dict[str, Any]:
+            response = client.post("v1/segment", files={"image": ("meal", data)}, data={"format": form})
+            return dict(response.raise_for_status().json())
+
+        with PeakMemory() as before:
+            ask(png(meal(2, 300, 400)), "png")
+        with PeakMemory() as after:
+            for form in ("rle", "polygons", "png"):
+                assert ask(png(large), form)["image"]["height"] == 3000
+    assert after.together - before.together < 2**30
+
+
+def test_each_request_leaves_one_line_of_json(world: World) -> None:
+    httpx.get(f"{world.endpoint.url}v1/models", headers={"X-Request-ID": "look-me-up"}, timeout=60)
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+    deadline = time.monotonic() + 30
+    while True:
+        texts = [path.read_text(errors="replace") for path in folder.glob("worker-*.err")]
+        lines = [json.loads(line) for text in texts for line in text.splitlines() if "look-me-up" in line]
+        if lines:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (line,) = lines
+    assert (line["message"], line["path"], line["status"]) == ("request", "/v1/models", 200)
 
 
 @dataclass

@@ -147,8 +147,7 @@ function fail(error, again) {
     event.preventDefault();
     sessionStorage.setItem(KEY, $("key").value.trim());
     $("problem").hidden = true;
-    await addEventListener("unhandledrejection", (event) => fail(event.reason)); // ours too are said plainly
-learn();
+    await learn();
     if ($("problem").hidden && again !== learn) again();
   };
   $("problem").hidden = false;

@@ -79,6 +79,7 @@ def test_serve_page() -> None:
             "share_of_bare": 0.9,
             "milliseconds_over_bare": 12.4,
             "client_cpus": 0.021,
+            "threads": 1,
             "prompt": {"first_ms": 3000.0, "second_ms": 200.0, "times_faster": 15.0},
             "refine": {**served, "p50_ms": 9000.0, "share_refined": 1.0},
             "model": {"name": "meals", "sha": "ab" * 32, "longest_side": 512},

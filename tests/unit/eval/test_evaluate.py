@@ -64,6 +64,22 @@ def test_every_labelled_pixel_is_counted_once(tmp_path, val):
     assert scored.confidence.sum(0).tolist() == [labelled, background, labelled * CERTAIN]
 
 
+def test_other_weights_are_counted_beside(tmp_path):
+    """The one says that all is background, the other is right: its matrix is diagonal, over the same pixels."""
+    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    manifest = read_manifest(uri)
+    reader = RowReader(uri, manifest, ["val"])
+    masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
+
+    def both(image_id, data, size):
+        return Labels(np.zeros(size, np.uint8), other_ids=decode_mask(masks[image_id]))
+
+    scored = merge_scored(score_rows(reader, rows, both, PLATES) for rows in ([0, 1], [2], [3, 4]))
+    assert np.diag(scored.other).tolist() == list(manifest.counts["val"].class_pixels)
+    assert scored.other.sum() == np.trace(scored.other)
+    assert merge(scored.pictures, len(PLATE_CLASSES))[:, 0].sum() == scored.other.sum()
+
+
 def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
     uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
@@ -71,7 +87,7 @@ def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
     truth = lambda image_id, data, size: Labels(decode_mask(masks[image_id]))  # noqa: E731
     scored = score_rows(reader, [3, 0, 4], truth, PLATES)
     assert [picture.image_id for picture in scored.pictures] == ["val-003", "val-000"]
-    assert scored.confidence is None
+    assert scored.confidence is None and scored.other is None
     matrix = merge(scored.pictures, len(PLATE_CLASSES))
     assert matrix.sum() == np.trace(matrix) > 0
     boundary = merge_boundary(scored.pictures, len(PLATE_CLASSES))

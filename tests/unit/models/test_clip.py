@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from foodseg.errors import UserError
 from foodseg.models.clip import PROMPTS, ClipModel, load_clip
+from tests.served import TINY_CLIP, write_clip
 
 CPU = torch.device("cpu")
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -127,30 +129,18 @@ def test_refused_calls():
 
 # --- open_clip ---
 
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model as open_clip publishes it: configuration and weights in one folder."""
-    folder = tmp_path_factory.mktemp("tiny_clip")
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**TINY)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": PREPROCESS}))
-    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return Path(write_clip(tmp_path_factory.mktemp("tiny_clip")))
 
 
 @pytest.fixture
 def named(folder, monkeypatch):
     """The same architecture under a name that open_clip lists, and the file of its weights."""
     configs = dict(open_clip.factory._MODEL_CONFIGS)
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**configs, "tiny-clip": TINY})
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**configs, "tiny-clip": TINY_CLIP})
     return "tiny-clip", str(folder / "open_clip_model.safetensors")
 
 
@@ -204,7 +194,7 @@ def test_refusals(model, weights, expected, named, folder, tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "WRONG.safetensors")
     (tmp_path / "TEXT").write_text("no weights")
     (tmp_path / "EMPTY").mkdir()
-    (tmp_path / "EMPTY" / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    (tmp_path / "EMPTY" / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP}))
     places = {"FOLDER": str(folder), "EMPTY": str(tmp_path / "EMPTY")}
     if weights in ("WRONG.safetensors", "TEXT"):
         weights = str(tmp_path / weights)

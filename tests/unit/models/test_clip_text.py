@@ -16,7 +16,8 @@ from foodseg.errors import UserError
 from foodseg.models import clip_text
 from foodseg.models.clip_text import averaged, open_clip_vectors
 from foodseg.models.clip_towers import find_clip, load_clip_towers
-from foodseg.models.text import class_text, sentences_of
+from foodseg.models.synonyms import sentences_of
+from foodseg.models.text import class_text
 
 WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show
 TINY = {

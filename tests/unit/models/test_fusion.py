@@ -223,6 +223,15 @@ def test_the_list_matters_and_names_off_it_do_not(fusion):
 
 
 @pytest.mark.parametrize("fusion", KINDS)
+def test_a_name_off_the_list_is_a_hundred_times_less_probable_at_first(fusion):
+    """The fusion itself starts without an effect, so the list shows in the class scores alone; background is on it."""
+    model = build(fusion, head=True).eval()
+    told = model(picture(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
+    lowered = (model(picture()).logits - told)[0].amax((1, 2))
+    torch.testing.assert_close(lowered, torch.tensor([0, 0, 4.60517, 0, 4.60517]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fusion", KINDS)
 def test_all_names_listed_is_no_list(fusion):
     model = awake(build(fusion))
     everything = torch.ones(1, 5, dtype=torch.bool)

@@ -34,7 +34,8 @@ def test_the_classifier_is_left_out():
 
 
 def test_every_weight_of_the_published_file_has_its_place(official):
-    build_mobile_sam().load_state_dict(timm_state(official))  # strict
+    found = build_mobile_sam().load_state_dict(timm_state(official), strict=False)
+    assert found.missing_keys == [] and found.unexpected_keys == []
 
 
 @pytest.mark.parametrize(("height", "width"), [(160, 224), (224, 224)])  # windows with padding and without

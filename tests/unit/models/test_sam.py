@@ -1,5 +1,6 @@
 """SAM: real weights on real pictures, a tiny one with random weights against the package's own classes, refusals."""
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,21 @@ def _assert_same(found: list[SamMask], expected: list[dict[str, Any]]) -> None:
     for own, other in zip(found, expected, strict=True):
         assert own.mask.dtype == bool and own.mask.shape == other["segmentation"].shape
         assert (own.mask == other["segmentation"]).mean() > 0.999
+
+
+def test_automatic_masks_end_when_nobody_waits_for_them():
+    model, gone = SamModel(tiny_sam(), CPU, MaskGrid(6, 4, predicted_iou=0.88, stability=0.6)), threading.Event()
+    embedding, seen = model.embed(picture(40, 60)), []
+    promising = model._promising
+
+    def counted(predictor, clicks):
+        seen.append(len(clicks))
+        gone.set()
+        return promising(predictor, clicks)
+
+    model._promising = counted
+    model.automatic(embedding, gone)
+    assert seen == [4]  # of 36 clicks
 
 
 def test_no_automatic_mask_is_an_answer():

@@ -1,5 +1,6 @@
 """Tables of text vectors: written, read, refused; words for odd names; pairs that are close."""
 
+import importlib.resources
 import json
 
 import pytest
@@ -9,13 +10,13 @@ import torch
 from foodseg.classes import ClassTable
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
+from foodseg.models.synonyms import sentences_of
 from foodseg.models.text import (
     TextTable,
     class_text,
     closest_pairs,
     parse_table,
     read_table,
-    sentences_of,
     table_bytes,
     with_background,
 )
@@ -83,13 +84,13 @@ def test_odd_names_have_better_words():
 
 
 def test_every_synonym_belongs_to_a_name_of_the_official_lists(shared):
-    from foodseg.models import text
-
     folder = shared / "datasets"
     files = [folder / "classes" / "foodseg103.tsv", folder / "classes" / "uecfoodpix.tsv"]
     names = {name for path in [*files, folder / "foodmix" / "classes.txt"] for name in path.read_text().split("\n")}
     names = {line.partition("\t")[2] for line in names}
-    lines = text.files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (
+        importlib.resources.files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines()
+    )
     odd = [line.split("\t")[0] for line in lines]
     assert odd == sorted(set(odd)) and set(odd) <= names
     assert all(word.strip() == word and word for line in lines for word in line.split("\t"))

@@ -44,6 +44,34 @@ def test_without_a_file_and_paths_become_absolute(folder: Path) -> None:
     assert deploy.config.segmenter.models == {"meals": str(folder / "runs/a")}
 
 
+def test_what_is_set_stands_before_the_file(folder: Path) -> None:
+    path = write(folder, {"http_options": {"host": "127.0.0.1", "port": 80}, "applications": [application()]})
+    overrides = ["http.port=9000", "http.host=0.0.0.0"]
+    assert read_deploy_file(path, overrides).tree["http_options"] == {
+        "host": "0.0.0.0", "port": 9000, "request_timeout_s": 75.0,
+    }  # fmt: skip
+    assert read_deploy_file(path).tree["http_options"]["port"] == 80
+
+
+def test_clip_from_a_folder_or_by_name(folder: Path) -> None:
+    (folder / "tiny").mkdir()
+    (folder / "b16.safetensors").write_text("x")
+    for clip, model, weights in (
+        ({"model": "tiny"}, str(folder / "tiny"), None),
+        ({"model": "ViT-B-16", "weights": "b16.safetensors"}, "ViT-B-16", str(folder / "b16.safetensors")),
+        ({"model": "ViT-B-16", "weights": "openai"}, "ViT-B-16", "openai"),
+    ):
+        found = read_deploy_file(write(folder, {"applications": [application(args={"clip": clip})]})).config.clip
+        assert found is not None and (found.model, found.weights) == (model, weights)
+
+
+def test_lines_of_serve_are_json_and_what_the_file_says_stays(folder: Path) -> None:
+    path = write(folder, {"logging_config": {"log_level": "DEBUG"}, "applications": [application()]})
+    assert read_deploy_file(path).tree["logging_config"] == {
+        "log_level": "DEBUG", "encoding": "JSON", "enable_access_log": False,
+    }  # fmt: skip
+
+
 def test_serves_own_options_stay(folder: Path) -> None:
     tree = {
         "http_options": {"host": "0.0.0.0", "port": 80},

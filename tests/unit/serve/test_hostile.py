@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 
-import numpy as np
 import psutil
 import pytest
 
@@ -14,19 +12,9 @@ from foodseg.serve.guard import Guard
 from foodseg.serve.ray_api import make_api
 from tests.asgi import Reply, ask
 from tests.hostile import HONEST_503, STATUSES, HostileRequest, good_picture, hostile_requests, multipart, random
-from tests.page_server import FakeRefine, FakeSam, FakeSegmenter, KnownPictures
+from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures
 
 NAMES = ("background", "rice", "egg")
-
-
-class FakeClip:
-    async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        return [1 / len(names)] * len(names)
-
-    async def mask_scores(
-        self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
-    ) -> list[list[float]]:
-        return [[1 / len(names)] * len(names) for _ in masks]
 
 
 def _api(complete: bool, config: ServeConfig) -> Guard:

@@ -1,6 +1,8 @@
 """From what a request names to model ids and ingredient ids."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -98,3 +100,9 @@ def test_a_model_without_fusion_takes_no_list() -> None:
     with pytest.raises(ApiError) as caught:
         ingredient_ids("egs", state("a", guided=True))
     assert caught.value.hint == "did you mean Egg?"
+
+
+def test_names_and_routes_need_no_torch() -> None:
+    """The ingress would stand still for seconds, and grow by 500 MB, when somebody first misspells a name."""
+    code = "import sys, foodseg.serve.names, foodseg.serve.ray_api; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -72,4 +72,11 @@ def test_masks_survive_the_way() -> None:
     packed = unpack_labels(pack_labels(labelled))
     np.testing.assert_array_equal(packed.ids, labelled.ids)
     np.testing.assert_array_equal(packed.unsure, labelled.unsure)
-    assert unpack_labels(pack_labels(Labelled(labelled.ids, None, {}, "m", "s"))).unsure is None
+    wide = np.full((40, 30), 300, np.uint16)
+    wide[3:9, 4:] = 7
+    packed = pack_labels(Labelled(wide, None, {}, "m", "s"))
+    assert packed.ids.ends.tolist()[:3] == [94, 120, 124]  # 3 rows and 4 pixels; a row ends; the next row begins
+    assert packed.ids.values.nbytes + packed.ids.ends.nbytes == 13 * 6
+    back = unpack_labels(packed)
+    assert (back.ids.dtype, back.unsure) == (np.uint16, None)
+    np.testing.assert_array_equal(back.ids, wide)

@@ -171,3 +171,10 @@ def test_parse_wanted() -> None:
     assert parse_wanted({"models": {"a": "x", "b": "y"}}).default == "a"
     assert parse_wanted({"models": {"a": "x", "b": "y"}, "default": "b"}).default == "b"
     assert parse_wanted({"models": None}).default is None
+
+
+@pytest.mark.parametrize("models", [{"a/b": "x"}, {"": "x"}, {"a": "s3://bucket/x?secret_key=y&access_key=z"}])
+def test_names_and_places_that_no_answer_could_show(models: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="user_config of the Segmenter: ") as error:
+        parse_wanted({"models": models})
+    assert "=y" not in str(error.value)

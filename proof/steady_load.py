@@ -1,0 +1,135 @@
+"""A steady load on an endpoint: what was answered, how often, by which model, and what was lost.
+
+with SteadyLoad(endpoint.url, ask_segment(pictures), threads=4) as load:
+    ...
+print(load.figures())
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from foodseg.errors import FoodsegError
+from foodseg.serve.client import Client
+from foodseg.serve.schema import PromptAnswer, SegmentAnswer
+
+PATIENCE = 120.0  # seconds in which the client heals 429 and 503
+Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the picture -> who answered, what
+
+
+def ask_segment(pictures: Sequence[bytes]) -> Ask:
+    """Asks /v1/segment; the answer is the pixels of each ingredient."""
+
+    def ask(client: Client, number: int) -> tuple[str, object]:
+        answer: SegmentAnswer = client.segment(pictures[number % len(pictures)])
+        return answer.model.sha[:12], tuple((one.id, one.pixels) for one in answer.ingredients)
+
+    return ask
+
+
+def ask_prompt(pictures: Sequence[bytes]) -> Ask:
+    """Asks /v1/prompt for a click, by the picture's id where the client knows it; the answer is the masks' pixels."""
+
+    def ask(client: Client, number: int) -> tuple[str, object]:
+        answer: PromptAnswer = client.prompt(pictures[number % len(pictures)], points=[(100, 100, 1)])
+        return "sam", tuple(one.pixels for one in answer.masks)
+
+    return ask
+
+
+class Counting(httpx.HTTPTransport):
+    """Counts the answers as they come, before the client heals any."""
+
+    def __init__(self, statuses: Counter[str]) -> None:
+        super().__init__()
+        self._statuses = statuses
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends one request."""
+        response = super().handle_request(request)
+        later = response.status_code in (429, 503) and "Retry-After" not in response.headers
+        self._statuses[f"{response.status_code}{' without Retry-After' if later else ''}"] += 1
+        return response
+
+
+class SteadyLoad:
+    """`threads` clients ask for one picture after another while the body of `with` runs; each ends its last request."""
+
+    def __init__(self, url: str, ask: Ask, *, pictures: int, threads: int = 4, pause: float = 0.0) -> None:
+        """`pictures`: how many different ones there are. `pause`: seconds from an answer to the next request."""
+        self._url, self._ask = url, ask
+        self._pictures, self._pause = pictures, pause
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._statuses: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._by: Counter[str] = Counter()
+        self._first: dict[tuple[str, int], object] = {}
+        self._differing = 0
+        self._longest = 0.0
+
+    def __enter__(self) -> "SteadyLoad":
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        self._seconds = time.monotonic() - self._began
+
+    @property
+    def answered(self) -> int:
+        """Requests that were answered with success so far."""
+        return sum(self._by.values())
+
+    def figures(self) -> dict[str, Any]:
+        """Returns what happened; `statuses` as they came, `failed` after the client had healed what it could.
+
+        differing: answers that were not those of the same model on the same picture before.
+        """
+        return {
+            "answered": self.answered,
+            "per_second": round(self.answered / self._seconds, 2),
+            "statuses": dict(sorted(self._statuses.items())),
+            "failed": dict(self._failed),
+            "answered_by": dict(self._by),
+            "differing": self._differing,
+            "longest_seconds": round(self._longest, 2),
+        }
+
+    def lost(self) -> int:
+        """Returns how many answers were neither 200 nor healed by the client."""
+        healed = {"200", "429", "404"}  # 404: of an image_id that was forgotten; another one is in `failed`
+        strange = sum(count for status, count in self._statuses.items() if status not in healed)
+        return max(strange, sum(self._failed.values()))
+
+    def _run(self, number: int) -> None:
+        # each starts elsewhere, so that the same picture does not come from all of them at once
+        turn = random.Random(number).randrange(self._pictures)
+        with Client(self._url, patience=PATIENCE, transport=Counting(self._statuses)) as client:
+            while not self._done.is_set():
+                picture = turn % self._pictures
+                turn += 1
+                began = time.monotonic()
+                try:
+                    by, what = self._ask(client, picture)
+                except FoodsegError as error:
+                    sentence = f"{getattr(error, 'status', '')} {type(error).__name__}: {error}".strip()[:160]
+                    with self._lock:
+                        self._failed[sentence] += 1
+                    time.sleep(0.2)
+                    continue
+                with self._lock:
+                    self._longest = max(self._longest, time.monotonic() - began)
+                    self._by[by] += 1
+                    self._differing += self._first.setdefault((by, picture), what) != what
+                self._done.wait(self._pause)

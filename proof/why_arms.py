@@ -1,0 +1,106 @@
+"""Why an arm helps or does not: how well it fits, which classes it exchanges, and whether it listens to its list."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
+from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.config.evaluation import EvalConfig
+from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
+from foodseg.data.shards import read_manifest
+from foodseg.eval.evaluate import rank_rows
+from foodseg.eval.pictures import merge, read_pictures
+from foodseg.eval.report_html import confusion_pairs, read_losses
+from foodseg.models.segmenter import Segmenter
+from foodseg.predict.predictor import Predictor
+
+LAST = 0.2  # of the updates: where the training loss is averaged
+PAIRS = 5
+
+
+def fit_of(run: Path) -> dict[str, float]:
+    """Returns each training loss, the mean over the last fifth of the updates."""
+    uri = resolve_checkpoint(str(run))
+    step = load_checkpoint(uri).step
+    losses = read_losses(uri, step)
+    return {
+        name: round(float(np.mean([value for at, value in points if at > (1 - LAST) * step])), 4)
+        for name, points in losses.items()
+    }
+
+
+def classes_of(scored: Path, baseline: Path, ids: Mapping[int, str]) -> dict[str, Any]:
+    """Returns by class the IoU in per cent, here and in `baseline`, and the worst confusions among all classes.
+
+    Args:
+        scored, baseline: folders of `foodseg evaluate`. ids: the classes to list, with their names.
+    """
+    matrices = []
+    for folder in (scored, baseline):
+        pictures, about = read_pictures(str(folder / "pictures.parquet"))
+        matrices.append(merge(pictures, len(about["classes"])))
+    own, other = (_iou(matrix) for matrix in matrices)
+    pairs = confusion_pairs(matrices[0], about["classes"])[:PAIRS]
+    return {
+        "iou_here_and_in_a": {name: [_percent(own[index]), _percent(other[index])] for index, name in ids.items()},
+        "worst_confusions": [f"{pair.truth} as {pair.prediction}: {100 * pair.share:.0f} %" for pair in pairs],
+    }
+
+
+def listening_of(run: Path, data: Path, split: str) -> dict[str, float]:
+    """Returns how good the guessed lists are, and which share of the labels a list changes.
+
+    Returns:
+        precision, recall: of the guessed ingredients, over all pictures. changed_by_the_true_list,
+        changed_by_a_wrong_list: share of the pixels that get another label than with the whole vocabulary.
+    """
+    loaded = load_checkpoint(resolve_checkpoint(str(run)))
+    model = load_model(loaded, "student")
+    plain, guessing, told = (_predictor(loaded, model, listed) for listed in ("vocabulary", "predicted", "given"))
+    rng = np.random.default_rng(0)
+    right = guessed = present = pixels = by_true = by_wrong = 0
+    manifest = read_manifest(str(data))
+    for row in rank_rows(RowReader(str(data), manifest, [split]), 0, 1):
+        truth = _present(row["mask"], loaded.classes.ignore_id)
+        absent = np.setdiff1d(np.arange(1, len(loaded.classes)), truth)
+        wrong = rng.choice(absent, max(1, len(truth)), replace=False)
+        names = guessing.logits_of_file(row["image"]).names
+        assert names is not None
+        guess = np.flatnonzero(names)[1:]
+        right += len(np.intersect1d(guess, truth))
+        guessed, present = guessed + len(guess), present + len(truth)
+        labels = plain.logits_of_file(row["image"]).ids()
+        pixels += labels.size
+        by_true += int((told.logits_of_file(row["image"], truth.tolist()).ids() != labels).sum())
+        by_wrong += int((told.logits_of_file(row["image"], wrong.tolist()).ids() != labels).sum())
+    figures = {
+        "guess_precision": right / guessed,
+        "guess_recall": right / present,
+        "changed_by_the_true_list": by_true / pixels,
+        "changed_by_a_wrong_list": by_wrong / pixels,
+    }
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _predictor(loaded: Checkpoint, model: Segmenter, listed: str) -> Predictor:
+    settings = {**loaded.config.eval.model_dump(), "ingredients": listed, "restrict": "none"}
+    return Predictor(model, EvalConfig.model_validate(settings), torch.device("cpu"))
+
+
+def _present(mask: bytes, ignore_id: int) -> np.ndarray:
+    found = np.unique(decode_mask(mask))
+    return found[(found != 0) & (found != ignore_id)]
+
+
+def _iou(matrix: np.ndarray) -> np.ndarray:
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return np.where(matrix.sum(1) > 0, np.diag(matrix) / np.maximum(1, union), np.nan)
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else round(100 * float(value), 1)
