@@ -119,26 +119,30 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
         UserError: it is torn (naming the file), was written by a newer foodseg, or its weights are damaged.
     """
     manifest = read_manifest_file(uri)
-    wanted = [name for name in manifest["files"] if with_trainer or name != "trainer.pt"]
-    files = {name: verified_file(uri, name, manifest["files"][name]) for name in wanted}
+    files = manifest["files"]
+
+    def read(name: str) -> bytes:
+        return verified_file(uri, name, files[name])
+
     try:
-        student = safetensors.torch.load(files["model.safetensors"])
-        teacher = safetensors.torch.load(files["teacher.safetensors"]) if "teacher.safetensors" in files else None
-        trainer = _torch_state(files["trainer.pt"]) if with_trainer else None
+        # one after the other: the bytes of two files of a large model need not be in memory at once
+        student = safetensors.torch.load(read("model.safetensors"))
+        teacher = safetensors.torch.load(read("teacher.safetensors")) if "teacher.safetensors" in files else None
+        trainer = _torch_state(read("trainer.pt")) if with_trainer else None
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
     return Checkpoint(
         step=manifest["step"],
-        config=parse_config(json.loads(files["config.json"])),
-        classes=ClassTable.from_text(files["classes.tsv"].decode(), storage.redact(storage.join(uri, "classes.tsv"))),
+        config=parse_config(json.loads(read("config.json"))),
+        classes=ClassTable.from_text(read("classes.tsv").decode(), storage.redact(storage.join(uri, "classes.tsv"))),
         data=manifest["data"],
         trained_ids=tuple(manifest["trained_ids"]),
         student=student,
         teacher=teacher,
         trainer=trainer,
-        history=[json.loads(line) for line in files["history.jsonl"].decode().splitlines()],
-        calibration=Calibration(**json.loads(files["calibration.json"])) if "calibration.json" in files else None,
-        text=parse_table(files[TEXT_FILE], storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
+        history=[json.loads(line) for line in read("history.jsonl").decode().splitlines()],
+        calibration=Calibration(**json.loads(read("calibration.json"))) if "calibration.json" in files else None,
+        text=parse_table(read(TEXT_FILE), storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
     )
 
 
@@ -152,7 +156,7 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Raises:
-        UserError: "ema" of a checkpoint that kept no average.
+        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained.
     """
     averaged = {} if weights == "student" else checkpoint.teacher
     if averaged is None:
@@ -161,6 +165,11 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
         )
     text = checkpoint.text.vectors if checkpoint.text else None
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
+    if averaged:
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        missing = sorted(checkpoint.student.keys() - averaged.keys() - frozen)
+        if missing:
+            raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
     model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foodseg.config.section import Section
+
+LORA_RANK = 16
 
 
 class DiffusionConfig(Section):
@@ -27,7 +29,15 @@ class DiffusionConfig(Section):
     unet: Literal["full", "frozen", "lora"] = Field(
         "full", description="train the whole UNet, nothing of it, or low-rank changes of its attention (LoRA)"
     )
-    lora_rank: int = Field(16, ge=1, description="unet = lora: rank of the changes; they start at 0")
+    lora_rank: int = Field(LORA_RANK, ge=1, description="unet = lora: rank of the changes; they start at 0")
     gradient_checkpointing: bool = Field(
         False, description="keep fewer activations and compute them again in the backward pass: less memory, more time"
     )
+
+    @model_validator(mode="after")
+    def _rank_of_something(self) -> "DiffusionConfig":
+        if self.unet != "lora" and self.lora_rank != LORA_RANK:
+            raise ValueError(
+                f"model.diffusion.lora_rank = {self.lora_rank} has no effect with unet = {self.unet}: set unet to lora"
+            )
+        return self

@@ -92,8 +92,19 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _guesses_are_learned(self) -> "ExperimentConfig":
+        if self.model.kind == "diffusion" and self.model.ingredient_head and self.distill.list_mix[0] == 0:
+            raise ValueError(
+                "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
+                "ingredient head of model.kind = diffusion learns, since the features know the list"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sides_that_the_unet_takes(self) -> "ExperimentConfig":
         if self.model.kind == "diffusion":
+            if self.train.compile:
+                raise ValueError("train.compile does not work with model.kind = diffusion: leave it false")
             for key, side in (("augment.crop", self.augment.crop), ("eval.window", self.eval.window or 64)):
                 if side % 64:
                     raise ValueError(f"{key} must be a multiple of 64 with model.kind = diffusion, found {side}")

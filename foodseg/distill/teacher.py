@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import nn
 
+from foodseg.errors import UserError
+
 
 class Teacher:
     """Follows a module. Floating tensors (weights and BatchNorm statistics) are averaged, integer ones copied.
@@ -32,7 +34,10 @@ class Teacher:
         return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._frozen}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes what `state_dict` gave; what is shared comes with the student."""
+        """Takes what `state_dict` gave; what is shared comes with the student. UserError: not all of it is there."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
         self.module.load_state_dict({**self.module.state_dict(), **state})
 
     @torch.no_grad()

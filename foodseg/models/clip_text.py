@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -47,8 +48,10 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], vector
     tower = [open_clip_module().__version__, config.model, found.identity, found.quick_gelu]
     asked = json.dumps([*tower, sentences, vector])
     kept = _cache_file(hashlib.sha256(asked.encode()).hexdigest())
-    if kept.exists():
+    try:
         return safetensors.torch.load_file(kept)["text"]
+    except (OSError, SafetensorError, KeyError):
+        pass  # not there yet, or damaged: then it is made anew
     towers = load_clip_towers(found, torch.device("cpu"))
     vectors = torch.stack([averaged(towers.model, towers.tokenizer(own), vector) for own in sentences])
     try:
@@ -56,7 +59,7 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], vector
         part = kept.with_suffix(f".{os.getpid()}")
         safetensors.torch.save_file({"text": vectors}, part)
         part.replace(kept)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _log.warning("the vectors of the names are not kept for the next time: %s", error)
     return vectors
 

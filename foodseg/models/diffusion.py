@@ -181,7 +181,8 @@ class _NameAttention:
         if self._stride is None:
             found = scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         else:
-            scores = (query @ key.transpose(2, 3)).float() * attn.scale
+            # scaled first: in half precision the sums of long vectors overflow
+            scores = ((query * attn.scale) @ key.transpose(2, 3)).float()
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, -torch.inf)
             weights = scores.softmax(-1)

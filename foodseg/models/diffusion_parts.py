@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 
 from foodseg import storage
 from foodseg.config.model import ModelConfig
-from foodseg.errors import UserError
+from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.models.diffusion import Diffusion
 
 HUB = "hf://"
@@ -123,9 +124,11 @@ def _class_of(part: str) -> Any:
 def _load_config(weights: str, source: str, part: str) -> dict[str, Any]:
     kind = _class_of(part)
     try:
-        found: dict[str, Any] = kind.load_config(source, subfolder=part)
+        found = kind.load_config(source, subfolder=part)
     except Exception as error:  # the hub client raises what its network stack raises
         raise _not_there(weights, f"{part}/config.json", error) from None
+    if not isinstance(found, dict):
+        raise _not_there(weights, f"{part}/config.json", TypeError("it is no JSON object"))
     return found
 
 
@@ -142,6 +145,8 @@ def _loaded(config: ModelConfig, width: int | None) -> tuple[Any, Any]:
                 model, report = kind.from_pretrained(
                     source, subfolder=part, torch_dtype=torch.float32, output_loading_info=True
                 )
+            except MemoryError:
+                raise  # is no fault of the weights
             except Exception as error:  # the hub client, torch and safetensors raise a dozen kinds
                 raise _not_there(config.weights, part, error) from None
             if report["missing_keys"]:
@@ -150,12 +155,23 @@ def _loaded(config: ModelConfig, width: int | None) -> tuple[Any, Any]:
     return loaded[0], loaded[1]
 
 
-def _not_there(weights: str, part: str, error: Exception) -> UserError:
+def _not_there(weights: str, part: str, error: Exception) -> FoodsegError:
     detail = (str(error).split("\n")[0] or type(error).__name__)[:160]
+    if weights.startswith(HUB) and _is_network(error):
+        return RetryLater(f"model.weights: the hub does not answer about {weights} ({detail})")
     return UserError(
         f"model.weights: {storage.redact(weights)} does not give the {part} of Stable Diffusion in diffusers' layout "
         f"({type(error).__name__}: {detail})"
     )
+
+
+def _is_network(error: BaseException | None) -> bool:
+    """Whether an error goes back to the network: diffusers raises OSError for what the hub client has raised."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | httpx.TransportError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _source(weights: str, folder: Path, *, configs_only: bool) -> str:

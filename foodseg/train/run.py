@@ -25,7 +25,8 @@ from foodseg.train.run_log import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-               "train.max_failures", "train.mlflow_uri", "train.micro_batch")  # fmt: skip
+               "train.max_failures", "train.mlflow_uri", "train.micro_batch",
+               "model.diffusion.gradient_checkpointing")  # fmt: skip
 _log = logging.getLogger(__name__)
 
 

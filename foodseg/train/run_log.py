@@ -7,6 +7,7 @@ checkpoint, whole, since objects cannot be appended to.
 import contextlib
 import json
 import logging
+import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import torch
 
 from foodseg import storage
@@ -85,10 +85,10 @@ class RunLog:
 
 
 def memory_mib(device: torch.device) -> float:
-    """Returns the most that tensors took on this GPU so far, without a GPU what this process takes now, in MiB."""
+    """Returns the most that tensors took on this GPU so far, or without a GPU that this process took, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return psutil.Process().memory_info().rss / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def require_mlflow(uri: str) -> None:

@@ -462,6 +462,17 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
             [*DIFFUSION, "eval.window=96"],
             "eval.window must be a multiple of 64 with model.kind = diffusion, found 96",
         ),
+        ([*DIFFUSION, "train.compile=true"],
+         "train.compile does not work with model.kind = diffusion: leave it false"),
+        (
+            [*DIFFUSION, "model.diffusion.lora_rank=4"],
+            "model.diffusion.lora_rank = 4 has no effect with unet = full: set unet to lora",
+        ),
+        (
+            [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.list_mix=[0, 1, 0, 0]"],
+            "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
+            "ingredient head of model.kind = diffusion learns, since the features know the list",
+        ),
         (
             [*DIFFUSION, "loss.attention=1"],
             "loss.attention above 0 needs model.kind = diffusion, model.fusion = cross_attention, "

@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -218,6 +219,24 @@ def test_a_cache_that_cannot_be_written_is_said(tiny, tmp_path, monkeypatch, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert open_clip_vectors(config(tiny), NAMES, "projected").shape == (3, PROJECTED)
     assert "are not kept for the next time" in caplog.text
+
+
+def test_a_cache_that_is_full_is_said(tiny, cache, monkeypatch, caplog):
+    def full(*args: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    assert open_clip_vectors(config(tiny), NAMES, "last").shape == (3, WIDTH)
+    assert "are not kept for the next time: I/O error: No space left" in caplog.text
+
+
+def test_a_damaged_cache_is_made_anew(tiny, cache):
+    first = open_clip_vectors(config(tiny), NAMES, "penultimate")
+    newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:50])
+    assert torch.equal(open_clip_vectors(config(tiny), NAMES, "penultimate"), first)
+    assert newest.read_bytes() == whole
 
 
 def test_openai_weights_get_their_own_gelu():

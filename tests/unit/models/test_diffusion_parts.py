@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
+import httpx
 import pytest
 import safetensors.torch
 import torch
 
 from foodseg import storage
 from foodseg.config.model import ModelConfig
-from foodseg.errors import UserError
+from foodseg.errors import RetryLater, UserError
 from foodseg.models import diffusion_parts
 from foodseg.models.diffusion import Diffusion
 from foodseg.models.diffusion_parts import build_diffusion, require_diffusion, unet_architecture
@@ -88,6 +89,32 @@ def test_the_hub(published, monkeypatch):
     assert set(first) == {("owner/sd-tiny", "unet"), ("owner/sd-tiny", "vae")}
 
 
+@pytest.mark.parametrize("method", ["load_config", "from_pretrained"])
+def test_a_hub_that_does_not_answer_may_do_so_later(published, monkeypatch, method):
+    def away(name, **settings):
+        try:
+            raise httpx.ConnectTimeout("timed out")
+        except httpx.ConnectTimeout:
+            raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")  # noqa: B904  # as diffusers
+
+    load_config = diffusers.AutoencoderKL.load_config
+    monkeypatch.setattr(
+        diffusers.AutoencoderKL, "load_config", lambda name, **settings: load_config(str(published), **settings)
+    )
+    monkeypatch.setattr(diffusers.AutoencoderKL, method, away)
+    with pytest.raises(RetryLater, match=r"^model.weights: the hub does not answer about hf://owner/tiny \(We"):
+        build_diffusion(config("hf://owner/tiny"), 16, pretrained=True)
+
+
+def test_too_little_memory_is_no_fault_of_the_weights(published, monkeypatch):
+    def full(*args, **settings):
+        raise MemoryError
+
+    monkeypatch.setattr(diffusers.AutoencoderKL, "from_pretrained", full)
+    with pytest.raises(MemoryError):
+        build_diffusion(config(published), 16, pretrained=True)
+
+
 def test_a_checkpoint_follows(tmp_path):
     """Then nothing is looked for."""
     backbone = build_diffusion(config(tmp_path / "nowhere"), 16, pretrained=False)
@@ -101,6 +128,8 @@ def spoiled(folder: Path, how: str) -> None:
     elif how == "no weights":
         (unet / WEIGHTS).unlink()
         (unet / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    elif how == "no object":
+        (unet / "config.json").write_text("[]")
     elif how == "damaged":
         (unet / WEIGHTS).write_bytes(b"x" * 100)
     elif how == "tensors are missing":
@@ -114,6 +143,7 @@ def spoiled(folder: Path, how: str) -> None:
     [
         ("empty", r"there is no vae/config.json in .*spoiled: it must be a folder .* hf://owner/name"),
         ("no weights", "spoiled does not give the unet of Stable Diffusion"),
+        ("no object", "spoiled does not give the unet/config.json of Stable Diffusion"),
         ("damaged", "spoiled does not give the unet of Stable Diffusion"),
         ("tensors are missing", r"spoiled does not give the unet .*mid_block.resnets.0.conv1.weight"),
     ],

@@ -1,6 +1,7 @@
 """A tiny diffusion model in the loop: what is trained, averaged, saved and taught."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.distill.lists import student_lists
 from foodseg.distill.objective import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
+from foodseg.errors import UserError
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.batched import BatchPredictor
 from foodseg.predict.predictor import Predictor
@@ -89,6 +91,21 @@ def test_what_is_frozen_is_neither_trained_nor_averaged_nor_copied(data, names, 
     assert bool(unets) == (unet != "frozen")
 
 
+def test_half_precision(data, names, tmp_path):
+    """Of bfloat16, which both recipes use: whatever is taught stays finite, weights stay float32."""
+    settings = ("train.precision=bf16", "model.diffusion.gradient_checkpointing=true", *GUESSES, *TAUGHT)
+    trainer = trainer_of(tiny(data, tmp_path / "r", names, *settings))
+    before = {name: tensor.clone() for name, tensor in trainer.student.named_parameters()}
+    dtypes = set()
+    trainer.student.register_forward_hook(lambda module, args, output: dtypes.add(output.features.dtype))
+    trainer.run()
+    assert dtypes == {torch.bfloat16}
+    after = dict(trainer.student.named_parameters())
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in after.values())
+    moved = [name for name, tensor in after.items() if tensor.requires_grad and not torch.equal(tensor, before[name])]
+    assert len(moved) > 0.9 * sum(tensor.requires_grad for tensor in after.values())
+
+
 @pytest.mark.parametrize("unet", ["full", "lora"])
 def test_a_resumed_run_is_the_undisturbed_one(data, names, tmp_path, unet):
     settings = [
@@ -113,6 +130,9 @@ def test_a_checkpoint_is_a_whole_model(data, names, tmp_path, unet):
     trainer.run()
     checkpoint = newest(tmp_path / "r")
     assert not any(name.startswith("backbone.vae.") for name in checkpoint.teacher)
+    torn = {name: tensor for name, tensor in checkpoint.teacher.items() if name != "classifier.bias"}
+    with pytest.raises(UserError, match=r"is not whole: classifier\.bias is missing"):
+        load_model(replace(checkpoint, teacher=torn), "ema")
     picture = torch.rand(1, 3, 64, 64)
     for weights, own in (("student", trainer.student.eval()), ("ema", trainer.teacher.module)):
         model = load_model(checkpoint, weights)
