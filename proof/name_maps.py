@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from foodseg.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.classes import ClassTable
 from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
@@ -43,8 +44,10 @@ def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> 
             food = np.isin(truth, right)
             found[stem][kind] = round(float((ids == truth)[food].mean()), 4)
             cells = [
-                _captioned(overlay(image, truth.astype(ids.dtype), loaded.classes), f"{stem}: truth"),
-                _captioned(overlay(image, ids, loaded.classes), f"list: {kind}, {100 * found[stem][kind]:.0f} % right"),
+                _captioned(_labelled(image, truth.astype(ids.dtype), loaded.classes), f"{stem}: truth"),
+                _captioned(
+                    _labelled(image, ids, loaded.classes), f"list: {kind}, {100 * found[stem][kind]:.0f} % right"
+                ),
             ]
             for index in right[:NAMES]:
                 cells.append(_captioned(_heat(image, maps[index]), loaded.classes.names[index]))
@@ -69,6 +72,12 @@ def _look(model: torch.nn.Module, image: np.ndarray, listed: Sequence[int]) -> t
         for values in (model(canvas, ingredients=allowed).logits, model.name_maps(canvas, allowed))
     )
     return logits.argmax(0).numpy().astype(np.uint8), maps.numpy()
+
+
+def _labelled(image: np.ndarray, ids: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """The picture with its labels, enlarged so that the legend does not outgrow it."""
+    size = fit_longest(*ids.shape, 3 * CELL)
+    return overlay(resize_image(image, *size), resize_mask(ids, *size), classes)
 
 
 def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def _photographed(browser: Browser, url: str, pictures: Sequence[Path], out: Pat
         page.set_input_files("#choose", picture)
         page.wait_for_selector("#result:not([hidden])")
         page.wait_for_selector("#busy", state="hidden")
-        legend = page.locator("#legend li").all_inner_texts()
+        legend = page.locator("#legend li:visible").all_inner_texts()
         if not legend or page.locator("#problem").is_visible():
             said = page.locator("#problem").inner_text() or "no ingredient"
             raise ItemError(f"{picture.name}: the page shows {said}")

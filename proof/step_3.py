@@ -63,7 +63,7 @@ SCOUT = (
 SIDE_BY_SIDE = 2
 ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
 # The teacher has its say from the first update on.
-COST_STEPS = 60
+COST_STEPS = 40
 COSTED = (
     f"train.steps={COST_STEPS}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
     "distill.ramp=0.0", f"train.checkpoint_every={COST_STEPS}",
@@ -188,7 +188,10 @@ def name_maps(bench: Bench) -> dict[str, Any]:
 
 
 def cost(bench: Bench) -> dict[str, Any]:
-    """Seconds of an update and peak memory of each arm in one process, and of the peer: idle machine, one thread."""
+    """Seconds of an update and peak memory of each arm in one process, and of the peer: idle machine, one thread.
+
+    C1 and E do the same work as C and D, with other names and another list.
+    """
     peer = bench.work / "cost-peer"
     given = ("--data", foodmix(bench), "--weights", weights(bench), "--epochs", 1, "--threads", 1)
     with PeakMemory() as memory:
@@ -196,7 +199,8 @@ def cost(bench: Bench) -> dict[str, Any]:
     timing = json.loads((peer / "seconds.json").read_text(encoding="utf-8"))
     seconds = timing["train_seconds"] / timing["updates"]
     figures: dict[str, Any] = {"peer": {"seconds": round(seconds, 3), "peak_mib": round(memory.largest / 2**20)}}
-    for name, settings in {"A image only": (), "best recipe": BEST, **ARMS}.items():
+    working = {name: ARMS[name] for name in ("C names", "D C and distillation")}
+    for name, settings in {"A image only": (), "best recipe": BEST, **working}.items():
         with PeakMemory() as memory:
             run = train_arm(bench, f"cost-{_slug(name)}", (*COSTED, *settings), COST_STEPS)
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -3,7 +3,9 @@
 import base64
 import json
 
+import cv2
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 from pycocotools import mask as coco
 
@@ -102,6 +104,32 @@ def test_hover_names_what_is_there_and_a_click_hides_it(server, show, meal, pict
     assert np.abs(seen(page)[y, x] - image[y, x]).max() > 40
     page.click("#toggle-all")
     assert page.locator("#legend [aria-pressed=true]").count() == 0
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_traces_are_folded_away_where_there_are_several(show, tmp_path, folded):
+    """Three that are unsure and under 1 % of the food; two are not worth a fold."""
+    mask = np.zeros((200, 300), np.uint8)
+    mask[20:180, 20:220] = 1
+    unsure = [5, 8, 11] if folded else [5, 8]
+    for place, index in enumerate(unsure):
+        mask[20 + 40 * place : 30 + 40 * place, 240:250] = index
+    assert all(confidence_of(index) < 0.5 for index in unsure)
+    image = PLATE_CLASSES.palette()[mask].astype(np.uint8)
+    path = tmp_path / "traces.png"
+    cv2.imwrite(str(path), image[:, :, ::-1])
+    with meal_server(PLATE_CLASSES, [(image, mask)]) as server:
+        page = show(server)
+        upload(page, path)
+        assert page.locator("#legend li:visible").count() == (1 if folded else 3)
+        expect(page.locator("#summary")).to_contain_text(f"{1 + len(unsure)} ingredients")
+        if not folded:
+            expect(page.locator("#traces")).to_be_hidden()
+            return
+        page.get_by_role("button", name="Show 3 traces").click()
+        assert page.locator("#legend li:visible").count() == 4
+        page.get_by_role("button", name="Fold 3 traces").click()
+        assert page.locator("#legend li:visible").count() == 1
 
 
 # --- outline something and name it ---

@@ -7,7 +7,7 @@
 
 import { ApiError, call, prompt, segment } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
-import { percent, showGiven, showLegend } from "./legend.js";
+import { fold, isFolded, percent, showGiven, showLegend } from "./legend.js";
 import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
@@ -166,6 +166,7 @@ function show() {
   const ratio = plate.width / plate.height;
   $("stage").style.setProperty("--ratio", ratio);
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
+  fold($("legend"), $("traces"), plate.ingredients, isFolded($("traces")));
   $("summary").textContent = summary();
   $("undo").hidden = !edits.length;
   repaint();
@@ -309,6 +310,7 @@ $("toggle-all").addEventListener("click", () => {
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
   repaint();
 });
+$("traces").addEventListener("click", () => fold($("legend"), $("traces"), plate.ingredients, !isFolded($("traces"))));
 $("undo").addEventListener("click", () => {
   edits.pop();
   drop();

@@ -2,6 +2,8 @@
 // and the list of what people say is there.
 
 const UNSURE = 0.5; // below this mean confidence the list says so in words
+const TRACE = 0.01; // what is unsure and less of the food than this is folded away, where there are several
+const SEVERAL = 3;
 
 // 0.4134 -> "41.3 %"; what is there is never shown as 0.
 export function percent(share) {
@@ -16,6 +18,7 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
     ...ingredients.map((item) => {
       const row = document.createElement("li"), button = document.createElement("button");
       row.dataset.id = item.id;
+      row.classList.toggle("trace", isTrace(item));
       const yours = item.confidence === null, sure = yours ? "yours" : `${Math.round(100 * item.confidence)} %`;
       const name = part("name", item.name);
       if (!yours && item.confidence < UNSURE) name.append(" ", part("unsure", "unsure"));
@@ -42,6 +45,24 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
       return row;
     }),
   );
+}
+
+// Folds the traces of the list away, or shows them; the button is there only where they are worth it, and its
+// aria-expanded says which it is.
+export function fold(list, button, ingredients, folded) {
+  const count = ingredients.filter(isTrace).length, several = count >= SEVERAL;
+  button.hidden = !several;
+  button.setAttribute("aria-expanded", String(!folded));
+  button.textContent = `${folded ? "Show" : "Fold"} ${count} traces`;
+  list.classList.toggle("folded", folded && several);
+}
+
+function isTrace(item) {
+  return item.confidence !== null && item.confidence < UNSURE && item.share_of_food < TRACE;
+}
+
+export function isFolded(button) {
+  return button.getAttribute("aria-expanded") !== "true";
 }
 
 // One button for each name, which calls onDrop(name).
