@@ -25,6 +25,8 @@ def ray_cluster(s3_address: S3Server | None) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     os.environ.setdefault("RAY_max_direct_call_object_size", str(4 * 2**20))
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
     import ray  # a second and more, and unit tests do without
 
     ray.init(address="local", num_cpus=CPUS, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)

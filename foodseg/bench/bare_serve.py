@@ -5,7 +5,7 @@ The functions are those that the deployments call, with the same threads: one fo
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,7 +64,29 @@ async def load(
             number += concurrency
 
     await asyncio.gather(*(worker(number) for number in range(concurrency)))
-    elapsed = time.perf_counter() - began
+    return _figures(times, time.perf_counter() - began)
+
+
+async def in_turns(
+    answers: Mapping[str, Callable[[bytes], Awaitable[Any]]], pictures: Sequence[bytes], seconds: float
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Asks everybody for one picture, then for the next, one request at a time: a slow moment is slow for all.
+
+    Returns:
+        By name what `load` returns, and the seconds of each request, in the same order for all.
+    """
+    times: dict[str, list[float]] = {name: [] for name in answers}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        picture = pictures[len(times[next(iter(times))]) % len(pictures)]
+        for name, answer in answers.items():
+            start = time.perf_counter()
+            await answer(picture)
+            times[name].append(time.perf_counter() - start)
+    return {name: _figures(taken, sum(taken)) for name, taken in times.items()}, times
+
+
+def _figures(times: Sequence[float], elapsed: float) -> dict[str, Any]:
     p50, p90, p99 = (1000 * float(np.percentile(times, part)) for part in (50, 90, 99))
     rate = len(times) / elapsed
     return {"requests": len(times), "requests_per_second": rate, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}

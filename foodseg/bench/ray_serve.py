@@ -2,8 +2,9 @@
 
     result = bench_serve("serve_configs/local.yaml", pictures="meals/", seconds=20)
 
-Bare and served take turns, so that a neighbour on the machine slows both, and compute with equal threads. The load
-comes from this process; what it costs is reported, as it is taken from the same cores.
+Bare and served take turns, so that a neighbour on the machine slows both, and compute with equal threads; one request
+at a time, they take turns picture by picture, with a Serve application that does nothing as the third. The load comes
+from this process; what it costs is reported, as it is taken from the same cores.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -19,8 +21,9 @@ import ray
 import torch
 
 from foodseg import storage
-from foodseg.bench.bare_serve import BarePipeline, load
+from foodseg.bench.bare_serve import BarePipeline, in_turns, load
 from foodseg.bench.machine import machine_facts
+from foodseg.bench.ray_noop import start_noop
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config.serve import ServeConfig
 from foodseg.data.plates import draw_meal
@@ -32,7 +35,7 @@ from foodseg.serve.ray_api import CODEC_THREADS
 from foodseg.serve.ray_serving import serving
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 
-CONCURRENCY = (1, 8, 16)  # the last ones to find the rate at saturation
+CONCURRENCY = (8, 16)  # beside one at a time; the last one to find the rate at saturation
 ROUNDS = 3  # turns of bare and served
 PROMPTS = 5  # pictures clicked on twice
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,9 +57,9 @@ def bench_serve(
         seconds: length of each measurement, of which there are two for each concurrency.
 
     Returns:
-        By concurrency what `load` measured of bare and served, the share of the bare rate at saturation, milliseconds
-        over bare at concurrency 1, prompts and refine=sam where SAM is configured, the threads of a forward pass, and
-        the client's CPU.
+        By concurrency what `load` measured of bare and served, the share of the bare rate at saturation; at concurrency
+        1 the milliseconds over bare and those of a Serve application that does nothing, medians over the pictures;
+        prompts and refine=sam where SAM is configured, the threads of a forward pass, and the client's CPU.
 
     Raises:
         UserError: as `serving`; no model, no picture; API keys, which the load does not send; several replicas.
@@ -72,7 +75,8 @@ def bench_serve(
     with serving(path, overrides, address) as endpoint:
         threads = _threads_of_segmenter()
         torch.set_num_threads(threads)
-        result = asyncio.run(_measured(endpoint.url, config, bare, encoded, seconds))
+        noop = start_noop(model.card.longest_side or 512)
+        result = asyncio.run(_measured(endpoint.url, noop, config, bare, encoded, seconds))
     mean_kb = statistics.mean(map(len, encoded)) / 1000
     return {
         "benchmark": "serve",
@@ -86,7 +90,7 @@ def bench_serve(
 
 
 async def _measured(
-    url: str, config: ServeConfig, bare: BarePipeline, pictures: Sequence[bytes], seconds: float
+    url: str, noop: str, config: ServeConfig, bare: BarePipeline, pictures: Sequence[bytes], seconds: float
 ) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=url, timeout=120.0, limits=limits) as client:
@@ -94,12 +98,14 @@ async def _measured(
         forms = {data: client.build_request("POST", "v1/segment", files={"image": ("meal", data)}) for data in pictures}
         bodies = {data: (form.read(), form.headers["Content-Type"]) for data, form in forms.items()}
 
-        async def served(data: bytes) -> None:
+        async def post(path: str, data: bytes) -> None:
             content, kind = bodies[data]
-            (await client.post("v1/segment", content=content, headers={"Content-Type": kind})).raise_for_status()
+            (await client.post(path, content=content, headers={"Content-Type": kind})).raise_for_status()
 
-        for answer in (bare.answer, served):
+        served, nothing = partial(post, "v1/segment"), partial(post, noop)
+        for answer in (bare.answer, served, nothing):
             await load(answer, pictures, 2, min(seconds, 3.0))  # connections, kernels, caches
+        one, times = await in_turns({"bare": bare.answer, "served": served, "noop": nothing}, pictures, 2 * seconds)
         turns: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {count: [] for count in CONCURRENCY}
         cpu = wall = 0.0
         for _ in range(ROUNDS):
@@ -110,17 +116,20 @@ async def _measured(
                 cpu += time.process_time() - cpu_before
                 wall += time.perf_counter() - began
                 turns[count].append((without, through))
-        figures = {str(count): {"bare": _median([t[0] for t in pairs]), "served": _median([t[1] for t in pairs])}
-                   for count, pairs in turns.items()}  # fmt: skip
+        figures = {"1": one} | {
+            str(count): {"bare": _median([t[0] for t in pairs]), "served": _median([t[1] for t in pairs])}
+            for count, pairs in turns.items()
+        }
         sam = {} if config.sam is None else {"prompt": await _prompts(client, pictures),
                                              "refine": await _refined(client, pictures, seconds)}  # fmt: skip
-    over = [through["p50_ms"] - without["p50_ms"] for without, through in turns[1]]
+    over = [1000 * (through - without) for without, through in zip(times["bare"], times["served"], strict=True)]
     rates = {side: max(f[side]["requests_per_second"] for f in figures.values()) for side in ("bare", "served")}
     return {
         "concurrency": figures,
         "requests_per_second": rates["served"],
         "share_of_bare": rates["served"] / rates["bare"],
         "milliseconds_over_bare": statistics.median(over),
+        "milliseconds_of_noop": one["noop"]["p50_ms"],
         "client_cpus": cpu / wall,
         **sam,
     }

@@ -37,13 +37,16 @@ START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
 _POLL_SECONDS = 0.2
 # Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
 # of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
-# within 5 seconds is killed, which is short on a busy machine; and what is larger than 100 KB, such as a picture, is
-# not sent but put into the object store and fetched from there, which takes milliseconds more.
+# within 5 seconds is killed, which is short on a busy machine; what is larger than 100 KB, such as a picture, is not
+# sent but put into the object store and fetched from there; and each hop changes threads twice, so that code that
+# blocks would block Serve with it, which ours does not. The last two take milliseconds of each answer.
 _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "1",
     "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_max_direct_call_object_size": str(4 * 2**20),
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
 _log = logging.getLogger(__name__)
 

@@ -64,6 +64,7 @@ def test_bench_serve(ray_cluster: None, tmp_path: Path) -> None:
     assert result["pictures"]["count"] == 16 and result["client_cpus"] > 0
     assert "prompt" not in result  # SAM is not configured
     page = bench_markdown(result)
+    assert 0 < result["milliseconds_of_noop"] == one["noop"]["p50_ms"]
     assert "ms over bare" in page and "Serve's mode: " in page
     with pytest.raises(UserError, match="needs a model"):
         bench_serve(None, seconds=1)

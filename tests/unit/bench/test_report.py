@@ -78,6 +78,7 @@ def test_serve_page() -> None:
             "requests_per_second": 4.5,
             "share_of_bare": 0.9,
             "milliseconds_over_bare": 12.4,
+            "milliseconds_of_noop": 9.6,
             "client_cpus": 0.021,
             "threads": 1,
             "prompt": {"first_ms": 3000.0, "second_ms": 200.0, "times_faster": 15.0},
