@@ -1,7 +1,8 @@
 """A checkpoint: one directory that is a whole model, and all that training needs to go on from it.
 
     model.safetensors    the trained weights             config.json   the whole configuration
-    teacher.safetensors  their running average (EMA)     classes.tsv   the label space
+    teacher.safetensors  their running average (EMA),    classes.tsv   the label space
+                         without what was frozen
     trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
     calibration.json     the temperature of its confidences; missing where no validation fitted one
     text.safetensors     the vectors of the class names (models/text.py); missing where the model has no text fusion
@@ -61,7 +62,8 @@ class Checkpoint:
         config, classes: what it was trained with.
         data: identity of the prepared data set that it was trained on.
         trained_ids: ids with pixels in the training splits.
-        student, teacher: state dicts; `teacher` is None when no average was kept.
+        student, teacher: state dicts; `teacher` has what was averaged (see `distill.teacher`), and is None when no
+            average was kept.
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
         calibration: None where the last update was not validated.
@@ -117,26 +119,30 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
         UserError: it is torn (naming the file), was written by a newer foodseg, or its weights are damaged.
     """
     manifest = read_manifest_file(uri)
-    wanted = [name for name in manifest["files"] if with_trainer or name != "trainer.pt"]
-    files = {name: verified_file(uri, name, manifest["files"][name]) for name in wanted}
+    files = manifest["files"]
+
+    def read(name: str) -> bytes:
+        return verified_file(uri, name, files[name])
+
     try:
-        student = safetensors.torch.load(files["model.safetensors"])
-        teacher = safetensors.torch.load(files["teacher.safetensors"]) if "teacher.safetensors" in files else None
-        trainer = _torch_state(files["trainer.pt"]) if with_trainer else None
+        # one after the other: the bytes of two files of a large model need not be in memory at once
+        student = safetensors.torch.load(read("model.safetensors"))
+        teacher = safetensors.torch.load(read("teacher.safetensors")) if "teacher.safetensors" in files else None
+        trainer = _torch_state(read("trainer.pt")) if with_trainer else None
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
     return Checkpoint(
         step=manifest["step"],
-        config=parse_config(json.loads(files["config.json"])),
-        classes=ClassTable.from_text(files["classes.tsv"].decode(), storage.redact(storage.join(uri, "classes.tsv"))),
+        config=parse_config(json.loads(read("config.json"))),
+        classes=ClassTable.from_text(read("classes.tsv").decode(), storage.redact(storage.join(uri, "classes.tsv"))),
         data=manifest["data"],
         trained_ids=tuple(manifest["trained_ids"]),
         student=student,
         teacher=teacher,
         trainer=trainer,
-        history=[json.loads(line) for line in files["history.jsonl"].decode().splitlines()],
-        calibration=Calibration(**json.loads(files["calibration.json"])) if "calibration.json" in files else None,
-        text=parse_table(files[TEXT_FILE], storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
+        history=[json.loads(line) for line in read("history.jsonl").decode().splitlines()],
+        calibration=Calibration(**json.loads(read("calibration.json"))) if "calibration.json" in files else None,
+        text=parse_table(read(TEXT_FILE), storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
     )
 
 
@@ -150,16 +156,21 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Raises:
-        UserError: "ema" of a checkpoint that kept no average.
+        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained.
     """
-    state = checkpoint.student if weights == "student" else checkpoint.teacher
-    if state is None:
+    averaged = {} if weights == "student" else checkpoint.teacher
+    if averaged is None:
         raise UserError(
             "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
         )
     text = checkpoint.text.vectors if checkpoint.text else None
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
-    model.load_state_dict(state)
+    if averaged:
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        missing = sorted(checkpoint.student.keys() - averaged.keys() - frozen)
+        if missing:
+            raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
+    model.load_state_dict({**checkpoint.student, **averaged})
     model.to(memory_format=torch.channels_last)  # as the predictor's pictures
     return model.eval()
 

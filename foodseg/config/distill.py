@@ -9,7 +9,8 @@ from foodseg.config.section import Section
 
 
 class DistillConfig(Section):
-    """Self-distillation. Its weights are `loss.distill` and `loss.features`; the teacher is the EMA of `train`.
+    """Self-distillation. Its weights are `loss.distill`, `features`, `stages`, `deeper` and `attention`; the teacher is
+    the EMA of `train`.
 
     `list_mix` and `drop` hold for every model that takes a list (`model.fusion` other than none), with a teacher or
     without.
@@ -23,6 +24,12 @@ class DistillConfig(Section):
         ge=0,
         le=1,
         description="share of the steps over which loss.distill rises to its weight, from the end of optim.warmup on",
+    )
+    stages: tuple[int, ...] | None = Field(
+        None,
+        min_length=1,
+        description="strides of the decoder's stages that loss.stages and loss.deeper compare; null = all of "
+        "model.strides",
     )
     teacher_list: Literal["vocabulary", "truth"] = Field(
         "truth", description="names that the teacher is told: all of them, or those on the crop"

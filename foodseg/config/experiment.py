@@ -52,10 +52,10 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _terms_and_what_they_need(self) -> "ExperimentConfig":
-        if max(self.loss.distill, self.loss.features) > 0 and self.train.ema_horizon == 0:
+        if self.loss.taught and self.train.ema_horizon == 0:
             raise ValueError(
-                "loss.distill and loss.features need the averaged weights as their teacher: "
-                "set train.ema_horizon above 0, or both weights to 0"
+                "loss.distill, features, stages, deeper and attention need the averaged weights as their teacher: "
+                "set train.ema_horizon above 0, or all of these weights to 0"
             )
         if (self.loss.ingredients > 0) != self.model.ingredient_head:
             raise ValueError(
@@ -67,6 +67,47 @@ class ExperimentConfig(Section):
                 "loss.score_map above 0 and model.fusion = score_map need each other: "
                 f"found {self.loss.score_map:g} and {self.model.fusion}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_and_attention(self) -> "ExperimentConfig":
+        strides, stages = self.model.strides, self.distill.stages
+        if stages is not None:
+            if self.loss.stages == 0 and self.loss.deeper == 0:
+                raise ValueError("distill.stages is used by loss.stages and loss.deeper alone, which are 0")
+            if not set(stages) <= set(strides) or len(set(stages)) < len(stages):
+                raise ValueError(
+                    f"distill.stages must be some of model.strides {list(strides)}, each once, found {list(stages)}"
+                )
+        if self.loss.deeper > 0 and set(stages or strides) <= {strides[-1]}:
+            raise ValueError(
+                "loss.deeper needs a stage above which there is a deeper one: among distill.stages, one of "
+                f"model.strides {list(strides)} but the last"
+            )
+        if self.loss.attention > 0 and not self.model.has_maps:
+            raise ValueError(
+                "loss.attention above 0 needs model.kind = diffusion, model.fusion = cross_attention, "
+                "model.diffusion.maps: true and 16 or 32 among model.strides"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guesses_are_learned(self) -> "ExperimentConfig":
+        if self.model.kind == "diffusion" and self.model.ingredient_head and self.distill.list_mix[0] == 0:
+            raise ValueError(
+                "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
+                "ingredient head of model.kind = diffusion learns, since the features know the list"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sides_that_the_unet_takes(self) -> "ExperimentConfig":
+        if self.model.kind == "diffusion":
+            if self.train.compile:
+                raise ValueError("train.compile does not work with model.kind = diffusion: leave it false")
+            for key, side in (("augment.crop", self.augment.crop), ("eval.window", self.eval.window or 64)):
+                if side % 64:
+                    raise ValueError(f"{key} must be a multiple of 64 with model.kind = diffusion, found {side}")
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,21 @@ class LossConfig(Section):
         0.0, ge=0, description="weight of the divergence from the teacher's pixels, unlabelled ones included"
     )
     features: float = Field(0.0, ge=0, description="weight of 1 - cosine between the teacher's features and one's own")
+    stages: float = Field(
+        0.0, ge=0, description="weight of the same for the decoder's stages of the strides distill.stages"
+    )
+    deeper: float = Field(
+        0.0,
+        ge=0,
+        description="weight of 1 - cosine between each of these stages and the teacher's next deeper one (twice its "
+        "stride): what the deepest stage sees goes down to the shallower ones",
+    )
+    attention: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence from the teacher's attention of each place to the names; needs "
+        "model.kind = diffusion with model.diffusion.maps",
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossConfig":
@@ -29,3 +44,8 @@ class LossConfig(Section):
                 "set loss.cross_entropy above 0"
             )
         return self
+
+    @property
+    def taught(self) -> bool:
+        """Whether a term compares with the teacher."""
+        return max(self.distill, self.features, self.stages, self.deeper, self.attention) > 0

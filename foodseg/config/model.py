@@ -1,20 +1,34 @@
 """`model`: backbone, text fusion and decoder of the segmenter."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
 
+DIFFUSION_BACKBONES = ("sd1", "sd2", "tiny")
+DIFFUSION_STRIDES = (8, 16, 32, 64)
+
 
 class ModelConfig(Section):
-    """A timm feature pyramid, an FPN decoder, and between them what the names of the ingredients tell."""
+    """A pyramid of features, an FPN decoder, and what the names of the ingredients tell."""
 
-    backbone: str = Field("tf_efficientnet_lite0", description="any timm model that supports features_only")
+    kind: Literal["timm", "diffusion"] = Field(
+        "timm", description="where the features come from: a timm model, or the UNet of Stable Diffusion"
+    )
+    backbone: str = Field(
+        "tf_efficientnet_lite0",
+        description="kind timm: any timm model that supports features_only; kind diffusion: sd1 (Stable Diffusion "
+        "1.x), sd2 (2.x) or tiny (the same classes with 5 million parameters, for tests)",
+    )
     weights: str | None = Field(
-        None, description="backbone weights: null = random, 'timm' = timm's hub, else a .safetensors file or s3:// URI"
+        None,
+        description="backbone weights: null = random; kind timm: 'timm' = timm's hub, else a .safetensors file or "
+        "s3:// URI; kind diffusion: a folder or s3:// URI in the layout of diffusers (unet/ and vae/), or "
+        "hf://owner/name",
     )
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="channel means that the backbone was trained with"
@@ -23,7 +37,9 @@ class ModelConfig(Section):
         (0.5, 0.5, 0.5), description="channel deviations that the backbone was trained with"
     )
     strides: tuple[int, ...] = Field(
-        (4, 8, 16, 32), min_length=1, description="strides of the backbone levels that the decoder fuses"
+        (4, 8, 16, 32),
+        min_length=1,
+        description="strides of the backbone levels that the decoder fuses; kind diffusion: of 8, 16, 32, 64 (all)",
     )
     pyramid_channels: int = Field(256, ge=8, description="channels of the feature pyramid")
     decoder_channels: int = Field(128, ge=8, multiple_of=8, description="channels in front of the classifier")
@@ -31,7 +47,7 @@ class ModelConfig(Section):
     fusion: Literal["none", "score_map", "cross_attention", "film"] = Field(
         "none",
         description="how the names' vectors enter: not at all, as cosines with every place, as attention from every "
-        "place to the names, or as scale and shift of all places",
+        "place to the names, or as scale and shift of all places; kind diffusion: none or cross_attention, the UNet's",
     )
     fusion_stride: int | None = Field(
         None, description="stride of the level that score_map and cross_attention act on; null = the coarsest"
@@ -40,6 +56,20 @@ class ModelConfig(Section):
         False, description="also guess which ingredients are on the picture: for eval.ingredients=predicted and film"
     )
     text: TextConfig = Field(TextConfig(), description="vectors of the class names")
+    diffusion: DiffusionConfig = Field(DiffusionConfig(), description="kind diffusion: the UNet as a backbone")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strides_of_the_kind(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("kind") == "diffusion" and "strides" not in tree:
+            return {**tree, "strides": DIFFUSION_STRIDES}
+        return tree
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the decoder is given the attention of each place to each name."""
+        shown = self.kind == "diffusion" and self.fusion == "cross_attention" and self.diffusion.maps
+        return shown and not {16, 32}.isdisjoint(self.strides)
 
     @field_validator("std")
     @classmethod
@@ -72,4 +102,33 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"model.fusion_stride must be one of model.strides {list(self.strides)}, found {self.fusion_stride}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _diffusion(self) -> "ModelConfig":
+        if self.kind == "timm":
+            if self.diffusion != DiffusionConfig():
+                raise ValueError("model.diffusion is used by model.kind = diffusion alone: leave it out")
+            return self
+        wrong = {
+            "backbone": (self.backbone, self.backbone in DIFFUSION_BACKBONES, "sd1, sd2 or tiny"),
+            "weights": (self.weights, self.weights != "timm", "null, a folder, an s3:// URI or hf://owner/name"),
+            "strides": (
+                list(self.strides),
+                set(self.strides) <= set(DIFFUSION_STRIDES) and self.strides[0] < DIFFUSION_STRIDES[-1],
+                "neighbours among 8, 16, 32 and 64, and not 64 alone,",
+            ),
+            "fusion": (self.fusion, self.fusion in ("none", "cross_attention"), "none or cross_attention"),
+            "fusion_stride": (self.fusion_stride, self.fusion_stride is None, "null: all layers attend to the names"),
+            "mean": (list(self.mean), set(self.mean) == {0.5}, "0.5 each, since the VAE takes numbers in [-1, 1]"),
+            "std": (list(self.std), set(self.std) == {0.5}, "0.5 each, since the VAE takes numbers in [-1, 1]"),
+        }
+        for key, (found, right, wanted) in wrong.items():
+            if not right:
+                raise ValueError(f"model.{key} must be {wanted} with model.kind = diffusion, found {found!r}")
+        if self.text.kind == "open_clip" and self.text.centre:
+            raise ValueError(
+                "model.text.centre must be false with model.kind = diffusion and model.text.kind = open_clip: the UNet "
+                "was trained with CLIP's vectors as they are"
+            )
         return self

@@ -128,6 +128,11 @@ class ClipConfig(Section):
     weights: str | None = Field(
         None, description="a published tag, a file or s3://; null = those that lie in the folder of `model`"
     )
+    quick_gelu: bool | None = Field(
+        None,
+        description="the towers compute with QuickGELU, as OpenAI's do; null = as the published tag or the folder "
+        "says; for a file of weights it must be given where the model is known with both kinds of GELU",
+    )
     cache_names: int = Field(4096, ge=1, description="text embeddings that one replica keeps")
 
 

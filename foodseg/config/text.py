@@ -16,11 +16,15 @@ class TextConfig(Section):
     table: str | None = Field(
         None, description="kind table: .safetensors file or URI of one vector per id, made by `foodseg data embed`"
     )
-    model: str | None = Field(None, description="kind open_clip: name of the model, for example ViT-L-14")
+    model: str | None = Field(
+        None,
+        description="kind open_clip: name of the model, for example ViT-L-14, or a folder or URI with "
+        "open_clip_config.json and weights",
+    )
     tag: str | None = Field(
         None,
         description="kind open_clip: tag of its published weights, for example openai, or a file or URI of weights, "
-        "which may need quick_gelu too",
+        "which may need quick_gelu too; null = those that lie in the folder of `model`",
     )
     quick_gelu: bool | None = Field(
         None,
@@ -34,8 +38,8 @@ class TextConfig(Section):
     )
     centre: bool = Field(
         True,
-        description="subtract the mean of all names and bring each vector to length 1: names crowd together; where "
-        "there is one name alone, nothing is subtracted",
+        description="subtract the mean of all names and bring each vector to length 1 (for model.kind = diffusion to "
+        "the square root of its width): names crowd together; where there is one name alone, nothing is subtracted",
     )
     gamma: float = Field(1e-4, ge=0, le=1, description="initial weight of the learned change of the vectors")
 
@@ -52,9 +56,10 @@ class TextConfig(Section):
         if (self.table is not None) != (self.kind == "table"):
             needs = "is missing: make one with `foodseg data embed`" if self.table is None else "needs kind table"
             raise ValueError(f"model.text.table {needs}")
-        if (self.model is not None, self.tag is not None) != (self.kind == "open_clip",) * 2:
-            needs = "are both needed for kind open_clip" if self.kind == "open_clip" else "need kind open_clip"
-            raise ValueError(f"model.text.model and model.text.tag {needs}")
+        if self.kind == "open_clip" and self.model is None:
+            raise ValueError("model.text.model is needed for kind open_clip: a name such as ViT-L-14, with its tag")
+        if self.kind != "open_clip" and (self.model is not None or self.tag is not None):
+            raise ValueError("model.text.model and model.text.tag need kind open_clip")
         if self.quick_gelu is not None and self.kind != "open_clip":
             raise ValueError("model.text.quick_gelu needs kind open_clip")
         return self

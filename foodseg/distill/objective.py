@@ -1,17 +1,19 @@
 """What the student learns from the teacher, as sums over pixels: divided in the loop, like `foodseg/losses.py`.
 
-Both terms are taken at the stride of the logits, where both networks speak, and not at that of the picture: bilinear
-resizing adds nothing to compare, and at stride 4 this is a sixteenth of the work. Each place weighs as many pixels as
-it holds that are no padding, labelled or not, so that the divisor is a number of pixels.
+Terms are taken at the stride at which both networks speak, that of the logits, of a decoder stage or of an attention
+map, and not at that of the picture: bilinear resizing adds nothing to compare, and at stride 4 this is a sixteenth of
+the work. Each place weighs as many pixels as it holds that are no padding, labelled or not, so that the divisor is a
+number of pixels, once for each map that is compared.
 
-Shapes: B pictures, K classes, C channels, h x w places.
+Shapes: B pictures, K classes, T tokens, C channels, h x w places.
 """
 
 import torch
 from torch.linalg import vector_norm
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 SMALLEST_NORM = 1e-3  # a shorter feature has no direction to follow: its gradient would be huge
+SMALL_SHARE = 1e-4  # of attention, added to all: what the student may not look at has 0, which has no logarithm
 
 
 def divergence_sum(
@@ -47,6 +49,37 @@ def feature_distance_sum(student: torch.Tensor, teacher: torch.Tensor, pixels: t
     own = student.float()
     cosine = (own * direction).sum(1) / vector_norm(own, dim=1).clamp_min(SMALLEST_NORM)
     return ((1 - cosine) * pixels).sum()
+
+
+def deeper_distance_sum(student: torch.Tensor, teacher: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """`feature_distance_sum` of a decoder stage and the teacher's next deeper one, resized to it.
+
+    The deepest stage sees the most of the picture; going down, each stage is shown what the one below it should keep
+    (within one network: Zhang et al., 2019, "Be your own teacher").
+
+    Args:
+        student: (B, C, h, w) float. teacher: (B, C, h', w') float, at about half the size. pixels: (B, h, w) float.
+    """
+    size = student.shape[-2:]
+    resized = interpolate(teacher.detach().float(), size=size, mode="bilinear", align_corners=False)
+    return feature_distance_sum(student, resized, pixels)
+
+
+def attention_divergence_sum(student: torch.Tensor, teacher: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) of the attention of each place to the names, summed over tokens and pixels.
+
+    Args:
+        student: (B, T, h, w) float, shares that sum to 1 over the tokens; 0 for one that is not on the list.
+        teacher: the same of the teacher, perhaps with another list; no gradient goes there.
+        pixels: (B, h, w) float, as for `divergence_sum`.
+
+    Returns:
+        Scalar float32. 1e-4 is added to each share in the logarithms, so that both stay finite. The gradient of what
+        is not on the student's list ends at its softmax, which gives it 0 whatever its score.
+    """
+    told = teacher.detach().float()
+    divergence = (told * ((told + SMALL_SHARE).log() - (student.float() + SMALL_SHARE).log())).sum(1)
+    return (divergence * pixels).sum()
 
 
 def ramp(step: int, total_steps: int, warmup: float, rise: float) -> float:

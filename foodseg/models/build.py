@@ -4,7 +4,9 @@ import torch
 
 from foodseg.config.model import ModelConfig
 from foodseg.models.decoder import FPNDecoder
-from foodseg.models.fusion import CrossAttention, Film, IngredientHead, NameVectors, ScoreMap
+from foodseg.models.diffusion import Diffusion
+from foodseg.models.diffusion_parts import build_diffusion
+from foodseg.models.fusion import CrossAttention, Film, IngredientHead, NameVectors, ScoreMap, Tokens
 from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import Fusion, Segmenter, TextBranch
 
@@ -14,8 +16,9 @@ def build_segmenter(
 ) -> Segmenter:
     """Builds the segmenter for `classes` ids.
 
-    Backbone, decoder and classifier start with the same numbers whatever `config.fusion`, `config.text` and
-    `config.ingredient_head` are, so that arms of an ablation differ in nothing else.
+    Of a timm pyramid, backbone, decoder and classifier start with the same numbers whatever `config.fusion`,
+    `config.text` and `config.ingredient_head` are, so that arms of an ablation differ in nothing else. The decoder of a
+    diffusion backbone has more to read where there are maps.
 
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
@@ -23,10 +26,16 @@ def build_segmenter(
             where `config.fusion` is not "none".
 
     Raises:
-        UserError: unknown backbone, strides that it lacks, weights that do not fit.
+        UserError: unknown backbone, strides that it lacks, weights that do not fit, vectors of a width that the UNet
+            does not take.
     """
-    backbone = Pyramid(config.backbone, config.strides, config.weights if pretrained else None)
-    decoder = FPNDecoder(backbone.channels, config.pyramid_channels, config.decoder_channels, config.dropout)
+    backbone: Pyramid | Diffusion
+    if config.kind == "diffusion":
+        backbone = build_diffusion(config, None if text is None else text.shape[1], pretrained=pretrained)
+    else:
+        backbone = Pyramid(config.backbone, config.strides, config.weights if pretrained else None)
+    inputs = decoder_inputs(backbone, classes)
+    decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels, config.dropout)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch.initial_seed() + 1)
         head = IngredientHead(backbone.channels[-1], classes) if config.ingredient_head else None
@@ -34,14 +43,30 @@ def build_segmenter(
     return Segmenter(backbone, decoder, classes, config.mean, config.std, head, branch)
 
 
-def _text_branch(config: ModelConfig, backbone: Pyramid, classes: int, text: torch.Tensor | None) -> TextBranch:
+def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:
+    """Returns the channels of each level in front of the decoder: those of the features, and one per id of a map."""
+    if isinstance(backbone, Pyramid):
+        return backbone.channels
+    return [
+        channels + (classes if stride in backbone.map_strides else 0)
+        for stride, channels in zip(backbone.strides, backbone.channels, strict=True)
+    ]
+
+
+def _text_branch(
+    config: ModelConfig, backbone: Pyramid | Diffusion, classes: int, text: torch.Tensor | None
+) -> TextBranch:
     assert text is not None and len(text) == classes, "a model with text fusion is built with one vector per id"
     at = config.strides.index(config.fusion_stride or config.strides[-1])
     channels, width, gamma = backbone.channels[at], text.shape[1], config.text.gamma
-    names = NameVectors(text, centre=config.text.centre, null=config.fusion != "score_map")
+    # a UNet's tokens come from a LayerNorm: at length 1 every place would attend to all of them alike
+    length = width**0.5 if config.kind == "diffusion" else 1.0
+    names = NameVectors(text, centre=config.text.centre, null=config.fusion != "score_map", length=length)
     fusion: Fusion
     if config.fusion == "score_map":
         fusion = ScoreMap(channels, classes, width, config.pyramid_channels, gamma)
+    elif config.kind == "diffusion":
+        fusion = Tokens(width, gamma)
     elif config.fusion == "cross_attention":
         fusion = CrossAttention(channels, width, gamma)
     else:

@@ -4,16 +4,12 @@
     clip.scores(image, ["a fried egg", "tofu", "rice"])          # one score a name, their sum is 1
     clip.mask_scores(image, masks, ["a fried egg", "tofu"])      # the same for each region
 
-open_clip_torch is imported only where it is used.
-
 Shape letters: H, W of a picture; n names; m regions; D width of an embedding.
 """
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +17,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from foodseg import storage
 from foodseg.errors import UserError
+from foodseg.models.clip_towers import find_clip, load_clip_towers
 
 # a name's vector is the mean over these
 PROMPTS = ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}.")
 BATCH = 16  # regions, or sentences, in one forward pass
 MARGIN = 0.1  # around a region, as a share of its longer side
-_CONFIG = "open_clip_config.json"
 
 
 class ClipModel:
@@ -119,73 +114,12 @@ class ClipModel:
         return Image.fromarray(square)
 
 
-def load_clip(model: str, weights: str | None, device: torch.device, cache_names: int = 4096) -> ClipModel:
-    """Builds both towers.
-
-    Args:
-        model: a name of `open_clip.list_models()`, such as ViT-B-16 (OpenAI's weights need the names that end in
-            -quickgelu), or a folder or URI with open_clip_config.json, weights and, where it needs one, tokenizer.
-        weights: of a name: one of its published tags, or a file or URI. Of a folder: None.
-
-    Raises:
-        UserError: open_clip is missing, or lacks the model or its weights.
-    """
-    open_clip = _open_clip()
-    with tempfile.TemporaryDirectory() as folder:
-        if model in open_clip.list_models():
-            name, pretrained = model, _weights(open_clip, model, weights, Path(folder))
-        else:
-            name, pretrained = _local_model(model, weights, Path(folder)), None
-        quick = bool(pretrained and (open_clip.get_pretrained_cfg(model, pretrained) or {}).get("quick_gelu"))
-        try:
-            towers, preprocess = open_clip.create_model_from_pretrained(
-                name, pretrained, force_quick_gelu=quick, device=device
-            )
-            tokenizer = open_clip.get_tokenizer(name)
-        except Exception as error:  # the hub client, torch and safetensors raise a dozen kinds
-            detail = str(error).split("\n")[0][:160]
-            shown = storage.redact(model if weights is None else f"{model} with {weights}")
-            raise UserError(f"open_clip cannot load {shown} ({type(error).__name__}: {detail})") from None
-    return ClipModel(towers, preprocess, tokenizer, device, cache_names)
-
-
-def _weights(open_clip: Any, model: str, weights: str | None, folder: Path) -> str:
-    """Returns what open_clip takes as `pretrained`: a published tag as it is, a file as a local path."""
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if weights is None:
-        raise UserError(f"{model} needs weights: a file or URI, or one of the published {', '.join(tags) or '(none)'}")
-    if weights in tags:
-        return weights
-    if not storage.exists(weights):
-        known = ", ".join(tags) or "none"
-        raise UserError(f"{storage.redact(weights)} is no file of weights, and no published tag of {model} ({known})")
-    local = folder / ("weights.safetensors" if ".safetensors" in weights else "weights.pt")
-    storage.download(weights, local)
-    return str(local)
-
-
-def _local_model(model: str, weights: str | None, folder: Path) -> str:
-    """Copies a model's folder and returns open_clip's name for it."""
-    if not storage.exists(storage.join(model, _CONFIG)):
-        raise UserError(
-            f"open_clip has no model {storage.redact(model)!r}, and it is no folder with {_CONFIG}; "
-            "open_clip.list_models() names those it has"
-        )
-    if weights is not None:
-        raise UserError(
-            f"the folder {storage.redact(model)} holds its own weights: leave out {storage.redact(weights)}"
-        )
-    for name in storage.list_names(model):
-        storage.download(storage.join(model, name), folder / name)
-    return f"local-dir:{folder}"
-
-
-def _open_clip() -> Any:
-    try:
-        import open_clip
-    except ImportError:
-        raise UserError("CLIP needs the package open_clip_torch: pip install open_clip_torch") from None
-    return open_clip
+def load_clip(
+    model: str, weights: str | None, device: torch.device, *, quick_gelu: bool | None = None, cache_names: int = 4096
+) -> ClipModel:
+    """Builds both towers; arguments and errors as for `models.clip_towers.find_clip`."""
+    towers = load_clip_towers(find_clip(model, weights, quick_gelu, "clip"), device)
+    return ClipModel(*towers, device, cache_names)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

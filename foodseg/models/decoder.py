@@ -31,10 +31,13 @@ class FPNDecoder(nn.Module):
 
     def forward(
         self, levels: Sequence[torch.Tensor], extra: torch.Tensor | None = None, at: int | None = None
-    ) -> torch.Tensor:
-        """Levels finest first, each (B, C_i, h_i, w_i) -> (B, out_channels, h_1, w_1).
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Fuses levels, finest first, each (B, C_i, h_i, w_i).
 
         `extra` (B, pyramid_channels, h_at, w_at) is added to the 1x1 convolution of level `at`.
+
+        Returns:
+            (B, out_channels, h_1, w_1), and the stages of the top-down path, each (B, pyramid_channels, h_i, w_i).
         """
         laterals = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
         if extra is not None:
@@ -47,7 +50,7 @@ class FPNDecoder(nn.Module):
         fused = self.upsample[0](pyramid[0])
         for path, level in zip(self.upsample[1:], pyramid[1:], strict=True):
             fused = fused + _to_size(path(level), fused)
-        return self.dropout(fused)
+        return self.dropout(fused), pyramid
 
 
 def _upsampling_path(in_channels: int, out_channels: int, doublings: int) -> nn.Sequential:

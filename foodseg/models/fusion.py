@@ -1,5 +1,7 @@
 """How the names of the ingredients enter the segmenter: as score map, as cross-attention, or as scale and shift.
 
+Cross-attention is a block of our own on a level of a timm pyramid, or that of the diffusion UNet (`Tokens`).
+
 All take the vectors of the names (`NameVectors`) and a list of the names that may be on the picture. A name that is not
 on the list has no influence at all; background, and where names are pooled or attended to a learned null token, are
 never masked: a list of one name would give it attention 1 everywhere, and an empty one NaN.
@@ -21,13 +23,13 @@ OFF_LIST = math.log(100)  # at first, a name off the list is a hundred times les
 class NameVectors(nn.Module):
     """The rows of a table of names, with a learned vector for background in row 0, and perhaps a null token behind."""
 
-    def __init__(self, table: torch.Tensor, *, centre: bool, null: bool) -> None:
-        """`table` (K, D) float32; `centre`: subtract the mean of its names and bring each row to length 1.
+    def __init__(self, table: torch.Tensor, *, centre: bool, null: bool, length: float = 1.0) -> None:
+        """`table` (K, D) float32; `centre`: subtract the mean of its names and bring each row to `length`.
 
         A name that is alone (K = 2) keeps its direction: less its own mean it would be 0, and say nothing.
         """
         super().__init__()
-        self._centre = centre
+        self._centre, self._length = centre, length
         rows = self._rows(table, table)
         size = rows.norm(dim=1).mean() / table.shape[1] ** 0.5  # learned vectors start as long as the others
         self.background = nn.Parameter(torch.randn(table.shape[1]) * size)
@@ -41,7 +43,7 @@ class NameVectors(nn.Module):
     def _rows(self, text: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         if not self._centre:
             return text[1:]
-        return normalize(text[1:] - table[1:].mean(0) if len(table) > 2 else text[1:], dim=1)
+        return self._length * normalize(text[1:] - table[1:].mean(0) if len(table) > 2 else text[1:], dim=1)
 
 
 class Adapter(nn.Module):
@@ -166,6 +168,18 @@ class CrossAttention(nn.Module):
         told = self.names(self.adapter(names)).expand(len(level), -1, -1)
         query, key, value = (_by_head(x) for x in (places, self.key(told), self.value(told)))
         return query, key, value
+
+
+class Tokens(nn.Module):
+    """The vectors of the names as the text of a diffusion UNet: vectors + gamma x MLP(vectors), as in VPD."""
+
+    def __init__(self, width: int, gamma: float) -> None:
+        super().__init__()
+        self.adapter = Adapter(width, gamma)
+
+    def forward(self, names: torch.Tensor, allowed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Names (K + 1, D), the null token last, and list (B, K) bool or None -> tokens, (B, K + 1) bool or None."""
+        return self.adapter(names), None if allowed is None else _with_null(allowed)
 
 
 class Film(nn.Module):

@@ -21,6 +21,7 @@ class Pyramid(nn.Module):
     Attributes:
         channels: channels of each level, in the order of `strides`.
         strides: pixels of the picture per feature, increasing.
+        size_multiple: sides of a picture should be multiples of this many pixels.
     """
 
     def __init__(self, name: str, strides: tuple[int, ...], weights: str | None = None) -> None:
@@ -30,7 +31,7 @@ class Pyramid(nn.Module):
             UserError: unknown model, no such stride, weights that do not fit.
         """
         super().__init__()
-        self.strides = strides
+        self.strides, self.size_multiple = strides, strides[-1]
         self.backbone = _create(name, strides, weights)
         info: Any = self.backbone.feature_info
         self.channels = [int(c) for c in info.channels()]

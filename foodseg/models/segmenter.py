@@ -1,11 +1,13 @@
 """The segmenter: picture in, a score for every class at every place out."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from foodseg.models.decoder import FPNDecoder
+from foodseg.models.diffusion import Diffusion
 from foodseg.models.fusion import (
     CrossAttention,
     Film,
@@ -13,12 +15,13 @@ from foodseg.models.fusion import (
     NameVectors,
     OffList,
     ScoreMap,
+    Tokens,
     allowed_names,
     masked,
 )
 from foodseg.models.pyramid import Pyramid
 
-Fusion = ScoreMap | CrossAttention | Film
+Fusion = ScoreMap | CrossAttention | Film | Tokens
 
 
 class SegmenterOutput(NamedTuple):
@@ -31,6 +34,9 @@ class SegmenterOutput(NamedTuple):
         features: (B, C, h, w) float, what the classifier sees.
         score_map: (B, K, h', w') float, class scores for an auxiliary cross entropy at the stride of the fused level:
             learned scale x cosine of each place and each name, whatever the list; None unless fusion is score_map.
+        stages: (B, P, h_i, w_i) float each, the decoder's top-down path, one for each stride of the backbone.
+        maps: (B, K + 1, h, w) float32 each, the attention of each place to each name, background and (last) the null
+            token, at the backbone's `map_strides`; only a diffusion backbone has any.
     """
 
     logits: torch.Tensor
@@ -38,6 +44,8 @@ class SegmenterOutput(NamedTuple):
     ingredient_logits: torch.Tensor | None
     features: torch.Tensor
     score_map: torch.Tensor | None = None
+    stages: Sequence[torch.Tensor] = ()
+    maps: Sequence[torch.Tensor] = ()
 
 
 class TextBranch(NamedTuple):
@@ -64,7 +72,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        backbone: Pyramid,
+        backbone: Pyramid | Diffusion,
         decoder: FPNDecoder,
         classes: int,
         mean: tuple[float, ...],
@@ -91,7 +99,7 @@ class Segmenter(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width of a picture should be multiples of this many pixels."""
-        return self.backbone.strides[-1]
+        return self.backbone.size_multiple
 
     def forward(
         self, image: torch.Tensor, text: torch.Tensor | None = None, ingredients: torch.Tensor | None = None
@@ -104,31 +112,35 @@ class Segmenter(nn.Module):
             ingredients: (B, K) bool, the names that may be on the picture; None = all. Background always may be. The
                 class scores of the others are lowered by a learned amount. The image-only segmenter takes neither.
         """
-        levels = self._levels(image)
-        guess = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
         allowed = allowed_names(ingredients)
+        levels, maps = self._levels(image, text, allowed)
+        guess = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
         score_map = None
         if self.fusion is None:
             assert text is None and ingredients is None, "the image-only segmenter has no text fusion"
-            features = self.decoder(levels)
+            features, stages = self.decoder(levels)
+        elif isinstance(self.fusion, Tokens):
+            features, stages = self.decoder(self._with_maps(levels, maps))
         elif isinstance(self.fusion, ScoreMap):
             extra, score_map = self.fusion(levels[self._at], self._names(text), allowed)
-            features = self.decoder(levels, extra, self._at)
+            features, stages = self.decoder(levels, extra, self._at)
         elif isinstance(self.fusion, CrossAttention):
             levels[self._at] = self.fusion(levels[self._at], self._names(text), allowed)
-            features = self.decoder(levels)
+            features, stages = self.decoder(levels)
         else:
             assert guess is not None, "film is built with an ingredient head"
-            features = self.fusion(self.decoder(levels), self._names(text), allowed, guess)
+            decoded, stages = self.decoder(levels)
+            features = self.fusion(decoded, self._names(text), allowed, guess)
         logits = self.classifier(features)
         if allowed is not None:
             logits = self.off_list(logits, allowed)
-        return SegmenterOutput(logits, self.stride, guess, features, score_map)
+        return SegmenterOutput(logits, self.stride, guess, features, score_map, stages, maps)
 
     def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""
         assert self.ingredient_head is not None, "the model has no ingredient head"
-        probabilities = self.ingredient_head(self._levels(image)[-1]).float().sigmoid()
+        levels, _ = self._levels(image, None, None)
+        probabilities = self.ingredient_head(levels[-1]).float().sigmoid()
         return torch.cat([torch.ones_like(probabilities[:, :1]), probabilities[:, 1:]], 1)
 
     def name_maps(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> torch.Tensor:
@@ -136,16 +148,41 @@ class Segmenter(nn.Module):
 
         Returns:
             score_map: (B, K, h, w) cosines, -1 for names that are not on the list; cross_attention: (B, K + 1, h, w)
-            attention, which sums to 1 over names, background and (last) the null token. On the grid of the fused level.
+            attention, which sums to 1 over names, background and (last) the null token. On the grid of the fused level;
+            of a diffusion backbone, on that of its finest maps.
         """
-        level, allowed = self._levels(image)[self._at], allowed_names(ingredients)
+        allowed = allowed_names(ingredients)
+        levels, maps = self._levels(image, None, allowed)
+        if isinstance(self.fusion, Tokens):
+            assert maps, "model.diffusion.maps is false, or neither 16 nor 32 is among model.strides"
+            return maps[0]
+        level = levels[self._at]
         if isinstance(self.fusion, ScoreMap):
             return masked(self.fusion.cosines(level, self._names(None), allowed), allowed)
         assert isinstance(self.fusion, CrossAttention), "only score_map and cross_attention look at places"
         return self.fusion.weights(level, self._names(None), allowed)
 
-    def _levels(self, image: torch.Tensor) -> list[torch.Tensor]:
-        return list(self.backbone((image - self.mean) / self.std))
+    def _levels(
+        self, image: torch.Tensor, text: torch.Tensor | None, allowed: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The backbone's features and maps. A diffusion backbone looks at the names, a timm pyramid does not."""
+        normalised = (image - self.mean) / self.std
+        if isinstance(self.backbone, Pyramid):
+            return list(self.backbone(normalised)), []
+        if not isinstance(self.fusion, Tokens):
+            levels, maps = self.backbone(normalised)
+        else:
+            levels, maps = self.backbone(normalised, *self.fusion(self._names(text), allowed))
+        return levels, maps
+
+    def _with_maps(self, levels: list[torch.Tensor], maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The maps of the K ids, as channels behind the features of their stride."""
+        assert isinstance(self.backbone, Diffusion)
+        found = dict(zip(self.backbone.map_strides, maps, strict=True))
+        return [
+            torch.cat([level, found[stride][:, :-1].to(level.dtype)], 1) if stride in found else level
+            for stride, level in zip(self.backbone.strides, levels, strict=True)
+        ]
 
     def _names(self, text: torch.Tensor | None) -> torch.Tensor:
         vectors: torch.Tensor = self.names(self.text_table if text is None else text, self.text_table)

@@ -24,8 +24,14 @@ from foodseg import storage
 from foodseg.classes import ClassTable, first_difference
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models.clip_text import open_clip_vectors
+from foodseg.models.clip_text import Vector, open_clip_vectors
 from foodseg.models.synonyms import sentences_of
+
+_IN_WORDS: dict[Vector, str] = {
+    "projected": "projected",
+    "last": "before the projection",
+    "penultimate": "before the projection, without the last layer",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +52,9 @@ class TextTable:
 def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
     """Returns the vectors of the class names; None where the model has no text fusion.
 
-    CLIP has two: the projected one, which is compared with pixels by cosine, is for `score_map`; the state at the end
-    of the sentence before the projection, which VPD (Zhao et al., 2023) gives to attention, is for the other fusions.
+    CLIP has several: the projected one, which is compared with pixels by cosine, is for `score_map`; the state at the
+    end of the sentence before the projection, which VPD (Zhao et al., 2023) gives to attention, is for the other
+    fusions, read one layer earlier for Stable Diffusion 2, which was trained so.
 
     Raises:
         UserError: no such table, a table of other names, open_clip is missing or lacks the model or its weights.
@@ -58,11 +65,17 @@ def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
     if text.kind == "table":
         assert text.table is not None
         return read_table(text.table, classes)
-    projected = config.fusion == "score_map"
-    named = open_clip_vectors(text, [sentences_of(name) for name in classes.names[1:]], projected=projected)
-    which = f"{text.model} {storage.redact(text.tag or '')}"
-    made_by = f"open_clip {which}, {'projected' if projected else 'before the projection'}"
-    return TextTable(with_background(named), classes.names, made_by)
+    vector = vector_of(config)
+    named = open_clip_vectors(text, [sentences_of(name) for name in classes.names[1:]], vector)
+    which = " ".join(storage.redact(part) for part in (text.model, text.tag) if part)
+    return TextTable(with_background(named), classes.names, f"open_clip {which}, {_IN_WORDS[vector]}")
+
+
+def vector_of(config: ModelConfig) -> Vector:
+    """Returns which of CLIP's vectors a model takes."""
+    if config.fusion == "score_map":
+        return "projected"
+    return "penultimate" if config.kind == "diffusion" and config.backbone == "sd2" else "last"
 
 
 def with_background(named: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,9 @@ class ClipDeployment:
 
     def __init__(self, config: ClipConfig) -> None:
         log_as_replica()
-        self._clip = load_clip(config.model, config.weights, pick_device(), cache_names=config.cache_names)
+        self._clip = load_clip(
+            config.model, config.weights, pick_device(), quick_gelu=config.quick_gelu, cache_names=config.cache_names
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip")
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:

@@ -8,7 +8,6 @@ Everything random is a function of (seed, step, rank): a resumed run repeats the
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -33,8 +32,9 @@ from foodseg.errors import UserError
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.context import TrainContext, micro_batch_size, share_buffers
 from foodseg.train.optim import build_optimizer, build_schedule
+from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.train.run import text_of_run
-from foodseg.train.run_log import RunLog
+from foodseg.train.run_log import RunLog, memory_mib
 from foodseg.train.task import SegmentationTask, Task
 from foodseg.train.validation import validate
 
@@ -80,8 +80,7 @@ class Trainer:
         horizon = config.train.ema_horizon
         self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
         # else each rank would have a teacher of its own; from the first step on, though what it teaches begins later
-        taught = config.loss.distill > 0 or config.loss.features > 0
-        self.shares_statistics = taught and config.train.batch_norm == "live"
+        self.shares_statistics = config.loss.taught and config.train.batch_norm == "live"
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.calibration: Calibration | None = None  # of the last validation
@@ -228,7 +227,7 @@ class Trainer:
             data=self.manifest.identity,
             trained_ids=tuple(sorted(self.manifest.trained_ids(self.config.data.train_splits))),
             student=self.student.state_dict(),
-            teacher=self.teacher.module.state_dict() if self.teacher else None,
+            teacher=self.teacher.state_dict() if self.teacher else None,
             trainer={
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -251,7 +250,7 @@ class Trainer:
             )
         self.student.load_state_dict(checkpoint.student)
         if self.teacher is not None and checkpoint.teacher is not None:
-            self.teacher.module.load_state_dict(checkpoint.teacher)
+            self.teacher.load_state_dict(checkpoint.teacher)
         self.optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self.schedule.load_state_dict(checkpoint.trainer["schedule"])
         self.scaler.load_state_dict(checkpoint.trainer["scaler"])
@@ -271,6 +270,7 @@ class Trainer:
         batch = self.config.train.global_batch
         values: dict[str, Any] = {f"loss/{name}": value for name, value in losses.items()}
         values |= {"lr": self.schedule.get_last_lr()[-1], "images_per_second": images, "waiting_share": waiting}
+        values["memory_mib"] = memory_mib(self.context.device)
         log.write(self.step, {**values, "positions": [(self.step - meter.steps) * batch, self.step * batch]}, text)
 
     def _train_mode(self) -> None:
@@ -291,50 +291,6 @@ class Trainer:
         if skip and hasattr(self.wrapped, "no_sync"):
             return self.wrapped.no_sync()  # type: ignore[operator]
         return contextlib.nullcontext()
-
-
-def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
-    """Writes `history.jsonl`, `last.json`, and `best.json` when the newest validation is the best so far."""
-    storage.write_text(storage.join(run_uri, "history.jsonl"), "".join(json.dumps(line) + "\n" for line in history))
-    entry: dict[str, Any] = {"step": step, "checkpoint": f"checkpoints/step-{step:08d}"}
-    if history and history[-1]["step"] == step:
-        entry["miou"] = history[-1]["miou"]
-        if entry["miou"] >= max(line["miou"] for line in history):
-            storage.write_json(storage.join(run_uri, "best.json"), entry)
-    storage.write_json(storage.join(run_uri, "last.json"), entry)
-
-
-def restore_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
-    """Writes the pointers of a run that goes on from `step`; the part before may have died before it wrote them.
-
-    `best.json` may also name a later step, whose checkpoint was torn: then the best that is left stands.
-    """
-    kept = [
-        line for line in history if storage.exists(storage.join(checkpoint_uri(run_uri, line["step"]), "manifest.json"))
-    ]
-    best_uri = storage.join(run_uri, "best.json")
-    if kept:
-        best = max(kept, key=lambda line: (line["miou"], line["step"]))
-        entry = {"step": best["step"], "checkpoint": f"checkpoints/step-{best['step']:08d}", "miou": best["miou"]}
-        storage.write_json(best_uri, entry)
-    else:
-        storage.delete(best_uri)
-    write_pointers(run_uri, step, history)
-
-
-def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
-    """Deletes all but the best checkpoint and the newest `keep` up to that of `step`, which has just been written.
-
-    Later ones go first: they are torn, left by a part of the run that had come further.
-    """
-    folder = storage.join(run_uri, "checkpoints")
-    names = sorted(name for name in storage.list_names(folder) if name.startswith("step-"))
-    best_uri = storage.join(run_uri, "best.json")
-    best = json.loads(storage.read_text(best_uri))["checkpoint"] if storage.exists(best_uri) else None
-    own = [name for name in names if name <= f"step-{step:08d}"]
-    for name in [*names[len(own) :], *own[:-keep]]:
-        if f"checkpoints/{name}" != best:
-            storage.delete(storage.join(folder, name))
 
 
 def _duration(seconds: float) -> str:

@@ -18,13 +18,15 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
+from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text import TextTable, class_text, read_table, table_bytes
 from foodseg.train.run_log import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-               "train.max_failures", "train.mlflow_uri", "train.micro_batch")  # fmt: skip
+               "train.max_failures", "train.mlflow_uri", "train.micro_batch",
+               "model.diffusion.gradient_checkpointing")  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +83,10 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     starts = not resume or newest_checkpoint(config.run.uri) is None
     text = text_of_run(config, manifest.class_table)
     vectors = text.vectors if text else None
-    _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts, text=vectors), config)
+    if config.model.kind == "diffusion":
+        require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
+    else:
+        _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts, text=vectors), config)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     # config.yaml first: a directory that holds files without it is no run, and could not be resumed
@@ -89,10 +94,10 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
-    if idle and config.loss.distill == 0 and config.loss.features == 0:
+    if idle and not config.loss.taught:
         _log.warning(
-            "%d of the training pictures have no mask: nothing is learned from them while loss.distill and "
-            "loss.features are 0",
+            "%d of the training pictures have no mask: nothing is learned from them while loss.distill and the other "
+            "terms of a teacher are 0",
             idle,
         )
     return Run(config, manifest, reader, order, total_steps)
@@ -116,8 +121,10 @@ def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     """Workers run in other folders, so relative paths are resolved where the command was given."""
     tree = config.model_dump(mode="json")
     for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights")):
-        if tree[section][key] and tree[section][key] != "timm":
-            tree[section][key] = storage.absolute(tree[section][key])
+        value = tree[section][key]
+        published = section == "model" and value is not None and (value == "timm" or value.startswith(HUB))
+        if value and not published:
+            tree[section][key] = storage.absolute(value)
     text = tree["model"]["text"]
     if text["table"]:
         text["table"] = storage.absolute(text["table"])

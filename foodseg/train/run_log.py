@@ -7,6 +7,7 @@ checkpoint, whole, since objects cannot be appended to.
 import contextlib
 import json
 import logging
+import resource
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
+
+import torch
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
@@ -79,6 +82,13 @@ class RunLog:
         if self._remote:
             for path in sorted(p for p in self._folder.rglob("*") if p.is_file()):
                 storage.upload(path, storage.join(self._uri, path.relative_to(self._folder).as_posix()))
+
+
+def memory_mib(device: torch.device) -> float:
+    """Returns the most that tensors took on this GPU so far, or without a GPU that this process took, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def require_mlflow(uri: str) -> None:

@@ -1,6 +1,6 @@
 """What is being learned. The loop knows a `Task` and never a mask; the segmenter is the first one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -12,7 +12,13 @@ from foodseg.data.batch import Batch
 from foodseg.data.sources import unannotated
 from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
 from foodseg.distill.lists import student_lists, teacher_lists
-from foodseg.distill.objective import divergence_sum, feature_distance_sum, ramp
+from foodseg.distill.objective import (
+    attention_divergence_sum,
+    deeper_distance_sum,
+    divergence_sum,
+    feature_distance_sum,
+    ramp,
+)
 from foodseg.losses import (
     cross_entropy_sum,
     dice_sum,
@@ -22,9 +28,11 @@ from foodseg.losses import (
     upsample_logits,
 )
 from foodseg.models.build import build_segmenter
+from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import SegmenterOutput
 
-TAUGHT = frozenset({"distill", "features"})  # the terms that compare with the teacher
+# the terms that compare with the teacher
+TAUGHT = frozenset({"distill", "features", "stages", "deeper", "attention"})
 
 
 class Task(Protocol):
@@ -56,7 +64,9 @@ class SegmentationTask:
 
     A picture without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
     from the row's seed (`distill/lists.py`); of an id that a picture's source never annotates nobody knows whether it
-    is there, so it counts as present in the lists, and not at all for the ingredient head.
+    is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
+    know the list, as a diffusion backbone's do, it learns from pictures that were told all names alone: from the others
+    it would learn to read the list.
     """
 
     def __init__(
@@ -76,7 +86,15 @@ class SegmentationTask:
             text: (K, D) vectors of the names, for a model with text fusion.
         """
         self._config, self._classes, self._total_steps = config, classes, total_steps
-        self.module: nn.Module = build_segmenter(config.model, len(classes), pretrained=pretrained, text=text)
+        segmenter = build_segmenter(config.model, len(classes), pretrained=pretrained, text=text)
+        self.module: nn.Module = segmenter
+        self._strides = segmenter.backbone.strides
+        self._map_strides: tuple[int, ...] = ()
+        if not isinstance(segmenter.backbone, Pyramid):
+            self._map_strides = segmenter.backbone.map_strides
+        stages = config.distill.stages or self._strides
+        self._stages = [index for index, stride in enumerate(self._strides) if stride in stages]
+        self._shallower = [index for index in self._stages if index + 1 < len(self._strides)]
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
@@ -91,6 +109,9 @@ class SegmentationTask:
             "ingredients": loss.ingredients,
             "distill": loss.distill * rise,
             "features": loss.features,
+            "stages": loss.stages,
+            "deeper": loss.deeper,
+            "attention": loss.attention,
         }
         return {name: weight for name, weight in terms.items() if weight > 0}
 
@@ -103,10 +124,11 @@ class SegmentationTask:
         if "score_map" in weights:
             counts["score_map"] = labelled_pixels(self._thinned(mask), ignore_id)
         if "ingredients" in weights:
-            counts["ingredients"] = self._known_names(batch).sum()
+            counts["ingredients"] = self._known_names(batch, self._lists(batch)).sum()
         if TAUGHT & weights.keys():
             real = real_pixels(batch.extent, *mask.shape[-2:]).sum()
-            counts |= dict.fromkeys(TAUGHT, real)
+            maps = {"stages": len(self._stages), "deeper": len(self._shallower), "attention": len(self._map_strides)}
+            counts |= {name: real * maps.get(name, 1) for name in TAUGHT}
         return {name: counts[name] for name in weights}
 
     def loss(
@@ -118,9 +140,7 @@ class SegmentationTask:
         # before the student's pass, whose activations are kept
         taught = self._taught(teacher, batch, mean) if TAUGHT & weights.keys() else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
-        lists = None
-        if self._config.model.fusion != "none":
-            lists = student_lists(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
+        lists = self._lists(batch)
         output = _forward(module, image, lists)
         hidden = self._hidden(batch)
         sums = {}
@@ -134,22 +154,46 @@ class SegmentationTask:
             sums["score_map"] = cross_entropy_sum(output.score_map, self._thinned(mask), ignore_id, hidden)
         if "ingredients" in weights:
             assert output.ingredient_logits is not None
-            known = self._known_names(batch)
+            known = self._known_names(batch, lists)
             sums["ingredients"] = ingredient_sum(output.ingredient_logits, batch.ingredients, known)
         if taught is not None:
-            height, width = output.logits.shape[-2:]
-            pixels = real_pixels_per_place(batch.extent, height, width, output.stride)
-            if "distill" in weights:
-                temperature = self._config.distill.temperature
-                sums["distill"] = divergence_sum(output.logits, taught.logits, pixels, temperature)
-            if "features" in weights:
-                sums["features"] = feature_distance_sum(output.features, taught.features, pixels)
+            sums |= self._taught_sums(output, taught, batch, weights.keys())
+        return sums
+
+    def _taught_sums(
+        self, own: SegmenterOutput, taught: SegmenterOutput, batch: Batch, wanted: Collection[str]
+    ) -> dict[str, torch.Tensor]:
+        """The terms that compare with the teacher, each as a sum over pixels and over the maps that it compares."""
+
+        def pixels(values: torch.Tensor, stride: int) -> torch.Tensor:
+            height, width = values.shape[-2:]
+            return real_pixels_per_place(batch.extent, height, width, stride)
+
+        at_logits = pixels(own.logits, own.stride)
+        sums = {}
+        if "distill" in wanted:
+            sums["distill"] = divergence_sum(own.logits, taught.logits, at_logits, self._config.distill.temperature)
+        if "features" in wanted:
+            sums["features"] = feature_distance_sum(own.features, taught.features, at_logits)
+        at = [pixels(stage, stride) for stage, stride in zip(own.stages, self._strides, strict=False)]
+        if "stages" in wanted:
+            each = [feature_distance_sum(own.stages[i], taught.stages[i], at[i]) for i in self._stages]
+            sums["stages"] = torch.stack(each).sum()
+        if "deeper" in wanted:
+            each = [deeper_distance_sum(own.stages[i], taught.stages[i + 1], at[i]) for i in self._shallower]
+            sums["deeper"] = torch.stack(each).sum()
+        if "attention" in wanted:
+            each = [
+                attention_divergence_sum(mine, told, pixels(mine, stride))
+                for mine, told, stride in zip(own.maps, taught.maps, self._map_strides, strict=True)
+            ]
+            sums["attention"] = torch.stack(each).sum()
         return sums
 
     @torch.no_grad()
     def _taught(self, teacher: nn.Module | None, batch: Batch, mean: torch.Tensor) -> SegmenterOutput:
         """What the teacher makes of the same crops, unjittered, with the names that it is told."""
-        assert teacher is not None, "loss.distill and loss.features need a teacher"
+        assert teacher is not None, "loss.distill and its like need a teacher"
         lists = None
         if self._config.model.fusion != "none":
             lists = teacher_lists(self._possible_names(batch), batch.list_known, self._config.distill)
@@ -165,12 +209,20 @@ class SegmentationTask:
         hidden = self._hidden(batch)
         return batch.ingredients if hidden is None else batch.ingredients | hidden
 
-    def _known_names(self, batch: Batch) -> torch.Tensor:
-        """(B, K) bool, the names of which it is known whether they are on the crop."""
+    def _lists(self, batch: Batch) -> torch.Tensor | None:
+        """(B, K) bool, the names that the student is told; None = the model takes no list."""
+        if self._config.model.fusion == "none":
+            return None
+        return student_lists(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
+
+    def _known_names(self, batch: Batch, lists: torch.Tensor | None) -> torch.Tensor:
+        """(B, K) bool, the names that the ingredient head learns of: it is known whether they are on the crop."""
         hidden = self._hidden(batch)
         known = batch.list_known[:, None].expand_as(batch.ingredients).clone()
         if hidden is not None:
             known &= ~hidden | batch.ingredients
+        if lists is not None and self._config.model.kind == "diffusion":
+            known &= lists.all(1, keepdim=True)
         known[:, BACKGROUND] = False
         return known
 

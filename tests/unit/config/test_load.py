@@ -171,7 +171,10 @@ def refusal(overrides: list[str]) -> str:
         ),
         ("model.text.kind=table", "model.text.table is missing: make one with `foodseg data embed`"),
         ("model.text.table=t", "model.text.table needs kind table"),
-        ("model.text.kind=open_clip", "model.text.model and model.text.tag are both needed for kind open_clip"),
+        (
+            "model.text.kind=open_clip",
+            "model.text.model is needed for kind open_clip: a name such as ViT-L-14, with its tag",
+        ),
         ("model.text.tag=openai", "model.text.model and model.text.tag need kind open_clip"),
         ("model.text.quick_gelu=true", "model.text.quick_gelu needs kind open_clip"),
         ("model.text.kind=clip", "model.text.kind: must be 'none' or 'open_clip' or 'table', found 'clip'"),
@@ -296,8 +299,9 @@ def test_origins(tmp_path: Path) -> None:
         "scaling.resources_per_worker": "--set",
     }
     assert (resolved.config.optim.lr, resolved.config.optim.warmup) == (0.2, 0)
-    text = len(type(resolved.config.model.text).model_fields)  # a section within a section
-    assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values()) + text - 1
+    inner = [resolved.config.model.text, resolved.config.model.diffusion]  # sections within a section
+    below = sum(len(type(section).model_fields) - 1 for section in inner)
+    assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values()) + below
 
 
 @pytest.mark.parametrize(
@@ -401,3 +405,117 @@ def test_overrides_leave_the_rest_and_the_original_alone() -> None:
     changed = with_overrides(config, ["train.steps=9"])
     assert (changed.train.steps, changed.train.epochs, changed.optim.lr) == (9, None, 0.5)
     assert (config.train.steps, config.train.epochs) == (None, 2.0)
+
+
+DIFFUSION = ["model.kind=diffusion", "model.backbone=tiny", "model.strides=[8, 16, 32, 64]"]
+TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, table: t}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["model.diffusion.timestep=5"], "model.diffusion is used by model.kind = diffusion alone: leave it out"),
+        (
+            ["model.kind=diffusion"],
+            "model.backbone must be sd1, sd2 or tiny with model.kind = diffusion, found 'tf_efficientnet_lite0'",
+        ),
+        (
+            [*DIFFUSION, "model.strides=[4, 8]"],
+            "model.strides must be neighbours among 8, 16, 32 and 64, and not 64 alone, with model.kind = diffusion, "
+            "found [4, 8]",
+        ),
+        (
+            [*DIFFUSION, "model.weights=timm"],
+            "model.weights must be null, a folder, an s3:// URI or hf://owner/name with model.kind = diffusion, found "
+            "'timm'",
+        ),
+        (
+            [*DIFFUSION, "model.mean=[0.4, 0.4, 0.4]"],
+            "model.mean must be 0.5 each, since the VAE takes numbers in [-1, 1] with model.kind = diffusion, found "
+            "[0.4, 0.4, 0.4]",
+        ),
+        (
+            [*TOLD, "model.fusion=score_map", "loss.score_map=1"],
+            "model.fusion must be none or cross_attention with model.kind = diffusion, found 'score_map'",
+        ),
+        (
+            [*TOLD, "model.fusion_stride=16"],
+            "model.fusion_stride must be null: all layers attend to the names with model.kind = diffusion, found 16",
+        ),
+        (
+            [*TOLD, "model.text={kind: open_clip, model: ViT-L-14, tag: openai}"],
+            "model.text.centre must be false with model.kind = diffusion and model.text.kind = open_clip: the UNet was "
+            "trained with CLIP's vectors as they are",
+        ),
+        ([*DIFFUSION, "model.diffusion.timestep=1000"], "model.diffusion.timestep: must be at most 999, found 1000"),
+        ([*DIFFUSION, "model.diffusion.unet=half"],
+         "model.diffusion.unet: must be 'full' or 'frozen' or 'lora', found 'half'"),
+        (
+            [*DIFFUSION, "model.diffusion.map=true"],
+            "unknown key 'model.diffusion.map'; did you mean model.diffusion.maps?",
+        ),
+        (
+            [*DIFFUSION, "augment.crop=96"],
+            "augment.crop must be a multiple of 64 with model.kind = diffusion, found 96",
+        ),
+        (
+            [*DIFFUSION, "eval.window=96"],
+            "eval.window must be a multiple of 64 with model.kind = diffusion, found 96",
+        ),
+        ([*DIFFUSION, "train.compile=true"],
+         "train.compile does not work with model.kind = diffusion: leave it false"),
+        (
+            [*DIFFUSION, "model.diffusion.lora_rank=4"],
+            "model.diffusion.lora_rank = 4 has no effect with unet = full: set unet to lora",
+        ),
+        (
+            [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.list_mix=[0, 1, 0, 0]"],
+            "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
+            "ingredient head of model.kind = diffusion learns, since the features know the list",
+        ),
+        (
+            [*DIFFUSION, "loss.attention=1"],
+            "loss.attention above 0 needs model.kind = diffusion, model.fusion = cross_attention, "
+            "model.diffusion.maps: true and 16 or 32 among model.strides",
+        ),
+        (
+            ["loss.stages=1", "distill.stages=[2]"],
+            "distill.stages must be some of model.strides [4, 8, 16, 32], each once, found [2]",
+        ),
+        (["distill.stages=[4]"], "distill.stages is used by loss.stages and loss.deeper alone, which are 0"),
+        (
+            ["loss.deeper=1", "distill.stages=[32]"],
+            "loss.deeper needs a stage above which there is a deeper one: among distill.stages, one of model.strides "
+            "[4, 8, 16, 32] but the last",
+        ),
+        (
+            ["loss.stages=1", "train.ema_horizon=0", "eval.weights=student"],
+            "loss.distill, features, stages, deeper and attention need the averaged weights as their teacher: set "
+            "train.ema_horizon above 0, or all of these weights to 0",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_of_a_diffusion_model_and_its_teacher(overrides, sentence):
+    assert refusal(overrides) == sentence
+
+
+def test_a_diffusion_model_has_levels_of_its_own(tmp_path):
+    path = written(tmp_path, "model:\n  kind: diffusion\n  backbone: sd1\n")
+    config = load_config(path).config
+    assert config.model.strides == (8, 16, 32, 64) and not config.model.has_maps
+    assert parse_config(config.model_dump(mode="json")) == config
+    assert load_config(None, [*TOLD, "loss.attention=1"]).config.model.has_maps
+
+
+def test_a_configuration_from_before_there_was_diffusion():
+    """Of an older checkpoint."""
+    tree = ExperimentConfig().model_dump(mode="json")
+    del tree["model"]["kind"], tree["model"]["diffusion"], tree["distill"]["stages"]
+    for name in ("stages", "deeper", "attention"):
+        del tree["loss"][name]
+    assert parse_config(tree) == ExperimentConfig()
+
+
+@pytest.mark.parametrize("path", sorted(Path("jobs/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_can_be_read(path):
+    assert load_config(str(path), ["data.uri=d"]).config.run.uri.startswith("runs/")

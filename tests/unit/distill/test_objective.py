@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from foodseg.data.views import real_pixels, real_pixels_per_place
-from foodseg.distill.objective import divergence_sum, feature_distance_sum, ramp
+from foodseg.distill.objective import (
+    attention_divergence_sum,
+    deeper_distance_sum,
+    divergence_sum,
+    feature_distance_sum,
+    ramp,
+)
 
 
 def two_class_logits(probability_of_1: list[list[float]]) -> torch.Tensor:
@@ -119,6 +125,50 @@ def test_a_feature_of_zeros_has_a_bounded_gradient():
     value = feature_distance_sum(student, torch.ones(1, 2, 1, 1), torch.ones(1, 1, 1))
     value.backward()
     assert value.item() == pytest.approx(1) and student.grad.abs().max() <= 1000
+
+
+def test_a_stage_and_the_deeper_one_by_hand():
+    """The deeper stage has one place, (3, 4): every place of the other is compared with it."""
+    student = torch.tensor([[[3.0, 4.0], [-3.0, 0.0]], [[4.0, -3.0], [-4.0, 0.0]]])[None].requires_grad_()
+    teacher = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).requires_grad_()
+    value = deeper_distance_sum(student, teacher, torch.tensor([[[4.0, 4.0], [2.0, 0.0]]]))
+    assert value.item() == pytest.approx(4 * 0 + 4 * 1 + 2 * 2, abs=1e-5)  # cosines 1, 0, -1
+    value.backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+def test_the_deeper_stage_is_resized_between_the_centres_of_its_places():
+    teacher = torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])[None]
+    student = torch.tensor([[[0.0, 1.0, 3.0, 4.0]], [[1.0, 1.0, 1.0, 1.0]]])[None]
+    assert deeper_distance_sum(student, teacher, torch.ones(1, 1, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_attention_by_hand():
+    """Shares (1/2, 1/2, 0) against (1/4, 1/2, 1/4), and (1, 0, 0) against one who may not look there."""
+    teacher = torch.tensor([[0.5, 1.0], [0.5, 0.0], [0.0, 0.0]]).view(1, 3, 1, 2).requires_grad_()
+    student = torch.tensor([[0.25, 0.0], [0.5, 0.5], [0.25, 0.5]]).view(1, 3, 1, 2).requires_grad_()
+    value = attention_divergence_sum(student, teacher, torch.tensor([[[4.0, 1.0]]]))
+    expected = 4 / 2 * math.log(0.5001 / 0.2501) + math.log(1.0001 / 0.0001)  # 1e-4 is added to each share
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    value.backward()
+    assert teacher.grad is None
+    assert student.grad.flatten().tolist() == pytest.approx([-2 / 0.2501, -1e4, -2 / 0.5001, 0, 0, 0], rel=1e-4)
+
+
+def test_what_is_not_on_the_list_gets_no_gradient():
+    """However much the teacher looks there: it ends at the softmax, also that of the others."""
+    scores = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    hidden = torch.tensor([True, False, False]).view(1, 3, 1, 1)
+    student = scores.masked_fill(hidden, -torch.inf).softmax(1)
+    teacher = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
+    attention_divergence_sum(student, teacher, torch.ones(1, 1, 1)).backward()
+    assert scores.grad.flatten().tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_equal_attention_has_nothing_to_teach():
+    shares = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).softmax(1)
+    assert attention_divergence_sum(shares, shares.bfloat16(), torch.ones(2, 3, 4)).item() == pytest.approx(0, abs=1e-2)
+    assert attention_divergence_sum(shares, shares, torch.ones(2, 3, 4)).item() == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from foodseg.distill.teacher import Teacher
+from foodseg.errors import UserError
 
 
 def set_to(module: nn.Module, value: float) -> None:
@@ -75,3 +76,28 @@ def test_the_teacher_shares_no_memory_with_the_student():
     before = teacher.module.weight.clone()
     set_to(student, 9.0)
     assert torch.equal(teacher.module.weight, before)
+
+
+def test_what_is_frozen_is_the_students_own():
+    student = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    student[0].requires_grad_(False)
+    teacher = Teacher(student, 0.1, 10)
+    assert teacher.module[0].weight is student[0].weight
+    assert teacher.module[1].weight is not student[1].weight and teacher.module[2] is not student[2]
+    before = teacher.module[1].weight.clone()
+    set_to(student[1], 9.0)
+    teacher.update(student, 0)
+    assert not torch.equal(teacher.module[1].weight, before)
+    own = {name for name in student.state_dict() if not name.startswith("0.")}
+    assert teacher.state_dict().keys() == own and "2.running_mean" in own
+    other = Teacher(student, 0.1, 10)
+    other.load_state_dict(teacher.state_dict())
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_state_of_something_else_is_refused():
+    teacher = Teacher(nn.Linear(2, 2), 0.1, 10)
+    with pytest.raises(RuntimeError, match="extra"):
+        teacher.load_state_dict({**teacher.state_dict(), "extra": torch.zeros(1)})
+    with pytest.raises(UserError, match="the average that this checkpoint kept is not whole: bias is missing"):
+        teacher.load_state_dict({"weight": teacher.state_dict()["weight"]})

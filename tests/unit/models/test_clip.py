@@ -172,6 +172,12 @@ def test_a_name_with_a_file_of_weights(named, folder):
     assert sum(clip.scores(image, ["tofu", "rice"])) == pytest.approx(1)
 
 
+def test_a_file_whose_gelu_is_open_is_refused(folder):
+    """Without a word open_clip would take one of the two, and scores would be a little wrong for ever."""
+    with pytest.raises(UserError, match=r"clip.quick_gelu: a file of weights .* ViT-B-16 is known with both"):
+        load_clip("ViT-B-16", str(folder / "open_clip_model.safetensors"), CPU)
+
+
 @pytest.mark.parametrize(
     ("model", "weights", "expected"),
     [

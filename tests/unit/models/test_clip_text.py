@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -15,6 +16,8 @@ from foodseg.config.text import TextConfig
 from foodseg.errors import UserError
 from foodseg.models import clip_text
 from foodseg.models.clip_text import averaged, open_clip_vectors
+from foodseg.models.clip_towers import find_clip, load_clip_towers
+from foodseg.models.synonyms import sentences_of
 from foodseg.models.text import class_text
 
 WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show
@@ -57,32 +60,34 @@ def config(folder, name="tiny-clip", prompts=("a photo of {}.",), quick_gelu=Non
     return TextConfig(kind="open_clip", model=name, tag=tag, quick_gelu=quick_gelu, prompts=prompts)
 
 
-def by_hand(model, sentence: str, projected: bool) -> torch.Tensor:
+def by_hand(model, sentence: str, vector: str) -> torch.Tensor:
     """CLIP's text side step by step: tokens, positions, causal transformer, final LayerNorm, the state at the end."""
     tokens = open_clip.get_tokenizer("tiny-clip")([sentence])
     end = int((tokens[0] == 49407).nonzero()[0])  # <end_of_text>
     states = model.token_embedding(tokens) + model.positional_embedding
     causal = torch.full((20, 20), -torch.inf).triu(1)
-    state = model.ln_final(model.transformer(states, attn_mask=causal))[0, end]
-    return normalize(state @ model.text_projection, dim=0) if projected else state
+    for layer in list(model.transformer.resblocks)[: 1 if vector == "penultimate" else 2]:
+        states = layer(states, attn_mask=causal)
+    state = model.ln_final(states)[0, end]
+    return normalize(state @ model.text_projection, dim=0) if vector == "projected" else state
 
 
-@pytest.mark.parametrize("projected", [True, False])
-def test_both_vectors_by_hand(tiny, projected):
-    found = open_clip_vectors(config(tiny), NAMES, projected=projected)
+@pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
+def test_each_vector_by_hand(tiny, vector):
+    found = open_clip_vectors(config(tiny), NAMES, vector)
     model = open_clip.create_model("tiny-clip", pretrained=str(tiny / "tiny-clip.safetensors")).eval()
     with torch.no_grad():
-        words = [[by_hand(model, f"a photo of {word}.", projected) for word in own] for own in NAMES]
+        words = [[by_hand(model, f"a photo of {word}.", vector) for word in own] for own in NAMES]
     mean = torch.stack([torch.stack(own).mean(0) for own in words])
-    torch.testing.assert_close(found, normalize(mean, dim=1) if projected else mean, atol=1e-5, rtol=1e-5)
-    assert found.shape == (3, PROJECTED if projected else WIDTH)
+    torch.testing.assert_close(found, normalize(mean, dim=1) if vector == "projected" else mean, atol=1e-5, rtol=1e-5)
+    assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH)
 
 
 def test_prompts_are_averaged(tiny):
     one, two = (config(tiny, prompts=(prompt,)) for prompt in ("{}", "some {} here"))
     both = config(tiny, prompts=("{}", "some {} here"))
-    single = [open_clip_vectors(c, [["rice"]], projected=False) for c in (one, two)]
-    torch.testing.assert_close(open_clip_vectors(both, [["rice"]], projected=False), (single[0] + single[1]) / 2)
+    single = [open_clip_vectors(c, [["rice"]], "last") for c in (one, two)]
+    torch.testing.assert_close(open_clip_vectors(both, [["rice"]], "last"), (single[0] + single[1]) / 2)
 
 
 def transformers_tower(state: dict[str, torch.Tensor], activation: str) -> CLIPTextModel:
@@ -118,18 +123,26 @@ def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_p
     state |= {name: tensor * 20 for name, tensor in state.items() if name.endswith("mlp.c_proj.weight")}
     safetensors.torch.save_file(state, tmp_path / "tiny-clip.safetensors")
     own = config(tmp_path, prompts=("{}",), quick_gelu=quick)
-    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], projected=False)
+    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], "last")
     tower, tokenizer = transformers_tower(state, activation), open_clip.get_tokenizer("tiny-clip")
     with torch.no_grad():
         expected = tower(tokenizer(["rice", "a plate of fried tofu"])).pooler_output
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    other = open_clip_vectors(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], projected=False)
+    # Stable Diffusion 2 reads the layer before the last one, and sets its LayerNorm behind that
+    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], "penultimate")
+    tokens = tokenizer(["rice", "a plate of fried tofu"])
+    inner = getattr(tower, "text_model", tower)
+    with torch.no_grad():
+        states = inner.final_layer_norm(tower(tokens, output_hidden_states=True).hidden_states[-2])
+    ends = (tokens == 49407).int().argmax(1)
+    torch.testing.assert_close(found, states[torch.arange(2), ends], atol=1e-5, rtol=0)
+    other = open_clip_vectors(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], "last")
     assert (other - expected[:1]).abs().max() > 1e-3  # with the wrong GELU they differ, and the cache keeps them apart
 
 
 def test_the_tower_of_coca_is_not_normalised(tiny):
     """Its encode_text brings vectors to length 1 by default; what attention gets are the raw states."""
-    found = open_clip_vectors(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], projected=False)
+    found = open_clip_vectors(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], "last")
     model = open_clip.create_model("tiny-coca", pretrained=str(tiny / "tiny-coca.safetensors")).eval()
     states = []
     model.text.ln_final.register_forward_hook(lambda module, inputs, state: states.append(state))
@@ -139,17 +152,39 @@ def test_the_tower_of_coca_is_not_normalised(tiny):
     assert found.shape == (1, WIDTH) and found.norm() > 2  # about sqrt(16) after the final LayerNorm
 
 
-@pytest.mark.parametrize("projected", [True, False])
-def test_a_tower_that_is_a_part(tiny, projected):
-    found = open_clip_vectors(config(tiny, "tiny-custom"), NAMES, projected=projected)
-    assert found.shape == (3, PROJECTED if projected else WIDTH) and found.isfinite().all()
+@pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
+def test_a_tower_that_is_a_part(tiny, vector):
+    found = open_clip_vectors(config(tiny, "tiny-custom"), NAMES, vector)
+    assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH) and found.isfinite().all()
 
 
 def test_the_model_stays_whole_and_out_of_the_graph(tiny):
     model = open_clip.create_model("tiny-clip", pretrained=str(tiny / "tiny-clip.safetensors"))
     tokens = open_clip.get_tokenizer("tiny-clip")(["rice"])
-    assert not averaged(model, tokens, projected=False).requires_grad
-    assert averaged(model, tokens, projected=True).shape == (PROJECTED,)
+    last, earlier = averaged(model, tokens, "last"), averaged(model, tokens, "penultimate")
+    assert not last.requires_grad and not torch.allclose(last, earlier)
+    assert len(model.transformer.resblocks) == 2 and torch.equal(averaged(model, tokens, "last"), last)
+    assert averaged(model, tokens, "projected").shape == (PROJECTED,)
+
+
+def test_a_folder_has_weights_of_its_own(tiny, tmp_path):
+    state = safetensors.torch.load_file(tiny / "tiny-clip.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    safetensors.torch.save_file(state, tmp_path / "open_clip_model.safetensors")
+    folder = TextConfig(kind="open_clip", model=str(tmp_path), prompts=("{}",))
+    expected = open_clip_vectors(config(tiny, prompts=("{}",)), NAMES, "last")
+    torch.testing.assert_close(open_clip_vectors(folder, NAMES, "last"), expected)
+    safetensors.torch.save_file({n: t * 2 for n, t in state.items()}, tmp_path / "open_clip_model.safetensors")
+    assert not torch.equal(open_clip_vectors(folder, NAMES, "last"), expected)
+
+
+@pytest.mark.parametrize(("backbone", "vector"), [("sd1", "last"), ("sd2", "penultimate"), ("tiny", "last")])
+def test_stable_diffusion_gets_the_vector_that_it_was_trained_with(tiny, backbone, vector):
+    text = config(tiny).model_copy(update={"centre": False})
+    model = ModelConfig(kind="diffusion", backbone=backbone, fusion="cross_attention", text=text)
+    table = class_text(model, ClassTable(("background", "rice", "date")))
+    expected = open_clip_vectors(text, [["rice"], sentences_of("date")], vector)
+    assert torch.equal(table.vectors[1:], expected) and ("last layer" in table.made_by) == (backbone == "sd2")
 
 
 @pytest.mark.parametrize(
@@ -165,16 +200,16 @@ def test_cosines_take_the_projected_vector_the_others_do_not(tiny, fusion, head,
 
 
 def test_the_cache_is_named_by_content(tiny, cache, monkeypatch):
-    first = open_clip_vectors(config(tiny), NAMES, projected=True)
+    first = open_clip_vectors(config(tiny), NAMES, "projected")
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(clip_text, "_load", lambda *args: pytest.fail("it is in the cache"))
-        assert torch.equal(open_clip_vectors(config(tiny), NAMES, projected=True), first)
-    open_clip_vectors(config(tiny), NAMES, projected=False)
-    open_clip_vectors(config(tiny), NAMES[:2], projected=True)
+        patch.setattr(clip_text, "load_clip_towers", lambda *args: pytest.fail("it is in the cache"))
+        assert torch.equal(open_clip_vectors(config(tiny), NAMES, "projected"), first)
+    open_clip_vectors(config(tiny), NAMES, "last")
+    open_clip_vectors(config(tiny), NAMES[:2], "projected")
     state = safetensors.torch.load_file(tiny / "tiny-clip.safetensors")
     safetensors.torch.save_file({name: tensor * 2 for name, tensor in state.items()}, tiny / "tiny-clip.safetensors")
-    assert not torch.equal(open_clip_vectors(config(tiny), NAMES, projected=True), first)
+    assert not torch.equal(open_clip_vectors(config(tiny), NAMES, "projected"), first)
     assert len(list(cache.iterdir())) == 4
     safetensors.torch.save_file(state, tiny / "tiny-clip.safetensors")
 
@@ -182,17 +217,33 @@ def test_the_cache_is_named_by_content(tiny, cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_said(tiny, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert open_clip_vectors(config(tiny), NAMES, projected=True).shape == (3, PROJECTED)
+    assert open_clip_vectors(config(tiny), NAMES, "projected").shape == (3, PROJECTED)
     assert "are not kept for the next time" in caplog.text
+
+
+def test_a_cache_that_is_full_is_said(tiny, cache, monkeypatch, caplog):
+    def full(*args: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    assert open_clip_vectors(config(tiny), NAMES, "last").shape == (3, WIDTH)
+    assert "are not kept for the next time: I/O error: No space left" in caplog.text
+
+
+def test_a_damaged_cache_is_made_anew(tiny, cache):
+    first = open_clip_vectors(config(tiny), NAMES, "penultimate")
+    newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:50])
+    assert torch.equal(open_clip_vectors(config(tiny), NAMES, "penultimate"), first)
+    assert newest.read_bytes() == whole
 
 
 def test_openai_weights_get_their_own_gelu():
     """A published tag says which GELU its weights were trained with; a model's name need not."""
-    openai = TextConfig(kind="open_clip", model="ViT-L-14", tag="openai")
-    assert clip_text._weights(open_clip, openai).quick_gelu
-    laion = TextConfig(kind="open_clip", model="ViT-L-14", tag="laion2b_s32b_b82k")
-    assert not clip_text._weights(open_clip, laion).quick_gelu
-    assert clip_text._weights(open_clip, laion.model_copy(update={"quick_gelu": True})).quick_gelu
+    assert find_clip("ViT-L-14", "openai", None, "model.text").quick_gelu
+    assert not find_clip("ViT-L-14", "laion2b_s32b_b82k", None, "model.text").quick_gelu
+    assert find_clip("ViT-L-14", "laion2b_s32b_b82k", True, "model.text").quick_gelu
 
 
 @pytest.mark.parametrize(
@@ -206,14 +257,13 @@ def test_openai_weights_get_their_own_gelu():
     ],
 )
 def test_the_gelu_of_a_file(tiny, model, given, quick):
-    own = config(tiny).model_copy(update={"model": model, "quick_gelu": given})
-    assert clip_text._weights(open_clip, own).quick_gelu is quick
+    assert find_clip(model, str(tiny / "tiny-clip.safetensors"), given, "model.text").quick_gelu is quick
 
 
 @pytest.mark.parametrize("model", ["ViT-L-14", "ViT-B-16", "RN50", "ViT-H-14"])
 def test_a_file_whose_gelu_is_open_is_refused(tiny, model):
     with pytest.raises(UserError, match=f"model.text.quick_gelu: a file of weights .* {model} is known with both"):
-        open_clip_vectors(config(tiny).model_copy(update={"model": model}), NAMES, projected=False)
+        open_clip_vectors(config(tiny).model_copy(update={"model": model}), NAMES, "last")
 
 
 def test_quick_gelu_can_be_switched_off_and_on(tiny):
@@ -222,9 +272,9 @@ def test_quick_gelu_can_be_switched_off_and_on(tiny):
     open_clip.add_model_config(tiny / "tiny-quick.json")
     for model in ("tiny-clip", "tiny-quick"):
         for quick in (False, True):
-            own = config(tiny).model_copy(update={"model": model, "quick_gelu": quick})
-            loaded = clip_text._load(open_clip, own, clip_text._weights(open_clip, own))
-            gelu = type(loaded.transformer.resblocks[0].mlp.gelu).__name__
+            found = find_clip(model, str(tiny / "tiny-clip.safetensors"), quick, "model.text")
+            loaded = load_clip_towers(found, torch.device("cpu"))
+            gelu = type(loaded.model.transformer.resblocks[0].mlp.gelu).__name__
             assert gelu == ("QuickGELU" if quick else "GELU")
 
 
@@ -232,7 +282,7 @@ def test_quick_gelu_can_be_switched_off_and_on(tiny):
     ("model", "tag", "words"),
     [
         ("tiny-clp", "openai", "open_clip has no model 'tiny-clp'"),
-        ("ViT-L-14", "opnai", r"'opnai' is no file, and no tag of ViT-L-14 \(openai, laion"),
+        ("ViT-L-14", "opnai", r"opnai is no file of weights, and no published tag of ViT-L-14 \(openai, laion"),
         ("tiny-clip", "WRONG", "open_clip cannot load tiny-clip with"),
     ],
 )
@@ -240,11 +290,11 @@ def test_refusals(model, tag, words, tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "wrong.safetensors")
     tag = str(tmp_path / "wrong.safetensors") if tag == "WRONG" else tag
     with pytest.raises(UserError, match=words) as error:
-        open_clip_vectors(TextConfig(kind="open_clip", model=model, tag=tag), NAMES, projected=True)
+        open_clip_vectors(TextConfig(kind="open_clip", model=model, tag=tag), NAMES, "projected")
     assert "\n" not in str(error.value)
 
 
 def test_without_the_package(monkeypatch, tiny):
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
-    with pytest.raises(UserError, match="pip install open_clip_torch, or use kind table"):
-        open_clip_vectors(config(tiny), NAMES, projected=True)
+    with pytest.raises(UserError, match="pip install open_clip_torch"):
+        open_clip_vectors(config(tiny), NAMES, "projected")

@@ -207,8 +207,8 @@ def test_unlabelled_pictures_that_teach_nothing_are_named(data, tmp_path, caplog
     config = drawn_config(data, tmp_path / "r")
     prepared(config)
     assert caplog.messages == [
-        "1 of the training pictures have no mask: nothing is learned from them while loss.distill and loss.features "
-        "are 0"
+        "1 of the training pictures have no mask: nothing is learned from them while loss.distill and the other "
+        "terms of a teacher are 0"
     ]
     caplog.clear()
     prepared(drawn_config(data, tmp_path / "on", *ON))

@@ -22,7 +22,8 @@ from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import Predictor
 from foodseg.train import loop
 from foodseg.train.context import LocalContext
-from foodseg.train.loop import Trainer, prune_checkpoints, restore_pointers, train, write_pointers
+from foodseg.train.loop import Trainer, train
+from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.train.validation import validate, validation_counts
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared

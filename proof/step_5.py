@@ -1,0 +1,249 @@
+"""Step 5, "Show it": Stable Diffusion as a backbone, at full size without weights and tiny through the whole path."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from foodseg.bench.memory import PeakMemory
+from foodseg.config.model import ModelConfig
+from foodseg.config.text import TextConfig
+from proof.proof_queue import FOODSEG, ROOT, Bench, Item, ItemError
+from proof.spoiled_names import val_miou
+from proof.step_1 import foodmix, prepared_foodmix, run_tests, scores_of, sets
+from proof.step_3 import tables, train_arm
+
+# The tiny model has the classes of the real one and random weights, its VAE's too, which stay as they are.
+TINY = (
+    "model.kind=diffusion", "model.backbone=tiny", "model.weights=null", "model.strides=[8, 16, 32, 64]",
+    "model.pyramid_channels=64", "model.decoder_channels=64", "optim.backbone_lr_factor=1.0",
+    "augment.longest_side=128", "augment.crop=128", "eval.longest_side=128", "data.train_splits=[train]",
+)  # fmt: skip
+NAMED = ("model.fusion=cross_attention", "model.text.kind=table", "model.text.table={names}")
+GUESSED = ("model.ingredient_head=true", "loss.ingredients=0.2")
+TAUGHT = ("loss.distill=0.1", "loss.features=0.1", "loss.stages=0.1", "loss.deeper=0.05", "loss.attention=0.1")
+SEEDS = (0, 1, 2)
+ARM_STEPS = 808  # 16 epochs of 404 pictures, 8 at a time
+ARM = (f"train.steps={ARM_STEPS}", "train.checkpoint_every=202", "train.ema_horizon=0.1", "eval.weights=ema",
+       "scaling.num_workers=2")  # fmt: skip
+ARMS = {"names": NAMED, "image only": ()}
+# Eight pictures by heart: always the same crop, the same colours, all names.
+EIGHT_STEPS, STOP_AFTER, ENOUGH = 500, 100, 0.95
+SERVED_AS_PREDICTED = 0.99  # share of the pixels; the endpoint fits a picture to one of its canvases
+EIGHT = (
+    f"train.steps={EIGHT_STEPS}", "train.checkpoint_every=50", "train.ema_horizon=0.02", "eval.weights=student",
+    "augment.longest_side=192", "augment.crop=192", "eval.longest_side=192",  # at 128 px outlines alone cost 3 %
+    "augment.scale=[1.0, 1.0]", "augment.flip=0", "augment.contrast=[1.0, 1.0]", "augment.brightness=0",
+    "model.dropout=0", "distill.list_mix=[1, 0, 0, 0]", "scaling.num_workers=2",
+)  # fmt: skip
+COST_STEPS = 30
+COSTED = (
+    f"train.steps={COST_STEPS}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
+    "distill.ramp=0.0", f"train.checkpoint_every={COST_STEPS}",
+)  # fmt: skip
+COSTS: dict[str, tuple[str, ...]] = {
+    "image only": (),
+    "names, no maps": (*NAMED, "model.diffusion.maps=false"),
+    "names and maps": NAMED,
+    "names and maps, gradient checkpointing": (*NAMED, "model.diffusion.gradient_checkpointing=true"),
+    "names and maps, distillation": (*NAMED, *TAUGHT),
+    "names and maps, distillation, gradient checkpointing": (
+        *NAMED, *TAUGHT, "model.diffusion.gradient_checkpointing=true"
+    ),
+    "names and maps, LoRA": (*NAMED, "model.diffusion.unet=lora"),
+    "names and maps, frozen UNet": (*NAMED, "model.diffusion.unet=frozen"),
+}  # fmt: skip
+
+
+def diffusion_full_size(bench: Bench) -> dict[str, Any]:
+    """Stable Diffusion 1.5: counted and run without memory, then one real forward of random weights on the CPU."""
+    from diffusers import UNet2DConditionModel
+
+    from foodseg.models.build import build_segmenter, decoder_inputs
+    from foodseg.models.diffusion_parts import unet_architecture
+
+    text = TextConfig(kind="table", table="none", centre=False)
+    config = ModelConfig(kind="diffusion", backbone="sd1", fusion="cross_attention", text=text)
+    figures: dict[str, Any] = {}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_architecture("sd1"))
+        model = build_segmenter(config, 104, text=torch.zeros(104, 768)).eval()
+        for height, width in ((512, 512), (512, 384)):
+            # the levels in front of the decoder: their features, and their maps of 104 names and the null token
+            tokens = torch.zeros(105, 768)
+            features, maps = model.backbone(torch.zeros(1, 3, height, width), tokens)
+            figures[f"{height} x {width}"] = {
+                "features": [list(level.shape[1:]) for level in features],
+                "strides": [height // level.shape[2] for level in features],
+                "maps": [list(each.shape[1:]) for each in maps],
+            }
+    figures["unet_parameters"] = sum(parameter.numel() for parameter in unet.parameters())
+    figures["decoder_inputs"] = decoder_inputs(model.backbone, 104)
+    with PeakMemory() as memory:
+        figures["forward_256"] = json.loads(bench.python("-m", "proof.full_size"))
+    figures["forward_256"]["peak_mib"] = round(memory.largest / 2**20)
+    wanted = {"unet_parameters": 859_520_964, "decoder_inputs": [320, 744, 1384, 1280]}
+    wrong = {name: figures[name] for name, value in wanted.items() if figures[name] != value}
+    if wrong or not figures["forward_256"]["finite"]:
+        raise ItemError(f"expected {wanted}, found {wrong}")
+    return figures
+
+
+def diffusion_tests(bench: Bench) -> dict[str, Any]:
+    """Attention against hooks, masks, sizes, LoRA, gradients, weights, distillation, resuming."""
+    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text"))
+    return run_tests(bench, *models, "tests/unit/distill", "tests/unit/train/test_diffusion_training.py")
+
+
+def diffusion_path(bench: Bench) -> dict[str, Any]:
+    """Eight pictures by heart with two workers of Ray Train: interrupted, resumed, evaluated, predicted, served."""
+    data, run = _eight_pictures(bench), bench.work / "diffusion-eight"
+    settings = (
+        f"data.uri={data}", f"run.uri={run}", "data.val_split=null", *TINY, *EIGHT, *TAUGHT, *GUESSED,
+        *(setting.format(**tables(bench)) for setting in NAMED),
+    )  # fmt: skip
+    command = ["train", "--config", "proof/parity.yaml", *sets(*settings)]
+    interrupted_at = None
+    if not (run / "config.yaml").exists():
+        interrupted_at = _interrupted(bench, command, run, STOP_AFTER)
+    trained = bench.foodseg(*command, "--resume")
+    out = bench.work / "scores-diffusion-eight"
+    scored = bench.foodseg("evaluate", run, "--data", data, "--split", "train", "--out", out, "--workers", 0)
+    accuracy = scores_of(scored)["aacc"]
+    if accuracy < ENOUGH:
+        raise ItemError(f"pixel accuracy on the eight pictures is {accuracy:.4f}, expected at least {ENOUGH}")
+    guess = ("--data", data, "--split", "train", "--out", f"{out}-predicted", "--workers", 0)
+    guessed = bench.foodseg("evaluate", run, *guess, "--set", "eval.ingredients=predicted")
+    source = foodmix(bench)
+    stem = (bench.work / "eight-meals" / "train.txt").read_text(encoding="utf-8").split()[0]
+    picture, labelled = source / "images" / f"{stem}.jpg", bench.work / "labelled-diffusion"
+    predicted = bench.foodseg("predict", run, picture, "--out", labelled)
+    listed = [each["name"] for each in predicted["pictures"][0]["ingredients"]]
+    told = bench.foodseg("predict", run, picture, "--out", f"{labelled}-told", "--ingredients", ", ".join(listed))
+    return {
+        "interrupted_at": interrupted_at,
+        "steps": trained["step"],
+        "train_scores": scores_of(scored),
+        "train_scores_predicted": scores_of(guessed),
+        "predicted": listed,
+        "told": {"listed": listed, "found": [each["name"] for each in told["pictures"][0]["ingredients"]]},
+        "served": _served(run, picture, np.asarray(Image.open(labelled / f"{stem}.png")), listed),
+    }
+
+
+def diffusion_arms(bench: Bench) -> dict[str, Any]:
+    """Names against image only, and the names' model with its names permuted and its maps set to 0 at test, on val."""
+    data = prepared_foodmix(bench)
+    figures: dict[str, Any] = {}
+    for name, settings in ARMS.items():
+        for seed in SEEDS:
+            given = (*TINY, *ARM, *settings, f"train.seed={seed}")
+            run = train_arm(bench, f"diffusion-{name.replace(' ', '-')}-{seed}", given, ARM_STEPS)
+            figures.setdefault(name, []).append(val_miou(run, data, "as trained"))
+            if name == "names":
+                for how in ("names permuted", "maps zeroed"):
+                    figures.setdefault(how, []).append(val_miou(run, data, how))
+    spread = max(max(figures[name]) - min(figures[name]) for name in ARMS)
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    lost = {how: means["names"] - means[how] for how in ("names permuted", "maps zeroed", "image only")}
+    return {
+        "val_miou": figures,
+        "spread_of_seeds": spread,
+        "lost_without": lost,
+        "beyond_the_spread": {how: value > spread for how, value in lost.items()},
+        "ties_with_image_only": abs(lost["image only"]) <= spread,
+    }
+
+
+def diffusion_cost(bench: Bench) -> dict[str, Any]:
+    """Seconds of an update of 8 pictures of 128 px and peak memory, in one process, on an idle machine."""
+    figures = {}
+    for name, settings in COSTS.items():
+        slug = name.replace(",", "").replace(" ", "-")
+        with PeakMemory() as memory:
+            run = train_arm(bench, f"cost-diffusion-{slug}", (*TINY, *COSTED, *settings), COST_STEPS)
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        figures[name] = {
+            "seconds": round(float(np.mean([8 / rate for rate in rates])), 3),
+            "peak_mib": round(memory.largest / 2**20),
+        }
+        shutil.rmtree(run)  # its memory was measured; a run that is there already would not be
+    return figures
+
+
+ITEMS: list[Item] = [
+    ("diffusion_full_size", diffusion_full_size),
+    ("diffusion_tests", diffusion_tests),
+    ("diffusion_path", diffusion_path),
+    ("diffusion_arms", diffusion_arms),
+    ("diffusion_cost", diffusion_cost),
+]
+
+
+def _eight_pictures(bench: Bench) -> Path:
+    """Eight real training pictures as a data set of their own; one more each for val and test, which nobody opens."""
+    source, folder, data = foodmix(bench), bench.work / "eight-meals", bench.work / "eight"
+    if (data / "dataset.json").exists():
+        return data
+    stems = (source / "train.txt").read_text(encoding="utf-8").split()
+    chosen = stems[:: len(stems) // 10][:10]
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for stem in chosen:
+            (path,) = (source / part).glob(f"{stem}.*")
+            shutil.copyfile(path, folder / part / path.name)
+    shutil.copyfile(source / "classes.txt", folder / "classes.txt")
+    for split, own in (("train", chosen[:8]), ("val", chosen[8:9]), ("test", chosen[9:])):
+        (folder / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in own), encoding="utf-8")
+    bench.foodseg("data", "prepare", folder, data)
+    return data
+
+
+def _interrupted(bench: Bench, command: Sequence[str], run: Path, step: int) -> int:
+    """Starts a training and presses Ctrl-C once `step` is saved; returns the step of the last checkpoint."""
+    words = [*FOODSEG, *map(str, command)]
+    bench.commands.append("Ctrl-C after some checkpoints of the next command without --resume")
+    driver = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    try:
+        while driver.poll() is None and _saved(run) < step:
+            time.sleep(1)
+        if driver.poll() is not None:
+            raise ItemError(f"the training ended by itself with exit code {driver.returncode}")
+        driver.send_signal(signal.SIGINT)
+        driver.wait(timeout=300)
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+    return _saved(run)
+
+
+def _saved(run: Path) -> int:
+    last = run / "last.json"
+    return int(json.loads(last.read_text(encoding="utf-8"))["step"]) if last.exists() else 0
+
+
+def _served(run: Path, picture: Path, expected: np.ndarray, listed: list[str]) -> dict[str, Any]:
+    """Asks an endpoint of its own for the picture, without and with a list; `expected`: what `predict` says."""
+    from foodseg.serve.client import Client, label_map
+    from foodseg.serve.ray_serving import serving
+    from tests.served import free_port
+
+    overrides = [f"segmenter.models.meals={run}", f"http.port={free_port()}"]
+    with serving(None, overrides) as endpoint, Client(endpoint.url) as client:
+        found = label_map(client.segment(picture, format="png"))
+        told = client.segment(picture, ingredients=listed, format="png")
+    same, named = float((found == expected).mean()), [ingredient.name for ingredient in told.ingredients]
+    if same < SERVED_AS_PREDICTED or not set(named) <= set(listed):
+        raise ItemError(
+            f"the endpoint agrees with predict on {same:.4f} of the pixels; told {listed}, it found {named}"
+        )
+    return {"pixels_as_predicted": same, "told": named}
