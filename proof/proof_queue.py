@@ -196,4 +196,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from proof import proof_queue  # the steps raise and catch the ItemError of this module, not that of __main__
+
+    sys.exit(proof_queue.main())

@@ -73,7 +73,7 @@ def readme_curl(bench: Bench) -> dict[str, Any]:
     }
 
 
-def bench_serve(bench: Bench, seconds: float = 60.0) -> dict[str, Any]:
+def bench_serve(bench: Bench, seconds: float = 40.0) -> dict[str, Any]:
     """What HTTP and Ray add to the same functions in one process; clicks; refine=sam. On an idle machine."""
     config = bench.work / "bench-serve.yaml"
     config.write_text(yaml.safe_dump(deploy_tree(bench, trained(bench)), sort_keys=False), encoding="utf-8")

@@ -73,8 +73,11 @@ def main(rank: int, world_size: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     results = []
     for tree in json.loads((folder / "configs.json").read_text()):
-        run = prepare_run(parse_config(tree), resume=rank != 0)
-        torch.distributed.barrier()
+        if rank == 0:
+            run = prepare_run(parse_config(tree), resume=False)
+        torch.distributed.barrier()  # else the others might begin the run before it
+        if rank != 0:
+            run = prepare_run(parse_config(tree), resume=True)
         trainer = Trainer(run.config, run.manifest, run.total_steps, GlooContext(run, rank, world_size))
         gradients = first_gradients(trainer)
         assert trainer.teacher is not None

@@ -21,12 +21,11 @@ def ray_cluster(s3_address: S3Server | None) -> Iterator[None]:
     # The kernel's view of memory on a shared machine makes Ray kill workers that did nothing wrong.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # as foodseg sets it where it starts Ray
-    # what foodseg sets for the endpoint where it starts Ray
+    # what foodseg sets for the endpoint where it starts Ray; Serve's threads stay as a cluster has them by default, and
+    # `foodseg serve`, which has fewer, is tested as a command
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")
     os.environ.setdefault("RAY_max_direct_call_object_size", str(4 * 2**20))
-    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
     import ray  # a second and more, and unit tests do without
 
     ray.init(address="local", num_cpus=CPUS, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)

@@ -111,6 +111,33 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _latents_come_again(self) -> "ExperimentConfig":
+        if self.train.latent_cache is None:
+            return self
+        if self.model.kind != "diffusion":
+            raise ValueError("train.latent_cache keeps latents of model.kind = diffusion alone: leave it null")
+        augment = self.augment
+        still: dict[str, tuple[object, object]] = {
+            "scale": (augment.scale, (augment.scale[0], augment.scale[0])),
+            "class_aware": (augment.class_aware, 0),
+            "paste": (augment.paste, 0),
+            "contrast": (augment.contrast, (1, 1)),
+            "brightness": (augment.brightness, 0),
+            "saturation": (augment.saturation, (1, 1)),
+            "light": (augment.light, 0),
+            "blur": (augment.blur, 0),
+        }
+        drawn = [f"augment.{key} ({found})" for key, (found, wanted) in still.items() if found != wanted]
+        if augment.longest_side * augment.scale[1] > augment.crop:
+            drawn.append(f"the place of the crop (augment.crop = {augment.crop} is smaller than a picture)")
+        if drawn:
+            raise ValueError(
+                f"train.latent_cache needs pictures that come again, but these are drawn anew: {', '.join(drawn)}; "
+                "switch them off, or leave train.latent_cache null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lists_have_a_source_and_an_effect(self) -> "ExperimentConfig":
         ingredients = self.eval.ingredients
         if ingredients == "predicted" and not self.model.ingredient_head:

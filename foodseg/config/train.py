@@ -44,6 +44,13 @@ class TrainConfig(Section):
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker or node died")
     mlflow_uri: str | None = Field(None, description="MLflow tracking URI; null = TensorBoard files only")
 
+    latent_cache: str | None = Field(
+        None,
+        description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of pictures that come again, for "
+        "any number of runs; null = they are made each time. Needs crops that are not drawn anew: augment.scale of one "
+        "value and no changes of colour",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _default_length(cls, tree: Any) -> Any:

@@ -41,7 +41,9 @@ def jittered_view(
     if augment.saturation != (1.0, 1.0):
         grey = (pixels * pixels.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
         pixels = grey + (pixels - grey) * saturation
-    return _padded(((pixels - 0.5) * contrast + (0.5 + shift)).clamp_(0, 1), extent, mean)
+    if augment.contrast != (1.0, 1.0) or augment.brightness > 0:
+        pixels = (pixels - 0.5) * contrast + (0.5 + shift)
+    return _padded(pixels.clamp_(0, 1), extent, mean)
 
 
 def _draw(seed: int, augment: AugmentConfig) -> np.ndarray:

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from foodseg.config.diffusion import DiffusionConfig
+from foodseg.models.latents import LatentCache, encoded
 
 LATENT_STRIDE, COARSEST = 8, 64
 MAP_STRIDES = (16, 32)
@@ -37,6 +38,7 @@ class Diffusion(nn.Module):
         strides: pixels of the picture per feature, increasing.
         map_strides: strides of the maps, increasing; empty where none are wanted.
         size_multiple: sides of a picture must be multiples of this many pixels.
+        latent_cache: where latents of pictures that come again are kept; None = all are made.
     """
 
     timestep: torch.Tensor
@@ -62,6 +64,7 @@ class Diffusion(nn.Module):
         self.map_strides = tuple(stride for stride in MAP_STRIDES if maps and stride in strides)
         self.register_buffer("timestep", torch.tensor(config.timestep), persistent=False)
         self._scale = float(vae.config.scaling_factor) if config.scale_latents else 1.0
+        self.latent_cache: LatentCache | None = None
         self._seen = _Seen()
         # as long as the tokens that the UNet was trained with, which come from a LayerNorm
         self.no_name = None if named else nn.Parameter(torch.randn(1, unet.config.cross_attention_dim))
@@ -93,14 +96,13 @@ class Diffusion(nn.Module):
         """
         assert image.shape[2] % COARSEST == 0 and image.shape[3] % COARSEST == 0, f"sides of {tuple(image.shape)}"
         assert (tokens is None) != (self.no_name is None), "tokens are given if the backbone was built for names"
-        with torch.no_grad():
-            latents = self.vae.encode(image).latent_dist.mode() * self._scale
+        made = encoded(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
         context = tokens if tokens is not None else self.no_name
         assert context is not None
         self._seen.begin()
         try:
             self.unet(
-                latents,
+                made * self._scale,
                 self.timestep,
                 context.expand(len(image), -1, -1),
                 encoder_attention_mask=allowed,

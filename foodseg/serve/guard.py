@@ -40,7 +40,7 @@ CLIENT_LEFT = 499  # nginx's status for its log; nobody receives it
 CHUNK = 1 << 20
 
 _LOG = logging.getLogger("foodseg.serve")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Guard:
             return
         began = time.monotonic()
         sent_id = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = sent_id.decode() if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        request_id = sent_id.decode() if VALID_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state = {"request_id": request_id, "key_id": "", "deadline": began + self._config.request_seconds}
         scope = {**scope, "state": {**scope.get("state", {}), **state, "bytes_in": 0}}
         reply = Envelope(send, request_id if self._announce else None, _route(scope), scope["method"] == "HEAD")

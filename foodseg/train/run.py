@@ -25,7 +25,7 @@ from foodseg.train.run_log import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-               "train.max_failures", "train.mlflow_uri", "train.micro_batch",
+               "train.max_failures", "train.mlflow_uri", "train.micro_batch", "train.latent_cache",
                "model.diffusion.gradient_checkpointing")  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | No
 def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     """Workers run in other folders, so relative paths are resolved where the command was given."""
     tree = config.model_dump(mode="json")
-    for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights")):
+    for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights"), ("train", "latent_cache")):
         value = tree[section][key]
         published = section == "model" and value is not None and (value == "timm" or value.startswith(HUB))
         if value and not published:

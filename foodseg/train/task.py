@@ -28,6 +28,7 @@ from foodseg.losses import (
     upsample_logits,
 )
 from foodseg.models.build import build_segmenter
+from foodseg.models.latents import LatentCache
 from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import SegmenterOutput
 
@@ -92,6 +93,8 @@ class SegmentationTask:
         self._map_strides: tuple[int, ...] = ()
         if not isinstance(segmenter.backbone, Pyramid):
             self._map_strides = segmenter.backbone.map_strides
+            if config.train.latent_cache is not None:
+                segmenter.backbone.latent_cache = LatentCache(config.train.latent_cache)
         stages = config.distill.stages or self._strides
         self._stages = [index for index, stride in enumerate(self._strides) if stride in stages]
         self._shallower = [index for index in self._stages if index + 1 < len(self._strides)]

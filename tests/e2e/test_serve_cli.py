@@ -43,6 +43,7 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
         files = {"image": ("meal.png", png(meal(1, 72, 96)))}
         answer = httpx.post(f"{endpoint['url']}v1/segment", files=files, timeout=60).raise_for_status().json()
         assert answer["model"] == {"name": "meals", "sha": checkpoint_sha(first)}
+        _ask_what_serve_would_fail_at(endpoint["url"])
         assert "ray_foodseg_" in _metrics(endpoint["metrics"])
         for checkpoint, code in ((bad, 2), (second, 0)):
             swap = [sys.executable, "-m", "foodseg.cli", "serve", "swap", "meals", checkpoint, "--json"]
@@ -62,6 +63,13 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
         if server.poll() is None:
             server.terminate()
             server.wait(timeout=60)
+
+
+def _ask_what_serve_would_fail_at(url: str) -> None:
+    """Headers that Serve's proxy reads for itself: not UTF-8, and a limit of time that nothing can keep."""
+    for name, value in (("X-Request-ID", b"\xe4"), ("X-Session-ID", b"\xff"), ("X-Request-Timeout-Seconds", b"1e-6")):
+        answer = httpx.get(f"{url}v1/models", headers={name: value}, timeout=60)
+        assert answer.status_code == 200, (name, answer.text)
 
 
 def _metrics(url: str) -> str:

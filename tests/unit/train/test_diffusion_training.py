@@ -16,6 +16,7 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.distill.lists import student_lists
 from foodseg.distill.objective import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.errors import UserError
+from foodseg.models import latents
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.batched import BatchPredictor
 from foodseg.predict.predictor import Predictor
@@ -264,3 +265,25 @@ def test_a_list_changes_the_scores(trained):
     predictor = Predictor(model, EvalConfig(longest_side=64, ingredients="given"), torch.device("cpu"))
     one, other = (predictor.logits(image, 64, 64, ids).values for ids in ([1], [2]))
     assert not torch.allclose(one, other)
+
+
+def test_kept_latents_change_nothing(data, names, tmp_path, monkeypatch):
+    """Student and teacher see the same pixels where colours stay, so each picture goes through the VAE once in all."""
+    still = ("augment.crop=64", "augment.scale=[1, 1]", "augment.contrast=[1, 1]", "augment.brightness=0")
+    made = []
+    real = latents.encoded
+    monkeypatch.setattr(latents, "encoded", lambda image, vae: made.append(len(image)) or real(image, vae))
+    settings = (*TAUGHT, *still, "train.steps=4", "augment.flip=0")
+    trainer_of(tiny(data, tmp_path / "plain", names, *settings)).run()
+    assert made == []
+    cached = tiny(data, tmp_path / "cached", names, *settings, f"train.latent_cache={tmp_path / 'latents'}")
+    trainer_of(cached).run()
+    pictures = len(list((tmp_path / "latents").rglob("*.safetensors")))
+    assert sum(made) == pictures == 12  # all of the data set, in 16 rows that two networks see
+    made.clear()
+    trainer_of(tiny(data, tmp_path / "again", names, *settings, f"train.latent_cache={tmp_path / 'latents'}")).run()
+    assert made == []
+    plain, first, again = (newest(tmp_path / run).student for run in ("plain", "cached", "again"))
+    assert same(first, again)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-5)
