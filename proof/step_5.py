@@ -99,7 +99,7 @@ def diffusion_full_size(bench: Bench) -> dict[str, Any]:
 
 def diffusion_tests(bench: Bench) -> dict[str, Any]:
     """Attention against hooks, masks, sizes, LoRA, gradients, weights, distillation, resuming."""
-    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text"))
+    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text", "latents"))
     return run_tests(bench, *models, "tests/unit/distill", "tests/unit/train/test_diffusion_training.py")
 
 
