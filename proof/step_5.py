@@ -31,7 +31,7 @@ NAMED = ("model.fusion=cross_attention", "model.text.kind=table", "model.text.ta
 GUESSED = ("model.ingredient_head=true", "loss.ingredients=0.2")
 TAUGHT = ("loss.distill=0.1", "loss.features=0.1", "loss.stages=0.1", "loss.deeper=0.05", "loss.attention=0.1")
 SEEDS = (0, 1, 2)
-ARM_STEPS = 808  # 16 epochs of 404 pictures, 8 at a time
+ARM_STEPS = 606  # 12 epochs of 404 pictures, 8 at a time
 ARM = (f"train.steps={ARM_STEPS}", "train.checkpoint_every=202", "train.ema_horizon=0.1", "eval.weights=ema",
        "scaling.num_workers=2")  # fmt: skip
 ARMS = {"names": NAMED, "image only": ()}
@@ -99,7 +99,7 @@ def diffusion_full_size(bench: Bench) -> dict[str, Any]:
 
 def diffusion_tests(bench: Bench) -> dict[str, Any]:
     """Attention against hooks, masks, sizes, LoRA, gradients, weights, distillation, resuming."""
-    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text"))
+    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text", "latents"))
     return run_tests(bench, *models, "tests/unit/distill", "tests/unit/train/test_diffusion_training.py")
 
 
