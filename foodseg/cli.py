@@ -114,6 +114,8 @@ def train(
 
     resolved = load_config(config, overrides or []).config
     require_lasting("run.uri", resolved.run.uri, address)
+    if resolved.train.latent_cache is not None:
+        require_lasting("train.latent_cache", resolved.train.latent_cache, address)
     result = run_training(resolved, resume=resume, address=address)
 
     def show() -> None:

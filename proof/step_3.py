@@ -203,9 +203,7 @@ def cost(bench: Bench) -> dict[str, Any]:
     for name, settings in {"A image only": (), "best recipe": BEST, **working}.items():
         with PeakMemory() as memory:
             run = train_arm(bench, f"cost-{_slug(name)}", (*COSTED, *settings), COST_STEPS)
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        # the whole loop, as of the peer: each line is about as many updates
-        own = float(np.mean([8 / line["images_per_second"] for line in lines if "images_per_second" in line]))
+        own = seconds_an_update(run)
         figures[name] = {
             "seconds": round(own, 3), "times_peer": round(own / seconds, 3), "peak_mib": round(memory.largest / 2**20),
         }  # fmt: skip
@@ -232,6 +230,13 @@ def tables(bench: Bench) -> dict[str, Path]:
         if not made[name].exists():
             bench.foodseg("data", "embed", prepared_foodmix(bench), made[name], *how)
     return made
+
+
+def seconds_an_update(run: Path) -> float:
+    """Returns the mean over a run of 8 pictures an update: the whole loop, as of the peer."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    # each line is about as many updates
+    return float(np.mean([8 / line["images_per_second"] for line in lines if "images_per_second" in line]))
 
 
 def train_arm(bench: Bench, name: str, settings: tuple[str, ...], steps: int) -> Path:

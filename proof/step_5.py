@@ -19,7 +19,7 @@ from foodseg.config.text import TextConfig
 from proof.proof_queue import FOODSEG, ROOT, Bench, Item, ItemError
 from proof.spoiled_names import val_miou
 from proof.step_1 import foodmix, prepared_foodmix, run_tests, scores_of, sets
-from proof.step_3 import tables, train_arm
+from proof.step_3 import seconds_an_update, tables, train_arm
 
 # The tiny model has the classes of the real one and random weights, its VAE's too, which stay as they are.
 TINY = (
@@ -170,12 +170,7 @@ def diffusion_cost(bench: Bench) -> dict[str, Any]:
         slug = name.replace(",", "").replace(" ", "-")
         with PeakMemory() as memory:
             run = train_arm(bench, f"cost-diffusion-{slug}", (*TINY, *COSTED, *settings), COST_STEPS)
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
-        figures[name] = {
-            "seconds": round(float(np.mean([8 / rate for rate in rates])), 3),
-            "peak_mib": round(memory.largest / 2**20),
-        }
+        figures[name] = {"seconds": round(seconds_an_update(run), 3), "peak_mib": round(memory.largest / 2**20)}
         shutil.rmtree(run)  # its memory was measured; a run that is there already would not be
     return figures
 

@@ -48,7 +48,7 @@ class TrainConfig(Section):
         None,
         description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of pictures that come again, for "
         "any number of runs; null = they are made each time. Needs crops that are not drawn anew: augment.scale of one "
-        "value and no changes of colour",
+        "value, longest_side x scale within crop, no class_aware, no paste, no changes of colour",
     )
 
     @model_validator(mode="before")

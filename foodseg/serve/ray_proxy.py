@@ -6,14 +6,19 @@ Serve lets any client choose a time limit, a replica and a model by header, and 
 its answer is a bare 500 that our guard never sees. `foodseg serve` sets the variable where it starts Ray.
 """
 
+from collections.abc import Iterable
+
+from ray.serve._private.constants import SERVE_SESSION_ID
 from starlette.middleware import Middleware
 
 from foodseg.serve.guard import VALID_REQUEST_ID, App, Receive, Scope, Send
 
-# names are compared as Serve does: - and _ are one
+# names are compared as Serve does: - and _ are one; that of a session can be configured
 STEERING = (
-    b"serve_multiplexed_model_id", b"x_session_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled",
+    b"serve_multiplexed_model_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled",
+    SERVE_SESSION_ID.lower().replace("-", "_").encode(),
 )  # fmt: skip
+TRACING = (b"traceparent", b"tracestate")
 
 
 class SafeHeaders:
@@ -24,8 +29,8 @@ class SafeHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        if scope["type"] == "http":
-            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if _is_safe(name, value)]}
+        if scope["type"] in ("http", "websocket"):
+            scope = {**scope, "headers": _safe(scope["headers"])}
         await self._app(scope, receive, send)
 
 
@@ -34,10 +39,15 @@ def middlewares() -> list[Middleware]:
     return [Middleware(SafeHeaders)]
 
 
-def _is_safe(name: bytes, value: bytes) -> bool:
-    name = name.lower()
-    if name == b"x-request-id":
-        return VALID_REQUEST_ID.fullmatch(value) is not None
-    if name == b"traceparent":
-        return value.isascii()
-    return name.replace(b"-", b"_") not in STEERING
+def _safe(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept, identified = [], False
+    for name, value in headers:
+        key = name.lower()
+        if key == b"x-request-id":
+            if identified or VALID_REQUEST_ID.fullmatch(value) is None:  # of two, Serve answers one and logs the other
+                continue
+            identified = True
+        if key.replace(b"-", b"_") in STEERING or (key in TRACING and not value.isascii()):
+            continue
+        kept.append((name, value))
+    return kept

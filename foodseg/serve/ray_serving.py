@@ -38,8 +38,8 @@ _POLL_SECONDS = 0.2
 # Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
 # of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
 # within 5 seconds is killed, which is short on a busy machine; what is larger than 100 KB, such as a picture, is not
-# sent but put into the object store and fetched from there; and each hop changes threads twice, so that code that
-# blocks does not block Serve with it, which ours does not do: these two take milliseconds of each answer.
+# sent but put into the object store and fetched from there, which takes milliseconds; so do Serve's own threads for
+# a deployment's code and for its router, which guard against code that blocks, as ours does only while it starts.
 _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "1",
     "RAY_worker_niceness": "0",

@@ -13,7 +13,7 @@ def test_everybody_is_asked_for_a_picture_before_the_next() -> None:
         await asyncio.sleep(0.002 if name == "a" else 0.02)
 
     answers = {name: lambda picture, name=name: ask(name, picture) for name in ("a", "b")}
-    figures, times = asyncio.run(in_turns(answers, [b"1", b"2"], 0.15))
+    figures, times = asyncio.run(in_turns(answers, [b"1", b"2"], 1.0))
     assert asked[:6] == [("a", b"1"), ("b", b"1"), ("a", b"2"), ("b", b"2"), ("a", b"1"), ("b", b"1")]
     assert figures["a"]["requests"] == figures["b"]["requests"] == len(times["a"]) == len(times["b"])
     # each is rated by its own time alone

@@ -1,7 +1,6 @@
 """The diffusion backbone against computations of its own: layers written out, attention from hooks, masks by hand."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,14 +24,6 @@ LAYERS = {
 SOME = torch.tensor([[False, True, False, True, False], [True, False, False, False, False]])
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(fusion: str = "cross_attention", strides: tuple[int, ...] = (8, 16, 32, 64), **diffusion) -> ModelConfig:

@@ -33,6 +33,7 @@ def _passed(*headers: tuple[bytes, bytes], kind: str = "http") -> list[tuple[byt
         (b"x-request-id", b"x" * 65),
         (b"X-Request-ID", b""),
         (b"traceparent", b"\xff"),
+        (b"tracestate", b"\xff"),
         (b"serve_multiplexed_model_id", b"meals@0123456789ab"),
         (b"serve-multiplexed-model-id", b"\xff"),
         (b"x-session-id", b"a"),
@@ -47,4 +48,11 @@ def test_taken_out(header: tuple[bytes, bytes]) -> None:
 def test_left_alone() -> None:
     headers = [(b"x-request-id", b"a.B_0-9"), (b"authorization", b"\xff\xfe"), (b"traceparent", b"00-a-b-01")]
     assert _passed(*headers) == headers
-    assert _passed((b"x-request-id", b"\xe4"), kind="websocket") == [(b"x-request-id", b"\xe4")]  # the guard refuses it
+
+
+def test_websockets_and_a_second_id() -> None:
+    """Serve reads the headers of a websocket, too, before our guard can refuse it."""
+    assert _passed((b"x-request-id", b"\xe4"), kind="websocket") == []
+    assert _passed((b"x-request-id", b"\xe4"), (b"x-request-id", b"a"), (b"x-request-id", b"b")) == [
+        (b"x-request-id", b"a")
+    ]

@@ -80,6 +80,9 @@ def test_another_configuration_is_refused_naming_the_keys(data, tmp_path):
     prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
     harmless = ["train.log_every=3", "train.micro_batch=2", "scaling.num_workers=2", "train.keep_checkpoints=5"]
     prepare_run(drawn_config(data, tmp_path / "r", *harmless), resume=True)
+    config = drawn_config(data, tmp_path / "r")
+    kept = config.model_copy(update={"train": config.train.model_copy(update={"latent_cache": "elsewhere"})})
+    assert run_module._changed_keys(config, kept) == []
     with pytest.raises(UserError, match=r"optim.lr was 0.001, now 0.5; train.seed was 0, now 7; give the same one"):
         prepare_run(drawn_config(data, tmp_path / "r", "optim.lr=0.5", "train.seed=7"), resume=True)
 
@@ -136,6 +139,10 @@ def test_relative_paths_are_resolved_here(tmp_path, monkeypatch):
     assert (config.data.uri, config.run.uri, config.model.weights) == tuple(
         str(tmp_path / name) for name in ("d", "r", "w.safetensors")
     )
+    still = ("augment.crop=64", "augment.longest_side=64", "augment.scale=[1, 1]", "augment.contrast=[1, 1]",
+             "augment.brightness=0", "eval.longest_side=64")  # fmt: skip
+    tiny = ("model.kind=diffusion", "model.backbone=tiny", "model.strides=[8, 16, 32, 64]", "train.latent_cache=l")
+    assert with_absolute_uris(drawn_config("d", "r", *still, *tiny)).train.latent_cache == str(tmp_path / "l")
     text = "model.text={kind: table, table: t.safetensors}"
     config = with_absolute_uris(drawn_config("d", "r", "model.fusion=cross_attention", text))
     assert config.model.text.table == str(tmp_path / "t.safetensors")
