@@ -104,7 +104,7 @@ def method_tests(bench: Bench) -> dict[str, Any]:
 
 def scout(bench: Bench) -> dict[str, Any]:
     """What each change does at 128 px on val; what is trained already is reused."""
-    runs = _train_side_by_side(bench, [_scout_job(name) for name in SCOUTED])
+    runs = train_side_by_side(bench, [scout_job(*each) for each in SCOUTED.items()])
     figures: dict[str, Any] = {}
     for (name, settings), run in zip(SCOUTED.items(), runs, strict=True):
         side = 160 if "eval.longest_side=160" in settings else 128
@@ -118,7 +118,7 @@ def scout(bench: Bench) -> dict[str, Any]:
 
 def restrict(bench: Bench) -> dict[str, Any]:
     """The weight of restrict=soft, chosen on val with the scout that knows names."""
-    run = train_arm(bench, *_scout_job("score map"))
+    run = train_arm(bench, *scout_job("score map", SCOUTED["score map"]))
     soft = ("eval.ingredients=predicted", "eval.restrict=soft")
     figures = {str(weight): score(bench, run, "val", STUDENT, *soft, f"eval.restrict_lambda={weight}")
                for weight in LAMBDAS}  # fmt: skip
@@ -128,7 +128,7 @@ def restrict(bench: Bench) -> dict[str, Any]:
 
 def best(bench: Bench) -> dict[str, Any]:
     """The best recipe and A on test beside the peer of step 1, two seeds each."""
-    trained = _train_side_by_side(bench, [_best_job(seed) for seed in SEEDS])
+    trained = train_side_by_side(bench, [_best_job(seed) for seed in SEEDS])
     figures: dict[str, Any] = {}
     for seed, run in zip(SEEDS, trained, strict=True):
         figures[f"best recipe, seed {seed}"] = {"vocabulary": _beside_peer(bench, run, seed, BEST_SCORED)}
@@ -145,7 +145,7 @@ def arms(bench: Bench) -> dict[str, Any]:
     if chosen is None:
         raise ItemError("the weight of restrict=soft is not chosen: run --only restrict first")
     weight, seed = chosen["figures"]["chosen"], SEEDS[0]
-    trained = _train_side_by_side(bench, [_arm_job(name) for name in ARMS])
+    trained = train_side_by_side(bench, [full_size_job(*each) for each in ARMS.items()])
     figures: dict[str, Any] = {}
     told = {"A image only": score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)}
     for name, run in zip(ARMS, trained, strict=True):
@@ -165,7 +165,7 @@ def reasons(bench: Bench) -> dict[str, Any]:
     seed = SEEDS[0]
     baseline = score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)
     runs = {"A image only": bench.work / f"ours-{seed}", "best recipe": train_arm(bench, *_best_job(seed))}
-    runs |= {name: train_arm(bench, *_arm_job(name)) for name in ARMS}
+    runs |= {name: train_arm(bench, *full_size_job(name, ARMS[name])) for name in ARMS}
     figures: dict[str, Any] = {}
     for name, run in runs.items():
         how = BEST_SCORED if name == "best recipe" else VOCABULARY
@@ -180,7 +180,7 @@ def name_maps(bench: Bench) -> dict[str, Any]:
     """Score maps and attention for three meals of val with right, wrong and missing lists."""
     figures = {}
     for name in ("score map at stride 8", "cross attention at stride 8"):
-        run = train_arm(bench, *_scout_job(name))
+        run = train_arm(bench, *scout_job(name, SCOUTED[name]))
         out = bench.work / f"name-maps-{_slug(name)}.png"
         found = draw_name_maps(run, foodmix(bench), VAL_MEALS, out)
         figures[name] = {"food_pixels_labelled_rightly": found, "picture": out.name}
@@ -266,19 +266,22 @@ def score(bench: Bench, run: Path, split: str, *settings: str) -> dict[str, Any]
     return {**scores_of(metrics), **averaged}
 
 
-def _scout_job(name: str) -> Job:
-    return f"scout-{_slug(name)}", (*SCOUT, *SCOUTED[name]), SCOUT_STEPS
+def scout_job(name: str, settings: tuple[str, ...]) -> Job:
+    """A training at 128 px on train, to be scored on val."""
+    return f"scout-{_slug(name)}", (*SCOUT, *settings), SCOUT_STEPS
 
 
-def _arm_job(name: str) -> Job:
-    return f"arm-{_slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *ARMS[name]), PARITY_STEPS
+def full_size_job(name: str, settings: tuple[str, ...], seed: int = SEEDS[0]) -> Job:
+    """A training at the full size of step 1, to be scored on test; all arms see the same pictures in the same order."""
+    own = () if seed == SEEDS[0] else (f"train.seed={seed}",)
+    return f"arm-{_slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *own, *settings), PARITY_STEPS
 
 
 def _best_job(seed: int) -> Job:
     return f"best-{seed}", ("scaling.num_workers=0", f"train.seed={seed}", "train.ema_horizon=0.1", *BEST), PARITY_STEPS
 
 
-def _train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
+def train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
     tables(bench)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         return list(pool.map(lambda job: train_arm(bench, *job), jobs))

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from foodseg.data.shards import read_manifest
+from foodseg.eval.evaluate import read_subsets
+from foodseg.eval.pictures import PictureCounts, read_pictures
+from foodseg.tune.table import ablation_table
 from proof.proof_queue import ROOT, Bench, Item, ItemError
 from proof.step_1 import (
-    PARITY_STEPS,
     SUBSETS,
     foodmix,
     prepared_foodmix,
@@ -19,7 +22,22 @@ from proof.step_1 import (
     weights,
 )
 from proof.step_3 import ARMS as TAUGHT
-from proof.step_3 import DISTILL, ONE_THREAD, SIDE_BY_SIDE, TEXT, TOLD, tables
+from proof.step_3 import (
+    DISTILL,
+    ONE_THREAD,
+    SIDE_BY_SIDE,
+    STUDENT,
+    TEXT,
+    TOLD,
+    VOCABULARY,
+    Job,
+    full_size_job,
+    score,
+    score_folder,
+    scout_job,
+    tables,
+    train_side_by_side,
+)
 
 SMALL = 128  # pixels; the classes are still told apart there (item `scout` of step 3)
 SWEEP_STEPS = 150
@@ -36,6 +54,10 @@ ARMS: dict[str, tuple[str, ...]] = {
     "C2 random vectors": (*TEXT, "model.text.table={random}"),
     "D0 A and distillation": DISTILL,
 }
+# What may become the default: the arms that are no mere control.
+CANDIDATES = {name: settings for name, settings in ARMS.items() if not name.startswith(("C1", "C2"))}
+SCOUTS = {"A image only": "plain", "C names": "score map at stride 8", "D0 A and distillation": "distillation"}
+RESAMPLES = 10_000
 CONTRASTS = {
     "A over the peer": ("A image only", PEER),
     "meaning of text": ("C names", "C1 names permuted"),
@@ -110,32 +132,32 @@ def ablation(bench: Bench) -> dict[str, Any]:
 
 
 def winner(bench: Bench) -> dict[str, Any]:
-    """The best arm on val against A once more on test, at the full size of step 1."""
-    made = {name: str(path) for name, path in tables(bench).items()}
-    chosen_by = {
-        "ablation": {"uri": str(bench.work / "ablation-val"), "seeds": [0], "split": "val"},
-        "arms": {name: _settings(words, made) for name, words in ARMS.items()},
-        "config": _recipe(
-            bench, f"train.steps={SWEEP_STEPS}", "train.ema_horizon=0.1", "data.train_splits=[train]", *_small(SMALL)
-        ),
+    """The arm that is best on val at 128 px against A on test, at the full size of step 1, with the runs of step 3."""
+    candidates = train_side_by_side(bench, [_scout_job(name) for name in CANDIDATES])
+    val = {
+        name: score(bench, run, "val", STUDENT, *VOCABULARY)["miou"]
+        for name, run in zip(CANDIDATES, candidates, strict=True)
     }
-    small = _ablated(bench, "ablation-val", chosen_by)
-    arms = {name: row["miou"]["mean"] for name, row in small["ema"]["arms"].items()}
-    best, plain = max(arms, key=lambda name: arms[name]), "A image only"
+    best, plain = max(val, key=lambda name: val[name]), "A image only"
     if best == plain:
-        return {"winner": plain, "val": arms}
-    tree = {
-        "ablation": {
-            "uri": str(bench.work / "ablation-full"),
-            "seeds": list(FULL_SEEDS),
-            "split": "test",
-            "subsets": [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS],
-        },
-        "arms": {name: _settings(ARMS[name], made) for name in (plain, best)},
-        "contrasts": {"winner": [best, plain]},
-        "config": _recipe(bench, f"train.steps={PARITY_STEPS}", "train.ema_horizon=0.1"),
-    }
-    return {"winner": best, "val": arms, **_ablated(bench, "ablation-full", tree)}
+        return {"val": val, "winner": plain}
+    jobs = [full_size_job(best, CANDIDATES[best], seed) for seed in FULL_SEEDS]
+    trained = train_side_by_side(bench, jobs)
+    # A is that of step 1, which kept no average
+    sides = {plain: [bench.work / f"ours-{seed}" for seed in FULL_SEEDS], best: trained}
+    manifest = read_manifest(str(prepared_foodmix(bench)))
+    subsets = read_subsets([str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS], manifest.class_table)
+    runs: dict[str, dict[int, list[PictureCounts]]] = {}
+    for name, folders in sides.items():
+        for seed, run in zip(FULL_SEEDS, folders, strict=True):
+            score(bench, run, "test", STUDENT, *VOCABULARY)
+            scored = score_folder(bench, run, "test", STUDENT, *VOCABULARY)
+            runs.setdefault(name, {})[seed] = read_pictures(str(scored / "pictures.parquet"))[0]
+            if name == best:
+                runs.setdefault(f"{best}, averaged", {})[seed] = read_pictures(str(scored / "pictures-ema.parquet"))[0]
+    contrasts = {"student": (best, plain), "averaged weights": (f"{best}, averaged", plain)}
+    table = ablation_table(runs, contrasts, len(manifest.classes), subsets=subsets, resamples=RESAMPLES)
+    return {"val": val, "winner": best, **table}
 
 
 def sweep_faults(bench: Bench) -> dict[str, Any]:
@@ -221,6 +243,11 @@ def _recipe(bench: Bench, *settings: str) -> dict[str, Any]:
     return load_config(str(ROOT / "proof" / "parity.yaml"), [*where, *settings]).config.model_dump(mode="json")
 
 
+def _scout_job(name: str) -> Job:
+    """As the scouts of step 3, of which three are these arms."""
+    return scout_job(SCOUTS.get(name, name), ARMS[name])
+
+
 def _small(side: int) -> tuple[str, ...]:
     return (f"augment.longest_side={side}", f"augment.crop={side}", f"eval.longest_side={side}")
 
@@ -246,7 +273,8 @@ def _at_share(row: dict[str, Any], share: float) -> float:
 def _rank_correlation(a: list[float], b: list[float]) -> float:
     """Spearman's, of values that differ from each other."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(ranks)[0, 1])
+    matrix: np.ndarray = np.asarray(np.corrcoef(ranks))
+    return float(matrix[0, 1])
 
 
 def _rows(where: Path) -> dict[str, dict[str, Any]]:
