@@ -1,40 +1,62 @@
-"""Scores of a trained model whose names or maps are taken away at test: what it does without them is what they do."""
+"""Scores of a trained model whose names or maps are spoiled at test: what it loses without them is what they do."""
 
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from foodseg.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.data.reader import RowReader
+from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
-from foodseg.metrics import scores
+from foodseg.data.sources import scorable_mask
+from foodseg.eval.evaluate import rank_rows
+from foodseg.metrics import confusion, scores
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
-from foodseg.train.validation import validation_counts
 
-How = Literal["as trained", "names permuted", "maps zeroed"]
+How = Literal["as trained", "vectors exchanged", "lists exchanged", "maps zeroed"]
 
 
-def val_miou(run: Path, data: Path, how: How) -> float:
-    """Returns the mIoU on val of a run's averaged weights, with the names exchanged or the maps set to 0."""
+def val_miou(run: Path, data: Path, how: How, *, told: bool) -> float:
+    """Returns the mIoU on val of a run's averaged weights.
+
+    Args:
+        how: what is spoiled at test, see `spoil`; "lists exchanged": in the place of each name another one is told.
+        told: whether the model is told what is on each picture, an oracle; else it may look for all names.
+    """
     checkpoint = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(checkpoint, "ema")
     spoil(model, how)
     manifest = read_manifest(str(data))
-    reader = RowReader(str(data), manifest, ["val"])
-    predictor = Predictor(model, checkpoint.config.eval, torch.device("cpu"))
-    matrix, _, _ = validation_counts(predictor, reader, manifest, rank=0, world_size=1)
+    classes = manifest.class_table
+    config = checkpoint.config.eval.model_copy(update={"ingredients": "given" if told else "vocabulary"})
+    predictor = Predictor(model, config, torch.device("cpu"))
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    for row in rank_rows(RowReader(str(data), manifest, ["val"]), 0, 1):
+        mask = decode_mask(row["mask"])
+        present = [int(i) for i in np.unique(mask) if i not in (0, classes.ignore_id)]
+        listed = [exchanged(i, len(classes)) for i in present] if how == "lists exchanged" else present
+        ids = predictor.logits_of_file(row["image"], listed if told else None).ids()
+        truth = scorable_mask(mask, ids, manifest.annotated[row["source"]], classes)
+        matrix += confusion(truth, ids, len(classes), classes.ignore_id)
     return scores(matrix, manifest.classes).miou
 
 
 def spoil(model: Segmenter, how: How) -> None:
     """Gives each name the vector of another one, or sets the maps of a diffusion backbone to 0 for the decoder."""
-    if how == "names permuted":
-        names = model.text_table[1:]
-        model.text_table[1:] = names.roll(max(1, len(names) // 2), 0)
+    if how == "vectors exchanged":
+        ids = range(len(model.text_table))
+        model.text_table.copy_(model.text_table[[exchanged(i, len(ids)) if i else 0 for i in ids]].clone())
     elif how == "maps zeroed":
         model.backbone.register_forward_hook(
             lambda module, args, output: (output[0], [torch.zeros_like(maps) for maps in output[1]])
         )
+
+
+def exchanged(name: int, classes: int) -> int:
+    """Returns the id, of 1 to `classes` - 1, that stands in the place of another one: half of the names further on."""
+    names = classes - 1
+    return 1 + (name - 1 + max(1, names // 2)) % names

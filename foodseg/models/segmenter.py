@@ -176,11 +176,17 @@ class Segmenter(nn.Module):
         return levels, maps
 
     def _with_maps(self, levels: list[torch.Tensor], maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The maps of the K ids, as channels behind the features of their stride."""
+        """The maps of the K ids, as channels behind the features of their stride.
+
+        They are multiplied by the number of tokens: 1 is what each gets where a place attends to all alike. Shares of
+        a hundred names are numbers of 0.01, which the decoder does not learn to see beside its features.
+        """
         assert isinstance(self.backbone, Diffusion)
         found = dict(zip(self.backbone.map_strides, maps, strict=True))
         return [
-            torch.cat([level, found[stride][:, :-1].to(level.dtype)], 1) if stride in found else level
+            torch.cat([level, (shares.shape[1] * shares[:, :-1]).to(level.dtype)], 1)
+            if (shares := found.get(stride)) is not None
+            else level
             for stride, level in zip(self.backbone.strides, levels, strict=True)
         ]
 

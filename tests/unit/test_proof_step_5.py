@@ -6,7 +6,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.config.text import TextConfig
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
-from proof.spoiled_names import spoil
+from proof.spoiled_names import exchanged, spoil
 
 
 def a_model() -> Segmenter:
@@ -21,10 +21,16 @@ def a_model() -> Segmenter:
 def test_each_name_gets_the_vector_of_another() -> None:
     model = a_model()
     before = model.text_table.clone()
-    spoil(model, "names permuted")
+    spoil(model, "vectors exchanged")
     after = model.text_table
     assert torch.equal(after[0], before[0]) and not (after[1:] == before[1:]).all(1).any()
     assert sorted(after[1:, 0].tolist()) == sorted(before[1:, 0].tolist())
+    # of four names the third stands in the place of the first
+    assert torch.equal(after[1:], before[[3, 4, 1, 2]])
+
+
+def test_one_name_alone_stays_itself() -> None:
+    assert [exchanged(1, 2)] == [1] and [exchanged(i, 4) for i in (1, 2, 3)] == [2, 3, 1]
 
 
 def test_the_decoder_sees_maps_of_zeros() -> None:
@@ -34,7 +40,12 @@ def test_the_decoder_sees_maps_of_zeros() -> None:
         spoil(model, how)  # type: ignore[arg-type]
         model.decoder.lateral[1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         with torch.no_grad():
-            model(torch.full((1, 3, 64, 64), 0.5))
+            shares = model(torch.full((1, 3, 64, 64), 0.5)).maps[0]
+        if how == "as trained":
+            assert torch.equal(seen[0][:, 48:], 6 * shares[:, :5])  # six tokens with the null one: 1 is an equal share
     told, spoiled = seen
     assert torch.equal(told[:, :48], spoiled[:, :48])
+    assert torch.allclose(
+        told[:, 48:].sum(1), torch.tensor(6.0), atol=2.0
+    )  # six tokens with the null one: 1 on average
     assert (told[:, 48:] > 0).all() and (spoiled[:, 48:] == 0).all() and told.shape[1] == 48 + 5
