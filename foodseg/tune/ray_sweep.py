@@ -18,7 +18,8 @@ from foodseg.train.run_log import require_mlflow
 from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.page import sweep_html
-from foodseg.tune.ray_tuner import BRACKETS, EarlyStop, Limits, Plan, run_trials, with_own_threads
+from foodseg.tune.ray_early_stop import BRACKETS, EarlyStop
+from foodseg.tune.ray_tuner import Limits, Plan, run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
 from foodseg.tune.search import build_search
 from foodseg.tune.space import RandomSource, Values, configured

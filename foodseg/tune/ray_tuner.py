@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from foodseg.config import ExperimentConfig
@@ -34,11 +32,11 @@ from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_groups import release_lost_groups
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
+from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler
 from foodseg.tune.ray_trial import Afterwards, run_trial
 from foodseg.tune.search import Search
 from foodseg.tune.space import Values
 
-BRACKETS = 3  # of `hyperband`
 REFUSED = 100  # invalid configurations in a row, after which a search has nothing more to give
 LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
 LAST_LOOKS = 15
@@ -58,15 +56,6 @@ class Limits:
     hours: float | None = None
     worker_hours: float | None = None
     concurrent: int | None = None
-
-
-@dataclass(frozen=True)
-class EarlyStop:
-    """Successive halving: `brackets` of it, the first from `grace` (a share of the steps) on."""
-
-    grace: float
-    reduction: float
-    brackets: int
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
 
 
 def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures: int, workers: int) -> None:
-    scheduler = _scheduler(plan.early_stop, plan.ledger)
+    scheduler = build_scheduler(plan.early_stop, plan.ledger)
     budget = _Budget(plan, workers)
     uri, against, afterwards = plan.ledger.uri, plan.against, plan.afterwards
 
@@ -167,29 +156,6 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
         raise KeyboardInterrupt
     if budget.used_up:
         _log.info("%s: the sweep ends here; --resume with a larger one goes on", budget.used_up)
-
-
-def _scheduler(early_stop: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
-    """Builds the scheduler, and tells it how far the trials had come that are at their end."""
-    if early_stop is None:
-        return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="percent",
-        metric="miou",
-        mode="max",
-        max_t=100,
-        grace_period=100 * early_stop.grace,
-        reduction_factor=early_stop.reduction,
-        brackets=early_stop.brackets,
-        stop_last_trials=False,
-    )
-    for trial in ledger:
-        if trial.status in FINAL:
-            past: Any = SimpleNamespace(trial_id=trial.name)
-            scheduler.on_trial_add(None, past)
-            for line in trial.reports:
-                scheduler.on_trial_result(None, past, {"percent": 100 * line["share"], "miou": line["miou"]})
-    return scheduler
 
 
 def _release_all() -> None:
