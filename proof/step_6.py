@@ -40,7 +40,7 @@ from proof.step_3 import (
 )
 
 SMALL = 128  # pixels; the classes are still told apart there (item `scout` of step 3)
-SWEEP_STEPS = 150
+SWEEP_STEPS = 120
 TRIALS = 16
 GRACE = 0.2  # share of its steps that every trial may train
 EPOCHS = 4
@@ -212,7 +212,7 @@ def _swept(bench: Bench, scheduler: str) -> Path:
             },
             "config": _recipe(
                 bench, f"train.steps={SWEEP_STEPS}", "data.train_splits=[train]", "data.val_split=val",
-                "train.validate_every=30", "train.checkpoint_every=30", "eval.weights=ema", "train.ema_horizon=0.1",
+                "train.validate_every=24", "train.checkpoint_every=24", "eval.weights=ema", "train.ema_horizon=0.1",
                 *_small(SMALL),
             ),
         }  # fmt: skip
