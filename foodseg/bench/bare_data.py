@@ -107,15 +107,25 @@ def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> dict[str, Any]:
 
 
 def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
-    if kind == "threads":
-        with ThreadPoolExecutor(count) as pool:
-            return sum(pool.map(lambda share: _decode_rate(rows, share, count, seconds), range(count)))
+    """Threads, too, run in a process of their own.
+
+    One that has just ended may still hold a lock of OpenCV's while it cleans up, and a process that is forked in that
+    moment waits for it for ever.
+    """
     fork = multiprocessing.get_context("fork")  # the rows are shared, not copied
     rates = fork.SimpleQueue()
-    processes = [
-        fork.Process(target=lambda share: rates.put(_decode_rate(rows, share, count, seconds)), args=(share,))
-        for share in range(count)
-    ]
+
+    def threads() -> None:
+        with ThreadPoolExecutor(count) as pool:
+            rates.put(sum(pool.map(lambda share: _decode_rate(rows, share, count, seconds), range(count))))
+
+    def one(share: int) -> None:
+        rates.put(_decode_rate(rows, share, count, seconds))
+
+    if kind == "threads":
+        processes = [fork.Process(target=threads)]
+    else:
+        processes = [fork.Process(target=one, args=(share,)) for share in range(count)]
     for process in processes:
         process.start()
     for process in processes:
