@@ -9,16 +9,13 @@ This builds on Ray's internals, as there is no public way: the pinned version of
 `tests/integration/test_ray_sweep.py` stand for it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray._private.state import state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.state.state_actor import get_state_actor
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 
@@ -32,27 +29,12 @@ class TidyTrainer(TorchTrainer):
 
 def release_lost_groups() -> int:
     """Gives back what actors of this job reserved that are dead; returns how many groups that were."""
-    job = ray.get_runtime_context().get_job_id()
-    controllers: list[str] = []
+    job, released = ray.get_runtime_context().get_job_id(), 0
     for entry in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
         made_by_actor = bool(group.creator_actor_id) and not ray.ActorID(group.creator_actor_id).is_nil()
         lost = made_by_actor and group.creator_actor_dead and group.creator_job_id.hex() == job
         if lost and group.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
-            controllers.append(ray.ActorID(group.creator_actor_id).hex())
-    if controllers:
-        _forget_requests(controllers)
-    return len(controllers)
-
-
-def _forget_requests(controllers: Sequence[str]) -> None:
-    """Takes back what dead controllers of trainings had asked the cluster for.
-
-    Ray believes them for three minutes more, and keeps these CPUs from Ray Data, elastic trainings and the autoscaler.
-    """
-    states = get_state_actor()
-    runs = {} if states is None else ray.get(states.get_train_runs.remote())
-    for run in runs.values():
-        if run.controller_actor_id in controllers:
-            get_or_create_autoscaling_coordinator().cancel_request.remote(f"train-{run.id}")
+            released += 1
+    return released
