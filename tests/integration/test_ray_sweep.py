@@ -92,7 +92,7 @@ def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, 
 def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Path) -> None:
     """The first trial is known from before, so that the others are weak at their first validation.
 
-    The third finds the workers of the second free at once, and what those had asked the cluster for forgotten.
+    The third finds the workers of the second free at once.
     """
     uri = str(tmp_path / "sweep")
     path = write_sweep(
