@@ -86,6 +86,8 @@ def sweep(bench: Bench) -> dict[str, Any]:
         "finished_with_early_stopping": sum(row["status"] == "finished" for row in early.values()),
         "worker_seconds": {"asha": _seconds(early), "to_the_end": _seconds(full)},
         "share_of_worker_seconds": round(_seconds(early) / _seconds(full), 3),
+        "updates": {"asha": _updates(early), "to_the_end": _updates(full)},
+        "share_of_updates": round(_updates(early) / _updates(full), 3),
         "rank_correlation_of_the_first_validation": round(order, 3),
         "best_to_the_end": {"trial": best["trial"], "miou": best["miou"]},
         "chosen_by_asha": {"trial": chosen, "miou": full[chosen]["miou"]},
@@ -283,6 +285,11 @@ def _rank_correlation(a: list[float], b: list[float]) -> float:
 
 def _rows(where: Path) -> dict[str, dict[str, Any]]:
     return {row["trial"]: row for row in pq.read_table(where / "trials.parquet").to_pylist()}
+
+
+def _updates(rows: dict[str, dict[str, Any]]) -> int:
+    """Updates up to the last validation of each trial."""
+    return sum(row["curve_step"][-1] for row in rows.values())
 
 
 def _seconds(rows: dict[str, dict[str, Any]]) -> float:

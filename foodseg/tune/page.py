@@ -72,7 +72,7 @@ def _row(trial: Trial, result: SweepResult) -> dict[str, Any]:
     return {
         "trial": trial,
         "cost": "-" if cost is None else f"{cost / UNITS[against][0]:.2f}",
-        "values": ", ".join(f"{name} {_shown(value)}" for name, value in trial.values.items()),
+        "chosen": ", ".join(f"{name} {_shown(value)}" for name, value in trial.values.items()),
         "best": result.best is not None and trial.name == result.best.name,
     }
 

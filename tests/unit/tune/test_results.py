@@ -107,6 +107,7 @@ def test_the_page_loads_nothing_and_escapes_names(tmp_path):
     assert "&lt;kind&gt;" in page and "a reason &lt;i&gt;" in page
     assert page.count("<svg") == 3 and "Pareto" not in page
     assert "loss.dice" in page  # what the best option sets
+    assert "optim.lr 0.003, loss.features 0.25</td>" in page  # the values of a trial
 
 
 @pytest.mark.parametrize("trials", [[], [trial(0, None, "failed")], [trial(0, 0.2)], [trial(0, 0.0, "stopped")]])
