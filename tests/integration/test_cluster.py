@@ -25,7 +25,8 @@ from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
 from foodseg.eval.pictures import merge, read_pictures
 from tests.drawn import drawn_config
-from tests.integration.test_faults import logged_steps, wait_for
+from tests.drivers import wait_for
+from tests.integration.test_faults import logged_steps
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, BATCH = 160, 20, 4

@@ -1,13 +1,10 @@
 """Parts of a run are killed; it ends with the right number of steps and a usable model all the same."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,17 +16,11 @@ from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.train.ray_trainer import run_training
 from tests.drawn import drawn_config, write_drawn
+from tests.drivers import kill_driver, wait_for
 from tests.s3_server import S3Server
 
 STEPS = 40
 SETTINGS = [f"train.steps={STEPS}", "train.validate_every=40", "train.checkpoint_every=5", "train.log_every=1"]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def logged_steps(run: Path) -> list[int]:
@@ -77,12 +68,7 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
     command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: len(logged_steps(run)) >= 12 or driver.poll() is not None)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    for child in psutil.wait_procs(children, timeout=5)[1]:  # what of its Ray outlives the driver
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+    kill_driver(driver)
     torn = sorted((run / "checkpoints").iterdir())[-1]
     (torn / "model.safetensors").write_bytes(b"half")
 

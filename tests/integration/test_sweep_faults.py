@@ -13,7 +13,7 @@ from foodseg.tune.files import read_sweep
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_sweep import run_sweep
 from tests.drawn import write_drawn
-from tests.integration.test_faults import wait_for
+from tests.drivers import wait_for
 from tests.s3_server import S3Server
 from tests.sweeps import write_sweep
 

@@ -1,18 +1,13 @@
 """A sweep whose driver is killed (SIGKILL) goes on: finished trials are kept, running ones go on where they were."""
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
 from foodseg.tune.ledger import Ledger, Trial
 from tests.drawn import write_drawn
-from tests.integration.test_faults import wait_for
+from tests.drivers import kill_driver, wait_for
 from tests.sweeps import write_sweep
 
 
@@ -42,12 +37,7 @@ def test_a_killed_driver(tmp_path: Path) -> None:
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: driver.poll() is not None or len(logged_steps(uri, "trial-0001")) >= 20, 280)
     assert driver.poll() is None, driver.communicate()[1].decode()
-    children = psutil.Process(driver.pid).children(recursive=True)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    for child in psutil.wait_procs(children, timeout=5)[1]:  # what of its Ray outlives the driver
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+    kill_driver(driver)
     first, second = trials(uri)
     assert (first.status, second.status) == ("finished", "running")
     assert logged_steps(uri, "trial-0001")[-1] < 400
