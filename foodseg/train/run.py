@@ -21,7 +21,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text import TextTable, class_text, read_table, table_bytes
-from foodseg.train.run_log import require_mlflow
+from foodseg.train.tracking import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",

@@ -4,25 +4,20 @@ Rank 0 only. Files are kept in a local folder; where the run lives in object sto
 checkpoint, whole, since objects cannot be appended to.
 """
 
-import contextlib
 import json
 import logging
 import resource
-import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
-from foodseg.errors import UserError
+from foodseg.train.tracking import start_tracking
 
-KNOCK_SECONDS = 10  # a server that is up answers at once
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +40,10 @@ class RunLog:
         where = storage.join(self._uri, "log.jsonl")
         if self._remote and storage.exists(where):
             storage.download(where, self._folder / "log.jsonl")
+        begun = (self._folder / "log.jsonl").exists()
         self._lines = (self._folder / "log.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self._folder / "tensorboard"))
-        self._mlflow = _start_mlflow(self._mlflow_uri, self._config) if self._mlflow_uri else None
+        self._mlflow = start_tracking(self._mlflow_uri, self._config, resume=begun) if self._mlflow_uri else None
         return self
 
     def __exit__(
@@ -58,7 +54,9 @@ class RunLog:
         if kind is None:
             self._upload()
         if self._mlflow is not None:
-            self._mlflow.end_run("FINISHED" if kind is None else "FAILED")
+            # no `Exception` are Ctrl-C, and the SystemExit with which Tune stops a trial
+            stopped = kind is not None and not issubclass(kind, Exception)
+            self._mlflow.end_run("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
         if self._staging is not None:
             self._staging.cleanup()
 
@@ -89,43 +87,3 @@ def memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def require_mlflow(uri: str) -> None:
-    """Raises UserError where MLflow is not installed or does not answer at the address."""
-    mlflow = _mlflow()
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):  # MLflow itself would try for minutes
-        try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=KNOCK_SECONDS).close()
-        except (OSError, ValueError) as error:
-            raise UserError(f"train.mlflow_uri {storage.redact(uri)}: nobody answers there ({error})") from None
-    with _mlflow_errors(mlflow, uri):
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
-
-
-def _start_mlflow(uri: str, config: ExperimentConfig) -> Any:
-    mlflow = _mlflow()
-    with _mlflow_errors(mlflow, uri):
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment("foodseg")
-        mlflow.start_run(run_name=config.run.uri.rstrip("/").rsplit("/", 1)[-1])
-        mlflow.log_dict(config.model_dump(mode="json"), "config.json")
-    return mlflow
-
-
-def _mlflow() -> Any:
-    try:
-        import mlflow
-    except ImportError:
-        raise UserError("train.mlflow_uri is set, but MLflow is missing: pip install 'foodseg[mlflow]'") from None
-    return mlflow
-
-
-@contextlib.contextmanager
-def _mlflow_errors(mlflow: Any, uri: str) -> Iterator[None]:
-    try:
-        yield
-    except mlflow.MlflowException as error:
-        raise UserError(f"train.mlflow_uri {storage.redact(uri)}: MLflow refuses it ({error})") from None

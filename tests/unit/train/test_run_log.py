@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from foodseg.config.load import leaves
 from foodseg.errors import UserError
 from foodseg.train.loop import train
 from foodseg.train.run_log import RunLog
+from foodseg.train.tracking import end_tracking
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared
 
@@ -17,16 +19,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_drawn(tmp_path_factory.mktemp("data"))
 
 
-def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mlflow_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server would do the same, slower
+    return (tmp_path / "mlruns").as_uri()
+
+
+def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, mlflow_uri: str) -> None:
     from mlflow.tracking import MlflowClient
 
-    server = (tmp_path / "mlruns").as_uri()
-    config = drawn_config(data, tmp_path / "first", f"train.mlflow_uri={server}", "train.steps=3")
+    config = drawn_config(data, tmp_path / "first", f"train.mlflow_uri={mlflow_uri}", "train.steps=3")
     run, context = prepared(config)
     train(run.config, run.manifest, run.total_steps, context)
 
-    client = MlflowClient(server)
+    client = MlflowClient(mlflow_uri)
     (tracked,) = client.search_runs([client.get_experiment_by_name("foodseg").experiment_id])
     assert tracked.info.run_name == "first" and tracked.info.status == "FINISHED"
     logged = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
@@ -34,6 +40,46 @@ def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, monkeypat
         found = [(m.step, m.value) for m in client.get_metric_history(tracked.info.run_id, name)]
         assert found == [(line["step"], line[name]) for line in logged if name in line], name
     assert [path.path for path in client.list_artifacts(tracked.info.run_id)] == ["config.json"]
+    assert tracked.data.params == {key: str(value) for key, value in leaves(run.config.model_dump(mode="json"))}
+
+
+def test_an_interrupted_run_is_one_run_in_mlflow(data: str, tmp_path: Path, mlflow_uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    config = drawn_config(data, tmp_path / "a 'quoted' run", f"train.mlflow_uri={mlflow_uri}")
+    other = drawn_config(data, tmp_path / "other", f"train.mlflow_uri={mlflow_uri}")
+    client = MlflowClient(mlflow_uri)
+
+    def tracked() -> dict[str, str]:
+        found = client.search_runs([client.get_experiment_by_name("foodseg").experiment_id])
+        assert len(found) == len({run.info.run_name for run in found})
+        return {run.info.run_name: run.info.status for run in found}
+
+    with pytest.raises(RuntimeError), RunLog(config) as log:
+        log.write(1, {"loss/cross_entropy": 0.5}, "one")
+        raise RuntimeError
+    with RunLog(other):
+        assert tracked() == {"a 'quoted' run": "FAILED", "other": "RUNNING"}
+    with pytest.raises(SystemExit), RunLog(config):  # goes on, until Tune stops it
+        raise SystemExit
+    assert tracked() == {"a 'quoted' run": "KILLED", "other": "FINISHED"}
+    with RunLog(config) as log:
+        assert tracked() == {"a 'quoted' run": "RUNNING", "other": "FINISHED"}
+        log.write(2, {"loss/cross_entropy": 0.25}, "two")
+        # as from the process of a sweep that stops this one
+        end_tracking(other)
+        end_tracking(config)
+        assert tracked() == {"a 'quoted' run": "KILLED", "other": "FINISHED"}
+
+
+def test_a_server_that_is_gone_does_not_end_a_sweep(
+    data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    end_tracking(drawn_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"))
+    assert "run stays open: train.mlflow_uri http://127.0.0.1:1: nobody answers there" in caplog.text
+    caplog.clear()
+    end_tracking(drawn_config(data, tmp_path / "run"))
+    assert not caplog.text
 
 
 def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> None:
