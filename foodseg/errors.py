@@ -25,6 +25,10 @@ class MissingFile(UserError):
     """There is no such file."""
 
 
+class Unavailable(UserError):
+    """What the configuration needs is not there or does not answer; in the middle of a sweep it may come back."""
+
+
 class DataRefused(FoodsegError, ValueError):
     """The data is not good enough to go on with, for example more bad records than allowed."""
 
@@ -35,3 +39,7 @@ class RetryLater(FoodsegError):
     """Something outside failed for now (storage, network, a lost cluster): the same command may succeed later."""
 
     exit_code = 75
+
+
+class OutOfMemory(RetryLater):
+    """A worker was ended for the memory that it took; the same settings will most likely take as much again."""

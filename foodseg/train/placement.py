@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foodseg.errors import UserError
+from foodseg.errors import Unavailable
 
 Resources = Mapping[str, float]  # of Ray's scheduler: {"CPU": 8, "GPU": 1, ...}
 
@@ -66,7 +66,7 @@ def require_room(nodes: Sequence[Resources], worker: Resources, sizes: Sequence[
     """Refuses a cluster on which none of `sizes` workers would make progress.
 
     Raises:
-        UserError: naming what the cluster has, what is needed, and what to change.
+        Unavailable: naming what the cluster has, what is needed, and what to change.
     """
     if usable_workers(nodes, worker, sizes, cpus_for_data):
         return
@@ -75,11 +75,11 @@ def require_room(nodes: Sequence[Resources], worker: Resources, sizes: Sequence[
     if found.workers < fewest:
         has = _in_words({name: sum(node.get(name, 0) for node in nodes) for name in worker})
         without_gpu = ", set scaling.use_gpu=false" if "GPU" in worker else ""
-        raise UserError(
+        raise Unavailable(
             f"the cluster (nodes: {len(nodes)}, in all {has}) has no room for {in_words(fewest, worker)}: "
             f"lower scaling.num_workers or scaling.resources_per_worker{without_gpu}, or add nodes"
         )
-    raise UserError(
+    raise Unavailable(
         f"{in_words(fewest, worker)} would leave {found.cpus_left} of the cluster's CPUs for reading and decoding, "
         f"which need {cpus_for_data}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
     )

@@ -32,7 +32,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 
-from foodseg.errors import RetryLater
+from foodseg.errors import OutOfMemory, RetryLater
 from foodseg.ray_session import causes, expected_failure, line_of
 
 _LOST = (
@@ -65,15 +65,19 @@ def reason_of(error: BaseException) -> Exception:
     """Returns what a failed `fit` comes down to.
 
     Returns:
-        The foodseg error that was raised; RetryLater where something was lost or took too long; RuntimeError for
-        anything else, which is a mistake of ours.
+        The foodseg error that was raised; OutOfMemory; RetryLater where something else was lost or took too long;
+        RuntimeError for anything else, which is a mistake of ours.
     """
     expected = expected_failure(error)
     if expected is not None:
         return expected
     # the controller itself writes to the run's storage
     lost = (*_LOST, OSError) if isinstance(error, ControllerError) else _LOST
-    if any(isinstance(part, lost) or _of_a_peer(part) for part in causes(error)):
+    parts = list(causes(error))
+    memory = next((part for part in parts if isinstance(part, OutOfMemoryError)), None)
+    if memory is not None:  # Ray says the rest in further lines
+        return OutOfMemory(line_of(memory, 0))
+    if any(isinstance(part, lost) or _of_a_peer(part) for part in parts):
         return RetryLater(line_of(error, -1))
     return RuntimeError(line_of(error, -1))
 

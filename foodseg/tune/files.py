@@ -118,8 +118,12 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
             raise UserError(f"{shown} is not empty: give --resume to go on with it, or name another folder")
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
-        before, now = _flat(read_tree(where)), _flat(given)
-        changed = [
+        was = read_tree(where)
+        # further arms are no change of those that are there
+        arms = {name: arm for name, arm in given.get("arms", {}).items() if name in was.get("arms", {})}
+        before, now = _flat(was), _flat({**given, "arms": arms})
+        gone = [f"the arm {name!r} is gone" for name in was.get("arms", {}) if name not in arms]
+        changed = gone + [
             f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**before, **now}
             if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)

@@ -80,6 +80,18 @@ def run_ablation(
     manifest.split_shards([ablation.split])  # refuses a split that there is not
     classes = manifest.class_table
     chosen = read_subsets(ablation.subsets, classes)
+    label_maps = [
+        ({"arm": name, "seed": seed}, arm.predictions.replace("{seed}", str(seed)))
+        for name, arm in plan.arms.items()
+        for seed in ablation.seeds
+        if arm.predictions is not None
+    ]
+    for values, folder in label_maps:
+        if not storage.list_names(folder):
+            raise UserError(
+                f"arms.{values['arm']}.predictions: {storage.redact(folder)} is empty or not there; it must hold the "
+                f"label maps of seed {values['seed']}"
+            )
     begin(ablation.uri, "ablation.yaml", plan.given, resume)
     ledger = Ledger(ablation.uri)
     begun = [trial.values for trial in ledger]  # they keep their numbers, also where seeds were added
@@ -99,14 +111,17 @@ def run_ablation(
             example,
             address,
         )
-    for name, arm in plan.arms.items():
-        for seed in ablation.seeds if arm.predictions else ():
-            folder = (arm.predictions or "").replace("{seed}", str(seed))
-            _score_once(target, _run_name({"arm": name, "seed": seed}), predictions=folder)
+    for values, folder in label_maps:
+        _score_once(target, _run_name(values), predictions=folder)
     lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
-    if lost:
+    try:
+        table = _table(plan, ledger, classes, chosen)
+    except UserError:
+        if not lost:
+            raise
+    if lost:  # the files of the table hold the others
         raise RetryLater(f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): go on with --resume")
-    return _table(plan, ledger, classes, chosen)
+    return table
 
 
 def _kinds(plan: AblationPlan) -> tuple[str, ...]:
@@ -129,7 +144,8 @@ def _scores_uri(uri: str, run: str) -> str:
 
 def _score(name: str, config: ExperimentConfig, *, target: Target, kind: str) -> None:
     """Scores the last checkpoint of a trained run, both kinds of weights in one pass; called by its trial."""
-    workers = 1 if config.scaling.use_gpu else 0  # the process of a trial with workers has no GPU of its own
+    # the process of a trial with workers has no GPU of its own; that of one without holds the trial's
+    workers = 1 if config.scaling.use_gpu and config.scaling.num_workers else 0
     last = newest_checkpoint(config.run.uri)
     _score_once(target, name, checkpoint=last, overrides=[f"eval.weights={kind}"], workers=workers)
 

@@ -14,7 +14,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.errors import RetryLater, UserError
 from foodseg.train.run import Run, plan_run, with_absolute_uris
-from foodseg.train.run_log import require_mlflow
+from foodseg.train.tracking import require_mlflow
 from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.page import sweep_html

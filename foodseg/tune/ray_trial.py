@@ -15,7 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
-from foodseg.errors import FoodsegError, RetryLater
+from foodseg.errors import FoodsegError, OutOfMemory, RetryLater, Unavailable
 from foodseg.tune.ledger import End, Status, Trial, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
@@ -69,8 +69,9 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
         run_training(config, resume=begun, on_report=TuneReports(trial, workers, costs))
         if afterwards is not None:
             afterwards(name, config)
-    except RetryLater as error:
-        status, reason = "interrupted", str(error)
+    except (RetryLater, Unavailable) as error:
+        # the sweep began with room and with a server that answered; but who took too much memory will do so again
+        status, reason = "failed" if isinstance(error, OutOfMemory) else "interrupted", str(error)
     except FoodsegError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # a mistake of ours, or no memory: the other trials go on

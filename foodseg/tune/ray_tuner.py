@@ -31,6 +31,7 @@ from foodseg.train.placement import require_room, side_by_side
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_groups import release_lost_groups
 from foodseg.train.ray_trainer import KEEP_MEMORY
+from foodseg.train.tracking import end_tracking
 from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
 from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler
 from foodseg.tune.ray_trial import Afterwards, run_trial
@@ -80,11 +81,9 @@ class Plan:
 
 
 def with_own_threads(config: ExperimentConfig) -> ExperimentConfig:
-    """Gives each worker one thread where the configuration does not say how many: trials run side by side."""
-    given = config.scaling.resources_per_worker
-    if given is not None and "CPU" in given:
-        return config
-    own = {"CPU": 1.0, **({"GPU": 1.0} if config.scaling.use_gpu and given is None else {}), **(given or {})}
+    """Gives each worker one thread, and with GPUs one of those, where the configuration does not say how many."""
+    gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
+    own = {"CPU": 1.0, **gpus, **(config.scaling.resources_per_worker or {})}
     return with_overrides(config, [f"scaling.resources_per_worker={json.dumps(own)}"])
 
 
@@ -297,12 +296,14 @@ class _Scribe(_Apart, tune.Callback):
             Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2] if trial.error_file else ""
         )
         lines = [line for line in told.splitlines()[1:] if line.strip()] or ["the process ended"]
+        reason = lines[-1 if "ray::" in lines[0] else 0]  # an exception stands at the end of its trace
         status: Status = "interrupted" if RetryLater.__name__ in told else "failed"  # the former: storage is away
-        self._ended(self._plan.ledger.close(trial.config["trial"], status, lines[0].strip()[:300]))
+        self._ended(self._plan.ledger.close(trial.config["trial"], status, reason.strip()[:300]))
 
     def _ended(self, trial: Trial) -> None:
         if trial.status != "interrupted":
             self._plan.search.tell(trial)
+            end_tracking(trial.parsed())
         score = "" if trial.score is None else f", mIoU on val {100 * trial.score:.2f}"
         reason = f" ({trial.reason})" if trial.reason else ""
         ended = sum(other.status in FINAL for other in self._plan.ledger)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from foodseg.config import ExperimentConfig
-from foodseg.config.load import with_overrides
+from foodseg.config.load import leaves, with_overrides
 from foodseg.errors import UserError
 
 Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number
@@ -29,6 +29,7 @@ _FIXED = ("run.", "scaling.", "data.uri", "data.uris", "data.val_split", "train.
 RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
             "parameters", "latency")  # fmt: skip
 CHECKED = 400  # combinations that are tried before a sweep starts; of a larger space a random part
+INSIDE = 50  # draws that are tried too: a range may be right at its ends alone
 
 
 class Source(Protocol):
@@ -147,21 +148,38 @@ def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> Experimen
 
 
 def check_space(space: Space, base: ExperimentConfig) -> None:
-    """Tries every combination of the choices and of the ends of the ranges; of more than CHECKED a random part.
+    """Tries every key, every combination of the choices and of the ends of the ranges, and draws from within.
+
+    Of more than CHECKED combinations a random part is tried.
 
     Raises:
         UserError: one of them is no valid configuration, naming it; a key that does not exist, naming the nearest.
     """
+    _check_keys(space, base)
     combinations = list(itertools.islice(_combinations(space.knobs, _ends), CHECKED + 1))
     if len(combinations) > CHECKED:
         source = _Ends(np.random.default_rng(0))
         combinations = [space.draw(source) for _ in range(CHECKED)]
-    for values in combinations:
+    within = RandomSource(np.random.default_rng(0))
+    for values in [*combinations, *(space.draw(within) for _ in range(INSIDE))]:
         try:
             configured(base, space.settings(values))
         except UserError as error:
             shown = ", ".join(f"{name} = {value}" for name, value in values.items())
             raise UserError(f"space: {error} (tried with {shown})") from None
+
+
+def _check_keys(space: Space, base: ExperimentConfig) -> None:
+    """Raises UserError for a key that does not exist, also where no combination that is tried sets it."""
+    known = dict(leaves(base.model_dump(mode="json")))
+    for knob in space.knobs:
+        for settings in knob.choices.values() if knob.choices else [{knob.name: knob.low}]:
+            for key, value in settings.items():
+                if key not in known:
+                    try:
+                        configured(base, {key: value})
+                    except UserError as error:
+                        raise UserError(f"space: {knob.name}: {error}") from None
 
 
 class _Ends(RandomSource):

@@ -107,7 +107,8 @@ def table_markdown(table: Mapping[str, Any], title: str) -> str:
         lines.append(f"| {markdown_cell(name)}: {arms} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table['groups']} groups of "
               f"{table['pictures']} pictures and over seeds; differences in percentage points; * where the interval "
-              "leaves 0 out."]  # fmt: skip
+              "leaves 0 out. Few seeds make it too narrow. Drawn pictures lack rare classes, so the interval of an "
+              "arm's own mIoU may lie above its mean, and that of a difference too far from 0."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

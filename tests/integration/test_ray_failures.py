@@ -5,7 +5,7 @@ import pickle
 import signal
 
 import pytest
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
     WorkerGroupStartupTimeoutError,
@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from foodseg.errors import MissingFile, RetryLater, UserError
+from foodseg.errors import MissingFile, OutOfMemory, RetryLater, UserError
 from foodseg.ray_session import _is_here, line_of
 from foodseg.train.ray_failures import ctrl_c_interrupts, reason_of
 
@@ -38,6 +38,7 @@ CASES = [
     (ControllerError(RayTaskError("f", "trace", UserError("no"))), UserError, "no"),
     (group(RetryLater("S3 is away")), RetryLater, "S3 is away"),
     (group(ActorDiedError()), RetryLater, ""),
+    (group(OutOfMemoryError("the node ran low on memory"), ActorDiedError()), OutOfMemory, "low on memory"),
     (group(PEER), RetryLater, "Connection closed by peer"),
     (group(ValueError("a mistake"), TimeoutError("too slow")), RetryLater, "too slow"),
     (group(WorkerHealthCheckFailedError("lost", ActorDiedError())), RetryLater, ""),

@@ -49,6 +49,27 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path:
     assert done.count(1) == 1 and set(done) == set(range(1, 121))
 
 
+def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: Path) -> None:
+    uri = str(tmp_path / "sweep")
+    path = write_sweep(
+        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), uri, space={"optim.lr": {"choice": [1e-2]}}, sweep=SWEEP,
+        overrides=["scaling.num_workers=2", "train.steps=80"],
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        sweep = pool.submit(run_sweep, read_sweep(path, []))
+        wait_for(lambda: reports(uri) >= 3 or sweep.done())
+        assert not sweep.done()
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+        result = sweep.result(timeout=280)
+    assert (result["finished"], result["failed"]) == (1, 0)
+    (trial,) = Ledger(uri)
+    assert [line["step"] for line in trial.reports] == list(range(4, 81, 4))
+    history = (tmp_path / "sweep" / "trials" / trial.name / "history.jsonl").read_text().splitlines()
+    assert trial.score == json.loads(history[-1])["miou"]
+
+
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
     uri = "s3://foodseg/sweeps/away"
     data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]

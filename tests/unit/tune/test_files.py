@@ -104,6 +104,22 @@ def test_a_folder_belongs_to_one_sweep(tmp_path):
         begin(str(tmp_path / "full"), "sweep.yaml", {}, resume=True)
 
 
+def test_an_ablation_may_get_more_arms(tmp_path):
+    uri = str(tmp_path / "ablation")
+
+    def given(arms: dict[str, Any]) -> Any:
+        return read_ablation(written(tmp_path / "a.yaml", {"arms": arms}), []).given
+
+    begin(uri, "ablation.yaml", given(ARMS), resume=False)
+    begin(uri, "ablation.yaml", given({**ARMS, "E": {"loss.distill": 0.1}}), resume=True)
+    with pytest.raises(UserError, match=r"other settings: the arm 'E' is gone"):
+        begin(uri, "ablation.yaml", given(ARMS), resume=True)
+    with pytest.raises(UserError, match=r"other settings: the arm 'A image only' is gone"):  # it sets nothing
+        begin(uri, "ablation.yaml", given({"D": {}, "peer": {}, "E": {}}), resume=True)
+    with pytest.raises(UserError, match=r"arms\.E\.loss\.distill was 0\.1, now 0\.2"):
+        begin(uri, "ablation.yaml", given({**ARMS, "E": {"loss.distill": 0.2}}), resume=True)
+
+
 def test_slugs():
     assert slug("E D, the teacher told the truth") == "e-d-the-teacher-told-the-truth"
 

@@ -74,6 +74,7 @@ def test_a_space_that_fits_is_let_pass() -> None:
         ({"optim.schedule": {"choice": ["poly", "step"]}}, r"optim.schedule: must be .*found 'step'"),
         ({"distill.list_mix": {"choice": [[1, 1, 0, 0]]}}, r"four shares of at least 0 that add up to 1"),
         ({"model.fusion": {"choice": ["none", "film"]}}, r"model.fusion = film needs model.text.kind.*tried with"),
+        ({"train.global_batch": {"uniform": [8, 16]}}, r"train.global_batch: must be a whole number"),
         ({"train.global_batch": {"int": [4, 5]}, "scaling.num_workers": {"choice": [2]}}, "cannot be searched"),
     ],
 )
@@ -87,6 +88,14 @@ def test_a_large_space_is_tried_in_part() -> None:
     space: dict[str, Any] = {"distill.drop": {"choice": shares}, "distill.ramp": {"choice": shares}}
     space["distill.temperature"] = {"uniform": [50, 101]}
     with pytest.raises(UserError, match=r"distill\.temperature: must be at most 100, found 101"):
+        check_space(parse_space(space), parse_config({}))
+
+
+def test_a_wrong_key_is_found_in_a_large_space() -> None:
+    labels = {f"option {index}": None for index in range(30)}
+    space: dict[str, Any] = {"a": {"options": labels}, "b": {"options": labels}}
+    space["c"] = {"options": {"right": None, "wrong": {"loss.distil": 1}}, "when": {"a": "option 3", "b": "option 5"}}
+    with pytest.raises(UserError, match=r"space: c: .*unknown key 'loss.distil'"):
         check_space(parse_space(space), parse_config({}))
 
 

@@ -1,0 +1,37 @@
+"""How a trial writes down that its training failed: for good, or to be taken up again."""
+
+from pathlib import Path
+
+import pytest
+
+from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
+from foodseg.tune.ledger import Ledger, Trial
+from foodseg.tune.ray_trial import run_trial
+from tests.drawn import drawn_config, write_drawn
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (RetryLater("S3 is away"), "interrupted", "S3 is away"),
+        (Unavailable("no room for 2 workers"), "interrupted", "no room for 2 workers"),
+        (OutOfMemory("a worker took too much"), "failed", "a worker took too much"),
+        (UserError("the loss is NaN"), "failed", "the loss is NaN"),
+        (ZeroDivisionError("by 0\nand more"), "failed", "ZeroDivisionError: by 0"),
+    ],
+)
+def test_what_ends_a_trial(
+    error: Exception, status: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("foodseg.train.ray_trainer.run_training", fail)
+    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "train.steps=4")
+    ledger = Ledger(str(tmp_path / "sweep"))
+    ledger.put(Trial("trial-0000", 0, {}, config.model_dump(mode="json")))
+
+    run_trial(str(tmp_path / "sweep"), "trial-0000", "none", None)
+
+    ended = ledger.close("trial-0000")
+    assert (ended.status, ended.reason) == (status, reason)
