@@ -92,6 +92,28 @@ def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: py
     assert any("trying again" in record.message for record in caplog.records)
 
 
+def test_a_reader_beside_a_writer_never_sees_a_part() -> None:
+    uri, written, stop = "s3://food/anew.txt", [], threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            # longer, then shorter than the one before, and each said to be whole by its two ends
+            text = f"{len(written)} {'x' * (9_000 if len(written) % 2 else 3_000)} {len(written)}"
+            written.append(text)
+            storage.write_text(uri, text)
+            time.sleep(0.02)
+
+    storage.write_text(uri, "0  0")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        read = [storage.read_text(uri) for _ in range(400)]
+    finally:
+        stop.set()
+        writer.join()
+    assert set(read) <= {"0  0", *written} and len(set(read)) > 5
+
+
 def coco_folder(folder: Path) -> str:
     """Two pictures with polygons, in COCO's layout."""
     parts = coco.document([coco.image(1, "a.jpg"), coco.image(2, "b.jpg")], [coco.annotation(1, 1)])

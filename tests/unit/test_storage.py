@@ -266,6 +266,30 @@ def test_a_failed_upload_leaves_the_old_object(bucket: str, read_before_failing:
     assert storage.read_text(uri) == "old"
 
 
+@pytest.mark.parametrize("newer", ["much longer than before", "short", ""])
+def test_an_object_written_anew_while_it_is_read_is_read_again(bucket: str, newer: str, tmp_path: Path) -> None:
+    """Between pyarrow's two requests, of the size and of the content."""
+    uri = storage.join(bucket, "a")
+
+    class Overtaken:
+        """A client of which the first object opened is written anew at once."""
+
+        def open_input_file(self, path: str) -> pyarrow.NativeFile:
+            stream = real.open_input_file(path)
+            if overtaking:
+                s3.put(real, path, io.BytesIO(overtaking.pop()))
+            return stream
+
+    real = s3.client(s3.endpoint_of(uri)[0])
+    for read in (lambda: storage.read_text(uri), lambda: storage.download(uri, tmp_path / "a")):
+        storage.write_text(uri, "as it was")
+        overtaking = [newer.encode()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage.s3, "client", lambda endpoint: Overtaken())
+            assert read() in (newer, None)
+    assert (tmp_path / "a").read_text() == newer
+
+
 def test_local_permission_and_type_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"cannot write .*file/a: .*file is a file, not a folder; name a folder"):
