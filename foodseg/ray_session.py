@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.state import state
 from ray.exceptions import RayTaskError
 
 from foodseg.errors import FoodsegError, RetryLater, UserError
@@ -161,6 +162,12 @@ def living_nodes() -> dict[str, dict[str, float]]:
     """
     listed = [node for node in ray.nodes() if node["Alive"]]
     return {n["NodeID"]: n["Resources"] for n in listed if _answers(n["NodeManagerAddress"], n["NodeManagerPort"])}
+
+
+def free_nodes() -> dict[str, dict[str, float]]:
+    """Returns for each node that answers its id and what nobody holds of it at this moment, as far as Ray has heard."""
+    free = state.available_resources_per_node()
+    return {node: free.get(node, {}) for node in living_nodes()}
 
 
 def _answers(host: str, port: int) -> bool:

@@ -19,8 +19,8 @@ class SweepConfig(Section):
     seed: int = Field(0, ge=0, description="seed of the search")
     scheduler: Literal["none", "asha", "hyperband"] = Field(
         "asha",
-        description="what stops weak trials early: nothing, successive halving (ASHA), or the same with three brackets "
-        "that begin later and later",
+        description="what stops weak trials early: nothing, successive halving (ASHA), or the same with up to three "
+        "brackets that begin later and later",
     )
     grace: float = Field(0.1, gt=0, lt=1, description="share of its steps that every trial may train")
     reduction: float = Field(3, gt=1, description="one of so many trials goes on at each rung")

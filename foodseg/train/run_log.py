@@ -43,7 +43,7 @@ class RunLog:
         begun = (self._folder / "log.jsonl").exists()
         self._lines = (self._folder / "log.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self._folder / "tensorboard"))
-        self._mlflow = start_tracking(self._mlflow_uri, self._config, resume=begun) if self._mlflow_uri else None
+        self._tracking = start_tracking(self._mlflow_uri, self._config, resume=begun) if self._mlflow_uri else None
         return self
 
     def __exit__(
@@ -53,10 +53,10 @@ class RunLog:
         self._lines.close()
         if kind is None:
             self._upload()
-        if self._mlflow is not None:
+        if self._tracking is not None:
             # no `Exception` are Ctrl-C, and the SystemExit with which Tune stops a trial
             stopped = kind is not None and not issubclass(kind, Exception)
-            self._mlflow.end_run("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
+            self._tracking.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
         if self._staging is not None:
             self._staging.cleanup()
 
@@ -68,8 +68,8 @@ class RunLog:
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
-        if self._mlflow is not None:
-            self._mlflow.log_metrics(numbers, step=step)
+        if self._tracking is not None:
+            self._tracking.log(numbers, step)
 
     def publish(self) -> None:
         """Makes everything written so far visible to others."""

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -33,14 +33,39 @@ def require_mlflow(uri: str) -> None:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
-def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Any:
+class Tracking:
+    """The run in MLflow that is open in this process.
+
+    A server that goes away in mid-run is said in the log once. It costs the rest of the curves there and nothing else:
+    `log.jsonl` has all of them.
+    """
+
+    def __init__(self, mlflow: Any, uri: str) -> None:
+        self._mlflow, self._uri, self._lost = mlflow, uri, False
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        """Adds numbers to the run's curves."""
+        self._try(lambda: self._mlflow.log_metrics(numbers, step=step))
+
+    def end(self, status: str) -> None:
+        """Closes the run as FINISHED, FAILED or KILLED."""
+        self._try(lambda: self._mlflow.end_run(status))
+
+    def _try(self, tell: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            tell()
+        except Exception as error:  # MLflow raises of its own, of the file system's, and bare ones
+            self._lost = True
+            _log.warning("the run goes on without MLflow (%s): %s", *map(storage.redact, (self._uri, str(error))))
+
+
+def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Tracking:
     """Begins a run in the experiment "foodseg", named as the run directory, with every setting as a parameter.
 
     Args:
         resume: go on with the run that was begun for the same `run.uri`, if there is one.
-
-    Returns:
-        The module `mlflow`, whose `log_metrics` writes to that run.
 
     Raises:
         UserError: MLflow is missing, or refuses the address.
@@ -60,7 +85,7 @@ def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Any:
             for start in range(0, len(params), _PARAMS):
                 mlflow.log_params(dict(params[start : start + _PARAMS]))
             mlflow.log_dict(tree, "config.json")
-    return mlflow
+    return Tracking(mlflow, uri)
 
 
 def end_tracking(config: ExperimentConfig) -> None:
@@ -110,4 +135,6 @@ def _errors(mlflow: Any, uri: str) -> Iterator[None]:
     try:
         yield
     except mlflow.MlflowException as error:
-        raise UserError(f"train.mlflow_uri {storage.redact(uri)}: MLflow refuses it ({error})") from None
+        raise UserError(
+            f"train.mlflow_uri {storage.redact(uri)}: MLflow refuses it ({storage.redact(str(error))})"
+        ) from None

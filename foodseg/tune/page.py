@@ -53,7 +53,7 @@ def _facts(sweep: SweepConfig) -> dict[str, str]:
     early = {
         "none": "none",
         "asha": f"ASHA from {100 * sweep.grace:g} % of the steps on, one of {sweep.reduction:g} goes on at each rung",
-        "hyperband": f"three brackets of ASHA, the first from {100 * sweep.grace:g} % of the steps on",
+        "hyperband": f"brackets of ASHA, the first from {100 * sweep.grace:g} % of the steps on",
     }
     limits = {"trials": sweep.trials, "hours": sweep.hours, "worker-hours": sweep.worker_hours}
     given = [f"{amount:g} {name}" for name, amount in limits.items() if amount is not None]

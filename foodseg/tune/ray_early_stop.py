@@ -1,14 +1,16 @@
 """Which trials are stopped before their end: successive halving, which remembers the trials of earlier calls."""
 
+import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from foodseg.config.sweep import SweepConfig
 from foodseg.tune.ledger import FINAL, Ledger
 
-BRACKETS = 3  # of `hyperband`
+BRACKETS = 3  # of `hyperband`, at most
 
 
 @dataclass(frozen=True)
@@ -20,18 +22,28 @@ class EarlyStop:
     brackets: int
 
 
-def build_scheduler(early_stop: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
+def early_stop(sweep: SweepConfig) -> EarlyStop | None:
+    """Returns what `sweep.scheduler` names; None = every trial trains to its end."""
+    if sweep.scheduler == "none":
+        return None
+    # each bracket begins `reduction` times later than the one before; one that began at the end would stop nobody
+    useful = math.ceil(round(math.log(1 / sweep.grace, sweep.reduction), 6))
+    brackets = min(BRACKETS, useful) if sweep.scheduler == "hyperband" else 1
+    return EarlyStop(sweep.grace, sweep.reduction, brackets)
+
+
+def build_scheduler(rule: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
     """Builds the scheduler, and tells it how far the trials had come that are at their end."""
-    if early_stop is None:
+    if rule is None:
         return FIFOScheduler()
     scheduler = AsyncHyperBandScheduler(
         time_attr="percent",
         metric="miou",
         mode="max",
         max_t=100,
-        grace_period=100 * early_stop.grace,
-        reduction_factor=early_stop.reduction,
-        brackets=early_stop.brackets,
+        grace_period=100 * rule.grace,
+        reduction_factor=rule.reduction,
+        brackets=rule.brackets,
         stop_last_trials=False,
     )
     for trial in ledger:

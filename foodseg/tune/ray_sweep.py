@@ -18,7 +18,7 @@ from foodseg.train.tracking import require_mlflow
 from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.page import sweep_html
-from foodseg.tune.ray_early_stop import BRACKETS, EarlyStop
+from foodseg.tune.ray_early_stop import early_stop
 from foodseg.tune.ray_tuner import Limits, Plan, run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
 from foodseg.tune.search import build_search
@@ -55,9 +55,6 @@ def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = No
         write_results(result, sweep_html(result, _facts(run)))
         return result
 
-    early = None
-    if sweep.scheduler != "none":
-        early = EarlyStop(sweep.grace, sweep.reduction, BRACKETS if sweep.scheduler == "hyperband" else 1)
     run_trials(
         Plan(
             ledger=ledger,
@@ -65,7 +62,7 @@ def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = No
             configure=lambda number, values: _configuration(plan, _name(number, values), values),
             name=_name,
             limits=Limits(sweep.trials, sweep.hours, sweep.worker_hours, sweep.concurrent),
-            early_stop=early,
+            early_stop=early_stop(sweep),
             against=sweep.against,
             changed=report,
         ),

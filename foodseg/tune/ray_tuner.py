@@ -26,13 +26,14 @@ from foodseg.config.load import with_overrides
 from foodseg.config.sweep import Against
 from foodseg.data.ray_dataset import STREAM_CPUS
 from foodseg.errors import RetryLater, UserError
-from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
+from foodseg.ray_session import cores, data_cpus, free_nodes, living_nodes, nodes_may_come, ray_session
 from foodseg.train.placement import require_room, side_by_side
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_groups import release_lost_groups
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
+from foodseg.tune.patience import Patience
 from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler
 from foodseg.tune.ray_trial import Afterwards, run_trial
 from foodseg.tune.search import Search
@@ -114,13 +115,27 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
             require_room(nodes, worker, [workers], stream)
         most = here if address is None else plan.limits.concurrent or max(1, room)
         concurrent = max(1, min(most, room or most))
+        if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
+            concurrent = _beside_others(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
         _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
+
+
+def _beside_others(most: int, worker: dict[str, float], workers: int) -> int:
+    """Returns how many trials have room beside what others hold: trials that lack CPUs to decode would stand still."""
+    for _ in range(LAST_LOOKS):  # what a killed driver held comes back within seconds
+        room = side_by_side(list(free_nodes().values()), worker, workers, STREAM_CPUS)
+        if room >= most:
+            return most
+        time.sleep(LOOK_SECONDS)
+    _log.info("others hold a part of the cluster, which has room for %d of %d trials", room, most)
+    return max(1, room)
 
 
 def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures: int, workers: int) -> None:
     scheduler = build_scheduler(plan.early_stop, plan.ledger)
     budget = _Budget(plan, workers)
+    asker = _Asker(plan, budget)
     uri, against, afterwards = plan.ledger.uri, plan.against, plan.afterwards
 
     def trial(config: dict[str, Any]) -> None:
@@ -132,7 +147,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
-                search_alg=_Asker(plan, budget),
+                search_alg=asker,
                 scheduler=scheduler,
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
@@ -142,7 +157,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
                 storage_path=folder,
                 stop=budget,
                 failure_config=tune.FailureConfig(max_failures=max_failures),
-                callbacks=[_Scribe(plan)],
+                callbacks=[_Scribe(plan, asker)],
                 verbose=0,
             ),
         ).fit()
@@ -175,12 +190,18 @@ class _Apart:
 
 
 class _Asker(_Apart, Searcher):
-    """Gives Tune one trial after the other: first those that did not come to their end, then new ones."""
+    """Gives Tune one trial after the other: first those that did not come to their end, then new ones.
+
+    One that is interrupted while this runs is taken up again, when what it lacked may be there.
+    """
 
     def __init__(self, plan: Plan, budget: "_Budget") -> None:
         super().__init__(metric=None, mode=None)
         self._plan, self._budget, self._next = plan, budget, 0
+        self._patience = Patience()
         self._unfinished: list[str] = []
+        self._running: set[str] = set()
+        self._exhausted = False
         for trial in plan.ledger:
             plan.search.ask(trial.number, trial.values)
             self._next = trial.number + 1
@@ -193,29 +214,51 @@ class _Asker(_Apart, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger."""
-        plan = self._plan
-        if self._budget.is_spent():
+        """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger. None = ask later."""
+        if self._budget.is_spent() or self._patience.is_over():
             return Searcher.FINISHED
+        if self._patience.lasts():
+            return None
+        trial = self._next_trial()
+        if trial is None:
+            return None if self._running else Searcher.FINISHED
+        self._running.add(trial.name)
+        return {"trial": trial.name}
+
+    def _next_trial(self) -> Trial | None:
+        plan = self._plan
         while self._unfinished:
             trial = plan.ledger.reopen(self._unfinished.pop(0))
             if self._configured(trial):
-                return {"trial": trial.name}
+                return trial
         for _ in range(REFUSED):
             number = self._next
-            if plan.limits.trials is not None and number >= plan.limits.trials:
-                return Searcher.FINISHED
-            values = plan.search.ask(number)
+            full = plan.limits.trials is not None and number >= plan.limits.trials
+            values = None if self._exhausted or full else plan.search.ask(number)
             if values is None:
-                return Searcher.FINISHED
+                return None
             self._next += 1
             trial = Trial(plan.name(number, values), number, values, {})
             if self._configured(trial):
                 shown = ", ".join(f"{knob} {_short(value)}" for knob, value in values.items())
                 _log.info("%s begins: %s", trial.name, shown)
-                return {"trial": trial.name}
+                return trial
         _log.warning("%d trials in a row had no valid configuration: no more are tried", REFUSED)
-        return Searcher.FINISHED
+        self._exhausted = True
+        return None
+
+    def ended(self, trial: Trial) -> None:
+        """Hears how a trial ended that was given out."""
+        self._running.discard(trial.name)
+        if trial.status != "interrupted":
+            self._patience.ended()
+            return
+        if self._patience.interrupted(trial.name):
+            self._unfinished.append(trial.name)
+        if self._patience.is_over():
+            _log.warning("trials are interrupted again and again: no more begin; go on with --resume")
+        else:
+            _log.warning("no trial begins for %.0f s, then it is tried again", self._patience.seconds_left)
 
     def _configured(self, trial: Trial) -> bool:
         """Writes the trial down with its configuration, or that its values make none: then it is over."""
@@ -270,8 +313,8 @@ class _Budget(_Apart, tune.Stopper):
 class _Scribe(_Apart, tune.Callback):
     """Writes down what Tune sees, and gives back what stopped trials had reserved."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._looked_at = plan, time.monotonic()
+    def __init__(self, plan: Plan, asker: _Asker) -> None:
+        self._plan, self._asker, self._looked_at = plan, asker, time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Called by Tune about ten times a second."""
@@ -309,6 +352,7 @@ class _Scribe(_Apart, tune.Callback):
         ended = sum(other.status in FINAL for other in self._plan.ledger)
         level = logging.INFO if trial.status in ("finished", "stopped") else logging.WARNING
         _log.log(level, "%s %s%s%s; %d ended", trial.name, trial.status, reason, score, ended)
+        self._asker.ended(trial)
         self._plan.changed()
 
 

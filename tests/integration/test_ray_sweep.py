@@ -12,6 +12,7 @@ import ray
 from foodseg.config import load_config
 from foodseg.errors import RetryLater
 from foodseg.train.ray_trainer import run_training
+from foodseg.tune import ray_tuner
 from foodseg.tune.files import begin, read_sweep
 from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_sweep import run_sweep
@@ -117,6 +118,35 @@ def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Pa
         assert (trial.status, trial.reason) == ("stopped", "weaker than others after 2 % of its steps")
         assert 20 <= logged_steps(tmp_path / "sweep" / "trials" / trial.name)[-1] < 1000
     assert weak[1].seconds < weak[0].seconds + 60
+
+
+def test_a_sweep_beside_others_starts_no_more_than_have_room(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two trials of two workers would take all that is left, and wait for CPUs to read and decode without end."""
+    monkeypatch.setattr(ray_tuner, "LAST_LOOKS", 2)
+    caplog.set_level("INFO", logger="foodseg")
+    path = write_sweep(
+        tmp_path / "sweep.yaml", write_drawn(tmp_path / "data"), tmp_path / "sweep",
+        space={"optim.lr": {"choice": [1e-2, 1e-3]}}, sweep={**GRID, "scheduler": "none", "concurrent": None},
+        overrides=["scaling.num_workers=2", "train.validate_every=1000"],
+    )  # fmt: skip
+    assert free_cpus(CPUS) == CPUS
+    other = ray.remote(num_cpus=CPUS - 4)(Holder).remote()
+    ray.get(other.hold.remote())
+    try:
+        result = run_sweep(read_sweep(path, []), address="auto")
+    finally:
+        ray.kill(other)
+    assert result["finished"] == 2
+    assert "others hold a part of the cluster, which has room for 1 of 2 trials" in caplog.text
+
+
+class Holder:
+    """Another user of the cluster."""
+
+    def hold(self) -> None:
+        pass
 
 
 def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_path: Path) -> None:

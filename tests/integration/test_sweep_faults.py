@@ -7,12 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pytest
 
 from foodseg import storage
+from foodseg.config import ExperimentConfig
+from foodseg.errors import RetryLater
+from foodseg.tune import patience
 from foodseg.tune.files import read_sweep
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_sweep import run_sweep
-from tests.drawn import write_drawn
+from foodseg.tune.ray_tuner import Limits, Plan, run_trials
+from foodseg.tune.search import ListedSearch
+from tests.drawn import drawn_config, write_drawn
 from tests.drivers import wait_for
 from tests.s3_server import S3Server
 from tests.sweeps import write_sweep
@@ -68,6 +74,39 @@ def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: 
     assert [line["step"] for line in trial.reports] == list(range(4, 81, 4))
     history = (tmp_path / "sweep" / "trials" / trial.name / "history.jsonl").read_text().splitlines()
     assert trial.score == json.loads(history[-1])["miou"]
+
+
+def test_interrupted_trials_are_tried_again_three_times(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.1)
+    ledger, folder, data = Ledger(str(tmp_path / "sweep")), str(tmp_path), write_drawn(tmp_path / "data")
+    names = ["goes well", "once", "always"]
+
+    def afterwards(name: str, config: ExperimentConfig) -> None:
+        tries = Path(folder, name)
+        tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+        if name == "always" or (name == "once" and tries.read_text() == "x"):
+            raise RetryLater("what it needs is away")
+
+    run_trials(
+        Plan(
+            ledger=ledger,
+            search=ListedSearch([{"name": name} for name in names]),
+            configure=lambda number, values: drawn_config(data, tmp_path / f"run-{number}", "scaling.num_workers=0"),
+            name=lambda number, values: str(values["name"]),
+            limits=Limits(concurrent=1),
+            afterwards=afterwards,
+        ),
+        drawn_config(data, tmp_path / "run"),
+        None,
+    )
+
+    assert {trial.name: trial.status for trial in ledger} == {
+        "goes well": "finished", "once": "finished", "always": "interrupted",
+    }  # fmt: skip
+    assert [len(Path(folder, name).read_text()) for name in names] == [1, 2, 3]
+    assert ledger["always"].reason == "what it needs is away"
 
 
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:

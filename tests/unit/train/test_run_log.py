@@ -1,6 +1,7 @@
 """What a run writes down: the same numbers in log.jsonl, in TensorBoard's files and in MLflow."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_server_that_is_gone_does_not_end_a_sweep(
     caplog.clear()
     end_tracking(drawn_config(data, tmp_path / "run"))
     assert not caplog.text
+
+
+def test_mlflow_that_is_lost_in_mid_run_costs_only_its_curves(
+    data: str, tmp_path: Path, mlflow_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunLog(drawn_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")) as log:
+        shutil.rmtree(tmp_path / "mlruns")
+        for step in (1, 2):
+            log.write(step, {"loss/cross_entropy": 0.5}, "a line")
+    assert caplog.text.count(f"the run goes on without MLflow ({mlflow_uri}): ") == 1
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
 
 
 def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> None:
