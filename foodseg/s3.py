@@ -1,4 +1,4 @@
-"""The S3 half of `storage`: from a URI to a client, one upload that never leaves half an object, and what errors mean.
+"""The S3 half of `storage`: from a URI to a client, reads and writes of whole objects, and what errors mean.
 
 pyarrow answers a failure with a text such as "When reading information for key 'k' in bucket 'b': AWS Error
 ACCESS_DENIED during HeadObject operation: No response body."; `mistake` turns it into what the user can do about it.
@@ -7,9 +7,10 @@ ACCESS_DENIED during HeadObject operation: No response body."; `mistake` turns i
 import ctypes
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import pyarrow
@@ -18,10 +19,12 @@ import pyarrow.fs
 from foodseg.errors import UserError
 
 CHUNK = 8 << 20
+CHANGED_READS = 10  # of an object that was written anew meanwhile, one right after the other
 FLUSH_EVERY = 8  # chunks: bounds what an upload holds in memory when the disk is faster than the network
 QUERY_KEYS = ("endpoint_override", "region", "scheme")
 NO_SUCH_FILE = "no such file"
 _ABSENT = ".foodseg-not-there"
+T = TypeVar("T")
 
 _SECRETS = re.compile(
     r"//(?:[^/@\s]*:[^@\s?]*|[^/@\s]+)@|([?&][^=&\s]*(?:key|secret|token|pass|sign|cred)[^=&\s]*=)[^&\s]*", re.I
@@ -108,6 +111,21 @@ def client(endpoint: Endpoint) -> pyarrow.fs.S3FileSystem:
         background_writes=True,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
     )
+
+
+def get(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile], T]) -> T:
+    """What `read` takes from one object while nobody wrote it anew. OSError as pyarrow gives it.
+
+    pyarrow asks for the size first and for so many bytes later: of an object that has grown in between it gives a part,
+    of one that has shrunk all of it and then bytes of no meaning.
+    """
+    for _ in range(CHANGED_READS):
+        with fs.open_input_file(path) as stream:
+            taken, before = read(stream), stream.metadata()
+        with fs.open_input_file(path) as stream:
+            if stream.metadata() == before:
+                return taken
+    raise OSError("it is being written anew all the time")
 
 
 def put(fs: pyarrow.fs.FileSystem, path: str, source: BinaryIO) -> None:

@@ -33,7 +33,6 @@ from foodseg.s3 import redact as redact  # part of this module's interface
 RETRY_SECONDS = 90.0
 FIRST_CONTACT_SECONDS = 10.0  # an endpoint that never answered is nearly always a wrong one
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
-CHANGED_READS = 10  # of an object that was written anew meanwhile, one right after the other
 TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
 
 _LOG = logging.getLogger("foodseg.storage")
@@ -209,28 +208,13 @@ def open_input(uri: str) -> pyarrow.NativeFile:
     return pyarrow.PythonFile(_PatientFile(uri), mode="r")
 
 
-def _unchanged(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile], T]) -> T:
-    """What `read` takes from an S3 object that nobody wrote anew meanwhile.
-
-    pyarrow asks for the size first and for so many bytes later: of an object that has grown in between it gives a part,
-    of one that has shrunk all of it and then bytes of no meaning.
-    """
-    for _ in range(CHANGED_READS):
-        with fs.open_input_file(path) as stream:
-            taken, before = read(stream), stream.metadata()
-        with fs.open_input_file(path) as stream:
-            if stream.metadata() == before:
-                return taken
-    raise OSError("it is being written anew all the time")
-
-
 def read_bytes(uri: str) -> bytes:
     """The whole file, as one writer left it. UserError: missing or not allowed. RetryLater: storage stays away."""
     if is_local(uri):
         with _local_errors(uri, "read"):
             return Path(absolute(uri)).read_bytes()
 
-    return _patiently(uri, "read", lambda fs, path: _unchanged(fs, path, lambda stream: bytes(stream.read())))
+    return _patiently(uri, "read", lambda fs, path: s3.get(fs, path, lambda stream: bytes(stream.read())))
 
 
 def read_text(uri: str) -> str:
@@ -258,7 +242,7 @@ def download(uri: str, local: Path) -> None:
                 target.truncate()
                 shutil.copyfileobj(source, target, s3.CHUNK)
 
-            _unchanged(fs, path, copy)
+            s3.get(fs, path, copy)
 
     _patiently(uri, "read", fetch)
 

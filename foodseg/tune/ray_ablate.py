@@ -22,7 +22,8 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.train.run import plan_run, with_absolute_uris
 from foodseg.tune.files import AblationPlan, begin, slug
 from foodseg.tune.ledger import Ledger
-from foodseg.tune.ray_tuner import Limits, Plan, run_trials, with_own_threads
+from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.space import Values, configured
 from foodseg.tune.table import TITLES, ablation_table, page_markdown

@@ -19,7 +19,8 @@ from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.page import sweep_html
 from foodseg.tune.ray_early_stop import early_stop
-from foodseg.tune.ray_tuner import Limits, Plan, run_trials, with_own_threads
+from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
 from foodseg.tune.search import build_search
 from foodseg.tune.space import RandomSource, Values, configured

@@ -16,7 +16,8 @@ from foodseg.tune import patience
 from foodseg.tune.files import read_sweep
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_sweep import run_sweep
-from foodseg.tune.ray_tuner import Limits, Plan, run_trials
+from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_tuner import run_trials
 from foodseg.tune.search import ListedSearch
 from tests.drawn import drawn_config, write_drawn
 from tests.drivers import wait_for

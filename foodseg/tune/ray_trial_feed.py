@@ -1,0 +1,188 @@
+"""What a sweep or an ablation runs: which trial Tune is given next, and when no more."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from foodseg.config import ExperimentConfig
+from foodseg.config.sweep import Against
+from foodseg.errors import UserError
+from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
+from foodseg.tune.patience import Patience
+from foodseg.tune.ray_early_stop import EarlyStop
+from foodseg.tune.ray_trial import Afterwards
+from foodseg.tune.search import Search
+from foodseg.tune.space import Values
+
+REFUSED = 100  # invalid configurations in a row, after which a search has nothing more to give
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When no further trial begins; None = no limit. Hours are of this call; those of workers over all attempts."""
+
+    trials: int | None = None
+    hours: float | None = None
+    worker_hours: float | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    configure: the configuration of a trial from its number and values, with its own run.uri.
+    final: what counts as an end; a trial with another status is taken up again.
+    changed: called after every trial that ended.
+    """
+
+    ledger: Ledger
+    search: Search
+    configure: Callable[[int, Values], ExperimentConfig]
+    name: Callable[[int, Values], str]
+    limits: Limits
+    early_stop: EarlyStop | None = None
+    against: Against = "none"
+    afterwards: Afterwards | None = None
+    final: tuple[Status, ...] = FINAL
+    changed: Callable[[], object] = lambda: None
+
+
+class Apart:
+    """Tune pickles what it is given, for a way of resuming that is not used: then it holds nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Budget(Apart, tune.Stopper):
+    """Ends the sweep when its hours are used up."""
+
+    def __init__(self, plan: Plan, workers: int) -> None:
+        self._plan, self._workers, self._started = plan, workers, time.monotonic()
+        self.used_up: str | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Called by Tune after everything that happens."""
+        return self.is_spent()
+
+    def is_spent(self) -> bool:
+        """Whether no further trial may begin; then `used_up` says why."""
+        limits = self._plan.limits
+        if limits.hours is not None and time.monotonic() - self._started > 3600 * limits.hours:
+            self.used_up = f"sweep.hours = {limits.hours:g} are used up"
+        if limits.worker_hours is not None:
+            trained = sum(trial.seconds for trial in self._plan.ledger) * self._workers / 3600
+            if trained > limits.worker_hours:
+                self.used_up = f"sweep.worker_hours = {limits.worker_hours:g} are used up"
+        return self.used_up is not None
+
+
+class TrialFeed(Apart, Searcher):
+    """Gives Tune one trial after the other: first those that did not come to their end, then new ones.
+
+    One that is interrupted while this runs is taken up again, when what it lacked may be there.
+    """
+
+    def __init__(self, plan: Plan, budget: Budget) -> None:
+        super().__init__(metric=None, mode=None)
+        self._plan, self._budget, self._next = plan, budget, 0
+        self._patience = Patience()
+        self._unfinished: list[str] = []
+        self._running: set[str] = set()
+        self._exhausted = False
+        for trial in plan.ledger:
+            plan.search.ask(trial.number, trial.values)
+            self._next = trial.number + 1
+            if trial.status in plan.final:
+                plan.search.tell(trial)
+            else:
+                self._unfinished.append(trial.name)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger. None = ask later."""
+        if self._budget.is_spent() or self._patience.is_over():
+            return Searcher.FINISHED
+        if self._patience.lasts():
+            return None
+        trial = self._next_trial()
+        if trial is None:
+            return None if self._running else Searcher.FINISHED
+        self._running.add(trial.name)
+        return {"trial": trial.name}
+
+    def _next_trial(self) -> Trial | None:
+        plan = self._plan
+        while self._unfinished:
+            trial = plan.ledger.reopen(self._unfinished.pop(0))
+            if self._configured(trial):
+                return trial
+        for _ in range(REFUSED):
+            number = self._next
+            full = plan.limits.trials is not None and number >= plan.limits.trials
+            values = None if self._exhausted or full else plan.search.ask(number)
+            if values is None:
+                return None
+            self._next += 1
+            trial = Trial(plan.name(number, values), number, values, {})
+            if self._configured(trial):
+                shown = ", ".join(f"{knob} {_short(value)}" for knob, value in values.items())
+                _log.info("%s begins: %s", trial.name, shown)
+                return trial
+        _log.warning("%d trials in a row had no valid configuration: no more are tried", REFUSED)
+        self._exhausted = True
+        return None
+
+    def ended(self, trial: Trial) -> None:
+        """Hears how a trial ended that was given out."""
+        self._running.discard(trial.name)
+        if trial.status != "interrupted":
+            self._patience.ended()
+            return
+        again = self._patience.interrupted(trial.name)
+        if again:
+            self._unfinished.append(trial.name)
+        if self._patience.is_over():
+            _log.warning("trials are interrupted again and again: no more begin; go on with --resume")
+        else:
+            then = f"then {trial.name} is tried again" if again else f"{trial.name} is left to --resume"
+            _log.warning("no trial begins for %.0f s; %s", self._patience.seconds_left, then)
+
+    def _configured(self, trial: Trial) -> bool:
+        """Writes the trial down with its configuration, or that its values make none: then it is over."""
+        plan = self._plan
+        try:
+            config = plan.configure(trial.number, trial.values).model_dump(mode="json")
+        except UserError as error:
+            refused = plan.ledger.put(replace(trial, status="failed", reason=str(error)))
+            plan.search.tell(refused)
+            _log.warning("%s failed (%s)", trial.name, error)
+            plan.changed()
+            return False
+        plan.ledger.put(replace(trial, config=config))
+        return True
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # `_Scribe` hears more of it
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep goes on from its ledger")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
