@@ -17,23 +17,21 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow
 import pyarrow.fs
 
-from foodseg import s3
+from foodseg import disk, s3
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.s3 import redact as redact  # part of this module's interface
 
 RETRY_SECONDS = 90.0
 FIRST_CONTACT_SECONDS = 10.0  # an endpoint that never answered is nearly always a wrong one
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
-TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
 
 _LOG = logging.getLogger("foodseg.storage")
 _ANSWERED: set[str] = set()  # endpoints that have answered in this process
@@ -82,6 +80,22 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([location, *(name for name in names if name)]) + mark + query
 
 
+def expect(*uris: str) -> None:
+    """Says of endpoints that they have answered to another process, so that silence is no mistake in their name."""
+    _ANSWERED.update(s3.endpoint_of(uri)[0].url for uri in uris if not is_local(uri))
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within, this process tries an S3 operation again for `seconds` before it gives RetryLater."""
+    global RETRY_SECONDS
+    before, RETRY_SECONDS = RETRY_SECONDS, seconds
+    try:
+        yield
+    finally:
+        RETRY_SECONDS = before
+
+
 def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, str], T]) -> T:
     """Run an S3 operation, again and again while the failure looks temporary. UserError, RetryLater."""
     endpoint, path = s3.endpoint_of(uri)
@@ -93,7 +107,7 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
             text = redact(str(error))
             if "AWS Error" in text and "NETWORK_CONNECTION" not in text:
                 _ANSWERED.add(endpoint.url)
-            mistake = _local_mistake(error) or s3.mistake(error, endpoint, path)
+            mistake = disk.mistake(error) or s3.mistake(error, endpoint, path)
             if mistake:
                 kind = MissingFile if mistake == s3.NO_SUCH_FILE else UserError
                 raise kind(f"cannot {verb} {redact(uri)}: {mistake}") from None
@@ -114,38 +128,10 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
             return result
 
 
-def _local_mistake(error: Exception) -> str | None:
-    """The local end of an upload or a download failed. S3 failures carry no errno, or that of a missing file."""
-    foreign = (FileNotFoundError, ConnectionError, TimeoutError)
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, foreign):
-        return _local_reason(error)
-    return None
-
-
-def _local_reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return s3.NO_SUCH_FILE
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder, name a file in it"
-    if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return f"{error.filename or 'a part of it'} is a file, not a folder; name a folder"
-    place = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{place}; give a path that can be read and written and has space left"
-
-
-@contextlib.contextmanager
-def _local_errors(uri: str, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
-        raise kind(f"cannot {verb} {uri}: {_local_reason(error)}") from error
-
-
 def exists(uri: str) -> bool:
     """True if a file or a folder is there. UserError, RetryLater: storage cannot be asked."""
     if is_local(uri):
-        with _local_errors(uri, "look for"):
+        with disk.errors(uri, "look for"):
             info = pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
     else:
         info = _patiently(uri, "look for", lambda fs, path: fs.get_file_info(path))
@@ -156,7 +142,7 @@ def list_names(uri: str) -> list[str]:
     """Sorted names of the direct children; [] if the folder is absent. UserError: a file, a missing bucket."""
     if is_local(uri):
         folder = Path(absolute(uri))
-        with _local_errors(uri, "list"):
+        with disk.errors(uri, "list"):
             names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     else:
 
@@ -167,7 +153,7 @@ def list_names(uri: str) -> list[str]:
             return [info.base_name for info in found]
 
         names = _patiently(uri, "list", children)
-    return sorted(name for name in names if not name.startswith(TEMPORARY))
+    return sorted(name for name in names if not name.startswith(disk.TEMPORARY))
 
 
 class _PatientFile(io.RawIOBase):
@@ -203,7 +189,7 @@ class _PatientFile(io.RawIOBase):
 def open_input(uri: str) -> pyarrow.NativeFile:
     """A file for random access, for Parquet readers; on S3 its reads are retried too. UserError, RetryLater."""
     if is_local(uri):
-        with _local_errors(uri, "read"):
+        with disk.errors(uri, "read"):
             return pyarrow.OSFile(absolute(uri), "rb")
     return pyarrow.PythonFile(_PatientFile(uri), mode="r")
 
@@ -211,7 +197,7 @@ def open_input(uri: str) -> pyarrow.NativeFile:
 def read_bytes(uri: str) -> bytes:
     """The whole file, as one writer left it. UserError: missing or not allowed. RetryLater: storage stays away."""
     if is_local(uri):
-        with _local_errors(uri, "read"):
+        with disk.errors(uri, "read"):
             return Path(absolute(uri)).read_bytes()
 
     return _patiently(uri, "read", lambda fs, path: s3.get(fs, path, lambda stream: bytes(stream.read())))
@@ -230,12 +216,12 @@ def read_text(uri: str) -> str:
 def download(uri: str, local: Path) -> None:
     """Copy one file to a local path, in chunks; `local` appears only when complete. UserError, RetryLater."""
     if is_local(uri):
-        with _local_errors(uri, "read"), Path(absolute(uri)).open("rb") as source, _replacing(local) as target:
+        with disk.errors(uri, "read"), Path(absolute(uri)).open("rb") as source, disk.replacing(local) as target:
             shutil.copyfileobj(source, target, s3.CHUNK)
         return
 
     def fetch(fs: pyarrow.fs.FileSystem, path: str) -> None:
-        with _replacing(local) as target:
+        with disk.replacing(local) as target:
 
             def copy(source: pyarrow.NativeFile) -> None:
                 target.seek(0)  # an earlier attempt may have written more
@@ -247,26 +233,10 @@ def download(uri: str, local: Path) -> None:
     _patiently(uri, "read", fetch)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` in one step, or leaves it as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file in one step: a reader sees the old content or the new, never a part. UserError, RetryLater."""
     if is_local(uri):
-        with _local_errors(uri, "write"), _replacing(Path(absolute(uri))) as stream:
+        with disk.errors(uri, "write"), disk.replacing(Path(absolute(uri))) as stream:
             stream.write(data)
     else:
         _patiently(uri, "write", lambda fs, path: s3.put(fs, path, io.BytesIO(data)))
@@ -291,7 +261,7 @@ def append_line(uri: str, line: str) -> None:
     data = f"{line}\n".encode()
     if is_local(uri):
         path = Path(absolute(uri))
-        with _local_errors(uri, "write"):
+        with disk.errors(uri, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as stream:  # unbuffered: one write, which O_APPEND makes whole
                 stream.write(data)
@@ -302,11 +272,11 @@ def append_line(uri: str, line: str) -> None:
 
 def upload(local: Path, uri: str) -> None:
     """Copy one local file to a URI, in chunks; the target appears only when complete. UserError, RetryLater."""
-    with _local_errors(str(local), "read"):
+    with disk.errors(str(local), "read"):
         source = local.open("rb")
     with source:
         if is_local(uri):
-            with _local_errors(uri, "write"), _replacing(Path(absolute(uri))) as target:
+            with disk.errors(uri, "write"), disk.replacing(Path(absolute(uri))) as target:
                 shutil.copyfileobj(source, target, s3.CHUNK)
             return
 
@@ -321,7 +291,7 @@ def delete(uri: str) -> None:
     """Remove a file or a whole tree; nothing happens if it is absent. UserError: a whole bucket, no permission."""
     if is_local(uri):
         target = Path(absolute(uri))
-        with _local_errors(uri, "delete"):
+        with disk.errors(uri, "delete"):
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:

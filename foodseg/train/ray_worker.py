@@ -14,6 +14,7 @@ import torch
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
+from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
@@ -91,6 +92,8 @@ def train_rank(
     logger.handlers = [RelayHandler(loop_config["relay"])]
     config = parse_config(loop_config["config"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # they answered the driver: a worker that begins while they are away has no wrong address
+    storage.expect(config.run.uri, config.data.uri, *(source.uri for source in config.data.uris))
     manifest = Manifest.model_validate(loop_config["manifest"])
     try:
         return train(config, manifest, loop_config["total_steps"], build_context(config))

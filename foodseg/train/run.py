@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -90,13 +92,7 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
         )
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
-    starts = not resume or newest_checkpoint(config.run.uri) is None
-    text = text_of_run(config, manifest.class_table)
-    vectors = text.vectors if text else None
-    if config.model.kind == "diffusion":
-        require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
-    else:
-        _require_crops(build_segmenter(config.model, len(manifest.classes), pretrained=starts, text=vectors), config)
+    text = _require_model(config, manifest.class_table, starts=not resume or newest_checkpoint(config.run.uri) is None)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     # config.yaml first: a directory that holds files without it is no run, and could not be resumed
@@ -111,6 +107,31 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
             idle,
         )
     return run
+
+
+def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> None:
+    """Checks the models of many runs before the first of them begins, once for each choice of parts and files.
+
+    Raises:
+        UserError: as `prepare_run`, of a backbone, weights, text vectors or crops.
+    """
+    different: dict[tuple[Any, ...], ExperimentConfig] = {}
+    for config in configs:
+        parts = leaves(config.model_dump(mode="json")["model"])
+        named = tuple((key, value) for key, value in parts if isinstance(value, str))
+        different.setdefault((*named, config.augment.crop), config)
+    for config in different.values():
+        _require_model(with_absolute_uris(config), classes, starts=True)
+
+
+def _require_model(config: ExperimentConfig, classes: ClassTable, *, starts: bool) -> TextTable | None:
+    text = text_of_run(config, classes)
+    vectors = text.vectors if text else None
+    if config.model.kind == "diffusion":
+        require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
+    else:
+        _require_crops(build_segmenter(config.model, len(classes), pretrained=starts, text=vectors), config)
+    return text
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:

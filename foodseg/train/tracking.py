@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -29,36 +30,40 @@ def require_mlflow(uri: str) -> None:
             socket.create_connection((parts.hostname or "", port), timeout=KNOCK_SECONDS).close()
         except (OSError, ValueError) as error:
             raise Unavailable(f"train.mlflow_uri {storage.redact(uri)}: nobody answers there ({error})") from None
-    with _errors(mlflow, uri):
+    with _errors(uri):
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 class Tracking:
-    """The run in MLflow that is open in this process.
+    """One of MLflow's runs, to which a training writes.
 
     A server that goes away in mid-run is said in the log once. It costs the rest of the curves there and nothing else:
     `log.jsonl` has all of them.
     """
 
-    def __init__(self, mlflow: Any, uri: str) -> None:
-        self._mlflow, self._uri, self._lost = mlflow, uri, False
+    def __init__(self, client: Any, config: ExperimentConfig, run_id: str) -> None:
+        self._client, self._config, self._run_id = client, config, run_id
+        self._lost = False
 
     def log(self, numbers: dict[str, float], step: int) -> None:
         """Adds numbers to the run's curves."""
-        self._try(lambda: self._mlflow.log_metrics(numbers, step=step))
+        if self._lost:
+            return
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        try:
+            with _errors(str(self._config.train.mlflow_uri)):
+                self._client.log_batch(
+                    self._run_id, [Metric(name, value, now, step) for name, value in numbers.items()]
+                )
+        except UserError as error:
+            self._lost = True
+            _log.warning("the run goes on without MLflow: %s", error)
 
     def end(self, status: str) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
-        self._try(lambda: self._mlflow.end_run(status))
-
-    def _try(self, tell: Callable[[], object]) -> None:
-        if self._lost:
-            return
-        try:
-            tell()
-        except Exception as error:  # MLflow raises of its own, of the file system's, and bare ones
-            self._lost = True
-            _log.warning("the run goes on without MLflow (%s): %s", *map(storage.redact, (self._uri, str(error))))
+        end_tracking(self._config, status)
 
 
 def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Tracking:
@@ -71,25 +76,30 @@ def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Track
         UserError: MLflow is missing, or refuses the address.
     """
     mlflow = _mlflow()
-    with _errors(mlflow, uri):
+    with _errors(uri):
+        from mlflow.entities import Param
+        from mlflow.tracking.context.registry import resolve_tags
+
+        client = mlflow.MlflowClient(uri)
         mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment(EXPERIMENT)
-        begun = _runs_of(mlflow, uri, config.run.uri) if resume else []
+        experiment = mlflow.set_experiment(EXPERIMENT)  # made by one of those who begin at once
+        begun = _runs_of(client, config.run.uri) if resume else []
         if begun:
-            mlflow.start_run(run_id=begun[0].info.run_id)
-        else:
-            name = config.run.uri.rstrip("/").rsplit("/", 1)[-1]
-            mlflow.start_run(run_name=name, tags={RUN_URI: _tagged(config.run.uri)})
-            tree = config.model_dump(mode="json")
-            params = list(leaves(tree))
-            for start in range(0, len(params), _PARAMS):
-                mlflow.log_params(dict(params[start : start + _PARAMS]))
-            mlflow.log_dict(tree, "config.json")
-    return Tracking(mlflow, uri)
+            client.update_run(begun[0].info.run_id, status="RUNNING")
+            return Tracking(client, config, begun[0].info.run_id)
+        name = config.run.uri.rstrip("/").rsplit("/", 1)[-1]
+        tags = resolve_tags({RUN_URI: _tagged(config.run.uri)})
+        run_id = client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
+        tree = config.model_dump(mode="json")
+        params = [Param(key, str(value)) for key, value in leaves(tree)]
+        for start in range(0, len(params), _PARAMS):
+            client.log_batch(run_id, params=params[start : start + _PARAMS])
+        client.log_dict(run_id, tree, "config.json")
+    return Tracking(client, config, run_id)
 
 
-def end_tracking(config: ExperimentConfig) -> None:
-    """Ends the MLflow run of a training whose process was ended from outside; does nothing where that is done.
+def end_tracking(config: ExperimentConfig, status: str) -> None:
+    """Ends the MLflow run of a training as `status`, if it has not ended: its process may have been ended from outside.
 
     A server that does not answer is said in the log and changes nothing.
     """
@@ -98,18 +108,17 @@ def end_tracking(config: ExperimentConfig) -> None:
         return
     try:
         require_mlflow(uri)
-        mlflow = _mlflow()
-        with _errors(mlflow, uri):
-            for run in _runs_of(mlflow, uri, config.run.uri):
+        client = _mlflow().MlflowClient(uri)
+        with _errors(uri):
+            for run in _runs_of(client, config.run.uri):
                 if run.info.status == "RUNNING":
-                    mlflow.MlflowClient(uri).set_terminated(run.info.run_id, status="KILLED")
+                    client.set_terminated(run.info.run_id, status=status)
     except UserError as error:
         _log.warning("the MLflow run of %s stays open: %s", storage.redact(config.run.uri), error)
 
 
-def _runs_of(mlflow: Any, uri: str, run_uri: str) -> list[Any]:
+def _runs_of(client: Any, run_uri: str) -> list[Any]:
     """Returns the MLflow runs of a run directory, the newest first."""
-    client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
@@ -131,10 +140,11 @@ def _mlflow() -> Any:
 
 
 @contextlib.contextmanager
-def _errors(mlflow: Any, uri: str) -> Iterator[None]:
+def _errors(uri: str) -> Iterator[None]:
+    """As one sentence, whatever MLflow raises: errors of its own, of files and databases, and bare ones."""
     try:
         yield
-    except mlflow.MlflowException as error:
+    except Exception as error:
         raise UserError(
             f"train.mlflow_uri {storage.redact(uri)}: MLflow refuses it ({storage.redact(str(error))})"
         ) from None

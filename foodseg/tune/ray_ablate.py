@@ -19,7 +19,7 @@ from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
 from foodseg.eval.pictures import PictureCounts, read_pictures
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.train.run import plan_run, with_absolute_uris
+from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.files import AblationPlan, begin, slug
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_trial_feed import Limits, Plan
@@ -87,6 +87,7 @@ def run_ablation(
         for seed in ablation.seeds
         if arm.predictions is not None
     ]
+    require_models(configs, run.manifest.class_table)
     for values, folder in label_maps:
         if not storage.list_names(folder):
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import FINAL, Ledger
+from foodseg.tune.ledger import Ledger
 
 BRACKETS = 3  # of `hyperband`, at most
 
@@ -32,11 +32,35 @@ def early_stop(sweep: SweepConfig) -> EarlyStop | None:
     return EarlyStop(sweep.grace, sweep.reduction, brackets)
 
 
+class _ByName(AsyncHyperBandScheduler):
+    """Knows a trial by its name: Tune gives one that is taken up again another id.
+
+    It would be compared at its next validation with what others had at the first rung, and stand there twice.
+    """
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        if trial.config["trial"] not in self._trial_info:
+            super().on_trial_add(controller, _named(trial))
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(super().on_trial_result(controller, _named(trial), result))
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        pass  # its results are known; it stays in its bracket, should it be taken up again
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        pass
+
+
+def _named(trial: Any) -> Any:
+    return SimpleNamespace(trial_id=trial.config["trial"])
+
+
 def build_scheduler(rule: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
-    """Builds the scheduler, and tells it how far the trials had come that are at their end."""
+    """Builds the scheduler, and tells it what the trials of earlier calls had reached."""
     if rule is None:
         return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
+    scheduler = _ByName(
         time_attr="percent",
         metric="miou",
         mode="max",
@@ -47,9 +71,8 @@ def build_scheduler(rule: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
         stop_last_trials=False,
     )
     for trial in ledger:
-        if trial.status in FINAL:
-            past: Any = SimpleNamespace(trial_id=trial.name)
-            scheduler.on_trial_add(None, past)
-            for line in trial.reports:
-                scheduler.on_trial_result(None, past, {"percent": 100 * line["share"], "miou": line["miou"]})
+        past = SimpleNamespace(config={"trial": trial.name})
+        scheduler.on_trial_add(None, past)
+        for line in trial.reports:
+            scheduler.on_trial_result(None, past, {"percent": 100 * line["share"], "miou": line["miou"]})
     return scheduler

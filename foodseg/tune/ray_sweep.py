@@ -13,7 +13,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.errors import RetryLater, UserError
-from foodseg.train.run import Run, plan_run, with_absolute_uris
+from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
 from foodseg.train.tracking import require_mlflow
 from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
@@ -23,7 +23,7 @@ from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
 from foodseg.tune.search import build_search
-from foodseg.tune.space import RandomSource, Values, configured
+from foodseg.tune.space import RandomSource, Values, configured, corners
 
 
 def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = None) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _configuration(plan: SweepPlan, name: str, values: Values) -> ExperimentConf
 
 
 def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:
-    """What can be known before a trial starts, of the first of them."""
+    """What can be known before a trial starts: the data of the first of them, and the models of all."""
     run = plan_run(example)
     config = run.config.train
     if plan.sweep.scheduler != "none" and config.validate_every >= run.total_steps:
@@ -102,6 +102,8 @@ def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:
         )
     if config.mlflow_uri is not None:
         require_mlflow(config.mlflow_uri)
+    tried = (configured(plan.base, plan.space.settings(values)) for values in corners(plan.space))
+    require_models(tried, run.manifest.class_table)
     return run
 
 

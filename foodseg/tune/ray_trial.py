@@ -52,6 +52,7 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
     A training that fails does not raise: Tune tries again whatever raises, and a loss of NaN would be NaN again. What
     ends the process itself is Tune's to see.
     """
+    storage.expect(uri)  # the driver has written there
     trial = read_trial(uri, name)
     started, total, costs = time.time() - trial.seconds, 0, dict(trial.costs)
     status: Status = "finished"
@@ -62,6 +63,7 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
         from foodseg.tune.cost import model_cost
 
         config = trial.parsed()
+        storage.expect(config.run.uri, config.data.uri, *(source.uri for source in config.data.uris))
         run = plan_run(config)
         total, costs = run.total_steps, model_cost(config, run.manifest.class_table, against)
         workers = max(config.world_sizes) if config.scaling.num_workers else 0

@@ -1,6 +1,8 @@
 """What a sweep or an ablation runs: which trial Tune is given next, and when no more."""
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -113,15 +115,28 @@ class TrialFeed(Apart, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger. None = ask later."""
+        if self._patience.lasts():
+            if self._running:
+                return None
+            self._wait()
         if self._budget.is_spent() or self._patience.is_over():
             return Searcher.FINISHED
-        if self._patience.lasts():
-            return None
         trial = self._next_trial()
         if trial is None:
             return None if self._running else Searcher.FINISHED
         self._running.add(trial.name)
         return {"trial": trial.name}
+
+    def _wait(self) -> None:
+        """Waits till the pause ends or the hours are used up, open to Ctrl-C: Tune would not look for it meanwhile."""
+        ours = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler) if ours else None
+        try:
+            while self._patience.lasts() and not self._budget.is_spent():
+                time.sleep(min(1, self._patience.seconds_left))
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
 
     def _next_trial(self) -> Trial | None:
         plan = self._plan

@@ -17,13 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 
+from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.data.ray_dataset import STREAM_CPUS
 from foodseg.errors import RetryLater
-from foodseg.ray_session import cores, data_cpus, free_nodes, living_nodes, nodes_may_come, ray_session
+from foodseg.ray_session import (
+    cores,
+    data_cpus,
+    expected_failure,
+    free_nodes,
+    living_nodes,
+    nodes_may_come,
+    ray_session,
+)
 from foodseg.train.placement import require_room, side_by_side
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_groups import release_lost_groups
@@ -36,11 +46,13 @@ from foodseg.tune.ray_trial_feed import Apart, Budget, Plan, TrialFeed
 
 LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
 LAST_LOOKS = 15
+PATIENCE_SECONDS = 6 * 3600.0  # of the driver with its storage: without it nothing could be written down
 DRIVER = {"memory": 2.0**20}  # Ray refuses a trial that needs nothing; a CPU would be taken from those who decode
 # Tune's own files and tables are of no use here, and its way of printing errors hides ours
 _QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
           "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000", "RAY_CHDIR_TO_TRIAL_DIR": "0",
           "RAY_AIR_NEW_OUTPUT": "0"}  # fmt: skip
+_IN_MLFLOW: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _log = logging.getLogger(__name__)
 
 
@@ -76,12 +88,14 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
         room = side_by_side(nodes, worker, workers, stream)
         if not room and not nodes_may_come():
             require_room(nodes, worker, [workers], stream)
-        most = here if address is None else plan.limits.concurrent or max(1, room)
-        concurrent = max(1, min(most, room or most))
-        if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
-            concurrent = _beside_others(concurrent, worker, workers)
+        concurrent = plan.limits.concurrent or (here if address is None else max(1, room))
+        if not nodes_may_come():  # those that wait are what lets a cluster grow
+            concurrent = max(1, min(concurrent, room))
+            if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
+                concurrent = _beside_others(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
-        _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
+        with storage.patience(PATIENCE_SECONDS):
+            _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
 
 
 def _beside_others(most: int, worker: dict[str, float], workers: int) -> int:
@@ -104,7 +118,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
     def trial(config: dict[str, Any]) -> None:
         run_trial(uri, config["trial"], against, afterwards)
 
-    with tempfile.TemporaryDirectory(prefix="foodseg-tune-") as folder, ctrl_c_interrupts():
+    with tempfile.TemporaryDirectory(prefix="foodseg-tune-") as folder, ctrl_c_interrupts(), _own_errors():
         tune.Tuner(
             tune.with_resources(trial, resources),
             tune_config=tune.TuneConfig(
@@ -133,6 +147,15 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
         raise KeyboardInterrupt
     if budget.used_up:
         _log.info("%s: the sweep ends here; --resume with a larger one goes on", budget.used_up)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Tune wraps whatever its callbacks raise."""
+    try:
+        yield
+    except TuneError as error:
+        raise expected_failure(error) or error from None
 
 
 def _release_all() -> None:
@@ -181,7 +204,7 @@ class _Scribe(Apart, tune.Callback):
     def _ended(self, trial: Trial) -> None:
         if trial.status != "interrupted":
             self._plan.search.tell(trial)
-            end_tracking(trial.parsed())
+            end_tracking(trial.parsed(), _IN_MLFLOW[trial.status])
         score = "" if trial.score is None else f", mIoU on val {100 * trial.score:.2f}"
         reason = f" ({trial.reason})" if trial.reason else ""
         ended = sum(other.status in FINAL for other in self._plan.ledger)

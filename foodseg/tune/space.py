@@ -147,6 +147,15 @@ def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> Experimen
     return with_overrides(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
+def corners(space: Space) -> list[Values]:
+    """Returns every combination of the choices and of the ends of the ranges; of more than CHECKED a random part."""
+    combinations = list(itertools.islice(_combinations(space.knobs, _ends), CHECKED + 1))
+    if len(combinations) > CHECKED:
+        source = _Ends(np.random.default_rng(0))
+        combinations = [space.draw(source) for _ in range(CHECKED)]
+    return combinations
+
+
 def check_space(space: Space, base: ExperimentConfig) -> None:
     """Tries every key, every combination of the choices and of the ends of the ranges, and draws from within.
 
@@ -156,12 +165,8 @@ def check_space(space: Space, base: ExperimentConfig) -> None:
         UserError: one of them is no valid configuration, naming it; a key that does not exist, naming the nearest.
     """
     _check_keys(space, base)
-    combinations = list(itertools.islice(_combinations(space.knobs, _ends), CHECKED + 1))
-    if len(combinations) > CHECKED:
-        source = _Ends(np.random.default_rng(0))
-        combinations = [space.draw(source) for _ in range(CHECKED)]
     within = RandomSource(np.random.default_rng(0))
-    for values in [*combinations, *(space.draw(within) for _ in range(INSIDE))]:
+    for values in [*corners(space), *(space.draw(within) for _ in range(INSIDE))]:
         try:
             configured(base, space.settings(values))
         except UserError as error:

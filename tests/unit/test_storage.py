@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from moto.server import ThreadedMotoServer
 
-from foodseg import s3, storage
+from foodseg import disk, s3, storage
 from foodseg.errors import MissingFile, RetryLater, UserError
 
 
@@ -244,7 +244,7 @@ def test_a_crash_before_the_rename_leaves_the_old_content(tmp_path: Path, monkey
 
 
 def test_what_a_killed_writer_leaves_is_not_listed(tmp_path: Path) -> None:
-    (tmp_path / f"{storage.TEMPORARY}1").write_text("half")
+    (tmp_path / f"{disk.TEMPORARY}1").write_text("half")
     assert storage.list_names(str(tmp_path)) == []
 
 
@@ -353,11 +353,26 @@ def test_patience_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None
         storage._patiently(bucket, "write", broken)
 
 
-def test_an_endpoint_that_never_answered_fails_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An endpoint where nobody listens."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
     _lead_to(endpoint, monkeypatch)
+    return endpoint
+
+
+def test_an_endpoint_that_answered_another_process_is_away(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_ANSWERED", set())
+    storage.expect("s3://food/k", "/a/local/path", "")
+    with storage.patience(0.1), pytest.raises(RetryLater, match="failed for 0 s"):
+        storage.exists("s3://food/k")
+    assert storage.RETRY_SECONDS == 90
+
+
+def test_an_endpoint_that_never_answered_fails_fast(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = nobody
     monkeypatch.setattr(storage, "FIRST_CONTACT_SECONDS", 0.1)
     with pytest.raises(UserError, match=f"{endpoint} is not reachable .*Could not connect.*correct AWS_ENDPOINT_URL"):
         storage.exists("s3://food/k")

@@ -68,18 +68,18 @@ def test_an_interrupted_run_is_one_run_in_mlflow(data: str, tmp_path: Path, mlfl
         assert tracked() == {"a 'quoted' run": "RUNNING", "other": "FINISHED"}
         log.write(2, {"loss/cross_entropy": 0.25}, "two")
         # as from the process of a sweep that stops this one
-        end_tracking(other)
-        end_tracking(config)
+        end_tracking(other, "KILLED")
+        end_tracking(config, "KILLED")
         assert tracked() == {"a 'quoted' run": "KILLED", "other": "FINISHED"}
 
 
 def test_a_server_that_is_gone_does_not_end_a_sweep(
     data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    end_tracking(drawn_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"))
+    end_tracking(drawn_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"), "KILLED")
     assert "run stays open: train.mlflow_uri http://127.0.0.1:1: nobody answers there" in caplog.text
     caplog.clear()
-    end_tracking(drawn_config(data, tmp_path / "run"))
+    end_tracking(drawn_config(data, tmp_path / "run"), "KILLED")
     assert not caplog.text
 
 
@@ -90,8 +90,23 @@ def test_mlflow_that_is_lost_in_mid_run_costs_only_its_curves(
         shutil.rmtree(tmp_path / "mlruns")
         for step in (1, 2):
             log.write(step, {"loss/cross_entropy": 0.5}, "a line")
-    assert caplog.text.count(f"the run goes on without MLflow ({mlflow_uri}): ") == 1
+    assert caplog.text.count(f"the run goes on without MLflow: train.mlflow_uri {mlflow_uri}: ") == 1
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_one_lost_request_does_not_change_how_the_run_ended(data: str, tmp_path: Path, mlflow_uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    config = drawn_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")
+    client = MlflowClient(mlflow_uri)
+    with RunLog(config) as log, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+        log.write(1, {"loss/cross_entropy": 0.5}, "a line")
+    end_tracking(config, "KILLED")  # as a sweep does for every trial: this one has ended by itself
+    (run,) = client.search_runs([client.get_experiment_by_name("foodseg").experiment_id])
+    assert run.info.status == "FINISHED"
+    with RunLog(config):  # nothing of it is left open in this process
+        pass
 
 
 def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
 """What is settled before a trial starts: what its workers get, and that what is only scored is there."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from foodseg.config import parse_config
 from foodseg.errors import UserError
-from foodseg.tune.files import read_ablation
+from foodseg.tune import ray_tuner
+from foodseg.tune.files import read_ablation, read_sweep
+from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_ablate import run_ablation
-from foodseg.tune.ray_tuner import with_own_threads
+from foodseg.tune.ray_sweep import run_sweep
+from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_tuner import run_trials, with_own_threads
+from foodseg.tune.search import ListedSearch
 from tests.drawn import write_drawn
-from tests.sweeps import write_ablation
+from tests.sweeps import write_ablation, write_sweep
 
 
 @pytest.mark.parametrize(
@@ -27,6 +33,49 @@ from tests.sweeps import write_ablation
 def test_each_worker_gets_a_thread_and_its_gpu(gpu, given, expected):
     config = parse_config({"scaling": {"use_gpu": gpu, "resources_per_worker": given}})
     assert with_own_threads(config).scaling.resources_per_worker == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "may_come", "asked", "expected"),
+    [
+        ([{"CPU": 0.0}], True, 8, 8),  # none is there yet: those that wait are what lets the cluster grow
+        ([{"CPU": 8.0}], True, 8, 8),
+        ([{"CPU": 8.0}], True, None, 2),
+        ([{"CPU": 8.0}], False, 8, 2),  # two workers and two CPUs to decode each
+        ([{"CPU": 8.0}], False, 1, 1),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], False, None, 4),
+    ],
+)
+def test_how_many_trials_at_once(nodes, may_come, asked, expected, tmp_path, monkeypatch):
+    found = []
+    named = {str(number): node for number, node in enumerate(nodes)}
+    monkeypatch.setattr(ray_tuner, "ray_session", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(ray_tuner, "living_nodes", lambda: named)
+    monkeypatch.setattr(ray_tuner, "free_nodes", lambda: named)
+    monkeypatch.setattr(ray_tuner, "nodes_may_come", lambda: may_come)
+    monkeypatch.setattr(ray_tuner, "_run", lambda plan, concurrent, *_: found.append(concurrent))
+    plan = Plan(Ledger(str(tmp_path)), ListedSearch([]), None, None, Limits(concurrent=asked))
+    config = parse_config({"scaling": {"num_workers": 2, "resources_per_worker": {"CPU": 1}}})
+    run_trials(plan, config, "auto")
+    assert found == [expected]
+
+
+def test_a_file_that_one_option_lacks_is_refused_before_a_training(tmp_path: Path):
+    told = {"model.text.kind": "table", "model.text.table": str(tmp_path / "names.safetensors")}
+    space = {
+        "fusion": {
+            "options": {
+                "none": {},
+                "film": {"model.fusion": "film", "model.ingredient_head": True, "loss.ingredients": 0.2, **told},
+            }
+        }
+    }
+    path = write_sweep(
+        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), tmp_path / "sweep", space=space, sweep={"trials": 4}
+    )
+    with pytest.raises(UserError, match=r"names\.safetensors: no such file"):
+        run_sweep(read_sweep(path, []))
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_label_maps_that_are_not_there_are_refused_before_a_training(tmp_path: Path):

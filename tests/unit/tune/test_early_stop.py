@@ -1,9 +1,11 @@
 """What stops weak trials early: how many brackets, and that each of them has a rung."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import Ledger
+from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler, early_stop
 
 
@@ -26,6 +28,41 @@ def test_every_bracket_can_stop_a_trial(scheduler, grace, reduction, brackets, t
     lowest = [min(milestone for milestone, _ in bracket._rungs) for bracket in built._brackets]
     assert lowest == pytest.approx([100 * grace * reduction**number for number in range(brackets)])
     assert max(lowest) < 100
+
+
+def told(name, trial_id):
+    """As Tune shows a trial to its scheduler; the id is another one whenever it is taken up."""
+    return SimpleNamespace(trial_id=trial_id, config={"trial": name})
+
+
+def report(percent, miou):
+    return {"percent": percent, "miou": miou}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_trial_that_goes_on_is_compared_where_it_was(killed, tmp_path):
+    """Had 0.40 at 20 % been taken for its score at 10 %, the other one would be stopped for its better 0.35."""
+    rule, first, other = EarlyStop(0.1, 3, 1), told("trial-0000", "a"), told("trial-0001", "b")
+    if killed:
+        ledger = Ledger(str(tmp_path))
+        ledger.put(Trial("trial-0000", 0, {}, {}, "running", reports=({"step": 1, "share": 0.1, "miou": 0.3},)))
+        scheduler = build_scheduler(rule, ledger)
+    else:  # it was interrupted, and is taken up by the same call
+        scheduler = build_scheduler(rule, Ledger(str(tmp_path)))
+        scheduler.on_trial_add(None, first)
+        assert scheduler.on_trial_result(None, first, report(10, 0.3)) == "CONTINUE"
+        scheduler.on_trial_complete(None, first, report(10, 0.3))
+    again = told("trial-0000", "c")
+    scheduler.on_trial_add(None, again)
+    assert scheduler.on_trial_result(None, again, report(20, 0.4)) == "CONTINUE"
+    scheduler.on_trial_add(None, other)
+    assert scheduler.on_trial_result(None, other, report(10, 0.35)) == "CONTINUE"
+    # a third that is weaker than both at 10 % goes, and what the first one reaches at 30 % counts there
+    weak = told("trial-0002", "d")
+    scheduler.on_trial_add(None, weak)
+    assert scheduler.on_trial_result(None, weak, report(10, 0.2)) == "STOP"
+    assert scheduler.on_trial_result(None, again, report(30, 0.5)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, other, report(30, 0.45)) == "STOP"
 
 
 def test_no_early_stop():

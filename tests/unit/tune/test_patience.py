@@ -54,22 +54,21 @@ def test_a_trial_that_ends_ends_the_pause(clock: Clock) -> None:
     assert waiting.seconds_left == 30
 
 
-def test_a_trial_is_tried_three_times(clock: Clock) -> None:
-    waiting = Patience()
-    tries = []
+def test_a_trial_is_tried_three_times_while_others_come_to_their_end(clock: Clock) -> None:
+    waiting, tries = Patience(), []
     for _ in range(3):
         tries.append(waiting.interrupted("a"))
         clock.now += 1000
+        waiting.ended()
     assert tries == [True, True, False]
     assert waiting.interrupted("b")
 
 
-def test_it_is_over_after_six_hours(clock: Clock) -> None:
-    waiting = Patience()
-    for number in itertools.count():
-        waiting.interrupted(f"trial-{number}")
-        if waiting.is_over():
-            break
+@pytest.mark.parametrize("trials", [1, 4, 1000])
+def test_what_all_lack_is_waited_for_some_six_hours(clock: Clock, trials: int) -> None:
+    waiting, names = Patience(), itertools.cycle(range(trials))
+    while not waiting.is_over():
+        assert waiting.interrupted(f"trial-{next(names)}")
         clock.now += waiting.seconds_left
-    # 30 + 60 + 120 + 240 + 480 and 35 times 600 seconds
-    assert clock.now == 930 + 35 * 600
+    # 30 + 60 + 120 + 240 + 480 and 36 times 600 seconds, the last of which nobody waits for
+    assert clock.now == 930 + 36 * 600

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from foodseg import storage
 from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
 from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_trial import run_trial
@@ -35,3 +36,14 @@ def test_what_ends_a_trial(
 
     ended = ledger.close("trial-0000")
     assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_storage_that_is_away_when_a_trial_begins_is_no_wrong_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is new, and asks for the first time."""
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(storage, "_ANSWERED", set())
+    with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
+        run_trial("s3://food/sweep", "trial-0000", "none", None)

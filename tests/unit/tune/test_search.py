@@ -45,10 +45,13 @@ def test_tpe_draws_nothing_twice_after_its_random_trials() -> None:
 
 
 def test_an_end_that_is_told_twice_counts_once() -> None:
-    search = build_search(SweepConfig(searcher="tpe"), SPACE)
-    values = search.ask(0)
-    for _ in range(2):
-        search.tell(ended(0, values or {}, 0.5))
+    once, twice = (build_search(SweepConfig(searcher="tpe", seed=3), SPACE) for _ in range(2))
+    for number in range(15):
+        for search, times in ((once, 1), (twice, 2)):
+            values = search.ask(number)
+            for _ in range(times):
+                search.tell(ended(number, values or {}, 0.01 * (number % 7)))
+    assert [once.ask(number) for number in range(15, 20)] == [twice.ask(number) for number in range(15, 20)]
 
 
 def test_random_values_depend_on_seed_and_number_alone() -> None:
@@ -84,10 +87,15 @@ def test_tpe_turns_to_what_was_good() -> None:
 
 
 def test_tpe_with_two_objectives() -> None:
-    search = build_search(SweepConfig(searcher="tpe", against="parameters"), SPACE)
-    for number in range(12):
-        values = search.ask(number)
-        assert values is not None
-        trial = ended(number, values, 0.1 * number, "stopped" if number % 3 else "finished")
-        search.tell(Trial(**{**vars(trial), "costs": {"parameters": 1e6}}))
-    assert search.ask(12)
+    """All have the same score, and kind b half of the parameters; chance would ask for it 50 times of 100."""
+    asked = []
+    for seed in range(5):
+        search = build_search(SweepConfig(searcher="tpe", against="parameters", seed=seed), SPACE)
+        for number in range(40):
+            values = search.ask(number)
+            assert values is not None
+            small = values["kind"] == "b"
+            asked += [small] if number >= 20 else []
+            trial = ended(number, values, 0.5, "stopped" if number % 3 else "finished")
+            search.tell(Trial(**{**vars(trial), "costs": {"parameters": 1e6 if small else 2e6}}))
+    assert sum(asked) >= 65
