@@ -110,6 +110,23 @@ def test_interrupted_trials_are_tried_again_three_times(
     assert ledger["always"].reason == "what it needs is away"
 
 
+def test_a_driver_that_can_write_nothing_down_ends_with_one_sentence(ray_cluster: None, tmp_path: Path) -> None:
+    def changed() -> None:
+        raise RetryLater("storage failed for hours")
+
+    data = write_drawn(tmp_path / "data")
+    plan = Plan(
+        ledger=Ledger(str(tmp_path / "sweep")),
+        search=ListedSearch([{}]),
+        configure=lambda number, values: drawn_config(data, tmp_path / "run", "train.steps=1"),
+        name=lambda number, values: "the only one",
+        limits=Limits(concurrent=1),
+        changed=changed,
+    )
+    with pytest.raises(RetryLater, match="^storage failed for hours$"):
+        run_trials(plan, drawn_config(data, tmp_path / "run"), None)
+
+
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
     uri = "s3://foodseg/sweeps/away"
     data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]
