@@ -92,7 +92,9 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
         )
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
-    text = _require_model(config, manifest.class_table, starts=not resume or newest_checkpoint(config.run.uri) is None)
+    starts = not resume or newest_checkpoint(config.run.uri) is None
+    text = text_of_run(config, manifest.class_table)
+    _require_model(config, manifest.class_table, text, starts=starts)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     # config.yaml first: a directory that holds files without it is no run, and could not be resumed
@@ -120,18 +122,17 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
         parts = leaves(config.model_dump(mode="json")["model"])
         named = tuple((key, value) for key, value in parts if isinstance(value, str))
         different.setdefault((*named, config.augment.crop), config)
-    for config in different.values():
-        _require_model(with_absolute_uris(config), classes, starts=True)
+    for config in map(with_absolute_uris, different.values()):
+        text = None if config.model.text.kind == "none" else class_text(config.model, classes)
+        _require_model(config, classes, text, starts=True)
 
 
-def _require_model(config: ExperimentConfig, classes: ClassTable, *, starts: bool) -> TextTable | None:
-    text = text_of_run(config, classes)
+def _require_model(config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool) -> None:
     vectors = text.vectors if text else None
     if config.model.kind == "diffusion":
         require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
     else:
         _require_crops(build_segmenter(config.model, len(classes), pretrained=starts, text=vectors), config)
-    return text
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -63,7 +63,7 @@ class Tracking:
 
     def end(self, status: str) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
-        end_tracking(self._config, status)
+        _close(self._config, lambda client: client.set_terminated(self._run_id, status=status))
 
 
 def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Tracking:
@@ -103,16 +103,23 @@ def end_tracking(config: ExperimentConfig, status: str) -> None:
 
     A server that does not answer is said in the log and changes nothing.
     """
-    uri = config.train.mlflow_uri
-    if uri is None:
+    if config.train.mlflow_uri is None:
         return
+
+    def close(client: Any) -> None:
+        for run in _runs_of(client, config.run.uri):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, status=status)
+
+    _close(config, close)
+
+
+def _close(config: ExperimentConfig, close: Callable[[Any], None]) -> None:
+    uri = str(config.train.mlflow_uri)
     try:
         require_mlflow(uri)
-        client = _mlflow().MlflowClient(uri)
         with _errors(uri):
-            for run in _runs_of(client, config.run.uri):
-                if run.info.status == "RUNNING":
-                    client.set_terminated(run.info.run_id, status=status)
+            close(_mlflow().MlflowClient(uri))
     except UserError as error:
         _log.warning("the MLflow run of %s stays open: %s", storage.redact(config.run.uri), error)
 

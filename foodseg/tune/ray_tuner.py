@@ -90,7 +90,7 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
             require_room(nodes, worker, [workers], stream)
         concurrent = plan.limits.concurrent or (here if address is None else max(1, room))
         if not nodes_may_come():  # those that wait are what lets a cluster grow
-            concurrent = max(1, min(concurrent, room))
+            concurrent = min(concurrent, room)
             if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
                 concurrent = _beside_others(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")

@@ -123,7 +123,7 @@ def test_a_driver_that_can_write_nothing_down_ends_with_one_sentence(ray_cluster
         limits=Limits(concurrent=1),
         changed=changed,
     )
-    with pytest.raises(RetryLater, match="^storage failed for hours$"):
+    with pytest.raises(RetryLater, match=r"^storage failed for hours$"):
         run_trials(plan, drawn_config(data, tmp_path / "run"), None)
 
 
