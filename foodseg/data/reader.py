@@ -75,6 +75,7 @@ class RowReader:
     def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
         info = self.shards[shard]
         uri = storage.join(info.uri or self.uri, info.path)
+        storage.expect(uri)  # the manifest was read there, if by another process
         with storage.open_input(uri) as source:
             try:
                 with pq.ParquetFile(source, pre_buffer=True) as file:

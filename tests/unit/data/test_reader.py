@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from foodseg import storage
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import shards
@@ -16,7 +17,7 @@ from foodseg.data.order import TrainingOrder, rank_blocks
 from foodseg.data.reader import COLUMNS, RowReader, training_order
 from foodseg.data.sample import encode_mask
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
-from foodseg.errors import UserError
+from foodseg.errors import RetryLater, UserError
 
 ROWS = (7, 1, 5)  # of the train shards; then 2 of val
 AUGMENT = AugmentConfig(longest_side=16, crop=16, scale=(0.8, 1.5))
@@ -156,6 +157,15 @@ def test_a_shard_that_is_not_the_one_listed(spoil, words: str, data: Manifest, t
     with pytest.raises(UserError, match=words) as caught:
         reader.take([8, 1])
     assert "part-0.parquet" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_data_set_that_is_away_is_no_wrong_address(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that reads is a new process, and asks for the first time."""
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(storage, "_ANSWERED", set())
+    with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/data/"):
+        RowReader("s3://food/data", data, ["train"]).take([0])
 
 
 def test_the_order_of_a_run(data: Manifest, tmp_path: Path) -> None:
