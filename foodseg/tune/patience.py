@@ -41,6 +41,11 @@ class Patience:
         return self._pauses > PAUSES
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether nothing has come to its end since a trial was interrupted: others may tell whose fault that was."""
+        return self._pauses > 0
+
+    @property
     def seconds_left(self) -> float:
         """Of the pause that lasts; 0 if none does."""
         return max(0.0, self._until - time.monotonic())

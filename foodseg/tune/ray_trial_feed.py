@@ -139,11 +139,22 @@ class TrialFeed(Apart, Searcher):
                 signal.signal(signal.SIGINT, before)
 
     def _next_trial(self) -> Trial | None:
-        plan = self._plan
+        ways = [self._unfinished_trial, self._new_trial]
+        for way in reversed(ways) if self._patience.in_doubt else ways:
+            trial = way()
+            if trial is not None:
+                return trial
+        return None
+
+    def _unfinished_trial(self) -> Trial | None:
         while self._unfinished:
-            trial = plan.ledger.reopen(self._unfinished.pop(0))
+            trial = self._plan.ledger.reopen(self._unfinished.pop(0))
             if self._configured(trial):
                 return trial
+        return None
+
+    def _new_trial(self) -> Trial | None:
+        plan = self._plan
         for _ in range(REFUSED):
             number = self._next
             full = plan.limits.trials is not None and number >= plan.limits.trials
