@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test proof clean
+.PHONY: help install demo test chaos proof clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -31,13 +31,16 @@ demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DAT
 	$(BIN)/foodseg demo $(if $(DATA),--data $(DATA))
 	@echo "(before the commands above: . $(BIN)/activate)"
 
-test: install  ## lint, types, import rules, every test; stops at the first that fails
+test: install  ## lint, types, import rules, every test but the long faults; stops at the first that fails
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit -n 2 --dist loadfile
-	$(BIN)/pytest tests/integration tests/e2e
+	$(BIN)/pytest tests/unit -m 'not chaos' -n 2 --dist loadfile
+	$(BIN)/pytest tests/integration tests/e2e -m 'not chaos'
+
+chaos: install  ## the long faults: processes killed, storage lost, nodes gone, sweeps gone on with; about half an hour
+	$(BIN)/pytest tests -m chaos
 
 proof: install  ## the figures of evidence/*.json; finished ones are reused (python -m proof.proof_queue --help)
 	$(BIN)/python -m proof.proof_queue
