@@ -28,6 +28,7 @@ import pyarrow.fs
 from foodseg import disk, s3
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.s3 import redact as redact  # part of this module's interface
+from foodseg.text_files import decode_text
 
 RETRY_SECONDS = 90.0
 FIRST_CONTACT_SECONDS = 10.0  # an endpoint that never answered is nearly always a wrong one
@@ -204,13 +205,8 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """The whole file as UTF-8. UserError as `read_bytes`, or not UTF-8."""
-    try:
-        return read_bytes(uri).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"cannot read {redact(uri)} as text: not UTF-8 at byte {error.start}; save it as UTF-8"
-        ) from None
+    """The whole file as text, as `text_files.decode_text`. UserError as `read_bytes`, or not UTF-8."""
+    return decode_text(read_bytes(uri), redact(uri))
 
 
 def download(uri: str, local: Path) -> None:

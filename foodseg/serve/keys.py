@@ -21,6 +21,7 @@ from pathlib import Path
 from foodseg.config.serve import HttpConfig
 from foodseg.errors import UserError
 from foodseg.serve.schema import ApiError
+from foodseg.text_files import decode_text
 
 ENVIRONMENT = "FOODSEG_API_KEYS"
 REREAD_SECONDS = 3.0  # the promise is 5
@@ -69,7 +70,7 @@ class Keys:
             except OSError as error:
                 self._say(f"API keys: cannot read {self._path} ({error.strerror}); nobody is let in")
                 raise ApiError(503, "keys_unreadable", "API keys cannot be checked now", retry_after=5.0) from None
-            self._say(f"API keys: {wrong[0]}; that line is left out" if wrong else None)
+            self._say(f"API keys: {wrong[0]}; what is not readable is left out" if wrong else None)
             self._read_at = time.monotonic()
         return self._keys
 
@@ -127,9 +128,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _parse(path: Path) -> tuple[tuple[Key, ...], list[str]]:
-    """Returns the keys of a file and a sentence for each line that is none; blank lines and # comments are skipped."""
-    keys, wrong = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    """Returns the keys of a file and a sentence for each line that is none; blank lines and # comments are skipped.
+
+    A byte that is no text shuts nobody out whose line is right.
+    """
+    data, keys, wrong = path.read_bytes(), [], []
+    try:
+        text = decode_text(data, str(path))
+    except UserError as error:
+        text, wrong = data.decode("utf-8", errors="replace"), [str(error)]
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())

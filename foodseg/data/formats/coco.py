@@ -21,7 +21,7 @@ from typing import Any
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.formats.coco_mask import CocoMask, CocoShape
-from foodseg.data.formats.layout import EXTENSIONS, SPLITS, splits_by_name, without_extension
+from foodseg.data.formats.layout import EXTENSIONS, SPLITS, splits_by_name, visible_names, without_extension
 from foodseg.data.record import Encoded, ImageFile, Mask, Record, SourceListing, Unreadable, distinct_ids, source_of
 from foodseg.errors import UserError
 
@@ -68,7 +68,7 @@ def missing_in_coco(src: str) -> list[str]:
     paths = _document_paths(src)
     if not paths:
         return ["a .json with annotations"]
-    here = storage.list_names(src)
+    here = visible_names(src)
     beside = "/" in paths[0] or "images" in here or any(name.lower().endswith(EXTENSIONS) for name in here)
     return [] if beside else [f"images/ or pictures beside {paths[0]}"]
 
@@ -103,9 +103,9 @@ def list_coco(src: str) -> SourceListing:
 
 def _document_paths(src: str) -> list[str]:
     """Returns the paths below `src` of the JSON files that list pictures."""
-    here = storage.list_names(src)
+    here = visible_names(src)
     if "annotations" in here:
-        names = _json_files(storage.list_names(storage.join(src, "annotations")))
+        names = _json_files(visible_names(storage.join(src, "annotations")))
         instances = [name for name in names if name.startswith("instances")] or names
         if len(instances) < len(names):
             others = ", ".join(name for name in names if name not in instances)
@@ -261,7 +261,7 @@ class _Folders:
             place = f"{folder}/{path}".strip("/")
             parent, _, name = place.rpartition("/")
             if parent not in self._names:
-                self._names[parent] = frozenset(storage.list_names(storage.join(self.src, parent)))
+                self._names[parent] = frozenset(visible_names(storage.join(self.src, parent)))
             if name in self._names[parent]:
                 return place
         return None

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from foodseg import storage
 from foodseg.data.formats import coco, folder, foodseg103, hub, huggingface, uecfoodpix
+from foodseg.data.formats.layout import visible_names
 from foodseg.data.record import SourceListing
 from foodseg.data.sources import parse_sources
 from foodseg.errors import UserError
@@ -77,7 +78,7 @@ def find_format(src: str) -> Known:
     if len(fitting) > 1:
         raise UserError(f"{where} could be in the formats {' and '.join(fitting)}: say which with --format")
     if not fitting:
-        raise UserError(_no_format(where, missing, bool(storage.list_names(src))))
+        raise UserError(_no_format(where, missing, bool(visible_names(src))))
     _log.info("%s is in the %s format", where, fitting[0])
     return fitting[0]
 

@@ -11,7 +11,7 @@ The text before `__` in a stem is its source ("canteen__0001" comes from "cantee
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import SPLITS, by_stem, refuse_missing
+from foodseg.data.formats.layout import SPLITS, by_stem, refuse_missing, visible_names
 from foodseg.data.record import ImageFile, MaskFile, Record, SourceListing, source_of
 
 FILES = ("images", "masks", "classes.txt", "train.txt")
@@ -20,7 +20,7 @@ NEEDS = "images/, masks/, classes.txt, train.txt"
 
 def missing_in_folder(src: str) -> list[str]:
     """Returns what `src` lacks to be in the folder format; [] = nothing."""
-    here = storage.list_names(src)
+    here = visible_names(src)
     return [name for name in FILES if name not in here]
 
 
@@ -35,9 +35,9 @@ def list_folder(src: str) -> SourceListing:
     classes = ClassTable.from_text(
         storage.read_text(storage.join(src, "classes.txt")), storage.redact(storage.join(src, "classes.txt"))
     )
-    here = storage.list_names(src)
-    images = by_stem(storage.list_names(storage.join(src, "images")))
-    masks = by_stem(storage.list_names(storage.join(src, "masks")), (".png",))
+    here = visible_names(src)
+    images = by_stem(visible_names(storage.join(src, "images")))
+    masks = by_stem(visible_names(storage.join(src, "masks")), (".png",))
     records = []
     for split in SPLITS:
         if f"{split}.txt" not in here:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from foodseg.errors import FoodsegError, MissingFile, RetryLater, UserError
+from foodseg.text_files import decode_text
 
 SCHEME = "hf://"
 TIMEOUT = 20.0  # seconds until the hub has to have answered for the first time
@@ -63,12 +64,9 @@ def list_names(uri: str) -> list[str]:
 
 
 def read_text(uri: str) -> str:
-    """Returns the whole file as UTF-8. UserError: missing, or not UTF-8. RetryLater."""
+    """Returns the whole file as text, as `text_files.decode_text`. UserError: missing, or not UTF-8. RetryLater."""
     with open_input(uri) as stream:
-        try:
-            return bytes(stream.read()).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"cannot read {uri} as text: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        return decode_text(bytes(stream.read()), uri)
 
 
 def open_input(uri: str) -> pyarrow.NativeFile:

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats import hub
-from foodseg.data.formats.layout import SPLITS, splits_by_name, without_extension
+from foodseg.data.formats.layout import SPLITS, splits_by_name, visible, without_extension
 from foodseg.data.formats.uecfoodpix import decode_colours
 from foodseg.data.record import Record, SourceListing, distinct_ids, source_of
 from foodseg.data.sample import BadFile, decode_mask
@@ -150,8 +150,8 @@ def _files(uri: str) -> ModuleType:
 
 
 def _parquet_paths(src: str) -> list[str]:
-    here = _files(src).list_names(src)
-    below = _files(src).list_names(_files(src).join(src, "data")) if "data" in here else []
+    here = visible(_files(src).list_names(src))
+    below = visible(_files(src).list_names(_files(src).join(src, "data"))) if "data" in here else []
     return [path for path in (*here, *(f"data/{name}" for name in below)) if path.endswith(".parquet")]
 
 
@@ -244,7 +244,7 @@ def _ids(rows: Sequence[_Row]) -> list[str]:
 
 
 def _class_table(src: str, features: Any) -> ClassTable:
-    here = _files(src).list_names(src)
+    here = visible(_files(src).list_names(src))
     for name in CLASS_FILES:
         if name in here:
             return _read_classes(_files(src).join(src, name))

@@ -21,6 +21,20 @@ _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_OF)})(?![a-z])")
 _log = logging.getLogger(__name__)
 
 
+# what desktops and file sharing leave behind in folders; in lower case
+_LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})
+
+
+def visible(names: Sequence[str]) -> list[str]:
+    """Returns the names without hidden ones (a dot before them, as `._a.jpg` of macOS) and what desktops leave."""
+    return [name for name in names if not name.startswith(".") and name.lower() not in _LEFTOVERS]
+
+
+def visible_names(folder: str) -> list[str]:
+    """Returns the sorted names in a folder that a data set may consist of, as `storage.list_names`."""
+    return visible(storage.list_names(folder))
+
+
 def locate(folder: str, path: str) -> str:
     """Returns the URI of `path` (parts with `/`) below `folder`, spelled as it is there whatever the case of `path`."""
     return _find(folder, path) or storage.join(folder, path)
@@ -39,7 +53,7 @@ def refuse_missing(src: str, absent: Sequence[str], layout: str, needs: str) -> 
 
 def _find(folder: str, path: str) -> str | None:
     for part in path.split("/"):
-        names = [name for name in storage.list_names(folder) if name.lower() == part.lower()]
+        names = [name for name in visible_names(folder) if name.lower() == part.lower()]
         if not names:
             return None
         folder = storage.join(folder, part if part in names else names[0])
@@ -74,8 +88,8 @@ def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[s
     """
     found = []  # (split, stem, picture, mask)
     for part in splits:
-        images = by_stem(storage.list_names(part.images))
-        masks = by_stem(storage.list_names(part.masks), (".png",))
+        images = by_stem(visible_names(part.images))
+        masks = by_stem(visible_names(part.masks), (".png",))
         stems = [_stem(line) for line in storage.read_text(part.names).splitlines() if line.strip()]
         unlisted = sorted(set(images) - set(stems))
         if unlisted:

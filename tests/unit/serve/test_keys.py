@@ -97,6 +97,14 @@ def test_a_wrong_line_costs_only_its_own_key(tmp_path: Path, clock: Clock, log: 
     assert "line 1" in log.text and TWO.decode() not in log.text
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_as_windows_editors_save_it(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_bytes(_line("canteen", ONE).replace("\n", "\r\n").encode(encoding))
+    keys = keys_for(HttpConfig(keys_file=str(path)), {})
+    assert keys is not None and keys.owner(ONE) == "canteen"
+
+
 @pytest.mark.parametrize("line", ["canteen", "canteen abc", f"two words {'0' * 64}", f"canteen {'g' * 64}"])
 def test_a_wrong_line_at_the_start_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UserError, match=r"keys, line 1: expected a name and the SHA-256"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, splits_by_name
+from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, splits_by_name, visible_names
 from foodseg.data.record import ImageFile, MaskFile, Record
 from foodseg.errors import UserError
 
@@ -22,6 +22,14 @@ def test_of_two_spellings_the_exact_one_is_taken(tmp_path: Path) -> None:
     if len(list(tmp_path.iterdir())) == 2:  # not on a file system that ignores case
         assert locate(str(tmp_path), "data") == str(tmp_path / "data")
         assert locate(str(tmp_path), "Data") == str(tmp_path / "DATA")
+
+
+def test_what_desktops_leave_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    left = ["._a.jpg", ".DS_Store", "__MACOSX", "Thumbs.db", "Desktop.ini", "@eaDir", ".ipynb_checkpoints"]
+    for name in (*left, "a.jpg", "b", "macosx"):
+        (tmp_path / name).write_text("")
+    assert visible_names(str(tmp_path)) == ["a.jpg", "b", "macosx"]
+    assert missing(str(tmp_path), ["thumbs.db", "A.jpg"]) == ["thumbs.db"]
 
 
 def test_what_is_not_there_keeps_its_name(tmp_path: Path) -> None:
