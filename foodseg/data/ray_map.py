@@ -22,6 +22,7 @@ from foodseg.data.label_map import map_ids, read_label_map, read_target
 from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, encode_mask
+from foodseg.data.set_checks import refuse_foodless
 from foodseg.data.shards import (
     SCHEMA,
     Manifest,
@@ -89,6 +90,7 @@ def map_data_set(
     Raises:
         UserError: the map is not from the label space of the data set, a source of it is unmapped or unknown, the
             target table does not fit, or `dst` holds a data set (without `overwrite`).
+        DataRefused: the map leaves a split without one labelled food pixel.
     """
     src, dst = storage.absolute(src), storage.absolute(dst)
     generation = next_generation(dst, overwrite)
@@ -119,6 +121,7 @@ def map_data_set(
             "counts": _counts(manifest, mapped, len(target)),
         }
     )
+    refuse_foodless(result.counts, f"{storage.redact(src)}, mapped by {label_map.where},")
     write_manifest(dst, result)
     delete_generations_before(dst, generation - 1)
     return result

@@ -24,6 +24,7 @@ from foodseg.data.formats.detect import Format, absolute_source, list_source, so
 from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.record import Record
 from foodseg.data.sample import encode_mask
+from foodseg.data.set_checks import refuse_foodless, refuse_lost_annotations
 from foodseg.data.shards import (
     FORMAT_VERSION,
     MAX_ROWS,
@@ -74,11 +75,13 @@ def prepare(
 
     Raises:
         UserError: `src` is in no known format, or `dst` holds a data set (without `overwrite`).
-        DataRefused: more than `max_bad` of the records are refused; quarantine and findings are written all the same.
+        DataRefused: more than `max_bad` of the records are refused (quarantine and findings are written all the same)
+            or of the annotations belong to no image; a split has no labelled food pixel.
     """
     src, dst = absolute_source(src), storage.absolute(dst)
     generation = next_generation(dst, overwrite)
     listing = list_source(src, format)
+    refuse_lost_annotations(listing.lost, max_bad)
     with ray_session(address, logical_cpus=cores()):
         try:
             audited = refuse_duplicates(_audit(listing.records, listing.classes))
@@ -89,6 +92,8 @@ def prepare(
             write_quarantine(dst, generation, [_quarantined(refusal) for refusal in refused])
             write_findings(dst, generation, found)
             _refuse_too_many(refused, total, max_bad, storage.join(dst, f"v-{generation}", "quarantine.parquet"))
+            counts = _counts(rows)
+            refuse_foodless(counts, storage.redact(src))
             shards = _write_shards(rows, dst, generation, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
@@ -100,7 +105,7 @@ def prepare(
         ignore_id=listing.classes.ignore_id,
         annotated={source: listing.annotated.get(source) for source in sorted({r.facts.record.source for r in rows})},
         shards=tuple(shards),
-        counts=_counts(rows),
+        counts=counts,
         quarantined=len(refused),
         audit=count_findings(row["finding"] for row in found),
     )
@@ -181,7 +186,8 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     splits = [f.record.split for f in facts]
     if "val" not in splits:
         train = [i for i, split in enumerate(splits) if split == "train"]
-        chosen = carve_val([int(groups[i]) for i in train], [facts[i].record.source for i in train])
+        food = [bool(listed_ingredients(facts[i].class_pixels)) for i in train]
+        chosen = carve_val([int(groups[i]) for i in train], [facts[i].record.source for i in train], food)
         for i, to_val in zip(train, chosen, strict=True):
             if to_val:
                 splits[i] = "val"

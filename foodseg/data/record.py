@@ -82,17 +82,28 @@ class Record:
 
 
 @dataclass(frozen=True)
+class LostAnnotations:
+    """How many of a source's annotations belong to no image; `first` says of one what it has in place of one."""
+
+    count: int
+    total: int
+    first: str = ""
+
+
+@dataclass(frozen=True)
 class SourceListing:
     """Everything that a source data set lists.
 
     Attributes:
         records: an id may stand twice: one record keeps it, the audit refuses the others by name.
         annotated: per source the ids that it annotates; sources that are left out annotate every one.
+        lost: None where annotations are not listed apart from their images.
     """
 
     classes: ClassTable
     records: tuple[Record, ...]
     annotated: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    lost: LostAnnotations | None = None
 
 
 def source_of(stem: str) -> str:

@@ -1,0 +1,71 @@
+"""What is refused of a data set as a whole: annotations that belong to no image, splits without food."""
+
+import pytest
+
+from foodseg.data.record import LostAnnotations
+from foodseg.data.set_checks import refuse_foodless, refuse_lost_annotations
+from foodseg.data.shards import SplitCounts
+from foodseg.errors import DataRefused
+
+
+def counts(*class_pixels: int, images: int = 3, unlabelled: int = 0) -> SplitCounts:
+    return SplitCounts(
+        pictures=images,
+        unlabelled=unlabelled,
+        groups=images,
+        class_pictures=tuple(min(pixels, 1) for pixels in class_pixels),
+        class_pixels=class_pixels,
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "max_bad"),
+    [(0, 0, 0), (0, 10, 0), (1, 100, 0.01), (99, 100, 1)],
+)
+def test_a_tolerated_share_of_annotations_may_be_lost(count: int, total: int, max_bad: float) -> None:
+    refuse_lost_annotations(LostAnnotations(count, total, "annotation 1 has no image_id"), max_bad)
+    refuse_lost_annotations(None, max_bad)
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "max_bad", "share"),
+    [(1, 10, 0, "0.1"), (2, 100, 0.01, "0.02"), (299, 299, 0.01, "1"), (5, 5, 1, "1")],
+)
+def test_more_is_refused_and_all_of_them_whatever_is_tolerated(
+    count: int, total: int, max_bad: float, share: str
+) -> None:
+    words = (
+        f"^{count} of {total} annotations belong to no image, a share of {share}, and --max-bad is {max_bad:g}; "
+        "the first: annotation 1 has no image_id$"
+    )
+    with pytest.raises(DataRefused, match=words):
+        refuse_lost_annotations(LostAnnotations(count, total, "annotation 1 has no image_id"), max_bad)
+
+
+def test_one_food_pixel_in_each_split_is_enough() -> None:
+    refuse_foodless({"train": counts(100, 0, 1), "test": counts(0, 1, 0, images=1)}, "meals")
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        (
+            {"train": counts(90, 0, 0)},
+            r"^meals has no labelled food pixel in train \(train: 3 images, 3 with background and ignored pixels "
+            r"only\): check the masks or annotations and the ids of the classes$",
+        ),
+        (
+            {"train": counts(90, 4), "test": counts(0, 0, images=1, unlabelled=1)},
+            r"^meals has no labelled food pixel in test \(test: 1 image, 1 without mask or annotations\): "
+            "label some of these images, or leave the split out$",
+        ),
+        (
+            {"train": counts(9, 0, unlabelled=1), "val": counts(9, 0), "test": counts(9, 5)},
+            r"in train and val \(train: 3 images, 1 without mask or annotations and 2 with background and ignored "
+            r"pixels only; val: 3 images, 3 with background and ignored pixels only\): label some",
+        ),
+    ],
+)
+def test_a_split_without_food_is_refused_by_name(splits: dict[str, SplitCounts], words: str) -> None:
+    with pytest.raises(DataRefused, match=words):
+        refuse_foodless(splits, "meals")
