@@ -89,7 +89,7 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
         data = record.image.read()
         kind = picture_kind(data)
         findings += _oddities(kind)
-        image = decode_image(data, strict=True)
+        image = decode_image(data)
     mask, turn, counts = None, 1, np.zeros(len(classes), np.int32)
     if record.mask is None:
         if image is not None:

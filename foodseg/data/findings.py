@@ -13,7 +13,7 @@ FindingName = Literal[
     "missing_file", "empty_file", "other_format", "unreadable", "truncated", "too_many_pixels", "mask_mode",
     "unknown_id", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
     "swapped_size",
-    "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "empty_mask", "unlabelled",
+    "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask", "unlabelled",
     "repeated_picture", "near_duplicate",
 ]  # fmt: skip
 
@@ -48,6 +48,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "sixteen_bit": Kind("counted", "the picture was scaled from 16 bits to 8"),
     "grey": Kind("counted", "the picture has no colour"),
     "palette": Kind("counted", "the picture has a palette"),
+    "frames": Kind("counted", "the picture has several frames or pages, and the first one was read"),
     "empty_mask": Kind("counted", "the mask is all background"),
     "unlabelled": Kind("counted", "the picture has no mask"),
     "repeated_picture": Kind("counted", "the same file is in this split before"),

@@ -2,6 +2,8 @@
 
 Pictures are decoded by libjpeg-turbo (simplejpeg) where they are JPEG, at reduced scale when the caller needs a much
 smaller picture, and by Pillow otherwise. EXIF orientation is always applied; every size in foodseg is the one after it.
+A file that ends early is refused, whatever was decoded of it; what lies behind the end of an image does not matter. Of
+several frames or pages the first one is read.
 Transparent parts are laid on white, as a viewer shows them: what hides under them (often black) nobody has seen. CMYK
 becomes RGB, 16 bits become 8, grey becomes three equal channels.
 """
@@ -16,32 +18,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from foodseg.data.grey_mask import one_channel
+from foodseg.data.image_format import FORMATS, ends_early, has_exif, known_format, raw_refusal, refusal
+from foodseg.data.image_format import BadFile as BadFile
+from foodseg.data.image_format import Fault as Fault  # both are part of this module's interface
 from foodseg.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 100_000_000  # a decompression bomb is refused by its header, before a pixel is decoded
 SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258  # TIFF 6.0 tags
+_ORIENTATION, _BITS_PER_SAMPLE, _SUBFILE, _DNG = 0x0112, 258, 254, 50706  # TIFF 6.0 tags, and one of DNG
 
-Fault = Literal[
-    "missing_file",
-    "empty_file",
-    "other_format",
-    "unreadable",
-    "truncated",
-    "too_many_pixels",
-    "mask_mode",
-    "unknown_id",
-]
-Trait = Literal["alpha", "cmyk", "sixteen_bit", "grey", "palette"]
-
-
-class BadFile(UserError):
-    """A picture or mask that cannot be used. `fault` is the name under which an audit counts it."""
-
-    def __init__(self, sentence: str, fault: Fault = "unreadable") -> None:
-        super().__init__(sentence)
-        self.fault: Fault = fault
+Trait = Literal["alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames"]
 
 
 @dataclass(frozen=True)
@@ -88,34 +75,37 @@ def picture_kind(data: bytes) -> PictureKind:
             "sixteen_bit": depth == 16 or deep_grey,
             "grey": picture.mode in ("1", "L", "LA") or deep_grey or colour in (0, 4),
             "palette": picture.mode in ("P", "PA"),
+            "frames": _has_frames(data, picture),
         }
     turned = orientation if orientation in range(1, 9) else 1
     return PictureKind(turned, tuple(name for name, found in present.items() if found))
 
 
-def decode_image(data: bytes, at_least: tuple[int, int] | None = None, *, strict: bool = False) -> np.ndarray:
+def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes a picture to (H, W, 3) uint8 RGB, upright.
 
     Args:
         data: the encoded file.
         at_least: (height, width) that suffices; a JPEG is then decoded at the least of 1/8, 2/8, ... 8/8 that is no
             smaller, which is several times faster. None: full size.
-        strict: refuse a JPEG that ends too early or whose code is broken (used once, when a data set is prepared).
 
     Raises:
-        BadFile: unreadable, truncated (with `strict`), of another format, or more than MAX_PIXELS pixels.
+        BadFile: unreadable, truncated, of another format, or more than MAX_PIXELS pixels.
     """
-    is_jpeg = known_format(data) == "JPEG"
+    kind = known_format(data)
+    is_jpeg = kind == "JPEG"
+    if kind == "PNG" and ends_early(data):  # Pillow is content when it has the pixels
+        raise BadFile("the picture cannot be decoded (the PNG file is truncated)", "truncated")
     # this spares Pillow the file in the common case: a JPEG without EXIF
-    if is_jpeg and not _has_exif(data):
-        fast = _decode_jpeg(data, at_least, strict)
+    if is_jpeg and not has_exif(data):
+        fast = _decode_jpeg(data, at_least)
         if fast is not None:
             return fast
     with open_picture(data) as picture:
         orientation = _orientation(data, picture)
         if is_jpeg:
             wanted = at_least[::-1] if at_least and orientation in SWAPS_SIDES else at_least
-            fast = _decode_jpeg(data, wanted, strict)
+            fast = _decode_jpeg(data, wanted)
             if fast is not None:
                 return upright(fast, orientation)
         if picture.mode == "F":
@@ -129,35 +119,61 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None, *, strict
 def decode_mask(data: bytes) -> np.ndarray:
     """Decodes a mask of class ids to (H, W) uint8 or uint16; palette files give their indices.
 
+    A grey mask that was saved with three or four equal channels is read as what it is.
+
     Raises:
-        BadFile: unreadable, or not one channel of 8 or 16 bits.
+        BadFile: unreadable or truncated, JPEG, in colour, or not 8 or 16 bits per pixel.
     """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x00":  # colour type 0 = grey; cv2 would expand a palette
-        width, height, depth = struct.unpack(">IIB", data[16:25])
-        _check_pixels(width, height)
-        if depth < 8:  # every decoder would stretch 0..15 to 0..255
-            raise BadFile(
-                f"a mask has 8 or 16 bits per pixel, this one has {depth}: save the ids as 8 bit grey", "mask_mode"
-            )
-        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if mask is not None and mask.ndim == 2:
+    kind = known_format(data)
+    if kind == "JPEG":
+        raise BadFile("a mask saved as JPEG holds blurred ids: save it as PNG", "mask_mode")
+    if kind == "PNG" and not ends_early(data):  # cv2 writes to stderr of a file that ends early
+        mask = _decode_png_mask(data)
+        if mask is not None:
             return mask
     with open_picture(data) as picture:
-        if picture.mode not in ("L", "P", "I;16", "I"):
+        mode = picture.mode
+        if mode in ("RGB", "RGBA", "LA"):
+            try:
+                return one_channel(np.array(picture))
+            except UserError:
+                raise
+            except Exception as error:
+                raise undecodable("mask", data, error) from None
+        if mode not in ("L", "P", "I;16", "I;16B", "I"):
             raise BadFile(
-                f"a mask holds one class id per pixel (grey or palette), this one has mode {picture.mode}", "mask_mode"
+                f"a mask holds one class id per pixel (grey or palette), this one has mode {mode}: save it as 8 bit "
+                "grey PNG",
+                "mask_mode",
             )
-        if picture.format == "JPEG":
-            raise BadFile("a mask saved as JPEG holds blurred ids: save it as PNG", "mask_mode")
         try:
             ids = np.array(picture)
         except Exception as error:
             raise undecodable("mask", data, error) from None
-    if ids.dtype == np.int32:
+    if ids.dtype not in (np.uint8, np.uint16):
         if ids.min(initial=0) < 0 or ids.max(initial=0) > 65535:
             raise BadFile("a mask holds ids from 0 to 65535, this one holds others", "unknown_id")
         return ids.astype(np.uint16)
     return ids
+
+
+def _decode_png_mask(data: bytes) -> np.ndarray | None:
+    """Decodes a mask that is a whole PNG; None where Pillow should: palettes, and what cv2 does not take."""
+    if data[12:16] != b"IHDR":
+        return None
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    _check_pixels(width, height)
+    if colour == 0 and depth < 8:  # every decoder would stretch 0..15 to 0..255
+        raise BadFile(
+            f"a mask has 8 or 16 bits per pixel, this one has {depth}: save the ids as 8 bit grey", "mask_mode"
+        )
+    if colour == 3 or (colour != 0 and depth == 8):  # cv2 would expand a palette
+        return None
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow makes 8 of 16 bit colours
+    if mask is None or mask.ndim == 2:
+        return mask
+    blue, green, red, *opacity = cv2.split(mask)
+    return one_channel(np.dstack([red, green, blue, *opacity]))
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -199,28 +215,31 @@ def fit_longest(height: int, width: int, longest_side: float) -> tuple[int, int]
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None, strict: bool) -> np.ndarray | None:
-    """Returns None where Pillow should try: CMYK, and streams with an oddity that harms no pixel."""
+def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | None:
+    """Returns None where Pillow should try: CMYK, and streams that libjpeg-turbo does not take."""
     height, width = at_least or (0, 0)
     try:
         full_height, full_width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        _check_pixels(full_width, full_height)
-        if colorspace in ("CMYK", "YCCK"):
-            if strict:
-                simplejpeg.decode_jpeg(data, "CMYK", strict=True)  # Pillow passes over what is refused below
-            return None
-        return simplejpeg.decode_jpeg(
-            data, "RGB", min_height=min(height, full_height), min_width=min(width, full_width), strict=strict
-        )
-    except UserError:
-        raise
-    except ValueError as error:
-        words = str(error).lower()
-        if strict and any(damage in words for damage in _JPEG_DAMAGE):
-            raise BadFile(
-                f"the picture cannot be decoded ({error})", "truncated" if "premature end" in words else "unreadable"
-            ) from None
+    except ValueError:
         return None
+    _check_pixels(full_width, full_height)
+    cmyk = colorspace in ("CMYK", "YCCK")
+    for strict in (True, False):  # strict, libjpeg stops at oddities that harm no pixel, too
+        try:
+            image: np.ndarray = simplejpeg.decode_jpeg(
+                data,
+                "CMYK" if cmyk else "RGB",
+                min_height=min(height, full_height),
+                min_width=min(width, full_width),
+                strict=strict,
+            )
+            return None if cmyk else image  # Pillow knows Adobe's inverted inks
+        except ValueError as error:
+            words = str(error).lower()
+            if any(damage in words for damage in _JPEG_DAMAGE):
+                fault: Fault = "truncated" if "premature end" in words else "unreadable"
+                raise BadFile(f"the picture cannot be decoded ({error})", fault) from None
+    return None
 
 
 # libjpeg's words for pixels that were lost; it has others for what does no harm (padding, colour profiles)
@@ -238,6 +257,14 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
+def _has_frames(data: bytes, picture: Image.Image) -> bool:
+    """True for an animation and for several pages; the other images in a JPEG are previews and gain maps."""
+    try:
+        return known_format(data) != "JPEG" and getattr(picture, "n_frames", 1) > 1
+    except Exception:  # a damaged directory of a TIFF
+        return False
+
+
 def _is_deep_grey(picture: Image.Image) -> bool:
     return picture.mode.startswith("I")  # I;16, I;16B, I
 
@@ -253,49 +280,27 @@ def open_picture(data: bytes) -> Image.Image:
     except Exception:  # mostly OSError, but a damaged header can end a parser in any way
         found = known_format(data)
         if found is None:
-            raise BadFile(f"not a readable picture (known formats: {', '.join(FORMATS)})", "other_format") from None
-        fault: Fault = "truncated" if _ends_early(data) else "unreadable"
-        raise BadFile(f"not a readable picture (a damaged {found} file)", fault) from None
+            raise BadFile(refusal(data), "other_format") from None
+        if ends_early(data):
+            raise BadFile(f"not a readable picture (the {found} file is truncated)", "truncated") from None
+        raise BadFile(f"not a readable picture (a damaged {found} file, or one of a rare kind)") from None
+    if picture.format == "TIFF" and (_DNG in picture.tag_v2 or picture.tag_v2.get(_SUBFILE, 0) & 1):  # type: ignore[attr-defined]
+        raise BadFile(raw_refusal(), "other_format")
     _check_pixels(*picture.size)
     return picture
-
-
-def known_format(data: bytes) -> str | None:
-    """Names the format that the first bytes promise."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[:2] == b"BM":
-        return "BMP"
-    return "TIFF" if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else None
-
-
-def _ends_early(data: bytes) -> bool:
-    """True where the end that its format prescribes is missing; asked only of a file that does not decode."""
-    kind = known_format(data)
-    if kind == "JPEG":
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # no end of image after the last start of scan
-    if kind == "PNG":
-        return b"IEND" not in data
-    if kind == "WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if kind == "TIFF":  # the first directory would stand behind the end
-        return int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big") >= len(data)
-    return False
 
 
 def undecodable(what: str, data: bytes, error: Exception) -> BadFile:
     """Returns what to raise where Pillow stumbled with `error` over the pixels of `what`."""
     if isinstance(error, MemoryError):
         raise error
-    early = _ends_early(data) or "truncated" in str(error)
+    early = ends_early(data) or "truncated" in str(error)
     return BadFile(f"the {what} cannot be decoded ({error})", "truncated" if early else "unreadable")
 
 
 def _check_pixels(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise BadFile(f"the picture has {width} x {height} pixels, so none at all")
     if width * height > MAX_PIXELS:
         raise _too_many(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
 
@@ -306,7 +311,7 @@ def _too_many(sentence: str) -> BadFile:
 
 def _orientation(data: bytes, picture: Image.Image) -> int:
     """Returns 1 to 8; 1 = upright, also where EXIF is missing or damaged."""
-    if known_format(data) == "JPEG" and not _has_exif(data):
+    if known_format(data) == "JPEG" and not has_exif(data):
         return 1
     if picture.format == "TIFF":
         return 1  # Pillow turns TIFF itself, size included
@@ -317,16 +322,3 @@ def _orientation(data: bytes, picture: Image.Image) -> int:
     except Exception:
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _has_exif(data: bytes) -> bool:
-    """Walks the segments of a JPEG (ITU T.81, B.1.1.4) up to its first scan; they may follow a long colour profile."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\x00\x00":
-            return True
-        if marker == 0xDA:
-            return False
-        at += 1 if marker == 0xFF else 2 + length  # a marker may be padded with 0xFF
-    return False

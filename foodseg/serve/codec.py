@@ -14,13 +14,13 @@ import simplejpeg
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.serve import PictureConfig
+from foodseg.data.image_format import jpeg_scans, known_format, name_of_format
 from foodseg.data.sample import (
     BadFile,
     decode_image,
     encode_mask,
     fit_longest,
     image_size,
-    known_format,
     resize_image,
 )
 from foodseg.serve.backends import Labelled, Mask
@@ -62,11 +62,11 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
     """
     if not data:
         raise ApiError(422, "empty_picture", "the picture is empty (0 bytes)", SENDABLE)
-    found = _format(data)
+    found = known_format(data)
     if found not in ("JPEG", "PNG", "WEBP"):
-        raise ApiError(
-            415, "unsupported_format", f"the picture is {found or 'in no format that we know'}", _advice(found)
-        )
+        named = found or name_of_format(data)
+        sentence = f"the picture is {named or 'in no format that we know'}"
+        raise ApiError(415, "unsupported_format", sentence, _advice(named))
     try:
         width, height = _header_size(data, found)
         _check(width, height, data, found, config)
@@ -74,7 +74,7 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
             # a JPEG can be decoded at a fraction of its size, so its orientation is asked for before
             height, width = image_size(data)
             fitted = decoded_size(height, width, config)
-            return Picture(resize_image(decode_image(data, at_least=fitted, strict=True), *fitted), height, width)
+            return Picture(resize_image(decode_image(data, at_least=fitted), *fitted), height, width)
         image = decode_image(data)
         height, width = image.shape[:2]
         return Picture(resize_image(image, *decoded_size(height, width, config)), height, width)
@@ -197,19 +197,6 @@ def colours_of(names: Sequence[str]) -> list[str]:
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()]
 
 
-def _format(data: bytes) -> str | None:
-    """Names the format that the first bytes promise, also of some that people send by mistake."""
-    known = known_format(data)
-    if known is not None:
-        return known
-    if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC"
-    return next((name for magic, name in _OTHERS if data.startswith(magic)), None)
-
-
-_OTHERS = ((b"GIF8", "GIF"), (b"%PDF", "a PDF"), (b"<", "text"), (b"{", "text"))
-
-
 def _advice(found: str | None) -> str:
     if found == "HEIC":
         return f"{SENDABLE}; an iPhone takes JPEG with Settings, Camera, Formats, Most Compatible"
@@ -242,7 +229,7 @@ def _check(width: int, height: int, data: bytes, found: str, config: PictureConf
     if width * height > config.max_pixels:
         sentence = f"the picture has {width} x {height} pixels, more than the limit of {config.max_pixels:,}"
         raise ApiError(422, "too_many_pixels", sentence, _smaller(config))
-    if found == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+    if found == "JPEG" and jpeg_scans(data, MAX_SCANS) > MAX_SCANS:
         raise ApiError(
             422, "too_many_scans", f"the JPEG has more than {MAX_SCANS} scans", "save it again as an ordinary JPEG"
         )

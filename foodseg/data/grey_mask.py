@@ -1,0 +1,39 @@
+"""Masks of ids that were saved with several channels: grey as RGB, as image libraries often write it, or in colours."""
+
+import numpy as np
+
+from foodseg.data.image_format import BadFile
+
+
+def one_channel(channels: np.ndarray) -> np.ndarray:
+    """Returns the ids of a grey mask that was saved as (H, W, 2 to 4) uint8 or uint16, opacity last.
+
+    Raises:
+        BadFile: it has colours, or parts that are transparent.
+    """
+    depth = channels.shape[2]
+    ids = channels[..., 0]
+    if depth in (3, 4) and not (np.array_equal(ids, channels[..., 1]) and np.array_equal(ids, channels[..., 2])):
+        raise BadFile(_colour_sentence(channels[..., :3]), "mask_mode")
+    if depth in (2, 4) and not (channels[..., -1] == np.iinfo(channels.dtype).max).all():
+        raise BadFile(
+            "a mask has an id at every pixel, but this one is transparent in places: save it as grey PNG without "
+            "transparency, 0 where there is background",
+            "mask_mode",
+        )
+    return np.ascontiguousarray(ids)
+
+
+def _colour_sentence(colours: np.ndarray) -> str:
+    """Says of a mask in colours, (H, W, 3) RGB, what it is and how it becomes ids."""
+    if not colours[..., 1].any() and not colours[..., 2].any():
+        return (
+            "a mask holds one class id per pixel, this one is in colours, all of them shades of red: if the ids stand "
+            "in the red channel, save it alone as grey PNG (a data set of UEC-FoodPix is read with --format uecfoodpix)"
+        )
+    first = next(colour for colour in np.unique(colours.reshape(-1, 3)[:: 1 + colours.size // 300_000], axis=0)[::-1])
+    shown = ", ".join(map(str, first.tolist()))
+    return (
+        f"a mask holds one class id per pixel, this one is in colours, such as RGB {shown}: replace every colour by "
+        "the id that it stands for, and save the ids as grey or palette PNG"
+    )
