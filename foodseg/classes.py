@@ -6,6 +6,9 @@ each carry their own `ClassTable`, and the two are compared before anything is s
 """
 
 import colorsys
+import logging
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +21,14 @@ from foodseg.errors import UserError
 BACKGROUND = 0
 IGNORE_8BIT = 255
 IGNORE_16BIT = 65535
+
+_BACKGROUNDS = ("background", "_background_", "__background__", "bg")  # first of a list of names alone
+_HEADERS = ("id", "ids", "class", "class_id", "class id", "classid", "category", "category_id", "label", "label_id")
+# "1 rice", "1,rice", "1: rice", "1. rice", "1) rice", "1 - rice", "1.0,rice"
+_OTHER_FORM = re.compile(r"(\d+)(?:\.0+)?(?:\s*[,;:=|]\s*|[.)]\s+|\s+-\s+|\s+)(\S.*)")
+_ID = re.compile(r"(\d+)(?:\.0+)?")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,25 @@ class ClassTable:
 
     @classmethod
     def from_text(cls, text: str, where: str) -> "ClassTable":
-        """Parses lines `id<TAB>name`; ids must be 0, 1, 2, ... without gaps. `where` names the file in errors.
+        """Parses lines `id<TAB>name` (see `parse_id_lines`); ids must be 0, 1, 2, ... without gaps.
+
+        Names alone, one a line, are read where the first is "background": nothing else can be meant.
+
+        Args:
+            where: names the file in errors.
 
         Raises:
             UserError: a line is malformed, an id is missing or stands twice.
         """
-        named = parse_id_lines(text, where)
+        named = _names_alone(text, where) or parse_id_lines(text, where)
         expected = list(range(len(named)))
         if sorted(named) != expected:
             missing = sorted(set(range(max(named, default=0) + 1)) - set(named))
+            if missing == [BACKGROUND]:
+                raise UserError(
+                    f"{where}: ids begin at 0 = background (plates, tables, what is not listed), but these begin at 1: "
+                    "add the line '0<TAB>background'; masks keep their values, and background has to be 0 there, too"
+                )
             raise UserError(f"{where}: class ids must be 0, 1, 2, ... without gaps, but {missing[:5]} are missing")
         try:
             return cls(tuple(named[index] for index in expected))
@@ -94,21 +115,69 @@ def first_difference(names: Sequence[str], others: Sequence[str]) -> tuple[int, 
     return None
 
 
+def same_name(name: str, other: str) -> bool:
+    """True for two spellings of one name: composed characters (NFC) or not (NFD, as macOS writes file names)."""
+    return name == other or unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
+
+
 def parse_id_lines(text: str, where: str) -> dict[int, str]:
     """Parses lines `id<TAB>name` (a name may be left out) into {id: name}; used for class tables and subsets of them.
 
+    Blanks, a comma, a colon and the like are read in place of the tab, which the log says. A header, comments (`#`),
+    blank lines and columns behind the name are passed over, as is a line that stands there again. Names are NFC.
+
     Raises:
-        UserError: a line does not start with an id, or an id stands twice.
+        UserError: a line does not start with an id, or an id stands twice with different names.
     """
     named: dict[int, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+    other_form, repeated = [], []
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for place, (number, line) in enumerate(lines):
+        if line.lstrip().startswith("#") or (place == 0 and _is_header(line)):
             continue
-        key, _, name = line.partition("\t")
-        if not key.strip().isdecimal():
-            raise UserError(f"{where}, line {number}: expected 'id<TAB>name', found {line[:60]!r}")
-        index = int(key)
-        if index in named:
+        found = _id_and_name(line)
+        if found is None:
+            raise UserError(f"{where}, line {number}: expected 'id<TAB>name', found {line[:60].rstrip()!r}")
+        index, name = found
+        if index in named and not same_name(named[index], name):
             raise UserError(f"{where}, line {number}: id {index} stands twice")
-        named[index] = name.strip()
+        if index in named:
+            repeated.append(number)
+        if name and "\t" not in line:
+            other_form.append((line.strip(), index, name))
+        named[index] = name
+    if other_form:
+        _log.info("%s has no tabs; %r is read as id %d, name %r", where, *other_form[0])
+    if repeated:
+        _log.warning("%s: line %d repeats a line before; it is read once", where, repeated[0])
     return named
+
+
+def _id_and_name(line: str) -> tuple[int, str] | None:
+    key, tab, rest = line.strip().partition("\t")
+    name = rest.partition("\t")[0]
+    if not tab and (found := _OTHER_FORM.fullmatch(key)):
+        key, name = found[1], found[2]
+    number = _ID.fullmatch(key.strip())
+    if number is None:
+        return None
+    name = name.strip()
+    if len(name) > 1 and name[0] == name[-1] == '"':  # as spreadsheets write CSV
+        name = name[1:-1].replace('""', '"').strip()
+    return int(number[1]), unicodedata.normalize("NFC", name)
+
+
+def _is_header(line: str) -> bool:
+    first = re.split(r"[\t,;|]| {2,}", line.strip())[0].strip(' "#').lower()
+    return first in _HEADERS or re.fullmatch(r"(class_?)?id\s+\w+", line.strip().lower()) is not None
+
+
+def _names_alone(text: str, where: str) -> dict[int, str] | None:
+    """Parses one name a line, background first, into {id: name}; None where the text begins otherwise."""
+    names = [unicodedata.normalize("NFC", line.strip()) for line in text.split("\n") if line.strip()]
+    if names[:1] == ["__ignore__"]:  # labelme's id -1
+        names = names[1:]
+    if not names or names[0].lower() not in _BACKGROUNDS:
+        return None
+    _log.info("%s has no ids; the names get 0, 1, 2, ... in their order", where)
+    return dict(enumerate(names))

@@ -150,7 +150,7 @@ def _bad_masks(meals: FaultyMeals) -> None:
 
 
 def _repeated(meals: FaultyMeals) -> None:
-    for kept, refused in (("train", "train"), ("test", "train")):
+    for kept, refused in (("val", "train"), ("test", "train")):
         image, mask = meals.meal()
         name = f"id_in_{kept}_and_{refused}"
         meals.add(name, jpeg(image), png(mask), split=kept, truth=mask)

@@ -11,7 +11,7 @@ from typing import Literal
 
 FindingName = Literal[
     "missing_file", "empty_file", "other_format", "unreadable", "truncated", "too_many_pixels", "mask_mode",
-    "unknown_id", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
+    "unknown_id", "ambiguous_name", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
     "swapped_size",
     "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask", "unlabelled",
     "repeated_picture", "near_duplicate",
@@ -35,6 +35,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "too_many_pixels": Kind("refused", "the picture or the mask has more pixels than the limit"),
     "mask_mode": Kind("refused", "the mask is not one channel of 8 or 16 bit ids"),
     "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
+    "ambiguous_name": Kind("refused", "two files have the name that is listed, or that the mask should have"),
     "size_mismatch": Kind("refused", "the mask has another size than the picture"),
     "all_ignored": Kind("refused", "every pixel of the mask is ignored"),
     "duplicate_id": Kind("refused", "another record has the same id and keeps it: test before val before train"),

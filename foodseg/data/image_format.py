@@ -31,6 +31,7 @@ Fault = Literal[
     "too_many_pixels",
     "mask_mode",
     "unknown_id",
+    "ambiguous_name",
 ]
 
 

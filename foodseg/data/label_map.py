@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foodseg import storage
-from foodseg.classes import BACKGROUND, IGNORE_16BIT, ClassTable
+from foodseg.classes import BACKGROUND, IGNORE_16BIT, ClassTable, same_name
 from foodseg.errors import UserError
 
 IGNORE = "ignore"  # the word for the ignore id in the column of target ids
@@ -55,7 +55,7 @@ class LabelMap:
         for index, name in sorted(self.from_names.items()):
             if index >= len(classes):
                 return f"id {index} is {name!r} in the map, but ids go from 0 to {len(classes) - 1}"
-            if classes.names[index] != name:
+            if not same_name(classes.names[index], name):
                 return f"id {index} is {name!r} in the map and {classes.names[index]!r} there"
         if unmapped:
             named = ", ".join(f"{index} {classes.names[index]!r}" for index in unmapped[:_NAMED])
@@ -67,7 +67,7 @@ class LabelMap:
         for index, name in sorted(self.to_names.items()):
             if index >= len(classes):
                 return f"target {index} is {name!r} in the map, but ids go from 0 to {len(classes) - 1}"
-            if classes.names[index] != name:
+            if not same_name(classes.names[index], name):
                 return f"target {index} is {name!r} in the map and {classes.names[index]!r} there"
         return None
 
@@ -182,7 +182,7 @@ def parse_label_map(text: str, where: str) -> LabelMap:
         UserError: no header, a malformed line, an id that is mapped twice or named in two ways, or a background that
             becomes an ingredient.
     """
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     header = _fields(lines[0][1]) if lines else []
     spaces = [name.removesuffix("_id") for name in header[:3:2]]
     columns = [f"{space}{end}" for space in spaces for end in ("_id", "_name")]
@@ -230,5 +230,5 @@ def _id(text: str, here: str) -> int:
 def _name(names: dict[int, str], index: int, name: str, here: str) -> None:
     if not name:
         raise UserError(f"{here}: id {index} has no name beside it")
-    if names.setdefault(index, name) != name:
+    if not same_name(names.setdefault(index, name), name):
         raise UserError(f"{here}: id {index} is {name!r} here and {names[index]!r} further up")

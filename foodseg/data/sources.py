@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.classes import BACKGROUND, ClassTable, same_name
 from foodseg.errors import UserError
 
 EVERYTHING = "*"
@@ -32,11 +32,12 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
     """
     annotated: dict[str, tuple[int, ...]] = {}
     seen = set()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         here = f"{where}, line {number}"
         source, _, listed = (part.strip() for part in line.partition("\t"))
+        source = next((one for one in sources if same_name(one, source)), source)
         if not listed:
             found = line.strip()[:60]
             raise UserError(f"{here}: expected 'source<TAB>ids or names with commas, or *', found {found!r}")
@@ -89,8 +90,9 @@ def scorable_mask(
 
 
 def _id(word: str, classes: ClassTable, here: str) -> int:
-    if word in classes.names:
-        return classes.names.index(word)
+    for index, name in enumerate(classes.names):
+        if same_name(name, word):
+            return index
     if not word.isdecimal() or int(word) >= len(classes):
         raise UserError(f"{here}: {word!r} is neither an id from 0 to {len(classes) - 1} nor one of the class names")
     return int(word)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foodseg import storage
-from foodseg.classes import ClassTable, parse_id_lines
+from foodseg.classes import ClassTable, parse_id_lines, same_name
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.errors import UserError
@@ -177,7 +177,7 @@ def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[in
         for index, name in named.items():
             if index >= len(classes):
                 raise UserError(f"{path}: id {index} is outside the label space (0 to {len(classes) - 1})")
-            if name and classes.names[index] != name:
+            if name and not same_name(classes.names[index], name):
                 raise UserError(f"{path}: id {index} is {name!r} there, but {classes.names[index]!r} in the data set")
         stem = path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".txt").removesuffix(".tsv").removesuffix("_classes")
         if stem in subsets:

@@ -22,6 +22,7 @@ from foodseg.checkpoint import Calibration, Checkpoint, calibration_of, load_che
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
+from foodseg.data.image_ids import listed_rows
 from foodseg.data.label_map import LabelMap, read_label_map
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest
@@ -264,15 +265,10 @@ def note_test_opening(path: str, event: str, facts: Mapping[str, Any]) -> None:
 def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
     if pictures is None:
         return list(range(len(reader)))
-    wanted = [line.strip() for line in storage.read_text(pictures).splitlines() if line.strip()]
-    place = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
-    unknown = [image_id for image_id in wanted if image_id not in place]
-    if not wanted:
+    rows = listed_rows(storage.read_text(pictures), reader.column("image_id").to_pylist(), f"--pictures {pictures}")
+    if not rows:
         raise UserError(f"--pictures {pictures}: there is no picture id in it; write one a line")
-    if unknown:
-        others = f" (nor are {len(unknown) - 1} others)" if len(unknown) > 1 else ""
-        raise UserError(f"--pictures {pictures}: {unknown[0]!r} is not in the split{others}; list ids of that split")
-    return sorted(place[image_id] for image_id in wanted)
+    return rows
 
 
 def _score(

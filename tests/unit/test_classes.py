@@ -1,9 +1,11 @@
 """Label spaces: ids, the ignore id, colours, the text form."""
 
+import logging
+
 import numpy as np
 import pytest
 
-from foodseg.classes import ClassTable, parse_id_lines
+from foodseg.classes import ClassTable, parse_id_lines, same_name
 from foodseg.errors import UserError
 
 
@@ -69,8 +71,12 @@ def test_tables_that_are_refused(names: tuple[str, ...], words: str) -> None:
         ("0\ta\n-1\tb\n", "line 2: expected"),
         ("0\ta\n\u00b2\tb\n", "line 2: expected"),  # a digit to str.isdigit, no number to int
         ("0\ta\n0\tb\n", "t.txt, line 2: id 0 stands twice"),
+        ("rice\n0\tbackground\n", "line 1: expected"),
+        ("rice\negg\n", "line 1: expected 'id<TAB>name', found 'rice'"),
+        ("0\ta\nid\tname\n", "line 2: expected"),
         ("0\ta\n2\tb\n", r"t.txt: class ids must be 0, 1, 2, ... without gaps, but \[1\] are missing"),
-        ("1\ta\n2\tb\n", r"but \[0\] are missing"),
+        ("1\ta\n2\tb\n", "t.txt: ids begin at 0 = background .*but these begin at 1: add the line '0<TAB>background'"),
+        ("2\ta\n3\tb\n", r"but \[0, 1\] are missing"),
         ("0\ta\n1\ta\n", "t.txt: class names must differ"),
         ("", "t.txt: a class table needs background"),
     ],
@@ -78,6 +84,42 @@ def test_tables_that_are_refused(names: tuple[str, ...], words: str) -> None:
 def test_texts_that_are_refused(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         ClassTable.from_text(text, "t.txt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\tbackground\n1\twhite rice\n2\t7 up\n",
+        "id\tname\n0\tbackground\n1\twhite rice\n2\t7 up\n",
+        "class_id,class_name\n0,background\n1,white rice\n2,7 up\n",
+        "0 background\n1 white rice\n2 7 up\n",
+        "0,background\n1,white rice\n2,7 up\n",
+        '0,"background"\n1,"white rice"\n2,"7 up"\n',
+        "0: background\n1: white rice\n2: 7 up\n",
+        "0. background\n1. white rice\n2. 7 up\n",
+        "0) background\n1) white rice\n2) 7 up\n",
+        "0 - background\n1 - white rice\n2 - 7 up\n",
+        "0.0\tbackground\n1.0\twhite rice\n2.0\t7 up\n",
+        "# made by hand\n\n0\tbackground\t#000000\n2\t7 up\t#00ff00\n1\twhite rice\t#ff0000\n",
+        "0\tbackground\n1\twhite rice\n1\twhite rice\n2\t7 up\n",
+        "background\nwhite rice\n7 up\n",
+        "__ignore__\nbackground\n\nwhite rice \n7 up\n",
+    ],
+)
+def test_tables_as_people_write_them(text: str) -> None:
+    assert ClassTable.from_text(text, "classes.txt") == ClassTable(("background", "white rice", "7 up"))
+
+
+def test_what_was_interpreted_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        ClassTable.from_text("0,a\n1,b\n1,b\n", "classes.txt")
+    assert "classes.txt has no tabs; '0,a' is read as id 0, name 'a'" in caplog.text
+    assert "classes.txt: line 3 repeats a line before" in caplog.text
+
+
+def test_names_are_composed() -> None:
+    classes = ClassTable.from_text("0\tbackground\n1\tcre\u0300me\n", "classes.txt")
+    assert classes.names[1] == "cr\u00e8me" and same_name("cre\u0300me", "cr\u00e8me")
 
 
 def test_a_subset_may_leave_out_names_and_ids() -> None:

@@ -10,7 +10,8 @@ The source is that folder or the one around it. (Wu et al., "A Large-Scale Bench
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, refuse_missing
+from foodseg.data.formats.layout import locate, missing, refuse_missing
+from foodseg.data.formats.listed import ListedSplit, listed_records
 from foodseg.data.record import MaskFile, SourceListing
 
 NEEDS = "category_id.txt, ImageSets/train.txt, Images/img_dir/, Images/ann_dir/"

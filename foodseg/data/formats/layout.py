@@ -1,12 +1,10 @@
-"""What the published layouts share: files found whatever the case of their names, lists of stems, splits in names."""
+"""What the published layouts share: files found whatever the case of their names, splits in names."""
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from foodseg import storage
-from foodseg.data.record import ImageFile, Mask, Record, distinct_ids
 from foodseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -60,55 +58,9 @@ def _find(folder: str, path: str) -> str | None:
     return folder
 
 
-def by_stem(names: Sequence[str], extensions: tuple[str, ...] = EXTENSIONS) -> dict[str, str]:
-    """Returns {stem: name} of the names that have one of the extensions."""
-    return {name.rsplit(".", 1)[0]: name for name in names if name.lower().endswith(extensions)}
-
-
 def without_extension(name: str) -> str:
     """Returns the name without the extension of a picture; any other dot stays."""
     return name.rsplit(".", 1)[0] if name.lower().endswith(EXTENSIONS) else name
-
-
-@dataclass(frozen=True)
-class ListedSplit:
-    """A split of a published data set: its list of pictures, one a line, and the folders of pictures and masks."""
-
-    split: str
-    names: str
-    images: str
-    masks: str
-
-
-def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[str], Mask]) -> tuple[Record, ...]:
-    """Returns a record for each line of the lists; `mask` makes one of the URI of a mask file.
-
-    Every picture of a published data set has a mask: where a file is not there, it is named all the same, so that the
-    audit refuses the record. Pictures that no list names are left out and counted in the log.
-    """
-    found = []  # (split, stem, picture, mask)
-    for part in splits:
-        images = by_stem(visible_names(part.images))
-        masks = by_stem(visible_names(part.masks), (".png",))
-        stems = [_stem(line) for line in storage.read_text(part.names).splitlines() if line.strip()]
-        unlisted = sorted(set(images) - set(stems))
-        if unlisted:
-            _log.warning(
-                "%s does not name %d pictures of %s, which are left out; the first is %s",
-                storage.redact(part.names), len(unlisted), storage.redact(part.images), images[unlisted[0]],
-            )  # fmt: skip
-        for stem in stems:
-            picture = storage.join(part.images, images.get(stem, f"{stem}.jpg"))
-            found.append((part.split, stem, picture, storage.join(part.masks, masks.get(stem, f"{stem}.png"))))
-    ids = distinct_ids([stem for _, stem, _, _ in found], [f"{split}/{stem}" for split, stem, _, _ in found])
-    return tuple(
-        Record(image_id, split, source, ImageFile(picture), mask(mask_uri))
-        for image_id, (split, _, picture, mask_uri) in zip(ids, found, strict=True)
-    )
-
-
-def _stem(line: str) -> str:
-    return without_extension(line.strip().replace("\\", "/").rsplit("/", 1)[-1])
 
 
 def splits_by_name(names: Sequence[str], where: str) -> dict[str, str]:

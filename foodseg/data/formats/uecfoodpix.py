@@ -16,7 +16,8 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, refuse_missing
+from foodseg.data.formats.layout import locate, missing, refuse_missing
+from foodseg.data.formats.listed import ListedSplit, listed_records
 from foodseg.data.record import SourceListing
 from foodseg.data.sample import BadFile, open_picture, undecodable
 
@@ -87,7 +88,7 @@ def decode_colours(data: bytes) -> np.ndarray:
 def _class_table(uri: str) -> ClassTable:
     text = storage.read_text(uri)
     header, _, lines = text.partition("\n")
-    if not header.partition("\t")[0].strip().isdecimal():
+    if not header.partition("\t")[0].strip()[:1].isdecimal():
         text = f"\n{lines}"  # an empty line instead, so that errors count lines as an editor does
     return ClassTable.from_text(text, storage.redact(uri))
 

@@ -1,12 +1,13 @@
 """The folder format: what is listed, from which files, and what is missing."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from foodseg.data.formats.folder import list_folder
-from foodseg.data.record import ImageFile, MaskFile
-from foodseg.errors import UserError
+from foodseg.data.formats.folder import list_folder, missing_in_folder
+from foodseg.data.record import ImageFile, MaskFile, Unreadable
+from foodseg.errors import DataRefused, UserError
 
 
 def write(folder: Path, files: dict[str, str]) -> str:
@@ -38,13 +39,85 @@ def test_records_name_their_files_split_and_source(tmp_path: Path) -> None:
         ("canteen__1", "train", "canteen", image("canteen__1.jpg"), mask("canteen__1.png")),
         ("b", "train", "", image("b.PNG"), None),
         ("c.v2", "val", "", image("c.v2.webp"), mask("c.v2.PNG")),
-        ("gone__x__y", "test", "gone", image("gone__x__y.jpg"), None),  # refused when it is read
+        (
+            "gone__x__y",
+            "test",
+            "gone",
+            Unreadable("test.txt lists 'gone__x__y', and no image in images/ has that name", "missing_file"),
+            None,
+        ),
     ]
 
 
-def test_pictures_that_no_list_names_are_left_out(tmp_path: Path) -> None:
+def test_images_that_no_list_names_are_left_out(tmp_path: Path) -> None:
     src = write(tmp_path, {"images/a.jpg": "", "images/z.jpg": "", "images/notes.txt": "", "masks/z.png": ""})
     assert [record.image_id for record in list_folder(src).records] == ["a"]
+
+
+def test_masks_and_images_that_do_not_go_together_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = ["images/a.jpg", "images/b.jpg", "images/z.jpg", "masks/a.png", "masks/rice.png", "masks/a.txt"]
+    with caplog.at_level(logging.WARNING):
+        records = list_folder(write(tmp_path, dict.fromkeys(files, "") | {"train.txt": "a\nb\n"})).records
+    assert [record.mask is None for record in records] == [False, True]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"{tmp_path}/masks: 1 masks belong to no image; the first is rice.png",
+        f"{tmp_path}/images: no list names 1 of the images, which are left out; the first is z.jpg",
+        f"1 of 2 listed images have no mask in {tmp_path}/masks; the first is b.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "words"),
+    [
+        (["masks/rice.png"], DataRefused, "none of the 1 files in .*/masks is the mask of an image: the first is "
+         "rice.png, and the mask of a.jpg should be a.png"),
+        (["masks/a.npy", "masks/b.npy"], DataRefused, "holds no masks that can be read but 2 .npy files"),
+        (["masks/a_mask.png", "masks/a_vis.png"], UserError, "two masks of each image, such as a_mask.png and a_vis"),
+    ],
+)  # fmt: skip
+def test_masks_that_cannot_be_used_end_it(files: list[str], error: type[Exception], words: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=words):
+        list_folder(write(tmp_path, dict.fromkeys(["images/a.jpg", *files], "")))
+
+
+def test_two_files_of_one_name_refuse_their_record(tmp_path: Path) -> None:
+    files = ["images/a.jpg", "images/a.png", "images/b.jpg", "masks/a.png", "masks/b.png", "masks/b.tif"]
+    a, b = list_folder(write(tmp_path, dict.fromkeys(files, "") | {"train.txt": "a\nb\n"})).records
+    assert isinstance(a.image, Unreadable) and isinstance(b.mask, Unreadable)
+    assert "images/a.jpg and images/a.png both have that name" in a.image.reason
+    assert "b.png and b.tif" in b.mask.reason and a.image.fault == b.mask.fault == "ambiguous_name"
+
+
+def test_folders_below_images_and_masks(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for folder in ("images/canteen", "masks/canteen", "images/home", "masks/home"):
+        (tmp_path / folder).mkdir()
+    files = [f"{kind}/{place}/uec__1.{end}" for kind, end in (("images", "jpg"), ("masks", "png"))
+             for place in ("canteen", "home")]  # fmt: skip
+    for name, text in (dict.fromkeys(files, "") | {
+        "classes.txt": "0\tbackground\n1\trice\n", "train.txt": "canteen/uec__1\n",
+        "test.txt": "images/home/uec__1.jpg\n",
+    }).items():  # fmt: skip
+        (tmp_path / name).write_text(text)
+    records = list_folder(str(tmp_path)).records
+    assert [(r.image_id, r.source, r.split) for r in records] == [
+        ("canteen/uec__1", "uec", "train"), ("home/uec__1", "uec", "test"),
+    ]  # fmt: skip
+    assert records[1].mask == MaskFile(str(tmp_path / "masks" / "home" / "uec__1.png"))
+
+
+def test_names_of_other_tools_and_other_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("Images", "MASKS"):
+        (tmp_path / name).mkdir()
+    for name, text in {"Classes.txt": "0\tbackground\n1\trice\n", "Train.txt": "a\n", "valid.txt": "b\n"}.items():
+        (tmp_path / name).write_text(text)
+    with caplog.at_level(logging.INFO):
+        assert [record.split for record in list_folder(str(tmp_path)).records] == ["train", "val"]
+    assert "valid.txt is taken for the list of val" in caplog.text
+    (tmp_path / "MASKS").rename(tmp_path / "labels")
+    assert missing_in_folder(str(tmp_path)) == ["masks (labels is there: rename it)"]
 
 
 @pytest.mark.parametrize("name", ["images", "masks", "classes.txt", "train.txt"])

@@ -1,12 +1,11 @@
-"""Files in any case, lists of pictures, splits in file names."""
+"""Files in any case, splits in file names."""
 
 import logging
 from pathlib import Path
 
 import pytest
 
-from foodseg.data.formats.layout import ListedSplit, listed_records, locate, missing, splits_by_name, visible_names
-from foodseg.data.record import ImageFile, MaskFile, Record
+from foodseg.data.formats.layout import locate, missing, splits_by_name, visible_names
 from foodseg.errors import UserError
 
 
@@ -34,24 +33,6 @@ def test_what_desktops_leave_in_a_folder_is_passed_over(tmp_path: Path) -> None:
 
 def test_what_is_not_there_keeps_its_name(tmp_path: Path) -> None:
     assert locate(str(tmp_path), "a/b.txt") == str(tmp_path / "a" / "b.txt")
-
-
-def test_each_line_of_a_list_is_a_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("images/1.jpg", "images/2.v2.PNG", "images/9.jpg", "images/note.txt", "masks/1.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    (tmp_path / "list.txt").write_text("1\r\n\n img\\2.v2.png \ntrain/3\n")
-    images, masks = tmp_path / "images", tmp_path / "masks"
-    with caplog.at_level(logging.WARNING):
-        records = listed_records(
-            [ListedSplit("train", str(tmp_path / "list.txt"), str(images), str(masks))], "s", MaskFile
-        )
-    assert records == (
-        Record("1", "train", "s", ImageFile(str(images / "1.jpg")), MaskFile(str(masks / "1.png"))),
-        Record("2.v2", "train", "s", ImageFile(str(images / "2.v2.PNG")), MaskFile(str(masks / "2.v2.png"))),
-        Record("3", "train", "s", ImageFile(str(images / "3.jpg")), MaskFile(str(masks / "3.png"))),  # refused later
-    )
-    assert "does not name 1 pictures" in caplog.text and "9.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(
