@@ -1,8 +1,10 @@
 """The `foodseg` command: parse, call one function, print. Everything heavy is imported inside the commands."""
 
 import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from foodseg.cli_bench import bench_app
 from foodseg.cli_config import config_app
 from foodseg.cli_data import data_app
-from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit, on_cluster, require_lasting
+from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, on_cluster, require_lasting
 from foodseg.cli_serve import serve_app
 from foodseg.cli_tune import ablate, tune
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
@@ -36,7 +38,15 @@ class _Stopped(Exception):
 
 def main() -> None:
     """Runs the command line; every expected failure is one sentence on stderr and its exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it
+            signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """`kill` and a terminal that is closed end a command as Ctrl-C does: what it has started is ended first."""
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str]) -> int:
@@ -155,6 +165,7 @@ def evaluate(
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
+    device: Device = "auto",
     test_log: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +190,7 @@ def evaluate(
         missing = "--data" if data is None else "--out"
         raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
+    from foodseg.predict.device import parse_device
     from foodseg.storage import join, redact
 
     require_lasting("--out", out, address)
@@ -188,7 +200,7 @@ def evaluate(
     metrics = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
         label_map=label_map, classes=classes,
-        overrides=overrides or [], workers=workers, address=address, test_log=test_log,
+        overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
     )  # fmt: skip
 
     def show() -> None:
@@ -243,6 +255,7 @@ def predict(
         str | None,
         typer.Option(help="What is on the pictures, names with commas between: sets eval.ingredients=given."),
     ] = None,
+    device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -252,9 +265,10 @@ def predict(
 
     Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
     """
+    from foodseg.predict.device import parse_device
     from foodseg.predict.label import label_pictures
 
-    results = label_pictures(checkpoint, pictures, out, overrides or [], ingredients)
+    results = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
 
     def show() -> None:
         for result in results:

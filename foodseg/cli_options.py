@@ -15,6 +15,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join: 'auto' or host:port. Left out: this machine alone.")
 ]
+Device = Annotated[
+    str, typer.Option(help="What computes: cpu, gpu (CUDA, or mps on a Mac), or auto: a GPU where there is one.")
+]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")
 ]

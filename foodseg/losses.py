@@ -18,6 +18,11 @@ def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tens
     return interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Returns the type that long sums are taken in: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def cross_entropy_sum(
     logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -46,7 +51,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         to_rows = _linear_weights(logits.shape[2], mask.shape[1], logits.device)
         to_columns = _linear_weights(logits.shape[3], mask.shape[2], logits.device)
-        total = logits.new_zeros((), dtype=torch.float64)
+        total = logits.new_zeros((), dtype=sum_dtype(logits.device))
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
         with torch.autocast(logits.device.type, enabled=False):
             for picture in range(len(logits)):
@@ -80,7 +85,7 @@ def _wide_cross_entropy(
     """
     classes, rows, width = wide.shape
     height = len(mask)
-    total = wide.new_zeros((), dtype=torch.float64)
+    total = wide.new_zeros((), dtype=sum_dtype(wide.device))
     gradient = torch.zeros_like(wide)
     step = max(1, BAND_BYTES.get(wide.device.type, 2**20) // (4 * classes * width))
     for top in range(0, height, step):
@@ -101,7 +106,7 @@ def _wide_cross_entropy(
             own = torch.where(uncertain, together, own)
             certain = labelled & ~uncertain
             share = among.sub_(together).exp_().mul_(uncertain)
-        total -= (own * labelled).sum(dtype=torch.float64)
+        total -= (own * labelled).sum(dtype=total.dtype)
         # d sum / d scores, where labelled: softmax - one hot, or - softmax among the absorbed
         slope = scores.exp_().mul_(labelled)
         slope.scatter_add_(0, truth, -certain[None].to(slope.dtype))

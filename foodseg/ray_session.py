@@ -8,24 +8,31 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import ray
+import yaml
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import state
 from ray.exceptions import RayTaskError
 
 from foodseg.errors import FoodsegError, RetryLater, UserError
+from foodseg.leftovers import keeper
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
 KNOCK_SECONDS = 10  # a cluster that is up answers at once
 # where Ray keeps an error that it wraps: of a task, of the training controller, of a worker's loop, of its health check
 _WRAPPED = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 NODE_SECONDS = 2  # and so do its nodes to each other
+_BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # of a head that `ray up` has started
 _NODE_GROUP = "ray.io/node-group"  # label of the nodes that belong to a type in a cluster.yaml or RayCluster
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,7 +67,8 @@ def data_cpus() -> int:
 def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.
 
-    A Ray that is connected already (a test, a notebook) is used as it is. Otherwise what is printed meanwhile goes to
+    What is started here ends with this process, however that ends (`leftovers`). A Ray that is connected already (a
+    test, a notebook) is used as it is. Otherwise what is printed meanwhile goes to
     stderr, cut to one line each: Ray prints what goes wrong on a node to stdout, which belongs to the result.
 
     Args:
@@ -78,12 +86,36 @@ def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str
         return
     for name, value in {**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if address is None else {})}.items():
         os.environ.setdefault(name, value)
-    with contextlib.redirect_stdout(_Briefly()):
-        _connect(address, logical_cpus, None if environment is None else {**_ENVIRONMENT, **environment})
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        marks = stack.enter_context(keeper()) if address is None else {}  # a cluster has a life of its own
+        stack.enter_context(contextlib.redirect_stdout(_Briefly()))
+        stack.callback(ray.shutdown)
+        with _environment(marks), _own_sigterm():
+            _connect(address, logical_cpus, None if environment is None else {**_ENVIRONMENT, **environment})
+        yield
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's `init` takes SIGTERM for itself; where somebody has a handler already, that one stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Briefly(io.TextIOBase):
@@ -181,6 +213,29 @@ def _answers(host: str, port: int) -> bool:
 def nodes_may_come() -> bool:
     """Whether a launcher or an operator runs this cluster (`ray up`, KubeRay) and may start nodes on demand."""
     return any(_NODE_GROUP in (node.get("Labels") or {}) for node in ray.nodes() if node["Alive"])
+
+
+def gpus_to_come() -> int | None:
+    """Returns how many GPUs the cluster could have with all nodes that may be started; None = it does not say.
+
+    The node types of a cluster that `ray up` has started lie on its head, where jobs run.
+    """
+    if not nodes_may_come():
+        return 0
+    known = state.get_max_resources_from_cluster_config()
+    if known is not None:
+        return int(known.get("GPU", 0))
+    if not _BOOTSTRAP.expanduser().exists():
+        return None
+    return most_gpus(yaml.safe_load(_BOOTSTRAP.expanduser().read_text(encoding="utf-8")))
+
+
+def most_gpus(cluster: Mapping[str, Any]) -> int:
+    """Returns the GPUs of all nodes that a cluster.yaml, filled in by `ray up`, lets be started."""
+    most = cluster.get("max_workers", 0)
+    types = cluster.get("available_node_types", {}).values()
+    each = [(kind.get("resources", {}).get("GPU", 0), kind.get("max_workers", most)) for kind in types]
+    return int(sum(gpus * min(count, most) for gpus, count in each))
 
 
 def _own_words(error: FoodsegError) -> FoodsegError:

@@ -32,7 +32,7 @@ from foodseg.data.shards import Manifest, read_manifest
 from foodseg.data.views import jittered_view
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import AUTOCAST
-from foodseg.train.context import micro_batch_size
+from foodseg.train.batches import micro_batch_size
 
 PREFETCHED = 4  # batches that the background thread decodes ahead
 

@@ -14,7 +14,7 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
-from foodseg.train.context import micro_batch_size
+from foodseg.train.batches import micro_batch_size
 
 MEMORY_STEPS = 4  # updates whose batches are held in memory
 

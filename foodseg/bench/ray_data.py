@@ -25,7 +25,7 @@ from foodseg.data.ray_dataset import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest, read_manifest
 from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session
-from foodseg.train.context import micro_batch_size
+from foodseg.train.batches import micro_batch_size
 from foodseg.train.run import with_absolute_uris
 
 _log = logging.getLogger(__name__)

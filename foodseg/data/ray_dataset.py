@@ -28,7 +28,6 @@ from foodseg.data.shards import Manifest
 
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
 STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
-NO_PROGRESS_SECONDS = 300
 BLOCK_BYTES = 64 * 2**20  # of decoded pictures and masks: starting a task costs little beside decoding as many
 MOST_ROWS = 256  # in a block, however small the crops
 PAUSE_SECONDS = 0.05  # a round costs 2 ms and a block takes five times as long to decode as this pause
@@ -73,7 +72,7 @@ def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dat
     context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
     context.target_max_block_size = None  # a task's output is one block, whatever its size
     context.execution_options = ExecutionOptions(preserve_order=True)
-    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    context.execution_no_progress_timeout_s = -1  # it counts the pauses of a consumer, too: `train.waiting` does not
     context.custom_execution_callback_classes = [PacedScheduling]
     steps = order.unit // order.global_batch
     borders = [start_step, *(b for b in range(0, total_steps, steps) if b > start_step), total_steps]

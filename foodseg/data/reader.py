@@ -4,6 +4,7 @@ reader = RowReader(uri, read_manifest(uri), ["train"])
 table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 
 COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
+_log = logging.getLogger(__name__)
 
 
 class RowReader:
@@ -112,23 +114,23 @@ def training_order(
     A row's draws per epoch are the weight of its data set times its repeat factor.
 
     Raises:
-        UserError: fewer rows than one update takes.
+        UserError: the weights of the data sets leave less than one row.
     """
     if len(reader) < global_batch:
-        raise UserError(
-            f"the splits {list(data.train_splits)} hold {len(reader)} pictures, "
-            f"fewer than train.global_batch = {global_batch}: add pictures or lower train.global_batch"
-        )
+        _log.warning(
+            "%s hold %d image%s, fewer than train.global_batch = %d: an update takes an image several times, each "
+            "time cropped in another way",
+            list(data.train_splits), len(reader), "" if len(reader) == 1 else "s", global_batch,
+        )  # fmt: skip
     repeats = _weights(reader, data)
     needs_ingredients = data.repeat_threshold > 0 or paste > 0
     ingredients = reader.column("ingredients").to_pylist() if needs_ingredients else []
     if data.repeat_threshold > 0:
         factors = repeat_factors(ingredients, reader.labelled, data.repeat_threshold, data.repeat_cap)
         repeats = factors if repeats is None else repeats * factors
-    if repeats is not None and round(float(repeats.sum())) < global_batch:
+    if repeats is not None and round(float(repeats.sum())) < 1:
         raise UserError(
-            f"with the weights of data.uris an epoch draws {repeats.sum():.1f} pictures, "
-            f"fewer than train.global_batch = {global_batch}: raise the weights or lower train.global_batch"
+            f"with the weights of data.uris an epoch draws {repeats.sum():.2g} images, less than one: raise the weights"
         )
     if paste == 0:
         return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)

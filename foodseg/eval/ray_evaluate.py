@@ -7,15 +7,10 @@ checkpoint, `confidence.parquet` and `pictures-ema.parquet` (or -student: its ot
 """
 
 import json
-import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy, DataContext
 
 from foodseg import storage
 from foodseg.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
@@ -31,23 +26,20 @@ from foodseg.eval.evaluate import (
     Labeller,
     Labels,
     PredictionFolder,
-    Scored,
     chunks,
     merge_scored,
     read_subsets,
-    score_rows,
     true_lists,
 )
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.pictures import merge
+from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import TrainingCurves, shown_settings, write_results
 from foodseg.metrics import scores
-from foodseg.predict.device import pick_device
+from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor
-from foodseg.progress import Progress
-from foodseg.ray_session import cores, expected_failure, ray_session
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
 
@@ -66,6 +58,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     workers: int = 1,
     address: str | None = None,
+    device: Device = "auto",
     test_log: str = "evidence/test_openings.jsonl",
 ) -> dict[str, Any]:
     """Scores a checkpoint, or a folder of label maps, on a split.
@@ -81,13 +74,15 @@ def evaluate(
         classes: class table of the space that `label_map` leads to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         workers: processes that score; 0 = this one, without Ray.
+        device: what a checkpoint computes on; auto = a GPU for each worker, if the cluster has or can start nodes with
+            enough of them.
 
     Returns:
         The content of metrics.json.
 
     Raises:
         UserError: label spaces differ, the map does not fit, no such split, missing or wrong label maps, unknown
-            picture ids.
+            picture ids, no GPU where one is wanted, a cluster that may or may not start nodes with GPUs.
     """
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
@@ -113,7 +108,8 @@ def evaluate(
     }
     if split == "test":
         note_test_opening(test_log, "opened", opening)
-    scored = merge_scored(_score(reader, rows, subject.build, space, workers, address))
+    job = ScoringJob(reader, chunks(rows), subject.build, space, device if subject.computes else None)
+    scored = merge_scored(score_parts(job, workers, address))
     if not scored.pictures:
         raise UserError(f"the split {split!r} has no labelled picture to score")
     evaluation = summarise(
@@ -141,7 +137,7 @@ def evaluate(
         **evaluation.to_json(),
         **other_weights,
     }
-    labeller = subject.build()
+    labeller = subject.build("cpu" if device == "cpu" else "auto")  # those who scored may have been elsewhere
     write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
@@ -160,10 +156,11 @@ class _Subject:
 
     facts: dict[str, Any]
     space: CommonSpace
-    build: Callable[[], Labeller]
+    build: Build
     trained_ids: Sequence[int] | None
     calibration_note: str
     curves: TrainingCurves
+    computes: bool = False  # with a model, on a device
 
 
 def _checkpoint_subject(
@@ -191,6 +188,7 @@ def _checkpoint_subject(
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
+        computes=True,
     )
 
 
@@ -199,7 +197,7 @@ def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Su
     return _Subject(
         facts={"predictions": storage.redact(predictions)},
         space=common_space(None, manifest, *spaces),
-        build=lambda: folder,
+        build=lambda device: folder,
         trained_ids=None,
         calibration_note="label maps carry none, so there is nothing to score",
         curves=TrainingCurves(),
@@ -229,17 +227,17 @@ class CheckpointLabeller:
     def __init__(self, uri: str, config: dict[str, Any], told: Mapping[str, Sequence[int]] | None = None) -> None:
         self._uri, self._config, self._told = uri, config, told
 
-    def __call__(self) -> Labeller:
-        config = parse_config(self._config)
+    def __call__(self, wanted: Device) -> Labeller:
+        config, device = parse_config(self._config), pick_device(wanted)
         loaded = load_checkpoint(self._uri)
         model = load_model(loaded, config.eval.weights)
-        predictor = Predictor(model, config.eval, pick_device(), config.train.precision)
+        predictor = Predictor(model, config.eval, device, config.train.precision)
         calibration = calibration_of(loaded, config.eval)
         temperature = calibration.temperature if calibration else 1.0
         other = None
         if loaded.teacher is not None:
             other_model = load_model(loaded, OTHER_WEIGHTS[config.eval.weights])
-            other = Predictor(other_model, config.eval, pick_device(), config.train.precision)
+            other = Predictor(other_model, config.eval, device, config.train.precision)
         told = self._told
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
@@ -269,63 +267,3 @@ def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
     if not rows:
         raise UserError(f"--pictures {pictures}: there is no picture id in it; write one a line")
     return rows
-
-
-def _score(
-    reader: RowReader,
-    rows: Sequence[int],
-    build: Callable[[], Labeller],
-    space: CommonSpace,
-    workers: int,
-    address: str | None,
-) -> Iterator[Scored]:
-    parts = chunks(rows)
-    with Progress("scoring pictures", len(rows)) as progress:
-        if workers == 0:
-            labeller = build()
-            for part in parts:
-                yield score_rows(reader, part, labeller, space)
-                progress.advance(len(part))
-            return
-        with ray_session(address, logical_cpus=max(workers, cores()) + 1):
-            try:
-                for counted, size in _score_on_ray(reader, parts, build, space, min(workers, len(parts))):
-                    yield counted
-                    progress.advance(size)
-            except ray.exceptions.RayError as error:
-                raise expected_failure(error) or error from None
-
-
-def _score_on_ray(
-    reader: RowReader, parts: Sequence[list[int]], build: Callable[[], Labeller], space: CommonSpace, workers: int
-) -> Iterator[tuple[Scored, int]]:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
-    context.execution_options.preserve_order = True  # results in the order of the rows, whoever was faster
-    listed = ray.data.from_items([{"rows": part} for part in parts], override_num_blocks=len(parts))
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
-    scored = listed.map_batches(
-        _Scorer,
-        fn_constructor_args=(reader, build, space),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        num_gpus=gpus,
-        compute=ActorPoolStrategy(size=workers),
-    )
-    for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in table.to_pylist():
-            yield pickle.loads(row["counts"]), row["size"]
-
-
-class _Scorer:
-    """One scoring process; loads the model once."""
-
-    def __init__(self, reader: RowReader, build: Callable[[], Labeller], space: CommonSpace) -> None:
-        self._reader, self._labeller, self._space = reader, build(), space
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = [row for part in table.column("rows").to_pylist() for row in part]
-        counted = score_rows(self._reader, rows, self._labeller, self._space)
-        return pa.table({"counts": pa.array([pickle.dumps(counted)], pa.large_binary()), "size": [len(rows)]})

@@ -1,5 +1,6 @@
 """Labels picture files: overlay with legend, label map, areas and shares as JSON."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from foodseg.config.load import with_eval_overrides
 from foodseg.data.sample import decode_image, encode_mask
 from foodseg.errors import UserError
 from foodseg.overlay import food_shares, overlay
-from foodseg.predict.device import pick_device
+from foodseg.predict.device import Device, in_words, pick_device
 from foodseg.predict.names import parse_names
 from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 
 def label_pictures(
@@ -26,6 +29,8 @@ def label_pictures(
     out: str,
     overrides: Sequence[str] = (),
     ingredients: str | None = None,
+    *,
+    device: Device = "auto",
 ) -> list[dict[str, Any]]:
     """Labels each picture; writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -34,6 +39,7 @@ def label_pictures(
         pictures: files or URIs. out: folder or URI.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         ingredients: names with commas between, the ones that may be on the pictures: sets eval.ingredients=given.
+        device: what the model computes on.
 
     Returns:
         Per picture what its JSON holds: paths, size; the names that might be on it and where that list is from
@@ -56,7 +62,9 @@ def label_pictures(
     if ingredients is None and config.eval.ingredients == "given":
         raise UserError('eval.ingredients = given needs the list: --ingredients "rice, fried tofu"')
     given = None if ingredients is None else parse_names(ingredients, loaded.classes)
-    predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, pick_device(), config.train.precision)
+    where = pick_device(device)
+    _log.info("labelling on %s", in_words(where))
+    predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
     calibration = calibration_of(loaded, config.eval)
     temperature = calibration.temperature if calibration else 1.0
     results = []

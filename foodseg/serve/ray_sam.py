@@ -41,7 +41,7 @@ class SamDeployment:
     def __init__(self, config: SamConfig) -> None:
         log_as_replica()
         grid = MaskGrid(points_per_side=config.points_per_side, points_per_batch=config.points_per_batch)
-        self._sam = load_sam(config.kind, config.weights, pick_device(), grid)
+        self._sam = load_sam(config.kind, config.weights, pick_device(mps=False), grid)
         self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
         self._metrics = CacheMetrics()
         # a click takes milliseconds: it does not stand in line behind pictures to embed, which take seconds

@@ -20,6 +20,8 @@ from foodseg.data.order import TrainingOrder, rank_blocks
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.data.transforms import single_threaded_opencv
+from foodseg.predict.device import pick_device
+from foodseg.train.batches import micro_batch_size
 
 T = TypeVar("T")
 OnReport = Callable[[dict[str, Any]], None]
@@ -67,12 +69,6 @@ class TrainContext(Protocol):
         ...
 
 
-def micro_batch_size(config: ExperimentConfig, world_size: int) -> int:
-    """Returns pictures per forward pass: the largest divisor of a rank's share within train.micro_batch."""
-    share = config.train.global_batch // world_size
-    return max(size for size in range(1, share + 1) if share % size == 0 and size <= config.train.micro_batch)
-
-
 @torch.no_grad()
 def share_buffers(module: nn.Module, context: TrainContext) -> None:
     """Gives all ranks rank 0's floating buffers, in one message; all ranks call it.
@@ -89,7 +85,7 @@ def share_buffers(module: nn.Module, context: TrainContext) -> None:
 
 
 class LocalContext:
-    """One process without Ray; within `with`, Ctrl-C and SIGTERM end the run after a last checkpoint."""
+    """One process without Ray; within `with`, Ctrl-C, SIGTERM and SIGHUP end the run after a last checkpoint."""
 
     rank = 0
     world_size = 1
@@ -102,16 +98,18 @@ class LocalContext:
         order: TrainingOrder,
         on_report: OnReport | None = None,
     ) -> None:
-        self.device = torch.device("cuda" if config.scaling.use_gpu else "cpu")
+        self.device = pick_device("gpu" if config.scaling.use_gpu else "cpu")
         self._on_report = on_report
         self._config, self._manifest, self._reader, self._order = config, manifest, reader, order
         self._stop = threading.Event()
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "LocalContext":
-        """From here on the first Ctrl-C or SIGTERM only asks for a stop."""
+        """From here on the first Ctrl-C, SIGTERM or SIGHUP only asks for a stop."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_IGN:  # as `nohup` sets it
+                    continue
                 self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -29,8 +29,10 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
+from foodseg.losses import sum_dtype
 from foodseg.predict.predictor import AUTOCAST
-from foodseg.train.context import TrainContext, micro_batch_size, share_buffers
+from foodseg.train.batches import micro_batch_size
+from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.train.run import text_of_run
@@ -139,15 +141,16 @@ class Trainer:
         return [batch.to(self.context.device) for batch in window]
 
     def _update(self, window: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns per loss term this rank's sum and the count over all ranks, both (terms,) float64."""
+        """Returns per loss term this rank's sum and the count over all ranks, both (terms,) of `sum_dtype`."""
         torch.manual_seed(position_seed(self.config.train.seed + 1, self.step * 4096 + self.context.rank))  # dropout
         self._train_mode()
         weights = self.task.weights_at(self.step)
         names = list(weights)
         counted = [self.task.counts(batch, self.step) for batch in window]
         local = torch.stack([torch.stack([count[name] for name in names]) for count in counted]).sum(0)
-        total = self.context.all_reduce(local.double()).clamp_min(1)
-        sums = torch.zeros(len(names), dtype=torch.float64, device=self.context.device)
+        precise = sum_dtype(self.context.device)
+        total = self.context.all_reduce(local.to(precise)).clamp_min(1)
+        sums = torch.zeros(len(names), dtype=precise, device=self.context.device)
         dtype = AUTOCAST[self.config.train.precision]
         teacher = self.teacher.module if self.teacher is not None else None
         for index, batch in enumerate(window):
@@ -158,7 +161,7 @@ class Trainer:
                     weights[name] * terms[name] * (self.context.world_size / total[i]) for i, name in enumerate(names)
                 ]
                 self.scaler.scale(torch.stack(parts).sum()).backward()
-            sums += torch.stack([terms[name].detach().double() for name in names])
+            sums += torch.stack([terms[name].detach().to(precise) for name in names])
         if self.config.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.exceptions import RayError
@@ -21,7 +22,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
-from foodseg.errors import FoodsegError, RetryLater
+from foodseg.errors import FoodsegError, RetryLater, Unavailable
+from foodseg.in_use import in_use
+from foodseg.predict.device import has_mps
 from foodseg.ray_logs import RelayedLogs
 from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.train.context import LocalContext, OnReport, TrainContext
@@ -31,7 +34,7 @@ from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
 from foodseg.train.ray_groups import TidyTrainer, release_lost_groups
 from foodseg.train.ray_worker import RayContext, ReportsTo, train_rank
-from foodseg.train.run import Run, prepare_run
+from foodseg.train.run import Run, begin_run, check_run
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +70,14 @@ def run_training(
         RuntimeError: workers failed for a reason that is our fault; their trace is in the log.
         KeyboardInterrupt: Ctrl-C.
     """
-    run = prepare_run(config, resume=resume)
+    run = check_run(config, resume=resume)
     if run.config.scaling.num_workers == 0:
-        with _threads(run.config), LocalContext(run.config, run.manifest, run.reader, run.order, on_report) as local:
+        context = LocalContext(run.config, run.manifest, run.reader, run.order, on_report)
+        with in_use(run.config.run.uri, "run.uri"), _threads(run.config), context as local:
+            begin_run(run, resume=resume)
             return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
+    if run.config.scaling.use_gpu and address is None and not ray.is_initialized():
+        _require_cuda()
     sizes = run.config.world_sizes
     alone = worker_resources(run.config)
     with ray_session(address, logical_cpus=int(max(sizes) * alone["CPU"]) + data_cpus()):
@@ -78,7 +85,24 @@ def run_training(
         per_worker = alone if address is None else worker_resources(run.config, nodes)
         if not nodes_may_come():
             require_room(nodes, per_worker, sizes, STREAM_CPUS)
-        return {**_fit_with_retries(run, per_worker, build_context, on_report), "run": run.config.run.uri}
+        with in_use(run.config.run.uri, "run.uri"):
+            begin_run(run, resume=resume)
+            return {**_fit_with_retries(run, per_worker, build_context, on_report), "run": run.config.run.uri}
+
+
+def _require_cuda() -> None:
+    """Refuses workers that would find no GPU on this machine, before Ray starts for them."""
+    if torch.cuda.is_available():
+        return
+    if has_mps():
+        raise Unavailable(
+            "scaling.use_gpu is true, and the GPU of this machine is of the kind mps, which several workers cannot "
+            "share: train in one process (scaling.num_workers=0), or set scaling.use_gpu=false"
+        )
+    raise Unavailable(
+        "scaling.use_gpu is true, but torch finds no GPU here: set scaling.use_gpu=false, or join a cluster that has "
+        "GPUs with --address"
+    )
 
 
 def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None = None) -> dict[str, float]:

@@ -21,25 +21,29 @@ from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
 from foodseg.ray_logs import RelayHandler
 from foodseg.ray_session import expected_failure
-from foodseg.train.context import OnReport, TrainContext, micro_batch_size
+from foodseg.train.batches import micro_batch_size
+from foodseg.train.context import OnReport, TrainContext
+from foodseg.train.waiting import within
 
+NO_PROGRESS_SECONDS = 300.0  # of a rank that waits; Ray Data's own guard would count its pauses, too
 T = TypeVar("T")
 
 
 class RayContext:
-    """One worker of a Ray Train worker group."""
+    """One worker of a Ray Train worker group; one that waits longer than `patience` seconds for a batch fails."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, patience: float = NO_PROGRESS_SECONDS) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = get_device()
-        self._config = config
+        self._config, self._patience = config, patience
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         size = micro_batch_size(self._config, self.world_size)
         stream = ray.train.get_dataset_shard("train")
-        for arrays in stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2):
+        ready = stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
+        for arrays in within(ready, self._patience):  # which has one more ready
             yield Batch.from_arrays(arrays)
 
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
+from foodseg.in_use import FILE as IN_USE
+from foodseg.in_use import refuse_in_use
 from foodseg.models.build import build_segmenter
 from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text import TextTable, class_text, read_table, table_bytes
+from foodseg.predict.device import has_mps
+from foodseg.train.batches import require_statistics
 from foodseg.train.tracking import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned
@@ -34,13 +38,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run that may start: its configuration with absolute URIs, its data, its order and its length."""
+    """A run that may start: its configuration with absolute URIs, its data, its order, its length, its text."""
 
     config: ExperimentConfig
     manifest: Manifest
     reader: RowReader
     order: TrainingOrder
     total_steps: int
+    text: TextTable | None = None  # of a model with text, once `check_run` has made it
 
 
 def plan_run(config: ExperimentConfig) -> Run:
@@ -74,22 +79,25 @@ def plan_run(config: ExperimentConfig) -> Run:
 
 
 def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
-    """Checks everything that can be checked before workers start, and writes `config.yaml` into the run directory.
+    """Checks a run, and begins it. UserError: as `check_run`."""
+    run = check_run(config, resume=resume)
+    begin_run(run, resume=resume)
+    return run
 
-    For a model with text also `text.safetensors`: workers read the names' vectors there, so that they are made once.
+
+def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
+    """Checks everything that can be checked before Ray starts; nothing is written.
 
     Raises:
         UserError: as `plan_run`; no GPU for a training here that wants one, a backbone, weights or text vectors that
-            cannot be loaded, crops that the backbone does not take, no MLflow where it is wanted, a run directory that
-            holds a run already (without `resume`) or holds another one (with it).
+            cannot be loaded, crops or batches that the backbone does not take, no MLflow where it is wanted, a run
+            directory that another command writes, holds a run already (without `resume`) or another one (with it).
     """
     run = plan_run(config)
     config, manifest = run.config, run.manifest
-    if config.scaling.num_workers == 0 and config.scaling.use_gpu and not torch.cuda.is_available():
-        raise UserError(
-            "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
-            "scaling.use_gpu=false, or join a cluster that has one"
-        )
+    if config.scaling.num_workers == 0 and config.scaling.use_gpu:
+        _require_gpu(config)
+    refuse_in_use(config.run.uri, "run.uri")
     _check_run_directory(config, resume)
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
@@ -97,6 +105,19 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
     _require_model(config, manifest.class_table, text, starts=starts)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
+    return replace(run, text=text)
+
+
+def begin_run(run: Run, *, resume: bool) -> None:
+    """Writes `config.yaml` into the run directory, and `text.safetensors` for a model with text.
+
+    Workers read the embeddings of the names there, so that they are computed once.
+
+    Raises:
+        UserError: somebody else has begun a run there since `check_run`.
+    """
+    config, manifest, text = run.config, run.manifest, run.text
+    _check_run_directory(config, resume)
     # config.yaml first: a directory that holds files without it is no run, and could not be resumed
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
     if text is not None:
@@ -108,7 +129,19 @@ def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
             "terms of a teacher are 0",
             idle,
         )
-    return run
+
+
+def _require_gpu(config: ExperimentConfig) -> None:
+    if not torch.cuda.is_available() and not has_mps():
+        raise UserError(
+            "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here: set "
+            "scaling.use_gpu=false, or join a cluster that has one"
+        )
+    if not torch.cuda.is_available() and (config.train.precision == "fp16" or config.train.batch_norm == "sync"):
+        raise UserError(
+            "train.precision = fp16 and train.batch_norm = sync need CUDA, and the GPU of this machine is of the kind "
+            "mps: use train.precision fp32 or bf16, and train.batch_norm live or frozen"
+        )
 
 
 def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> None:
@@ -121,7 +154,8 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
     for config in configs:
         parts = leaves(config.model_dump(mode="json")["model"])
         named = tuple((key, value) for key, value in parts if isinstance(value, str))
-        different.setdefault((*named, config.augment.crop), config)
+        batches = (config.train.global_batch, config.train.micro_batch, config.train.batch_norm, *config.world_sizes)
+        different.setdefault((*named, config.augment.crop, *batches), config)
     for config in map(with_absolute_uris, different.values()):
         text = None if config.model.text.kind == "none" else class_text(config.model, classes)
         _require_model(config, classes, text, starts=True)
@@ -179,21 +213,21 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
 
 
 def _require_crops(model: Segmenter, config: ExperimentConfig) -> None:
-    """Some backbones take pictures of one size alone, and say so when they see another one."""
-    side = config.augment.crop
+    """Some backbones take images of one size alone, and say so when they see another one."""
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, side, side))
+        require_statistics(model, config)
     except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
-            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {side} pixels "
-            f"({str(error).strip()[:200]}): choose another crop or another backbone"
+            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {config.augment.crop} "
+            f"pixels ({str(error).strip()[:200]}): choose another crop or another backbone"
         ) from None
 
 
 def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
     uri, shown = config.run.uri, storage.redact(config.run.uri)
-    if not storage.list_names(uri):
+    if not set(storage.list_names(uri)) - {IN_USE}:
         return
     if not resume:
         raise UserError(f"the run directory {shown} is not empty: give --resume to go on with it, or another run.uri")

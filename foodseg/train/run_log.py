@@ -7,6 +7,7 @@ checkpoint, whole, since objects cannot be appended to.
 import json
 import logging
 import resource
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -86,4 +87,5 @@ def memory_mib(device: torch.device) -> float:
     """Returns the most that tensors took on this GPU so far, or without a GPU that this process took, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 2**20 if sys.platform == "darwin" else most / 2**10  # bytes there, KiB elsewhere

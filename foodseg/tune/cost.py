@@ -9,6 +9,7 @@ from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.models.build import build_segmenter
+from foodseg.predict.device import pick_device
 from foodseg.train.run import text_of_run
 
 PASSES = 10  # that are measured, after one that is not
@@ -27,7 +28,7 @@ def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) 
     model = build_segmenter(config.model, len(classes), pretrained=False, text=text.vectors if text else None)
     if against == "parameters":
         return {"parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad))}
-    device = torch.device("cuda" if config.scaling.use_gpu and torch.cuda.is_available() else "cpu")
+    device = pick_device("auto" if config.scaling.use_gpu else "cpu")
     side = config.eval.longest_side or 512
     picture = torch.zeros(1, 3, side, side, device=device)
     model.to(device).eval()

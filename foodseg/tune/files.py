@@ -16,6 +16,7 @@ from foodseg.config.explain import validated
 from foodseg.config.load import leaves, read_tree, with_values
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
 from foodseg.errors import UserError
+from foodseg.in_use import FILE as IN_USE
 from foodseg.tune.space import Space, check_space, configured, parse_space
 
 # of a sweep or an ablation that goes on, what may differ from before: how long it runs, where, and what is compared
@@ -113,7 +114,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         UserError: the folder is not empty (without `resume`), is none of this kind, or was begun with other settings.
     """
     shown, where = storage.redact(uri), storage.join(uri, name)
-    if storage.list_names(uri):
+    if set(storage.list_names(uri)) - {IN_USE}:
         if not resume:
             raise UserError(f"{shown} is not empty: give --resume to go on with it, or name another folder")
         if not storage.exists(where):

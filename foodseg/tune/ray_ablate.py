@@ -19,6 +19,7 @@ from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
 from foodseg.eval.pictures import PictureCounts, read_pictures
 from foodseg.eval.ray_evaluate import evaluate
+from foodseg.in_use import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.files import AblationPlan, begin, slug
 from foodseg.tune.ledger import Ledger
@@ -94,36 +95,37 @@ def run_ablation(
                 f"arms.{values['arm']}.predictions: {storage.redact(folder)} is empty or not there; it must hold the "
                 f"label maps of seed {values['seed']}"
             )
-    begin(ablation.uri, "ablation.yaml", plan.given, resume)
-    ledger = Ledger(ablation.uri)
-    begun = [trial.values for trial in ledger]  # they keep their numbers, also where seeds were added
-    listed = [*begun, *(values for values in listed if values not in begun)]
-    target = Target(ablation.uri, data, ablation.split, test_log)
-    if listed:
-        run_trials(
-            Plan(
-                ledger=ledger,
-                search=ListedSearch(listed),
-                configure=lambda number, values: _configuration(plan, values),
-                name=lambda number, values: _run_name(values),
-                limits=Limits(concurrent=ablation.concurrent),
-                final=("finished",),
-                afterwards=partial(_score, target=target, kind=_kinds(plan)[0]),
-            ),
-            example,
-            address,
-        )
-    for values, folder in label_maps:
-        _score_once(target, _run_name(values), predictions=folder)
-    lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
-    try:
-        table = _table(plan, ledger, classes, chosen)
-    except UserError:
-        if not lost:
-            raise
-    if lost:  # the files of the table hold the others
-        raise RetryLater(f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): go on with --resume")
-    return table
+    with in_use(ablation.uri, "ablation.uri"):
+        begin(ablation.uri, "ablation.yaml", plan.given, resume)
+        ledger = Ledger(ablation.uri)
+        begun = [trial.values for trial in ledger]  # they keep their numbers, also where seeds were added
+        listed = [*begun, *(values for values in listed if values not in begun)]
+        target = Target(ablation.uri, data, ablation.split, test_log)
+        if listed:
+            run_trials(
+                Plan(
+                    ledger=ledger,
+                    search=ListedSearch(listed),
+                    configure=lambda number, values: _configuration(plan, values),
+                    name=lambda number, values: _run_name(values),
+                    limits=Limits(concurrent=ablation.concurrent),
+                    final=("finished",),
+                    afterwards=partial(_score, target=target, kind=_kinds(plan)[0]),
+                ),
+                example,
+                address,
+            )
+        for values, folder in label_maps:
+            _score_once(target, _run_name(values), predictions=folder)
+        lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
+        try:
+            table = _table(plan, ledger, classes, chosen)
+        except UserError:
+            if not lost:
+                raise
+        if lost:  # the files of the table hold the others
+            raise RetryLater(f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): go on with --resume")
+        return table
 
 
 def _kinds(plan: AblationPlan) -> tuple[str, ...]:
@@ -173,6 +175,7 @@ def _score_once(
         predictions=predictions,
         overrides=overrides,
         workers=workers,
+        device="gpu" if workers else "auto",
         test_log=target.test_log or storage.join(out, "test_openings.jsonl"),
     )
 

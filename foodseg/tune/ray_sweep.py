@@ -13,6 +13,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.errors import RetryLater, UserError
+from foodseg.in_use import in_use
 from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
 from foodseg.train.tracking import require_mlflow
 from foodseg.tune.files import SweepPlan, begin
@@ -22,7 +23,7 @@ from foodseg.tune.ray_early_stop import early_stop
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
-from foodseg.tune.search import build_search
+from foodseg.tune.search import Search, build_search
 from foodseg.tune.space import RandomSource, Values, configured, corners
 
 
@@ -47,7 +48,14 @@ def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = No
     search = build_search(sweep, plan.space)
     some = plan.space.draw(RandomSource(np.random.default_rng(sweep.seed)))
     run = _checked(plan, _configuration(plan, _name(0, some), some))
-    begin(sweep.uri, "sweep.yaml", plan.given, resume)
+    with in_use(sweep.uri, "sweep.uri"):
+        begin(sweep.uri, "sweep.yaml", plan.given, resume)
+        return _searched(plan, search, run, address)
+
+
+def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None) -> dict[str, Any]:
+    """Runs the trials and gives what `run_sweep` does."""
+    sweep = plan.sweep
     ledger = Ledger(sweep.uri)
     workers = max(run.config.world_sizes)
 

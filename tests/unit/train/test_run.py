@@ -9,8 +9,10 @@ from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.config import load_config
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
+from foodseg.in_use import in_use
+from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
-from foodseg.train.run import prepare_run, text_of_run, with_absolute_uris
+from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
 from tests.drawn import drawn_config, write_drawn, write_table
 
 
@@ -31,7 +33,6 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
     ("settings", "expected"),
     [
         (["train.epochs=0.2"], "train.epochs = 0.2 of 12 pictures is less than one update of 4"),
-        (["train.global_batch=13"], r"hold 12 pictures, fewer than train.global_batch = 13"),
         (["data.train_splits=[training]"], r"has no split 'training'; it has train \(12\), val \(2\)"),
         (["data.val_split=dev"], "has no split 'dev'"),
         (["data.uri=/nowhere"], "no prepared data set at /nowhere"),
@@ -51,6 +52,50 @@ def test_refusals(data, tmp_path, settings, expected, monkeypatch):
     with pytest.raises(UserError, match=expected):
         prepare_run(drawn_config(data, tmp_path / "r", *settings), resume=False)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("batch", [13, 40])
+def test_fewer_images_than_an_update_takes_are_taken_several_times(data, tmp_path, batch, caplog):
+    with caplog.at_level("WARNING", "foodseg"):
+        run = prepare_run(drawn_config(data, tmp_path / "r", f"train.global_batch={batch}"), resume=False)
+    assert f"['train'] hold 12 images, fewer than train.global_batch = {batch}" in caplog.text
+    epochs, rows = run.order.rows(0, 3 * batch)
+    assert epochs.tolist() == [position // 12 for position in range(3 * batch)]
+    assert sorted(rows[:12].tolist()) == sorted(rows[12:24].tolist()) == list(range(12))
+
+
+def test_a_gpu_of_a_mac_trains_in_one_process_without_what_it_lacks(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    prepare_run(drawn_config(data, tmp_path / "r", "scaling.use_gpu=true"), resume=False)
+    for setting in ("train.precision=fp16", "train.batch_norm=sync"):
+        with pytest.raises(UserError, match="need CUDA, and the GPU of this machine is of the kind mps"):
+            prepare_run(drawn_config(data, tmp_path / "s", "scaling.use_gpu=true", setting), resume=False)
+
+
+def test_several_workers_on_the_gpu_of_a_mac_are_refused_before_ray_starts(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(ray_trainer, "ray_session", None)
+    for mps, expected in ((True, r"mps, which several workers cannot share.*num_workers=0"), (False, "finds no GPU")):
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda mps=mps: mps)
+        with pytest.raises(UserError, match=expected):
+            ray_trainer.run_training(
+                drawn_config(data, tmp_path / "r", "scaling.use_gpu=true", "scaling.num_workers=2")
+            )
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_another_command_writes_is_refused(data, tmp_path):
+    config = drawn_config(data, tmp_path / "r")
+    with in_use(config.run.uri, "run.uri"):
+        for resume in (False, True):
+            with pytest.raises(UserError, match=r"^run.uri .* is being written by another command"):
+                check_run(config, resume=resume)
+    run = check_run(config, resume=False)
+    with in_use(config.run.uri, "run.uri"):
+        begin_run(run, resume=False)  # what marks the folder is no run in it
+    with pytest.raises(UserError, match="is not empty"):
+        begin_run(run, resume=False)  # somebody else was faster
 
 
 @pytest.mark.parametrize("val", [0, 1])

@@ -1,0 +1,139 @@
+"""Scores the rows of a split with several processes: each row once, whichever process is lost meanwhile."""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from foodseg.data.reader import RowReader
+from foodseg.errors import OutOfMemory, RetryLater
+from foodseg.eval.evaluate import Labeller, Scored, score_rows
+from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.places import ScoringPlace, scoring_place
+from foodseg.predict.device import Device, has_mps, in_words, pick_device
+from foodseg.progress import Progress
+from foodseg.ray_session import causes, cores, expected_failure, gpus_to_come, line_of, living_nodes, ray_session
+
+MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost each time
+_LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+_log = logging.getLogger(__name__)
+
+Build = Callable[[Device], Labeller]
+"""Makes a labeller in the process that scores."""
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """What is scored: `parts` are lists of row numbers; `device` is None for a labeller that computes nothing."""
+
+    reader: RowReader
+    parts: list[list[int]]
+    build: Build
+    space: CommonSpace
+    device: Device | None
+
+
+def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[Scored]:
+    """Yields the counts of each part; `workers`: processes, 0 = this one, without Ray."""
+    with Progress("scoring pictures", sum(map(len, job.parts))) as progress:
+        if workers == 0:
+            if job.device is not None:
+                _log.info("scoring in this process on %s", in_words(pick_device(job.device)))
+            labeller = job.build(job.device or "cpu")
+            for part in job.parts:
+                yield score_rows(job.reader, part, labeller, job.space)
+                progress.advance(len(part))
+            return
+        with ray_session(address, logical_cpus=max(workers, cores()) + 1):
+            place = _place(job.device, min(workers, len(job.parts)))
+            for counted, size in _score_on_ray(job, place):
+                yield counted
+                progress.advance(size)
+
+
+def _place(wanted: Device | None, workers: int) -> ScoringPlace:
+    if wanted is None:
+        return ScoringPlace("cpu", 0, workers, "label maps need no GPU")
+    nodes = living_nodes().values()
+    gpus, to_come = sum(int(node.get("GPU", 0)) for node in nodes), gpus_to_come()
+    if wanted != "cpu" and not gpus and len(nodes) == 1 and has_mps():
+        # Ray does not count this kind of GPU; all processes of its machine share it
+        place = ScoringPlace("gpu", 0, workers, "the GPU of this machine")
+    else:
+        place = scoring_place(wanted, workers, gpus=gpus, gpus_to_come=to_come)
+    _log.info("%d scoring process%s: %s", place.workers, "" if place.workers == 1 else "es", place.why)
+    return place
+
+
+def _score_on_ray(job: ScoringJob, place: ScoringPlace) -> Iterator[tuple[Scored, int]]:
+    done = losses = 0
+    while done < len(job.parts):
+        try:
+            for counted, size in _score_once(replace(job, parts=job.parts[done:]), place):
+                done += 1
+                yield counted, size
+        except ray.exceptions.RayError as error:
+            expected = expected_failure(error)
+            if expected is not None:
+                raise expected from None
+            lost = next((cause for cause in causes(error) if isinstance(cause, _LOST)), None)
+            if lost is None:
+                raise
+            losses += 1
+            if losses > MAX_LOSSES:
+                kind = OutOfMemory if isinstance(lost, OutOfMemoryError) else RetryLater
+                raise kind(f"{losses} scoring processes were lost, the last one so: {line_of(lost, 0)}") from None
+            _log.warning("a scoring process was lost (%s): scoring what it had not finished again", line_of(lost, 0))
+
+
+def _score_once(job: ScoringJob, place: ScoringPlace) -> Iterator[tuple[Scored, int]]:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
+    context.execution_options.preserve_order = True  # results in the order of the rows, whoever was faster
+    listed = ray.data.from_items([{"rows": part} for part in job.parts], override_num_blocks=len(job.parts))
+    scored = listed.map_batches(
+        _Scorer,
+        fn_constructor_args=(job, place.device),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+        num_gpus=place.gpus,
+        compute=ActorPoolStrategy(size=min(place.workers, len(job.parts))),
+        # Ray Data's restarts have no end, and the core of Ray says of each actor that they may fail
+        max_restarts=0,
+    )
+    seen: set[str] = set()
+    for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in table.to_pylist():
+            if job.device is not None and row["process"] not in seen:
+                seen.add(row["process"])
+                _log.info("scoring process %d of %d computes on %s", len(seen), place.workers, row["device"])
+            yield pickle.loads(row["counts"]), row["size"]
+
+
+class _Scorer:
+    """One scoring process; loads the model once."""
+
+    def __init__(self, job: ScoringJob, device: Device) -> None:
+        self._job, self._labeller = job, job.build(device)
+        here = ray.get_runtime_context()
+        self._process = here.get_actor_id()
+        self._device = f"{in_words(pick_device(device))} of {ray.util.get_node_ip_address()}"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [row for part in table.column("rows").to_pylist() for row in part]
+        counted = score_rows(self._job.reader, rows, self._labeller, self._job.space)
+        return pa.table(
+            {
+                "counts": pa.array([pickle.dumps(counted)], pa.large_binary()),
+                "size": [len(rows)],
+                "process": [self._process],
+                "device": [self._device],
+            }
+        )

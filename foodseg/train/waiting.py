@@ -1,0 +1,62 @@
+"""How long a rank waits for its next batch, and no longer.
+
+for batch in within(stream, 300.0): ...
+
+Only waiting counts: a consumer may take as long as it likes over a batch, to validate, to compile or to upload.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from foodseg.errors import RetryLater
+
+T = TypeVar("T")
+_STOP_SECONDS = 0.5
+
+
+def within(stream: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yields what `stream` yields, which is read in a thread of its own, one item ahead.
+
+    Raises:
+        RetryLater: the consumer waited longer than `seconds` for one item.
+    """
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
+    left = threading.Event()  # by the consumer
+    threading.Thread(target=_read, args=(stream, ready, left.is_set), daemon=True).start()
+    try:
+        while True:
+            try:
+                kind, value = ready.get(timeout=seconds)
+            except queue.Empty:
+                raise RetryLater(
+                    f"no image arrived for {seconds:g} s: reading or decoding stands still; look for storage that does "
+                    "not answer, or for CPUs of the cluster that others hold"
+                ) from None
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        left.set()
+
+
+def _read(stream: Iterable[Any], ready: "queue.Queue[tuple[str, Any]]", is_left: Callable[[], bool]) -> None:
+    def hand(kind: str, value: Any) -> bool:
+        while not is_left():
+            try:
+                ready.put((kind, value), timeout=_STOP_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    try:
+        for item in stream:
+            if not hand("item", item):
+                return
+        hand("end", None)
+    except BaseException as error:
+        hand("error", error)

@@ -1,0 +1,73 @@
+"""Only the time counts that a rank waits: a consumer may pause as long as it likes."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from foodseg.errors import RetryLater, UserError
+from foodseg.train.waiting import within
+
+
+def numbers(count: int, seconds: float = 0.0) -> Iterator[int]:
+    for number in range(count):
+        time.sleep(seconds)
+        yield number
+
+
+def test_every_item_in_order() -> None:
+    assert list(within(numbers(50), 5)) == list(range(50))
+    assert list(within([], 5)) == []
+
+
+def test_a_consumer_that_pauses_longer_than_the_guard_goes_on() -> None:
+    seen = []
+    for number in within(numbers(4), 0.2):
+        time.sleep(0.5)
+        seen.append(number)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_slow_stream_within_the_guard_is_no_starvation() -> None:
+    assert list(within(numbers(5, 0.1), 5)) == [0, 1, 2, 3, 4]  # half a second in all
+
+
+def test_a_starved_consumer_hears_one_sentence_after_what_was_ready() -> None:
+    never = threading.Event()
+
+    def stream() -> Iterator[int]:
+        yield 7
+        never.wait()
+
+    stalled = within(stream(), 0.3)
+    assert next(stalled) == 7
+    time.sleep(0.5)  # does not count
+    began = time.monotonic()
+    with pytest.raises(RetryLater, match=r"^no image arrived for 0\.3 s: reading or decoding stands still; [^\n]*$"):
+        next(stalled)
+    assert 0.2 < time.monotonic() - began < 5
+    never.set()
+
+
+def test_an_error_of_the_stream_arrives_as_it_is() -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+        raise UserError("row 3 is damaged")
+
+    found = within(stream(), 5)
+    assert next(found) == 1
+    with pytest.raises(UserError, match=r"^row 3 is damaged$"):
+        next(found)
+
+
+def test_a_consumer_that_leaves_ends_the_thread() -> None:
+    before = threading.active_count()
+    found = within(numbers(1000), 5)
+    next(found)
+    assert threading.active_count() == before + 1
+    found.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before
