@@ -21,10 +21,19 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def kill_driver(driver: subprocess.Popen[bytes]) -> None:
-    """Kills a driver (SIGKILL), and then what of its Ray outlives it by five seconds."""
+    """Kills a driver (SIGKILL); what it started has to end by itself within a minute."""
     children = psutil.Process(driver.pid).children(recursive=True)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    for child in psutil.wait_procs(children, timeout=5)[1]:
+    require_ended(children)
+
+
+def require_ended(processes: list[psutil.Process], seconds: float = 60) -> None:
+    """Fails if one of the processes outlives the next `seconds`, and ends it then."""
+    left = psutil.wait_procs(processes, timeout=seconds)[1]
+    titles = []
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            titles.append(" ".join(process.cmdline())[:80])
+            process.kill()
+    assert titles == [], f"still there after {seconds:.0f} s"

@@ -116,12 +116,6 @@ def training_order(
     Raises:
         UserError: the weights of the data sets leave less than one row.
     """
-    if len(reader) < global_batch:
-        _log.warning(
-            "%s hold %d image%s, fewer than train.global_batch = %d: an update takes an image several times, each "
-            "time cropped in another way",
-            list(data.train_splits), len(reader), "" if len(reader) == 1 else "s", global_batch,
-        )  # fmt: skip
     repeats = _weights(reader, data)
     needs_ingredients = data.repeat_threshold > 0 or paste > 0
     ingredients = reader.column("ingredients").to_pylist() if needs_ingredients else []
@@ -132,6 +126,12 @@ def training_order(
         raise UserError(
             f"with the weights of data.uris an epoch draws {repeats.sum():.2g} images, less than one: raise the weights"
         )
+    drawn = len(reader) if repeats is None else round(float(repeats.sum()))
+    if drawn < global_batch:
+        _log.warning(
+            "an epoch of %s has %d image%s, fewer than train.global_batch = %d: an update takes an image several times",
+            list(data.train_splits), drawn, "" if drawn == 1 else "s", global_batch,
+        )  # fmt: skip
     if paste == 0:
         return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
     sources = reader.column("source").dictionary_encode().unify_dictionaries()

@@ -1,6 +1,9 @@
 """Evaluation over several processes counts every row once, and the same as one process."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,9 +12,12 @@ import pytest
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.shards import read_manifest
-from foodseg.errors import UserError
+from foodseg.errors import RetryLater, UserError
+from foodseg.eval.evaluate import Labels, PredictionFolder, chunks, merge_scored
+from foodseg.eval.mapped import common_space
 from foodseg.eval.pictures import merge, read_pictures
 from foodseg.eval.ray_evaluate import evaluate
+from foodseg.eval.ray_score import ScoringJob, score_parts
 from foodseg.train.loop import train
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared
@@ -55,6 +61,58 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     assert [line["event"] for line in openings] == ["opened", "scored"] * 2
     assert all(line["what"] == predictions and line["data"] == alone["data"] for line in openings)
     assert openings[1]["miou"] == alone["scores"]["miou"] and "miou" not in openings[0]
+
+
+class DiesOnce:
+    """A labeller whose process is killed at its third picture, but only the first one."""
+
+    def __init__(self, mark: Path, labels: PredictionFolder) -> None:
+        self._mark, self._labels, self._seen = mark, labels, 0
+
+    def __call__(self, image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
+        self._seen += 1
+        if self._seen == 3 and not self._mark.exists():
+            self._mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._labels(image_id, image, size)
+
+
+def test_a_lost_scoring_process_costs_no_picture_and_ray_has_nothing_to_say(
+    ray_cluster, data, predictions, tmp_path, caplog, capfd
+):
+    manifest = read_manifest(data)
+    reader, space = RowReader(data, manifest, ["test"]), common_space(None, manifest, None, None)
+    folder = PredictionFolder(predictions, manifest.class_table)
+    parts = chunks(range(len(reader)), 4)
+
+    def scored(build, workers, device):
+        return merge_scored(score_parts(ScoringJob(reader, parts, build, space, device), workers, None))
+
+    alone = scored(lambda device: folder, 0, None)
+    mark = tmp_path / "died"
+    with caplog.at_level("INFO", "foodseg"):
+        shared = scored(lambda device: DiesOnce(mark, folder), 1, "cpu")
+    assert mark.exists()
+    assert [p.image_id for p in shared.pictures] == [p.image_id for p in alone.pictures]
+    classes = len(space.classes)
+    assert np.array_equal(merge(shared.pictures, classes), merge(alone.pictures, classes))
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("foodseg")]
+    assert "1 scoring process: --device cpu" in said
+    assert sum("a scoring process was lost (" in line for line in said) == 1
+    assert any(line.startswith("scoring process 1 of 1 computes on CPU of ") for line in said)
+    assert "core_worker.cc" not in capfd.readouterr().err
+
+
+def test_a_scoring_process_that_is_lost_each_time_ends_the_evaluation(ray_cluster, data, predictions, tmp_path):
+    manifest = read_manifest(data)
+    space = common_space(None, manifest, None, None)
+
+    def build(device):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    job = ScoringJob(RowReader(data, manifest, ["test"]), [[0, 1]], build, space, None)
+    with pytest.raises(RetryLater, match=r"^4 scoring processes were lost, the last one so: "):
+        list(score_parts(job, 1, None))
 
 
 def test_a_look_at_test_that_fails_is_noted_too(data, tmp_path):

@@ -116,11 +116,13 @@ def test_weights_of_one_change_nothing(uris: list[str]) -> None:
     assert training_order(reader, data, 0, 4)._repeats is None
 
 
-def test_weights_that_leave_less_than_one_update_are_refused(uris: list[str]) -> None:
+def test_weights_that_leave_less_than_one_image_are_refused(uris: list[str]) -> None:
     data = config(uris, (0.1, 0.1, 0.1))
     reader = RowReader("", training_manifest(data), ["train"])
-    with pytest.raises(UserError, match=r"an epoch draws 2.0 pictures, fewer than train.global_batch = 4: raise"):
-        training_order(reader, data, 0, 4)
+    assert training_order(reader, data, 0, 4).epoch_length == 2
+    data = config(uris, (0.01, 0.01, 0.01))
+    with pytest.raises(UserError, match=r"an epoch draws 0\.2 images, less than one: raise the weights"):
+        training_order(RowReader("", training_manifest(data), ["train"]), data, 0, 4)
 
 
 def test_other_label_spaces_are_refused(uris: list[str], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_refusals(data, tmp_path, settings, expected, monkeypatch):
 def test_fewer_images_than_an_update_takes_are_taken_several_times(data, tmp_path, batch, caplog):
     with caplog.at_level("WARNING", "foodseg"):
         run = prepare_run(drawn_config(data, tmp_path / "r", f"train.global_batch={batch}"), resume=False)
-    assert f"['train'] hold 12 images, fewer than train.global_batch = {batch}" in caplog.text
+    assert f"an epoch of ['train'] has 12 images, fewer than train.global_batch = {batch}" in caplog.text
     epochs, rows = run.order.rows(0, 3 * batch)
     assert epochs.tolist() == [position // 12 for position in range(3 * batch)]
     assert sorted(rows[:12].tolist()) == sorted(rows[12:24].tolist()) == list(range(12))
