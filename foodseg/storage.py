@@ -157,6 +157,34 @@ def list_names(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(disk.TEMPORARY))
 
 
+def list_tree(uri: str) -> list[str]:
+    """Sorted paths, parts with "/", of all files below a folder; [] if it is absent. UserError, RetryLater."""
+    if is_local(uri):
+        with disk.errors(uri, "list"):
+            paths = _local_tree(Path(absolute(uri)))
+    else:
+
+        def files(fs: pyarrow.fs.FileSystem, path: str) -> list[str]:
+            found = fs.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=True))
+            return [info.path[len(path) :].strip("/") for info in found if info.is_file]
+
+        paths = _patiently(uri, "list", files)
+    return sorted(path for path in paths if not path.rpartition("/")[2].startswith(disk.TEMPORARY))
+
+
+def _local_tree(root: Path) -> list[str]:
+    """Follows links to folders, each folder once."""
+    paths, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return paths
+
+
 class _PatientFile(io.RawIOBase):
     """Random access to one S3 object whose reads outlive a restart of the server."""
 

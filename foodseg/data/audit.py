@@ -12,7 +12,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.findings import FINDINGS, Finding
-from foodseg.data.record import Record
+from foodseg.data.record import NotingMask, Record
 from foodseg.data.sample import BadFile, PictureKind, decode_image, picture_kind, upright
 from foodseg.data.swapped import find_turn
 from foodseg.errors import MissingFile, RetryLater, UserError
@@ -96,7 +96,11 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
             findings.append(Finding("unlabelled", "there is no mask"))
     else:
         with _noting("mask", findings):
-            mask = record.mask.read()
+            if isinstance(record.mask, NotingMask):
+                mask, noted = record.mask.read_noting(classes.names)
+                findings += noted
+            else:
+                mask = record.mask.read()
             if image is not None:
                 turn = _fit(mask, image, kind.orientation, findings)
             counts = _class_pixels(mask, classes, findings)

@@ -14,6 +14,7 @@ FindingName = Literal[
     "unknown_id", "ambiguous_name", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
     "swapped_size",
     "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask", "unlabelled",
+    "hidden_annotation",
     "repeated_picture", "near_duplicate",
 ]  # fmt: skip
 
@@ -52,6 +53,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "frames": Kind("counted", "the picture has several frames or pages, and the first one was read"),
     "empty_mask": Kind("counted", "the mask is all background"),
     "unlabelled": Kind("counted", "the picture has no mask"),
+    "hidden_annotation": Kind("counted", "an annotation leaves no pixel: smaller ones cover it, or it has none"),
     "repeated_picture": Kind("counted", "the same file is in this split before"),
     "near_duplicate": Kind("counted", "a pair of pictures of different splits that look alike"),
 }

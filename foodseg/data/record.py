@@ -7,12 +7,13 @@ masks lie; these, plain files, serve most of them.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.data.findings import Finding
 from foodseg.data.sample import BadFile, Fault, decode_mask
 
 
@@ -29,6 +30,15 @@ class Mask(Protocol):
 
     def read(self) -> np.ndarray:
         """Returns (H, W) uint8 or uint16 ids of the listing's label space; UserError where it is no such mask."""
+        ...
+
+
+@runtime_checkable
+class NotingMask(Protocol):
+    """A mask that is made of parts, of which some may be lost on the way."""
+
+    def read_noting(self, names: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
+        """Returns what `Mask.read` does, and what an audit should list about it; `names` are those of the ids."""
         ...
 
 

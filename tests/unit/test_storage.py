@@ -4,54 +4,22 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow
 import pyarrow.parquet
 import pytest
-from moto.server import ThreadedMotoServer
 
 from foodseg import disk, s3, storage
 from foodseg.errors import MissingFile, RetryLater, UserError
-
-
-@pytest.fixture(scope="module")
-def moto_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """s3:// URI of an empty folder in a bucket that exists, with the environment leading to it."""
-    _lead_to(moto_endpoint, monkeypatch)
-    boto3.client("s3", endpoint_url=moto_endpoint).create_bucket(Bucket="food")
-    return f"s3://food/{os.urandom(4).hex()}"
+from tests.unit.conftest import lead_to
 
 
 @pytest.fixture(params=["local", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("bucket")
-
-
-def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "k",
-        "AWS_SECRET_ACCESS_KEY": "s3cret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +108,14 @@ def test_round_trip(root: str, tmp_path: Path) -> None:
 
     storage.write_bytes(storage.join(root, "empty"), b"")
     assert storage.read_bytes(storage.join(root, "empty")) == b""
+
+
+def test_a_tree_is_listed_with_the_ways_to_its_files(root: str) -> None:
+    assert storage.list_tree(root) == []
+    for path in ("b/c/1.jpg", "b/c.txt", "a b#%.jpg", "b/.hidden"):
+        storage.write_bytes(storage.join(root, path), b"x")
+    assert storage.list_tree(root) == ["a b#%.jpg", "b/.hidden", "b/c.txt", "b/c/1.jpg"]
+    assert storage.list_tree(storage.join(root, "b")) == [".hidden", "c.txt", "c/1.jpg"]
 
 
 def test_large_file(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +335,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    _lead_to(endpoint, monkeypatch)
+    lead_to(endpoint, monkeypatch)
     return endpoint
 
 

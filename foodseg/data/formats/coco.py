@@ -1,60 +1,55 @@
-"""COCO instances: polygons and RLE in JSON.
+"""COCO instances: polygons and RLE in JSON, as the tools of today write them (see `coco_layout`).
 
-    <src>/annotations/instances_train2017.json     or annotations/train.json; with instances, other files are left aside
-    <src>/train/_annotations.coco.json             as Roboflow exports it
-    <src>/train.json  test.json                    with images/ or the pictures beside
+    <src>/annotations/instances_train2017.json   <src>/train/_annotations.coco.json   <src>/result.json   ...
 
-The name of a file, or of Roboflow's folder, tells its split: train, val (valid, validation) or test; a single file
-without one is all train. A `file_name` is looked for in images/train2017, images/train, images, train2017, train, the
-folder of the JSON and <src>, in this order. Categories get the ids 1..K in the order of their ids in the files, which
-have to agree on them; one called "background" gets 0. A file without `annotations` lists unlabelled pictures. How
-annotations become a mask: `coco_mask`. The text before `__` in the name of a picture is its source.
+The name of a file, or of its folder, tells its split: train, val (valid, validation) or test; a single file without
+one is all train. Where the image of a `file_name` lies: `coco_images`. How entries may be spelled: `coco_document`,
+`coco_values`. How annotations become a mask: `coco_mask`.
+
+Categories get the ids 1..K in the order of their ids in the files, which have to agree on them. One called background
+(`_background_`, ...) gets 0; the pixels of one called ignore (`__ignore__`, ...) are ignored; Roboflow's root category
+is left out. A file without `annotations` lists unlabelled images. The text before `__` in the name of an image is its
+source.
 """
 
-import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.data.formats import coco_layout
+from foodseg.data.formats.coco_document import Annotation, Category, Document, ImageEntry, read_document
+from foodseg.data.formats.coco_images import ImageFinder, Location, Wanted
 from foodseg.data.formats.coco_mask import CocoMask, CocoShape
-from foodseg.data.formats.layout import EXTENSIONS, SPLITS, splits_by_name, visible_names, without_extension
-from foodseg.data.record import Encoded, ImageFile, Mask, Record, SourceListing, Unreadable, distinct_ids, source_of
+from foodseg.data.formats.coco_values import Id
+from foodseg.data.formats.layout import SPLITS, splits_by_name, without_extension
+from foodseg.data.record import (
+    Encoded,
+    ImageFile,
+    LostAnnotations,
+    Mask,
+    Record,
+    SourceListing,
+    Unreadable,
+    distinct_ids,
+    source_of,
+)
 from foodseg.errors import UserError
 
-NEEDS = "annotations/*.json, train/_annotations.coco.json, or a .json beside images/"
-ROBOFLOW = "_annotations.coco.json"
+NEEDS = coco_layout.NEEDS
 OWN_ID = "foodseg_id"  # key of an image: the id that `coco_export` read, which may hold what a file name does not tell
+
+_NO_CATEGORY = ("none", None, "")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Annotation:
-    name: str
-    category: Any  # an id in the file, if the file is right
-    crowd: bool
-    segmentation: str  # JSON text
-    box_only: bool
-
-
-@dataclass(frozen=True)
-class _Document:
-    """What is kept of a JSON file. `annotations` by image id, None = for no picture; None where the file has none."""
-
-    path: str
-    split: str
-    categories: dict[int, str]
-    images: list[dict[str, Any]]
-    annotations: dict[int | str | None, list[_Annotation]] | None
-
-
-@dataclass(frozen=True)
 class _Found:
-    """A record without its final id. `place` is the path of its picture below the source."""
+    """A record without its final id. `place` is the path of its image below the source."""
 
     stem: str
     place: str
@@ -63,205 +58,186 @@ class _Found:
     mask: Mask | None
 
 
-def missing_in_coco(src: str) -> list[str]:
-    """Returns what `src` lacks to be a COCO data set; [] = nothing."""
-    paths = _document_paths(src)
-    if not paths:
-        return ["a .json with annotations"]
-    here = visible_names(src)
-    beside = "/" in paths[0] or "images" in here or any(name.lower().endswith(EXTENSIONS) for name in here)
-    return [] if beside else [f"images/ or pictures beside {paths[0]}"]
+def missing_in_coco(src: str, *, own_place: bool = False) -> list[str]:
+    """Returns what `src` lacks to be a COCO data set; [] = nothing.
 
-
-def is_loose_json(src: str) -> bool:
-    """True where the JSON files lie beside everything else: they may be there for another reason."""
-    return not any("/" in path for path in _document_paths(src))
+    Args:
+        own_place: only files that lie where COCO files lie count: the others may be there for another reason.
+    """
+    files = coco_layout.find_annotation_files(src)
+    if files.coco and (files.own_place or not own_place):
+        return []
+    return [f"{files.paths[0]} with `images`" if files.paths else "a .json with annotations"]
 
 
 def list_coco(src: str) -> SourceListing:
-    """Lists a COCO data set; opens no picture. Malformed entries become records that cannot be read.
+    """Lists a COCO data set; opens no image. Malformed entries become records that cannot be read.
 
     Raises:
         UserError: not this layout, a JSON that is no COCO file, or files that disagree on a category.
     """
-    paths = _document_paths(src)
+    where = storage.redact(src)
+    paths = list(coco_layout.find_annotation_files(src).paths)
     if not paths:
-        raise UserError(f"{storage.redact(src)} holds no COCO annotations; expected {NEEDS}")
-    splits = splits_by_name(paths, storage.redact(src))
+        raise UserError(f"{where} holds no COCO annotations; expected {NEEDS}")
+    splits = splits_by_name(paths, where)
     paths.sort(key=lambda path: SPLITS.index(splits[path]))
-    documents = [_read_document(src, path, splits[path]) for path in paths]
-    classes, class_ids = _label_space(documents, storage.redact(src))
-    folders = _Folders(src)
-    found = [one for document in documents for one in _records(document, class_ids, folders)]
+    documents = [read_document(src, path, splits[path], OWN_ID) for path in paths]
+    classes, class_ids = _label_space(documents, where)
+    finder = ImageFinder(src)
+    wanted = [
+        Wanted(document.path, document.split, image.file_name)
+        for document in documents
+        for image in document.images
+        if image.file_name is not None
+    ]
+    locations = dict(zip(wanted, finder.locate_all(wanted), strict=True))
+    _say_what_is_not_used(documents, locations, finder, where)
+    found = [one for document in documents for one in _records(src, document, class_ids, locations)]
     ids = distinct_ids([one.stem for one in found], [one.place for one in found])
     records = (
         Record(image_id, one.split, source_of(one.stem), one.image, one.mask)
         for image_id, one in zip(ids, found, strict=True)
     )
-    return SourceListing(classes, tuple(records))
+    return SourceListing(classes, tuple(records), lost=_lost(documents))
 
 
-def _document_paths(src: str) -> list[str]:
-    """Returns the paths below `src` of the JSON files that list pictures."""
-    here = visible_names(src)
-    if "annotations" in here:
-        names = _json_files(visible_names(storage.join(src, "annotations")))
-        instances = [name for name in names if name.startswith("instances")] or names
-        if len(instances) < len(names):
-            others = ", ".join(name for name in names if name not in instances)
-            _log.info("%s: %s are no instances and are left aside", storage.redact(src), others)
-        if instances:
-            return [f"annotations/{name}" for name in instances]
-    folders = [name for name in here if name.lower() in ("train", "valid", "val", "test")]
-    exported = [name for name in folders if storage.exists(storage.join(src, name, ROBOFLOW))]
-    return [f"{name}/{ROBOFLOW}" for name in exported] or _json_files(here)
-
-
-def _json_files(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name.lower().endswith(".json")]
-
-
-def _read_document(src: str, path: str, split: str) -> _Document:
-    where = storage.redact(storage.join(src, path))
-    data = storage.read_bytes(storage.join(src, path))
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON: {error}") from None
-    images, annotations = _objects(document, "images", where), None
-    if images is None:
-        raise UserError(f"{where} is no COCO file: it has no list `images`")
-    entries = _objects(document, "annotations", where)
-    if entries is not None:
-        annotations = defaultdict(list)
-        for number, entry in enumerate(entries, start=1):
-            annotations[_id(entry, "image_id")].append(
-                _Annotation(
-                    name=f"annotation {entry['id']}" if "id" in entry else f"annotation number {number}",
-                    category=entry.get("category_id"),
-                    crowd=bool(entry.get("iscrowd")),
-                    segmentation=json.dumps(entry.get("segmentation"), separators=(",", ":")),
-                    box_only=bool(entry.get("bbox")) and not entry.get("segmentation"),
-                )
-            )
-    categories: dict[int, str] = {}
-    for entry in _objects(document, "categories", where) or []:
-        index, name = entry.get("id"), entry.get("name")
-        if type(index) is not int or not isinstance(name, str) or categories.get(index, name) != name:
-            raise UserError(f"{where}: a category has a number as id, of its own, and a name; found {str(entry)[:80]}")
-        categories[index] = name
-    return _Document(path, split, categories, images, annotations)
-
-
-def _objects(document: Any, key: str, where: str) -> list[dict[str, Any]] | None:
-    entries = document.get(key) if isinstance(document, dict) else None
-    if entries is None:
-        return None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{where}: `{key}` should be a list of objects")
-    return entries
-
-
-def _id(entry: Mapping[str, Any], key: str) -> int | str | None:
-    value = entry.get(key)
-    return value if isinstance(value, int | str) else None
-
-
-def _label_space(documents: Sequence[_Document], where: str) -> tuple[ClassTable, dict[int, int]]:
+def _label_space(documents: Sequence[Document], where: str) -> tuple[ClassTable, dict[Id, int]]:
     """Returns the class table and {category id: class id}."""
-    names: dict[int, str] = {}
+    categories: dict[Id, Category] = {}
     for document in documents:
-        for index, name in document.categories.items():
-            if names.setdefault(index, name) != name:
-                raise UserError(f"{where}: category {index} is {name!r} in {document.path} and {names[index]!r} before")
-    background = [index for index in names if names[index].lower() == "background"]
-    ingredients = [index for index in sorted(names) if index not in background]
+        for index, category in document.categories.items():
+            before = categories.setdefault(index, category).name
+            if before != category.name:
+                raise UserError(
+                    f"{where}: category {index} is {category.name!r} in {document.path} and {before!r} before"
+                )
+    for index in _roots(categories, documents):
+        _log.info(
+            "%s: %r is the root of the other categories, without annotations: left out", where, categories[index].name
+        )
+        del categories[index]
+    meaning = {index: _meaning(category.name) for index, category in categories.items()}
+    ordered = sorted(categories, key=lambda index: (isinstance(index, str), index))
+    ingredients = [index for index in ordered if meaning[index] == "class"]
+    repeated = Counter(categories[index].name for index in ingredients)
+    for name in (name for name, count in repeated.items() if count > 1):
+        same = " and ".join(str(index) for index in ingredients if categories[index].name == name)
+        raise UserError(f"{where}: the categories {same} are both called {name!r}: class names must differ")
     try:
-        classes = ClassTable(("background", *(names[index] for index in ingredients)))
+        classes = ClassTable(("background", *(categories[index].name for index in ingredients)))
     except UserError as error:
         raise UserError(f"{where}, `categories`: {error}") from None
-    return classes, dict.fromkeys(background, BACKGROUND) | {index: i for i, index in enumerate(ingredients, start=1)}
+    class_ids = {index: number for number, index in enumerate(ingredients, start=1)}
+    for index in set(categories) - set(ingredients):
+        class_ids[index] = BACKGROUND if meaning[index] == "background" else classes.ignore_id
+    return classes, class_ids
 
 
-def _records(document: _Document, class_ids: Mapping[int, int], folders: "_Folders") -> Iterator[_Found]:
-    ids = [_id(image, "id") for image in document.images]
-    repeated = Counter(ids)
-    annotations = document.annotations
-    for image_id, image in zip(ids, document.images, strict=True):
-        stem, place, encoded = _picture(document, image, folders)
+def _roots(categories: Mapping[Id, Category], documents: Sequence[Document]) -> list[Id]:
+    """Returns Roboflow's root: the first category, that the others belong to, in whose name nothing is annotated."""
+    used = {one.category for document in documents for own in (document.annotations or {}).values() for one in own}
+    numbers = [index for index in categories if isinstance(index, int)]
+    if len(categories) < 2 or not numbers or min(numbers) in used:
+        return []
+    first = min(numbers)
+    name, own = categories[first].name, categories[first].supercategory
+    above = [category.supercategory for index, category in categories.items() if index != first]
+    others_belong_to_it = own in _NO_CATEGORY and name in above
+    others_belong_to_something = own == "none" and first == 0 and any(one not in _NO_CATEGORY for one in above)
+    return [first] if others_belong_to_it or others_belong_to_something else []
+
+
+def _meaning(name: str) -> Literal["background", "ignore", "class"]:
+    """Tells classes from what is none; LabelMe calls that `_background_` and `__ignore__`."""
+    plain = name.lower()
+    if plain.strip("_") == "background":
+        return "background"
+    return "ignore" if plain in ("_ignore_", "__ignore__") else "class"
+
+
+def _say_what_is_not_used(
+    documents: Sequence[Document], locations: Mapping[Wanted, Location], finder: ImageFinder, where: str
+) -> None:
+    unused = finder.unused([location.path for location in locations.values() if location.path is not None])
+    if unused:
+        _log.warning(
+            "%s: no `images` lists %d images, which are left out; the first is %s", where, len(unused), unused[0]
+        )
+    for document in documents:
+        empty = [image for image in document.images if document.annotations and image.id not in document.annotations]
+        if empty:
+            _log.info(
+                "%s: %d of %d images have no annotation and are all background; the first is %s",
+                document.path, len(empty), len(document.images), empty[0].file_name,
+            )  # fmt: skip
+
+
+def _records(
+    src: str, document: Document, class_ids: Mapping[Id, int], locations: Mapping[Wanted, Location]
+) -> Iterator[_Found]:
+    ids = Counter(image.id for image in document.images)
+    spellings: dict[Id | None, set[str]] = defaultdict(set)
+    for image in document.images:
+        spellings[image.id].add(repr(image.raw_id))
+    for image in document.images:
+        stem, place, encoded = _image(src, document, image, locations)
         mask: Mask | None = None
-        if annotations is not None and image_id is None:
-            mask = Unreadable("its entry in `images` has no id, so that no annotation can name it")
-        elif annotations is not None and repeated[image_id] > 1:
-            mask = Unreadable(f"image id {image_id} stands {repeated[image_id]} times in `images`")
-        elif annotations is not None:
-            mask = _mask(image, annotations.get(image_id, []), class_ids)
+        if document.annotations is not None and image.id is None:
+            found = "no id" if image.raw_id is None else f"the id {image.raw_id!r}"
+            mask = Unreadable(f"its entry in `images` has {found}, so that no annotation can name it")
+        elif document.annotations is not None and ids[image.id] > 1:
+            spelled = sorted(spellings[image.id])
+            same = f", as {' and '.join(spelled)}" if len(spelled) > 1 else ""
+            mask = Unreadable(f"image id {image.id} stands {ids[image.id]} times in `images`{same}")
+        elif document.annotations is not None and image.id is not None:
+            mask = _mask(image, encoded, document.annotations.get(image.id, []), class_ids)
         yield _Found(stem, place, document.split, encoded, mask)
-    for image_id, strays in (annotations or {}).items():
-        if image_id is None or image_id not in repeated:
-            reason = "no image_id" if image_id is None else f"image_id {image_id}, which `images` does not list"
-            have = "has" if len(strays) == 1 else f"and {len(strays) - 1} more have"
-            name = f"{document.path}, {strays[0].name}"
-            yield _Found(name, name, document.split, Unreadable(f"{strays[0].name} {have} {reason}"), None)
+    for lost in document.lost:
+        have = "has" if lost.count == 1 else f"and {lost.count - 1} more have"
+        name = f"{document.path}, {lost.first}"
+        yield _Found(name, name, document.split, Unreadable(f"{lost.first} {have} {lost.reason}"), None)
 
 
-def _picture(document: _Document, image: Mapping[str, Any], folders: "_Folders") -> tuple[str, str, Encoded]:
-    """Returns stem and path of a picture, and where it lies."""
-    file_name = image.get("file_name")
-    if not isinstance(file_name, str) or not file_name.strip("/"):
-        name = f"{document.path}, image {image.get('id')}"
-        return name, name, Unreadable("its entry in `images` has no file_name")
-    path = file_name.replace("\\", "/").strip("/")
-    own = image.get(OWN_ID)
-    stem = own if isinstance(own, str) and own else without_extension(path.rsplit("/", 1)[-1])
-    if ".." in path.split("/"):
-        return stem, path, Unreadable(f"file_name {file_name!r} leads out of the data set")
+def _image(
+    src: str, document: Document, image: ImageEntry, locations: Mapping[Wanted, Location]
+) -> tuple[str, str, Encoded]:
+    """Returns stem and path of an image, and where it lies."""
+    if image.file_name is None:
+        name = f"{document.path}, image {image.raw_id}"
+        return name, name, Unreadable(image.nameless)
+    location = locations[Wanted(document.path, document.split, image.file_name)]
+    path = location.path or image.file_name.replace("\\", "/").strip("/")
+    stem = (
+        image.own_id if isinstance(image.own_id, str) and image.own_id else without_extension(path.rsplit("/", 1)[-1])
+    )
+    if location.path is None:
+        return stem, path, Unreadable(location.reason, "missing_file")
     try:
-        place = folders.find(document, path)
-        if place is None:
-            looked = ", ".join(folder or "the source" for folder in folders.candidates(document))
-            return stem, path, Unreadable(f"file_name {file_name!r} is in none of {looked}", "missing_file")
-        return stem, place, ImageFile(storage.join(folders.src, place))
+        return stem, path, ImageFile(storage.join(src, location.path))
     except UserError as error:  # a name that the storage refuses
         return stem, path, Unreadable(str(error))
 
 
-def _mask(image: Mapping[str, Any], annotations: Sequence[_Annotation], class_ids: Mapping[int, int]) -> Mask:
-    height, width = image.get("height"), image.get("width")
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        return Unreadable(f"`images` gives height {height!r} and width {width!r}; both should be numbers of pixels")
+def _mask(image: ImageEntry, encoded: Encoded, annotations: Sequence[Annotation], class_ids: Mapping[Id, int]) -> Mask:
+    if image.wrong_size is not None:
+        return Unreadable(image.wrong_size)
     shapes = []
     for one in annotations:
-        if type(one.category) is not int or one.category not in class_ids:
+        if one.wrong is not None:
+            return Unreadable(one.wrong)
+        if one.category is None or one.category not in class_ids:
             reason = f"{one.name} has category_id {one.category!r}, which `categories` does not list"
             return Unreadable(reason, "unknown_id")
-        if one.box_only:
-            return Unreadable(f"{one.name} has a bbox and no segmentation: a box does not tell which pixels are meant")
         shapes.append(CocoShape(one.name, class_ids[one.category], one.crowd, one.segmentation))
-    return CocoMask(height, width, tuple(shapes))
+    return CocoMask(image.height, image.width, tuple(shapes), encoded)
 
 
-class _Folders:
-    """Finds pictures below a source; lists each folder once."""
-
-    def __init__(self, src: str) -> None:
-        self.src = src
-        self._names: dict[str, frozenset[str]] = {}
-
-    def candidates(self, document: _Document) -> list[str]:
-        """Returns the folders below the source that a `file_name` may be meant from; "" = the source itself."""
-        folder, _, name = document.path.rpartition("/")
-        tag = name.rsplit(".", 1)[0].removeprefix("instances_")
-        places = [f"images/{tag}", f"images/{document.split}", "images", tag, document.split, folder, ""]
-        return list(dict.fromkeys(places))
-
-    def find(self, document: _Document, path: str) -> str | None:
-        """Returns the path below the source of the picture that the document calls `path`; None where there is none."""
-        for folder in self.candidates(document):
-            place = f"{folder}/{path}".strip("/")
-            parent, _, name = place.rpartition("/")
-            if parent not in self._names:
-                self._names[parent] = frozenset(visible_names(storage.join(self.src, parent)))
-            if name in self._names[parent]:
-                return place
+def _lost(documents: Sequence[Document]) -> LostAnnotations | None:
+    if all(document.annotations is None for document in documents):
         return None
+    reasons = [(document.path, lost) for document in documents for lost in document.lost]
+    path, first = max(reasons, key=lambda one: one[1].count, default=("", None))
+    said = f"{path}, {first.first} has {first.reason}" if first is not None else ""
+    count = sum(lost.count for _, lost in reasons)
+    return LostAnnotations(count, sum(document.total for document in documents), said)

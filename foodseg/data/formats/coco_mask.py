@@ -1,25 +1,32 @@
-"""COCO annotations of one picture as a mask of class ids: polygons, uncompressed and compressed RLE, crowds, overlaps.
+"""COCO annotations of one image as a mask of class ids: which size it has, and what lies on top where they overlap.
 
-COCO's instances may overlap, a mask has one id per pixel. Crowds (`iscrowd`) are painted first and so lie below
-everything; then the rest, larger areas first, so that an egg on rice stays an egg; of two that are equally large the
-later annotation lies on top. Areas are counted pixels, not the `area` that the file gives. Pixels without annotation
-are background, and a picture without annotations is background throughout: COCO's images are annotated exhaustively.
-What of a polygon lies outside the picture is cut off: pycocotools rasterises it so.
+COCO's instances may overlap, a mask has one id per pixel. Larger areas are painted first, so that an egg on rice stays
+an egg; of two that are equally large the later annotation lies on top, and a crowd (`iscrowd`) below. A crowd that
+covers others is larger than they are, and so lies below them; one that is smaller stays visible: CVAT writes what was
+drawn with the brush or by SAM as a crowd. Areas are counted pixels, not the `area` that the file gives. Annotations of
+which no pixel is left are reported.
+
+Pixels without annotation are background, and an image without annotations is background throughout: COCO's images are
+annotated exhaustively. What of a polygon lies outside the image is cut off: pycocotools rasterises it so.
 """
 
+import contextlib
 import json
-import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_api
 
-from foodseg.data.sample import MAX_PIXELS, BadFile
+from foodseg.data.findings import Finding
+from foodseg.data.formats.coco_segmentation import Polygons, Rle, encode, extent, parse_segmentation
+from foodseg.data.record import Encoded
+from foodseg.data.sample import MAX_PIXELS, SWAPS_SIDES, BadFile, image_size, picture_kind
 from foodseg.errors import UserError
 
-MAX_OUTLINE = 10_000_000  # pixels: pycocotools walks along the outline of a polygon, at 40 bytes a pixel
+_MARGIN = 1.0  # pixels that a polygon may stick out of its image without telling anything
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class CocoShape:
 
     Attributes:
         name: what errors call it.
-        class_id: of the listing's label space.
+        class_id: of the listing's label space, or its ignore id.
         segmentation: JSON, as in the file: the text is a fraction of the size of the numbers.
     """
 
@@ -40,96 +47,87 @@ class CocoShape:
 
 @dataclass(frozen=True)
 class CocoMask:
-    """All annotations of one picture of `height` x `width` pixels."""
+    """All annotations of one image.
 
-    height: int
-    width: int
+    Attributes:
+        height, width: pixels, as the file gives them; None = it does not: an RLE tells, or else the image.
+        image: read only where nothing else tells the size.
+    """
+
+    height: int | None
+    width: int | None
     shapes: tuple[CocoShape, ...]
+    image: Encoded
 
     def read(self) -> np.ndarray:
         """Returns (H, W) uint8 ids, uint16 where an id is above 254; UserError names a malformed annotation."""
-        if self.height * self.width > MAX_PIXELS:
-            sentence = f"{self.width} x {self.height} pixels are more than the limit of {MAX_PIXELS:,}"
-            raise BadFile(sentence, "too_many_pixels")
-        regions = []
+        return self._paint()[0]
+
+    def read_noting(self, names: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
+        """Returns what `read` does, and a finding for each annotation whose class is at none of its pixels.
+
+        Args:
+            names: of the class ids.
+        """
+        mask, regions = self._paint()
+        return mask, [
+            _hidden(shape, region, mask, names)
+            for shape, region in zip(self.shapes, regions, strict=True)
+            if not (mask[coco_api.decode(region) > 0] == shape.class_id).any()
+        ]
+
+    def _paint(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Returns the mask, and the region of each shape as compressed RLE."""
+        parsed = []
         for shape in self.shapes:
-            try:
-                region = encode_segmentation(json.loads(shape.segmentation), self.height, self.width)
-            except UserError as error:
-                raise UserError(f"{shape.name}: {error}") from None
-            regions.append((not shape.crowd, -int(coco_api.area(region)), shape.class_id, region))
+            with _called(shape):
+                parsed.append(parse_segmentation(json.loads(shape.segmentation)))
+        height, width = self._size(parsed)
+        if height * width > MAX_PIXELS:
+            raise BadFile(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}", "too_many_pixels")
+        regions = []
+        for shape, own in zip(self.shapes, parsed, strict=True):
+            with _called(shape):
+                regions.append(encode(own, height, width))
+        areas = [int(coco_api.area(region)) for region in regions]
         largest = max((shape.class_id for shape in self.shapes), default=0)
-        mask = np.zeros((self.height, self.width), np.uint8 if largest < 255 else np.uint16)
-        for _, _, class_id, region in sorted(regions, key=lambda found: found[:2]):
-            mask[coco_api.decode(region) > 0] = class_id
-        return mask
+        mask = np.zeros((height, width), np.uint8 if largest < 255 else np.uint16)
+        for i in sorted(range(len(regions)), key=lambda i: (-areas[i], not self.shapes[i].crowd)):
+            mask[coco_api.decode(regions[i]) > 0] = self.shapes[i].class_id
+        return mask, regions
+
+    def _size(self, parsed: Sequence[Polygons | Rle]) -> tuple[int, int]:
+        """Returns (height, width) that the annotations are meant for."""
+        told = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
+        polygons = [extent(own) for own in parsed if not isinstance(own, Rle)]
+        right, bottom = (max((corner[axis] for corner in polygons), default=0.0) for axis in (0, 1))
+        if self.height is not None and self.width is not None:
+            size, may_be_swapped = (self.height, self.width), not told
+        elif len(told) == 1:
+            return told.pop()
+        else:
+            data = self.image.read()
+            size = image_size(data)
+            may_be_swapped = picture_kind(data).orientation in SWAPS_SIDES
+        # polygons that leave the image, and would fit it with height and width swapped: that is how they were drawn
+        fits = right <= size[1] + _MARGIN and bottom <= size[0] + _MARGIN
+        fits_swapped = right <= size[0] + _MARGIN and bottom <= size[1] + _MARGIN
+        return (size[1], size[0]) if may_be_swapped and not fits and fits_swapped else size
 
 
-def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Returns a `segmentation` in any of COCO's three forms as compressed RLE, for pycocotools.
-
-    Raises:
-        UserError: what pycocotools would take for something else, or crash on.
-    """
-    if isinstance(segmentation, list):
-        if not segmentation:
-            raise UserError("`segmentation` is empty")
-        for polygon in segmentation:
-            _check_polygon(polygon, height, width)
-        return coco_api.merge(coco_api.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation, dict) or "counts" not in segmentation:
-        raise UserError("`segmentation` is neither a list of polygons nor an RLE with `counts`")
-    if segmentation.get("size") != [height, width]:
-        raise UserError(f"the RLE has size {segmentation.get('size')}, the picture [{height}, {width}] (height, width)")
-    counts = segmentation["counts"]
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
-        raise UserError("the RLE's `counts` should be numbers from 0, or such numbers as COCO's compressed text")
-    if sum(runs) != height * width:
-        raise UserError(f"the RLE's counts add up to {sum(runs)} pixels, the picture has {height * width}")
-    if isinstance(counts, str):
-        return {"size": [height, width], "counts": counts}
-    return coco_api.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+@contextlib.contextmanager
+def _called(shape: CocoShape) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{shape.name}: {error}") from None
 
 
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
-    if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
-        raise UserError("a polygon is a list of numbers x1, y1, x2, y2, ...; this one holds something else")
-    if len(polygon) % 2:
-        raise UserError(f"a polygon has an even number of coordinates, this one has {len(polygon)}")
-    if len(polygon) < 6:
-        raise UserError(f"a polygon has at least 3 points, this one has {len(polygon) // 2}")
-    xs, ys = ([float(value) for value in polygon[axis::2]] for axis in (0, 1))
-    if max(xs) < 0 or min(xs) > width or max(ys) < 0 or min(ys) > height:
-        raise UserError(f"a polygon lies wholly outside the picture of {width} x {height}, from ({xs[0]:g}, {ys[0]:g})")
-    length = sum(max(abs(xs[i] - xs[i - 1]), abs(ys[i] - ys[i - 1])) for i in range(len(xs)))
-    if length > MAX_OUTLINE:
-        raise UserError(f"the outline of a polygon is {length:.3g} pixels long, more than the limit of {MAX_OUTLINE:,}")
+def _hidden(shape: CocoShape, region: dict[str, Any], mask: np.ndarray, names: Sequence[str]) -> Finding:
+    above = Counter(mask[coco_api.decode(region) > 0].tolist()).most_common(1)
+    what = f"smaller annotations cover it, mostly of {_name(above[0][0], names)}" if above else "it covers no pixel"
+    return Finding("hidden_annotation", f"{shape.name} ({_name(shape.class_id, names)}) leaves no pixel: {what}")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False for nan, inf and 10 ** 400
-
-
-def _run_lengths(counts: str) -> Sequence[int] | None:
-    """Returns the run lengths of COCO's compressed RLE, None if it is none (pycocotools, maskApi.c, rleFrString).
-
-    pycocotools believes the text: its runs would be written beyond the end of the mask.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return None
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        if len(runs) > 2:
-            value += runs[-2]
-        runs.append(value)
-        value = shift = 0
-    return None if shift else runs
+def _name(class_id: int, names: Sequence[str]) -> str:
+    return repr(names[class_id]) if class_id < len(names) else "ignored pixels"

@@ -68,12 +68,11 @@ def find_format(src: str) -> Known:
         "folder": folder.missing_in_folder(src),
         "foodseg103": foodseg103.missing_in_foodseg103(src),
         "uecfoodpix": uecfoodpix.missing_in_uecfoodpix(src),
-        "coco": coco.missing_in_coco(src),
         "huggingface": huggingface.missing_in_huggingface(src),
     }
+    # a .json beside what another format needs may be there for another reason
+    missing["coco"] = coco.missing_in_coco(src, own_place=not all(missing.values()))
     fitting = [format for format, absent in missing.items() if not absent]
-    if "folder" in fitting and "coco" in fitting and coco.is_loose_json(src):
-        fitting.remove("coco")  # a .json beside a complete folder layout may be anything
     where = storage.redact(src)
     if len(fitting) > 1:
         raise UserError(f"{where} could be in the formats {' and '.join(fitting)}: say which with --format")

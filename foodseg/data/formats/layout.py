@@ -63,15 +63,29 @@ def without_extension(name: str) -> str:
     return name.rsplit(".", 1)[0] if name.lower().endswith(EXTENSIONS) else name
 
 
+def split_in_name(path: str) -> str | None:
+    """Returns the split that a path is named after, its last part before the folders; None = none, or several."""
+    splits = _splits_in(path)
+    return splits[0] if len(splits) == 1 else None
+
+
+def _splits_in(path: str) -> list[str]:
+    for part in reversed(path.lower().split("/")):
+        if found := sorted({_SPLIT_OF[word] for word in _SPLIT_WORD.findall(part)}):
+            return found
+    return []
+
+
 def splits_by_name(names: Sequence[str], where: str) -> dict[str, str]:
     """Returns the split that each file is named after: "instances_val2017.json" is val.
 
-    A single file that names no split is all train. `where` names the data set in errors.
+    A name that tells nothing leaves it to its folders. A single file that names no split is all train. `where` names
+    the data set in errors.
 
     Raises:
         UserError: a file that names no split, or several.
     """
-    found = {name: sorted({_SPLIT_OF[word] for word in _SPLIT_WORD.findall(name.lower())}) for name in names}
+    found = {name: _splits_in(name) for name in names}
     if len(names) == 1 and not found[names[0]]:
         _log.info("%s: %s names no split, so that all of it is train", where, names[0])
         return {names[0]: "train"}

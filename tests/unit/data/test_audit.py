@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -273,3 +274,20 @@ def test_findings_have_one_description_each_and_are_counted_in_their_order() -> 
     assert {kind.effect for kind in FINDINGS.values()} == {"refused", "repaired", "counted"}
     assert [Finding(name, "").refuses for name in ("truncated", "swapped_size", "grey")] == [True, False, False]
     assert list(count_findings(["grey", "truncated", "grey"]).items()) == [("truncated", 1), ("grey", 2)]
+
+
+def test_what_a_mask_notes_about_itself_is_a_finding(tmp_path: Path) -> None:
+    found = Finding("hidden_annotation", "annotation 7 ('egg') leaves no pixel")
+
+    class Noting:
+        def read(self) -> np.ndarray:
+            raise AssertionError("read_noting says more")
+
+        def read_noting(self, names: Sequence[str]) -> tuple[np.ndarray, list[Finding]]:
+            assert names == CLASSES.names
+            return np.ones((3, 4), np.uint8), [found]
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "1.png")
+    facts = audit_record(Record("1", "train", "", ImageFile(str(tmp_path / "1.png")), Noting()), CLASSES)
+    assert isinstance(facts, RecordFacts) and found in facts.findings
+    assert facts.class_pixels[1] == 12

@@ -78,7 +78,7 @@ def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             ("000002", "train", "train2017/a/000002.png"),
             ("000009", "val", "val2017/000009.jpg"),
         ]
-    assert "captions_train2017.json are no instances and are left aside" in caplog.text
+    assert "captions_train2017.json are no COCO instances and are left aside" in caplog.text
     assert missing_in_coco(src) == []
 
 
@@ -132,12 +132,6 @@ def test_an_id_that_an_export_wrote_is_taken(tmp_path: Path) -> None:
     assert [image_id for image_id, _, _ in summary(src)] == ["train/1", "2", "3"]
 
 
-def test_a_json_without_pictures_is_no_coco_data_set(tmp_path: Path) -> None:
-    src = write(tmp_path, {"id2label.json": {}, "data/train.parquet": "x"})
-    assert missing_in_coco(src) == ["images/ or pictures beside id2label.json"]
-    assert missing_in_coco(write(tmp_path / "empty", {"images/1.jpg": None})) == ["a .json with annotations"]
-
-
 def test_a_picture_in_two_splits_keeps_one_id(tmp_path: Path) -> None:
     files = {f"annotations/{name}.json": document([image(0, "1.jpg")], []) for name in ("train", "test")}
     src = write(tmp_path, {**files, "images/1.jpg": None})
@@ -173,7 +167,7 @@ def test_a_category_called_background_is_0(tmp_path: Path) -> None:
     assert listing.records[0].mask.read().tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
-def test_crowds_and_empty_pictures(tmp_path: Path) -> None:
+def test_crowds_and_empty_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     crowd = annotation(2, 1, 17, iscrowd=1, segmentation={"size": [3, 4], "counts": [0, 3, 9]})  # the left column
     src = write(
         tmp_path,
@@ -183,9 +177,11 @@ def test_crowds_and_empty_pictures(tmp_path: Path) -> None:
             "2.jpg": None,
         },
     )
-    both, empty = (record.mask.read() for record in list_coco(src).records if record.mask)
-    assert both.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [2, 0, 0, 0]]
+    with caplog.at_level(logging.INFO):
+        both, empty = (record.mask.read() for record in list_coco(src).records if record.mask)
+    assert both.tolist() == [[2, 1, 0, 0], [2, 1, 0, 0], [2, 0, 0, 0]]  # the crowd is smaller than the square
     assert not empty.any() and empty.shape == (3, 4)
+    assert "a.json: 1 of 2 images have no annotation and are all background; the first is 2.jpg" in caplog.text
 
 
 def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
@@ -193,16 +189,23 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         image(1, "good.jpg"),
         image(2, "category.jpg"),
         image(3, "polygon.jpg"),
-        image(4, "size.jpg", width="4"),
-        image(5, "flat.jpg", height=0),
+        image(4, "size.jpg", width=4.5),
+        image(5, "flat.jpg", height=-3),
         image(6, "twice.jpg"),
         image(6, "twice2.jpg"),
+        image(12, "number.jpg"),
+        image("12", "text.jpg"),
         image(7, "nowhere.jpg"),
-        image(8, "../good.jpg"),
-        {"id": 9, "height": 3, "width": 4},
+        {"id": 9, "fileName": "1.jpg", "height": 3, "width": 4},
         {"file_name": "noid.jpg", "height": 3, "width": 4},
+        image(1.5, "fraction.jpg"),
+        image(True, "true.jpg"),
         image(10, "nolabel.jpg"),
         image(11, "box.jpg"),
+        image(13, "crowd.jpg"),
+        image(14, "key.jpg"),
+        image(15, "null.jpg"),
+        image(16, "nothing.jpg"),
     ]
     annotations = [
         annotation(1, 1),
@@ -212,30 +215,182 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         {"id": 5, "category_id": 3, "segmentation": [SQUARE]},
         annotation(6, 77),
         annotation(7, 77),
-        {"image_id": 10, "category_id": "rice"},
+        {"image_id": 10, "category_id": "rice", "segmentation": [SQUARE]},
         {**annotation(9, 11), "segmentation": [], "bbox": [0, 0, 2, 2]},
+        annotation(10, 13, iscrowd="perhaps"),
+        {"id": 11, "image_id": 14, "categoryId": 3, "segmentation": [SQUARE]},
+        annotation(12, 15, None),
+        {"id": 13, "image_id": 16, "category_id": 3, "polygon": [SQUARE]},
+        annotation(14, 1.5),
+        annotation(15, None),
+        {"id": 16, "imageId": 1, "category_id": 3, "segmentation": [SQUARE]},
     ]
-    names = [entry.get("file_name", "") for entry in images if entry.get("id") != 7]
-    src = write(tmp_path, {"a.json": document(images, annotations)} | {n: None for n in names if n and ".." not in n})
+    names = [
+        entry["file_name"]
+        for entry in images
+        if "file_name" in entry and entry["id" if "id" in entry else "width"] != 7
+    ]
+    src = write(tmp_path, {"a.json": document(images, annotations)} | dict.fromkeys(names))
     listing = list_coco(src)
     good, *bad = listing.records
     assert good.mask is not None and good.mask.read().max() == 1
     assert {record.image_id: reason(record) for record in bad} == {
         "category": "annotation 2 has category_id 99, which `categories` does not list",
         "polygon": "annotation 3: a polygon has an even number of coordinates, this one has 7",
-        "size": "`images` gives height 3 and width '4'; both should be numbers of pixels",
-        "flat": "`images` gives height 0 and width 4; both should be numbers of pixels",
+        "size": "`images` gives height 3 and width 4.5; both should be numbers of pixels",
+        "flat": "`images` gives height -3 and width 4; both should be numbers of pixels",
         "twice": "image id 6 stands 2 times in `images`",
         "twice2": "image id 6 stands 2 times in `images`",
-        "nowhere": "file_name 'nowhere.jpg' is in none of images/a, images/train, images, a, train, the source",
-        "../good.jpg": "file_name '../good.jpg' leads out of the data set",
-        "a.json, image 9": "its entry in `images` has no file_name",
+        "number": "image id 12 stands 2 times in `images`, as '12' and 12",
+        "text": "image id 12 stands 2 times in `images`, as '12' and 12",
+        "nowhere": "file_name 'nowhere.jpg' is nowhere in the data set; there is box.jpg, for example",
+        "a.json, image 9": "its entry in `images` has no file_name, but 'fileName'",
         "noid": "its entry in `images` has no id, so that no annotation can name it",
+        "fraction": "its entry in `images` has the id 1.5, so that no annotation can name it",
+        "true": "its entry in `images` has the id True, so that no annotation can name it",
         "nolabel": "annotation number 8 has category_id 'rice', which `categories` does not list",
         "box": "annotation 9 has a bbox and no segmentation: a box does not tell which pixels are meant",
-        "a.json, annotation 5": "annotation 5 has no image_id",
+        "crowd": "annotation 10 has iscrowd 'perhaps', which is neither 0 nor 1",
+        "key": "annotation 11 has no category_id, but 'categoryId'",
+        "null": "annotation 12 has no category_id: None is no id",
+        "nothing": "annotation 13 has no segmentation; its keys are id, image_id, category_id, polygon",
+        "a.json, annotation 5": "annotation 5 has no image_id; its keys are id, category_id, segmentation",
         "a.json, annotation 6": "annotation 6 and 1 more have image_id 77, which `images` does not list",
+        "a.json, annotation 14": "annotation 14 has image_id 1.5, which is no id (a whole number or a text)",
+        "a.json, annotation 15": "annotation 15 has image_id None, which is no id (a whole number or a text)",
+        "a.json, annotation 16": "annotation 16 has no image_id, but 'imageId'",
     }
+    assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (6, 16)
+    assert listing.lost.first == "a.json, annotation 6 has image_id 77, which `images` does not list"
+
+
+FIRST, SECOND = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("in_images", [int, float, str, lambda n: f" {n}", lambda n: f"{n}.0"])
+@pytest.mark.parametrize("in_annotations", [int, float, str, lambda n: f"{n} ", lambda n: f"{n}.0"])
+def test_ids_and_sizes_in_every_spelling_of_a_number(in_images: Any, in_annotations: Any, tmp_path: Path) -> None:
+    images = [image(in_images(n), f"{n}.jpg", height=in_images(3), width=in_images(4)) for n in (1, 2)]
+    annotations = [
+        annotation(5, in_annotations(1), in_annotations(3)),
+        annotation(6, in_annotations(2), in_annotations(17)),
+    ]
+    categories = [{**category, "id": in_images(category["id"])} for category in CATEGORIES]
+    src = write(tmp_path, {"a.json": document(images, annotations, categories), "1.jpg": None, "2.jpg": None})
+    listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice", "egg")
+    assert listing.lost is not None and listing.lost.count == 0
+    assert [record.mask.read().tolist() for record in listing.records if record.mask] == [FIRST, SECOND]
+
+
+def test_texts_as_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [image("plate-1", "1.jpg"), image("plate-2", "2.jpg")]  # type: ignore[arg-type]
+    annotations = [annotation(1, "plate-2", "b"), annotation(2, "plate-1", "7")]  # type: ignore[arg-type]
+    categories = [{"id": "b", "name": "egg"}, {"id": "7", "name": "rice"}]
+    src = write(tmp_path, {"a.json": document(images, annotations, categories), "1.jpg": None, "2.jpg": None})
+    with caplog.at_level(logging.INFO):
+        listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice", "egg")  # numbers before texts
+    assert [record.mask.read().tolist() for record in listing.records if record.mask] == [FIRST, SECOND]
+    assert "2 ids are no whole numbers and are read as such, as category_id '7'" in caplog.text
+
+
+@pytest.mark.parametrize("height", [None, float("nan"), "", 0, "0", "missing"])
+def test_a_size_that_is_not_given_is_that_of_the_image(height: Any, tmp_path: Path) -> None:
+    entry = {key: value for key, value in image(1, "1.jpg", height=height).items() if value != "missing"}
+    src = write(tmp_path, {"a.json": document([entry], [annotation(1, 1)]), "1.jpg": None})
+    (record,) = list_coco(src).records
+    assert record.mask is not None and record.mask.read().tolist() == FIRST
+
+
+def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [image(1, "1.jpg"), image(2, "2.jpg"), image("1.0", "1.jpg")]  # type: ignore[arg-type]
+    src = write(tmp_path, {"a.json": document(images, [annotation(1, 1)]), "1.jpg": None, "2.jpg": None})
+    assert [image_id for image_id, _, _ in summary(src)] == ["1", "2"]
+    assert "a.json: 1 entries of `images` stand twice and are read once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda one: {**one, "image_id": 7}, "a.json, annotation 1 has image_id 7, which `images` does not list"),
+        (lambda one: {**one, "image_id": 1.5}, "annotation 1 has image_id 1.5, which is no id"),
+        (lambda one: {**one, "image_id": float("nan")}, "annotation 1 has image_id nan, which is no id"),
+        (lambda one: {**one, "image_id": True}, "annotation 1 has image_id True, which is no id"),
+        (
+            lambda one: {("ImageID" if key == "image_id" else key): one[key] for key in one},
+            "no image_id, but 'ImageID'",
+        ),
+        (lambda one: {key: one[key] for key in one if key != "image_id"}, "no image_id; its keys are id, category_id"),
+        (lambda one: {**one, "image_id": "1.jpg"}, "image_id 1.jpg, which `images` does not list"),
+    ],
+)
+def test_annotations_that_belong_to_no_image_are_counted_one_by_one(change: Any, words: str, tmp_path: Path) -> None:
+    images = [image(n, f"{n}.jpg") for n in (1, 2)]
+    annotations = [change(annotation(n, 1)) for n in (1, 2, 3)] + [annotation(4, 2)]
+    src = write(tmp_path, {"a.json": document(images, annotations), "1.jpg": None, "2.jpg": None})
+    listing = list_coco(src)
+    assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (3, 4)
+    assert words in listing.lost.first
+    assert len(listing.records) == 3  # the two images, and one that stands for the three annotations
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "_background_", "__background__", "_BACKGROUND_"])
+def test_what_tools_call_background_is_background(name: str, tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": name}, {"id": 1, "name": "rice"}]
+    annotations = [annotation(1, 1, 1), annotation(2, 1, 0, segmentation=[[0, 0, 1, 0, 1, 2, 0, 2]])]
+    src = write(tmp_path, {"a.json": document([image(1, "1.jpg")], annotations, categories), "1.jpg": None})
+    listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice") and listing.records[0].mask is not None
+    assert listing.records[0].mask.read().tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["_ignore_", "__ignore__", "__IGNORE__"])
+def test_what_labelme_calls_ignore_is_ignored(name: str, tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": name}, {"id": 1, "name": "rice"}, {"id": 2, "name": "ignored bean"}]
+    annotations = [annotation(1, 1, 1), annotation(2, 1, 0, segmentation=[[0, 0, 1, 0, 1, 2, 0, 2]])]
+    src = write(tmp_path, {"a.json": document([image(1, "1.jpg")], annotations, categories), "1.jpg": None})
+    listing = list_coco(src)
+    assert listing.classes.names == ("background", "rice", "ignored bean") and listing.records[0].mask is not None
+    assert listing.records[0].mask.read().tolist() == [[255, 1, 0, 0], [255, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def root(name: str, supercategory: str | None = "none", index: int = 0) -> dict[str, Any]:
+    return {"id": index, "name": name, "supercategory": supercategory}
+
+
+@pytest.mark.parametrize(
+    ("categories", "names"),
+    [
+        ([root("meals"), root("rice", "meals", 1), root("egg", "meals", 2)], ("rice", "egg")),
+        ([root("rice"), root("rice", "rice", 1)], ("rice",)),  # project and class have one name
+        ([root("rice"), root("egg", "rice", 1), root("rice", "rice", 2)], ("egg", "rice")),
+        ([root("meals"), root("rice", "food", 1)], ("rice",)),
+        ([root("food", None, 1), root("rice", "food", 2)], ("rice",)),
+        # no root: nobody belongs to it, or it is annotated (category 3)
+        ([root("bean"), root("rice", "none", 1)], ("bean", "rice")),
+        ([root("bean", "plants"), root("rice", "plants", 1)], ("bean", "rice")),
+        ([root("bean", None), root("rice", None, 1)], ("bean", "rice")),
+        ([root("bean", "none", 4), root("rice", "grain", 5)], ("bean", "rice")),
+        ([root("meals", "none", 3), root("rice", "meals", 4)], ("meals", "rice")),
+    ],
+)
+def test_the_root_category_of_roboflow_is_no_class(
+    categories: list[Any], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    src = write(
+        tmp_path, {"train/_annotations.coco.json": document([image(1, "1.jpg")], [annotation(1, 1)], categories)}
+    )
+    assert list_coco(src).classes.names == ("background", *names)
+
+
+def test_images_that_nobody_lists_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = {"annotations/train.json": document([image(1, "1.jpg")], [annotation(1, 1)])}
+    src = write(tmp_path, files | dict.fromkeys(["images/1.jpg", "images/2.jpg", "images/3.png", "other/4.jpg"]))
+    (tmp_path / "images/._5.jpg").touch()
+    (tmp_path / "images/notes.txt").touch()
+    list_coco(src)
+    assert "no `images` lists 2 images, which are left out; the first is images/2.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -247,10 +402,22 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         ({"categories": CATEGORIES}, "it has no list `images`"),
         ({"images": {}}, "`images` should be a list of objects"),
         ({"images": [], "annotations": [1]}, "`annotations` should be a list of objects"),
+        ({"Images": [], "info": {}}, "it has no list `images`, but 'Images'"),
+        ({"shapes": [], "version": "5"}, "it has no list `images`; its keys are shapes, version"),
+        ({**document([]), "annotation": []}, "it has no list `annotations`, but 'annotation': rename it"),
+        ({"images": [], "annotations": [{}]}, "it has no list `categories`; its keys are images, annotations"),
+        ({"images": [], "annotations": [{}], "category": []}, "it has no list `categories`, but 'category'"),
         (document([image(1, "1.jpg")], [], None), "`categories`: a class table needs background and at least one"),
-        (document([], [], [{"id": "1", "name": "rice"}]), "a category has a number as id, of its own, and a name"),
-        (document([], [], [{"id": 1, "name": "rice"}, {"id": 1, "name": "egg"}]), "a category has a number as id"),
-        (document([], [], [{"id": 1, "name": "egg"}, {"id": 2, "name": "egg"}]), "'egg' stands more than once"),
+        (
+            document([], [], [{"id": True, "name": "rice"}]),
+            "a category has an id of its own and a name; found {'id': True",
+        ),
+        (document([], [], [{"id": 1, "name": " "}]), "a category has an id of its own and a name"),
+        (document([], [], [{"id": 1, "name": "rice"}, {"id": "1", "name": "egg"}]), "a category has an id of its own"),
+        (
+            document([], [], [{"id": 1, "name": "egg"}, {"id": 2, "name": "egg"}]),
+            "categories 1 and 2 are both called 'egg'",
+        ),
     ],
 )
 def test_files_that_are_no_coco(content: Any, words: str, tmp_path: Path) -> None:

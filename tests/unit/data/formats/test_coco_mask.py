@@ -1,14 +1,18 @@
-"""COCO annotations as masks: overlaps worked out by hand, RLE against pycocotools, and what is refused."""
+"""COCO annotations as masks: overlaps worked out by hand, RLE against pycocotools, and sizes that nobody gives."""
 
+import io
 import json
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_api
 
-from foodseg.data.formats.coco_mask import CocoMask, CocoShape, encode_segmentation
+from foodseg.data.formats.coco_mask import CocoMask, CocoShape
+from foodseg.data.record import Encoded, Unreadable
 from foodseg.data.sample import MAX_PIXELS
 from foodseg.errors import UserError
 
@@ -21,8 +25,29 @@ def shape(class_id: int, segmentation: Any, *, crowd: bool = False) -> CocoShape
     return CocoShape("annotation 5", class_id, crowd, json.dumps(segmentation))
 
 
-def read(*shapes: CocoShape, height: int = 4, width: int = 5) -> list[list[int]]:
-    return CocoMask(height, width, shapes).read().tolist()
+NOT_READ = Unreadable("the image is not needed")
+
+
+def read(
+    *shapes: CocoShape, height: int | None = 4, width: int | None = 5, image: Encoded = NOT_READ
+) -> list[list[int]]:
+    return CocoMask(height, width, shapes, image).read().tolist()
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A JPEG of that size, stored with an EXIF orientation."""
+
+    height: int
+    width: int
+    orientation: int = 1
+
+    def read(self) -> bytes:
+        exif = Image.Exif()
+        exif[0x0112] = self.orientation
+        stream = io.BytesIO()
+        Image.new("RGB", (self.width, self.height)).save(stream, "JPEG", exif=exif)
+        return stream.getvalue()
 
 
 def compressed(region: np.ndarray) -> dict[str, Any]:
@@ -48,14 +73,87 @@ def test_of_two_equally_large_the_later_lies_on_top() -> None:
     assert read(second, first)[1] == [0, 1, 1, 2, 0]
 
 
-def test_a_crowd_lies_below_everything_however_small() -> None:
-    rle = compressed(np.pad(np.ones((2, 2)), ((1, 1), (1, 2))))  # the pixels of SMALL
-    crowd = shape(3, rle, crowd=True)
-    assert read(crowd, shape(1, [square(1, 0, 4, 4)])) == [[0, 1, 1, 1, 0]] * 4
+SMALL_RLE = compressed(np.pad(np.ones((2, 2)), ((1, 1), (1, 2))))  # the pixels of SMALL
+
+
+def test_a_small_crowd_stays_visible_on_what_it_was_painted_on() -> None:
+    # CVAT: rice as a polygon, the egg on it with the brush, which is written as a crowd
+    crowd = shape(3, SMALL_RLE, crowd=True)
+    assert read(shape(1, [BIG]), crowd) == [[1, 1, 1, 1, 0], [1, 3, 3, 1, 0], [1, 3, 3, 1, 0], [1, 1, 1, 1, 0]]
+    assert read(crowd, shape(1, [BIG])) == read(shape(1, [BIG]), crowd)
     # alone it is its class as any other
     assert read(crowd) == [[0] * 5, [0, 3, 3, 0, 0], [0, 3, 3, 0, 0], [0] * 5]
-    # among crowds the smaller lies on top
-    assert read(crowd, shape(1, [BIG], crowd=True))[1] == [1, 3, 3, 1, 0]
+
+
+def test_a_crowd_lies_below_what_it_covers() -> None:
+    # COCO: a crowd is the region around instances that are annotated as well
+    everywhere = shape(3, {"size": [4, 5], "counts": [0, 20]}, crowd=True)
+    assert read(shape(2, [SMALL]), everywhere)[1] == [3, 2, 2, 3, 3]
+    # of the same pixels the instance is seen, in either order
+    same = shape(3, SMALL_RLE, crowd=True)
+    assert read(shape(2, [SMALL]), same)[1] == read(same, shape(2, [SMALL]))[1] == [0, 2, 2, 0, 0]
+
+
+def test_the_smaller_of_two_crowds_lies_on_top() -> None:
+    crowd = shape(3, SMALL_RLE, crowd=True)
+    for order in ((crowd, shape(1, [BIG], crowd=True)), (shape(1, [BIG], crowd=True), crowd)):
+        assert read(*order)[1] == [1, 3, 3, 1, 0]
+
+
+def test_annotations_that_leave_no_pixel_are_reported() -> None:
+    names = ("background", "rice", "egg", "tofu")
+
+    def hidden(*shapes: CocoShape) -> list[str]:
+        return [finding.detail for finding in CocoMask(4, 5, shapes, NOT_READ).read_noting(names)[1]]
+
+    left, right = square(0, 0, 2, 4), square(2, 0, 4, 4)
+    assert hidden(shape(1, [BIG]), shape(2, [SMALL])) == []
+    # two halves cover the whole
+    assert hidden(shape(1, [BIG]), shape(2, [left]), shape(3, [right])) == [
+        "annotation 5 ('rice') leaves no pixel: smaller annotations cover it, mostly of 'egg'"
+    ]
+    # the same pixels twice: the later one is seen
+    assert hidden(shape(1, [SMALL]), shape(2, [SMALL])) == [
+        "annotation 5 ('rice') leaves no pixel: smaller annotations cover it, mostly of 'egg'"
+    ]
+    # of the same class nothing is lost
+    assert hidden(shape(1, [SMALL]), shape(1, [SMALL])) == []
+    # a line has no area
+    assert hidden(shape(2, [[1, 1, 3, 1, 2, 1]])) == ["annotation 5 ('egg') leaves no pixel: it covers no pixel"]
+    assert hidden(shape(1, [SMALL]), shape(255, [SMALL])) == [
+        "annotation 5 ('rice') leaves no pixel: smaller annotations cover it, mostly of ignored pixels"
+    ]
+
+
+def test_a_size_that_nobody_gives_is_that_of_the_rle_or_of_the_image() -> None:
+    rle = shape(3, SMALL_RLE)
+    assert read(rle, height=None, width=None) == read(rle)
+    assert read(rle, shape(1, [BIG]), height=None, width=5) == read(rle, shape(1, [BIG]))
+    assert read(shape(1, [BIG]), height=None, width=None, image=InMemory(4, 5)) == read(shape(1, [BIG]))
+    assert read(height=None, width=None, image=InMemory(2, 3)) == [[0] * 3] * 2
+    two = shape(3, {"size": [2, 10], "counts": [20]})
+    with pytest.raises(UserError, match=r"the RLE has size \[2, 10\], the image \[4, 5\]"):
+        read(rle, two, height=None, width=None, image=InMemory(4, 5))
+
+
+def test_an_image_that_is_turned_by_exif_gives_its_size_as_shown_or_as_the_polygons_need_it() -> None:
+    turned = InMemory(4, 8, orientation=6)  # 8 high and 4 wide as shown
+    low = shape(1, [square(0, 5, 4, 8)])
+    assert np.array(read(low, height=None, width=None, image=turned)).shape == (8, 4)
+    # drawn on the image as stored: it does not fit otherwise
+    wide = shape(1, [square(5, 0, 8, 4)])
+    assert read(wide, height=None, width=None, image=turned) == [[0] * 5 + [1] * 3] * 4
+    # without a turn of the image nothing says so: what sticks out is cut off
+    over = shape(1, [square(2, 0, 8, 4)])
+    assert read(over, height=None, width=None, image=InMemory(8, 4)) == [[0, 0, 1, 1]] * 4 + [[0] * 4] * 4
+
+
+def test_polygons_tell_that_height_and_width_were_exchanged() -> None:
+    wide = shape(1, [square(5, 0, 8, 4)])
+    assert read(wide, height=8, width=4) == read(wide, height=4, width=8)
+    # a pixel over the edge tells nothing, nor do polygons that fit neither way
+    assert np.array(read(shape(1, [square(0, 0, 5, 1)]), height=8, width=4)).shape == (8, 4)
+    assert np.array(read(shape(1, [square(0, 0, 99, 99)]), height=8, width=4)).shape == (8, 4)
 
 
 def test_areas_are_those_of_the_pixels_within_the_picture() -> None:
@@ -88,8 +186,8 @@ def test_a_picture_without_annotations_is_background() -> None:
 
 
 def test_the_dtype_follows_the_largest_id() -> None:
-    assert CocoMask(4, 5, (shape(254, [BIG]),)).read().dtype == np.uint8
-    mask = CocoMask(4, 5, (shape(255, [BIG]),)).read()
+    assert CocoMask(4, 5, (shape(254, [BIG]),), NOT_READ).read().dtype == np.uint8
+    mask = CocoMask(4, 5, (shape(255, [BIG]),), NOT_READ).read()
     assert mask.dtype == np.uint16 and mask.max() == 255
 
 
@@ -99,74 +197,35 @@ def test_random_regions_are_those_of_pycocotools(seed: int) -> None:
     size = (int(random.integers(1, 90)), int(random.integers(1, 90)))
     region = random.random(size) < (0.02, 0.5, 0.98)[seed % 3]
     rle = compressed(region)
-    np.testing.assert_array_equal(CocoMask(*size, (shape(1, rle),)).read(), region)
+    np.testing.assert_array_equal(CocoMask(*size, (shape(1, rle),), NOT_READ).read(), region)
     flat = region.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
     runs = np.diff(edges, prepend=0).tolist()
-    np.testing.assert_array_equal(CocoMask(*size, (shape(1, {"size": [*size], "counts": runs}),)).read(), region)
+    np.testing.assert_array_equal(
+        CocoMask(*size, (shape(1, {"size": [*size], "counts": runs}),), NOT_READ).read(), region
+    )
 
 
 def test_runs_of_a_large_picture() -> None:
     region = np.zeros((1500, 2000), bool)
     region[700:, 3] = region[:, 1500:] = True  # runs of more than 2^20 pixels, and shorter than the one before
-    np.testing.assert_array_equal(CocoMask(1500, 2000, (shape(1, compressed(region)),)).read(), region)
+    np.testing.assert_array_equal(CocoMask(1500, 2000, (shape(1, compressed(region)),), NOT_READ).read(), region)
 
 
 def test_a_mask_is_small_and_survives_pickling() -> None:
-    mask = CocoMask(4, 5, (shape(1, [BIG]), shape(2, [SMALL])))
+    mask = CocoMask(4, 5, (shape(1, [BIG]), shape(2, [SMALL])), NOT_READ)
     data = pickle.dumps(mask)
     assert len(data) < 600
     assert pickle.loads(data) == mask and pickle.loads(data).read().tolist() == BIG_UNDER_SMALL
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "words"),
-    [
-        ([BIG[:7]], "even number of coordinates, this one has 7"),
-        ([BIG[:4]], "at least 3 points, this one has 2"),
-        ([[]], "at least 3 points, this one has 0"),
-        ([BIG, SMALL[:4]], "at least 3 points, this one has 2"),
-        ([square(6, 1, 9, 3)], r"a polygon lies wholly outside the picture of 5 x 4, from \(6, 1\)"),
-        ([square(1, -3, 3, -0.5)], r"lies wholly outside the picture of 5 x 4, from \(1, -3\)"),
-        ([SMALL, square(1e12, 1e12, 2e12, 2e12)], "lies wholly outside"),
-        ([square(-1e7, 0, 1, 1)], r"the outline of a polygon is 2e\+07 pixels long, more than the limit of 10,000,000"),
-        ([square(-1e308, -1e308, 1e308, 1e308)], "the outline of a polygon is inf pixels long"),
-        ([[10**400] * 6], "something else"),
-        ([[float("inf")] * 6], "something else"),
-        ([[float("nan")] * 6], "something else"),
-        ([["1", "2", "3", "4", "5", "6"]], "something else"),
-        ([[True] * 6], "something else"),
-        (BIG, "something else"),  # without the outer list
-        ([{"x": 1}], "something else"),
-        ([], "`segmentation` is empty"),
-        (None, "neither a list of polygons nor an RLE"),
-        ("abc", "neither a list of polygons nor an RLE"),
-        ({"size": [4, 5]}, "neither a list of polygons nor an RLE"),
-        ({"counts": [20]}, r"size None, the picture \[4, 5\]"),
-        ({"size": [5, 4], "counts": [20]}, r"size \[5, 4\], the picture \[4, 5\] \(height, width\)"),
-        ({"size": [4, 5], "counts": [3, 4]}, "add up to 7 pixels, the picture has 20"),
-        ({"size": [4, 5], "counts": [0, 21]}, "add up to 21 pixels, the picture has 20"),
-        ({"size": [4, 5], "counts": [30, -10]}, "numbers from 0"),
-        ({"size": [4, 5], "counts": [10.0, 10.0]}, "numbers from 0"),
-        ({"size": [4, 5], "counts": None}, "numbers from 0"),
-        ({"size": [4, 5], "counts": "\x00\x00"}, "COCO's compressed text"),
-        ({"size": [4, 5], "counts": "o"}, "COCO's compressed text"),  # ends within a number
-        ({"size": [4, 5], "counts": ""}, "add up to 0 pixels"),
-        ({"size": [4, 5], "counts": "oooooooooooo1"}, "add up to"),
-    ],
-)
-def test_bad_segmentations_are_refused_by_name(segmentation: Any, words: str) -> None:
-    with pytest.raises(UserError, match=f"^annotation 5: .*{words}"):
-        CocoMask(4, 5, (shape(1, [SMALL]), shape(1, segmentation))).read()
-
-
-def test_truncated_rle_is_refused() -> None:
-    rle = compressed(np.random.default_rng(0).random((40, 40)) < 0.5)
-    for length in (1, 10, len(rle["counts"]) - 1):
-        with pytest.raises(UserError, match=r"add up to|compressed text"):
-            encode_segmentation({**rle, "counts": rle["counts"][:length]}, 40, 40)
+def test_errors_name_the_annotation() -> None:
+    with pytest.raises(UserError, match=r"^annotation 5: `segmentation` is empty$"):
+        read(shape(1, [SMALL]), shape(1, []))
+    with pytest.raises(UserError, match=r"^annotation 5: the RLE's counts add up to 7 pixels"):
+        read(shape(1, [SMALL]), shape(1, {"size": [4, 5], "counts": [3, 4]}))
 
 
 def test_a_picture_with_too_many_pixels_is_refused_before_its_mask_is_made() -> None:
     with pytest.raises(UserError, match=f"more than the limit of {MAX_PIXELS:,}"):
-        CocoMask(10**7, 10**7, ()).read()
+        CocoMask(10**7, 10**7, (), NOT_READ).read()
