@@ -58,7 +58,7 @@ def data_prepare(
             unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
             print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
         if manifest.quarantined:
-            reasons = storage.redact(storage.join(dst, f"v-{manifest.generation}", "quarantine.parquet"))
+            reasons = storage.redact(storage.join(dst, manifest.folder, "quarantine.parquet"))
             print(f"  {manifest.quarantined} records refused; reasons in {reasons}")
         for name, count in manifest.audit.items():
             kind = FINDINGS[name]

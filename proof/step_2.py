@@ -75,7 +75,7 @@ def faults(bench: Bench) -> dict[str, Any]:
         "faulty_records": len(meals.expected),
         "found_and_named": sum(found.get(key) == names for key, names in meals.expected.items()),
         "invented": len(found.keys() - meals.expected.keys()),
-        "refused": len(read_quarantine(str(prepared), 1)),
+        "refused": len(read_quarantine(str(prepared), read_manifest(str(prepared)).folder)),
         "foodmix": twins(real),
     }
     if figures["found_and_named"] != len(meals.expected) or figures["invented"]:

@@ -51,8 +51,8 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
     table = read_table(text, manifest.class_table) if text is not None else None
     out = out or "inspect-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in manifest.name)
     try:
-        findings = read_findings(uri, manifest.generation)
-        quarantine = read_quarantine(uri, manifest.generation)
+        findings = read_findings(uri, manifest.folder)
+        quarantine = read_quarantine(uri, manifest.folder)
     except MissingFile:
         findings, quarantine = None, None
     reader = RowReader(uri, manifest, list(manifest.counts))

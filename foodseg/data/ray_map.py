@@ -18,6 +18,7 @@ import ray
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.audit import listed_ingredients
+from foodseg.data.generations import Generation, next_generation, switch_to
 from foodseg.data.label_map import map_ids, read_label_map, read_target
 from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.reader import RowReader
@@ -28,10 +29,7 @@ from foodseg.data.shards import (
     Manifest,
     Shard,
     SplitCounts,
-    delete_generations_before,
-    next_generation,
     read_manifest,
-    write_manifest,
     write_shard,
 )
 from foodseg.data.transforms import single_threaded_opencv
@@ -47,7 +45,7 @@ class Job:
 
     src: str
     dst: str
-    generation: int
+    generation: Generation
     manifest: Manifest
     target: ClassTable
     tables: dict[str, np.ndarray]
@@ -113,7 +111,8 @@ def map_data_set(
     result = manifest.model_copy(
         update={
             "name": name or f"{manifest.name}-as-{label_map.to_space}",
-            "generation": generation,
+            "generation": generation.number,
+            "folder": generation.folder,
             "classes": target.names,
             "ignore_id": target.ignore_id,
             "annotated": {s: label_map.annotated(s, ids, own, target) for s, ids in manifest.annotated.items()},
@@ -122,18 +121,17 @@ def map_data_set(
         }
     )
     refuse_foodless(result.counts, f"{storage.redact(src)}, mapped by {label_map.where},")
-    write_manifest(dst, result)
-    delete_generations_before(dst, generation - 1)
+    switch_to(generation, result)
     return result
 
 
 def _copy_lists(job: Job) -> None:
     """The audit's lists of refused records and of findings stay true: they are about the pictures that came in."""
-    before = storage.join(job.src, f"v-{job.manifest.generation}")
+    before = storage.join(job.src, job.manifest.folder)
     for name in storage.list_names(before):
         if name.endswith(".parquet"):
             content = storage.read_bytes(storage.join(before, name))
-            storage.write_bytes(storage.join(job.dst, f"v-{job.generation}", name), content)
+            storage.write_bytes(storage.join(job.generation.where, name), content)
 
 
 def _numbered(manifest: Manifest) -> list[list[tuple[Shard, int]]]:
@@ -148,7 +146,7 @@ def _map_shard(numbered: tuple[Shard, int], job: Job) -> tuple[Shard, Counts]:
     single_threaded_opencv()
     shard, number = numbered
     counts = Counts(np.zeros(len(job.target), np.int64), np.zeros(len(job.target), np.int64))
-    path = f"v-{job.generation}/{shard.split}/part-{number:05d}.parquet"
+    path = f"{job.generation.folder}/{shard.split}/part-{number:05d}.parquet"
     return write_shard(job.dst, path, shard.split, _mapped_rows(shard, job, counts)), counts
 
 

@@ -21,6 +21,7 @@ from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record
 from foodseg.data.duplicates import refuse_duplicates
 from foodseg.data.findings import Finding, count_findings
 from foodseg.data.formats.detect import Format, absolute_source, list_source, source_name
+from foodseg.data.generations import next_generation, switch_to
 from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.record import Record
 from foodseg.data.sample import encode_mask
@@ -32,10 +33,7 @@ from foodseg.data.shards import (
     Manifest,
     Shard,
     SplitCounts,
-    delete_generations_before,
-    next_generation,
     write_findings,
-    write_manifest,
     write_quarantine,
     write_shard,
 )
@@ -89,18 +87,19 @@ def prepare(
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
             found, total = [*_findings(audited, rows), *pairs], len(audited)
             del audited  # the rows are without thumbnails
-            write_quarantine(dst, generation, [_quarantined(refusal) for refusal in refused])
-            write_findings(dst, generation, found)
-            _refuse_too_many(refused, total, max_bad, storage.join(dst, f"v-{generation}", "quarantine.parquet"))
+            write_quarantine(dst, generation.folder, [_quarantined(refusal) for refusal in refused])
+            write_findings(dst, generation.folder, found)
+            _refuse_too_many(refused, total, max_bad, storage.join(generation.where, "quarantine.parquet"))
             counts = _counts(rows)
             refuse_foodless(counts, storage.redact(src))
-            shards = _write_shards(rows, dst, generation, listing.classes)
+            shards = _write_shards(rows, dst, generation.folder, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name or source_name(src),
-        generation=generation,
+        generation=generation.number,
+        folder=generation.folder,
         classes=listing.classes.names,
         ignore_id=listing.classes.ignore_id,
         annotated={source: listing.annotated.get(source) for source in sorted({r.facts.record.source for r in rows})},
@@ -109,8 +108,7 @@ def prepare(
         quarantined=len(refused),
         audit=count_findings(row["finding"] for row in found),
     )
-    write_manifest(dst, manifest)
-    delete_generations_before(dst, generation - 1)
+    switch_to(generation, manifest)
     return manifest
 
 
@@ -201,11 +199,11 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     return [Row(f, split, ids[group]) for f, split, group in zip(slim, splits, groups, strict=True)], pairs
 
 
-def _write_shards(rows: Sequence[Row], dst: str, generation: int, classes: ClassTable) -> list[Shard]:
+def _write_shards(rows: Sequence[Row], dst: str, folder: str, classes: ClassTable) -> list[Shard]:
     plans: list[list[tuple[str, str, list[Row]]]] = []  # one to a task
     for split in ("train", "val", "test"):
         for number, part in enumerate(_parts([row for row in rows if row.split == split])):
-            plans.append([(split, f"v-{generation}/{split}/part-{number:05d}.parquet", part)])
+            plans.append([(split, f"{folder}/{split}/part-{number:05d}.parquet", part)])
     return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), "writing shards")
 
 

@@ -1,9 +1,9 @@
 """A prepared data set: Parquet shards of encoded pictures and masks, and the manifest `dataset.json` that names them.
 
     <uri>/dataset.json                            written last: what is not listed in it does not exist
-    <uri>/v-<generation>/<split>/part-00000.parquet
-    <uri>/v-<generation>/quarantine.parquet       every refused record with its reason
-    <uri>/v-<generation>/findings.parquet         all that the audit found, of refused and of taken records
+    <uri>/v-<generation>-<random>/<split>/part-00000.parquet
+    <uri>/v-<generation>-<random>/quarantine.parquet   every refused record with its reason
+    <uri>/v-<generation>-<random>/findings.parquet     all that the audit found, of refused and of taken records
 
 Object storage has no rename: a new generation is written beside the old one, and the one PUT of dataset.json switches.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from foodseg import storage
 from foodseg.classes import ClassTable
@@ -98,6 +98,7 @@ class Manifest(_Frozen):
     format_version: int
     name: str
     generation: int
+    folder: str = ""  # of the generation, below the data set's URI; older versions have written v-<generation>
     classes: tuple[str, ...]
     ignore_id: int
     annotated: dict[str, tuple[int, ...] | None]  # per source the ids that it annotates; None = every one
@@ -106,6 +107,13 @@ class Manifest(_Frozen):
     quarantined: int
     audit: dict[str, int] = {}  # what the audit found, refused or not, and how often: names of findings.FINDINGS
     members: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_of_older_versions(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "generation" in tree:
+            return {"folder": f"v-{tree['generation']}", **tree}
+        return tree
 
     @property
     def class_table(self) -> ClassTable:
@@ -180,28 +188,6 @@ def write_manifest(uri: str, manifest: Manifest) -> None:
     storage.write_text(storage.join(uri, "dataset.json"), text + "\n")
 
 
-def next_generation(uri: str, overwrite: bool) -> int:
-    """Returns the number of the generation that is to be written at `uri`.
-
-    Raises:
-        UserError: there is a data set already, and `overwrite` is not given.
-    """
-    if not storage.exists(storage.join(uri, "dataset.json")):
-        return 1
-    if not overwrite:
-        raise UserError(
-            f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
-        )
-    return read_manifest(uri).generation + 1
-
-
-def delete_generations_before(uri: str, oldest_kept: int) -> None:
-    """Keeps the generation before the newest, since a training may still be reading it."""
-    for name in storage.list_names(uri):
-        if name.startswith("v-") and name[2:].isdigit() and int(name[2:]) < oldest_kept:
-            storage.delete(storage.join(uri, name))
-
-
 def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]]) -> Shard:
     """Writes rows (dicts of SCHEMA) as one Parquet file at `<uri>/<path>`; returns its entry for the manifest."""
     sink = io.BytesIO()
@@ -237,28 +223,24 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]
         yield group
 
 
-def write_quarantine(uri: str, generation: int, refused: Sequence[dict[str, Any]]) -> None:
+def write_quarantine(uri: str, folder: str, refused: Sequence[dict[str, Any]]) -> None:
     """Writes the refused records (dicts of QUARANTINE_SCHEMA) of a generation."""
-    _write_rows(_beside(uri, generation, "quarantine"), refused, QUARANTINE_SCHEMA)
+    _write_rows(storage.join(uri, folder, "quarantine.parquet"), refused, QUARANTINE_SCHEMA)
 
 
-def read_quarantine(uri: str, generation: int) -> list[dict[str, Any]]:
+def read_quarantine(uri: str, folder: str) -> list[dict[str, Any]]:
     """Reads the refused records of a generation. MissingFile: there is no such list."""
-    return _read_rows(_beside(uri, generation, "quarantine"))
+    return _read_rows(storage.join(uri, folder, "quarantine.parquet"))
 
 
-def write_findings(uri: str, generation: int, found: Sequence[dict[str, Any]]) -> None:
+def write_findings(uri: str, folder: str, found: Sequence[dict[str, Any]]) -> None:
     """Writes what the audit of a generation found (dicts of FINDINGS_SCHEMA)."""
-    _write_rows(_beside(uri, generation, "findings"), found, FINDINGS_SCHEMA)
+    _write_rows(storage.join(uri, folder, "findings.parquet"), found, FINDINGS_SCHEMA)
 
 
-def read_findings(uri: str, generation: int) -> list[dict[str, Any]]:
+def read_findings(uri: str, folder: str) -> list[dict[str, Any]]:
     """Reads what the audit of a generation found. MissingFile: there is no such list."""
-    return _read_rows(_beside(uri, generation, "findings"))
-
-
-def _beside(uri: str, generation: int, name: str) -> str:
-    return storage.join(uri, f"v-{generation}", f"{name}.parquet")
+    return _read_rows(storage.join(uri, folder, "findings.parquet"))
 
 
 def _write_rows(where: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

@@ -29,7 +29,7 @@ def prepared(ray_cluster: None, meals: FaultyMeals, tmp_path_factory: pytest.Tem
 def test_every_fault_is_found_and_none_is_invented(meals: FaultyMeals, prepared: tuple[str, Manifest]) -> None:
     uri, manifest = prepared
     found: dict[tuple[str, str], set[str]] = {}
-    rows = read_findings(uri, 1)
+    rows = read_findings(uri, manifest.folder)
     for row in rows:
         found.setdefault((row["image_id"], row["split"]), set()).add(row["finding"])
     assert len(meals.expected) == FAULTS
@@ -44,7 +44,7 @@ def test_exactly_the_refused_records_are_in_the_quarantine(meals: FaultyMeals, p
     refusing = {
         key: {name for name in names if FINDINGS[name].effect == "refused"} for key, names in meals.expected.items()
     }
-    quarantine = read_quarantine(uri, 1)
+    quarantine = read_quarantine(uri, manifest.folder)
     assert {(row["image_id"], row["split"]): set(row["findings"]) for row in quarantine} == {
         key: names for key, names in refusing.items() if names
     }
@@ -84,5 +84,6 @@ def test_above_max_bad_nothing_is_switched_and_the_lists_are_there(
     with pytest.raises(DataRefused, match=words):
         prepare(str(meals.folder), str(tmp_path / "out"), max_bad=0.05)
     assert not (tmp_path / "out" / "dataset.json").exists()
-    assert len(read_quarantine(str(tmp_path / "out"), 1)) == bad
-    assert read_findings(str(tmp_path / "out"), 1) == read_findings(prepared[0], 1)
+    (folder,) = (path.name for path in (tmp_path / "out").iterdir())
+    assert len(read_quarantine(str(tmp_path / "out"), folder)) == bad
+    assert read_findings(str(tmp_path / "out"), folder) == read_findings(prepared[0], prepared[1].folder)

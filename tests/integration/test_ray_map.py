@@ -20,7 +20,7 @@ REFUSED = [{"image_id": "torn", "reason": "the file is empty", "source": "drawn"
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = write_drawn(tmp_path_factory.mktemp("map") / "src", train=9, val=3, test=2)
-    write_quarantine(uri, 1, REFUSED)
+    write_quarantine(uri, "v-1", REFUSED)
     return uri
 
 
@@ -49,7 +49,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
     assert (manifest.name, manifest.generation, manifest.ignore_id) == ("drawn-as-wide", 1, 65535)
     assert len(manifest.classes) == 300 and manifest.classes[299] == "food 299" and manifest.classes[1] == "unused 1"
     assert manifest.annotated == {"drawn": tuple(sorted({t for t in becomes.values() if t is not None}))}
-    assert read_quarantine(dst, 1) == read_quarantine(src, 1) != []
+    assert read_quarantine(dst, manifest.folder) == read_quarantine(src, "v-1") != []
     before = read_manifest(src)
     table = np.full(256, 65535)
     table[list(becomes)] = [65535 if target is None else target for target in becomes.values()]

@@ -37,8 +37,8 @@ REFUSED = {
 def audited(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A prepared data set with findings."""
     uri = write_drawn(tmp_path_factory.mktemp("data"), train=4, val=2, test=2)
-    write_findings(uri, 1, [GREY, PAIR])
-    write_quarantine(uri, 1, [REFUSED])
+    write_findings(uri, "v-1", [GREY, PAIR])
+    write_quarantine(uri, "v-1", [REFUSED])
     update = {"audit": {"truncated": 1, "grey": 1, "near_duplicate": 1}, "quarantined": 1, "name": "my/odd name"}
     write_manifest(uri, read_manifest(uri).model_copy(update=update))
     return uri

@@ -157,17 +157,17 @@ def test_quarantine_and_findings_round_trip(rows: int, tmp_path: Path) -> None:
     refused = [{"image_id": "a", "reason": "torn", "source": "s", "split": "val", "findings": ["truncated"]}] * rows
     pair = {"other_id": "b", "other_split": "train", "correlation": 0.5}
     found = [{"image_id": "a", "split": "val", "finding": "near_duplicate", "detail": "alike", **pair}] * rows
-    write_quarantine(str(tmp_path), 3, refused)
-    write_findings(str(tmp_path), 3, found)
+    write_quarantine(str(tmp_path), "v-3", refused)
+    write_findings(str(tmp_path), "v-3", found)
     assert sorted(path.name for path in (tmp_path / "v-3").iterdir()) == ["findings.parquet", "quarantine.parquet"]
-    assert read_quarantine(str(tmp_path), 3) == refused
-    assert read_findings(str(tmp_path), 3) == found
+    assert read_quarantine(str(tmp_path), "v-3") == refused
+    assert read_findings(str(tmp_path), "v-3") == found
 
 
 def test_lists_that_are_missing_or_torn(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match=r"findings\.parquet: no such file"):
-        read_findings(str(tmp_path), 1)
+        read_findings(str(tmp_path), "v-1")
     (tmp_path / "v-1").mkdir()
     (tmp_path / "v-1" / "quarantine.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(UserError, match=r"quarantine\.parquet is no readable Parquet file"):
-        read_quarantine(str(tmp_path), 1)
+        read_quarantine(str(tmp_path), "v-1")

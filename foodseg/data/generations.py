@@ -1,0 +1,99 @@
+"""Generations of a prepared data set: each has a folder of its own, and `dataset.json` names the one that counts.
+
+    begun = next_generation(uri, overwrite)
+    ...                                     # write below <uri>/<begun.folder>
+    switch_to(begun, manifest)              # from here on readers see it
+
+Two commands that prepare the same data set at the same time never write into one folder, so that their files cannot
+mix; the one that switches last stays.
+"""
+
+import logging
+import re
+import uuid
+from dataclasses import dataclass
+
+from foodseg import storage
+from foodseg.data.shards import Manifest, read_manifest, write_manifest
+from foodseg.errors import RetryLater, UserError
+
+_FOLDER = re.compile(r"v-(\d+)(?:-[0-9a-f]+)?")  # without a suffix in sets that older versions have prepared
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One that is being written. `replaces`: the folder that dataset.json named when it was begun, if any."""
+
+    uri: str
+    number: int
+    folder: str
+    replaces: str | None
+    overwrite: bool
+
+    @property
+    def where(self) -> str:
+        """URI of the folder."""
+        return storage.join(self.uri, self.folder)
+
+
+def next_generation(uri: str, overwrite: bool) -> Generation:
+    """Names the generation that is to be written at `uri`; nothing is written.
+
+    Raises:
+        UserError: there is a data set already, and `overwrite` is not given.
+    """
+    before = _current(uri)
+    if before is not None and not overwrite:
+        raise UserError(
+            f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
+        )
+    # a dataset.json that is damaged names none: then it goes by the folders
+    last = _number(before) if before else max([0, *map(_number, storage.list_names(uri))]) if before == "" else 0
+    return Generation(uri, last + 1, f"v-{last + 1}-{uuid.uuid4().hex[:8]}", before, overwrite)
+
+
+def switch_to(generation: Generation, manifest: Manifest) -> None:
+    """Makes a generation the one that counts, and deletes those that nobody can be reading any more.
+
+    Raises:
+        UserError: another command has prepared the data set meanwhile, and `overwrite` is not given: then this
+            generation is deleted.
+        RetryLater: another command has deleted files of this generation.
+    """
+    uri, shown = generation.uri, storage.redact(generation.uri)
+    now = _current(uri)
+    if now is not None and now != generation.replaces:
+        if not generation.overwrite:
+            storage.delete(generation.where)
+            raise UserError(
+                f"{shown} has been prepared by another command meanwhile, and stays as that one wrote it: give "
+                "--overwrite to write its next generation"
+            )
+        _log.warning(
+            "%s has been switched to %s by another command meanwhile: %s takes its place", shown, now, generation.folder
+        )
+    folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
+    there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}
+    if not {shard.path for shard in manifest.shards} <= there:
+        raise RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
+    write_manifest(uri, manifest)
+    # the one before is kept, since a training may still be reading it
+    for name in storage.list_names(uri):
+        if _FOLDER.fullmatch(name) and _number(name) < generation.number - 1:
+            storage.delete(storage.join(uri, name))
+
+
+def _current(uri: str) -> str | None:
+    """Returns the folder that dataset.json names, "" if it is damaged, None if there is none."""
+    if not storage.exists(storage.join(uri, "dataset.json")):
+        return None
+    try:
+        return read_manifest(uri).folder
+    except UserError:
+        return ""
+
+
+def _number(folder: str) -> int:
+    found = _FOLDER.fullmatch(folder)
+    return int(found.group(1)) if found else 0
