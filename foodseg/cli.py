@@ -15,7 +15,7 @@ from foodseg.cli_data import data_app
 from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, on_cluster, require_lasting
 from foodseg.cli_serve import serve_app
 from foodseg.cli_tune import ablate, tune
-from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
+from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, DataRefused, FoodsegError, UserError
 
 app = typer.Typer(
     help="Which ingredient is where on a picture of food: prepare, train, evaluate, predict; on a laptop or on Ray.",
@@ -249,8 +249,10 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
 @app.command()
 def predict(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
-    pictures: Annotated[list[str], typer.Argument(help="Picture files or URIs.")],
-    out: Annotated[str, typer.Option(help="Where overlays, label maps and JSON go.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or URIs.")],
+    out: Annotated[
+        str, typer.Option(help="Where overlays, label maps and JSON go; files of others are never replaced.")
+    ],
     ingredients: Annotated[
         str | None,
         typer.Option(help="What is on the pictures, names with commas between: sets eval.ingredients=given."),
@@ -261,6 +263,8 @@ def predict(
 ) -> None:
     """Label pictures: overlay with legend, label map, area, share and confidence of each ingredient.
 
+    Pictures that cannot be read are listed, and the exit code is 3; the others are labelled.
+
     Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
 
     Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
@@ -268,17 +272,26 @@ def predict(
     from foodseg.predict.device import parse_device
     from foodseg.predict.label import label_pictures
 
-    results = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
+    done = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
+    if not done.results and len(done.refused) == 1:
+        raise DataRefused("{picture}: {reason}".format_map(done.refused[0]))
 
     def show() -> None:
-        for result in results:
+        for result in done.results:
             shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
             print(f"{result['overlay']}: {shares or 'no ingredient found'}")
-        if not all(result["calibrated"] for result in results):
+        if not all(result["calibrated"] for result in done.results):
             why = "the checkpoint was not validated, or with other settings of eval"
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
 
-    emit({"pictures": results}, as_json, show)
+    emit({"pictures": done.results, "refused": done.refused}, as_json, show)
+    if done.refused:
+        count = f"{len(done.refused)} of {len(done.results) + len(done.refused)} pictures cannot be read"
+        others = ", the others are labelled" if done.results else ""
+        print(f"foodseg: {count}{others}:", file=sys.stderr)
+        for each in done.refused:
+            print("  {picture}: {reason}".format_map(each), file=sys.stderr)
+        raise typer.Exit(DataRefused.exit_code)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
             for folder, ingredients in (("scores", "vocabulary"), ("scores-given", "given"))
         )
     pictures = _write_some(RowReader(prepared, manifest, [split]), out / "pictures")
-    labelled = label_pictures(run, pictures, str(out / "labelled"))
+    labelled = label_pictures(run, pictures, str(out / "labelled")).results
     sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
     cv2.imwrite(str(out / "pictures.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     seconds = round(time.monotonic() - started, 1)

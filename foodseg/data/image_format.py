@@ -50,7 +50,7 @@ class _Foreign(NamedTuple):
 
 
 _TO_PNG, _TO_JPEG = "save it as PNG or JPEG", "convert it to JPEG"
-_IPHONE = f"{_TO_JPEG} (an iPhone takes JPEG with Settings, Camera, Formats, Most Compatible)"
+_IPHONE = f"{_TO_JPEG}; an iPhone takes JPEG with Settings, Camera, Formats, Most Compatible"
 _FETCH = "download the image itself"
 _HEIC = _Foreign("HEIC", "a HEIC image (iPhone)", _IPHONE)
 _AVIF = _Foreign("AVIF", "an AVIF image", _TO_JPEG)
@@ -60,7 +60,7 @@ _SVG = _Foreign("SVG", "an SVG drawing", "export it as PNG")
 _XML = _Foreign("XML", "an XML document (servers send errors so)", _FETCH)
 _HTML = _Foreign("HTML", "a web page (HTML)", _FETCH)
 _JSON = _Foreign("JSON", "JSON text", _FETCH)
-_TEXT = _Foreign("text", "plain text", "give an image file")
+_TEXT = _Foreign("text", "plain text", f"give an image ({_KNOWN} are read)")
 _ZEROS = _Foreign("zeros", "nothing but zero bytes, as a copy that did not finish", "copy it again")
 _MAGIC: tuple[tuple[bytes, _Foreign], ...] = (
     (b"GIF8", _Foreign("GIF", "a GIF image", "save it as PNG")),
@@ -116,12 +116,12 @@ def refusal(data: bytes) -> str:
     foreign = _foreign(data)
     if foreign is None:
         return f"this is no image that is known ({_KNOWN} are read)"
-    return f"this is {foreign.phrase}: {foreign.remedy} ({_KNOWN} are read)"
+    return f"this is {foreign.phrase}: {foreign.remedy}"
 
 
 def raw_refusal() -> str:
     """Returns what to say of a raw photograph that looks like a TIFF; its first image is a small preview."""
-    return f"this is {_RAW.phrase}: {_RAW.remedy} ({_KNOWN} are read)"
+    return f"this is {_RAW.phrase}: {_RAW.remedy}"
 
 
 def ends_early(data: bytes) -> bool:

@@ -1,26 +1,36 @@
 """Labels picture files: overlay with legend, label map, areas and shares as JSON."""
 
+import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
-from foodseg.data.sample import decode_image, encode_mask
-from foodseg.errors import UserError
+from foodseg.data.sample import decode_image, encode_mask, picture_kind
+from foodseg.errors import MissingFile, UserError
+from foodseg.outputs import Outputs, claim_outputs
 from foodseg.overlay import food_shares, overlay
 from foodseg.predict.device import Device, in_words, pick_device
+from foodseg.predict.image_list import list_images, require_different_stems, stem_of
 from foodseg.predict.names import parse_names
-from foodseg.predict.predictor import Predictor
+from foodseg.predict.predictor import PictureLogits, Predictor
 from foodseg.progress import Progress
 
 _log = logging.getLogger(__name__)
+
+
+class Labelled(NamedTuple):
+    """What became of the images: of each that was labelled the content of its JSON, of the others file and reason."""
+
+    results: list[dict[str, Any]]
+    refused: list[dict[str, str]]
 
 
 def label_pictures(
@@ -31,31 +41,31 @@ def label_pictures(
     ingredients: str | None = None,
     *,
     device: Device = "auto",
-) -> list[dict[str, Any]]:
+) -> Labelled:
     """Labels each picture; writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
+
+    A picture that cannot be read does not keep the others from being labelled.
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either.
-        pictures: files or URIs. out: folder or URI.
+        pictures: files, folders (all images in them) or URIs. out: folder or URI; files in it that `predict` did not
+            write itself are never replaced.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         ingredients: names with commas between, the ones that may be on the pictures: sets eval.ingredients=given.
         device: what the model computes on.
 
     Returns:
-        Per picture what its JSON holds: paths, size; the names that might be on it and where that list is from
-        (vocabulary: all, listed null); whether confidences are calibrated and the temperature that they
+        `results`, per picture what its JSON holds: paths, size; the names that might be on it and where that list is
+        from (vocabulary: all, listed null); whether confidences are calibrated and the temperature that they
         were taken with; per ingredient id, name, pixels, shares of food and picture, mean confidence of its pixels.
+        `refused`, `picture` and `reason` of those that are missing or cannot be read.
 
     Raises:
-        UserError: no such checkpoint or picture, a picture that cannot be read, two pictures of one name, an
-            ingredient that the label space has not, a list that the model cannot use.
+        UserError: no such checkpoint, two pictures of one name, the only picture is missing, an output that would
+            replace another file, an ingredient that the label space has not, a list that the model cannot use.
     """
-    stems = [_stem(picture) for picture in pictures]
-    repeated = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if repeated is not None:
-        raise UserError(
-            f"two pictures are called {repeated!r}, and their results would overwrite each other: rename one"
-        )
+    images = list_images(pictures)
+    require_different_stems(images)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     told = [] if ingredients is None else ["eval.ingredients=given"]
     config = with_eval_overrides(loaded.config, [*overrides, *told])
@@ -66,48 +76,80 @@ def label_pictures(
     _log.info("labelling on %s", in_words(where))
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
     calibration = calibration_of(loaded, config.eval)
-    temperature = calibration.temperature if calibration else 1.0
-    results = []
-    with Progress("labelling pictures", len(pictures)) as progress:
-        for picture, stem in zip(pictures, stems, strict=True):
-            data = storage.read_bytes(picture)
+    facts = {
+        "ingredients_from": config.eval.ingredients,
+        "calibrated": calibration is not None,
+        "temperature": calibration.temperature if calibration else 1.0,
+    }
+    names = [name for image in images for name in _output_names(stem_of(image))]
+    done = Labelled([], [])
+    claimed = claim_outputs(out, names, by="predict", inputs=images)
+    with claimed as outputs, Progress("labelling pictures", len(images)) as progress:
+        for uri in images:
             try:
-                image = decode_image(data)
+                image = _read_image(uri)
+            except MissingFile:
+                if len(images) == 1:  # a slip of the pen, not a fault of the data
+                    raise
+                done.refused.append({"picture": storage.redact(uri), "reason": "there is no such file"})
             except UserError as error:
-                raise UserError(f"{storage.redact(picture)}: {error}") from None
-            height, width = image.shape[:2]
-            logits = predictor.logits(image, height, width, given)
-            ids, confidence = logits.ids_and_confidence(temperature)
-            confidences = mean_confidences(ids, confidence, len(loaded.classes))
-            label_map, shown = (storage.join(out, f"{stem}.{ending}") for ending in ("png", "overlay.jpg"))
-            result = {
-                "picture": storage.redact(picture),
-                "height": height,
-                "width": width,
-                "label_map": storage.redact(label_map),
-                "overlay": storage.redact(shown),
-                "ingredients_from": config.eval.ingredients,
-                "listed": None if logits.names is None else _names(logits.names, loaded.classes),
-                "calibrated": calibration is not None,
-                "temperature": temperature,
-                "ingredients": [
-                    {
-                        "id": index,
-                        "name": loaded.classes.names[index],
-                        "pixels": pixels,
-                        "share_of_food": share,
-                        "share_of_picture": pixels / ids.size,
-                        "confidence": float(confidences[index]),
-                    }
-                    for index, pixels, share in food_shares(ids, loaded.classes)
-                ],
-            }
-            storage.write_bytes(label_map, encode_mask(ids))
-            storage.write_bytes(shown, _jpeg(overlay(image, ids, loaded.classes)))
-            storage.write_json(storage.join(out, f"{stem}.json"), result)
-            results.append(result)
+                done.refused.append({"picture": storage.redact(uri), "reason": str(error)})
+            else:
+                height, width = image.shape[:2]
+                logits = predictor.logits(image, height, width, given)
+                done.results.append(_write_labels(uri, image, logits, loaded, facts, outputs))
             progress.advance(1)
-    return results
+    return done
+
+
+def _read_image(uri: str) -> np.ndarray:
+    """Returns (H, W, 3) uint8; UserError where there is no such file, or none that can be read."""
+    data = storage.read_bytes(uri)
+    image = decode_image(data)
+    if "frames" in picture_kind(data).traits:
+        _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
+    return image
+
+
+def _output_names(stem: str) -> tuple[str, str, str]:
+    return f"{stem}.png", f"{stem}.overlay.jpg", f"{stem}.json"
+
+
+def _write_labels(
+    uri: str,
+    image: np.ndarray,
+    logits: PictureLogits,
+    loaded: Checkpoint,
+    facts: dict[str, Any],
+    outputs: Outputs,
+) -> dict[str, Any]:
+    """Writes the three files of a picture; returns the content of its JSON."""
+    classes = loaded.classes
+    ids, confidence = logits.ids_and_confidence(facts["temperature"])
+    confidences = mean_confidences(ids, confidence, len(classes))
+    label_map, shown, about = _output_names(stem_of(uri))
+    result = {
+        "picture": storage.redact(uri),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "label_map": storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
+        "overlay": storage.redact(outputs.write_bytes(shown, _jpeg(overlay(image, ids, classes)))),
+        **facts,
+        "listed": None if logits.names is None else _names(logits.names, classes),
+        "ingredients": [
+            {
+                "id": index,
+                "name": classes.names[index],
+                "pixels": pixels,
+                "share_of_food": share,
+                "share_of_picture": pixels / ids.size,
+                "confidence": float(confidences[index]),
+            }
+            for index, pixels, share in food_shares(ids, classes)
+        ],
+    }
+    outputs.write_bytes(about, (json.dumps(result, indent=2) + "\n").encode())
+    return result
 
 
 def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
@@ -125,10 +167,6 @@ def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> n
 
 def _names(listed: np.ndarray, classes: ClassTable) -> list[str]:
     return [classes.names[index] for index in np.flatnonzero(listed) if index != BACKGROUND]
-
-
-def _stem(uri: str) -> str:
-    return uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 def _jpeg(image: np.ndarray) -> bytes:

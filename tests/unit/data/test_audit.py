@@ -74,7 +74,7 @@ def with_id(value: int, dtype: type = np.uint8) -> bytes:
             b"no picture",
             encode_mask(ids(1)),
             "other_format",
-            "picture: this is plain text: give an image file (JPEG, PNG,",
+            "picture: this is plain text: give an image (JPEG, PNG,",
         ),
         (jpeg()[:-99], encode_mask(ids(1)), "truncated", "picture: the picture cannot be decoded"),
         (jpeg()[:-99] + b"\xff\xd9", encode_mask(ids(1)), "truncated", "picture: the picture cannot be decoded"),

@@ -89,7 +89,7 @@ def test_files_are_named_by_their_bytes(data: bytes, name: str | None) -> None:
 
 
 def test_what_to_do_is_said() -> None:
-    assert refusal(ftyp(b"heic")).startswith("this is a HEIC image (iPhone): convert it to JPEG (an iPhone takes JPEG")
+    assert refusal(ftyp(b"heic")).startswith("this is a HEIC image (iPhone): convert it to JPEG; an iPhone takes JPEG")
     assert "git lfs pull" in refusal(b"version https://git-lfs.github.com/spec/v1\n")
     assert "download the image itself" in refusal(b"<html>")
 

@@ -243,7 +243,7 @@ def test_damage_never_gives_anything_but_a_picture_or_a_refusal(form: str) -> No
     ("data", "words"),
     [
         (b"", "^the file is empty$"),
-        (b"hello", "this is plain text: give an image file"),
+        (b"hello", "this is plain text: give an image"),
         (bytes(range(256)), "no image that is known"),
         (encoded(PHOTO, "GIF"), "this is a GIF image: save it as PNG"),
         (encoded(PHOTO, "JPEG")[:100], "not a readable picture|saved as JPEG"),

@@ -1,18 +1,22 @@
 """Labelled picture files: what their JSON says of confidences."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from foodseg.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.cli import run as cli
 from foodseg.config.load import with_overrides
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.sample import decode_image, decode_mask
 from foodseg.errors import UserError
+from foodseg.outputs import written_names
 from foodseg.predict.label import label_pictures, mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.train.loop import train
@@ -44,7 +48,7 @@ def picture(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("weights", ["ema", "student"])
 def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, picture, tmp_path, weights):
-    (result,) = label_pictures(run, [picture], str(tmp_path), [f"eval.weights={weights}"])
+    (result,), _ = label_pictures(run, [picture], str(tmp_path), [f"eval.weights={weights}"])
     loaded = load_checkpoint(resolve_checkpoint(run))
     assert result["calibrated"] is (weights == "ema")
     temperature = loaded.calibration.temperature if weights == "ema" else 1.0
@@ -67,7 +71,7 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, pic
 
 @pytest.mark.parametrize("setting", ["eval.longest_side=64", "eval.flip=true", "eval.window=64"])
 def test_confidences_are_not_calibrated_for_other_settings(run, picture, tmp_path, setting):
-    (result,) = label_pictures(run, [picture], str(tmp_path), [setting])
+    (result,), _ = label_pictures(run, [picture], str(tmp_path), [setting])
     assert not result["calibrated"] and result["temperature"] == 1.0
 
 
@@ -87,7 +91,7 @@ def text_run(tmp_path_factory) -> str:
 
 def test_a_list_of_ingredients(text_run, picture, tmp_path):
     plain, hard, guessed = (
-        label_pictures(text_run, [picture], str(tmp_path / name), overrides, ingredients)[0]
+        label_pictures(text_run, [picture], str(tmp_path / name), overrides, ingredients).results[0]
         for name, overrides, ingredients in [
             ("plain", [], None),
             ("hard", ["eval.restrict=hard"], "White Rice, tomato"),
@@ -118,3 +122,132 @@ def test_a_list_that_changes_nothing_is_refused(run, picture, tmp_path):
     with pytest.raises(UserError, match=r"eval.ingredients = given changes nothing: the model takes no list"):
         label_pictures(run, [picture], str(tmp_path / "o"), [], "tomato")
     label_pictures(run, [picture], str(tmp_path / "o"), ["eval.restrict=hard"], "tomato")
+
+
+@pytest.fixture
+def meals(tmp_path) -> list[str]:
+    folder = tmp_path / "meals"
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), draw_meal(number, 48, 64)[0][:, :, ::-1])
+    return [str(folder / f"{number}.png") for number in range(4)]
+
+
+BAD = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "heic": lambda data: b"\0\0\0\x18ftypheic" + bytes(99),
+    "page": lambda data: b"<!doctype html><title>404</title>",
+}
+
+
+@pytest.mark.parametrize("fault", [*BAD, "missing"])
+def test_one_bad_picture_does_not_end_a_batch(run, meals, tmp_path, fault, capsys):
+    path = Path(meals[1])
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(BAD[fault](path.read_bytes()))
+    out = tmp_path / "out"
+    assert cli(["predict", run, *meals, "--out", str(out)]) == 3
+    said = capsys.readouterr()
+    assert f"  {path}: " in said.err and "1 of 4 pictures cannot be read, the others are labelled:" in said.err
+    assert said.out.count(".overlay.jpg") == 3
+    assert sorted(p.name for p in out.glob("*.json")) == ["0.json", "2.json", "3.json"]
+    assert written_names(str(out)) == {f"{n}.{end}" for n in (0, 2, 3) for end in ("png", "json", "overlay.jpg")}
+
+    assert cli(["predict", run, *meals, "--out", str(out), "--json"]) == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert [Path(each["picture"]).stem for each in answer["pictures"]] == ["0", "2", "3"]
+    assert [each["picture"] for each in answer["refused"]] == [str(path)] and answer["refused"][0]["reason"]
+
+
+def test_a_single_picture_that_is_missing_or_bad(run, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert cli(["predict", run, str(tmp_path / "lnuch.jpg"), "--out", out]) == 2
+    assert "lnuch.jpg: no such file" in capsys.readouterr().err
+    bad = tmp_path / "b.jpg"
+    bad.write_bytes(BAD["heic"](b""))
+    assert cli(["predict", run, str(bad), "--out", out, "--json"]) == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error"]["exit_code"] == 3
+    assert answer["error"]["message"].startswith(f"{bad}: this is a HEIC image (iPhone): convert it to JPEG")
+
+
+def test_a_folder_is_all_images_in_it(run, meals, tmp_path, caplog):
+    folder = Path(meals[0]).parent
+    (folder / "notes.txt").write_text("lunch")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "old").mkdir()
+    (folder / "b.heic").write_bytes(BAD["heic"](b""))
+    with caplog.at_level("WARNING"):
+        done = label_pictures(run, [str(folder)], str(tmp_path / "out"))
+    assert [result["picture"] for result in done.results] == meals
+    assert [Path(each["picture"]).name for each in done.refused] == ["b.heic"]
+    assert "2 files and folders are passed over (notes.txt, old, ...)" in caplog.text
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        label_pictures(run, [str(tmp_path / "empty")], str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("out", ["meals", "meals/../meals", "link", "file://meals"])
+def test_labels_never_replace_the_pictures(run, meals, tmp_path, out, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "meals")
+    monkeypatch.chdir(tmp_path)
+    before = {path: Path(path).read_bytes() for path in meals}
+    out = out.replace("file://", f"file://{tmp_path}/")
+    with pytest.raises(UserError, match=r"holds 2\.png, which is read here"):
+        label_pictures(run, [meals[2]], out)
+    monkeypatch.chdir(tmp_path / "meals")
+    with pytest.raises(UserError, match="which is read here"):
+        label_pictures(run, ["."], ".")
+    assert {path: Path(path).read_bytes() for path in meals} == before
+    assert len(list((tmp_path / "meals").iterdir())) == 4
+
+
+def test_labels_beside_photographs_and_once_more(run, tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for name in ("a.jpg", "b.overlay.jpg"):
+        cv2.imwrite(str(folder / name), draw_meal(3, 48, 64)[0])
+    (folder / "b.txt").write_text("")
+    photographs = {name: (folder / name).read_bytes() for name in ("a.jpg", "b.overlay.jpg")}
+    for _ in range(2):  # the second time what the first wrote is neither read nor in the way
+        done = label_pictures(run, [str(folder)], str(folder))
+        assert [Path(result["picture"]).name for result in done.results] == ["a.jpg", "b.overlay.jpg"]
+    assert {name: (folder / name).read_bytes() for name in photographs} == photographs
+    (folder / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=r"a\.json is there already, and `foodseg predict` did not write it so"):
+        label_pictures(run, [str(folder / "a.jpg")], str(folder))
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("A.jpg", "a.jpg"), ("x/a.jpg", "y/a.jpeg")])
+def test_two_pictures_of_one_name_are_refused(run, tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), draw_meal(3, 48, 64)[0])
+    with pytest.raises(UserError, match=rf"{names[0]} and .*{names[1]}\), and the results of one would overwrite"):
+        label_pictures(run, [str(tmp_path / name) for name in names], str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["50% #1?.jpg", " blank .jpg", ".jpg", "caf\u00e9.jpg", "a.b.c.jpg"])
+def test_odd_names(run, tmp_path, name):
+    assert cv2.imwrite(str(tmp_path / "x.jpg"), draw_meal(3, 48, 64)[0])
+    (tmp_path / "x.jpg").rename(tmp_path / name)
+    (result,), refused = label_pictures(run, [str(tmp_path / name)], str(tmp_path / "o"))
+    stem = name.removesuffix(".jpg") or name
+    assert not refused and Path(result["label_map"]) == tmp_path / "o" / f"{stem}.png"
+    assert Path(result["label_map"]).exists()
+
+
+def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):
+    frames = [Image.fromarray(draw_meal(number, 48, 64)[0]) for number in range(3)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "one.png")
+    with caplog.at_level("WARNING"):
+        pages, one = label_pictures(
+            run, [str(tmp_path / "pages.tif"), str(tmp_path / "one.png")], str(tmp_path) + "/o"
+        ).results
+    assert caplog.text.count("has several frames or pages") == 1
+    assert pages["ingredients"] == one["ingredients"]
