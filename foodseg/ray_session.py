@@ -20,8 +20,10 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 import yaml
+from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import state
+from ray._private.utils import read_ray_address
 from ray.exceptions import RayTaskError
 
 from foodseg.errors import FoodsegError, RetryLater, UserError
@@ -51,6 +53,9 @@ _LOCAL_ENVIRONMENT = {
     "REPORTER_UPDATE_INTERVAL_MS": "30000",
     "RAY_prestart_worker_first_driver": "0",
 }
+# Ray's own switch for macOS and Windows: its processes take 127.0.0.1 for the address of the machine, and listen on
+# that alone. By any other address each would listen for the whole network, and most run whatever they are sent.
+_LOOPBACK_SWITCH = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
 def cores() -> int:
@@ -132,15 +137,16 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
         try:
-            ray.init(
-                address="local",
-                num_cpus=logical_cpus,
-                object_store_memory=max(store, 80 * 2**20),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env=runtime,
-            )
+            with _loopback_only():
+                ray.init(
+                    address="local",
+                    num_cpus=logical_cpus,
+                    object_store_memory=max(store, 80 * 2**20),
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    runtime_env=runtime,
+                )
         except Exception as error:  # Ray raises no narrower one when its processes do not come up in time
             raise RetryLater(
                 f"Ray does not start on this machine ({line_of(error, 0)}): free processors and try again"
@@ -150,12 +156,33 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
             _knock(address)
             if _is_here(address):
                 _send_token()
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime)
+            with _loopback_only() if _is_loopback(address) else contextlib.nullcontext():
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answers there ({line_of(error, 0)}); "
                 "start one with `ray start --head`, or leave --address out to use this machine alone"
             ) from None
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Whatever Ray starts or looks for in the body is at 127.0.0.1."""
+    before = ray_constants.ENABLE_RAY_CLUSTER  # read from the environment when Ray was imported
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[_LOOPBACK_SWITCH] = "0"  # for the processes that are started
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[_LOOPBACK_SWITCH]
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether a cluster is one that listens on this machine alone, as the local ones of foodseg do."""
+    if address == "auto":
+        address = read_ray_address() or ""
+    return (urlsplit(address if "://" in address else f"//{address}").hostname or "") in ("127.0.0.1", "localhost")
 
 
 def _knock(address: str) -> None:

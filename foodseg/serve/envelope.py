@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from foodseg.serve.schema import ApiError
+from foodseg.serve.usage import no_such_path, usage, wrong_method
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -21,23 +22,19 @@ _CODES = {
     408: "timeout", 413: "body_too_large", 415: "unsupported_format", 422: "invalid_request",
     429: "too_many_requests", 500: "internal", 503: "unavailable",
 }  # fmt: skip
-_HINTS = {
-    400: "send multipart/form-data, for example: curl -F image=@lunch.jpg .../v1/segment",
-    404: "GET /docs lists what there is",
-    405: "GET /docs lists what there is",
-    422: "GET /docs lists the fields of each request",
-}
 
 
 class Envelope:
     """A `send` that puts errors into the envelope and adds headers; remembers what it sent."""
 
-    def __init__(self, send: Send, request_id: str | None, path: str, head: bool) -> None:
-        """`request_id`: announced in a header where it is given. `head`: the request wants no body."""
+    def __init__(self, send: Send, request_id: str | None, method: str, path: str, base: str) -> None:
+        """`request_id`: announced in a header where it is given. `base`: the address that the client asked."""
         self._send = send
         self._request_id = request_id
+        self._method = method
         self._path = path
-        self._head = head
+        self._base = base
+        self._head = method == "HEAD"
         self._held: Message | None = None
         self._body = bytearray()
         self.status: int | None = None
@@ -64,7 +61,7 @@ class Envelope:
     async def _send_held(self, start: Message) -> None:
         content = _understood(bytes(self._body))
         if content is None or not _is_envelope(content):
-            content = _translated(start["status"], content).body()
+            content = self._translated(start["status"], content).body()
         self.code = str(content["error"]["code"])
         body = json.dumps(content).encode()
         kept = [(name, value) for name, value in start["headers"] if name not in (b"content-length", b"content-type")]
@@ -72,6 +69,24 @@ class Envelope:
         self.bytes_out = 0 if self._head else len(body)
         await self._send({**start, "headers": kept + described})
         await self._send({"type": "http.response.body", "body": b"" if self._head else body})
+
+    def _translated(self, status: int, content: Any) -> ApiError:
+        """Returns the error that a framework meant: {"detail": text} or a validation's list of places and words."""
+        detail = content.get("detail") if isinstance(content, dict) else None
+        code = _CODES.get(status, f"http_{status}")
+        message = code.replace("_", " ")
+        if status == 404 and detail in (None, "Not Found"):
+            return no_such_path(self._path, self._base)
+        if status == 405:
+            return wrong_method(self._method, self._path, self._base)
+        if status >= 500:
+            pass  # what broke is for the log
+        elif isinstance(detail, str) and detail:
+            message = detail
+        elif isinstance(detail, list) and detail:
+            message = "; ".join(_sentence(item) for item in detail[:3])
+        hint = f"for example: {usage(self._path, self._base)}" if status in (400, 422) else ""
+        return ApiError(status, code, message[:500], hint)
 
     def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
         headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", [])]
@@ -108,20 +123,6 @@ def _understood(body: bytes) -> Any:
 def _is_envelope(content: Any) -> bool:
     error = content.get("error") if isinstance(content, dict) else None
     return isinstance(error, dict) and set(error) == {"code", "message", "hint"}
-
-
-def _translated(status: int, content: Any) -> ApiError:
-    """Returns the error that a framework meant: {"detail": text} or, of a validation, a list of places and words."""
-    detail = content.get("detail") if isinstance(content, dict) else None
-    code = _CODES.get(status, f"http_{status}")
-    message = code.replace("_", " ")
-    if status >= 500:
-        pass  # what broke is for the log
-    elif isinstance(detail, str) and detail:
-        message = detail
-    elif isinstance(detail, list) and detail:
-        message = "; ".join(_sentence(item) for item in detail[:3])
-    return ApiError(status, code, message[:500], _HINTS.get(status, ""))
 
 
 def _sentence(item: Any) -> str:

@@ -26,6 +26,7 @@ from foodseg.serve.envelope import Envelope, send_error
 from foodseg.serve.json_logs import REQUEST_ID
 from foodseg.serve.keys import Keys, presented_key
 from foodseg.serve.schema import ApiError
+from foodseg.serve.usage import base_of
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -100,7 +101,9 @@ class Guard:
         request_id = sent_id.decode() if VALID_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state = {"request_id": request_id, "key_id": "", "deadline": began + self._config.request_seconds}
         scope = {**scope, "state": {**scope.get("state", {}), **state, "bytes_in": 0}}
-        reply = Envelope(send, request_id if self._announce else None, _route(scope), scope["method"] == "HEAD")
+        if _route(scope).startswith("/v1/"):  # with a slash behind it, it can only mean the same
+            scope["path"] = scope["path"].rstrip("/")
+        reply = Envelope(send, request_id if self._announce else None, scope["method"], _route(scope), base_of(scope))
         REQUEST_ID.set(request_id)
         try:
             await self._inner(scope, receive, reply)

@@ -34,6 +34,7 @@ from foodseg.serve.image_id import ImageId, image_expired, seal, unseal
 from foodseg.serve.keys import Keys
 from foodseg.serve.names import ModelNames, ingredient_ids
 from foodseg.serve.page import PAGE_HEADERS, page_file
+from foodseg.serve.ray_forms import FormRoute
 from foodseg.serve.schema import (
     MAX_FIELD,
     ApiError,
@@ -60,6 +61,11 @@ CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 }
+DESCRIPTION = """Which ingredient is where on a picture of food.
+
+A picture may also be sent as the whole body (`--data-binary @lunch.jpg`, the other fields in the query of the address),
+or as base64 or a data URL, in a field or in JSON: `{"image": "<base64>", "format": "png"}`.
+"""
 T = TypeVar("T")
 
 PictureFile = Annotated[UploadFile, File(description="JPEG, PNG or WebP")]
@@ -85,10 +91,10 @@ def make_api(
     api = FastAPI(
         title="foodseg",
         version=foodseg.__version__,
-        description="Which ingredient is where on a picture of food.",
+        description=DESCRIPTION,
         responses=ERRORS,
-        form_limits={"max_files": 1, "max_fields": 16, "max_part_size": MAX_FIELD},
     )
+    api.state.max_body_bytes = config.http.max_body_bytes
     api.include_router(_Routes(config, backends, secret).router())
     return Guard(api, config.http, keys, on_finish, announce_request_id)
 
@@ -102,7 +108,7 @@ class _Routes:
         self._codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
 
     def router(self) -> APIRouter:
-        router = APIRouter()
+        router = APIRouter(route_class=FormRoute)
         add = partial(router.add_api_route, include_in_schema=True)
         add("/v1/segment", self.segment, methods=["POST"], response_model=SegmentAnswer)
         add("/v1/prompt", self.prompt, methods=["POST"], response_model=PromptAnswer)

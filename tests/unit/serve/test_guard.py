@@ -307,9 +307,10 @@ def test_what_starlette_sends_before_it_raises_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "code", "message"),
     [
-        (404, b"Not Found", "not_found", "not found"),
-        (404, b'{"detail":"Not Found"}', "not_found", "Not Found"),
-        (405, b'{"detail":"Method Not Allowed"}', "method_not_allowed", "Method Not Allowed"),
+        (404, b"Not Found", "not_found", "there is no '/v1/segment' here"),
+        (404, b'{"detail":"Not Found"}', "not_found", "there is no '/v1/segment' here"),
+        (404, b'{"detail":"no such meal"}', "not_found", "no such meal"),
+        (405, b'{"detail":"Method Not Allowed"}', "method_not_allowed", "/v1/segment does not take 'POST'"),
         (422, b'{"detail":[{"loc":["body","image"],"msg":"Field required","input":"x"}]}', "invalid_request",
          "image: Field required"),
         (422, b'{"detail":[7]}', "invalid_request", "invalid"),
