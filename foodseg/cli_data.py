@@ -43,7 +43,7 @@ def data_prepare(
         "uri": where,
         "classes": len(manifest.classes),
         "splits": {
-            split: counts.model_dump(include={"pictures", "unlabelled", "groups"})
+            split: counts.model_dump(include={"pictures", "unlabelled", "groups", "ignored_pixels"})
             for split, counts in manifest.counts.items()
         },
         "shards": len(manifest.shards),
@@ -56,7 +56,9 @@ def data_prepare(
         print(f"{manifest.identity} at {where}: {len(manifest.classes)} ids")
         for split, counts in manifest.counts.items():
             unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
-            print(f"  {split:5} {counts.pictures} pictures{unlabelled} in {counts.groups} near-duplicate groups")
+            ignored = f", {counts.ignored_share:.1%} of the pixels ignored" if counts.ignored_pixels else ""
+            groups = f"in {counts.groups} near-duplicate groups"
+            print(f"  {split:5} {counts.pictures} pictures{unlabelled} {groups}{ignored}")
         if manifest.quarantined:
             reasons = storage.redact(storage.join(dst, manifest.folder, "quarantine.parquet"))
             print(f"  {manifest.quarantined} records refused; reasons in {reasons}")

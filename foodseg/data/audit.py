@@ -13,14 +13,16 @@ import numpy as np
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.findings import FINDINGS, Finding
 from foodseg.data.record import NotingMask, Record
-from foodseg.data.sample import BadFile, PictureKind, decode_image, picture_kind, upright
-from foodseg.data.swapped import find_turn
+from foodseg.data.sample import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
+from foodseg.data.swapped import find_turn, stored_evidence
 from foodseg.errors import MissingFile, RetryLater, UserError
 
 THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
 AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
 MAX_LOCAL_BATCH = 1_000  # of one row group of a Parquet file, which is fetched as a whole
 _BAND_PIXELS = 1 << 20
+_GREY = 32  # an id above is likelier a shade of grey
+SIZE_EVIDENCE = 1.0  # where only one way to turn the mask gives it the size of the picture
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class RecordFacts:
         class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled picture.
         thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
         digest: SHA-256 of the picture's file.
+        ignored_pixels: pixels of the mask with the ignore id.
+        orientation: EXIF orientation of the picture, 1 to 8.
+        stored_evidence: see `swapped.stored_evidence`; None where the picture has no EXIF orientation, or no mask.
+        ignored_is_food: the ignore id in the mask file stands for the one ingredient (`settle.settle_ignored`).
     """
 
     record: Record
@@ -46,14 +52,22 @@ class RecordFacts:
     class_pixels: np.ndarray
     thumbnail: np.ndarray
     digest: bytes
+    ignored_pixels: int = 0
+    orientation: int = 1
+    stored_evidence: float | None = None
+    ignored_is_food: bool = False
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A record that is not taken. At least one of `findings` refuses it."""
+    """A record that is not taken. At least one of `findings` refuses it.
+
+    `facts`: what it would be if the ignored pixels were an ingredient, where nothing else is wrong.
+    """
 
     record: Record
     findings: tuple[Finding, ...]
+    facts: RecordFacts | None = None
 
     @property
     def reason(self) -> str:
@@ -90,7 +104,7 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
         kind = picture_kind(data)
         findings += _oddities(kind)
         image = decode_image(data)
-    mask, turn, counts = None, 1, np.zeros(len(classes), np.int32)
+    mask, turn, evidence, ignored, counts = None, 1, None, 0, np.zeros(len(classes), np.int32)
     if record.mask is None:
         if image is not None:
             findings.append(Finding("unlabelled", "there is no mask"))
@@ -102,11 +116,12 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
             else:
                 mask = record.mask.read()
             if image is not None:
-                turn = _fit(mask, image, kind.orientation, findings)
-            counts = _class_pixels(mask, classes, findings)
-    if image is None or any(finding.refuses for finding in findings):
+                turn, evidence = _fit(mask, image, kind.orientation, findings)
+            counts, ignored = _class_pixels(mask, classes, findings)
+    refusing = [finding.name for finding in findings if finding.refuses]
+    if image is None or (refusing and refusing != ["all_ignored"]):
         return Refusal(record, tuple(findings))
-    return RecordFacts(
+    facts = RecordFacts(
         record=record,
         findings=tuple(findings),
         size=len(data) + (0 if mask is None else len(zlib.compress(mask.tobytes(), 1))),
@@ -116,13 +131,19 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
         class_pixels=counts,
         thumbnail=cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel(),
         digest=hashlib.sha256(data).digest(),
+        ignored_pixels=ignored,
+        orientation=kind.orientation,
+        stored_evidence=evidence,
     )
+    return Refusal(record, facts.findings, facts) if refusing else facts
 
 
-def read_mask(facts: RecordFacts) -> np.ndarray | None:
+def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
     """Reads the mask of a record that passed, turned to fit its picture: (height, width) ids; None = unlabelled."""
-    mask = facts.record.mask
-    return None if mask is None else upright(mask.read(), facts.mask_turn)
+    if facts.record.mask is None:
+        return None
+    mask = upright(facts.record.mask.read(), facts.mask_turn)
+    return np.where(mask == classes.ignore_id, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
 
 
 def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
@@ -158,27 +179,30 @@ def _oddities(kind: PictureKind) -> Iterable[Finding]:
         yield Finding(trait, FINDINGS[trait].text)
 
 
-def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[Finding]) -> int:
-    """Compares sizes; returns the turn that makes them equal."""
+def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[Finding]) -> tuple[int, float | None]:
+    """Compares sizes; returns the turn that makes them equal, and the evidence for a mask drawn as stored."""
     height, width = image.shape[:2]
+    sideways = orientation in SWAPS_SIDES
     if mask.shape == (height, width):
-        return 1
+        if sideways and height != width:
+            return 1, -SIZE_EVIDENCE
+        return 1, stored_evidence(image, mask, orientation)
     if mask.shape == (width, height):
         turn, detail = find_turn(image, mask, orientation)
         findings.append(Finding("swapped_size", detail))
-        return turn
+        return turn, SIZE_EVIDENCE if sideways else None
     detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}"
     findings.append(Finding("size_mismatch", detail))
-    return 1
+    return 1, None
 
 
-def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]) -> np.ndarray:
-    """Counts (K,) int32 pixels per id and notes what is wrong with them."""
-    counts = np.zeros(max(len(classes), np.iinfo(mask.dtype).max + 1), np.int64)
+def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]) -> tuple[np.ndarray, int]:
+    """Counts (K,) int32 pixels per id, and those that are ignored, and notes what is wrong with them."""
+    counts = np.zeros(max(classes.ignore_id, np.iinfo(mask.dtype).max) + 1, np.int64)
     step = max(1, _BAND_PIXELS // max(1, mask.shape[1]))
     for top in range(0, len(mask), step):  # numpy widens what it counts to 64 bits
         counts += np.bincount(mask[top : top + step].ravel(), minlength=len(counts))
-    known = counts[: len(classes)]
+    known, ignored = counts[: len(classes)], int(counts[classes.ignore_id])
     unknown = [int(index) for index in np.flatnonzero(counts) if index >= len(classes) and index != classes.ignore_id]
     if unknown:
         more = f" and {len(unknown) - 1} more unknown ids" if len(unknown) > 1 else ""
@@ -186,9 +210,21 @@ def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]
             f"the mask holds id {unknown[0]}{more}, but ids go from 0 to {len(classes) - 1} "
             f"({classes.ignore_id} = ignore)"
         )
-        findings.append(Finding("unknown_id", detail))
+        findings.append(Finding("unknown_id", detail + _stretched(np.flatnonzero(counts), len(classes))))
     elif not known.any():
-        findings.append(Finding("all_ignored", "every pixel of the mask is ignored"))
+        findings.append(Finding("all_ignored", f"every pixel of the mask is ignored (id {classes.ignore_id})"))
     elif not known[BACKGROUND + 1 :].any():
-        findings.append(Finding("empty_mask", "the mask is all background"))
-    return known.astype(np.int32)
+        detail = "the mask is all background"
+        if ignored:
+            detail = f"the mask has no ingredient: {ignored / mask.size:.1%} of it is {classes.ignore_id} = ignored"
+        findings.append(Finding("empty_mask", detail))
+    return known.astype(np.int32), ignored
+
+
+def _stretched(ids: np.ndarray, classes: int) -> str:
+    """Says of ids that were stretched to be seen (0, 85, 170, 255) how to undo it; else ""."""
+    step = int(np.gcd.reduce(ids))
+    several = np.count_nonzero(ids) > 1
+    if step > (1 if several else _GREY) and ids.max() // step < classes:
+        return f"; they are multiples of {step}, as of a mask that was made to be looked at: divide them by {step}"
+    return ""

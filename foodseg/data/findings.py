@@ -12,9 +12,10 @@ from typing import Literal
 FindingName = Literal[
     "missing_file", "empty_file", "other_format", "unreadable", "truncated", "too_many_pixels", "mask_mode",
     "unknown_id", "ambiguous_name", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
-    "swapped_size",
+    "swapped_size", "stored_mask", "ignored_is_food",
     "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask", "unlabelled",
     "hidden_annotation",
+    "unclear_turn",
     "repeated_picture", "near_duplicate",
 ]  # fmt: skip
 
@@ -44,6 +45,10 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
         "refused", "the same file is in another split, which keeps it: test before val before train"
     ),
     "swapped_size": Kind("repaired", "the mask had height and width swapped and was turned to fit the picture"),
+    "stored_mask": Kind(
+        "repaired", "the mask was drawn on the picture as it is stored and was turned as the EXIF orientation says"
+    ),
+    "ignored_is_food": Kind("repaired", "255 was read as the one ingredient, since no mask holds its id"),
     "exif_orientation": Kind("counted", "the picture was turned as its EXIF orientation says"),
     "alpha": Kind("counted", "the picture has transparency and was laid on white"),
     "cmyk": Kind("counted", "the picture was converted from CMYK"),
@@ -51,9 +56,12 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "grey": Kind("counted", "the picture has no colour"),
     "palette": Kind("counted", "the picture has a palette"),
     "frames": Kind("counted", "the picture has several frames or pages, and the first one was read"),
-    "empty_mask": Kind("counted", "the mask is all background"),
+    "empty_mask": Kind("counted", "the mask holds no ingredient: background, and perhaps ignored pixels"),
     "unlabelled": Kind("counted", "the picture has no mask"),
     "hidden_annotation": Kind("counted", "an annotation leaves no pixel: smaller ones cover it, or it has none"),
+    "unclear_turn": Kind(
+        "counted", "the picture has an EXIF orientation, and its mask, taken as shown, may not fit: look at it"
+    ),
     "repeated_picture": Kind("counted", "the same file is in this split before"),
     "near_duplicate": Kind("counted", "a pair of pictures of different splits that look alike"),
 }

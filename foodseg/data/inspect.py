@@ -72,6 +72,8 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
             split: {
                 **counts.model_dump(include={"pictures", "unlabelled", "groups"}),
                 "pixels": sum(counts.class_pixels),
+                "ignored_pixels": counts.ignored_pixels,
+                "ignored_share": counts.ignored_share,
             }
             for split, counts in manifest.counts.items()
         },
@@ -176,7 +178,9 @@ def show_inspection(result: dict[str, Any]) -> None:
     say(f"{result['data']} at {result['uri']}: {result['ids']} ids, {result['ignore_id']} = ignored")
     for split, counts in result["splits"].items():
         unlabelled = f", {counts['unlabelled']} of them without mask" if counts["unlabelled"] else ""
-        say(f"  {split:5} {counts['pictures']:,} pictures{unlabelled} in {counts['groups']:,} near-duplicate groups")
+        ignored = f", {counts['ignored_share']:.1%} of the pixels ignored" if counts["ignored_pixels"] else ""
+        groups = f"in {counts['groups']:,} near-duplicate groups"
+        say(f"  {split:5} {counts['pictures']:,} pictures{unlabelled} {groups}{ignored}")
     for source, about in result["sources"].items():
         ids = "every id" if about["annotated"] is None else f"{len(about['annotated'])} of {result['ids']} ids"
         say(f"  source {source!r}: {about['pictures']:,} pictures, {ids} annotated")

@@ -83,10 +83,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:
+    ignored = [c.ignored_pixels for c in counts if c.ignored_pixels is not None]
     return SplitCounts(
         pictures=sum(c.pictures for c in counts),
         unlabelled=sum(c.unlabelled for c in counts),
         groups=sum(c.groups for c in counts),
         class_pictures=tuple(sum(column) for column in zip(*(c.class_pictures for c in counts), strict=True)),
         class_pixels=tuple(sum(column) for column in zip(*(c.class_pixels for c in counts), strict=True)),
+        ignored_pixels=sum(ignored) if len(ignored) == len(counts) else None,
     )

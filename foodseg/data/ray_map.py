@@ -58,12 +58,14 @@ class Counts:
     pictures: np.ndarray
     pixels: np.ndarray
     all_ignored: int = 0
+    ignored_pixels: int = 0
 
     def add(self, other: "Counts") -> None:
         """Adds those of another shard."""
         self.pictures += other.pictures
         self.pixels += other.pixels
         self.all_ignored += other.all_ignored
+        self.ignored_pixels += other.ignored_pixels
 
 
 def map_data_set(
@@ -171,6 +173,7 @@ def _mapped_row(row: dict[str, Any], job: Job, counts: Counts) -> dict[str, Any]
     counts.pictures += pixels > 0
     counts.pixels += pixels
     counts.all_ignored += not pixels.any()
+    counts.ignored_pixels += mask.size - int(pixels.sum())
     ids = listed_ingredients(pixels)
     return {
         **row,
@@ -194,6 +197,7 @@ def _counts(manifest: Manifest, mapped: list[tuple[Shard, Counts]], classes: int
             update={
                 "class_pictures": tuple(total.pictures.tolist()),
                 "class_pixels": tuple(total.pixels.tolist()),
+                "ignored_pixels": total.ignored_pixels,
             }
         )
     return result

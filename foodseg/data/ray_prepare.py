@@ -25,7 +25,8 @@ from foodseg.data.generations import next_generation, switch_to
 from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.record import Record
 from foodseg.data.sample import encode_mask
-from foodseg.data.set_checks import refuse_foodless, refuse_lost_annotations
+from foodseg.data.set_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
+from foodseg.data.settle import settle
 from foodseg.data.shards import (
     FORMAT_VERSION,
     MAX_ROWS,
@@ -82,7 +83,8 @@ def prepare(
     refuse_lost_annotations(listing.lost, max_bad)
     with ray_session(address, logical_cpus=cores()):
         try:
-            audited = refuse_duplicates(_audit(listing.records, listing.classes))
+            audited = settle(_audit(listing.records, listing.classes), listing.classes)
+            audited = refuse_duplicates(audited)
             refused = [a for a in audited if isinstance(a, Refusal)]
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
             found, total = [*_findings(audited, rows), *pairs], len(audited)
@@ -92,6 +94,7 @@ def prepare(
             _refuse_too_many(refused, total, max_bad, storage.join(generation.where, "quarantine.parquet"))
             counts = _counts(rows)
             refuse_foodless(counts, storage.redact(src))
+            warn_of_labels(counts, listing.classes)
             shards = _write_shards(rows, dst, generation.folder, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
@@ -226,7 +229,7 @@ def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) 
 
 
 def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
-    record, mask = row.facts.record, read_mask(row.facts)
+    record, mask = row.facts.record, read_mask(row.facts, classes)
     ids = listed_ingredients(row.facts.class_pixels)
     return {
         "image_id": record.image_id,
@@ -257,5 +260,6 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
                 groups=len({row.group_id for row in own}),
                 class_pictures=tuple(pictures.tolist()),
                 class_pixels=tuple(pixels.tolist()),
+                ignored_pixels=sum(row.facts.ignored_pixels for row in own),
             )
     return counts

@@ -83,13 +83,24 @@ class Shard(_Frozen):
 
 
 class SplitCounts(_Frozen):
-    """What a split holds. The tuples have one entry per class id; pixels include background, not ignored pixels."""
+    """What a split holds. The tuples have one entry per class id; pixels include background, not ignored pixels.
+
+    `ignored_pixels`: of the masks; None = this data set was written before they were counted.
+    """
 
     pictures: int
     unlabelled: int
     groups: int
     class_pictures: tuple[int, ...]
     class_pixels: tuple[int, ...]
+    ignored_pixels: int | None = None
+
+    @property
+    def ignored_share(self) -> float | None:
+        """Ignored pixels as a share of the pixels of the masks, 0 where there are none; None = unknown."""
+        if self.ignored_pixels is None:
+            return None
+        return self.ignored_pixels / max(1, self.ignored_pixels + sum(self.class_pixels))
 
 
 class Manifest(_Frozen):

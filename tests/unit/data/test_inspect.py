@@ -103,6 +103,14 @@ def test_what_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[s
         assert words in printed, words
 
 
+def test_the_share_of_ignored_pixels_is_shown(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = result["splits"]["train"]["pixels"]
+    shown = result["splits"]["train"] | {"ignored_pixels": pixels, "ignored_share": 0.5}
+    show_inspection({**result, "splits": {"train": shown}})
+    assert "near-duplicate groups, 50.0% of the pixels ignored" in " ".join(capsys.readouterr().out.split())
+    assert result["splits"]["val"]["ignored_share"] in (None, 0)
+
+
 def test_a_data_set_without_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = write_drawn(tmp_path / "data", train=2, val=1, test=0, unlabelled=False)
     result = inspect_data(uri, str(tmp_path / "out"))
