@@ -6,25 +6,38 @@ from typing import Annotated
 import typer
 
 from foodseg.cli_options import AsJson, ConfigFile, Overrides, emit
+from foodseg.errors import UserError
 
 config_app = typer.Typer(help="Show, check and compare configurations.", no_args_is_help=True)
 
 
 @config_app.command("show")
-def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def config_show(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print a file for --config instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Print every setting and where its value comes from.
 
     Example: foodseg config show -c jobs/configs/foodmix.yaml --set optim.lr=3e-4
+
+    Example: foodseg config show --set optim.lr=3e-4 --yaml > mine.yaml
     """
     from foodseg.config import load_config
-    from foodseg.config.load import leaves
+    from foodseg.config.load import leaves, to_yaml
 
+    if as_yaml and as_json:
+        raise UserError("--yaml and --json exclude each other: give one of them")
     resolved = load_config(config, overrides or [])
     values = dict(leaves(resolved.config.model_dump(mode="json")))
 
     def show() -> None:
+        if as_yaml:
+            print(to_yaml(resolved.config), end="")
+            return
         for key, value in values.items():
-            print(f"{key} = {json.dumps(value)}  # {resolved.origins[key]}")
+            print(f"{key} = {_shown(value)}  # {resolved.origins[key]}")
 
     emit({"config": resolved.config.model_dump(mode="json"), "origins": resolved.origins}, as_json, show)
 
@@ -58,8 +71,13 @@ def config_diff(
 
     def show() -> None:
         for key, values in changed.items():
-            print(f"{key}: {json.dumps(values['a'])} -> {json.dumps(values['b'])}")
+            print(f"{key}: {_shown(values['a'])} -> {_shown(values['b'])}")
         if not changed:
             print("no difference")
 
     emit({"differences": changed}, as_json, show)
+
+
+def _shown(value: object) -> str:
+    """Texts in quotes, so that null is not "null"; as they were typed, also where they are not ASCII."""
+    return json.dumps(value, ensure_ascii=False)

@@ -11,6 +11,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from foodseg.config.load import with_values
+from foodseg.config.serve import parse_serve_config
 from foodseg.ray_session import ray_session
 from foodseg.serve.deploy_file import find_application, with_model
 
@@ -27,7 +28,8 @@ def main() -> None:
         configs = ray.get(client._controller.get_app_configs.remote()).values()
         application = find_application([config.model_dump(exclude_unset=True) for config in configs], given.address)
         if given.args:
-            application = {**application, "args": with_values(application["args"], given.args)}
+            config = parse_serve_config(with_values(application["args"], given.args))
+            application = {**application, "args": config.model_dump(mode="json", exclude_unset=True)}
         if given.model:
             application = with_model(application, *given.model)
         client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)

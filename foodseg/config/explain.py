@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from foodseg import storage
 from foodseg.config.section import Section
+from foodseg.config.written import Unclear, typed
 from foodseg.errors import UserError
 
 Whole = TypeVar("Whole", bound=Section)
@@ -28,7 +29,10 @@ def validated(tree: dict[str, Any], whole_config: type[Whole], where: str = "") 
         UserError: one sentence naming the key (and the nearest known one), the value and what would be right.
     """
     try:
+        tree = typed(tree, whole_config)
         return whole_config.model_validate(tree)
+    except Unclear as error:
+        raise UserError(storage.redact(f"{where}: {error}" if where else str(error))) from None
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
         sentences = {place(item, whole_config): explain(item, tree, whole_config) for item in reversed(error.errors())}

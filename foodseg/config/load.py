@@ -7,8 +7,7 @@ resolved.config.optim.lr, resolved.origins["optim.lr"]
 import copy
 import hashlib
 import json
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,30 +17,8 @@ from pydantic import ValidationError
 from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
 from foodseg.config.explain import explain, place
+from foodseg.config.written import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
 from foodseg.errors import UserError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as text; people who write learning rates mean a number. Nor may a key stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"the key {key.value!r} stands here a second time", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
 
 _RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps",
            "data.uri": "data.uris", "data.uris": "data.uri"}  # fmt: skip
@@ -84,7 +61,7 @@ def with_eval_overrides(config: ExperimentConfig, overrides: Sequence[str]) -> E
 
 
 def read_tree(path: str) -> dict[str, Any]:
-    """Reads a YAML file into a plain nested dict, as `load_config` does, without looking at its keys.
+    """Reads a YAML file into a nested dict, without looking at its keys: unquoted scalars are still `Plain`.
 
     Raises:
         UserError: no such file, not YAML, a key that stands twice.
@@ -93,7 +70,7 @@ def read_tree(path: str) -> dict[str, Any]:
 
 
 def with_values(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns a copy of a plain nested dict with `section.key=value` overrides. UserError: one is malformed."""
+    """Returns a copy of a nested dict with `section.key=value` overrides as `Typed`. UserError: one is malformed."""
     changed = copy.deepcopy(tree)
     _apply(changed, overrides, {})
     return changed
@@ -105,12 +82,11 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, st
         key, separator, text = override.partition("=")
         if not separator or not all(key.split(".")):
             raise UserError(f"--set {override!r}: expected section.key=value, for example optim.lr=3e-4")
-        value = _parse_scalar(text, override)
-        _put(tree, key, value)
+        _put(tree, key, Typed(text))
         origins[key] = "--set"
         # two ways to say one thing exclude each other: the later word stands
         rival = _RIVALS.get(key)
-        if rival is not None and value not in (None, "", []):
+        if rival is not None and _typed(Typed(text), type_of(ExperimentConfig, key), key, {}) not in (None, "", []):
             section, _, name = rival.partition(".")
             tree[section].pop(name, None)
             origins.pop(rival, None)
@@ -122,6 +98,7 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
     Raises:
         UserError: one sentence naming the key, the value and what would be right.
     """
+    tree = _typed(tree, ExperimentConfig, "", origins or {})
     try:
         return ExperimentConfig.model_validate(tree)
     except ValidationError as error:
@@ -132,6 +109,21 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
             for item in reversed(error.errors())
         }
         raise UserError(storage.redact("; ".join(list(sentences.values())[::-1][:5]))) from None
+
+
+def with_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
+    """Returns the configuration with dotted keys set to values; raises as `load_config`."""
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        _put(tree, key, value)
+    return parse_config(tree)
+
+
+def _typed(tree: Any, annotation: Any, key: str, origins: Mapping[str, str]) -> Any:
+    try:
+        return typed(tree, annotation, key)
+    except Unclear as error:
+        raise UserError(storage.redact(_file_of(error.key.split("."), origins) + str(error))) from None
 
 
 def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
@@ -149,7 +141,12 @@ def config_hash(config: ExperimentConfig) -> str:
 
 def to_yaml(config: ExperimentConfig) -> str:
     """Returns the complete configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def sections(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tree of a file in which a section without content, `train:`, is an empty one."""
+    return {key: {} if isinstance(value, Plain) and plain(value) is None else value for key, value in tree.items()}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,7 +162,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _parse_yaml(text: str, path: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        tree = read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -175,27 +172,24 @@ def _parse_yaml(text: str, path: str) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected sections such as 'train:', found {type(tree).__name__}")
-    for key, value in tree.items():
-        if value is None:
-            tree[key] = {}
-    return tree
-
-
-def _parse_scalar(text: str, override: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError:
-        raise UserError(
-            f"--set {override!r}: the value is not valid YAML; quote it, for example 'data.uri=\"s3://b/p\"'"
-        ) from None
+        raise UserError(f"{path}: expected sections such as 'train:', found {type(plain(tree)).__name__}")
+    return sections(tree)
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
+        if isinstance(inner, Typed):  # an earlier --set gave all of it
+            inner = tree[section] = _parsed(inner, section)
         if not isinstance(inner, dict):
             raise UserError(f"--set {key}: {section!r} is a value, not a section")
         tree = inner
     tree[last] = value
+
+
+def _parsed(value: Typed, key: str) -> Any:
+    try:
+        return parsed(value, key)
+    except Unclear as error:
+        raise UserError(storage.redact(str(error))) from None

@@ -18,6 +18,7 @@ from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
 from foodseg.config.load import read_tree, with_values
 from foodseg.config.serve import ServeConfig, parse_serve_config
+from foodseg.config.written import plain
 from foodseg.errors import UserError
 
 IMPORT_PATH = "foodseg.serve.ray_app:build"
@@ -42,7 +43,7 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
         UserError: not such a file, an unknown key, no checkpoint where a model names one, two addresses that differ.
     """
     where = path or "the defaults"
-    tree: dict[str, Any] = {"applications": [{"import_path": IMPORT_PATH}]} if path is None else read_tree(path)
+    tree, given_args = ({"applications": [{"import_path": IMPORT_PATH}]}, {}) if path is None else _read(path)
     # a line of each deployment for each request takes its time, and the guard's own says more
     tree["logging_config"] = {"encoding": "JSON", "enable_access_log": False} | (tree.get("logging_config") or {})
     if not isinstance(tree.get("applications"), list):
@@ -52,7 +53,7 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
     application = find_application(tree["applications"], where)
     application.setdefault("name", "foodseg")
     application.setdefault("route_prefix", "/")
-    args = with_values(application.get("args") or {}, overrides)
+    args = with_values(given_args, overrides)
     config = _absolute(parse_serve_config(args, path or ""))
     application["args"] = config.model_dump(mode="json", exclude_unset=True)
     wanted = _segmenter_options(application).get("user_config")
@@ -65,6 +66,24 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
     options = {key: value for key, value in (tree.get("http_options") or {}).items() if f"http.{key}" not in said}
     tree["http_options"] = _http_options(options, config, where)
     return DeployFile(tree, config)
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a deploy file, and the `args` of our application with texts as they are written."""
+    written = read_tree(path)
+    apps = written.get("applications")
+    ours: dict[str, Any] = {}
+    for app in apps if isinstance(apps, list) else []:
+        if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH:
+            ours = app
+    tree = plain(written)
+    models = _models_of(_segmenter_options(copy.deepcopy(ours)))
+    if models:
+        _models_of(_segmenter_options(find_application(tree["applications"], path))).update(
+            {name: str(uri) if isinstance(uri, str) else plain(uri) for name, uri in models.items()}
+        )
+    args = ours.get("args")
+    return tree, args if isinstance(args, dict) else {}
 
 
 def find_application(applications: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
@@ -94,6 +113,13 @@ def wanted_models(application: dict[str, Any]) -> dict[str, Any]:
     segmenter = (application.get("args") or {}).get("segmenter") or {}
     wanted = _segmenter_options(application).get("user_config") or segmenter
     return {"models": dict(wanted.get("models") or {}), "default": wanted.get("default")}
+
+
+def _models_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the models of a `user_config`; {} where there are none."""
+    config = options.get("user_config")
+    models = config.get("models") if isinstance(config, dict) else None
+    return models if isinstance(models, dict) else {}
 
 
 def _segmenter_options(application: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from foodseg import storage
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.explain import validated
-from foodseg.config.load import leaves, read_tree, with_values
+from foodseg.config.load import leaves, read_tree, sections, with_values
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
+from foodseg.config.written import Unclear, plain, write_yaml
 from foodseg.errors import UserError
 from foodseg.in_use import FILE as IN_USE
-from foodseg.tune.space import Space, check_space, configured, parse_space
+from foodseg.tune.space import Space, check_space, configured, parse_space, settings_of_file, space_of_file
 
 # of a sweep or an ablation that goes on, what may differ from before: how long it runs, where, and what is compared
 _MAY_CHANGE = ("sweep.trials", "sweep.hours", "sweep.worker_hours", "sweep.concurrent", "sweep.uri", "ablation.uri",
@@ -65,9 +64,10 @@ def read_sweep(path: str, overrides: Sequence[str]) -> SweepPlan:
     base = _shared_config(path, tree)
     if base.data.val_split is None:
         raise UserError(f"{path}: config.data.val_split is null, but a sweep chooses by the score on val: name a split")
-    space = parse_space(tree.get("space"))
+    given_space = space_of_file(tree.get("space"))
+    space = parse_space(given_space)
     check_space(space, base)
-    given = {"sweep": sweep.model_dump(mode="json"), "space": tree["space"], "config": base.model_dump(mode="json")}
+    given = {"sweep": sweep.model_dump(mode="json"), "space": given_space, "config": base.model_dump(mode="json")}
     return SweepPlan(sweep, space, base, given)
 
 
@@ -86,8 +86,9 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
     data = storage.absolute(ablation.data) if ablation.data else None
     ablation = ablation.model_copy(update={"data": data, "subsets": everything})
     base = _shared_config(path, tree)
-    named = tree.get("arms") or {}
-    arms = {str(name): _arm(path, str(name), given) for name, given in named.items()} if isinstance(named, dict) else {}
+    listed = sections(tree["arms"]) if isinstance(tree.get("arms"), dict) else {}
+    named = {name: _settings(path, name, given) for name, given in listed.items()}
+    arms = {name: _arm(path, name, given) for name, given in named.items()}
     if not arms:
         raise UserError(f"{path}: arms: must name at least one arm, each with the keys that it sets")
     if len({slug(name) for name in arms}) < len(arms):
@@ -97,10 +98,10 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
             configured(base, arm.settings)
         except UserError as error:
             raise UserError(f"{path}: arms: {name}: {error}") from None
-    contrasts = _contrasts(path, tree.get("contrasts"), list(arms))
+    contrasts = _contrasts(path, _names(tree.get("contrasts")), list(arms))
     given = {
         "ablation": ablation.model_dump(mode="json"),
-        "arms": tree["arms"],
+        "arms": named,
         "contrasts": {name: list(pair) for name, pair in contrasts.items()},
         "config": base.model_dump(mode="json"),
     }
@@ -119,7 +120,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
             raise UserError(f"{shown} is not empty: give --resume to go on with it, or name another folder")
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
-        was = read_tree(where)
+        was = plain(read_tree(where))
         # further arms are no change of those that are there
         arms = {name: arm for name, arm in given.get("arms", {}).items() if name in was.get("arms", {})}
         before, now = _flat(was), _flat({**given, "arms": arms})
@@ -134,7 +135,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
                 f"--resume: {shown} was begun with other settings: {'; '.join(changed[:3])}; "
                 "give the same ones, or another folder to start anew"
             )
-    storage.write_text(where, yaml.safe_dump(dict(given), sort_keys=False, width=120))
+    storage.write_text(where, write_yaml(dict(given)))
 
 
 def slug(name: str) -> str:
@@ -147,8 +148,9 @@ def _parts(path: str, overrides: Sequence[str], known: Sequence[str]) -> dict[st
     of_config = [override for override in overrides if override.startswith("config.")]
     tree = with_values(tree, [override for override in overrides if override not in of_config])
     if isinstance(tree.get("config", {}), dict):
-        sections = {key: value or {} for key, value in tree.get("config", {}).items()}
-        tree["config"] = with_values(sections, [override.removeprefix("config.") for override in of_config])
+        tree["config"] = with_values(
+            sections(tree.get("config", {})), [override.removeprefix("config.") for override in of_config]
+        )
     strange = [key for key in tree if key not in known]
     if strange:
         raise UserError(
@@ -161,11 +163,29 @@ def _parts(path: str, overrides: Sequence[str], known: Sequence[str]) -> dict[st
 def _shared_config(path: str, tree: Mapping[str, Any]) -> ExperimentConfig:
     config = tree["config"]
     if not isinstance(config, dict):
-        raise UserError(f"{path}: config: must be sections of a training's configuration, found {config!r}")
+        raise UserError(f"{path}: config: must be sections of a training's configuration, found {plain(config)!r}")
     try:
         return parse_config(config)
     except UserError as error:
         raise UserError(f"{path}: config: {error}") from None
+
+
+def _settings(path: str, name: str, given: Any) -> Any:
+    """Returns what an arm sets, each value in the type of its key."""
+    try:
+        read = settings_of_file(given)
+    except Unclear as error:
+        raise UserError(f"{path}: arms: {name}: {error}") from None
+    if isinstance(given, dict) and isinstance(given.get("predictions"), str):
+        read["predictions"] = str(given["predictions"])
+    return read
+
+
+def _names(tree: Any) -> Any:
+    """Returns a tree whose scalars are names, as they are written."""
+    if isinstance(tree, dict):
+        return {key: _names(value) for key, value in tree.items()}
+    return [_names(value) for value in tree] if isinstance(tree, list) else str(tree) if tree else plain(tree)
 
 
 def _arm(path: str, name: str, given: Any) -> Arm:

@@ -3,7 +3,6 @@
 run_ablation(read_ablation("jobs/configs/ablate.yaml", [], ["soy_classes.txt"]))
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
-from foodseg.config.load import with_overrides
+from foodseg.config.load import with_settings
 from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
@@ -139,7 +138,7 @@ def _run_name(values: Values) -> str:
 def _configuration(plan: AblationPlan, values: Values) -> ExperimentConfig:
     config = configured(plan.base, {**plan.arms[values["arm"]].settings, "train.seed": values["seed"]})
     run_uri = storage.join(plan.ablation.uri, "runs", _run_name(values))
-    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={json.dumps(run_uri)}"])))
+    return with_own_threads(with_absolute_uris(with_settings(config, {"run.uri": run_uri})))
 
 
 def _scores_uri(uri: str, run: str) -> str:

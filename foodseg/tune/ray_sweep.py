@@ -3,7 +3,6 @@
 run_sweep(read_sweep("jobs/configs/sweep.yaml", ["sweep.trials=8"]))
 """
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
-from foodseg.config.load import with_overrides
+from foodseg.config.load import with_settings
 from foodseg.errors import RetryLater, UserError
 from foodseg.in_use import in_use
 from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
@@ -96,7 +95,7 @@ def _name(number: int, values: Values) -> str:
 def _configuration(plan: SweepPlan, name: str, values: Values) -> ExperimentConfig:
     config = configured(plan.base, plan.space.settings(values))
     run_uri = storage.join(plan.sweep.uri, "trials", name)
-    return with_own_threads(with_absolute_uris(with_overrides(config, [f"run.uri={json.dumps(run_uri)}"])))
+    return with_own_threads(with_absolute_uris(with_settings(config, {"run.uri": run_uri})))
 
 
 def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:

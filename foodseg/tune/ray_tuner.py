@@ -5,7 +5,6 @@ whose driver was killed starts a new Tune, with the trials that did not come to 
 told once more what the others had reached.
 """
 
-import json
 import logging
 import math
 import os
@@ -22,7 +21,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
-from foodseg.config.load import with_overrides
+from foodseg.config.load import with_settings
 from foodseg.data.ray_dataset import STREAM_CPUS
 from foodseg.errors import RetryLater
 from foodseg.ray_session import (
@@ -60,7 +59,7 @@ def with_own_threads(config: ExperimentConfig) -> ExperimentConfig:
     """Gives each worker one thread, and with GPUs one of those, where the configuration does not say how many."""
     gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
     own = {"CPU": 1.0, **gpus, **(config.scaling.resources_per_worker or {})}
-    return with_overrides(config, [f"scaling.resources_per_worker={json.dumps(own)}"])
+    return with_settings(config, {"scaling.resources_per_worker": own})
 
 
 def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from foodseg.config import ExperimentConfig
-from foodseg.config.load import leaves, with_overrides
+from foodseg.config.load import leaves, with_settings
+from foodseg.config.written import Unclear, plain, type_of, typed
 from foodseg.errors import UserError
 
 Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number
@@ -123,6 +124,48 @@ class Space:
         return _combinations(self.knobs, lambda knob: list(range(int(knob.low), int(knob.high) + 1)))
 
 
+def space_of_file(tree: Any) -> Any:
+    """Returns the part `space` of a file with every value in the type of the key that it is for.
+
+    Raises:
+        UserError: a value of which nobody can say what it means.
+    """
+    if not isinstance(tree, dict):
+        return plain(tree)
+    try:
+        return {name: _knob_of_file(name, given) for name, given in tree.items()}
+    except Unclear as error:
+        raise UserError(f"space: {error}") from None
+
+
+def _knob_of_file(name: str, given: Any) -> Any:
+    if not isinstance(given, dict):
+        return plain(given)
+    read = {kind: plain(content) for kind, content in given.items()}
+    if isinstance(given.get("choice"), list):
+        read["choice"] = [settings_of_file({name: value})[name] for value in given["choice"]]
+    if isinstance(given.get("options"), dict):
+        read["options"] = {label: settings_of_file(settings) for label, settings in given["options"].items()}
+    if isinstance(given.get("when"), dict):
+        read["when"] = {other: _labels_of_file(other, labels) for other, labels in given["when"].items()}
+    return read
+
+
+def _labels_of_file(other: str, labels: Any) -> Any:
+    if "." in other:
+        wanted = labels if isinstance(labels, list) else [labels]
+        read = [settings_of_file({other: label})[other] for label in wanted]
+        return read if isinstance(labels, list) else read[0]
+    return [str(label) for label in labels] if isinstance(labels, list) else str(labels)  # names of options
+
+
+def settings_of_file(settings: Any) -> Any:
+    """Returns dotted keys of the configuration and their values, each in the type of its key. Unclear."""
+    if not isinstance(settings, dict):
+        return plain(settings)
+    return {key: typed(value, type_of(ExperimentConfig, key), key) for key, value in settings.items()}
+
+
 def parse_space(tree: Any) -> Space:
     """Reads the part `space` of a sweep's file.
 
@@ -144,7 +187,7 @@ def parse_space(tree: Any) -> Space:
 
 def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
     """Returns the configuration with dotted keys set. UserError: as `load_config`."""
-    return with_overrides(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    return with_settings(base, settings)
 
 
 def corners(space: Space) -> list[Values]:

@@ -42,7 +42,7 @@ def refusal(overrides: list[str]) -> str:
         ("optim.lr.x=3", "optim.lr: must be a number, found {'x': 3}"),
         ("train.steps=1.5", "train.steps: must be a whole number or null, found 1.5"),
         ("scaling.use_gpu=maybe", "scaling.use_gpu: must be true or false, found 'maybe'"),
-        ("run.uri=5", "run.uri: must be text, found 5"),
+        ("run.uri=", "run.uri: must not be blank, found ''"),
         ("train.precision=fp8", "train.precision: must be 'fp32' or 'bf16' or 'fp16', found 'fp8'"),
         ("augment.scale=1", "augment.scale: must be a list of 2 numbers, found 1"),
         ("augment.scale=[a, 2]", "augment.scale: must be a list of 2 numbers, found ['a', 2]"),
@@ -182,19 +182,25 @@ def refusal(overrides: list[str]) -> str:
         ("model.text.centre=3", "model.text.centre: must be true or false, found 3"),
         ("model.text.prompts=[]", "model.text.prompts: must not be empty, found []"),
         ("model.text.prompts=[food]", "model.text.prompts: each prompt must have one {} for the name, found 'food'"),
-        ("model.text.prompts=[1]", "model.text.prompts: must be a list of texts, found [1]"),
+        ("model.text.prompts=[1]", "model.text.prompts: each prompt must have one {} for the name, found '1'"),
+        ("model.text.prompts=[[a]]", "model.text.prompts: must be a list of texts, found [['a']]"),
         ("model.text.tble=t", "unknown key 'model.text.tble'; did you mean model.text.table?"),
         ("model.prompts=[a]", "unknown key 'model.prompts'; did you mean model.text.prompts?"),
         ("gamma=1", "unknown key 'gamma'; did you mean model.text.gamma?"),
         ("model.text=none", "model.text: must be a section with keys such as kind, table, model, found 'none'"),
-        ("model.text={1: 2}", "model.text: keys must be text, found 1"),
+        (
+            "model.text={1: 2}",
+            "unknown key 'model.text.1'; model.text has the keys kind, table, model, tag, quick_gelu, prompts, centre, "
+            "gamma",
+        ),
         # the form of an override
         ("optim.lr", "--set 'optim.lr': expected section.key=value, for example optim.lr=3e-4"),
         ("=3", "--set '=3': expected section.key=value, for example optim.lr=3e-4"),
         ("optim.=3", "--set 'optim.=3': expected section.key=value, for example optim.lr=3e-4"),
         (
             "optim.lr=[1",
-            "--set 'optim.lr=[1': the value is not valid YAML; quote it, for example 'data.uri=\"s3://b/p\"'",
+            "optim.lr: found '[1', which is not valid YAML: write numbers as 3e-4, lists as [a, b] with quotes around "
+            "what has blanks or punctuation, mappings as {a: 1}",
         ),
     ],
 )
@@ -282,7 +288,7 @@ def test_one_data_set_or_several(tmp_path: Path) -> None:
     assert (resolved.config.data.uri, resolved.config.data.uris) == ("c", ())
     assert (resolved.origins["data.uri"], resolved.origins["data.uris"]) == ("--set", "default")
     assert load_config(several, ["data.uri=c", "data.uris=[{uri: d}]"]).config.data.uris[0].uri == "d"
-    assert load_config(several, ["data.uri=''"]).config.data == data
+    assert load_config(several, ["data.uri="]).config.data == data
     assert load_config(written(tmp_path, to_yaml(load_config(several).config))).config.data == data
     with pytest.raises(UserError, match=r"c\.yaml: give exactly one of data\.uri and data\.uris, found both$"):
         load_config(written(tmp_path, "data:\n  uri: a\n  uris: [{uri: b}]\n"))
@@ -310,8 +316,9 @@ def test_origins(tmp_path: Path) -> None:
         ("train:\n  steps: [1\noptim: 2\n", "c.yaml, line 3: not valid YAML"),
         ("train:\n\tsteps: 1\n", "c.yaml, line 2: not valid YAML"),
         ("- a\n", "expected sections such as 'train:', found list"),
-        ("1: 2\n", "names of sections must be text, found 1"),
-        ("train:\n  1: 2\n", "train: keys must be text, found 1"),
+        ("1: 2\n", "unknown key '1'; sections are"),
+        ("train:\n  1: 2\n", "unknown key 'train.1'; train has the keys"),
+        ("? [a]\n: 2\n", "line 1: not valid YAML .a key must be text"),
         ("a: !!python/object:os.system x\n", "line 1: not valid YAML"),
         ("optim:\n  lr: 1\n  warmup: 0\n  lr: 2\n", r"c.yaml, line 4: .*the key 'lr' stands here a second time"),
         ("optim: {}\ntrain: {}\noptim: {}\n", r"c.yaml, line 3: .*the key 'optim' stands here a second time"),
