@@ -87,14 +87,14 @@ def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
     """Writes the directory `uri`, the manifest last; each file is written whole or not at all."""
     assert checkpoint.trainer is not None
     files = {
-        "model.safetensors": safetensors.torch.save(_contiguous(checkpoint.student)),
+        "model.safetensors": safetensors.torch.save(contiguous(checkpoint.student)),
         "trainer.pt": _torch_bytes(checkpoint.trainer),
         "config.json": checkpoint.config.model_dump_json(indent=1).encode(),
         "classes.tsv": checkpoint.classes.to_text().encode(),
         "history.jsonl": "".join(json.dumps(line) + "\n" for line in checkpoint.history).encode(),
     }
     if checkpoint.teacher is not None:
-        files["teacher.safetensors"] = safetensors.torch.save(_contiguous(checkpoint.teacher))
+        files["teacher.safetensors"] = safetensors.torch.save(contiguous(checkpoint.teacher))
     if checkpoint.calibration is not None:
         files["calibration.json"] = json.dumps(asdict(checkpoint.calibration), indent=1).encode()
     if checkpoint.text is not None:
@@ -175,8 +175,8 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
     return model.eval()
 
 
-def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # safetensors stores plain row-major tensors; channels_last weights are not
+def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns tensors as safetensors stores them: on the CPU, plain row-major, which channels_last weights are not."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 

@@ -12,7 +12,7 @@ import typer
 from foodseg.cli_bench import bench_app
 from foodseg.cli_config import config_app
 from foodseg.cli_data import data_app
-from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, on_cluster, require_lasting
+from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
 from foodseg.cli_serve import serve_app
 from foodseg.cli_tune import ablate, tune
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, DataRefused, FoodsegError, UserError
@@ -146,7 +146,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
     data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
-    split: Annotated[str, typer.Option(help="Which split; `test` is noted in the log of openings.")] = "val",
+    split: Annotated[str, typer.Option(help="Which split; every access to `test` is noted (--test-log).")] = "val",
     out: Annotated[str | None, typer.Option(help="Where report.html, metrics.json and the counts go.")] = None,
     predictions: Annotated[
         str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
@@ -168,10 +168,7 @@ def evaluate(
     device: Device = "auto",
     test_log: Annotated[
         str | None,
-        typer.Option(
-            help="Every opening of `test` is noted here; left out: evidence/test_openings.jsonl, "
-            "on a cluster OUT/test_openings.jsonl."
-        ),
+        typer.Option(help="Test-set access log, a line for each access to `test`; left out: OUT/test_access.jsonl."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -191,12 +188,11 @@ def evaluate(
         raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
     from foodseg.predict.device import parse_device
-    from foodseg.storage import join, redact
+    from foodseg.storage import redact
 
     require_lasting("--out", out, address)
-    if test_log is None:
-        test_log = join(out if on_cluster(address) else "evidence", "test_openings.jsonl")
-    require_lasting("--test-log", test_log, address)
+    if test_log is not None:
+        require_lasting("--test-log", test_log, address)
     metrics = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
         label_map=label_map, classes=classes,

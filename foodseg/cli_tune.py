@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import Address, AsJson, emit, on_cluster, require_lasting
+from foodseg.cli_options import Address, AsJson, emit, require_lasting
 
 File = Annotated[str, typer.Option("--config", "-c", help="YAML file; jobs/configs has an example.")]
 PartOverrides = Annotated[
@@ -61,8 +61,8 @@ def ablate(
     test_log: Annotated[
         str | None,
         typer.Option(
-            help="Every opening of `test` is noted here; left out: evidence/test_openings.jsonl, "
-            "on a cluster beside the scores of each run."
+            help="Test-set access log, a line for each access to `test`; left out: test_access.jsonl beside the "
+            "scores of each run."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -78,8 +78,6 @@ def ablate(
 
     plan = read_ablation(config, overrides or [], subset or [])
     require_lasting("ablation.uri", plan.ablation.uri, address)
-    if test_log is None and not on_cluster(address):
-        test_log = "evidence/test_openings.jsonl"
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
         test_log = absolute(test_log)  # trials run in another folder

@@ -65,7 +65,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
                 out=str(out / folder),
                 overrides=[f"eval.ingredients={ingredients}"],
                 workers=2,
-                test_log=str(out / "test_openings.jsonl"),
+                test_log=str(out / "test_access.jsonl"),
             )
             for folder, ingredients in (("scores", "vocabulary"), ("scores-given", "given"))
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is there: no test asks the real hub
 
 import pytest
 

@@ -101,6 +101,7 @@ def drawn_config(data_uri: str, run_uri: str | Path, *overrides: str) -> Experim
             "augment.longest_side=96",
             "augment.crop=64",
             "model.backbone=test_efficientnet",
+            "model.weights=none",
             "model.pyramid_channels=16",
             "model.decoder_channels=16",
             "train.steps=4",

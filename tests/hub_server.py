@@ -1,11 +1,12 @@
-"""A tiny server that speaks the file layout of the Hugging Face hub, for data sets that lie in local folders.
+"""A tiny server that speaks the file layout of the Hugging Face hub, for data sets and models in local folders.
 
     with HubServer(folder) as hub:          # folder/owner/name/<files of the data set>
         os.environ["HF_ENDPOINT"] = hub.endpoint
         list_source("hf://datasets/owner/name")
 
 It answers /api/datasets/OWNER/NAME[/revision/REV], /api/datasets/OWNER/NAME/tree/REV[/PATH] and
-/datasets/OWNER/NAME/resolve/REV/PATH (HEAD, and GET with Range). Revisions are `main` and the one commit.
+/datasets/OWNER/NAME/resolve/REV/PATH (HEAD, and GET with Range; for a model without /datasets). Revisions are `main`
+and the one commit.
 """
 
 import json
@@ -68,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
         api = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?", path)
-        file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        file = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if api:
             name, verb, revision, below = api.groups()
         elif file:

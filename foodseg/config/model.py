@@ -24,11 +24,11 @@ class ModelConfig(Section):
         description="kind timm: any timm model that supports features_only; kind diffusion: sd1 (Stable Diffusion "
         "1.x), sd2 (2.x) or tiny (the same classes with 5 million parameters, for tests)",
     )
-    weights: str | None = Field(
-        None,
-        description="backbone weights: null = random; kind timm: 'timm' = timm's hub, else a .safetensors file or "
-        "s3:// URI; kind diffusion: a folder or s3:// URI in the layout of diffusers (unet/ and vae/), or "
-        "hf://owner/name",
+    weights: str = Field(
+        "timm",
+        description="backbone weights: none = random; kind timm: timm = ImageNet's from timm's hub, downloaded once, "
+        "else a .safetensors file or s3:// URI; kind diffusion (where none is the default): a folder or s3:// URI in "
+        "the layout of diffusers (unet/ and vae/), or hf://owner/name",
     )
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="channel means that the backbone was trained with"
@@ -60,10 +60,15 @@ class ModelConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _strides_of_the_kind(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and tree.get("kind") == "diffusion" and "strides" not in tree:
-            return {**tree, "strides": DIFFUSION_STRIDES}
+    def _defaults_of_the_kind(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("kind") == "diffusion":
+            return {"strides": DIFFUSION_STRIDES, "weights": "none", **tree}
         return tree
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return "none" if value in (None, "null") else value
 
     @property
     def has_maps(self) -> bool:
@@ -112,7 +117,7 @@ class ModelConfig(Section):
             return self
         wrong = {
             "backbone": (self.backbone, self.backbone in DIFFUSION_BACKBONES, "sd1, sd2 or tiny"),
-            "weights": (self.weights, self.weights != "timm", "null, a folder, an s3:// URI or hf://owner/name"),
+            "weights": (self.weights, self.weights != "timm", "none, a folder, an s3:// URI or hf://owner/name"),
             "strides": (
                 list(self.strides),
                 set(self.strides) <= set(DIFFUSION_STRIDES) and self.strides[0] < DIFFUSION_STRIDES[-1],

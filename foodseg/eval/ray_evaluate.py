@@ -42,6 +42,7 @@ from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
+ACCESS_LOG = "test_access.jsonl"
 
 
 def evaluate(
@@ -59,13 +60,13 @@ def evaluate(
     workers: int = 1,
     address: str | None = None,
     device: Device = "auto",
-    test_log: str = "evidence/test_openings.jsonl",
+    test_log: str | None = None,
 ) -> dict[str, Any]:
     """Scores a checkpoint, or a folder of label maps, on a split.
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either; None with `predictions`.
-        data: prepared data set. split: its split; "test" is noted in `test_log`, before and after.
+        data: prepared data set. split: its split; an access to "test" is noted in `test_log`, before and after.
         out: folder or URI for the results.
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
@@ -76,6 +77,7 @@ def evaluate(
         workers: processes that score; 0 = this one, without Ray.
         device: what a checkpoint computes on; auto = a GPU for each worker, if the cluster has or can start nodes with
             enough of them.
+        test_log: the test-set access log; None = ACCESS_LOG in `out`.
 
     Returns:
         The content of metrics.json.
@@ -101,13 +103,14 @@ def evaluate(
     )
     space = subject.space
     named_subsets = read_subsets(subsets, space.classes)
-    opening = {
+    test_log = test_log or storage.join(out, ACCESS_LOG)
+    access = {
         "config_hash": subject.facts.get("config_hash"),
         "what": subject.facts.get("checkpoint") or subject.facts.get("predictions"),
         "data": space.data,
     }
     if split == "test":
-        note_test_opening(test_log, "opened", opening)
+        note_test_access(test_log, "opened", access)
     job = ScoringJob(reader, chunks(rows), subject.build, space, device if subject.computes else None)
     scored = merge_scored(score_parts(job, workers, address))
     if not scored.pictures:
@@ -142,7 +145,7 @@ def evaluate(
     if split == "test":
         score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
         score |= {key: metrics[key] for key in ("conditions",) if key in metrics}
-        note_test_opening(test_log, "scored", {**opening, **score})
+        note_test_access(test_log, "scored", {**access, **score})
     return metrics
 
 
@@ -248,11 +251,11 @@ class CheckpointLabeller:
         return label
 
 
-def note_test_opening(path: str, event: str, facts: Mapping[str, Any]) -> None:
-    """Appends one line to the log of every opening of a test split.
+def note_test_access(path: str, event: str, facts: Mapping[str, Any]) -> None:
+    """Appends one line to the test-set access log.
 
     Args:
-        path: the log; of two openings noted in S3 at the same moment one may be lost (`storage.append_line`).
+        path: the log; of two accesses noted in S3 at the same moment one may be lost (`storage.append_line`).
         event: "opened" before the first picture is read, so that a look that fails later counts too; "scored" after.
         facts: configuration, what is scored, data; with "scored" the number of pictures and mIoU.
     """

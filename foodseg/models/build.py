@@ -33,7 +33,8 @@ def build_segmenter(
     if config.kind == "diffusion":
         backbone = build_diffusion(config, None if text is None else text.shape[1], pretrained=pretrained)
     else:
-        backbone = Pyramid(config.backbone, config.strides, config.weights if pretrained else None)
+        given = pretrained and config.weights != "none"
+        backbone = Pyramid(config.backbone, config.strides, config.weights if given else None)
     inputs = decoder_inputs(backbone, classes)
     decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels, config.dropout)
     with torch.random.fork_rng(devices=[]):

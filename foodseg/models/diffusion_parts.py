@@ -54,7 +54,7 @@ def build_diffusion(config: ModelConfig, width: int | None, *, pretrained: bool)
         UserError: as `require_diffusion`, or the weights cannot be loaded.
     """
     require_diffusion(config, width, pretrained=False)
-    if pretrained and config.weights is not None:
+    if pretrained and config.weights != "none":
         vae, unet = _loaded(config, width)
     else:
         diffusers = _diffusers()
@@ -89,7 +89,7 @@ def require_diffusion(config: ModelConfig, width: int | None, *, pretrained: boo
             f"model.text gives vectors of {width} numbers, but the UNet of model.backbone = {config.backbone} takes "
             f"tokens of {wanted}: set model.text.kind=open_clip with model.text.model={hint}"
         )
-    if not pretrained or config.weights is None:
+    if not pretrained or config.weights == "none":
         return
     with tempfile.TemporaryDirectory() as folder:
         source = _source(config.weights, Path(folder), configs_only=True)
@@ -111,7 +111,7 @@ def _require_fit(config: ModelConfig, part: str, wanted: dict[str, Any], found: 
         there = found.get(key, False)
         if (tuple(there) if isinstance(there, list) else there) != value:
             raise UserError(
-                f"model.weights: {storage.redact(config.weights or '')} is another {part} than that of model.backbone "
+                f"model.weights: {storage.redact(config.weights)} is another {part} than that of model.backbone "
                 f"= {config.backbone}: {key} is {there} there, {value} here"
             )
 
@@ -133,7 +133,6 @@ def _load_config(weights: str, source: str, part: str) -> dict[str, Any]:
 
 
 def _loaded(config: ModelConfig, width: int | None) -> tuple[Any, Any]:
-    assert config.weights is not None
     with tempfile.TemporaryDirectory() as folder:
         source = _source(config.weights, Path(folder), configs_only=False)
         loaded = []

@@ -13,6 +13,7 @@ from torch import nn
 
 from foodseg import storage
 from foodseg.errors import UserError
+from foodseg.models.timm_hub import published_weights
 
 
 class Pyramid(nn.Module):
@@ -58,10 +59,10 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
     if absent:
         raise UserError(f"model.strides: {name!r} has features at strides {reductions}, not at {absent}")
     indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides)
-    if weights == "timm" and not timm.models.is_model_pretrained(name):
-        raise UserError(
-            f"model.weights: timm has no weights for {name!r}; set model.weights to a .safetensors file or to null"
-        )
+    if weights == "timm":
+        file = published_weights(name)
+        if file is not None:
+            return _with_file(name, indices, file)
     if weights is None or weights == "timm":
         try:
             with _quiet_timm():
@@ -72,7 +73,7 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
                 raise
             raise UserError(
                 f"model.weights: timm's hub did not give weights for {name!r} ({type(error).__name__}): "
-                "download them once and name the .safetensors file or its URI"
+                "download them once and name the .safetensors file or its URI, or set model.weights=none"
             ) from None
     return _with_file(name, indices, weights)
 

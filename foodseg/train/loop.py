@@ -35,7 +35,7 @@ from foodseg.train.batches import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
-from foodseg.train.run import text_of_run
+from foodseg.train.run import backbone_of_run, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib
 from foodseg.train.task import SegmentationTask, Task
 from foodseg.train.validation import validate
@@ -68,10 +68,13 @@ class Trainer:
         restored_uri = context.restore()
         self.text = text_of_run(config, self.classes)
         torch.manual_seed(config.train.seed)
+        weights = backbone_of_run(config) if restored_uri is None else None
         self.task: Task = SegmentationTask(
-            config, self.classes, manifest.annotated, pretrained=restored_uri is None, total_steps=total_steps,
-            text=self.text.vectors if self.text else None,
+            config, self.classes, manifest.annotated, pretrained=restored_uri is None and weights is None,
+            total_steps=total_steps, text=self.text.vectors if self.text else None,
         )  # fmt: skip
+        if weights is not None:
+            self.task.module.get_submodule("backbone").load_state_dict(weights)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)

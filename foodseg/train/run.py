@@ -2,14 +2,15 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import TEXT_FILE
+from foodseg.checkpoint import TEXT_FILE, contiguous
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
@@ -33,6 +34,7 @@ from foodseg.train.tracking import require_mlflow
 _MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
                "train.max_failures", "train.mlflow_uri", "train.micro_batch", "train.latent_cache",
                "model.diffusion.gradient_checkpointing")  # fmt: skip
+BACKBONE_FILE = "backbone.safetensors"
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ class Run:
     order: TrainingOrder
     total_steps: int
     text: TextTable | None = None  # of a model with text, once `check_run` has made it
+    backbone: Mapping[str, torch.Tensor] | None = None  # weights that a timm backbone starts from; None: not new
 
 
 def plan_run(config: ExperimentConfig) -> Run:
@@ -102,16 +105,19 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
     text = text_of_run(config, manifest.class_table)
-    _require_model(config, manifest.class_table, text, starts=starts)
+    kept = backbone_of_run(config) if resume else None
+    model = _require_model(config, manifest.class_table, text, starts=starts and kept is None)
+    loaded = starts and kept is None and model is not None and config.model.weights != "none"
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
-    return replace(run, text=text)
+    return replace(run, text=text, backbone=model.backbone.state_dict() if loaded and model is not None else None)
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
-    """Writes `config.yaml` into the run directory, and `text.safetensors` for a model with text.
+    """Writes `config.yaml` into the run directory, and what workers start from.
 
-    Workers read the embeddings of the names there, so that they are computed once.
+    That is `text.safetensors` for a model with text, and `backbone.safetensors` for a timm backbone with weights: it is
+    computed or downloaded once, and no other machine needs the file or the hub.
 
     Raises:
         UserError: somebody else has begun a run there since `check_run`.
@@ -122,6 +128,14 @@ def begin_run(run: Run, *, resume: bool) -> None:
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
+    if run.backbone is not None:
+        where = storage.join(config.run.uri, BACKBONE_FILE)
+        storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
+    if config.model.weights == "none" and not (resume and newest_checkpoint(config.run.uri)):
+        _log.warning(
+            "model.weights is none: the backbone starts from random weights, so expect low scores; timm would take "
+            "ImageNet's"
+        )
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
     if idle and not config.loss.taught:
         _log.warning(
@@ -161,12 +175,29 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
         _require_model(config, classes, text, starts=True)
 
 
-def _require_model(config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool) -> None:
+def _require_model(
+    config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
+) -> Segmenter | None:
+    """Returns the model with its weights; of a diffusion backbone, which is large, None."""
     vectors = text.vectors if text else None
     if config.model.kind == "diffusion":
         require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
-    else:
-        _require_crops(build_segmenter(config.model, len(classes), pretrained=starts, text=vectors), config)
+        return None
+    model = build_segmenter(config.model, len(classes), pretrained=starts, text=vectors)
+    _require_crops(model, config)
+    return model
+
+
+def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
+    """Returns the weights that the backbone of a run starts from, as `begin_run` has kept them; None without such.
+
+    Raises:
+        UserError, RetryLater: storage cannot be read.
+    """
+    where = storage.join(config.run.uri, BACKBONE_FILE)
+    if config.model.kind == "diffusion" or config.model.weights == "none" or not storage.exists(where):
+        return None
+    return safetensors.torch.load(storage.read_bytes(where))
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:
@@ -188,7 +219,7 @@ def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     tree = config.model_dump(mode="json")
     for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights"), ("train", "latent_cache")):
         value = tree[section][key]
-        published = section == "model" and value is not None and (value == "timm" or value.startswith(HUB))
+        published = section == "model" and (value in ("timm", "none") or value.startswith(HUB))
         if value and not published:
             tree[section][key] = storage.absolute(value)
     text = tree["model"]["text"]

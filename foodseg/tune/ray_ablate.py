@@ -48,7 +48,7 @@ def run_ablation(
         plan: of `read_ablation`.
         resume: go on with the ablation in `ablation.uri`; runs that are scored are kept.
         address: Ray cluster to join; None starts one here.
-        test_log: where openings of `test` are noted; None = beside each run's scores.
+        test_log: the test-set access log; None = beside each run's scores.
 
     Returns:
         {"ablation", "split", "student": table, "ema": table, "failed": {run: reason}} with the tables of
@@ -175,7 +175,7 @@ def _score_once(
         overrides=overrides,
         workers=workers,
         device="gpu" if workers else "auto",
-        test_log=target.test_log or storage.join(out, "test_openings.jsonl"),
+        test_log=target.test_log,
     )
 
 

@@ -205,17 +205,18 @@ def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -
     perfect_maps("maps")
 
     metrics = answered("evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--out", "out",
-                       "--workers", "0", "--test-log", "log/test.jsonl")  # fmt: skip
+                       "--workers", "0")  # fmt: skip
 
     assert metrics["scores"]["miou"] == 1.0 and metrics["pictures"] == 3
     assert json.loads(Path("out/metrics.json").read_text()) == metrics
     assert all("meals test" in Path("out", name).read_text() for name in ("report.md", "report.html"))
-    opened, scored = map(json.loads, Path("log/test.jsonl").read_text().splitlines())
+    opened, scored = map(json.loads, Path("out/test_access.jsonl").read_text().splitlines())
+    assert not Path("evidence").exists()
     assert opened["event"] == "opened" and scored["event"] == "scored"
     assert opened["what"] == "maps" and scored["miou"] == 1.0
 
 
-def test_val_is_not_noted_as_an_opening_of_test(world: Path, said: Callable[..., str]) -> None:
+def test_val_is_not_noted_as_an_access_to_test(world: Path, said: Callable[..., str]) -> None:
     perfect_maps("maps")
 
     table = said("evaluate", "--predictions", "maps", "--data", "prepared", "--out", "out", "--workers", "0",

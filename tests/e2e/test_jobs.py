@@ -178,7 +178,7 @@ def test_prepare_train_and_evaluate_as_jobs(head: Head, tmp_path: Path) -> None:
 
     metrics = json.loads(Path(scores, "metrics.json").read_text())
     assert metrics["step"] == 3 and metrics["pictures"] == 2
-    openings = Path(scores, "test_openings.jsonl").read_text().splitlines()
+    openings = Path(scores, "test_access.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in openings] == ["opened", "scored"]
     assert all(Path(scores, name).exists() for name in ("report.html", "report.md", "pictures.parquet"))
     assert "mIoU" in said

@@ -19,7 +19,12 @@ from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_mani
 from foodseg.models.build import build_segmenter
 
 TRAIN, TEST, VAL, SIDE = 10, 3, 2, 64  # pictures (VAL of TRAIN), and pixels of the longer side
-TINY_MODEL = ("model.backbone=test_resnet", "model.pyramid_channels=8", "model.decoder_channels=8")
+TINY_MODEL = (
+    "model.backbone=test_resnet",
+    "model.weights=none",
+    "model.pyramid_channels=8",
+    "model.decoder_channels=8",
+)
 TINY_RUN = (
     *TINY_MODEL, "augment.longest_side=64", "augment.crop=64", "eval.longest_side=64", "train.steps=2",
     "train.global_batch=2", "scaling.num_workers=0", "data.uri=prepared", "run.uri=run",

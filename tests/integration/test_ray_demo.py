@@ -41,7 +41,7 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]
     assert len(distilled) == 4 and all(math.isfinite(loss) for loss in distilled) and distilled[-1] > 0
     assert (out / "pictures.png").stat().st_size > 0 and len(list((out / "pictures").iterdir())) == 2
-    openings = [json.loads(line) for line in (out / "test_openings.jsonl").read_text().splitlines()]
+    openings = [json.loads(line) for line in (out / "test_access.jsonl").read_text().splitlines()]
     assert [line["event"] for line in openings] == ["opened", "scored"] * 2
 
 

@@ -433,7 +433,7 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
         ),
         (
             [*DIFFUSION, "model.weights=timm"],
-            "model.weights must be null, a folder, an s3:// URI or hf://owner/name with model.kind = diffusion, found "
+            "model.weights must be none, a folder, an s3:// URI or hf://owner/name with model.kind = diffusion, found "
             "'timm'",
         ),
         (

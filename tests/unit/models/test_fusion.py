@@ -139,7 +139,8 @@ def build(fusion: str = "none", head: bool = False, table: torch.Tensor | None =
     torch.manual_seed(0)
     text = TextConfig() if fusion == "none" else TextConfig(kind="table", table="t", **settings.pop("text", {}))
     config = ModelConfig(
-        backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, dropout=0.0, fusion=fusion,
+        backbone="test_efficientnet", weights="none", pyramid_channels=16, decoder_channels=16, dropout=0.0,
+        fusion=fusion,
         ingredient_head=head or fusion == "film", text=text, **settings,
     )  # fmt: skip
     return build_segmenter(config, 5, text=None if fusion == "none" else table if table is not None else vectors())

@@ -26,7 +26,8 @@ BACKBONES = [
 
 def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, **settings) -> Segmenter:
     torch.manual_seed(0)
-    config = ModelConfig(backbone=backbone, strides=strides, pyramid_channels=16, decoder_channels=16, **settings)
+    given = {"weights": "none", "pyramid_channels": 16, "decoder_channels": 16, **settings}
+    config = ModelConfig(backbone=backbone, strides=strides, **given)
     return build_segmenter(config, 5)
 
 

@@ -154,7 +154,7 @@ def test_the_flip_of_a_symmetric_model_changes_nothing():
 
 def test_the_flip_averages_with_the_mirrored_picture():
     model = build_segmenter(
-        ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights=None), 5
+        ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights="none"), 5
     )
     image = picture(64, 64)
     flipped = predict(image, model=model, flip=True)
@@ -178,7 +178,9 @@ def test_a_file_is_labelled_at_its_own_size():
 
 def test_the_model_is_left_as_it_was():
     """Training goes on with the student after validation."""
-    model = build_segmenter(ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16), 5)
+    model = build_segmenter(
+        ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights="none"), 5
+    )
     before = {name: (p, p.stride(), p.clone()) for name, p in model.named_parameters()}
     predict(picture(64, 64), model=model)
     for name, parameter in model.named_parameters():
@@ -195,7 +197,8 @@ from foodseg.predict.predictor import Predictor
 
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-model = build_segmenter(ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16), 104)
+config = ModelConfig(backbone="test_efficientnet", weights="none", pyramid_channels=16, decoder_channels=16)
+model = build_segmenter(config, 104)
 predictor = Predictor(model, EvalConfig(), torch.device("cpu"))
 image = np.zeros((3000, 4000, 3), np.uint8)
 predictor.logits(image[:64, :64], 64, 64).ids_and_confidence(1.3)

@@ -303,7 +303,7 @@ def test_killed_between_a_checkpoint_and_its_pointers(data, tmp_path, monkeypatc
 def test_synchronised_batch_norm_keeps_the_activations():
     """Those that timm keeps inside its BatchNorm layers, as in every block of an EfficientNet."""
     torch.manual_seed(0)
-    model = build_segmenter(ModelConfig(pyramid_channels=16, decoder_channels=16), 5).eval()
+    model = build_segmenter(ModelConfig(weights="none", pyramid_channels=16, decoder_channels=16), 5).eval()
     picture = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(picture).logits

@@ -1,19 +1,24 @@
 """What is refused before the first step, and how long a run is."""
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint_files import checkpoint_uri
-from foodseg.config import load_config
+from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.in_use import in_use
 from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
+from foodseg.train.context import LocalContext
+from foodseg.train.loop import Trainer
 from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
 from tests.drawn import drawn_config, write_drawn, write_table
+from tests.hub_server import HubServer
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +220,60 @@ def test_several_data_sets(data, tmp_path, monkeypatch):
     ):
         prepare_run(drawn_config("", tmp_path / "x", several, "data.val_split=dev"), resume=False)
     assert other == str(tmp_path / "other")
+
+
+# --- weights of the backbone ---
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that has weights for the backbone of `drawn_config`, and an empty cache."""
+    folder = tmp_path / "hub" / "timm" / "test_efficientnet.r160_in1k"
+    folder.mkdir(parents=True)
+    torch.manual_seed(7)
+    safetensors.torch.save_file(timm.create_model("test_efficientnet").state_dict(), folder / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with HubServer(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+def test_published_weights_are_the_default():
+    assert ExperimentConfig().model.weights == "timm"
+    assert parse_config({"model": {"kind": "diffusion", "backbone": "tiny"}}).model.weights == "none"
+    assert parse_config({"model": {"weights": None}}).model.weights == "none"  # as configurations were written before
+
+
+def test_a_hub_out_of_reach_ends_a_run_before_it_begins(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    config = drawn_config(data, tmp_path / "r", "model.weights=timm")
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 is not reachable .* or set model\.weights=none"):
+        prepare_run(config, resume=False)
+    assert not (tmp_path / "r").exists()
+
+
+def test_workers_ask_neither_the_hub_nor_for_the_file(data, tmp_path, hub, monkeypatch):
+    """They may run where the hub, the cache or the file of the machine that began the run is not there."""
+    config = drawn_config(data, tmp_path / "r", "model.weights=timm", "train.steps=1")
+    run = prepare_run(config, resume=False)
+    asked = len(hub.requests)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    again = prepare_run(config, resume=True)  # killed before its first checkpoint
+    with LocalContext(again.config, again.manifest, again.reader, again.order) as context:
+        trainer = Trainer(again.config, again.manifest, again.total_steps, context)
+    published = safetensors.torch.load_file(next((tmp_path / "hub").rglob("model.safetensors")))
+    own = trainer.student.backbone.backbone.state_dict()
+    assert all(torch.equal(own[name], published[name]) for name in own) and len(hub.requests) == asked
+    random = drawn_config(data, tmp_path / "q", "train.steps=1")
+    run = prepare_run(random, resume=False)
+    with LocalContext(run.config, run.manifest, run.reader, run.order) as context:
+        other = Trainer(run.config, run.manifest, run.total_steps, context)
+    assert torch.equal(other.student.classifier.weight, trainer.student.classifier.weight)
+    assert not (tmp_path / "q" / "backbone.safetensors").exists()
+
+
+def test_random_weights_are_said(data, tmp_path, caplog):
+    prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
+    assert "model.weights is none: the backbone starts from random weights, so expect low scores" in caplog.text
