@@ -2,6 +2,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# CPU=1 on a Linux without GPU: PyTorch's own CPU wheels, without 5 GB of CUDA (on macOS there is none anyway)
+CPU ?=
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test chaos proof clean
@@ -9,7 +13,7 @@ BIN := .venv/bin
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-install: .venv/.installed  ## .venv with every package of requirements.lock, and foodseg itself
+install: .venv/.installed  ## .venv with every package of requirements.lock, and foodseg itself; CPU=1: without CUDA
 
 # The stamp is written last, so that an interrupted install is done again.
 .venv/.installed: requirements.lock pyproject.toml
@@ -23,12 +27,14 @@ install: .venv/.installed  ## .venv with every package of requirements.lock, and
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --disable-pip-version-check -r requirements.lock
+	$(if $(CPU),$(BIN)/pip install --disable-pip-version-check --index-url $(CPU_INDEX) $(TORCH))
+	$(if $(CPU),grep -vE '^(nvidia-|cuda-|triton=)' requirements.lock >.venv/cpu.lock)
+	$(BIN)/pip install --disable-pip-version-check -r $(if $(CPU),.venv/cpu.lock,requirements.lock)
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DATA=folder or s3://: on your own pictures
-	$(BIN)/foodseg demo $(if $(DATA),--data $(DATA))
+	$(BIN)/foodseg demo $(if $(DATA),--data '$(DATA)')
 	@echo "(before the commands above: . $(BIN)/activate)"
 
 test: install  ## lint, types, import rules, every test but the long faults; stops at the first that fails

@@ -1,6 +1,8 @@
 """The `foodseg` command: parse, call one function, print. Everything heavy is imported inside the commands."""
 
 import json
+import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -81,7 +83,7 @@ def run(arguments: list[str]) -> int:
 def _fail(sentence: str, code: int, as_json: bool) -> int:
     from foodseg.s3 import redact
 
-    sentence = redact(" ".join(sentence.split()))  # what a library said may have line breaks
+    sentence = redact(re.sub(r"\s*[\r\n]\s*", " ", sentence.strip()))  # what a library said may have line breaks
     if as_json:
         print(json.dumps({"error": {"message": sentence, "exit_code": code}}))
     print(f"foodseg: {sentence}", file=sys.stderr)
@@ -134,7 +136,8 @@ def train(
         miou = f", mIoU on val {100 * result['miou']:.2f}" if result["miou"] is not None else ""
         print(f"trained {result['step']} steps{miou}: {result['run']}")
         out = join(result["run"], "test")
-        print(f"next: foodseg evaluate {result['run']} --data ... --split test --out {out}")
+        command = shlex.join(["foodseg", "evaluate", result["run"]])
+        print(f"next: {command} --data ... --split test --out {shlex.quote(out)}")
 
     emit(result, as_json, show)
     if result["stopped"]:

@@ -1,5 +1,6 @@
 """`foodseg data`: prepare, map and look at data sets."""
 
+import shlex
 import time
 from typing import Annotated
 
@@ -65,8 +66,9 @@ def data_prepare(
         for name, count in manifest.audit.items():
             kind = FINDINGS[name]
             print(f"  {count} {name} ({kind.effect}): {kind.text}")
-        print(f"look: foodseg data inspect {where}")
-        print(f"next: foodseg train --set data.uri={where} --set run.uri=runs/first")
+        print(f"look: {shlex.join(['foodseg', 'data', 'inspect', where])}")
+        given = shlex.join(["foodseg", "train", "--set", f"data.uri={where}", "--set", "run.uri=runs/first"])
+        print(f"next: {given}")
 
     emit(result, as_json, show)
 
@@ -143,7 +145,8 @@ def data_embed(
         print("closest names:")
         for pair in result["closest"]:
             print(f"  {pair['cosine']:.2f}  {' / '.join(pair['names'])}")
-        print(f"next: foodseg train --set model.text.kind=table --set model.text.table={result['table']} ...")
+        table = shlex.quote(f"model.text.table={result['table']}")
+        print(f"next: foodseg train --set model.text.kind=table --set {table} ...")
 
     emit(result, as_json, show)
 

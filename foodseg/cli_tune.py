@@ -1,5 +1,6 @@
 """`foodseg tune` and `foodseg ablate`: what helps, searched and then shown."""
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def tune(
         for name, value in best["values"].items():
             print(f"  {name} = {value}")
         print(f"report: {result['report.html']}")
-        print(f"next: foodseg train --config {result['best.yaml']}")
+        print(f"next: {shlex.join(['foodseg', 'train', '--config', result['best.yaml']])}")
 
     emit(result, as_json, show)
     if result["interrupted"]:

@@ -5,6 +5,7 @@ The vectors of the ingredients' names are those of a sentence encoder where the 
 ones, and the summary says which. The model is scored as it is, and once more with the true list of each picture given.
 """
 
+import shlex
 import shutil
 import sys
 import time
@@ -111,6 +112,7 @@ def _write_some(reader: RowReader, folder: Path) -> list[str]:
 def _summary(
     metrics: dict[str, Any], told: dict[str, Any], names: Sequence[str], out: Path, seconds: float, drawn: bool
 ) -> str:
+    predict = shlex.join(["foodseg", "predict", str(out / "run"), "YOUR_PICTURE.jpg", "--out", "labelled"])
     what = "drawn meals" if drawn else "your pictures"
     result, oracle = (Scores.from_json(found["scores"]) for found in (metrics, told))
     rows = [
@@ -125,8 +127,8 @@ def _summary(
         f"text:      {metrics['text']}\n\n"
         f"pictures:  {out / 'pictures.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
-        f"  foodseg predict {out / 'run'} YOUR_PICTURE.jpg --out labelled\n"
-        f'  foodseg predict {out / "run"} YOUR_PICTURE.jpg --out labelled --ingredients "{", ".join(names)}"\n'
+        f"  {predict}\n"
+        f"  {predict} --ingredients {shlex.quote(', '.join(names))}\n"
         "  foodseg data prepare YOUR_FOLDER prepared/meals\n"
         "  foodseg train -c jobs/configs/foodmix.yaml --set data.uri=prepared/meals --set run.uri=runs/first"
     )

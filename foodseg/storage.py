@@ -62,6 +62,11 @@ def absolute(uri: str) -> str:
     raise UserError(f"{redact(uri)}: unknown scheme {scheme}://; use a plain path, file:///path or s3://bucket/key")
 
 
+def without_query(uri: str) -> str:
+    """The URI without its query, which only s3:// has: a "?" in a local path is part of a name."""
+    return uri.partition("?")[0] if uri.startswith("s3://") else uri
+
+
 def is_local(uri: str) -> bool:
     """True for a plain path and for file://."""
     return not absolute(uri).startswith("s3://")

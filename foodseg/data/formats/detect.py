@@ -54,7 +54,7 @@ def absolute_source(src: str) -> str:
 
 def source_name(src: str) -> str:
     """Returns what to call the data set at `src`: the last part of its path, without query and revision."""
-    name = absolute_source(src).partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    name = storage.without_query(absolute_source(src)).rstrip("/").rsplit("/", 1)[-1]
     return name.partition("@")[0] if hub.is_hub(src) else name
 
 

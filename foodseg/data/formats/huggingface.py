@@ -261,7 +261,7 @@ def _class_table(src: str, features: Any) -> ClassTable:
 
 def _read_classes(uri: str) -> ClassTable:
     text, where = _files(uri).read_text(uri), storage.redact(uri)
-    if uri.partition("?")[0].endswith(".json"):
+    if storage.without_query(uri).endswith(".json"):
         try:
             names = json.loads(text)
         except ValueError as error:

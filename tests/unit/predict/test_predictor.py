@@ -209,7 +209,7 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only: ru_maxrss is in kilobytes there")
 def test_twelve_megapixels_and_104_classes_take_at_most_a_gigabyte():
     """All scores at once would be 5 GB."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
