@@ -73,6 +73,8 @@ def find_format(src: str) -> Known:
     # a .json beside what another format needs may be there for another reason
     missing["coco"] = coco.missing_in_coco(src, own_place=not all(missing.values()))
     fitting = [format for format, absent in missing.items() if not absent]
+    if not fitting and huggingface.has_conversion(src):
+        fitting.append("huggingface")
     where = storage.redact(src)
     if len(fitting) > 1:
         raise UserError(f"{where} could be in the formats {' and '.join(fitting)}: say which with --format")

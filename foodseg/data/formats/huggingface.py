@@ -3,6 +3,7 @@
     <src>/data/train-00000-of-00003.parquet    or <src>/train.parquet: the name tells the split. A validation split is
                                                test where there is no other: so do the mirrors of FoodSeg103 and
                                                UEC-FoodPix Complete call the official test
+    <src>/default/train/0000.parquet           as the hub converts data sets (refs/convert/parquet); one configuration
     <src>/classes.txt, category_id.txt (id<TAB>name) or id2label.json     the class names
 
 Column `image` holds the file of the picture, `label` (or `mask`, `annotation`) the PNG of its mask, each as `datasets`
@@ -30,7 +31,7 @@ import pyarrow.parquet as pq
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats import hub
-from foodseg.data.formats.layout import SPLITS, splits_by_name, visible, without_extension
+from foodseg.data.formats.layout import SPLITS, names_split, splits_by_name, visible, without_extension
 from foodseg.data.formats.uecfoodpix import decode_colours
 from foodseg.data.record import Record, SourceListing, distinct_ids, source_of
 from foodseg.data.sample import BadFile, decode_mask
@@ -111,6 +112,11 @@ def missing_in_huggingface(src: str) -> list[str]:
     return [] if _parquet_paths(src) else ["a .parquet file"]
 
 
+def has_conversion(src: str) -> bool:
+    """True where folders of `src` hold Parquet files as the hub's own conversion does: CONFIG/SPLIT/0000.parquet."""
+    return bool(_nested_paths(src))
+
+
 def list_huggingface(src: str) -> SourceListing:
     """Lists a Hugging Face data set; reads the ends of its Parquet files and their columns `path` and `id`, no picture.
 
@@ -118,7 +124,7 @@ def list_huggingface(src: str) -> SourceListing:
         UserError: no Parquet files, columns that are missing, files that name no split, or no class names.
         RetryLater: the storage or the hub does not answer.
     """
-    paths = _parquet_paths(src)
+    paths = _parquet_paths(src) or _nested_paths(src)
     if not paths:
         raise UserError(f"{storage.redact(src)} holds no Parquet files; expected {NEEDS}")
     splits = _splits(paths, storage.redact(src))
@@ -141,7 +147,7 @@ def list_huggingface(src: str) -> SourceListing:
         )
         for image_id, row in zip(_ids(rows), rows, strict=True)
     )
-    return SourceListing(_class_table(src, features), tuple(records))
+    return SourceListing(_class_table(src, paths, features), tuple(records))
 
 
 def _files(uri: str) -> ModuleType:
@@ -149,14 +155,48 @@ def _files(uri: str) -> ModuleType:
     return hub if hub.is_hub(uri) else storage
 
 
+def _names(src: str, *below: str) -> list[str]:
+    return visible(_files(src).list_names(_files(src).join(src, *below)))
+
+
 def _parquet_paths(src: str) -> list[str]:
-    here = visible(_files(src).list_names(src))
-    below = visible(_files(src).list_names(_files(src).join(src, "data"))) if "data" in here else []
+    here = _names(src)
+    below = _names(src, "data") if "data" in here else []
     return [path for path in (*here, *(f"data/{name}" for name in below)) if path.endswith(".parquet")]
 
 
+def _nested_paths(src: str) -> list[str]:
+    """Returns SPLIT/*.parquet, CONFIG/*.parquet and CONFIG/SPLIT/*.parquet; nothing of a prepared data set."""
+    found = []
+    here = _names(src)
+    folders = [] if "dataset.json" in here else [name for name in here if "." not in name]
+    for folder in folders:
+        inside = _names(src, folder)
+        if "dataset.json" in inside:
+            continue
+        found += [f"{folder}/{name}" for name in inside if name.endswith(".parquet")]
+        for split in inside:
+            if "." not in split:
+                found += [f"{folder}/{split}/{n}" for n in _names(src, folder, split) if n.endswith(".parquet")]
+    return found
+
+
 def _splits(paths: Sequence[str], where: str) -> dict[str, str]:
-    splits = splits_by_name(paths, where)
+    """Returns the split of each path. UserError: several configurations, or files that name no split."""
+    configs = sorted({path.split("/")[0] for path in paths if "/" in path and not names_split(path.split("/")[0])})
+    if len(configs) > 1:
+        raise UserError(
+            f"{where} holds several configurations, {', '.join(configs)}: give one of them, "
+            f"for example {where}/{configs[0]}"
+        )
+    own = {path: path.removeprefix(f"{configs[0]}/") if configs else path for path in paths}
+    if len(paths) > 1 and not any(map(names_split, own.values())):
+        _log.info("%s: none of its files names a split, so that all of it is train", where)
+        return dict.fromkeys(paths, "train")
+    if any("partial-" in name for name in own.values()):
+        _log.warning("%s holds but a part of a large data set (the hub's conversion calls it partial)", where)
+    by_name = splits_by_name(list(own.values()), where)
+    splits = {path: by_name[name] for path, name in own.items()}
     if "val" in splits.values() and "test" not in splits.values():
         _log.info("%s has no test split: its validation split is taken for the official test", where)
         splits = {path: "test" if split == "val" else split for path, split in splits.items()}
@@ -243,11 +283,12 @@ def _ids(rows: Sequence[_Row]) -> list[str]:
     return distinct_ids(short, [f"{row.split}/{name}" for row, name in zip(rows, short, strict=True)])
 
 
-def _class_table(src: str, features: Any) -> ClassTable:
-    here = visible(_files(src).list_names(src))
-    for name in CLASS_FILES:
-        if name in here:
-            return _read_classes(_files(src).join(src, name))
+def _class_table(src: str, paths: Sequence[str], features: Any) -> ClassTable:
+    for below in dict.fromkeys(("", *(path.rpartition("/")[0].partition("/")[0] for path in paths))):
+        here = _names(src, below) if below else _names(src)
+        for name in CLASS_FILES:
+            if name in here:
+                return _read_classes(_files(src).join(src, below, name) if below else _files(src).join(src, name))
     labels = sorted(set(_class_labels(features)))
     where = storage.redact(src)
     if len(labels) == 1 and "background" in labels[0][0].lower():
@@ -266,8 +307,13 @@ def _read_classes(uri: str) -> ClassTable:
             names = json.loads(text)
         except ValueError as error:
             raise UserError(f"{where} is no JSON: {error}") from None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            names = dict(enumerate(names))
         if not isinstance(names, dict):
             raise UserError(f"{where} should be an object of id: name")
+        if all(isinstance(value, int) for value in names.values()) and not any(map(str.isdecimal, map(str, names))):
+            # the other way round: label2id
+            names = {index: name for name, index in names.items()}
         text = "".join(f"{index}\t{name}\n" for index, name in names.items())
     return ClassTable.from_text(text, where)
 

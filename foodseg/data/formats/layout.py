@@ -76,6 +76,11 @@ def _splits_in(path: str) -> list[str]:
     return []
 
 
+def names_split(name: str) -> bool:
+    """True for a name that has the word of a split in it."""
+    return _SPLIT_WORD.search(name.lower()) is not None
+
+
 def splits_by_name(names: Sequence[str], where: str) -> dict[str, str]:
     """Returns the split that each file is named after: "instances_val2017.json" is val.
 

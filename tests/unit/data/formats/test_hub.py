@@ -69,6 +69,14 @@ def test_sources_tsv_on_the_hub(hub: HubServer, tmp_path: Path) -> None:
     assert list_source(NAME).annotated == {"canteen": (0, 1)}
 
 
+def test_the_conversion_of_the_hub(hub: HubServer, tmp_path: Path) -> None:
+    write(tmp_path / "somebody" / "converted" / "default" / "train" / "0000.parquet", rows(2))
+    (tmp_path / "somebody" / "converted" / "id2label.json").write_bytes(
+        '\ufeff{"1": "rice", "2": "egg", "0": "background"}'.encode()
+    )
+    check(list_source("hf://datasets/somebody/converted"), [0, 1])
+
+
 def test_names_and_texts(hub: HubServer) -> None:
     assert list_names(PINNED) == ["README.md", "classes.txt", "data"]
     assert list_names(join(PINNED, "data/")) == ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]

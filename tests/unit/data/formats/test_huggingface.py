@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from foodseg.data.formats import huggingface
+from foodseg.data.formats.detect import list_source
 from foodseg.data.formats.huggingface import ParquetCell, ParquetMask, decode_label, list_huggingface
 from foodseg.errors import UserError
 
@@ -92,6 +93,46 @@ def test_validation_is_the_official_test_where_there_is_no_other(
     assert "has no test split: its validation split is taken for the official test" in caplog.text
     listing = list_huggingface(mirror(tmp_path / "b", train=(0, 2), validation=(2, 1), test=(3, 1)))
     assert [record.split for record in listing.records] == ["train", "train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["default/train/0000.parquet"], ["train"]),
+        (["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"],
+         ["train"] * 2 + ["test"]),
+        (["train/0000.parquet", "test/0000.parquet"], ["train", "test"]),
+        (["default/partial-train/0000.parquet"], ["train"]),
+        (["meals/train-00000-of-00001.parquet", "meals/validation-00000-of-00001.parquet"], ["train", "test"]),
+        (["0000.parquet"], ["train"]),
+        (["0000.parquet", "0001.parquet"], ["train", "train"]),
+    ],
+)  # fmt: skip
+def test_layouts_of_the_conversion_of_the_hub(files: list[str], splits: list[str], tmp_path: Path) -> None:
+    for number, name in enumerate(files):
+        write(tmp_path / name, rows(1, number))
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    listing = list_source(str(tmp_path))
+    assert [record.split for record in listing.records] == splits
+    check(listing, list(range(len(files))))
+
+
+def test_several_configurations_are_refused_by_name(tmp_path: Path) -> None:
+    for config in ("large", "small"):
+        write(tmp_path / config / "train" / "0000.parquet", rows(1))
+        (tmp_path / config / "classes.txt").write_text(CLASSES)
+    with pytest.raises(
+        UserError, match=r"several configurations, large, small: give one of them, for example .*/large"
+    ):
+        list_source(str(tmp_path))
+    check(list_source(str(tmp_path / "small")), [0])
+
+
+def test_a_prepared_data_set_is_no_source(tmp_path: Path) -> None:
+    write(tmp_path / "v-1" / "train" / "part-00000.parquet", rows(1))
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(UserError, match="is in no known format"):
+        list_source(str(tmp_path))
 
 
 def test_a_split_in_several_files_beside_the_class_names(tmp_path: Path) -> None:
@@ -236,6 +277,20 @@ def test_colours_that_are_no_ids_are_refused() -> None:
 def test_names_from_id2label(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(1))
     (tmp_path / "id2label.json").write_text(json.dumps({"0": "background", "2": "egg", "1": "rice"}))
+    assert list_huggingface(str(tmp_path)).classes.names == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeff{"2": "egg", "0": "background", "1": "rice"}',
+        '{"egg": 2, "background": 0, "rice": 1}',
+        '["background", "rice", "egg"]',
+    ],
+)
+def test_other_forms_of_id2label(text: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", rows(1))
+    (tmp_path / "id2label.json").write_bytes(text.encode())
     assert list_huggingface(str(tmp_path)).classes.names == tuple(NAMES)
 
 
