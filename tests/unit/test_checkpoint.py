@@ -23,6 +23,7 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.text import TextTable, read_table
+from tests.compare import assert_close
 from tests.drawn import drawn_config
 
 FILES = [
@@ -120,7 +121,7 @@ def test_a_model_with_text_is_rebuilt_from_its_checkpoint_alone(tmp_path, fusion
     names[:, 2] = True
     for weights in ("student", "ema"):
         found = load_model(loaded, weights)(picture, ingredients=names)
-        torch.testing.assert_close(found.logits, model(picture, ingredients=names).logits)
+        assert_close(found.logits, model(picture, ingredients=names).logits)
     (tmp_path / "c" / "text.safetensors").write_bytes(b"other")
     with pytest.raises(UserError, match=r"torn: text\.safetensors has 5 bytes"):
         load_checkpoint(str(tmp_path / "c"))

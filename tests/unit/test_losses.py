@@ -14,6 +14,7 @@ from foodseg.losses import (
     present_classes,
     upsample_logits,
 )
+from tests.compare import assert_close, close
 
 IGNORE = 255
 
@@ -39,7 +40,7 @@ LOGITS = two_class_logits([[0.75, 0.5], [0.75, 0.5]])
 )
 def test_cross_entropy(mask, cross_entropy, labelled):
     mask = torch.tensor([mask])
-    assert cross_entropy_sum(LOGITS, mask, IGNORE).item() == pytest.approx(cross_entropy, abs=1e-6)
+    assert cross_entropy_sum(LOGITS, mask, IGNORE).item() == close(cross_entropy)
     assert labelled_pixels(mask, IGNORE).item() == labelled
 
 
@@ -59,8 +60,8 @@ def test_cross_entropy_of_resized_logits_is_torchs_own(monkeypatch, band_bytes, 
     (expected_gradient,) = torch.autograd.grad(2 * expected, logits)
     found = cross_entropy_sum(logits, mask, IGNORE)
     (gradient,) = torch.autograd.grad(2 * found, logits)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(gradient, expected_gradient)
+    assert_close(found, expected)
+    assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_cross_entropy_of_resized_logits_is_torchs_own(monkeypatch, band_bytes, 
 )
 def test_dice(mask, dice, present):
     mask = torch.tensor([mask])
-    assert dice_sum(LOGITS, mask, IGNORE).item() == pytest.approx(dice, abs=1e-6)
+    assert dice_sum(LOGITS, mask, IGNORE).item() == close(dice)
     assert present_classes(mask, IGNORE, 2).item() == present
 
 
@@ -86,7 +87,7 @@ def test_sums_add_up_over_pictures():
     mask = torch.tensor([[[0, 1], [2, 3]], [[IGNORE, 1], [1, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     for loss in (cross_entropy_sum, dice_sum):
         parts = sum(loss(logits[i : i + 1], mask[i : i + 1], IGNORE) for i in range(3))
-        torch.testing.assert_close(loss(logits, mask, IGNORE), parts)
+        assert_close(loss(logits, mask, IGNORE), parts)
     assert labelled_pixels(mask, IGNORE).item() == 7
     assert present_classes(mask, IGNORE, 4).item() == 5
 
@@ -109,15 +110,15 @@ def test_ignored_pixels_have_no_gradient():
 def test_perfect_prediction_costs_nothing():
     mask = torch.tensor([[[0, 1], [2, 2]]])
     logits = 100 * torch.nn.functional.one_hot(mask, 4).movedim(-1, 1).float()
-    assert cross_entropy_sum(logits, mask, IGNORE).item() == pytest.approx(0, abs=1e-6)
-    assert dice_sum(logits, mask, IGNORE).item() == pytest.approx(0, abs=1e-6)
+    assert cross_entropy_sum(logits, mask, IGNORE).item() == close(0)
+    assert dice_sum(logits, mask, IGNORE).item() == close(0)
 
 
 def test_sixteen_bit_ignore():
     mask = torch.tensor([[[1, 65535], [65535, 0]]])
     assert labelled_pixels(mask, 65535).item() == 2
     assert present_classes(mask, 65535, 2).item() == 2
-    assert cross_entropy_sum(LOGITS, mask, 65535).item() == pytest.approx(math.log(4 / 3) + math.log(2), abs=1e-6)
+    assert cross_entropy_sum(LOGITS, mask, 65535).item() == close(math.log(4 / 3) + math.log(2))
 
 
 def test_upsampling_is_bilinear_with_half_pixel_centres_in_float32():
@@ -149,8 +150,8 @@ HIDES_2 = torch.tensor([[False, False, True]])
 )
 def test_partial_labels_by_hand(mask, cross_entropy, dice):
     mask = torch.tensor([[mask]])
-    assert cross_entropy_sum(PAIR, mask, IGNORE, HIDES_2).item() == pytest.approx(cross_entropy, abs=1e-6)
-    assert dice_sum(PAIR, mask, IGNORE, HIDES_2).item() == pytest.approx(dice, abs=1e-6)
+    assert cross_entropy_sum(PAIR, mask, IGNORE, HIDES_2).item() == close(cross_entropy)
+    assert dice_sum(PAIR, mask, IGNORE, HIDES_2).item() == close(dice)
 
 
 def test_the_gradient_pulls_towards_background_or_the_unannotated():
@@ -159,7 +160,7 @@ def test_the_gradient_pulls_towards_background_or_the_unannotated():
     mask = torch.tensor([[[0, 1]]])
     cross_entropy_sum(logits, mask, IGNORE, HIDES_2).backward()
     expected = [[1 / 2 - 2 / 3, 1 / 4, 1 / 4 - 1 / 3], [1 / 6, 1 / 3 - 1, 1 / 2]]
-    torch.testing.assert_close(logits.grad[0, :, 0].T, torch.tensor(expected))
+    assert_close(logits.grad[0, :, 0].T, torch.tensor(expected))
 
 
 def test_dice_does_not_mind_which_of_background_and_unannotated_it_is():
@@ -167,11 +168,11 @@ def test_dice_does_not_mind_which_of_background_and_unannotated_it_is():
     swapped = PAIR.clone()
     swapped[0, 0, 0, 0], swapped[0, 2, 0, 0] = PAIR[0, 2, 0, 0], PAIR[0, 0, 0, 0]
     ways = [dice_sum(way, mask, IGNORE, HIDES_2) for way in (PAIR, swapped)]
-    torch.testing.assert_close(*ways)
+    assert_close(*ways)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
-def test_annotating_everything_is_the_plain_loss_to_the_bit(loss):
+def test_annotating_everything_is_the_plain_loss(loss):
     logits = 5 * torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
     mask = torch.randint(0, 4, (2, 3, 5), generator=torch.Generator().manual_seed(2))
     mask[0, 0] = IGNORE
@@ -180,7 +181,7 @@ def test_annotating_everything_is_the_plain_loss_to_the_bit(loss):
         own = logits.clone().requires_grad_()
         loss(own, mask, IGNORE, unannotated).backward()
         gradients.append(own.grad)
-    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+    assert_close(*gradients)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
@@ -189,8 +190,8 @@ def test_each_picture_has_its_own_source(loss):
     mask = torch.tensor([[[0, 1], [0, 3]], [[0, 0], [IGNORE, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     hidden = torch.tensor([[False] * 4, [False, False, True, True], [False, True, True, True]])
     parts = sum(loss(logits[i : i + 1], mask[i : i + 1], IGNORE, hidden[i : i + 1]) for i in range(3))
-    torch.testing.assert_close(loss(logits, mask, IGNORE, hidden), parts)
-    torch.testing.assert_close(loss(logits[:1], mask[:1], IGNORE, hidden[:1]), loss(logits[:1], mask[:1], IGNORE))
+    assert_close(loss(logits, mask, IGNORE, hidden), parts)
+    assert_close(loss(logits[:1], mask[:1], IGNORE, hidden[:1]), loss(logits[:1], mask[:1], IGNORE))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
@@ -202,7 +203,7 @@ def test_merging_is_exact_for_large_logits(scale):
     found = cross_entropy_sum(logits, mask, IGNORE, hidden)
     exact = logits.double()
     expected = (exact.logsumexp(1) - exact[:, [0, 1, 3]].logsumexp(1)).sum()
-    assert torch.isfinite(found) and found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
+    assert torch.isfinite(found) and found.item() == close(expected.item())
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
@@ -224,9 +225,9 @@ def test_ingredients_by_hand():
     present = torch.tensor([[True, False, True]])
     known = torch.tensor([[True, True, False]])
     found = ingredient_sum(logits, present, known)
-    assert found.item() == pytest.approx(math.log(4 / 3) + math.log(2), abs=1e-6)
+    assert found.item() == close(math.log(4 / 3) + math.log(2))
     found.backward()
-    torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.5, 0.0]]))
+    assert_close(logits.grad, torch.tensor([[-0.25, 0.5, 0.0]]))
 
 
 def test_ingredients_of_nothing_known_have_a_gradient_of_zero():

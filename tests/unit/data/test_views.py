@@ -6,6 +6,7 @@ import torch
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
+from tests.compare import assert_close
 
 MEAN = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
 WHOLE = torch.tensor([[0, 0, 2, 2]], dtype=torch.int32)
@@ -35,7 +36,7 @@ def test_padding_is_the_mean_of_each_channel() -> None:
 def test_contrast_by_hand(contrast: float, expected: list[float]) -> None:
     view = jittered_view(grey(0, 51, 153, 255), WHOLE, MEAN, torch.tensor([9]), jitter(contrast=(contrast, contrast)))
     assert view.dtype == torch.float32
-    torch.testing.assert_close(view[0, 2].flatten(), torch.tensor(expected))
+    assert_close(view[0, 2].flatten(), torch.tensor(expected))
 
 
 def test_brightness_shifts_all_pixels_of_a_picture_alike_within_its_range() -> None:
@@ -43,7 +44,7 @@ def test_brightness_shifts_all_pixels_of_a_picture_alike_within_its_range() -> N
     pictures = grey(102, 102, 128, 153).expand(300, 3, 2, 2)
     view = jittered_view(pictures, WHOLE.expand(300, 4), MEAN, seeds, jitter(brightness=0.2))
     shift = view - pictures / 255
-    torch.testing.assert_close(shift, shift[:, :1, :1, :1].expand_as(shift))
+    assert_close(shift, shift[:, :1, :1, :1].expand_as(shift))
     each = shift[:, 0, 0, 0]
     assert -0.2 <= each.min() < -0.18 and 0.18 < each.max() <= 0.2 and abs(each.mean()) < 0.03
 
@@ -60,9 +61,9 @@ def test_each_row_has_its_own_draw_whatever_stands_beside_it() -> None:
 def test_the_plain_view_is_the_picture() -> None:
     extent = torch.tensor([[0, 0, 1, 2]], dtype=torch.int32)
     view = plain_view(grey(0, 51, 153, 255), extent, MEAN)
-    torch.testing.assert_close(view[0, 1], torch.tensor([[0, 0.2], [0.2, 0.2]]))  # the second row is padding
+    assert_close(view[0, 1], torch.tensor([[0, 0.2], [0.2, 0.2]]))  # the second row is padding
     unchanged = jittered_view(grey(0, 51, 153, 255), extent, MEAN, torch.tensor([9]), jitter())
-    torch.testing.assert_close(view, unchanged)
+    assert_close(view, unchanged)
 
 
 def test_the_view_of_the_defaults_is_contrast_and_brightness_to_the_bit() -> None:
@@ -83,7 +84,7 @@ def test_saturation_by_hand() -> None:
     image = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     for factor, expected in [(0.0 + 1e-9, [0.299] * 3), (0.5, [0.6495, 0.1495, 0.1495]), (2.0, [1.0, 0.0, 0.0])]:
         view = jittered_view(image, WHOLE, MEAN, torch.tensor([1]), jitter(saturation=(factor, factor)))
-        torch.testing.assert_close(view[0, :, 0, 0], torch.tensor(expected))
+        assert_close(view[0, :, 0, 0], torch.tensor(expected))
 
 
 def test_light_multiplies_each_channel_of_a_picture_within_its_range() -> None:
@@ -91,7 +92,7 @@ def test_light_multiplies_each_channel_of_a_picture_within_its_range() -> None:
     pictures = grey(128, 128, 64, 0).expand(300, 3, 2, 2)
     view = jittered_view(pictures, WHOLE.expand(300, 4), MEAN, seeds, jitter(light=0.3))
     factors = view[:, :, 0, 0] / (128 / 255)
-    torch.testing.assert_close(view[:, :, 1, 0], factors * 64 / 255)
+    assert_close(view[:, :, 1, 0], factors * 64 / 255)
     assert 0.7 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3
     assert (factors.std(1) > 0.01).float().mean() > 0.9  # three draws, not one
     assert abs(float(np.corrcoef(factors.T.numpy())[0, 1])) < 0.2
@@ -109,7 +110,7 @@ def test_blur_spreads_a_point_as_a_gaussian_and_keeps_flat_pictures() -> None:
     flat = torch.full((1, 3, 33, 33), 128, dtype=torch.uint8)
     padded = torch.tensor([[0, 0, 20, 33]], dtype=torch.int32)  # the padding is not mixed in
     view = jittered_view(flat, padded, MEAN, torch.tensor([3]), jitter(blur=3.0))
-    torch.testing.assert_close(view[:, :, :20], torch.full((1, 3, 20, 33), 128 / 255))
+    assert_close(view[:, :, :20], torch.full((1, 3, 20, 33), 128 / 255))
     assert torch.equal(view[:, :, 20:], MEAN.expand(1, 3, 13, 33))
 
 

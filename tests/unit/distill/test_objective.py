@@ -13,6 +13,7 @@ from foodseg.distill.objective import (
     feature_distance_sum,
     ramp,
 )
+from tests.compare import assert_close, close
 
 
 def two_class_logits(probability_of_1: list[list[float]]) -> torch.Tensor:
@@ -35,7 +36,7 @@ def test_divergence_by_hand(pixels, temperature):
     found = divergence_sum(student, teacher, torch.tensor([pixels]).float(), temperature)
     expected = sum(n * kl for row, values in zip(pixels, EACH, strict=True) for n, kl in zip(row, values, strict=True))
     assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(temperature**2 * expected, abs=1e-6 * temperature**2)
+    assert found.item() == close(temperature**2 * expected)
 
 
 def test_the_mean_is_over_pixels_that_are_no_padding_labelled_or_not():
@@ -46,7 +47,7 @@ def test_the_mean_is_over_pixels_that_are_no_padding_labelled_or_not():
     count = real_pixels(extent, 4, 4).sum()
     assert count.item() == pixels.sum().item() == 12
     mean = divergence_sum(two_class_logits(STUDENT), two_class_logits(TEACHER), pixels, 1.0) / count
-    assert mean.item() == pytest.approx((2 * EACH[0][0] + EACH[1][0] + EACH[1][1]) / 6, abs=1e-6)
+    assert mean.item() == close((2 * EACH[0][0] + EACH[1][0] + EACH[1][1]) / 6)
 
 
 def test_the_gradient_is_t_times_the_difference_of_the_softened_probabilities():
@@ -55,8 +56,8 @@ def test_the_gradient_is_t_times_the_difference_of_the_softened_probabilities():
     pixels = torch.tensor([[[4.0, 4.0], [2.0, 0.0]]])
     divergence_sum(student, teacher, pixels, 2.0).backward()
     expected = 2 * (torch.tensor([STUDENT]) - torch.tensor([TEACHER])) * pixels
-    torch.testing.assert_close(student.grad[:, 1], expected)
-    torch.testing.assert_close(student.grad[:, 0], -expected)
+    assert_close(student.grad[:, 1], expected)
+    assert_close(student.grad[:, 0], -expected)
 
 
 def test_a_student_that_agrees_has_nothing_to_learn():
@@ -64,7 +65,7 @@ def test_a_student_that_agrees_has_nothing_to_learn():
     own = logits.clone().requires_grad_()
     value = divergence_sum(own, logits, torch.ones(2, 3, 4), 2.0)
     value.backward()
-    assert value.item() == pytest.approx(0, abs=1e-5)
+    assert value.item() == pytest.approx(0, abs=1e-4)  # a sum of 24 places, times 4
     assert own.grad.abs().max() < 1e-5
 
 
@@ -77,7 +78,7 @@ def test_divergence_is_torchs_own_for_many_classes(temperature):
         (student / temperature).log_softmax(1), (teacher / temperature).softmax(1), reduction="none"
     ).sum(1)
     expected = temperature**2 * (each * pixels).sum()
-    torch.testing.assert_close(divergence_sum(student, teacher, pixels, temperature), expected)
+    assert_close(divergence_sum(student, teacher, pixels, temperature), expected)
 
 
 def test_no_gradient_goes_to_the_teacher():
@@ -92,7 +93,7 @@ def test_extreme_logits_stay_finite():
     teacher = torch.tensor([[-1000.0, 1000.0], [0.0, 0.0]]).view(1, 2, 1, 2)
     value = divergence_sum(student, teacher, torch.ones(1, 1, 2), 1.0)
     value.backward()
-    assert value.item() == pytest.approx(2000) and torch.isfinite(student.grad).all()
+    assert value.item() == close(2000) and torch.isfinite(student.grad).all()
 
 
 def test_half_precision_is_compared_in_float32():
@@ -106,7 +107,7 @@ def test_features_by_hand():
     student = torch.tensor([[[2.0, 1.0], [1.0, 3.0]], [[0.0, 0.0], [1.0, 4.0]]])[None]
     teacher = torch.tensor([[[5.0, 0.0], [-1.0, 7.0]], [[0.0, 2.0], [-1.0, 0.0]]])[None]
     pixels = torch.tensor([[[4.0, 4.0], [4.0, 1.0]]])
-    assert feature_distance_sum(student, teacher, pixels).item() == pytest.approx(0 + 4 + 8 + 0.4, abs=1e-5)
+    assert feature_distance_sum(student, teacher, pixels).item() == close(0 + 4 + 8 + 0.4)
 
 
 def test_features_are_compared_as_torch_does():
@@ -116,15 +117,15 @@ def test_features_are_compared_as_torch_does():
     pixels = torch.rand(2, 3, 5, generator=generator)
     expected = ((1 - torch.nn.functional.cosine_similarity(student, teacher, dim=1)) * pixels).sum()
     found = feature_distance_sum(student, teacher, pixels)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (found, expected)))
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(value, student)[0] for value in (found, expected)))
 
 
 def test_a_feature_of_zeros_has_a_bounded_gradient():
     student = torch.zeros(1, 2, 1, 1, requires_grad=True)
     value = feature_distance_sum(student, torch.ones(1, 2, 1, 1), torch.ones(1, 1, 1))
     value.backward()
-    assert value.item() == pytest.approx(1) and student.grad.abs().max() <= 1000
+    assert value.item() == close(1) and student.grad.abs().max() <= 1000
 
 
 def test_a_stage_and_the_deeper_one_by_hand():
@@ -132,7 +133,7 @@ def test_a_stage_and_the_deeper_one_by_hand():
     student = torch.tensor([[[3.0, 4.0], [-3.0, 0.0]], [[4.0, -3.0], [-4.0, 0.0]]])[None].requires_grad_()
     teacher = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).requires_grad_()
     value = deeper_distance_sum(student, teacher, torch.tensor([[[4.0, 4.0], [2.0, 0.0]]]))
-    assert value.item() == pytest.approx(4 * 0 + 4 * 1 + 2 * 2, abs=1e-5)  # cosines 1, 0, -1
+    assert value.item() == close(4 * 0 + 4 * 1 + 2 * 2)  # cosines 1, 0, -1
     value.backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
 
@@ -140,7 +141,7 @@ def test_a_stage_and_the_deeper_one_by_hand():
 def test_the_deeper_stage_is_resized_between_the_centres_of_its_places():
     teacher = torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])[None]
     student = torch.tensor([[[0.0, 1.0, 3.0, 4.0]], [[1.0, 1.0, 1.0, 1.0]]])[None]
-    assert deeper_distance_sum(student, teacher, torch.ones(1, 1, 4)).item() == pytest.approx(0, abs=1e-6)
+    assert deeper_distance_sum(student, teacher, torch.ones(1, 1, 4)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_attention_by_hand():
@@ -149,10 +150,10 @@ def test_attention_by_hand():
     student = torch.tensor([[0.25, 0.0], [0.5, 0.5], [0.25, 0.5]]).view(1, 3, 1, 2).requires_grad_()
     value = attention_divergence_sum(student, teacher, torch.tensor([[[4.0, 1.0]]]))
     expected = 4 / 2 * math.log(0.5001 / 0.2501) + math.log(1.0001 / 0.0001)  # 1e-4 is added to each share
-    assert value.item() == pytest.approx(expected, rel=1e-5)
+    assert value.item() == close(expected)
     value.backward()
     assert teacher.grad is None
-    assert student.grad.flatten().tolist() == pytest.approx([-2 / 0.2501, -1e4, -2 / 0.5001, 0, 0, 0], rel=1e-4)
+    assert student.grad.flatten().tolist() == close([-2 / 0.2501, -1e4, -2 / 0.5001, 0, 0, 0])
 
 
 def test_what_is_not_on_the_list_gets_no_gradient():
@@ -162,7 +163,7 @@ def test_what_is_not_on_the_list_gets_no_gradient():
     student = scores.masked_fill(hidden, -torch.inf).softmax(1)
     teacher = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
     attention_divergence_sum(student, teacher, torch.ones(1, 1, 1)).backward()
-    assert scores.grad.flatten().tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert scores.grad.flatten().tolist() == pytest.approx([0, 0, 0], abs=1e-5)
 
 
 def test_equal_attention_has_nothing_to_teach():
@@ -182,4 +183,4 @@ def test_equal_attention_has_nothing_to_teach():
     ],
 )
 def test_the_ramp_begins_after_the_warm_up(warmup, rise, expected):
-    assert [ramp(step, 10, warmup, rise) for step in range(10)] == pytest.approx(expected)
+    assert [ramp(step, 10, warmup, rise) for step in range(10)] == close(expected)

@@ -6,6 +6,7 @@ from torch import nn
 
 from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
+from tests.compare import close
 
 
 def set_to(module: nn.Module, value: float) -> None:
@@ -18,15 +19,15 @@ def test_warm_up_then_decay_by_hand():
     student = nn.Linear(1, 1)
     set_to(student, 1.0)
     teacher = Teacher(student, horizon=0.1, total_steps=12)  # decay 1 - 1 / 1.2 = 1/6
-    assert teacher.decay == pytest.approx(1 / 6)
+    assert teacher.decay == close(1 / 6)
     expected = 1.0
     for step, (value, decay) in enumerate([(2.0, 1 / 10), (3.0, 1 / 6), (5.0, 1 / 6)]):  # (1 + 1) / (10 + 1) > 1/6
         set_to(student, value)
         teacher.update(student, step)
         expected = decay * expected + (1 - decay) * value
-        assert teacher.module.weight.item() == pytest.approx(expected, rel=1e-6)
-        assert teacher.module.bias.item() == pytest.approx(expected, rel=1e-6)
-    assert expected == pytest.approx(1 / 6 * (1 / 6 * 1.9 + 5 / 6 * 3) + 5 / 6 * 5)
+        assert teacher.module.weight.item() == close(expected)
+        assert teacher.module.bias.item() == close(expected)
+    assert expected == close(1 / 6 * (1 / 6 * 1.9 + 5 / 6 * 3) + 5 / 6 * 5)
 
 
 def test_a_long_horizon_is_held_back_by_the_warm_up():
@@ -36,14 +37,14 @@ def test_a_long_horizon_is_held_back_by_the_warm_up():
     set_to(student, 1.0)
     for step, value in enumerate([0.9, 1 - 0.1 * 2 / 11, 1 - 0.1 * 2 / 11 * 3 / 12]):
         teacher.update(student, step)
-        assert teacher.module.weight.item() == pytest.approx(value, rel=1e-6)
+        assert teacher.module.weight.item() == close(value)
 
 
 @pytest.mark.parametrize(
     ("horizon", "steps", "decay"), [(0.1, 1, 0.0), (1.0, 1, 0.0), (1.0, 4, 0.75), (0.1, 1000, 0.99)]
 )
 def test_decay_from_the_horizon(horizon, steps, decay):
-    assert Teacher(nn.Linear(1, 1), horizon, steps).decay == pytest.approx(decay)
+    assert Teacher(nn.Linear(1, 1), horizon, steps).decay == close(decay)
 
 
 def test_batch_norm_statistics_are_averaged_and_counters_copied():
@@ -53,8 +54,8 @@ def test_batch_norm_statistics_are_averaged_and_counters_copied():
     student.running_var.fill_(3.0)
     student.num_batches_tracked.fill_(7)
     teacher.update(student, 0)  # decay 1/10
-    assert teacher.module.running_mean.item() == pytest.approx(9.0)
-    assert teacher.module.running_var.item() == pytest.approx(0.1 * 1 + 0.9 * 3)
+    assert teacher.module.running_mean.item() == close(9.0)
+    assert teacher.module.running_var.item() == close(0.1 * 1 + 0.9 * 3)
     assert teacher.module.num_batches_tracked.item() == 7
     assert teacher.module.num_batches_tracked.dtype == torch.int64
 

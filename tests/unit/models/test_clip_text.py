@@ -19,6 +19,7 @@ from foodseg.models.clip_text import averaged, open_clip_vectors
 from foodseg.models.clip_towers import find_clip, load_clip_towers
 from foodseg.models.synonyms import sentences_of
 from foodseg.models.text import class_text
+from tests.compare import assert_close
 
 WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show
 TINY = {
@@ -79,7 +80,7 @@ def test_each_vector_by_hand(tiny, vector):
     with torch.no_grad():
         words = [[by_hand(model, f"a photo of {word}.", vector) for word in own] for own in NAMES]
     mean = torch.stack([torch.stack(own).mean(0) for own in words])
-    torch.testing.assert_close(found, normalize(mean, dim=1) if vector == "projected" else mean, atol=1e-5, rtol=1e-5)
+    assert_close(found, normalize(mean, dim=1) if vector == "projected" else mean)
     assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH)
 
 
@@ -87,7 +88,7 @@ def test_prompts_are_averaged(tiny):
     one, two = (config(tiny, prompts=(prompt,)) for prompt in ("{}", "some {} here"))
     both = config(tiny, prompts=("{}", "some {} here"))
     single = [open_clip_vectors(c, [["rice"]], "last") for c in (one, two)]
-    torch.testing.assert_close(open_clip_vectors(both, [["rice"]], "last"), (single[0] + single[1]) / 2)
+    assert_close(open_clip_vectors(both, [["rice"]], "last"), (single[0] + single[1]) / 2)
 
 
 def transformers_tower(state: dict[str, torch.Tensor], activation: str) -> CLIPTextModel:
@@ -127,7 +128,7 @@ def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_p
     tower, tokenizer = transformers_tower(state, activation), open_clip.get_tokenizer("tiny-clip")
     with torch.no_grad():
         expected = tower(tokenizer(["rice", "a plate of fried tofu"])).pooler_output
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_close(found, expected)
     # Stable Diffusion 2 reads the layer before the last one, and sets its LayerNorm behind that
     found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], "penultimate")
     tokens = tokenizer(["rice", "a plate of fried tofu"])
@@ -135,7 +136,7 @@ def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_p
     with torch.no_grad():
         states = inner.final_layer_norm(tower(tokens, output_hidden_states=True).hidden_states[-2])
     ends = (tokens == 49407).int().argmax(1)
-    torch.testing.assert_close(found, states[torch.arange(2), ends], atol=1e-5, rtol=0)
+    assert_close(found, states[torch.arange(2), ends])
     other = open_clip_vectors(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], "last")
     assert (other - expected[:1]).abs().max() > 1e-3  # with the wrong GELU they differ, and the cache keeps them apart
 
@@ -148,7 +149,7 @@ def test_the_tower_of_coca_is_not_normalised(tiny):
     model.text.ln_final.register_forward_hook(lambda module, inputs, state: states.append(state))
     with torch.no_grad():
         model.encode_text(open_clip.get_tokenizer("tiny-coca")(["rice"]))
-    torch.testing.assert_close(found, states[0], atol=1e-5, rtol=1e-5)
+    assert_close(found, states[0])
     assert found.shape == (1, WIDTH) and found.norm() > 2  # about sqrt(16) after the final LayerNorm
 
 
@@ -173,7 +174,7 @@ def test_a_folder_has_weights_of_its_own(tiny, tmp_path):
     safetensors.torch.save_file(state, tmp_path / "open_clip_model.safetensors")
     folder = TextConfig(kind="open_clip", model=str(tmp_path), prompts=("{}",))
     expected = open_clip_vectors(config(tiny, prompts=("{}",)), NAMES, "last")
-    torch.testing.assert_close(open_clip_vectors(folder, NAMES, "last"), expected)
+    assert_close(open_clip_vectors(folder, NAMES, "last"), expected)
     safetensors.torch.save_file({n: t * 2 for n, t in state.items()}, tmp_path / "open_clip_model.safetensors")
     assert not torch.equal(open_clip_vectors(folder, NAMES, "last"), expected)
 

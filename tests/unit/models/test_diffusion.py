@@ -13,6 +13,7 @@ from foodseg.config.text import TextConfig
 from foodseg.models.build import build_segmenter, decoder_inputs
 from foodseg.models.diffusion import Diffusion
 from foodseg.models.segmenter import Segmenter
+from tests.compare import assert_close
 
 K, D, HEADS = 5, 16, 4
 LAYERS = {
@@ -66,7 +67,7 @@ def test_any_sides_that_are_multiples_of_64(told, height, width):
     ]
     assert [tuple(maps.shape) for maps in output.maps] == [(2, K + 1, height // s, width // s) for s in (16, 32)]
     for maps in output.maps:
-        torch.testing.assert_close(maps.sum(1), torch.ones(2, *maps.shape[2:]))
+        assert_close(maps.sum(1), torch.ones(2, *maps.shape[2:]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 64)])
@@ -153,7 +154,7 @@ def test_features_by_hand(strides):
         expected = by_hand(model.backbone, 2 * image - 1, context)
     by_stride = dict(zip([s for s in (8, 16, 32, 64) if s >= strides[0]], expected, strict=True))
     for stride, level in zip(strides, levels, strict=True):
-        torch.testing.assert_close(level, by_stride[stride], rtol=1e-5, atol=1e-5)
+        assert_close(level, by_stride[stride])
     assert model.stride == strides[0] and model.size_multiple == 64
 
 
@@ -166,7 +167,7 @@ def test_latents(scaled, factor):
     with torch.no_grad():
         model(image)
         expected = model.backbone.vae.encode(2 * image - 1).latent_dist.mean
-    torch.testing.assert_close(seen[0][0], factor * expected)
+    assert_close(seen[0][0], factor * expected)
     assert seen[0][0].shape == (2, 4, 8, 8) and not seen[0][0].requires_grad
 
 
@@ -227,7 +228,7 @@ def test_maps_are_the_softmax_of_queries_and_keys(told, height, width, ingredien
     with torch.no_grad():
         maps = told(image, ingredients=ingredients).maps
     for own, expected in zip(maps, recomputed(told, image, ingredients).values(), strict=True):
-        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+        assert_close(own, expected)
 
 
 def test_maps_of_512_x_384(told):
@@ -237,7 +238,7 @@ def test_maps_of_512_x_384(told):
         maps = told(image).maps
     assert [tuple(each.shape[2:]) for each in maps] == [(32, 24), (16, 12)]
     for own, expected in zip(maps, recomputed(told, image, None).values(), strict=True):
-        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+        assert_close(own, expected)
 
 
 @pytest.mark.parametrize("maps", [True, False])
@@ -264,7 +265,7 @@ def test_an_empty_list_leaves_background_and_the_null_token(told):
     with torch.no_grad():
         output = told(picture(64, 64), ingredients=torch.zeros(2, K, dtype=torch.bool))
     assert output.logits.isfinite().all()
-    torch.testing.assert_close(output.maps[1][:, [0, K]].sum(1), torch.ones(2, 2, 2))
+    assert_close(output.maps[1][:, [0, K]].sum(1), torch.ones(2, 2, 2))
 
 
 def test_weights_exist_only_where_they_are_shown(told):
@@ -285,7 +286,7 @@ def test_both_kinds_of_attention_give_the_same_features(told):
     with torch.no_grad():
         shown, fused = (model._levels(image, None, SOME)[0] for model in (told, silent))
     for one, other in zip(shown, fused, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert_close(one, other)
 
 
 def test_name_maps_are_the_finest(told):
@@ -349,7 +350,7 @@ def test_activations_that_are_computed_again_change_nothing():
         assert not seen._open and not seen._features and not seen._maps
     assert gradients[0].keys() == gradients[1].keys()
     for name, grad in gradients[0].items():
-        torch.testing.assert_close(grad, gradients[1][name], msg=name)
+        assert_close(grad, gradients[1][name], name)
 
 
 def test_a_copy_looks_for_itself(told):

@@ -21,6 +21,7 @@ from foodseg.models.fusion import (
     masked,
 )
 from foodseg.models.segmenter import Segmenter
+from tests.compare import assert_close
 
 KINDS = ["score_map", "cross_attention", "film"]
 ONE, NONE, ALL = [False, True, False], [False, False, False], [True, True, True]
@@ -46,9 +47,9 @@ def test_score_map(names, channels):
         fusion.extra.weight.copy_(torch.eye(3)[..., None, None])  # shows the channels as they are
     level, vectors = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     extra, scores = fusion(level, vectors, None if names is None else listed(names))
-    torch.testing.assert_close(extra.flatten(), torch.tensor(channels))
+    assert_close(extra.flatten(), torch.tensor(channels))
     # the auxiliary cross entropy sees every name: a pixel of one that was left off the list keeps its loss
-    torch.testing.assert_close(scores.flatten(), torch.tensor([0.6, 0.8, -0.6]) / 0.07)
+    assert_close(scores.flatten(), torch.tensor([0.6, 0.8, -0.6]) / 0.07)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +73,9 @@ def test_cross_attention(names, found, attention):
     vectors = torch.tensor([0.0, 1.0, 2.0, 1.0])[:, None].expand(4, WIDTH)
     level, allowed = torch.ones(1, 2, 1, 2), None if names is None else listed(names)
     out = fusion(level, vectors, allowed)
-    torch.testing.assert_close(out[0, :, 0], torch.tensor([[1.0, 1.0], [1 + found, 1 + found]]))
+    assert_close(out[0, :, 0], torch.tensor([[1.0, 1.0], [1 + found, 1 + found]]))
     weights = fusion.weights(level, vectors, allowed)
-    torch.testing.assert_close(weights[0, :, 0, 0], torch.tensor(attention))
+    assert_close(weights[0, :, 0, 0], torch.tensor(attention))
     assert weights.shape == (1, 4, 1, 2)
 
 
@@ -84,7 +85,7 @@ def test_film(names, pooled):
     vectors = torch.tensor([[1.0], [8.0], [6.0], [3.0]])
     guess = torch.tensor([[-9.0, 0.0, math.log(3)]])
     found = Film.pooled(vectors, None if names is None else listed(names), guess)
-    torch.testing.assert_close(found, torch.tensor([[pooled]]))
+    assert_close(found, torch.tensor([[pooled]]))
 
 
 def test_film_scales_and_shifts():
@@ -98,7 +99,7 @@ def test_film_scales_and_shifts():
 def test_lists_of_a_batch_are_its_own():
     vectors, guess = torch.tensor([[1.0], [8.0], [6.0], [3.0]]), torch.tensor([[0.0, 0.0, math.log(3)]]).expand(2, 3)
     both = Film.pooled(vectors, allowed_names(torch.tensor([ONE, ALL])), guess)
-    torch.testing.assert_close(both, torch.tensor([[4.0], [12.5 / 3.25]]))
+    assert_close(both, torch.tensor([[4.0], [12.5 / 3.25]]))
     cosines = torch.full((2, 3, 1, 1), 0.5)
     assert masked(cosines, allowed_names(torch.tensor([ONE, ALL]))).flatten().tolist() == [0.5, 0.5, -1, 0.5, 0.5, 0.5]
 
@@ -108,10 +109,10 @@ def test_name_vectors():
     names = NameVectors(table, centre=True, null=True)
     s = 0.5**0.5
     vectors = names(table, table)
-    torch.testing.assert_close(vectors[1:4], torch.tensor([[s, -s], [-s, -s], [0.0, 1.0]]))
+    assert_close(vectors[1:4], torch.tensor([[s, -s], [-s, -s], [0.0, 1.0]]))
     assert torch.equal(vectors[0], names.background) and torch.equal(vectors[4], names.null)
     # other names are centred by the mean of the table's, so that a name alone keeps a direction
-    torch.testing.assert_close(names(torch.tensor([[0.0, 0.0], [2.0, 5.0]]), table)[1], torch.tensor([0.0, 1.0]))
+    assert_close(names(torch.tensor([[0.0, 0.0], [2.0, 5.0]]), table)[1], torch.tensor([0.0, 1.0]))
     raw = NameVectors(table, centre=False, null=False)(table, table)
     assert torch.equal(raw[1:], table[1:]) and len(raw) == 4
 
@@ -120,7 +121,7 @@ def test_a_name_that_is_alone_keeps_its_direction():
     """Less its own mean it would be 0."""
     table = torch.tensor([[9.0, 9.0], [3.0, 4.0]])
     names = NameVectors(table, centre=True, null=True)
-    torch.testing.assert_close(names(table, table)[1], torch.tensor([0.6, 0.8]))
+    assert_close(names(table, table)[1], torch.tensor([0.6, 0.8]))
     assert names.background.norm() > 0 and names.null.norm() > 0  # learned vectors start as long as the names
 
 
@@ -181,7 +182,7 @@ def test_a_head_changes_nothing_else():
     assert torch.equal(found.logits, expected.logits) and found.ingredient_logits.shape == (2, 5)
     assert expected.ingredient_logits is None and expected.score_map is None
     guess = model.guess_ingredients(picture(2))
-    torch.testing.assert_close(guess[:, 1:], found.ingredient_logits[:, 1:].sigmoid())
+    assert_close(guess[:, 1:], found.ingredient_logits[:, 1:].sigmoid())
     assert guess[:, 0].tolist() == [1, 1]
     assert "text_table" not in model.state_dict()
 
@@ -229,16 +230,16 @@ def test_a_name_off_the_list_is_a_hundred_times_less_probable_at_first(fusion):
     model = build(fusion, head=True).eval()
     told = model(picture(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
     lowered = (model(picture()).logits - told)[0].amax((1, 2))
-    torch.testing.assert_close(lowered, torch.tensor([0, 0, 4.60517, 0, 4.60517]), atol=1e-5, rtol=0)
+    assert_close(lowered, torch.tensor([0, 0, 4.60517, 0, 4.60517]))
 
 
 @pytest.mark.parametrize("fusion", KINDS)
 def test_all_names_listed_is_no_list(fusion):
     model = awake(build(fusion))
     everything = torch.ones(1, 5, dtype=torch.bool)
-    torch.testing.assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
+    assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
     everything[:, 0] = False  # background is always on it
-    torch.testing.assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
+    assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
@@ -275,7 +276,7 @@ def test_name_maps():
     assert (cosines[:, 2:] == -1).all() and (cosines[:, :2] > -1).all() and (cosines.abs() <= 1 + 1e-6).all()
     attention = awake(build("cross_attention")).name_maps(picture(), ingredients)
     assert (attention[:, 2:5] == 0).all() and (attention[:, [0, 1, 5]] > 0).all()
-    torch.testing.assert_close(attention.sum(1), torch.ones(1, 2, 3))
+    assert_close(attention.sum(1), torch.ones(1, 2, 3))
 
 
 def test_the_image_only_model_takes_no_list():

@@ -10,6 +10,7 @@ from torch import nn
 
 from foodseg.config import parse_config
 from foodseg.models.latents import LatentCache, encoded
+from tests.compare import assert_close
 
 STILL = {"longest_side": 64, "crop": 64, "scale": [1, 1], "contrast": [1, 1], "brightness": 0}
 
@@ -40,7 +41,8 @@ def test_each_picture_is_made_once(tmp_path: Path) -> None:
     assert torch.equal(first, encoded(pictures(1, 2), Vae()))
     # one that is new between two that are kept, by another process
     mixed = LatentCache(str(tmp_path)).latents(pictures(2, 3, 1), vae)
-    assert torch.equal(mixed, encoded(pictures(2, 3, 1), Vae())) and vae.shown == 3
+    assert_close(mixed, encoded(pictures(2, 3, 1), Vae()))
+    assert vae.shown == 3
     assert torch.equal(cache.latents(pictures(3), vae), mixed[1:2]) and vae.shown == 3
     assert cache.latents(pictures(1).contiguous(memory_format=torch.channels_last), vae).shape == (1, 3, 2, 3)
     assert vae.shown == 3  # the pixels count, not how they lie in memory

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d, gelu, layer_norm, linear, pad
 
 from foodseg.models.mobile_sam import TinyEncoder, build_mobile_sam, timm_state
+from tests.compare import assert_close
 
 State = dict[str, torch.Tensor]
 HEADS, WINDOWS, DEPTHS = (2, 4, 5, 10), (7, 7, 14, 7), (2, 2, 6, 2)
@@ -49,7 +50,7 @@ def test_encoder_equals_its_equations(official, height, width):
         found = encoder.eval()(image)
         expected = _encode(image, {n.removeprefix("image_encoder."): t for n, t in official.items()})
     assert found.shape == (2, 256, height // 16, width // 16)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    assert_close(found, expected)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
+from tests.compare import assert_close
 
 ALL = (4, 8, 16, 32)
 # a plain one, EfficientNets (timm keeps their unused stages), channels-last features, a single stride
@@ -83,7 +84,7 @@ def test_padding_with_the_mean_is_zero_for_the_backbone():
     picture[:, :, :16] = model.mean
     model.eval()(picture)
     assert (seen[0][:, :, :16] == 0).all()
-    torch.testing.assert_close(seen[0][0, :, 31, 0], torch.tensor([-0.25, -0.4, -0.5]))
+    assert_close(seen[0][0, :, 31, 0], torch.tensor([-0.25, -0.4, -0.5]))
 
 
 @pytest.mark.parametrize(

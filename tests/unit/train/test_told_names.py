@@ -15,6 +15,7 @@ from foodseg.losses import cross_entropy_sum
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
+from tests.compare import assert_close, close
 from tests.drawn import IGNORE, drawn_config, write_table
 from tests.rank import prepared
 
@@ -125,7 +126,7 @@ def test_the_head_learns_of_names_that_are_known(names):
     assert task.counts(a_batch(), 0)["ingredients"].item() == (K - 1) + 2
     found = task.loss(Recorder(), a_batch(), 0)["ingredients"].item()
     there, absent = np.log1p(np.exp(-1.0)), np.log1p(np.exp(1.0))  # all logits are 1
-    assert found == pytest.approx(2 * there + (K - 2 + 1) * absent, rel=1e-5)
+    assert found == close(2 * there + (K - 2 + 1) * absent)
 
 
 def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
@@ -135,7 +136,7 @@ def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
     assert task.counts(batch, 0)["score_map"].item() == 16 == (thinned != IGNORE).sum()
     found = task.loss(Recorder(), batch, 0)["score_map"]
     expected = cross_entropy_sum(torch.ones(4, K, 2, 2), thinned, IGNORE, task._hidden(batch))
-    torch.testing.assert_close(found, expected)
+    assert_close(found, expected)
 
 
 def test_what_the_teachers_terms_are_divided_by():
