@@ -19,6 +19,7 @@ from foodseg.tune.files import SweepPlan, begin
 from foodseg.tune.ledger import Ledger
 from foodseg.tune.page import sweep_html
 from foodseg.tune.ray_early_stop import early_stop
+from foodseg.tune.ray_trial import RunTrial, run_trial
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.results import SweepResult, summarise, write_results
@@ -26,13 +27,16 @@ from foodseg.tune.search import Search, build_search
 from foodseg.tune.space import RandomSource, Values, configured, corners
 
 
-def run_sweep(plan: SweepPlan, *, resume: bool = False, address: str | None = None) -> dict[str, Any]:
+def run_sweep(
+    plan: SweepPlan, *, resume: bool = False, address: str | None = None, run_each: RunTrial = run_trial
+) -> dict[str, Any]:
     """Runs a sweep, or goes on with it.
 
     Args:
         plan: of `read_sweep`.
         resume: go on with the sweep in `sweep.uri`: finished trials are kept, running ones go on where they were.
         address: Ray cluster to join; None starts one here.
+        run_each: what is done in the process of each trial.
 
     Returns:
         `SweepResult.to_json`, with the names of the files.
@@ -73,6 +77,7 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None) ->
             early_stop=early_stop(sweep),
             against=sweep.against,
             changed=report,
+            run=run_each,
         ),
         run.config,
         address,

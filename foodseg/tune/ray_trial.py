@@ -20,6 +20,8 @@ from foodseg.tune.ledger import End, Status, Trial, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
 """What is done with a trained run, by its trial's name, before that counts as finished; it is pickled."""
+RunTrial = Callable[[str, str, Against, Afterwards | None], None]
+"""Runs a trial of the sweep at a URI, by its name, and writes how it ended: `run_trial`; it is pickled."""
 
 
 class TuneReports:

@@ -17,7 +17,7 @@ from foodseg.errors import UserError
 from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
 from foodseg.tune.patience import Patience
 from foodseg.tune.ray_early_stop import EarlyStop
-from foodseg.tune.ray_trial import Afterwards
+from foodseg.tune.ray_trial import Afterwards, RunTrial, run_trial
 from foodseg.tune.search import Search
 from foodseg.tune.space import Values
 
@@ -42,6 +42,7 @@ class Plan:
     configure: the configuration of a trial from its number and values, with its own run.uri.
     final: what counts as an end; a trial with another status is taken up again.
     changed: called after every trial that ended.
+    run: what is done in the process of a trial.
     """
 
     ledger: Ledger
@@ -54,6 +55,7 @@ class Plan:
     afterwards: Afterwards | None = None
     final: tuple[Status, ...] = FINAL
     changed: Callable[[], object] = lambda: None
+    run: RunTrial = run_trial
 
 
 class Apart:

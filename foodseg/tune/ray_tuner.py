@@ -40,7 +40,6 @@ from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ledger import FINAL, Status, Trial
 from foodseg.tune.ray_early_stop import build_scheduler
-from foodseg.tune.ray_trial import run_trial
 from foodseg.tune.ray_trial_feed import Apart, Budget, Plan, TrialFeed
 
 LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
@@ -112,10 +111,10 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
     scheduler = build_scheduler(plan.early_stop, plan.ledger)
     budget = Budget(plan, workers)
     feed = TrialFeed(plan, budget)
-    uri, against, afterwards = plan.ledger.uri, plan.against, plan.afterwards
+    run, uri, against, afterwards = plan.run, plan.ledger.uri, plan.against, plan.afterwards
 
     def trial(config: dict[str, Any]) -> None:
-        run_trial(uri, config["trial"], against, afterwards)
+        run(uri, config["trial"], against, afterwards)
 
     with tempfile.TemporaryDirectory(prefix="foodseg-tune-") as folder, ctrl_c_interrupts(), _own_errors():
         tune.Tuner(

@@ -73,6 +73,7 @@ def trains(node: Any) -> bool:
     return False
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
     run, prepared = tmp_path / "run", tmp_path / "prepared"

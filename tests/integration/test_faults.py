@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pytest
 
 from foodseg import storage
 from foodseg.checkpoint import load_checkpoint, load_model
@@ -40,6 +41,7 @@ def assert_whole(run_uri: str) -> None:
     assert [line["step"] for line in checkpoint.history] == [STEPS]
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_cluster, tmp_path):
     run = tmp_path / "run"
     config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=2")
@@ -61,6 +63,7 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_clus
     assert steps[restart:] == list(range(steps[restart], STEPS + 1))
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_path):
     run = tmp_path / "run"
     config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=1")
@@ -98,6 +101,7 @@ def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
     assert f"foodseg: {sentence}" in err and "Traceback" not in err
 
 
+@pytest.mark.chaos
 def test_the_storage_server_restarts_in_mid_run(ray_cluster, s3: S3Server):
     run = "s3://foodseg/faults/run"
     config = drawn_config(write_drawn("s3://foodseg/faults/data"), run, *SETTINGS, "scaling.num_workers=1")

@@ -21,6 +21,7 @@ from foodseg.tune.ray_tuner import run_trials
 from foodseg.tune.search import ListedSearch
 from tests.drawn import drawn_config, write_drawn
 from tests.drivers import wait_for
+from tests.ray_trials import run_quickly
 from tests.s3_server import S3Server
 from tests.sweeps import write_sweep
 
@@ -35,6 +36,7 @@ def reports(uri: str) -> int:
     return sum(len(json.loads(storage.read_text(f"{where}/{name}"))["reports"]) for name in names)
 
 
+@pytest.mark.chaos
 def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     settings = ["train.steps=120"]
@@ -56,6 +58,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path:
     assert done.count(1) == 1 and set(done) == set(range(1, 121))
 
 
+@pytest.mark.chaos
 def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     path = write_sweep(
@@ -81,7 +84,7 @@ def test_interrupted_trials_are_tried_again_three_times(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE", 0.1)
-    ledger, folder, data = Ledger(str(tmp_path / "sweep")), str(tmp_path), write_drawn(tmp_path / "data")
+    ledger, folder = Ledger(str(tmp_path / "sweep")), str(tmp_path)
     names = ["goes well", "once", "always", "second", "third", "fourth"]
 
     def afterwards(name: str, config: ExperimentConfig) -> None:
@@ -94,12 +97,13 @@ def test_interrupted_trials_are_tried_again_three_times(
         Plan(
             ledger=ledger,
             search=ListedSearch([{"name": name} for name in names]),
-            configure=lambda number, values: drawn_config(data, tmp_path / f"run-{number}", "scaling.num_workers=0"),
+            configure=lambda number, values: drawn_config("data", tmp_path / f"run-{number}", "scaling.num_workers=0"),
             name=lambda number, values: str(values["name"]),
             limits=Limits(concurrent=1),
             afterwards=afterwards,
+            run=run_quickly,
         ),
-        drawn_config(data, tmp_path / "run"),
+        drawn_config("data", tmp_path / "run"),
         None,
     )
 
@@ -114,19 +118,20 @@ def test_a_driver_that_can_write_nothing_down_ends_with_one_sentence(ray_cluster
     def changed() -> None:
         raise RetryLater("storage failed for hours")
 
-    data = write_drawn(tmp_path / "data")
     plan = Plan(
         ledger=Ledger(str(tmp_path / "sweep")),
         search=ListedSearch([{}]),
-        configure=lambda number, values: drawn_config(data, tmp_path / "run", "train.steps=1"),
+        configure=lambda number, values: drawn_config("data", tmp_path / "run"),
         name=lambda number, values: "the only one",
         limits=Limits(concurrent=1),
         changed=changed,
+        run=run_quickly,
     )
     with pytest.raises(RetryLater, match=r"^storage failed for hours$"):
-        run_trials(plan, drawn_config(data, tmp_path / "run"), None)
+        run_trials(plan, drawn_config("data", tmp_path / "run"), None)
 
 
+@pytest.mark.chaos
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
     uri = "s3://foodseg/sweeps/away"
     data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]

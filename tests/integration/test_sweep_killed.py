@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from foodseg.tune.ledger import Ledger, Trial
 from tests.drawn import write_drawn
 from tests.drivers import kill_driver, wait_for
@@ -22,6 +24,7 @@ def logged_steps(uri: Path, trial: str) -> list[int]:
     return [line["step"] for line in lines if "positions" in line]
 
 
+@pytest.mark.chaos
 def test_a_killed_driver(tmp_path: Path) -> None:
     """The first trial is short; the second is killed after its first validation; the third was never begun."""
     lengths = {name: {"train.steps": steps} for name, steps in {"short": 8, "long": 400, "last": 9}.items()}
