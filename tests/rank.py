@@ -6,6 +6,7 @@ The file holds, per configuration, the gradients of the first update as DDP left
 buffers of the student and of the teacher.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -48,18 +49,25 @@ class GlooContext(LocalContext):
         torch.distributed.barrier()
 
 
-def first_gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Runs the training; returns the gradients that the first update's optimizer step saw."""
+class Seen(Exception):
+    """The gradients are there, and nobody asks for what comes after them."""
+
+
+def first_gradients(trainer: Trainer, *, to_the_end: bool = True) -> dict[str, torch.Tensor]:
+    """Runs the training, or its first update; returns the gradients that the first optimizer step saw."""
     seen: dict[str, torch.Tensor] = {}
     step = trainer.optimizer.step
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         if not seen:
             seen.update({n: p.grad.clone() for n, p in trainer.student.named_parameters() if p.grad is not None})
+        if not to_the_end:
+            raise Seen
         return step(*args, **kwargs)
 
     trainer.optimizer.step = spy  # type: ignore[method-assign]
-    trainer.run()
+    with contextlib.suppress(Seen):
+        trainer.run()
     return seen
 
 

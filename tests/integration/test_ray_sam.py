@@ -24,6 +24,7 @@ from foodseg.serve.ray_serving import Endpoint, serving
 from foodseg.serve.schema import Rle
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from foodseg.serve.voting import vote
+from tests.compare import close
 from tests.served import free_port, meal, png, write_checkpoint, write_clip
 
 GRID = MaskGrid(points_per_side=3, points_per_batch=9)  # a click of the grid takes a tenth of a second
@@ -86,7 +87,7 @@ def kill_one_sam() -> None:
     os.kill(ray.get(ray.get_actor(**actors[0]).__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
 
 
-def test_prompts_by_id_find_the_replica_and_a_lost_one_is_healed(endpoint: Endpoint, sam: SamModel) -> None:
+def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> None:
     images = pictures()
     clicks = {"points": "[[80, 60, 1]]"}
     with httpx.Client(base_url=endpoint.url, timeout=120) as client:
@@ -102,15 +103,20 @@ def test_prompts_by_id_find_the_replica_and_a_lost_one_is_healed(endpoint: Endpo
         masks = sam.prompt(sam.embed(image), [(80.0, 60.0, 1)])
         assert len(first["masks"]) == len(masks) == 3
         for found, mask in zip(first["masks"], masks, strict=True):
-            assert found["score"] == pytest.approx(mask.score, abs=1e-4)
+            assert found["score"] == close(mask.score)
             same = from_rle(Rle(**found["mask"])).astype(bool) == mask.mask
             assert same.mean() > 0.999  # the last bits of a sum depend on the threads
+
+
+@pytest.mark.chaos
+def test_pictures_of_a_replica_that_is_lost_are_sent_again(endpoint: Endpoint) -> None:
+    images = pictures()
     with Client(endpoint.url) as client:
         known = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
         kill_one_sam()
         healed = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
     for before, after in zip(known, healed, strict=True):
-        assert [mask.pixels for mask in before.masks] == [mask.pixels for mask in after.masks]
+        assert [mask.pixels for mask in after.masks] == pytest.approx([mask.pixels for mask in before.masks], rel=0.01)
 
 
 class ClipInProcess:

@@ -137,8 +137,10 @@ def test_prompts_equal_the_package(height, width):
     assert masks.any() and not masks.all()
 
 
-@pytest.mark.parametrize("batch", [1, 5, 64])
-@pytest.mark.parametrize(("overlap", "height", "width"), [(1.0, 64, 64), (1.0, 37, 90), (1.0, 201, 120), (0.7, 37, 90)])
+@pytest.mark.parametrize(
+    ("overlap", "height", "width", "batch"),
+    [(1.0, 64, 64, 5), (1.0, 37, 90, 1), (1.0, 37, 90, 64), (1.0, 201, 120, 5), (0.7, 37, 90, 5)],
+)
 def test_automatic_masks_equal_the_package(overlap, height, width, batch):
     sam, image = tiny_sam(), picture(height, width)
     model = SamModel(sam, CPU, MaskGrid(6, batch, predicted_iou=0.88, stability=0.6, overlap=overlap))

@@ -137,10 +137,11 @@ def test_padding_holds_the_mean():
     assert (seen[0][:, :, 33:] == 0.5).all() and (seen[0][:, :, :, 40:] == 0.5).all()
 
 
-@pytest.mark.parametrize(
-    ("window", "stride"), [(64, None), (64, 64), (64, 17), (50, 33), (33, 1), (96, 96), (512, None)]
-)
-@pytest.mark.parametrize("size", [(96, 128), (100, 61), (64, 64)])
+WINDOWS = [(64, None), (64, 64), (64, 17), (50, 33), (96, 96), (512, None)]
+SHOWN = [(size, *each) for size in [(96, 128), (100, 61), (64, 64)] for each in WINDOWS]
+
+
+@pytest.mark.parametrize(("size", "window", "stride"), [*SHOWN, ((48, 40), 33, 1)])
 def test_windows_equal_the_whole_picture(size, window, stride):
     """Windows of any side: cells cut in two by a border are averaged, so only sides that the grid divides are exact."""
     model = PixelModel()
@@ -206,7 +207,7 @@ from foodseg.predict.predictor import Predictor
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 config = ModelConfig(backbone="test_efficientnet", weights="none", pyramid_channels=16, decoder_channels=16)
-model = build_segmenter(config, 104)
+model = build_segmenter(config, 26)
 predictor = Predictor(model, EvalConfig(), torch.device("cpu"))
 image = np.zeros((3000, 4000, 3), np.uint8)
 predictor.logits(image[:64, :64], 64, 64).ids_and_confidence(1.3)
@@ -223,4 +224,4 @@ def test_twelve_megapixels_and_104_classes_take_at_most_a_gigabyte():
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2**20  # kilobytes
+    assert int(done.stdout) < 2**18  # kilobytes
