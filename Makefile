@@ -6,12 +6,14 @@ BIN := .venv/bin
 CPU ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
+# two processes, each with a Ray, an S3 server and folders of its own; a file's tests stay together
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos proof clean
+.PHONY: help install demo test chaos test-kernels types unit proof clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 install: .venv/.installed  ## .venv with every package of requirements.lock, and foodseg itself; CPU=1: without CUDA
 
@@ -37,16 +39,25 @@ demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DAT
 	$(BIN)/foodseg demo $(if $(DATA),--data '$(DATA)')
 	@echo "(before the commands above: . $(BIN)/activate)"
 
-test: install  ## lint, types, import rules, every test but the long faults; stops at the first that fails
+test: install  ## lint, types, import rules, every test but chaos: ten minutes on two cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit -m 'not chaos' -n 2 --dist loadfile
-	$(BIN)/pytest tests/integration tests/e2e -m 'not chaos'
+	@$(MAKE) --no-print-directory --jobs=2 types unit
+	$(PYTEST) tests/integration tests/e2e -m 'not chaos and not proof'
 
-chaos: install  ## the long faults: processes killed, storage lost, nodes gone, sweeps gone on with; about half an hour
-	$(BIN)/pytest tests -m chaos
+chaos: install  ## what a run stands on is taken away: processes, storage, nodes; and the tests of proof/: half an hour
+	$(BIN)/pytest tests -m 'chaos or proof'
+
+test-kernels: install  ## the unit tests as other processors compute: .ci/kernels
+	.ci/kernels
+
+# parts of `make test` that run beside each other
+types:
+	$(BIN)/mypy
+
+unit:
+	$(PYTEST) tests/unit -m 'not chaos and not proof'
 
 proof: install  ## the figures of evidence/*.json; finished ones are reused (python -m proof.proof_queue --help)
 	$(BIN)/python -m proof.proof_queue

@@ -82,13 +82,17 @@ def s3(s3_address: S3Server | None) -> S3Server:
     return s3_address
 
 
-# --- marker and order from the folder ---
+# --- markers from the folder and the name, and the order ---
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(_folder(item.path))
+    if item.path.name.startswith("test_proof_"):
+        item.add_marker("proof")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(_folder(item.path))
     items.sort(key=lambda item: ORDER.index(_folder(item.path)))
 
 

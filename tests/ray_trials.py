@@ -15,8 +15,11 @@ from foodseg.tune.ray_trial import Afterwards
 STEPS = (4, 8, 12)  # as tests/sweeps.py has trials validated
 
 
-def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:
-    """Goes on after the last validation that is noted, and says how it ended where `run_trial` does."""
+def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | None, *, pause: float = 0.0) -> None:
+    """Goes on after the last validation that is noted, and says how it ended where `run_trial` does.
+
+    pause: seconds after each validation, in which a trial can be stopped.
+    """
     trial = read_trial(uri, name)
     began, reports = time.time() - trial.seconds, list(trial.reports)
     for step in STEPS[len(reports) :]:
@@ -24,6 +27,7 @@ def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | 
         reports.append(report)
         if step < STEPS[-1]:  # Tune has nothing to decide at the end
             tune.report({"report": report, "costs": {}, "percent": 100 * report["share"], "miou": report["miou"]})
+            time.sleep(pause)
     status, reason = "finished", None
     if afterwards is not None:
         try:

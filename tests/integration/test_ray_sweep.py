@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from foodseg.tune import ray_tuner
 from foodseg.tune.files import begin, read_sweep
 from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_sweep import run_sweep
+from tests.compare import close
 from tests.drawn import write_drawn
 from tests.ray_cluster import CPUS
 from tests.ray_trials import run_quickly
@@ -39,9 +41,9 @@ def logged_steps(run: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Of four trials one after the other the second fails with NaN, and the last two do not learn."""
+    """Of three trials one after the other the second fails with NaN, and the last one does not learn."""
     folder = tmp_path_factory.mktemp("sweep")
-    space = {"optim.lr": {"choice": [1e-2, 1e30, 1e-9, 2e-9]}}
+    space = {"optim.lr": {"choice": [1e-2, 1e30, 1e-9]}}
     sweep = {**GRID, "scheduler": "asha", "grace": 0.3, "reduction": 2, "against": "parameters"}
     path = write_sweep(folder / "sweep.yaml", write_drawn(folder / "data"), folder / "sweep", space=space, sweep=sweep)
     return folder / "sweep", run_sweep(read_sweep(path, []))
@@ -50,16 +52,16 @@ def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_a_failing_trial_is_recorded_and_does_not_end_the_sweep(swept: tuple[Path, dict[str, Any]]) -> None:
     uri, result = swept
     trials = list(Ledger(str(uri)))
-    assert result["trials"] == 4 and result["failed"] == 1
+    assert result["trials"] == 3 and result["failed"] == 1
     assert trials[1].status == "failed" and "lower optim.lr" in (trials[1].reason or "")
 
 
-def test_weak_trials_are_stopped_early(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_a_weak_trial_is_stopped_early(swept: tuple[Path, dict[str, Any]]) -> None:
     uri, result = swept
     trials = list(Ledger(str(uri)))
-    assert [trial.status for trial in trials] == ["finished", "failed", "stopped", "stopped"]
-    assert result["stopped"] == 2
-    assert [trial.share for trial in trials[2:]] == pytest.approx([1 / 3, 1 / 3])
+    assert [trial.status for trial in trials] == ["finished", "failed", "stopped"]
+    assert result["stopped"] == 1
+    assert trials[2].share == pytest.approx(1 / 3)
     assert logged_steps(uri / "trials" / trials[2].name)[-1] == 4  # of 12
     assert trials[2].reason == "weaker than others after 33 % of its steps"
 
@@ -67,7 +69,7 @@ def test_weak_trials_are_stopped_early(swept: tuple[Path, dict[str, Any]]) -> No
 def test_what_a_sweep_leaves_behind(swept: tuple[Path, dict[str, Any]]) -> None:
     uri, result = swept
     table = pq.read_table(uri / "trials.parquet").to_pylist()
-    assert (table[0]["trial"], table[3]["trial"]) == ("trial-0000", "trial-0001")  # the best, and the failed one
+    assert (table[0]["trial"], table[2]["trial"]) == ("trial-0000", "trial-0001")  # the best, and the failed one
     assert table[0]["optim.lr"] == "0.01" and table[0]["parameters"] > 10_000 and table[0]["front"]
     assert table[0]["curve_step"] == [4, 8, 12]
     page = (uri / "report.html").read_text()
@@ -80,7 +82,7 @@ def test_the_best_configuration_gives_the_same_score_again(swept: tuple[Path, di
     uri, result = swept
     config = load_config(str(uri / "best.yaml")).config
     assert config.run.uri == str(uri / "best") and config.optim.lr == 1e-2
-    assert run_training(config)["miou"] == pytest.approx(result["best"]["miou"], abs=1e-6)
+    assert run_training(config)["miou"] == close(result["best"]["miou"])
 
 
 def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -103,7 +105,7 @@ def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Pa
         uri,
         space={"optim.lr": {"choice": [1e-2, 1e-9, 2e-9]}},
         sweep={**GRID, "scheduler": "asha", "grace": 0.02, "reduction": 2},
-        overrides=["scaling.num_workers=2", "train.steps=1000", "train.validate_every=20"],
+        overrides=["scaling.num_workers=1", "train.steps=1000", "train.validate_every=20"],
     )
     plan = read_sweep(path, [])
     begin(uri, "sweep.yaml", plan.given, resume=False)
@@ -162,7 +164,7 @@ def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_p
     with pytest.raises(
         RetryLater, match=r"no trial .* \(sweep\.worker_hours = 1e-09 are used up\): go on with --resume"
     ):
-        run_sweep(read_sweep(path, []), run_each=run_quickly)
+        run_sweep(read_sweep(path, []), run_each=partial(run_quickly, pause=20))
     (first,) = Ledger(str(uri))
     assert first.status == "interrupted" and first.seconds > 0 and [line["step"] for line in first.reports] == [4]
 
