@@ -53,10 +53,10 @@ def run_sweep(
     run = _checked(plan, _configuration(plan, _name(0, some), some))
     with in_use(sweep.uri, "sweep.uri"):
         begin(sweep.uri, "sweep.yaml", plan.given, resume)
-        return _searched(plan, search, run, address)
+        return _searched(plan, search, run, address, run_each)
 
 
-def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None) -> dict[str, Any]:
+def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, run_each: RunTrial) -> dict[str, Any]:
     """Runs the trials and gives what `run_sweep` does."""
     sweep = plan.sweep
     ledger = Ledger(sweep.uri)
