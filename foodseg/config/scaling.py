@@ -13,7 +13,10 @@ class ScalingConfig(Section):
         description="data-parallel workers; [min, max] = elastic, in steps that divide train.global_batch; "
         "0 = in this process, without Ray",
     )
-    use_gpu: bool = Field(False, description="one GPU per worker (NCCL); else CPU (gloo)")
+    use_gpu: bool = Field(
+        False,
+        description="one GPU per worker (NCCL), or with num_workers 0 this machine's (CUDA or mps); else CPU (gloo)",
+    )
     resources_per_worker: dict[str, float] | None = Field(
         None,
         description="Ray resources of a worker, e.g. {CPU: 4}; its CPUs are its threads; null = the cores of this "

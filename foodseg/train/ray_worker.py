@@ -30,20 +30,23 @@ T = TypeVar("T")
 
 
 class RayContext:
-    """One worker of a Ray Train worker group; one that waits longer than `patience` seconds for a batch fails."""
+    """One worker of a Ray Train worker group."""
 
-    def __init__(self, config: ExperimentConfig, patience: float = NO_PROGRESS_SECONDS) -> None:
+    def __init__(
+        self, config: ExperimentConfig, patience: float = NO_PROGRESS_SECONDS, first: float = NO_PROGRESS_SECONDS
+    ) -> None:
+        """`patience`: seconds that it waits for a batch before it fails; `first`: for the first one."""
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = get_device()
-        self._config, self._patience = config, patience
+        self._config, self._patience, self._first = config, patience, first
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         size = micro_batch_size(self._config, self.world_size)
         stream = ray.train.get_dataset_shard("train")
         ready = stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
-        for arrays in within(ready, self._patience):  # which has one more ready
+        for arrays in within(ready, self._patience, self._first):  # which has one more ready
             yield Batch.from_arrays(arrays)
 
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from foodseg import storage
 from foodseg.checkpoint import TEXT_FILE, contiguous
 from foodseg.checkpoint_files import newest_checkpoint
-from foodseg.classes import ClassTable
+from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
 from foodseg.data.joined import training_manifest
@@ -66,11 +66,20 @@ def plan_run(config: ExperimentConfig) -> Run:
         )
     manifest = training_manifest(config.data)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
-    if not manifest.trained_ids(config.data.train_splits):
+    learned = manifest.trained_ids(config.data.train_splits)
+    if not learned - {BACKGROUND}:
+        what = "no pixel of a food, only background" if learned else "no labelled pixel"
         raise UserError(
-            f"data.train_splits {list(config.data.train_splits)} hold no labelled pixel: nothing can be learned"
+            f"data.train_splits {list(config.data.train_splits)} hold {what}: nothing can be learned; look at the "
+            "masks with `foodseg data inspect`, and prepare the data set again with --overwrite"
         )
     val_split = config.data.val_split
+    if val_split is not None and val_split not in manifest.counts:
+        have = ", ".join(f"{name} ({counts.pictures})" for name, counts in manifest.counts.items())
+        raise UserError(
+            f"the data set {manifest.name!r} has no split {val_split!r}, which data.val_split names; it has {have}: "
+            "set data.val_split=null to train without validation, or name one of those"
+        )
     if val_split is not None and not (manifest.split_shards([val_split]) and manifest.trained_ids([val_split])):
         raise UserError(
             f"data.val_split {val_split!r} holds no labelled pixel; set data.val_split=null to train without validation"

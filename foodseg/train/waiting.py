@@ -1,6 +1,6 @@
 """How long a rank waits for its next batch, and no longer.
 
-for batch in within(stream, 300.0): ...
+for batch in within(stream, 300.0, first=300.0): ...
 
 Only waiting counts: a consumer may take as long as it likes over a batch, to validate, to compile or to upload.
 """
@@ -16,29 +16,34 @@ T = TypeVar("T")
 _STOP_SECONDS = 0.5
 
 
-def within(stream: Iterable[T], seconds: float) -> Iterator[T]:
+def within(stream: Iterable[T], seconds: float, first: float | None = None) -> Iterator[T]:
     """Yields what `stream` yields, which is read in a thread of its own, one item ahead.
+
+    Args:
+        first: seconds for the first item, before which whoever reads has to be started; None = as for the others.
 
     Raises:
         RetryLater: the consumer waited longer than `seconds` for one item.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
     left = threading.Event()  # by the consumer
+    patience = seconds if first is None else first
     threading.Thread(target=_read, args=(stream, ready, left.is_set), daemon=True).start()
     try:
         while True:
             try:
-                kind, value = ready.get(timeout=seconds)
+                kind, value = ready.get(timeout=patience)
             except queue.Empty:
                 raise RetryLater(
-                    f"no image arrived for {seconds:g} s: reading or decoding stands still; look for storage that does "
-                    "not answer, or for CPUs of the cluster that others hold"
+                    f"no image arrived for {patience:g} s: reading or decoding stands still; look for storage that "
+                    "does not answer, or for CPUs of the cluster that others hold"
                 ) from None
             if kind == "error":
                 raise value
             if kind == "end":
                 return
             yield value
+            patience = seconds
     finally:
         left.set()
 

@@ -50,7 +50,7 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
     )
     try:
         with pytest.raises(RetryLater) as caught:
-            run_training(config, build_context=partial(RayContext, patience=GUARD))
+            run_training(config, build_context=partial(RayContext, patience=GUARD, first=GUARD))
     finally:
         ray.kill(other)
     assert str(caught.value) == (

@@ -46,6 +46,18 @@ def picture(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_the_device_is_said(run, picture, tmp_path, device, monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with caplog.at_level("INFO", "foodseg"):
+        label_pictures(run, [picture], str(tmp_path), device=device)
+    assert "labelling on CPU" in [record.getMessage() for record in caplog.records]
+    with pytest.raises(UserError, match="a GPU is wanted, but torch finds neither CUDA nor mps here"):
+        label_pictures(run, [picture], str(tmp_path / "gpu"), device="gpu")
+    assert not (tmp_path / "gpu").exists()
+
+
 @pytest.mark.parametrize("weights", ["ema", "student"])
 def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, picture, tmp_path, weights):
     (result,), _ = label_pictures(run, [picture], str(tmp_path), [f"eval.weights={weights}"])

@@ -1,5 +1,7 @@
 """What is refused before the first step, and how long a run is."""
 
+import json
+
 import pytest
 import safetensors.torch
 import timm
@@ -15,10 +17,11 @@ from foodseg.in_use import in_use
 from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext
-from foodseg.train.loop import Trainer
+from foodseg.train.loop import Trainer, train
 from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
 from tests.drawn import drawn_config, write_drawn, write_table
 from tests.hub_server import HubServer
+from tests.rank import prepared
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
     [
         (["train.epochs=0.2"], "train.epochs = 0.2 of 12 pictures is less than one update of 4"),
         (["data.train_splits=[training]"], r"has no split 'training'; it has train \(12\), val \(2\)"),
-        (["data.val_split=dev"], "has no split 'dev'"),
+        (["data.val_split=dev"], r"no split 'dev', which data.val_split names; it has train \(12\).*val_split=null"),
         (["data.uri=/nowhere"], "no prepared data set at /nowhere"),
         (["model.backbone=resnet19"], "timm has no model 'resnet19'"),
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
@@ -115,6 +118,43 @@ def test_a_train_without_labels_is_refused(tmp_path):
     uri = write_drawn(tmp_path / "d", train=1, val=2, test=1)
     with pytest.raises(UserError, match=r"hold no labelled pixel: nothing can be learned"):
         prepare_run(drawn_config(uri, tmp_path / "r", "train.global_batch=1"), resume=False)
+
+
+def without_food(tree: dict) -> None:
+    counts = tree["counts"]["train"]
+    counts["class_pixels"] = [sum(counts["class_pixels"]), *(0 for _ in counts["class_pixels"][1:])]
+
+
+def without_val(tree: dict) -> None:
+    del tree["counts"]["val"]
+    tree["shards"] = [shard for shard in tree["shards"] if shard["split"] != "val"]
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "expected"),
+    [
+        (without_food, [], r"\['train'\] hold no pixel of a food, only background: nothing can be learned; look at"),
+        (without_food, ["data.val_split=null"], "only background: nothing can be learned"),
+        (without_val, [], r"has no split 'val', which data.val_split names; it has train \(4\), .*data.val_split=null"),
+    ],
+)
+def test_sets_that_an_older_version_has_prepared(tmp_path, change, settings, expected):
+    """Today `data prepare` refuses to make the first of them."""
+    uri = write_drawn(tmp_path / "d", train=4)
+    tree = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    change(tree)
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=expected):
+        prepare_run(drawn_config(uri, tmp_path / "r", *settings), resume=False)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_one_image_without_validation_trains(tmp_path, batch):
+    uri = write_drawn(tmp_path / "d", train=1, val=0, test=0, unlabelled=False)
+    settings = ["data.val_split=null", "train.steps=2", f"train.global_batch={batch}"]
+    run, context = prepared(drawn_config(uri, tmp_path / "r", *settings))
+    assert train(run.config, run.manifest, run.total_steps, context) == {"step": 2, "stopped": False, "miou": None}
 
 
 def test_run_directory(data, tmp_path):
@@ -216,7 +256,7 @@ def test_several_data_sets(data, tmp_path, monkeypatch):
             drawn_config("", tmp_path / "r", several.replace("weight: 3", "weight: 2"), "train.epochs=1"), resume=True
         )
     with pytest.raises(
-        UserError, match=r"data set 'drawn\+drawn#2' has no split 'dev'; it has train \(16\), val \(3\)"
+        UserError, match=r"data set 'drawn\+drawn#2' has no split 'dev', .*; it has train \(16\), val \(3\)"
     ):
         prepare_run(drawn_config("", tmp_path / "x", several, "data.val_split=dev"), resume=False)
     assert other == str(tmp_path / "other")

@@ -50,6 +50,18 @@ def test_a_starved_consumer_hears_one_sentence_after_what_was_ready() -> None:
     never.set()
 
 
+def test_the_first_item_has_time_of_its_own() -> None:
+    assert list(within(numbers(2, 0.4), 5, first=5)) == [0, 1]
+
+    def slow_start() -> Iterator[int]:
+        time.sleep(0.8)
+        yield from range(3)
+
+    assert list(within(slow_start(), 0.3, first=10)) == [0, 1, 2]
+    with pytest.raises(RetryLater, match=r"^no image arrived for 0\.1 s"):
+        next(within(slow_start(), 10, first=0.1))
+
+
 def test_an_error_of_the_stream_arrives_as_it_is() -> None:
     def stream() -> Iterator[int]:
         yield 1
