@@ -22,9 +22,10 @@ from foodseg.classes import BACKGROUND
 from foodseg.data.findings import FINDINGS
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
-from foodseg.data.sheets import draw_meals_sheet, draw_pairs_sheet
+from foodseg.data.sheets import MEALS_SHEET, PAIRS_SHEET, draw_meals_sheet, draw_pairs_sheet
 from foodseg.errors import MissingFile
 from foodseg.models.text import closest_pairs, read_table
+from foodseg.outputs import claim_outputs
 
 CLOSEST = 10
 EXAMPLES = 3  # of each kind of finding
@@ -45,7 +46,8 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         them), and where the `pictures` are.
 
     Raises:
-        UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written.
+        UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written or holds
+            files of others by these names.
     """
     manifest = read_manifest(uri)
     table = read_table(text, manifest.class_table) if text is not None else None
@@ -59,10 +61,11 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
     splits = [split for split, counts in manifest.counts.items() for _ in range(counts.pictures)]
     groups = reader.column("group_id").to_pylist()
     classes = _class_table(manifest)
-    sheets = {"contact_sheet": draw_meals_sheet(reader, splits, manifest.class_table, out)}
     pairs = [row for row in findings or [] if row["finding"] == "near_duplicate"]
-    if pairs:
-        sheets["near_duplicates"] = draw_pairs_sheet(reader, groups, pairs, out)
+    with claim_outputs(out, [MEALS_SHEET, *([PAIRS_SHEET] if pairs else [])], by="data inspect"):
+        sheets = {"contact_sheet": draw_meals_sheet(reader, splits, manifest.class_table, out)}
+        if pairs:
+            sheets["near_duplicates"] = draw_pairs_sheet(reader, groups, pairs, out)
     return {
         "data": manifest.identity,
         "uri": storage.redact(uri),

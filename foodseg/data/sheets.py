@@ -19,6 +19,7 @@ from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_i
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
 MEALS, COLUMNS, SIDE = 30, 6, 400  # pictures on the contact sheet, how many in a row, pixels of a cell
+MEALS_SHEET, PAIRS_SHEET = "contact_sheet.png", "near_duplicates.png"
 PAIRS, PAIR_COLUMNS, PAIR_SIDE = 60, 3, 280
 _LINE = 22  # pixels of a caption
 
@@ -41,7 +42,7 @@ def draw_meals_sheet(reader: RowReader, splits: Sequence[str], classes: ClassTab
         else:
             shown, note = overlay(image, resize_mask(decode_mask(row["mask"]), *image.shape[:2]), classes), ""
         cells.append(_captioned(contact_sheet([shown], 1, SIDE), f"{splits[number]}: {row['image_id']}{note}"))
-    return _write(_grid(cells, COLUMNS), out, "contact_sheet.png")
+    return _write(_grid(cells, COLUMNS), out, MEALS_SHEET)
 
 
 def draw_pairs_sheet(reader: RowReader, groups: Sequence[str], pairs: Sequence[dict[str, Any]], out: str) -> str:
@@ -70,7 +71,7 @@ def draw_pairs_sheet(reader: RowReader, groups: Sequence[str], pairs: Sequence[d
             sides.append(_captioned(square, f"{split}: {image_id}"))
         whole = _captioned(np.concatenate(sides, 1), f"correlation {pair['correlation']:.3f}")
         cells.append(cv2.copyMakeBorder(whole, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=LEGEND_TEXT))
-    return _write(_grid(cells, PAIR_COLUMNS), out, "near_duplicates.png")
+    return _write(_grid(cells, PAIR_COLUMNS), out, PAIRS_SHEET)
 
 
 def choose_rows(present: np.ndarray, splits: Sequence[str], most: int) -> list[int]:

@@ -37,6 +37,10 @@ class Labels:
     other_ids: np.ndarray | None = None
 
 
+class BadPrediction(UserError):
+    """The label map that somebody made of an image is missing or wrong; the sentence names it."""
+
+
 Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
 """(image_id, encoded picture, (height, width) of its mask) -> label map of that size."""
 
@@ -46,11 +50,13 @@ class Scored:
     """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences.
 
     other: the same counts, without boundaries, of a checkpoint's other weights; None where there are none.
+    refused: what is wrong with label maps of others that could not be counted, one sentence each.
     """
 
     pictures: list[PictureCounts]
     confidence: np.ndarray | None
     other: list[PictureCounts] | None = None
+    refused: tuple[str, ...] = ()
 
 
 def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
@@ -82,9 +88,13 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     """Returns the mask (H, W) of a row of `labelled_rows` and what the labeller says, both in ids of `space.classes`.
 
     A confidence stays that of the id before it was mapped.
+
+    Raises:
+        BadPrediction: the labeller has no label map, or one that says nothing of some labelled pixels.
     """
     truth = decode_mask(row["mask"])
     found = labeller(row["image_id"], row["image"], truth.shape)
+    _refuse_unsaid(row["image_id"], truth, found.ids, space)
     ids = space.predicted_ids(found.ids, row["source"])
     other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row["source"])
     return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence, other)
@@ -97,22 +107,40 @@ def true_lists(reader: RowReader, space: CommonSpace, count: int) -> dict[str, l
     return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
 
 
+def _refuse_unsaid(image_id: str, truth: np.ndarray, ids: np.ndarray, space: CommonSpace) -> None:
+    """Refuses a label map that is "ignored" where the truth is not: wrong, background and not scored may be meant."""
+    ignored = (space.prediction or space).classes.ignore_id
+    if ids.max(initial=0) < ignored:
+        return
+    unsaid = np.count_nonzero((ids == ignored) & (truth != (space.truth or space).classes.ignore_id))
+    if unsaid:
+        raise BadPrediction(
+            f"the label map of {image_id} is {ignored} (ignored) at {unsaid:,} pixels that are labelled: a label map "
+            "says an id of each, 0 where there is background"
+        )
+
+
 def merge_scored(parts: Iterable[Scored]) -> Scored:
     """Puts parts together; what no part has stays None."""
     pictures: list[PictureCounts] = []
     confidence: np.ndarray | None = None
     other: list[PictureCounts] | None = None
+    refused: list[str] = []
     for part in parts:
         pictures += part.pictures
+        refused += part.refused
         if part.confidence is not None:
             confidence = part.confidence if confidence is None else confidence + part.confidence
         if part.other is not None:
             other = [*(other or []), *part.other]
-    return Scored(pictures, confidence, other)
+    return Scored(pictures, confidence, other, tuple(refused))
 
 
 def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
-    whole_truth, found = truth_and_labels(row, labeller, space)
+    try:
+        whole_truth, found = truth_and_labels(row, labeller, space)
+    except BadPrediction as error:  # all are listed at once
+        return Scored([], None, None, (str(error),))
     truth = space.scorable(whole_truth, found.ids, row["source"])
     classes = space.classes
     matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
@@ -126,43 +154,6 @@ def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> S
         counted = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
         other = [PictureCounts.from_matrix(row["image_id"], row["group_id"], counted)]
     return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
-
-
-@dataclass(frozen=True)
-class PredictionFolder:
-    """Anybody's label maps: `<uri>/<image_id>.png`, one channel of ids, of the mask's own size."""
-
-    uri: str
-    classes: ClassTable
-
-    def __call__(self, image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
-        """Reads the label map of a picture.
-
-        Raises:
-            UserError: it is missing or no label map, has another size, or holds an id outside the label space.
-        """
-        where = storage.join(self.uri, f"{image_id}.png")
-        if not storage.exists(where):
-            raise UserError(
-                f"--predictions: {storage.redact(where)} is missing; "
-                "every labelled picture of the split needs its label map"
-            )
-        try:
-            ids = decode_mask(storage.read_bytes(where))
-        except UserError as error:
-            raise UserError(f"--predictions: {storage.redact(where)}: {error}") from None
-        if ids.shape != tuple(size):
-            raise UserError(
-                f"--predictions: {storage.redact(where)} is {ids.shape[1]} x {ids.shape[0]} pixels, "
-                f"its mask {size[1]} x {size[0]}"
-            )
-        strange = ids[(ids >= len(self.classes)) & (ids != self.classes.ignore_id)]
-        if len(strange):
-            raise UserError(
-                f"--predictions: {storage.redact(where)} holds id {strange[0]}, "
-                f"the label space goes to {len(self.classes) - 1}"
-            )
-        return Labels(ids)
 
 
 def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:

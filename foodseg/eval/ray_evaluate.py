@@ -21,11 +21,11 @@ from foodseg.data.image_ids import listed_rows
 from foodseg.data.label_map import LabelMap, read_label_map
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest
-from foodseg.errors import UserError
+from foodseg.errors import DataRefused, UserError
 from foodseg.eval.evaluate import (
     Labeller,
     Labels,
-    PredictionFolder,
+    Scored,
     chunks,
     merge_scored,
     read_subsets,
@@ -34,15 +34,18 @@ from foodseg.eval.evaluate import (
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.pictures import merge
+from foodseg.eval.predictions import find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
-from foodseg.eval.results import TrainingCurves, shown_settings, write_results
+from foodseg.eval.results import RESULT_FILES, TrainingCurves, shown_settings, write_results
 from foodseg.metrics import scores
+from foodseg.outputs import claim_outputs
 from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
 ACCESS_LOG = "test_access.jsonl"
+LISTED = 10  # label maps that cannot be scored
 
 
 def evaluate(
@@ -83,8 +86,10 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
-        UserError: label spaces differ, the map does not fit, no such split, missing or wrong label maps, unknown
-            picture ids, no GPU where one is wanted, a cluster that may or may not start nodes with GPUs.
+        DataRefused: label maps are missing or wrong; all are listed.
+        UserError: label spaces differ, the map does not fit, no such split, a folder without a label map, results that
+            would replace files of others, unknown picture ids, no GPU where one is wanted, a cluster that may or may
+            not start nodes with GPUs.
     """
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
@@ -99,10 +104,11 @@ def evaluate(
     subject = (
         _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
         if checkpoint is not None
-        else _folder_subject(predictions or "", manifest, spaces)
+        else _folder_subject(predictions or "", manifest, spaces, _ids_of(reader, rows))
     )
     space = subject.space
     named_subsets = read_subsets(subsets, space.classes)
+    outputs = claim_outputs(out, RESULT_FILES, by="evaluate")
     test_log = test_log or storage.join(out, ACCESS_LOG)
     access = {
         "config_hash": subject.facts.get("config_hash"),
@@ -113,6 +119,8 @@ def evaluate(
         note_test_access(test_log, "opened", access)
     job = ScoringJob(reader, chunks(rows), subject.build, space, device if subject.computes else None)
     scored = merge_scored(score_parts(job, workers, address))
+    if scored.refused:
+        raise DataRefused(_refused_maps(scored))
     if not scored.pictures:
         raise UserError(f"the split {split!r} has no labelled picture to score")
     evaluation = summarise(
@@ -141,12 +149,27 @@ def evaluate(
         **other_weights,
     }
     labeller = subject.build("cpu" if device == "cpu" else "auto")  # those who scored may have been elsewhere
-    write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
+    with outputs:
+        write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
         score |= {key: metrics[key] for key in ("conditions",) if key in metrics}
         note_test_access(test_log, "scored", {**access, **score})
     return metrics
+
+
+def _refused_maps(scored: Scored) -> str:
+    """Lists what is wrong with label maps; a score over the others alone would be that of another split."""
+    count = len(scored.refused)
+    listed = "; ".join(scored.refused[:LISTED]) + (f"; and {count - LISTED} more" if count > LISTED else "")
+    if count == 1:
+        return f"--predictions: {listed}"
+    return f"--predictions: {count} of {count + len(scored.pictures)} label maps cannot be scored: {listed}"
+
+
+def _ids_of(reader: RowReader, rows: Sequence[int]) -> list[str]:
+    ids = reader.column("image_id").to_pylist()
+    return [ids[row] for row in rows]
 
 
 Spaces = tuple[LabelMap | None, str | None]
@@ -195,8 +218,8 @@ def _checkpoint_subject(
     )
 
 
-def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Subject:
-    folder = PredictionFolder(storage.absolute(predictions), manifest.class_table)
+def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces, image_ids: Sequence[str]) -> _Subject:
+    folder = find_predictions(storage.absolute(predictions), manifest.class_table, image_ids)
     return _Subject(
         facts={"predictions": storage.redact(predictions)},
         space=common_space(None, manifest, *spaces),

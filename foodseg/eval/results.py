@@ -17,6 +17,11 @@ from foodseg.eval.pictures import merge, write_pictures
 from foodseg.eval.report import condition_mark, scores_markdown
 from foodseg.eval.report_html import Page, page_html
 
+RESULT_FILES = (
+    "pictures.parquet", "pictures-ema.parquet", "pictures-student.parquet", "confidence.parquet", "report.md",
+    "report.html", "metrics.json",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainingCurves:

@@ -12,10 +12,11 @@ import pytest
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.shards import read_manifest
-from foodseg.errors import RetryLater, UserError
-from foodseg.eval.evaluate import Labels, PredictionFolder, chunks, merge_scored
+from foodseg.errors import DataRefused, RetryLater, UserError
+from foodseg.eval.evaluate import Labels, chunks, merge_scored
 from foodseg.eval.mapped import common_space
 from foodseg.eval.pictures import merge, read_pictures
+from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
 from foodseg.train.loop import train
@@ -116,9 +117,11 @@ def test_a_scoring_process_that_is_lost_each_time_ends_the_evaluation(ray_cluste
 
 
 def test_a_look_at_test_that_fails_is_noted_too(data, tmp_path):
-    with pytest.raises(UserError, match="every labelled picture of the split needs its label map"):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "test-001.png").write_bytes(encode_mask(np.zeros((3, 3), np.uint8)))
+    with pytest.raises(DataRefused, match="every labelled image of the split needs its label map"):
         evaluate(
-            None, data=data, split="test", out=str(tmp_path / "out"), predictions=str(tmp_path), workers=0,
+            None, data=data, split="test", out=str(tmp_path / "out"), predictions=str(tmp_path / "maps"), workers=0,
             test_log=str(tmp_path / "log.jsonl"),
         )  # fmt: skip
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()

@@ -124,7 +124,7 @@ def test_no_data_set_and_no_place_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared data set at .*nowhere"):
         inspect_data(str(tmp_path / "nowhere"), None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         inspect_data(write_drawn(tmp_path / "data", train=2, val=1, test=0), str(tmp_path / "file"))
 
 

@@ -14,7 +14,6 @@ from foodseg.eval.boundary import merge_boundary
 from foodseg.eval.calibration import CERTAIN
 from foodseg.eval.evaluate import (
     Labels,
-    PredictionFolder,
     chunks,
     merge_scored,
     rank_rows,
@@ -24,6 +23,7 @@ from foodseg.eval.evaluate import (
 )
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.pictures import merge
+from foodseg.eval.predictions import PredictionFolder
 from tests.drawn import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
@@ -119,14 +119,14 @@ def test_prediction_folder(tmp_path):
     put(tmp_path, "a", np.array([[0, 1, 2], [255, 0, 0]], np.uint8))
     found = labels("a", b"", (2, 3))
     assert found.ids.tolist() == [[0, 1, 2], [255, 0, 0]] and found.confidence is None
-    with pytest.raises(UserError, match=r"b\.png is missing; every labelled picture"):
+    with pytest.raises(UserError, match=r"b\.png is missing; every labelled image"):
         labels("b", b"", (2, 3))
     with pytest.raises(UserError, match=r"a\.png is 3 x 2 pixels, its mask 2 x 3"):
         labels("a", b"", (3, 2))
     put(tmp_path, "c", np.array([[0, 3]], np.uint8))
     with pytest.raises(UserError, match=r"c\.png holds id 3, the label space goes to 2"):
         labels("c", b"", (1, 2))
-    put(tmp_path, "d", np.zeros((1, 2, 3), np.uint8))
+    put(tmp_path, "d", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
     with pytest.raises(UserError, match=r"one class id per pixel"):
         labels("d", b"", (1, 2))
 
