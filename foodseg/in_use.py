@@ -58,7 +58,8 @@ def in_use(uri: str, key: str) -> Iterator[None]:
         done.set()
         _ACTIVE.discard(own)
         thread.join(timeout=SIGN_SECONDS)
-        with contextlib.suppress(FoodsegError):
+        # where storage is away the file stays: it says of a process that has ended
+        with contextlib.suppress(FoodsegError), storage.patience(SIGN_SECONDS):
             if _read(where).get("id") == own:
                 storage.delete(where)
 

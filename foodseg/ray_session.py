@@ -118,9 +118,11 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _own_sigterm() -> Iterator[None]:
     """Ray's `init` takes SIGTERM for itself; where somebody has a handler already, that one stays."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Briefly(io.TextIOBase):
