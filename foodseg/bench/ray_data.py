@@ -27,6 +27,7 @@ from foodseg.data.shards import Manifest, read_manifest
 from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.run import with_absolute_uris
+from foodseg.train.waiting import NO_PROGRESS_SECONDS, within
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def _stream_rate(
     stream = rank_stream(units, reader, order, config.augment, manifest, world_size=1)
     (split,) = stream.streaming_split(1, equal=True)
     size = micro_batch_size(config, world_size=1)
-    batches = iter(split.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2))
+    ready = split.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
+    batches = within(ready, NO_PROGRESS_SECONDS)  # as a training worker takes them
     Batch.from_arrays(next(batches))
     first = time.perf_counter()
     _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)

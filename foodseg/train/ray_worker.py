@@ -23,9 +23,8 @@ from foodseg.ray_logs import RelayHandler
 from foodseg.ray_session import expected_failure
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.context import OnReport, TrainContext
-from foodseg.train.waiting import within
+from foodseg.train.waiting import NO_PROGRESS_SECONDS, within
 
-NO_PROGRESS_SECONDS = 300.0  # of a rank that waits; Ray Data's own guard would count its pauses, too
 T = TypeVar("T")
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from foodseg.errors import RetryLater
 
 T = TypeVar("T")
+NO_PROGRESS_SECONDS = 300.0  # a rank waits no longer; Ray Data's own guard would count its pauses, too
 _STOP_SECONDS = 0.5
 
 
