@@ -255,13 +255,18 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "null": "annotation 12 has no category_id: None is no id",
         "nothing": "annotation 13 has no segmentation; its keys are id, image_id, category_id, polygon",
         "a.json, annotation 5": "annotation 5 has no image_id; its keys are id, category_id, segmentation",
-        "a.json, annotation 6": "annotation 6 and 1 more have image_id 77, which `images` does not list",
+        "a.json, annotation 6": (
+            "annotation 6 and 1 more have image_id 77, which `images` does not list; the first id there is 1"
+        ),
         "a.json, annotation 14": "annotation 14 has image_id 1.5, which is no id (a whole number or a text)",
         "a.json, annotation 15": "annotation 15 has image_id None, which is no id (a whole number or a text)",
         "a.json, annotation 16": "annotation 16 has no image_id, but 'imageId'",
     }
     assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (6, 16)
-    assert listing.lost.first == "a.json, annotation 6 has image_id 77, which `images` does not list"
+    assert (
+        listing.lost.first
+        == "a.json, annotation 6 has image_id 77, which `images` does not list; the first id there is 1"
+    )
 
 
 FIRST, SECOND = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]]
@@ -313,7 +318,10 @@ def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pyte
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda one: {**one, "image_id": 7}, "a.json, annotation 1 has image_id 7, which `images` does not list"),
+        (
+            lambda one: {**one, "image_id": 7},
+            "a.json, annotation 1 has image_id 7, which `images` does not list; the first id",
+        ),
         (lambda one: {**one, "image_id": 1.5}, "annotation 1 has image_id 1.5, which is no id"),
         (lambda one: {**one, "image_id": float("nan")}, "annotation 1 has image_id nan, which is no id"),
         (lambda one: {**one, "image_id": True}, "annotation 1 has image_id True, which is no id"),
@@ -322,7 +330,10 @@ def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pyte
             "no image_id, but 'ImageID'",
         ),
         (lambda one: {key: one[key] for key in one if key != "image_id"}, "no image_id; its keys are id, category_id"),
-        (lambda one: {**one, "image_id": "1.jpg"}, "image_id 1.jpg, which `images` does not list"),
+        (
+            lambda one: {**one, "image_id": "1.jpg"},
+            "image_id '1.jpg', which `images` does not list; the first id there is 1",
+        ),
     ],
 )
 def test_annotations_that_belong_to_no_image_are_counted_one_by_one(change: Any, words: str, tmp_path: Path) -> None:
