@@ -1,11 +1,13 @@
 """Preparing on Ray: what goes in comes out, what is bad is named."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from foodseg.data.formats.coco_export import export_coco
 from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
@@ -74,3 +76,21 @@ def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, m
     with pytest.raises(DataRefused, match=r"1 of 24 records are bad, a share of 0.0417, .*drawn__0002"):
         prepare(str(meals), uri)
     assert not (tmp_path / "prepared" / "dataset.json").exists()
+
+
+def test_a_split_without_food_and_annotations_of_no_image_are_refused_and_nothing_is_switched(ray_cluster, tmp_path):
+    write_meals(tmp_path / "meals", train=4, test=2, seed=2, longest_side=64)
+    export_coco(str(tmp_path / "meals"), str(tmp_path / "coco"))
+    test = tmp_path / "coco/annotations/instances_test.json"
+    tree = json.loads(test.read_text())
+    test.write_text(json.dumps({**tree, "annotations": []}))
+    with pytest.raises(
+        DataRefused, match=r"coco has no labelled food pixel in test \(test: 2 images, 2 with background"
+    ):
+        prepare(str(tmp_path / "coco"), str(tmp_path / "out"))
+    test.write_text(json.dumps({**tree, "annotations": [{**one, "image_id": 99} for one in tree["annotations"]]}))
+    with pytest.raises(
+        DataRefused, match=r"belong to no image, a share of .*instances_test.json, annotation 1 has image_i"
+    ):
+        prepare(str(tmp_path / "coco"), str(tmp_path / "out"), max_bad=0.1)
+    assert not (tmp_path / "out/dataset.json").exists()

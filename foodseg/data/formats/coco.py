@@ -64,8 +64,8 @@ def missing_in_coco(src: str, *, own_place: bool = False) -> list[str]:
     Args:
         own_place: only files that lie where COCO files lie count: the others may be there for another reason.
     """
-    files = coco_layout.find_annotation_files(src)
-    if files.coco and (files.own_place or not own_place):
+    files = coco_layout.find_annotation_files(src, own_place=own_place)
+    if files.coco:
         return []
     return [f"{files.paths[0]} with `images`" if files.paths else "a .json with annotations"]
 
@@ -77,9 +77,13 @@ def list_coco(src: str) -> SourceListing:
         UserError: not this layout, a JSON that is no COCO file, or files that disagree on a category.
     """
     where = storage.redact(src)
-    paths = list(coco_layout.find_annotation_files(src).paths)
+    files = coco_layout.find_annotation_files(src)
+    paths = list(files.paths)
     if not paths:
         raise UserError(f"{where} holds no COCO annotations; expected {NEEDS}")
+    if files.aside:
+        more = f" and {len(files.aside) - 5} more" if len(files.aside) > 5 else ""
+        _log.info("%s: left aside, as no COCO instances: %s%s", where, ", ".join(files.aside[:5]), more)
     splits = splits_by_name(paths, where)
     paths.sort(key=lambda path: SPLITS.index(splits[path]))
     documents = [read_document(src, path, splits[path], OWN_ID) for path in paths]
@@ -237,7 +241,6 @@ def _lost(documents: Sequence[Document]) -> LostAnnotations | None:
     if all(document.annotations is None for document in documents):
         return None
     reasons = [(document.path, lost) for document in documents for lost in document.lost]
-    path, first = max(reasons, key=lambda one: one[1].count, default=("", None))
-    said = f"{path}, {first.first} has {first.reason}" if first is not None else ""
+    said = f"{reasons[0][0]}, {reasons[0][1].first} has {reasons[0][1].reason}" if reasons else ""
     count = sum(lost.count for _, lost in reasons)
     return LostAnnotations(count, sum(document.total for document in documents), said)

@@ -115,7 +115,7 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
         name = f"annotation {entry['id']}" if "id" in entry else f"annotation number {number}"
         image_id = identifier(entry.get("image_id"))
         if image_id is None or image_id not in listed:
-            strays[_why_lost(entry, image_id, known)].append(name)
+            strays[_why_lost(entry, image_id, images)].append(name)
         elif annotations is not None:
             annotations[image_id].append(_annotation(entry, name))
     _say_other_spellings(where, [*images, *(entries or []), *(_objects(document, "categories", where) or [])])
@@ -242,9 +242,14 @@ def _say_other_spellings(where: str, entries: Iterable[Mapping[str, Any]]) -> No
         _log.info("%s: %d ids are no whole numbers and are read as such, as %s %r", where, len(found), key, value)
 
 
-def _why_lost(entry: Mapping[str, Any], image_id: Id | None, known: Sequence[ImageEntry]) -> str:
+def _why_lost(entry: Mapping[str, Any], image_id: Id | None, images: Sequence[Mapping[str, Any]]) -> str:
     if image_id is not None:
-        there = "; the first id there is " + repr(known[0].raw_id) if known else ", since that is empty"
+        if not images:
+            there = ", since that is empty"
+        elif "id" in images[0]:
+            there = f"; the first id there is {images[0]['id']!r}"
+        else:
+            there = f": the entries there have no id{_instead(images[0], 'id')}"
         return f"image_id {image_id!r}, which `images` does not list{there}"
     if "image_id" not in entry:
         return f"no image_id{_instead(entry, 'image_id')}"

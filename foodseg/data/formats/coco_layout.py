@@ -3,7 +3,7 @@
     <src>/annotations/instances_train2017.json      COCO, CVAT, Datumaro; other files there are left aside
     <src>/train/_annotations.coco.json              Roboflow; or another .json there, or below train/annotations/
     <src>/annotations.json                          labelme2coco, FiftyOne (labels.json), Label Studio (result.json)
-    <src>/data/annotations.json                     TACO, Supervisely: one folder deeper, or its annotations/
+    <src>/data/annotations.json                     TACO, Supervisely (meals/annotations/instances.json): deeper
 
 The first of these places that holds COCO files is taken. What a .json is shows in its first and last bytes.
 """
@@ -11,11 +11,12 @@ The first of these places that holds COCO files is taken. What a .json is shows 
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from foodseg import storage
-from foodseg.data.formats.layout import visible_names
+from foodseg.data.formats.layout import visible, visible_names
 from foodseg.errors import UserError
 
 ROBOFLOW = "_annotations.coco.json"
@@ -37,48 +38,58 @@ class AnnotationFiles:
 
     Attributes:
         paths: the COCO files; where there are none, the .json that came nearest.
+        aside: other .json files of the same place.
         coco: they look like COCO files.
-        own_place: they lie where COCO files lie, and not only beside something else.
     """
 
     paths: tuple[str, ...]
+    aside: tuple[str, ...]
     coco: bool
-    own_place: bool
 
 
-def find_annotation_files(src: str) -> AnnotationFiles:
-    """Finds the COCO files of a data set; looks into those whose names do not tell."""
-    here = visible_names(src)
-    folders = [name for name in here if "." not in name]  # a name with a dot is nearly always a file
-    splits = [name for name in folders if name.lower() in _SPLIT_FOLDERS]
-    own = [name for name in folders if name.lower() == _ANNOTATIONS]
-    levels = (
-        (own, True),
-        ([*splits, *(f"{name}/{_ANNOTATIONS}" for name in splits)], True),
-        ([""], False),
-        (
-            [place for name in folders if name not in (*splits, *own) for place in (name, f"{name}/{_ANNOTATIONS}")],
-            False,
-        ),
-    )
+def find_annotation_files(src: str, *, own_place: bool = False) -> AnnotationFiles:
+    """Finds the COCO files of a data set; looks into those whose names do not tell.
+
+    Args:
+        own_place: only where nothing else lies: in annotations/, or in a folder named after a split.
+    """
     nearest: list[str] = []
-    for places, own_place in levels:
-        jsons = [path for place in places for path in _json_paths(src, place)]
+    for jsons in _levels(src, own_place):
         found = _coco_files(src, jsons)
         if found:
-            aside = [path for path in jsons if path not in found]
-            if aside:
-                _log.info("%s: %s are no COCO instances and are left aside", storage.redact(src), _some(aside))
-            return AnnotationFiles(tuple(found), True, own_place)
+            return AnnotationFiles(tuple(found), tuple(path for path in jsons if path not in found), True)
         nearest = nearest or jsons
-    return AnnotationFiles(tuple(nearest[:1]), False, False)
+    return AnnotationFiles(tuple(nearest[:1]), (), False)
 
 
-def _json_paths(src: str, place: str) -> list[str]:
+def _levels(src: str, own_place: bool) -> Iterator[list[str]]:
+    """Yields the .json files of one place after the other, the likeliest first."""
+    here = visible_names(src)
+    own = [name for name in here if name.lower() == _ANNOTATIONS]
+    splits = [name for name in here if name.lower() in _SPLIT_FOLDERS]
+    below = [f"{folder}/{name}" for folder in own for name in _names(src, folder) if name.lower() in _SPLIT_FOLDERS]
+    for places in (own, below, [*splits, *(f"{name}/{_ANNOTATIONS}" for name in splits)]):
+        yield [path for place in places for path in _json_paths(src, place, _names(src, place))]
+    if own_place:
+        return
+    yield _json_paths(src, "", here)
+    deeper: dict[int, list[str]] = defaultdict(list)
+    for path in storage.list_tree(src):
+        parts = path.split("/")
+        if len(parts) > 1 and visible(parts) == parts and path.lower().endswith(".json"):
+            deeper[len(parts)].append(path)
+    for depth in sorted(deeper):
+        yield deeper[depth][:_MAX_FILES]
+
+
+def _names(src: str, place: str) -> list[str]:
     try:
-        names = visible_names(storage.join(src, place))
+        return visible_names(storage.join(src, place))
     except UserError:  # a file
         return []
+
+
+def _json_paths(src: str, place: str, names: Sequence[str]) -> list[str]:
     found = [name for name in names if name.lower().endswith(".json")]
     if len(found) > _MAX_FILES:
         where = storage.redact(storage.join(src, place))
@@ -107,7 +118,3 @@ def _looks_like_coco(uri: str) -> bool:
             stream.seek(max(_PEEK, size - _PEEK) // 4 * 4)  # not within a character of UTF-16 or UTF-32
             text += bytes(stream.read()).decode(encoding.removesuffix("-sig"), errors="replace")
     return _COCO.search(text) is not None
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

@@ -78,7 +78,7 @@ def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             ("000002", "train", "train2017/a/000002.png"),
             ("000009", "val", "val2017/000009.jpg"),
         ]
-    assert "captions_train2017.json are no COCO instances and are left aside" in caplog.text
+    assert "left aside, as no COCO instances: annotations/captions_train2017.json" in caplog.text
     assert missing_in_coco(src) == []
 
 
@@ -263,10 +263,7 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "a.json, annotation 16": "annotation 16 has no image_id, but 'imageId'",
     }
     assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (6, 16)
-    assert (
-        listing.lost.first
-        == "a.json, annotation 6 has image_id 77, which `images` does not list; the first id there is 1"
-    )
+    assert listing.lost.first == "a.json, annotation 5 has no image_id; its keys are id, category_id, segmentation"
 
 
 FIRST, SECOND = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]], [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]]

@@ -39,6 +39,8 @@ def labels(file_name: str = "1.jpg", **more: Any) -> dict[str, Any]:
         ("meals/_annotations.coco.json", "1.jpg", "meals/1.jpg"),  # Roboflow without splits
         ("train/_annotations.coco.json", "1.jpg", "train/1.jpg"),
         ("via_export_coco.json", "1.jpg", "1.jpg"),
+        ("annotations/train/labels.json", "1.jpg", "images/train/1.jpg"),
+        ("export/2024/project/coco.json", "1.jpg", "export/2024/project/images/1.jpg"),
         ("instances.json", "1.jpg", "photos/2024/1.jpg"),
         ("Annotations/labels.JSON", "1.jpg", "Images/1.jpg"),
     ],
@@ -100,8 +102,10 @@ def test_files_of_other_tasks_are_left_aside(
 ) -> None:
     src = write(tmp_path, {"annotations/train.json": labels(), "images/1.jpg": None, **others})
     with caplog.at_level(logging.INFO):
-        assert find_annotation_files(src).paths == ("annotations/train.json",)
-    assert all(path in caplog.text for path in others) and "no COCO instances and are left aside" in caplog.text
+        assert find_format(src) == "coco"
+        assert summary(src) == [("1", "train", "images/1.jpg")]
+    assert find_annotation_files(src).aside == tuple(sorted(others))
+    assert f"left aside, as no COCO instances: {', '.join(sorted(others))}\n" in caplog.text
 
 
 def test_beside_the_coco_file_lie_others(tmp_path: Path) -> None:
