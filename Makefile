@@ -6,8 +6,8 @@ BIN := .venv/bin
 CPU ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
-# two processes, each with a Ray, an S3 server and folders of its own; a file's tests stay together
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# two processes, each with a Ray, an S3 server and folders of its own; a file's tests stay together, short files come last
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test chaos test-kernels types unit proof clean

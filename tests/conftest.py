@@ -89,6 +89,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(_folder(item.path))
     if item.path.name.startswith("test_proof_"):
         item.add_marker("proof")
+    if item.get_closest_marker("chaos") and not item.get_closest_marker("timeout"):
+        item.add_marker(pytest.mark.timeout(600))  # they wait until Ray notices, and on a busy machine that takes long
 
 
 @pytest.hookimpl(trylast=True)

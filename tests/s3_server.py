@@ -177,7 +177,7 @@ class S3Server:
 def _free_ports(count: int) -> list[int]:
     """Ports that are free together with their gRPC twins, below the ephemeral range of Linux (32768)."""
     found: list[int] = []
-    candidate = 18_000 + os.getpid() % 4_000
+    candidate = 18_000 + os.getpid() * 40 % 4_000  # processes that start together look in places of their own
     while len(found) < count:
         if _is_free(candidate) and _is_free(candidate + GRPC_OFFSET):
             found.append(candidate)

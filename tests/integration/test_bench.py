@@ -16,6 +16,8 @@ from foodseg.errors import UserError
 from tests.drawn import drawn_config, write_drawn
 from tests.served import free_port, write_checkpoint
 
+pytestmark = pytest.mark.proof
+
 
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     uri = write_drawn(tmp_path / "data")

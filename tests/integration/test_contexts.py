@@ -1,4 +1,4 @@
-"""The contract of `TrainContext`: one suite for a process without Ray, for one worker on Ray, and for two.
+"""The contract of `TrainContext`: one suite for a process without Ray, and for two workers on Ray.
 
 Each process of a run that goes on from step 2 writes down what its context gives it, and then trains to the end.
 """
@@ -47,7 +47,7 @@ def asked(config: ExperimentConfig) -> RayContext:
     return context
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2], ids=["no Ray", "one worker", "two workers"])
+@pytest.fixture(scope="module", params=[0, 2], ids=["no Ray", "two workers"])
 def seen(
     request: pytest.FixtureRequest, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, list[dict[str, Any]]]:

