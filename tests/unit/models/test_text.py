@@ -105,8 +105,9 @@ def test_closest_pairs():
     """Four corners about their mean (1, 1): neighbours are at right angles."""
     corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     pairs = closest_pairs(torch.cat([torch.full((1, 2), 9.0), corner + 1]), ["bg", "a", "b", "c", "d"], count=5)
-    assert [first + second for first, second, _ in pairs] == ["ab", "ad", "bc", "cd", "ac"]
-    assert [round(cosine, 5) for *_, cosine in pairs] == [0, 0, 0, 0, -1]
+    names = [first + second for first, second, _ in pairs]
+    assert sorted(names[:4]) == ["ab", "ad", "bc", "cd"] and names[4] in ("ac", "bd")
+    assert [cosine for *_, cosine in pairs] == close([0, 0, 0, 0, -1])
     near = torch.tensor([[2.0, 0.0], [2.0, 0.2], [-4.0, -0.2]])  # their mean is 0
     (first, second, cosine), *_ = closest_pairs(torch.cat([near[:1], near]), ["bg", "a", "b", "c"])
     assert (first, second) == ("a", "b") and cosine == close(1 / 1.01**0.5)
