@@ -7,13 +7,16 @@ Plain arrays in and out, so that `predict`, `evaluate` and the web page show the
 Shape letters: H, W of the picture; H', W' with the legend beside or below it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.errors import UserError
+from foodseg.lettering import draw_text, is_legible, shortened, text_width
 
 BAND_PIXELS = 1 << 19
 LEGEND_BACKGROUND = (250, 250, 248)
@@ -21,6 +24,7 @@ LEGEND_TEXT = (34, 34, 38)
 HATCH_DARK, HATCH_LIGHT = 96, 150
 LONGEST_NAME = 36
 NOTHING_FOUND = "no ingredient found"
+_log = logging.getLogger(__name__)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity: float = 0.55) -> np.ndarray:
@@ -168,12 +172,11 @@ def _legend(
 ) -> np.ndarray:
     """Returns the legend (h, w, 3) uint8: about as wide as the picture if it goes `below`, else about as tall."""
     size = max(12, max(height, width) // 36)
-    font = ImageFont.load_default(size)
     pad, line = size // 2, size + size // 2
-    entries = [(index, _entry(classes.names[index], share)) for index, _, share in shares]
+    entries = [(index, legend_name(index, classes.names[index]), _shown(share)) for index, _, share in shares]
     swatch = size + pad if entries else 0
-    entries = entries or [(BACKGROUND, NOTHING_FOUND)]
-    column = max(int(font.getlength(text)) for _, text in entries) + swatch + 2 * pad
+    entries = entries or [(BACKGROUND, NOTHING_FOUND, "")]
+    column = max(int(text_width(name, size) + text_width(share, size)) for _, name, share in entries) + swatch + 2 * pad
     if below:
         columns = min(len(entries), max(1, (width - pad) // column))
     else:
@@ -183,17 +186,30 @@ def _legend(
     legend = Image.new("RGB", (columns * column + pad, rows * line + 2 * pad), LEGEND_BACKGROUND)
     draw = ImageDraw.Draw(legend)
     palette = classes.palette()
-    for place, (index, text) in enumerate(entries):
+    for place, (index, name, share) in enumerate(entries):
         # Read along the lines below a picture, down the columns beside it.
         across, down = (place % columns, place // columns) if below else (place // rows, place % rows)
         left, top = pad + across * column, pad + down * line
         if swatch:
             draw.rectangle((left, top + 1, left + size - 1, top + size), fill=tuple(palette[index].tolist()))
-        draw.text((left + swatch, top + 1 + size / 2), text, fill=LEGEND_TEXT, font=font, anchor="lm")
+        middle = top + 1 + size / 2
+        draw_text(draw, (left + swatch, middle), name, size, LEGEND_TEXT)
+        # apart from the name: in one line with it, the share would stand at the left of one in Arabic
+        draw_text(draw, (left + swatch + text_width(name, size), middle), share, size, LEGEND_TEXT)
     return np.asarray(legend)
 
 
-def _entry(name: str, share: float) -> str:
-    """Returns a legend line such as `white rice  41.3 %`, with long names cut."""
-    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
-    return f"{shown}  " + (f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %")
+@lru_cache(maxsize=4096)
+def legend_name(index: int, name: str) -> str:
+    """Returns what stands for a class in a drawing: its name, cut where it is long; its id where no font has the name.
+
+    Of a name that cannot be drawn, a log line says so once.
+    """
+    if is_legible(name):
+        return shortened(name, LONGEST_NAME)
+    _log.warning("no font here has all letters of %r: in drawings the class is called id %d", name, index)
+    return f"id {index}"
+
+
+def _shown(share: float) -> str:
+    return "  " + (f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %")

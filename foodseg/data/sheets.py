@@ -10,12 +10,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_image, resize_mask
+from foodseg.lettering import draw_text
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
 MEALS, COLUMNS, SIDE = 30, 6, 400  # pictures on the contact sheet, how many in a row, pixels of a cell
@@ -113,7 +114,7 @@ def _small(row: dict[str, Any], longest: int) -> np.ndarray:
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
     """Returns the picture with a line of text above it, cut where the picture ends."""
     line = Image.new("RGB", (image.shape[1], _LINE), LEGEND_BACKGROUND)
-    ImageDraw.Draw(line).text((4, _LINE / 2), text, fill=LEGEND_TEXT, font=ImageFont.load_default(14), anchor="lm")
+    draw_text(ImageDraw.Draw(line), (4, _LINE / 2), text, 14, LEGEND_TEXT)
     return np.concatenate([np.asarray(line), image])
 
 
