@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,13 +71,20 @@ def run(arguments: list[str]) -> int:
             message = error.format_message().strip().rstrip(".")
             if not message:  # a bare `foodseg` or `foodseg data`: its help is the answer, and is printed already
                 return UserError.exit_code
-            return _fail(f"{message} (see --help)", UserError.exit_code, as_json)
+            return _fail(f"{message}{_example(error)} (see --help)", UserError.exit_code, as_json)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", EXIT_INTERRUPTED, as_json)
         import traceback
 
         traceback.print_exc()
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_OUR_FAULT, as_json)
+
+
+def _example(error: Any) -> str:
+    """Returns the first example of the command that was given wrongly, from its help."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    found = re.search(r"^\s*Example: (.*)", getattr(command, "help", None) or "", re.M)
+    return f"; for example: {found[1]}" if found else ""
 
 
 def _fail(sentence: str, code: int, as_json: bool) -> int:
@@ -269,8 +276,12 @@ def predict(
     Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
     """
     from foodseg.predict.device import parse_device
+    from foodseg.predict.image_list import READ
     from foodseg.predict.label import label_pictures
 
+    if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
+        right = shlex.join(["foodseg", "predict", pictures[-1], checkpoint, *pictures[:-1], "--out", out])
+        raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     done = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
     if not done.results and len(done.refused) == 1:
         raise DataRefused("{picture}: {reason}".format_map(done.refused[0]))

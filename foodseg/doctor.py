@@ -40,7 +40,11 @@ SHM = Path("/dev/shm")
 _IMPORT_TORCH = """
 import torch, torchvision
 torch.ops.torchvision.nms
-print(", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+print("cuda: " + gpus if gpus else "mps" if torch.backends.mps.is_available() else "cpu")
+from foodseg.config.model import ModelConfig
+from foodseg.models.timm_hub import weights_cached
+print(ModelConfig().backbone, weights_cached(ModelConfig().backbone))
 """
 
 
@@ -98,7 +102,7 @@ def package_versions() -> list[Check]:
 
 
 def torch_works() -> list[Check]:
-    """torch and torchvision load together; the GPUs that torch sees (none is fine)."""
+    """torch and torchvision load together; what a training computes on; the weights that it starts from by default."""
     name = "torch with torchvision"
     fix = "install both in one command, from the same index: pip install torch torchvision (versions as above)"
     command = [sys.executable, "-c", _IMPORT_TORCH]
@@ -111,7 +115,25 @@ def torch_works() -> list[Check]:
     if child.returncode != 0:
         last_line = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         return [Check(name, False, last_line, fix)]
-    return [Check(name, True, "import together", ""), Check("gpus", True, child.stdout.strip() or "0: runs on CPU", "")]
+    device, weights = child.stdout.strip().splitlines()[-2:]
+    return [Check(name, True, "import together", ""), Check("device", True, device, ""), _default_weights(weights)]
+
+
+def _default_weights(said: str) -> Check:
+    """What model.weights = timm would do here; a machine without the hub can train, with a file or from random."""
+    backbone, cached = said.split()
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    parts = urlsplit(hub)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443)), 3):
+            reachable = True
+    except (OSError, ValueError):
+        reachable = False
+    there = "in the cache" if cached == "True" else "not in the cache"
+    answers = "reachable" if reachable else "not reachable"
+    instead = "" if cached == "True" or reachable else ": set model.weights to a file, or to none for random weights"
+    return Check("pretrained weights", True, f"{backbone} {there}, hub {shown} {answers}{instead}", "")
 
 
 def cpus() -> Check:

@@ -165,8 +165,8 @@ def read_manifest(uri: str) -> Manifest:
     """
     if not uri:
         raise UserError(
-            "data.uri is empty: name a prepared data set (--set data.uri=...), made by `foodseg data prepare`, "
-            "or several in data.uris"
+            "data.uri is empty: name a prepared data set, for example --set data.uri=prepared/meals (or several in "
+            "data.uris); `foodseg data prepare my/meals prepared/meals` makes one of your images and masks"
         )
     where = storage.join(uri, "dataset.json")
     if not storage.exists(where):

@@ -1,6 +1,7 @@
 """How a command ends: exit codes 130 and 75, one JSON object with --json, whatever happened; and a comparison."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foodseg import doctor
+from foodseg import doctor, storage
 from foodseg.cli import run
 from foodseg.errors import DataRefused, RetryLater
 from foodseg.eval.pictures import PictureCounts, write_pictures
@@ -94,3 +95,62 @@ def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys:
     assert run(["evaluate", "--compare", maps, plain, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["conditions"] == {"a": None, "b": PLAIN} and answer["oracles"] == []
+
+
+# --- first contact ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["predict"], "Missing argument 'checkpoint'; for example: foodseg predict runs/a lunch.jpg dinner.jpg --out "),
+        (["predict", "lunch.jpg"], "Missing argument 'pictures'; for example: foodseg predict runs/a lunch.jpg "),
+        (["train", "c.yaml"], "Got unexpected extra argument(s) (c.yaml); for example: foodseg train -c "),
+        (["tune"], "Missing option '--config' / '-c'; for example: foodseg tune -c jobs/configs/sweep.yaml "),
+        (["data", "prepare", "my"], "Missing argument 'dst'; for example: foodseg data prepare my/meals s3://"),
+        (["config", "diff"], "Missing argument 'a'; for example: foodseg config diff runs/a/config.yaml "),
+        (
+            ["config", "show", "--set", "run.uri"],
+            "--set 'run.uri': expected section.key=value, for example optim.lr=3e-4",
+        ),
+    ],
+)
+def test_who_gives_too_little_is_shown_an_example(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith(f"foodseg: {sentence}"), said[-1]
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_image_in_place_of_the_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my lunch #1.JPG").touch()
+    assert run(["predict", "my lunch #1.JPG", "b.png", "runs/a b", "--out", "out"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    right = ["foodseg", "predict", "runs/a b", "my lunch #1.JPG", "b.png", "--out", "out"]
+    assert said == f"foodseg: my lunch #1.JPG is an image, and the checkpoint comes first: {shlex.join(right)}"
+
+
+def test_blanks_within_a_name_survive_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "diff", "a  b.yaml", "c.yaml"]) == 2
+    assert "cannot read a  b.yaml: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", ["runs/t #1", "runs/it's", "runs/a\u00fc \u5bff", "runs/$HOME", "s3://b/a b?region=eu"])
+def test_printed_commands_can_be_pasted(
+    odd: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"step": 4, "miou": None, "run": odd, "stopped": False}
+    trainer = SimpleNamespace(run_training=lambda *arguments, **settings: result)
+    monkeypatch.setitem(sys.modules, "foodseg.train.ray_trainer", trainer)
+    assert run(["train", "--set", f"run.uri={odd}"]) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:3] == ["foodseg", "evaluate", odd] and words[-1] == storage.join(odd, "test")
+    assert words[3:-1] == ["--data", "...", "--split", "test", "--out"]

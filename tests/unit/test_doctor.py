@@ -101,8 +101,20 @@ def test_torch_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_IMPORT_TORCH", "print('')")
-    assert doctor.torch_works()[1] == Check("gpus", True, "0: runs on CPU", "")
+    monkeypatch.setattr(doctor, "_IMPORT_TORCH", "print('cpu'); print('a_backbone False')")
+    assert doctor.torch_works()[1] == Check("device", True, "cpu", "")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_default_weights(cached: bool, reachable: bool, monkeypatch: pytest.MonkeyPatch, moto_endpoint: str) -> None:
+    """A machine that cannot have them is told what to do, and is not broken for that."""
+    monkeypatch.setenv("HF_ENDPOINT", moto_endpoint if reachable else "http://me:secret@127.0.0.1:9")
+    monkeypatch.setattr(doctor, "_IMPORT_TORCH", f"print('cpu'); print('a_backbone {cached}')")
+    check = doctor.torch_works()[2]
+    assert check.ok and check.found.startswith(f"a_backbone {'in' if cached else 'not in'} the cache, hub http://127")
+    assert ("not reachable" in check.found) != reachable and "secret" not in check.found
+    assert ("set model.weights to a file, or to none" in check.found) == (not cached and not reachable)
 
 
 def test_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:

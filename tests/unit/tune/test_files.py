@@ -126,5 +126,5 @@ def test_slugs():
 
 def test_the_examples_are_read():
     plan = read_sweep(str(CONFIGS / "sweep.yaml"), ["config.data.uri=prepared/meals"])
-    assert {"fusion", "loss.distill", "distill.temperature"} <= {knob.name for knob in plan.space.knobs}
+    assert {"loss.distill", "distill.temperature"} <= {knob.name for knob in plan.space.knobs}
     assert len(read_ablation(str(CONFIGS / "ablate.yaml"), []).contrasts) == 2
