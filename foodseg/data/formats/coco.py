@@ -74,7 +74,7 @@ def list_coco(src: str) -> SourceListing:
     """Lists a COCO data set; opens no image. Malformed entries become records that cannot be read.
 
     Raises:
-        UserError: not this layout, a JSON that is no COCO file, or files that disagree on a category.
+        UserError: not this layout, a JSON that is not a COCO file, or files that disagree on a category.
     """
     where = storage.redact(src)
     files = coco_layout.find_annotation_files(src)
@@ -83,7 +83,7 @@ def list_coco(src: str) -> SourceListing:
         raise UserError(f"{where} holds no COCO annotations; expected {NEEDS}")
     if files.aside:
         more = f" and {len(files.aside) - 5} more" if len(files.aside) > 5 else ""
-        _log.info("%s: left aside, as no COCO instances: %s%s", where, ", ".join(files.aside[:5]), more)
+        _log.info("%s: left aside, since they are not COCO instances: %s%s", where, ", ".join(files.aside[:5]), more)
     splits = splits_by_name(paths, where)
     paths.sort(key=lambda path: SPLITS.index(splits[path]))
     documents = [read_document(src, path, splits[path], OWN_ID) for path in paths]

@@ -2,7 +2,7 @@
 
     document = read_document("downloads/meals", "annotations/instances_train.json", "train")
 
-A file that is no COCO is refused. An entry that is wrong is kept with what is wrong about it, so that the audit names
+A file that is not COCO is refused. An entry that is wrong is kept with what is wrong about it, so that the audit names
 it; an annotation that belongs to no image is counted as lost.
 """
 
@@ -101,7 +101,7 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
     document = _load(storage.read_bytes(storage.join(src, path)), where)
     images = _objects(document, "images", where)
     if images is None:
-        raise UserError(f"{where} is no COCO file: it has no list `images`{_instead(document, 'images')}")
+        raise UserError(f"{where} is not a COCO file: it has no list `images`{_instead(document, 'images')}")
     entries = _objects(document, "annotations", where)
     near = near_key(document, "annotations")
     if entries is None and near is not None:
@@ -131,7 +131,7 @@ def _load(data: bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise UserError(f"{where} is no JSON: its lists lie too deep in each other") from None
+        raise UserError(f"{where} is not JSON: its lists lie too deep in each other") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}, character {error.pos} of {len(text)}"
         if not text.strip():
@@ -144,7 +144,7 @@ def _load(data: bytes, where: str) -> Any:
             what = f"it ends too early, at {place}: copy or export it again"
         else:
             what = f"{error.msg} at {place}"
-        raise UserError(f"{where} is no JSON: {what}") from None
+        raise UserError(f"{where} is not JSON: {what}") from None
 
 
 def _objects(document: Any, key: str, where: str) -> list[dict[str, Any]] | None:
@@ -218,7 +218,9 @@ def _annotation(entry: Mapping[str, Any], name: str) -> Annotation:
     segmentation = entry.get("segmentation")
     wrong = None
     if category is None:
-        found = _instead(entry, "category_id") if "category_id" not in entry else f": {entry['category_id']!r} is no id"
+        found = (
+            _instead(entry, "category_id") if "category_id" not in entry else f": {entry['category_id']!r} is not an id"
+        )
         wrong = f"{name} has no category_id{found}"
     elif crowd is None:
         wrong = f"{name} has iscrowd {entry['iscrowd']!r}, which is neither 0 nor 1"
@@ -239,7 +241,13 @@ def _say_other_spellings(where: str, entries: Iterable[Mapping[str, Any]]) -> No
     ]
     if found:
         key, value = found[0]
-        _log.info("%s: %d ids are no whole numbers and are read as such, as %s %r", where, len(found), key, value)
+        _log.info(
+            "%s: %d ids are spelled as text or floats and are read as whole numbers (%s %r)",
+            where,
+            len(found),
+            key,
+            value,
+        )
 
 
 def _why_lost(entry: Mapping[str, Any], image_id: Id | None, images: Sequence[Mapping[str, Any]]) -> str:
@@ -253,4 +261,4 @@ def _why_lost(entry: Mapping[str, Any], image_id: Id | None, images: Sequence[Ma
         return f"image_id {image_id!r}, which `images` does not list{there}"
     if "image_id" not in entry:
         return f"no image_id{_instead(entry, 'image_id')}"
-    return f"image_id {entry['image_id']!r}, which is no id (a whole number or a text)"
+    return f"image_id {entry['image_id']!r}, which is not an id (a whole number or a text)"

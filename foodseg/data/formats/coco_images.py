@@ -4,10 +4,10 @@
     locations = finder.locate_all([("annotations/instances_train.json", "train", "images\\\\1/000.jpg"), ...])
 
 First where COCO layouts keep images (`images/train2017`, `data`, beside the JSON, ...), each under exactly that name.
-Then below the whole source by the last part of the name: another case or Unicode form, a way that leads elsewhere
+Then below the whole source by the last part of the name: another case or Unicode form, a path that leads elsewhere
 (`..\\label-studio\\media\\upload\\4\\000.jpg`, `/home/me/000.jpg`, `https://.../000.jpg?token`), %20 for a blank,
-another extension, Label Studio's eight digits before the name. What is found so is found only if nothing else is meant
-as well: one file below the source, and one `file_name` for it.
+Label Studio's eight digits before the name; and, where COCO layouts keep images, another extension. What is found so
+is found only if nothing else is meant as well: one file below the source, and one `file_name` for it.
 """
 
 import logging
@@ -28,6 +28,7 @@ from foodseg.errors import UserError
 _NO_IMAGES = frozenset({
     "masks", "mask", "labels", "label", "annotations", "segmentationclass", "segmentationobject", "segmentations",
     "visualization", "visualizations", "segmentationclassvisualization", "segmentationclasspng", "ann", "gt",
+    "thumbnails", "thumbs", "previews", "overlays",
 })  # fmt: skip
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this before the name of an uploaded file
 _NEAR_NAMES = 20  # missing images for which a near name is looked for: each is compared with every name
@@ -120,18 +121,21 @@ class ImageFinder:
         names = list(dict.fromkeys(way[-1] for way in spelled if way))
         names += [_UPLOAD.sub("", name, count=1) for name in names if _UPLOAD.match(name)]
         for name in names:
-            same_stem = tree.get(_fold(without_extension(name)), [])
+            stem = _fold(without_extension(name))
+            same_stem = tree.get(stem, [])
             same_name = [path for path in same_stem if _fold(posixpath.basename(path)) == _fold(name)]
-            for candidates in (same_name, same_stem):
+            own_places = {
+                _fold(posixpath.join(folder, *way[:-1], stem)) for folder in folders for way in ([stem], *spelled)
+            }
+            other_extension = [path for path in same_stem if _fold(without_extension(path)) in own_places]
+            for candidates in (same_name, other_extension):
                 best = _best(candidates, spelled, folders, wanted)
                 if len(best) == 1:
                     return Location(best[0])
                 if best:
-                    reason = (
-                        f"file_name {wanted.file_name!r} may mean {best[0]} or {best[1]}: write the way from the source"
-                    )
-                    return Location(None, reason=reason)
-        return Location(None, reason=f"file_name {wanted.file_name!r} is nowhere in the data set{self._near(names)}")
+                    either = f"may mean {best[0]} or {best[1]}: write its path from the source folder"
+                    return Location(None, reason=f"file_name {wanted.file_name!r} {either}")
+        return Location(None, reason=f"file_name {wanted.file_name!r} is not in the data set{self._near(names)}")
 
     def _images(self) -> dict[str, list[str]]:
         if self._tree is None:

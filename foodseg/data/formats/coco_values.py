@@ -1,8 +1,8 @@
 """Numbers, ids and flags of COCO files, read by one rule: pandas, databases and JavaScript spell them differently.
 
 A number may stand as a whole number, as a float without fraction (1.0: pandas makes it of a column with a gap), or as
-text of either, blanks around it ignored ("1", "1.0", " 1 "). true and false are no numbers. Floats from 2**53 on are
-none either: they may have been rounded, and two ids would become one. Text that is no number is an id as it stands.
+text of either, blanks around it ignored ("1", "1.0", " 1 "). true and false are not numbers. Nor are
+floats from 2**53 on: they may have been rounded, and two ids would become one. Other text is an id as it stands.
 """
 
 import difflib

@@ -78,7 +78,7 @@ def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             ("000002", "train", "train2017/a/000002.png"),
             ("000009", "val", "val2017/000009.jpg"),
         ]
-    assert "left aside, as no COCO instances: annotations/captions_train2017.json" in caplog.text
+    assert "left aside, since they are not COCO instances: annotations/captions_train2017.json" in caplog.text
     assert missing_in_coco(src) == []
 
 
@@ -243,7 +243,7 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "twice2": "image id 6 stands 2 times in `images`",
         "number": "image id 12 stands 2 times in `images`, as '12' and 12",
         "text": "image id 12 stands 2 times in `images`, as '12' and 12",
-        "nowhere": "file_name 'nowhere.jpg' is nowhere in the data set; there is box.jpg, for example",
+        "nowhere": "file_name 'nowhere.jpg' is not in the data set; there is box.jpg, for example",
         "a.json, image 9": "its entry in `images` has no file_name, but 'fileName'",
         "noid": "its entry in `images` has no id, so that no annotation can name it",
         "fraction": "its entry in `images` has the id 1.5, so that no annotation can name it",
@@ -252,14 +252,14 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "box": "annotation 9 has a bbox and no segmentation: a box does not tell which pixels are meant",
         "crowd": "annotation 10 has iscrowd 'perhaps', which is neither 0 nor 1",
         "key": "annotation 11 has no category_id, but 'categoryId'",
-        "null": "annotation 12 has no category_id: None is no id",
+        "null": "annotation 12 has no category_id: None is not an id",
         "nothing": "annotation 13 has no segmentation; its keys are id, image_id, category_id, polygon",
         "a.json, annotation 5": "annotation 5 has no image_id; its keys are id, category_id, segmentation",
         "a.json, annotation 6": (
             "annotation 6 and 1 more have image_id 77, which `images` does not list; the first id there is 1"
         ),
-        "a.json, annotation 14": "annotation 14 has image_id 1.5, which is no id (a whole number or a text)",
-        "a.json, annotation 15": "annotation 15 has image_id None, which is no id (a whole number or a text)",
+        "a.json, annotation 14": "annotation 14 has image_id 1.5, which is not an id (a whole number or a text)",
+        "a.json, annotation 15": "annotation 15 has image_id None, which is not an id (a whole number or a text)",
         "a.json, annotation 16": "annotation 16 has no image_id, but 'imageId'",
     }
     assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (6, 16)
@@ -294,7 +294,7 @@ def test_texts_as_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         listing = list_coco(src)
     assert listing.classes.names == ("background", "rice", "egg")  # numbers before texts
     assert [record.mask.read().tolist() for record in listing.records if record.mask] == [FIRST, SECOND]
-    assert "2 ids are no whole numbers and are read as such, as category_id '7'" in caplog.text
+    assert "2 ids are spelled as text or floats and are read as whole numbers (category_id '7')" in caplog.text
 
 
 @pytest.mark.parametrize("height", [None, float("nan"), "", 0, "0", "missing"])
@@ -319,9 +319,9 @@ def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pyte
             lambda one: {**one, "image_id": 7},
             "a.json, annotation 1 has image_id 7, which `images` does not list; the first id",
         ),
-        (lambda one: {**one, "image_id": 1.5}, "annotation 1 has image_id 1.5, which is no id"),
-        (lambda one: {**one, "image_id": float("nan")}, "annotation 1 has image_id nan, which is no id"),
-        (lambda one: {**one, "image_id": True}, "annotation 1 has image_id True, which is no id"),
+        (lambda one: {**one, "image_id": 1.5}, "annotation 1 has image_id 1.5, which is not an id"),
+        (lambda one: {**one, "image_id": float("nan")}, "annotation 1 has image_id nan, which is not an id"),
+        (lambda one: {**one, "image_id": True}, "annotation 1 has image_id True, which is not an id"),
         (
             lambda one: {("ImageID" if key == "image_id" else key): one[key] for key in one},
             "no image_id, but 'ImageID'",
@@ -404,9 +404,9 @@ def test_images_that_nobody_lists_are_named(tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", r"a\.json is no JSON"),
-        ("[" * 100_000, r"a\.json is no JSON"),
-        ("[]", r"a\.json is no COCO file: it has no list `images`"),
+        ("{", r"a\.json is not JSON"),
+        ("[" * 100_000, r"a\.json is not JSON"),
+        ("[]", r"a\.json is not a COCO file: it has no list `images`"),
         ({"categories": CATEGORIES}, "it has no list `images`"),
         ({"images": {}}, "`images` should be a list of objects"),
         ({"images": [], "annotations": [1]}, "`annotations` should be a list of objects"),

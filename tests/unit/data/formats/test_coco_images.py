@@ -103,8 +103,10 @@ def test_what_was_found_otherwise_is_said_once(tmp_path: Path, caplog: pytest.Lo
 def test_the_way_decides_between_images_of_one_name(tmp_path: Path) -> None:
     src = touch(tmp_path, "x/batch_1/000.jpg", "x/batch_2/000.jpg", "y/batch_1/000.jpg")
     assert locate(src, "here/x/batch_1/000.jpg", "batch_2/000.jpg") == ["x/batch_1/000.jpg", "x/batch_2/000.jpg"]
-    words = "file_name 'batch_1/000.jpg' may mean x/batch_1/000.jpg or y/batch_1/000.jpg: write the way from the source"
-    assert locate(src, "batch_1/000.jpg") == [words]
+    assert locate(src, "batch_1/000.jpg") == [
+        "file_name 'batch_1/000.jpg' may mean x/batch_1/000.jpg or y/batch_1/000.jpg: write its path from the source "
+        "folder"
+    ]
 
 
 def test_the_folder_and_the_split_of_the_coco_file_decide(tmp_path: Path) -> None:
@@ -127,11 +129,11 @@ def test_two_names_for_one_image_are_both_unsure(tmp_path: Path) -> None:
 
 
 def test_masks_and_drawings_are_not_taken_for_images(tmp_path: Path) -> None:
-    src = touch(tmp_path, "pics/1.jpg", "masks/1.png", "Visualization/1.jpg", "SegmentationClass/2.png", "labels/3.png")
-    assert locate(src, "1.jpg", "1.png")[0] == "file_name '1.jpg' may mean pics/1.jpg, but so does '1.png'"
-    assert locate(src, "1.jpg") == locate(src, "1.png") == ["pics/1.jpg"]
+    src = touch(tmp_path, "data/1.jpg", "masks/1.png", "Visualization/1.jpg", "SegmentationClass/2.png", "labels/3.png")
+    assert locate(src, "1.jpg", "1.png")[1] == "file_name '1.png' may mean data/1.jpg, but so does '1.jpg'"
+    assert locate(src, "1.jpg") == locate(src, "1.png") == ["data/1.jpg"]
     assert locate(src, "Visualization/1.jpg") == ["Visualization/1.jpg"]  # said in so many words
-    assert "nowhere in the data set" in locate(src, "2.png")[0]
+    assert "is not in the data set" in locate(src, "2.png")[0]
 
 
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
@@ -139,29 +141,39 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
         tmp_path, "__MACOSX/images/._1.jpg", "__MACOSX/images/1.jpg", ".cache/1.jpg", "images/._1.jpg", "pics/1.jpg"
     )
     assert locate(src, "1.jpg") == ["pics/1.jpg"]
-    assert "nowhere" in locate(src, "._1.jpg")[0]
+    assert "is not in the data set" in locate(src, "._1.jpg")[0]
+
+
+def test_another_extension_is_an_image_where_images_are_kept_and_a_near_name_elsewhere(tmp_path: Path) -> None:
+    src = touch(tmp_path, "images/1.jpg", "small/2.jpg")
+    assert locate(src, "1.png", "upload/1.png") == [
+        "file_name '1.png' may mean images/1.jpg, but so does 'upload/1.png'",
+        "file_name 'upload/1.png' may mean images/1.jpg, but so does '1.png'",
+    ]
+    assert locate(src, "upload/1.png") == ["images/1.jpg"]
+    assert locate(src, "2.png") == ["file_name '2.png' is not in the data set; small/2.jpg is there"]
 
 
 def test_a_near_name_is_offered(tmp_path: Path) -> None:
     src = touch(tmp_path, "images/meal_0001.jpg", "images/b.jpg")
     assert locate(src, "meal_00001.jpg", "zzzzzz.jpg") == [
-        "file_name 'meal_00001.jpg' is nowhere in the data set; images/meal_0001.jpg is there",
-        "file_name 'zzzzzz.jpg' is nowhere in the data set; there is images/b.jpg, for example",
+        "file_name 'meal_00001.jpg' is not in the data set; images/meal_0001.jpg is there",
+        "file_name 'zzzzzz.jpg' is not in the data set; there is images/b.jpg, for example",
     ]
     empty = touch(tmp_path / "empty", "annotations/instances_train.json", "masks/1.png")
-    assert locate(empty, "1.jpg") == ["file_name '1.jpg' is nowhere in the data set, which holds no images"]
+    assert locate(empty, "1.jpg") == ["file_name '1.jpg' is not in the data set, which holds no images"]
 
 
 def test_nothing_outside_the_source_is_looked_at(tmp_path: Path) -> None:
     touch(tmp_path, "secret.jpg", "src/images/1.jpg")
     for name in ("../secret.jpg", "../../secret.jpg", str(tmp_path / "secret.jpg"), "images/../../secret.jpg"):
-        assert "nowhere" in locate(str(tmp_path / "src"), name)[0]
+        assert "is not in the data set" in locate(str(tmp_path / "src"), name)[0]
 
 
 def test_a_folder_of_a_name_with_an_extension_is_no_image(tmp_path: Path) -> None:
     src = touch(tmp_path, "images/1.jpg/2.jpg")
     assert locate(src, "images/1.jpg/2.jpg") == ["images/1.jpg/2.jpg"]
-    assert "nowhere" in locate(src, "images/1.jpg/2.jpg/3.jpg")[0]
+    assert "is not in the data set" in locate(src, "images/1.jpg/2.jpg/3.jpg")[0]
 
 
 def test_links_to_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_files_of_other_tasks_are_left_aside(
         assert find_format(src) == "coco"
         assert summary(src) == [("1", "train", "images/1.jpg")]
     assert find_annotation_files(src).aside == tuple(sorted(others))
-    assert f"left aside, as no COCO instances: {', '.join(sorted(others))}\n" in caplog.text
+    assert f"left aside, since they are not COCO instances: {', '.join(sorted(others))}\n" in caplog.text
 
 
 def test_beside_the_coco_file_lie_others(tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_json_in_the_encodings_of_editors(encode: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", r"result.json is no JSON: it is empty$"),
-        (b" \n", r"is no JSON: it is empty$"),
+        (b"", r"result.json is not JSON: it is empty$"),
+        (b" \n", r"is not JSON: it is empty$"),
         (
             b'{"images": [{"file_name": "1.j',
             "it ends too early, at line 1, column 27, character 26 of 30: copy or export",
         ),
         (b'{"images": [{"file_name": "1.jpg"}', "it ends too early, at line 1, column 35, character 34 of 34"),
-        (b'{"images": [],\n "file_name": 1,}', "is no JSON: .* at line 2, column 1[67], character 3[01] of 32$"),
+        (b'{"images": [],\n "file_name": 1,}', "is not JSON: .* at line 2, column 1[67], character 3[01] of 32$"),
         (b'{"images": []}\n{"images": []}', r"line 2, column 1, .* COCO is one object, not one a line \(JSON lines\)"),
         (b'version https://git-lfs.github.com/spec/v1\noid "file_name": 1', "is a Git LFS pointer, .* `git lfs pull`"),
         (
