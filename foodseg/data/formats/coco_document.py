@@ -10,11 +10,11 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foodseg import storage
-from foodseg.data.formats.coco_segmentation import is_empty
+from foodseg.data.formats.coco_segmentation import fits, is_empty, size_at_least
 from foodseg.data.formats.coco_values import Id, flag, identifier, is_missing, near_key, whole_number
 from foodseg.errors import UserError
 from foodseg.text_files import decode_text
@@ -34,12 +34,19 @@ class Category:
 
 @dataclass(frozen=True)
 class Annotation:
-    """An entry of `annotations`. `wrong` says why its image cannot be used; None = nothing."""
+    """An entry of `annotations`.
+
+    Attributes:
+        segmentation: JSON text.
+        size: (height, width) that an image of this region has at least; 0 = unknown.
+        wrong: why its image cannot be used; None = nothing.
+    """
 
     name: str
     category: Id | None
     crowd: bool
-    segmentation: str  # JSON text
+    segmentation: str
+    size: tuple[float, float]
     wrong: str | None
 
 
@@ -118,6 +125,9 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
             strays[_why_lost(entry, image_id, images)].append(name)
         elif annotations is not None:
             annotations[image_id].append(_annotation(entry, name))
+    if _sides_exchanged(known, annotations or {}):
+        _log.warning("%s: height and width are exchanged in `images`, as the annotations show, and are read so", where)
+        known = [replace(image, height=image.width, width=image.height) for image in known]
     _say_other_spellings(where, [*images, *(entries or []), *(_objects(document, "categories", where) or [])])
     lost = tuple(Lost(names[0], len(names), reason) for reason, names in strays.items())
     return Document(path, split, categories, known, annotations, lost, len(entries or []))
@@ -228,7 +238,27 @@ def _annotation(entry: Mapping[str, Any], name: str) -> Annotation:
         wrong = f"{name} has a bbox and no segmentation: a box does not tell which pixels are meant"
     elif "segmentation" not in entry:
         wrong = f"{name} has no segmentation{_instead(entry, 'segmentation')}"
-    return Annotation(name, category, bool(crowd), json.dumps(segmentation, separators=(",", ":")), wrong)
+    text = json.dumps(segmentation, separators=(",", ":"))
+    return Annotation(name, category, bool(crowd), text, size_at_least(segmentation), wrong)
+
+
+def _sides_exchanged(images: Sequence[ImageEntry], annotations: Mapping[Id, Sequence[Annotation]]) -> bool:
+    """True where a program exchanged height and width of all images (Pillow gives width first, numpy height).
+
+    Some of the annotations fit their images only so, and none fits only otherwise.
+    """
+    exchanged = False
+    for image in images:
+        if image.id is None or image.height is None or image.width is None:
+            continue
+        sizes = [one.size for one in annotations.get(image.id, ())]
+        needed = tuple(max((size[axis] for size in sizes), default=0.0) for axis in (0, 1))
+        as_listed = fits(needed, image.height, image.width)
+        other_way_round = fits(needed, image.width, image.height)
+        if as_listed and not other_way_round:
+            return False
+        exchanged = exchanged or (other_way_round and not as_listed)
+    return exchanged
 
 
 def _say_other_spellings(where: str, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Finds the image that a `file_name` of a COCO file means, however the tool that wrote it spelled the way there.
 
     finder = ImageFinder("downloads/meals")
-    locations = finder.locate_all([("annotations/instances_train.json", "train", "images\\\\1/000.jpg"), ...])
+    locations = finder.locate_all([Wanted("annotations/instances_train.json", "train", "upload/4/000.jpg")])
 
 First where COCO layouts keep images (`images/train2017`, `data`, beside the JSON, ...), each under exactly that name.
 Then below the whole source by the last part of the name: another case or Unicode form, a path that leads elsewhere

@@ -21,12 +21,10 @@ import numpy as np
 from pycocotools import mask as coco_api
 
 from foodseg.data.findings import Finding
-from foodseg.data.formats.coco_segmentation import Polygons, Rle, encode, extent, parse_segmentation
+from foodseg.data.formats.coco_segmentation import Polygons, Rle, encode, extent, fits, parse_segmentation
 from foodseg.data.record import Encoded
 from foodseg.data.sample import MAX_PIXELS, SWAPS_SIDES, BadFile, image_size, picture_kind
 from foodseg.errors import UserError
-
-_MARGIN = 1.0  # pixels that a polygon may stick out of its image without telling anything
 
 
 @dataclass(frozen=True)
@@ -98,21 +96,18 @@ class CocoMask:
 
     def _size(self, parsed: Sequence[Polygons | Rle]) -> tuple[int, int]:
         """Returns (height, width) that the annotations are meant for."""
-        told = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
-        polygons = [extent(own) for own in parsed if not isinstance(own, Rle)]
-        right, bottom = (max((corner[axis] for corner in polygons), default=0.0) for axis in (0, 1))
         if self.height is not None and self.width is not None:
-            size, may_be_swapped = (self.height, self.width), not told
-        elif len(told) == 1:
+            return self.height, self.width
+        told = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
+        if len(told) == 1:
             return told.pop()
-        else:
-            data = self.image.read()
-            size = image_size(data)
-            may_be_swapped = picture_kind(data).orientation in SWAPS_SIDES
-        # polygons that leave the image, and would fit it with height and width swapped: that is how they were drawn
-        fits = right <= size[1] + _MARGIN and bottom <= size[0] + _MARGIN
-        fits_swapped = right <= size[0] + _MARGIN and bottom <= size[1] + _MARGIN
-        return (size[1], size[0]) if may_be_swapped and not fits and fits_swapped else size
+        data = self.image.read()
+        height, width = image_size(data)
+        corners = [extent(own) for own in parsed if not isinstance(own, Rle)]
+        needed = tuple(max((corner[axis] for corner in corners), default=0.0) for axis in (1, 0))
+        # polygons that leave the image as shown, and fit it as stored: that is how they were drawn
+        as_stored = picture_kind(data).orientation in SWAPS_SIDES and fits(needed, width, height)
+        return (width, height) if as_stored and not fits(needed, height, width) else (height, width)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from foodseg.data.formats.coco_values import whole_number
 from foodseg.errors import UserError
 
 MAX_OUTLINE = 10_000_000  # pixels: pycocotools walks along the outline of a polygon, at 40 bytes a pixel
+_MARGIN = 0.05  # share of a side that a careless polygon may stick out of its image
 _NORMALISED_FROM = 8  # pixels a side: from here on a polygon within one pixel is taken for shares of the image
 
 
@@ -41,6 +42,8 @@ def parse_segmentation(value: Any) -> Polygons | Rle:
         UserError: what it is instead, or what in it is wrong.
     """
     value = _from_text(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
     if isinstance(value, list):
         polygons = [_numbers(polygon) for polygon in _polygons(value) if polygon != []]
         if not polygons:
@@ -64,6 +67,22 @@ def is_empty(value: Any) -> bool:
 def extent(polygons: Polygons) -> tuple[float, float]:
     """Returns the largest x and y."""
     return max(max(ring[::2]) for ring in polygons), max(max(ring[1::2]) for ring in polygons)
+
+
+def size_at_least(value: Any) -> tuple[float, float]:
+    """Returns (height, width) that a `segmentation` needs or, an RLE, has, without looking closely; 0 = unknown."""
+    try:
+        if isinstance(value, dict):
+            return float(value["size"][0]), float(value["size"][1])
+        rings = value if isinstance(value[0], list) else [value]
+        return float(max(max(ring[1::2]) for ring in rings)), float(max(max(ring[::2]) for ring in rings))
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        return 0.0, 0.0
+
+
+def fits(needed: Sequence[float], height: int, width: int) -> bool:
+    """True where a region that needs (height, width) is one of an image of that size; polygons may stick out a bit."""
+    return needed[0] <= height + max(1, _MARGIN * height) and needed[1] <= width + max(1, _MARGIN * width)
 
 
 def encode(parsed: Polygons | Rle, height: int, width: int) -> dict[str, Any]:

@@ -305,6 +305,44 @@ def test_a_size_that_is_not_given_is_that_of_the_image(height: Any, tmp_path: Pa
     assert record.mask is not None and record.mask.read().tolist() == FIRST
 
 
+@pytest.mark.parametrize(
+    "wide",
+    [
+        {"segmentation": [[2, 0, 5, 0, 5, 2, 2, 2]]},
+        {"segmentation": {"size": [3, 5], "counts": [6, 2, 1, 2, 1, 2, 1]}},
+    ],
+)
+def test_height_and_width_that_were_exchanged_in_all_images(
+    wide: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # of 3 x 5 pixels each; the first image alone does not tell
+    images = [image(n, f"{n}.jpg", height=5, width=3) for n in (1, 2)]
+    files: dict[str, Any] = {"1.jpg": None, "2.jpg": None}
+    src = write(tmp_path, {**files, "a.json": document(images, [annotation(1, 1), {**annotation(2, 2), **wide}])})
+    first, second = (record.mask.read().tolist() for record in list_coco(src).records if record.mask)
+    assert first == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0] * 5]
+    assert second == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5]
+    assert "a.json: height and width are exchanged in `images`" in caplog.text
+
+
+def test_one_image_that_fits_only_as_listed_keeps_the_sizes_of_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [image(n, f"{n}.jpg", height=5, width=3) for n in (1, 2, 3)]
+    wide, high = [[2, 0, 5, 0, 5, 2, 2, 2]], [[0, 2, 2, 2, 2, 5, 0, 5]]
+    annotations = [annotation(1, 1), annotation(2, 2, segmentation=wide), annotation(3, 3, segmentation=high)]
+    src = write(tmp_path, {"a.json": document(images, annotations)} | {f"{n}.jpg": None for n in (1, 2, 3)})
+    shapes = [record.mask.read().shape for record in list_coco(src).records if record.mask]
+    assert shapes == [(5, 3)] * 3 and not caplog.records
+
+
+def test_a_careless_polygon_does_not_exchange_height_and_width(tmp_path: Path) -> None:
+    entry = image(1, "1.jpg", height=60, width=40)
+    over = annotation(1, 1, segmentation=[[0, 0, 42, 0, 42, 9, 0, 9]])
+    src = write(tmp_path, {"a.json": document([entry], [over]), "1.jpg": None})
+    assert [record.mask.read().shape for record in list_coco(src).records if record.mask] == [(60, 40)]
+
+
 def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = [image(1, "1.jpg"), image(2, "2.jpg"), image("1.0", "1.jpg")]  # type: ignore[arg-type]
     src = write(tmp_path, {"a.json": document(images, [annotation(1, 1)]), "1.jpg": None, "2.jpg": None})

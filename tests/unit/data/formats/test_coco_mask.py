@@ -148,14 +148,6 @@ def test_an_image_that_is_turned_by_exif_gives_its_size_as_shown_or_as_the_polyg
     assert read(over, height=None, width=None, image=InMemory(8, 4)) == [[0, 0, 1, 1]] * 4 + [[0] * 4] * 4
 
 
-def test_polygons_tell_that_height_and_width_were_exchanged() -> None:
-    wide = shape(1, [square(5, 0, 8, 4)])
-    assert read(wide, height=8, width=4) == read(wide, height=4, width=8)
-    # a pixel over the edge tells nothing, nor do polygons that fit neither way
-    assert np.array(read(shape(1, [square(0, 0, 5, 1)]), height=8, width=4)).shape == (8, 4)
-    assert np.array(read(shape(1, [square(0, 0, 99, 99)]), height=8, width=4)).shape == (8, 4)
-
-
 def test_areas_are_those_of_the_pixels_within_the_picture() -> None:
     # a stripe over the edge: 5 pixels in the picture, fewer than the 6 of the block
     stripe, block = shape(1, [square(0, -1, 5, 1)]), shape(2, [square(0, 0, 2, 3)])

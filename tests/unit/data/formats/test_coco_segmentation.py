@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_api
 
-from foodseg.data.formats.coco_segmentation import encode, extent, is_empty, parse_segmentation
+from foodseg.data.formats.coco_segmentation import encode, extent, is_empty, parse_segmentation, size_at_least
 from foodseg.errors import UserError
 from tests.unit.data.formats.test_coco_mask import BIG, SMALL, compressed, square
 
@@ -40,6 +40,7 @@ def pixels(segmentation: Any, height: int = 4, width: int = 5) -> list[list[int]
         {"size": [4, 5], "counts": [float(run) for run in SMALL_RUNS]},
         {"size": [4, 5], "counts": [str(run) for run in SMALL_RUNS]},
         {"counts": SMALL_RUNS},
+        [{"size": [4, 5], "counts": SMALL_RUNS}],
         {"size": None, "counts": SMALL_RUNS},
         str({"size": [4, 5], "counts": SMALL_RUNS}),  # single quotes, as a table of pandas holds it
         str({"size": (4, 5), "counts": SMALL_RUNS}),
@@ -52,6 +53,25 @@ def test_one_region_in_every_spelling(segmentation: Any) -> None:
 
 def test_the_extent_is_over_all_parts() -> None:
     assert extent(parse_segmentation([square(0, 0, 2, 9), square(3, 1, 7, 2)])) == (7, 9)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "size"),
+    [
+        ([[0, 1, 7, 2, 3, 9], [1, 1, 8.5, 2, 3, 4]], (9, 8.5)),
+        ([0, 1, 7, 2, 3, 9], (9, 7)),
+        ({"size": [4, "5"], "counts": "abc"}, (4, 5)),
+        ([], (0, 0)),
+        ([[]], (0, 0)),
+        (None, (0, 0)),
+        ({"counts": []}, (0, 0)),
+        ([["a", "b"]], (0, 0)),
+        ([[[1, 2], [3, 4], [5, 6]]], (0, 0)),
+        ("[[1, 2, 3]]", (0, 0)),
+    ],
+)
+def test_the_size_that_a_region_needs_at_a_glance(segmentation: Any, size: tuple[float, float]) -> None:
+    assert size_at_least(segmentation) == size
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], [[]], {}, "[]", "[[]]", "{}", "null"])
@@ -85,7 +105,8 @@ def test_what_says_something(value: Any) -> None:
         (BIG[:4], "at least 3 points, this one has 2"),
         (PAIRS[:2], "at least 3 points, this one has 1"),
         ([BIG, 5], "something else"),
-        ([{"x": 1}], "something else"),
+        ([{"x": 1}], "neither a list of polygons nor an RLE"),
+        ([{"x": 1}, {"x": 2}], "something else"),
         ([], "`segmentation` is empty"),
         (None, "neither a list of polygons nor an RLE"),
         ("abc", "a text that spells no list or RLE: 'abc'"),
