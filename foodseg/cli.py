@@ -7,14 +7,14 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from foodseg.cli_bench import bench_app
 from foodseg.cli_config import config_app
 from foodseg.cli_data import data_app
-from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
+from foodseg.cli_options import Address, AsJson, ConfigFile, Device, Overrides, emit, example_of, require_lasting
 from foodseg.cli_serve import serve_app
 from foodseg.cli_tune import ablate, tune
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, DataRefused, FoodsegError, UserError
@@ -71,20 +71,13 @@ def run(arguments: list[str]) -> int:
             message = error.format_message().strip().rstrip(".")
             if not message:  # a bare `foodseg` or `foodseg data`: its help is the answer, and is printed already
                 return UserError.exit_code
-            return _fail(f"{message}{_example(error)} (see --help)", UserError.exit_code, as_json)
+            return _fail(f"{message}{example_of(error)} (see --help)", UserError.exit_code, as_json)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", EXIT_INTERRUPTED, as_json)
         import traceback
 
         traceback.print_exc()
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", EXIT_OUR_FAULT, as_json)
-
-
-def _example(error: Any) -> str:
-    """Returns the first example of the command that was given wrongly, from its help."""
-    command = getattr(getattr(error, "ctx", None), "command", None)
-    found = re.search(r"^\s*Example: (.*)", getattr(command, "help", None) or "", re.M)
-    return f"; for example: {found[1]}" if found else ""
 
 
 def _fail(sentence: str, code: int, as_json: bool) -> int:

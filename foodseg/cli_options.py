@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -48,3 +49,10 @@ def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> Non
         print(json.dumps(result))
     else:
         show()
+
+
+def example_of(error: Exception) -> str:
+    """Returns the first example of the command that was given wrongly, from its help."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    found = re.search(r"^\s*Example: (.*)", getattr(command, "help", None) or "", re.M)
+    return f"; for example: {found[1]}" if found else ""
