@@ -11,6 +11,7 @@ written before that is done, so that a command that was killed can be given agai
 import contextlib
 import hashlib
 import json
+import shutil
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from foodseg import storage
 from foodseg.errors import FoodsegError, UserError
 
 RECORD = ".foodseg-outputs"
+FOLDER_MARK = ".foodseg-demo"
 _FORMAT = 1
 _SHOWN = 3
 
@@ -127,6 +129,50 @@ class Outputs:
             storage.write_json(where, {"format": _FORMAT, "files": kept})
         else:
             storage.delete(where)
+
+
+def renew_folder(folder: Path, parts: Sequence[str], inputs: Sequence[str] = ()) -> None:
+    """Makes a folder empty that holds nothing but an earlier result of the same kind, and marks it as one.
+
+    Args:
+        parts: names that such a result has in the folder. inputs: URIs that must not lie in it.
+
+    Raises:
+        UserError: it holds something else, or an input.
+    """
+    mark, whole = folder / FOLDER_MARK, folder.resolve()
+    for uri in inputs:
+        if storage.is_local(uri) and Path(storage.absolute(uri)).resolve().is_relative_to(whole):
+            raise UserError(f"--out {folder} holds {uri}, which is read: name another folder")
+    if folder.exists() and any(folder.iterdir()):
+        if not mark.is_file():
+            raise UserError(f"--out {folder} is not empty and is no earlier result of this command: name another one")
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        listed = mark.read_text(encoding="utf-8").splitlines()  # none where the command did not come to its end
+        strange = sorted(
+            name
+            for name in there - {FOLDER_MARK, *listed}
+            if name.rpartition("/")[2] != ".DS_Store" and (listed or name.partition("/")[0] not in parts)
+        )
+        if strange:
+            more = f" and {len(strange) - 1} other files" if len(strange) > 1 else ""
+            raise UserError(
+                f"--out {folder} holds {strange[0]}{more}, which this command did not write and would delete: move "
+                "that away, or name another folder"
+            )
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def note_folder(folder: Path) -> None:
+    """Lists in the mark of a folder from `renew_folder` all files that are in it now: they may be deleted again."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    (folder / FOLDER_MARK).write_text("".join(f"{name}\n" for name in files), encoding="utf-8")
 
 
 def _read_record(folder: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ ones, and the summary says which. The model is scored as it is, and once more wi
 """
 
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,26 +22,29 @@ from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_image, open_picture
-from foodseg.errors import UserError
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
+from foodseg.outputs import note_folder, renew_folder
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
 from foodseg.ray_session import data_cpus, ray_session
 from foodseg.train.ray_trainer import run_training
 
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
-_MARK = ".foodseg-demo"
+PARTS = (
+    "meals", "prepared", "names.safetensors", "run", "scores", "scores-given", "pictures", "labelled", "pictures.png",
+    "test_openings.jsonl", "test_access.jsonl",
+)  # fmt: skip
 
 
 def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     """Runs the demo into `out`; returns the seconds of each part, the scores and a summary text.
 
     Raises:
-        UserError: `out` holds something that is no earlier demo, or `data` is in no known format.
+        UserError: `out` holds something that no earlier demo wrote, or `data` itself, or that is in no known format.
     """
     started = time.monotonic()
-    _empty(out)
+    renew_folder(out, PARTS, inputs=[] if data is None else [data])
     meals = out / "meals"
     if data is None:
         print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)", file=sys.stderr)
@@ -74,6 +76,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     labelled = label_pictures(run, pictures, str(out / "labelled")).results
     sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
     cv2.imwrite(str(out / "pictures.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    note_folder(out)
     seconds = round(time.monotonic() - started, 1)
     return {
         "seconds": seconds,
@@ -84,15 +87,6 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         "pictures": str(out / "pictures.png"),
         "summary": _summary(metrics, told, manifest.classes[1:3], out, seconds, drawn=data is None),
     }
-
-
-def _empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise UserError(f"--out {out} is not empty and is no earlier demo: name another folder")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _MARK).touch()
 
 
 def _write_some(reader: RowReader, folder: Path) -> list[str]:

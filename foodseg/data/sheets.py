@@ -4,6 +4,7 @@ Chosen without chance, so that two looks at one data set show the same. Pictures
 """
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,14 @@ from PIL import Image, ImageDraw
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_image, resize_mask
+from foodseg.data.sample import BadFile, decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.lettering import draw_text
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
 MEALS, COLUMNS, SIDE = 30, 6, 400  # pictures on the contact sheet, how many in a row, pixels of a cell
 MEALS_SHEET, PAIRS_SHEET = "contact_sheet.png", "near_duplicates.png"
 PAIRS, PAIR_COLUMNS, PAIR_SIDE = 60, 3, 280
+_log = logging.getLogger(__name__)
 _LINE = 22  # pixels of a caption
 
 
@@ -67,7 +69,7 @@ def draw_pairs_sheet(reader: RowReader, groups: Sequence[str], pairs: Sequence[d
     for _, _, pair in sorted(turns, key=lambda turn: turn[:2])[:PAIRS]:
         sides = []
         for image_id, split in ((pair["image_id"], pair["split"]), (pair["other_id"], pair["other_split"])):
-            row = reader.take([row_of[image_id]], ["image", "height", "width"]).to_pylist()[0]
+            row = reader.take([row_of[image_id]], ["image_id", "image", "height", "width"]).to_pylist()[0]
             square = contact_sheet([_small(row, PAIR_SIDE)], 1, PAIR_SIDE)
             sides.append(_captioned(square, f"{split}: {image_id}"))
         whole = _captioned(np.concatenate(sides, 1), f"correlation {pair['correlation']:.3f}")
@@ -106,9 +108,13 @@ def choose_rows(present: np.ndarray, splits: Sequence[str], most: int) -> list[i
 
 
 def _small(row: dict[str, Any], longest: int) -> np.ndarray:
-    """Decodes a row's picture to (H, W, 3) uint8 RGB with the longer side at `longest` pixels."""
+    """Decodes a row's picture to (H, W, 3) uint8 RGB with the longer side at `longest` pixels; grey if damaged."""
     height, width = fit_longest(row["height"], row["width"], longest)
-    return resize_image(decode_image(row["image"], (height, width)), height, width)
+    try:
+        return resize_image(decode_image(row["image"], (height, width)), height, width)
+    except BadFile as error:  # a look at a data set shows what there is
+        _log.warning("%s: %s", row["image_id"], error)
+        return np.full((height, width, 3), 128, np.uint8)
 
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:

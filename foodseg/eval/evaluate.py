@@ -14,7 +14,7 @@ import numpy as np
 from foodseg import storage
 from foodseg.classes import ClassTable, parse_id_lines, same_name
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
+from foodseg.data.sample import BadFile, decode_mask
 from foodseg.errors import UserError
 from foodseg.eval.boundary import boundary_counts
 from foodseg.eval.calibration import confidence_counts
@@ -90,10 +90,14 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     A confidence stays that of the id before it was mapped.
 
     Raises:
+        BadFile: the picture or its mask in the data set is damaged.
         BadPrediction: the labeller has no label map, or one that says nothing of some labelled pixels.
     """
-    truth = decode_mask(row["mask"])
-    found = labeller(row["image_id"], row["image"], truth.shape)
+    try:
+        truth = decode_mask(row["mask"])
+        found = labeller(row["image_id"], row["image"], truth.shape)
+    except BadFile as error:  # it was whole when it was prepared
+        raise BadFile(f"{row['image_id']}: {error}; prepare the data set again", error.fault) from None
     _refuse_unsaid(row["image_id"], truth, found.ids, space)
     ids = space.predicted_ids(found.ids, row["source"])
     other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row["source"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.outputs import RECORD, claim_outputs, written_names
+from foodseg.outputs import FOLDER_MARK, RECORD, claim_outputs, note_folder, renew_folder, written_names
 
 
 def write(out: Path, name: str, data: bytes, by: str = "predict", inputs: tuple[str, ...] = ()) -> None:
@@ -143,3 +143,46 @@ def test_two_commands_in_one_folder_keep_each_others_entries(tmp_path: Path) -> 
         second.write_bytes("b.png", b"2")
     assert written_names(str(tmp_path)) == {"a.png", "b.png"}
     assert set(json.loads((tmp_path / RECORD).read_text())["files"]["a.png"]) == {"by", "sha256"}
+
+
+def demo(out: Path, finished: bool = True) -> None:
+    renew_folder(out, ["run", "pictures.png"])
+    (out / "run").mkdir()
+    (out / "run" / "model").write_text("m")
+    (out / "pictures.png").write_text("p")
+    if finished:
+        note_folder(out)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_the_same_command_is_renewed(tmp_path: Path, finished: bool) -> None:
+    out = tmp_path / "demo"
+    demo(out, finished)
+    (out / ".DS_Store").write_text("")
+    renew_folder(out, ["run", "pictures.png"])
+    assert [path.name for path in out.iterdir()] == [FOLDER_MARK]
+
+
+@pytest.mark.parametrize(
+    ("finished", "name"), [(True, "run/notes.txt"), (True, "mine.jpg"), (False, "mine.jpg"), (False, "more/a.txt")]
+)
+def test_a_folder_with_files_of_others_stays(tmp_path: Path, finished: bool, name: str) -> None:
+    out = tmp_path / "demo"
+    demo(out, finished)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"holds {name}, which this command did not write and would delete"):
+        demo(out)
+    assert (out / name).read_text() == "mine" and (out / "run" / "model").exists()
+
+
+def test_a_folder_that_is_not_of_the_command_or_holds_its_input_stays(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and is no earlier result"):
+        demo(tmp_path)
+    demo(tmp_path / "demo")
+    with pytest.raises(UserError, match="which is read: name another folder"):
+        renew_folder(tmp_path / "demo", ["run", "pictures.png"], inputs=[str(tmp_path / "demo" / "run")])
+    (tmp_path / "link").symlink_to(tmp_path / "demo")
+    renew_folder(tmp_path / "link", ["run", "pictures.png"])
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [FOLDER_MARK]

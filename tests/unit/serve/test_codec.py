@@ -104,6 +104,21 @@ def test_other_formats_are_named(data: bytes, found: str) -> None:
     assert found in error.message and "JPEG" in error.hint
 
 
+@pytest.mark.parametrize("behind", ["motion photo", "gain map", "zeros"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_what_lies_behind_a_jpeg_has_no_scans_that_count(behind: str, options: dict[str, object]) -> None:
+    sink = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)).save(sink, "JPEG", **options)
+    trailer = {
+        "motion photo": b"\0\0\0\x18ftypmp42" + np.random.default_rng(1).bytes(8_000_000),
+        "gain map": 120 * sink.getvalue(),
+        "zeros": bytes(10_000),
+    }[behind]
+    assert behind != "motion photo" or trailer.count(b"\xff\xda") > codec.MAX_SCANS
+    picture = codec.read_picture(sink.getvalue() + trailer, PictureConfig())
+    np.testing.assert_array_equal(picture.image, codec.read_picture(sink.getvalue(), PictureConfig()).image)
+
+
 def test_an_empty_picture() -> None:
     assert (_refused(b"").status, _refused(b"").code) == (422, "empty_picture")
 
