@@ -1,4 +1,4 @@
-"""Fifty faulty records, one of each kind and combinations, beside healthy ones: a data set in the folder format.
+"""Some fifty faulty records, one of each kind and combinations, beside healthy ones: a data set in the folder format.
 
 meals = write_faulty_meals(tmp_path / "meals")
 meals.expected[("half_jpeg", "train")]          # {"truncated"}
@@ -19,10 +19,11 @@ from PIL import Image
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 
 HEIGHT, WIDTH = 96, 144
-FAULTS = 50
+FAULTS = 54
 _T = Image.Transpose
 # how a picture is turned before it is stored, so that its EXIF orientation turns it back
 _STORE = {3: _T.ROTATE_180, 6: _T.ROTATE_90}
+ONE_CLASS = ("ignored_is_food", "hidden_annotation")  # findings that no data set of this kind can have
 
 
 @dataclass
@@ -150,6 +151,9 @@ def _bad_masks(meals: FaultyMeals) -> None:
 
 
 def _repeated(meals: FaultyMeals) -> None:
+    image, mask = meals.meal()
+    (meals.folder / "images" / "two_files.png").write_bytes(png(image))
+    meals.add("two_files", jpeg(image), png(mask), "ambiguous_name")
     for kept, refused in (("val", "train"), ("test", "train")):
         image, mask = meals.meal()
         name = f"id_in_{kept}_and_{refused}"
@@ -182,6 +186,14 @@ def _turned(meals: FaultyMeals) -> None:
     sideways = jpeg(stored(image, 6), exif=exif(6))
     findings = ("exif_orientation", "swapped_size")
     meals.add("exif_6_mask_as_stored", sideways, png(stored(mask, 6)), *findings, truth=mask)
+    image, mask = meals.meal()
+    upside_down = jpeg(stored(image, 3), exif=exif(3))
+    findings = ("exif_orientation", "stored_mask")
+    meals.add("turned__exif_3_mask_as_stored", upside_down, png(stored(mask, 3)), *findings, truth=mask)
+    flat, mask = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[10:30, 20:90] = 1
+    findings = ("exif_orientation", "unclear_turn")
+    meals.add("flat__exif_3", jpeg(flat, exif=exif(3)), png(mask), *findings, truth=mask)
 
 
 def _converted(meals: FaultyMeals) -> None:
@@ -196,6 +208,9 @@ def _converted(meals: FaultyMeals) -> None:
     add("sixteen_bits", png_of(WIDTH, HEIGHT, 16, 2, rows_of(image.astype(np.uint16) * 257)), "sixteen_bit", mask)
     image, mask = meals.meal()
     add("grey", encoded(Image.fromarray(image).convert("L"), "JPEG"), "grey", mask, ".jpg")
+    image, mask = meals.meal()
+    pages = encoded(Image.fromarray(image), "TIFF", save_all=True, append_images=[Image.fromarray(image[::-1])])
+    add("pages", pages, "frames", mask, ".tif")
     image, mask = meals.meal()
     add("palette", encoded(Image.fromarray(image).quantize(64), "PNG"), "palette", mask)
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.data.destination import check_table
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.models.synonyms import sentences_of
@@ -40,6 +41,7 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
     """
     if not storage.without_query(out).endswith(".safetensors"):
         raise UserError(f"OUT {storage.redact(out)!r}: the table is a .safetensors file, so name one")
+    check_table(out)
     classes = _classes(source)
     names = classes.names[1:]
     if random_seed is not None:

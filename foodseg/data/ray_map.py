@@ -18,6 +18,7 @@ import ray
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.audit import listed_ingredients
+from foodseg.data.destination import check_destination
 from foodseg.data.generations import Generation, next_generation, switch_to
 from foodseg.data.label_map import map_ids, read_label_map, read_target
 from foodseg.data.ray_parallel import in_parallel
@@ -93,6 +94,7 @@ def map_data_set(
         DataRefused: the map leaves a split without one labelled food pixel.
     """
     src, dst = storage.absolute(src), storage.absolute(dst)
+    check_destination(src, dst)
     generation = next_generation(dst, overwrite)
     manifest = read_manifest(src)
     own = manifest.class_table

@@ -18,6 +18,7 @@ import ray
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
+from foodseg.data.destination import check_destination
 from foodseg.data.duplicates import refuse_duplicates
 from foodseg.data.findings import Finding, count_findings
 from foodseg.data.formats.detect import Format, absolute_source, list_source, source_name
@@ -78,6 +79,7 @@ def prepare(
             or of the annotations belong to no image; a split has no labelled food pixel.
     """
     src, dst = absolute_source(src), storage.absolute(dst)
+    check_destination(src, dst)
     generation = next_generation(dst, overwrite)
     listing = list_source(src, format)
     refuse_lost_annotations(listing.lost, max_bad)

@@ -87,7 +87,8 @@ def _report(matching: Matching, images: Files, listed: Sequence[str], where: str
         _log.warning(
             "%s: %d masks belong to no image; the first is %s", where, len(matching.unused), matching.unused[0]
         )
-    unlisted = sorted(set(images.everything()) - set(listed))
+    named = set(listed)
+    unlisted = [path for path in images.everything() if path not in named and without_extension(path) not in named]
     if unlisted:
         _log.warning(
             "%s: no list names %d of the images, which are left out; the first is %s",
