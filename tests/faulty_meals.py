@@ -140,7 +140,7 @@ def _bad_masks(meals: FaultyMeals) -> None:
     add("mask_with_a_flipped_bit", flipped(png(mask)), "unreadable")
     add("mask_bomb", png_of(30_000, 30_000), "too_many_pixels")
     add("colour_mask", png(image), "mask_mode")
-    add("mask_of_4_bits", png_of(WIDTH, HEIGHT, 4, 0, bytes((1 + WIDTH // 2) * HEIGHT)), "mask_mode")
+    add("webp_mask_with_loss", encoded(Image.fromarray(mask), "WEBP"), "mask_mode")
     add("jpeg_mask", jpeg(mask), "mask_mode")
     add("id_200", png(alien), "unknown_id")
     add("mask_of_half_the_size", png(mask[::2, ::2]), "size_mismatch")

@@ -35,7 +35,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "unreadable": Kind("refused", "the picture or the mask is damaged"),
     "truncated": Kind("refused", "the file ends before its last pixel"),
     "too_many_pixels": Kind("refused", "the picture or the mask has more pixels than the limit"),
-    "mask_mode": Kind("refused", "the mask is not one channel of 8 or 16 bit ids"),
+    "mask_mode": Kind("refused", "the mask holds no ids: colours, fractions, or what a format with loss left of them"),
     "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
     "ambiguous_name": Kind("refused", "two files have the name that is listed, or that the mask should have"),
     "size_mismatch": Kind("refused", "the mask has another size than the picture"),

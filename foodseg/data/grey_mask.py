@@ -24,6 +24,23 @@ def one_channel(channels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(ids)
 
 
+def whole_ids(numbers: np.ndarray) -> np.ndarray:
+    """Returns (H, W) numbers of any type as uint8 or uint16 ids.
+
+    Raises:
+        BadFile: some are negative, above 65535 or have fractions.
+    """
+    if numbers.dtype in (np.uint8, np.uint16):
+        return numbers
+    if numbers.dtype == np.bool_:
+        return numbers.astype(np.uint8)
+    if not (numbers == np.floor(numbers)).all():
+        raise BadFile("a mask holds whole ids, this one has fractions: save the ids as 8 bit grey PNG", "mask_mode")
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) > 65535:
+        raise BadFile("a mask holds ids from 0 to 65535, this one holds others", "unknown_id")
+    return numbers.astype(np.uint16)
+
+
 def _colour_sentence(colours: np.ndarray) -> str:
     """Says of a mask in colours, (H, W, 3) RGB, what it is and how it becomes ids."""
     if not colours[..., 1].any() and not colours[..., 2].any():

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from foodseg.data.grey_mask import one_channel
+from foodseg.data.grey_mask import one_channel, whole_ids
 from foodseg.data.image_format import FORMATS, ends_early, has_exif, known_format, raw_refusal, refusal
 from foodseg.data.image_format import BadFile as BadFile
 from foodseg.data.image_format import Fault as Fault  # both are part of this module's interface
@@ -119,14 +119,17 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
 def decode_mask(data: bytes) -> np.ndarray:
     """Decodes a mask of class ids to (H, W) uint8 or uint16; palette files give their indices.
 
-    A grey mask that was saved with three or four equal channels is read as what it is.
+    A grey mask that was saved with three or four equal channels is read as what it is, as are 1, 2 and 4 bits per pixel
+    and floating point numbers without fractions.
 
     Raises:
-        BadFile: unreadable or truncated, JPEG, in colour, or not 8 or 16 bits per pixel.
+        BadFile: unreadable or truncated, saved with loss (JPEG, most WEBP), in colour, or numbers that are no ids.
     """
     kind = known_format(data)
     if kind == "JPEG":
         raise BadFile("a mask saved as JPEG holds blurred ids: save it as PNG", "mask_mode")
+    if kind == "WEBP" and b"VP8L" not in data:
+        raise BadFile("a mask saved as WEBP with loss holds blurred ids: save it as PNG", "mask_mode")
     if kind == "PNG" and not ends_early(data):  # cv2 writes to stderr of a file that ends early
         mask = _decode_png_mask(data)
         if mask is not None:
@@ -140,7 +143,7 @@ def decode_mask(data: bytes) -> np.ndarray:
                 raise
             except Exception as error:
                 raise undecodable("mask", data, error) from None
-        if mode not in ("L", "P", "I;16", "I;16B", "I"):
+        if mode not in ("L", "P", "I;16", "I;16B", "I", "1", "F"):
             raise BadFile(
                 f"a mask holds one class id per pixel (grey or palette), this one has mode {mode}: save it as 8 bit "
                 "grey PNG",
@@ -150,11 +153,7 @@ def decode_mask(data: bytes) -> np.ndarray:
             ids = np.array(picture)
         except Exception as error:
             raise undecodable("mask", data, error) from None
-    if ids.dtype not in (np.uint8, np.uint16):
-        if ids.min(initial=0) < 0 or ids.max(initial=0) > 65535:
-            raise BadFile("a mask holds ids from 0 to 65535, this one holds others", "unknown_id")
-        return ids.astype(np.uint16)
-    return ids
+    return whole_ids(ids)
 
 
 def _decode_png_mask(data: bytes) -> np.ndarray | None:
@@ -163,10 +162,13 @@ def _decode_png_mask(data: bytes) -> np.ndarray | None:
         return None
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     _check_pixels(width, height)
-    if colour == 0 and depth < 8:  # every decoder would stretch 0..15 to 0..255
-        raise BadFile(
-            f"a mask has 8 or 16 bits per pixel, this one has {depth}: save the ids as 8 bit grey", "mask_mode"
-        )
+    if colour == 0 and depth < 8:
+        with open_picture(data) as picture:
+            try:
+                shown = np.array(picture.convert("L"))
+            except Exception as error:
+                raise undecodable("mask", data, error) from None
+        return shown // (255 // (2**depth - 1))  # decoders stretch 0..15 to 0..255
     if colour == 3 or (colour != 0 and depth == 8):  # cv2 would expand a palette
         return None
     mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow makes 8 of 16 bit colours

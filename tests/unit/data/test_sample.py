@@ -285,6 +285,31 @@ def test_masks_round_trip_exactly(dtype: type, top: int) -> None:
         np.testing.assert_array_equal(np.asarray(picture), mask)
 
 
+def saved(array: np.ndarray, form: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(array).save(sink, form, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "ids"),
+    [
+        (png(8, 1, 1, 0, b"\0\x11"), [0, 0, 0, 1, 0, 0, 0, 1]),
+        (png(4, 1, 2, 0, b"\0\x1b"), [0, 1, 2, 3]),
+        (png(4, 1, 4, 0, b"\0\x01\xfa"), [0, 1, 15, 10]),
+        (saved(np.array([[True, False]]), "PNG"), [1, 0]),
+        (saved(np.array([[True, False]]), "TIFF"), [1, 0]),
+        (saved(np.array([[0, 3, 254]], np.float32), "TIFF"), [0, 3, 254]),
+        (saved(np.array([[0, 3, 254]], np.uint8), "TIFF"), [0, 3, 254]),
+        (saved(np.array([[0, 3, 254]], np.uint8), "BMP"), [0, 3, 254]),
+        (saved(np.array([[0, 3, 254]], np.uint8), "WEBP", lossless=True), [0, 3, 254]),
+    ],
+)
+def test_ids_in_other_numbers_of_bits_and_other_files(data: bytes, ids: list[int]) -> None:
+    mask = decode_mask(data)
+    assert mask.tolist() == [ids] and mask.dtype in (np.uint8, np.uint16)
+
+
 def test_masks_of_other_kinds() -> None:
     ids = np.array([[0, 3, 103], [255, 1, 0]], np.uint8)
     palette = Image.fromarray(ids)
@@ -342,9 +367,9 @@ def test_masks_in_colours_are_refused_with_what_to_do() -> None:
         (encoded(PHOTO.convert("CMYK"), "TIFF"), "one class id per pixel .* mode CMYK"),
         (encoded(Image.fromarray(np.array([[-1]], np.int32)), "TIFF"), "ids from 0 to 65535"),
         # a decoder would stretch the id 1 to 255 = ignore, 85 and 17
-        (png(8, 1, 1, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 1"),
-        (png(4, 1, 2, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 2"),
-        (png(2, 1, 4, 0, b"\0\x10"), "8 or 16 bits per pixel, this one has 4"),
+        (saved(np.full((4, 4), 0.5, np.float32), "TIFF"), "holds whole ids, this one has fractions"),
+        (saved(np.full((4, 4), -1, np.float32), "TIFF"), "holds ids from 0 to 65535"),
+        (saved(np.full((4, 4), 2, np.uint8), "WEBP"), "saved as WEBP with loss holds blurred ids: save it as PNG"),
     ],
 )
 def test_masks_that_are_refused(data: bytes, words: str) -> None:
