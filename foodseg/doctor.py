@@ -24,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from foodseg import storage
 from foodseg.errors import FoodsegError
+from foodseg.lettering import is_legible
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "timm")
 GIB = 1 << 30
@@ -34,6 +35,12 @@ MIN_DISK = 5 * GIB
 MAX_DISK_USED = 0.95  # above this share Ray refuses to spill objects
 PORTS = {6379: "--port", 8265: "--dashboard-port"}
 IMPORT_SECONDS = 120.0
+# a word of each script, as a font has to draw it
+SCRIPTS = {
+    "Latin": "cr\u00e8me", "Greek": "\u03c8\u03c9\u03bc\u03af", "Cyrillic": "\u0440\u0438\u0441",
+    "Chinese": "\u7c73\u996d", "Japanese": "\u3054\u98ef", "Korean": "\ubc25", "Thai": "\u0e02\u0e49\u0e32\u0e27",
+    "Arabic": "\u0623\u0631\u0632", "Hebrew": "\u05d0\u05d5\u05e8\u05d6", "Devanagari": "\u091a\u093e\u0935\u0932",
+}  # fmt: skip
 SHM = Path("/dev/shm")
 
 # nms is a compiled operator of torchvision: it is there only if the two packages fit.
@@ -60,7 +67,7 @@ class Check:
 
 def diagnose(storage_uri: str | None = None) -> list[Check]:
     """All checks, in the order in which to repair; takes some seconds. `storage_uri`: a folder to write to, or None."""
-    checks = [python_version(), *package_versions(), *torch_works(), cpus(), memory(), shared_memory()]
+    checks = [python_version(), *package_versions(), *torch_works(), fonts(), cpus(), memory(), shared_memory()]
     checks += [disk("disk here", Path.cwd()), disk("disk for Ray", Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray")]
     if storage_uri is not None:
         checks.append(storage_usable(storage_uri))
@@ -134,6 +141,14 @@ def _default_weights(said: str) -> Check:
     answers = "reachable" if reachable else "not reachable"
     instead = "" if cached == "True" or reachable else ": set model.weights to a file, or to none for random weights"
     return Check("pretrained weights", True, f"{backbone} {there}, hub {shown} {answers}{instead}", "")
+
+
+def fonts() -> Check:
+    """Scripts in which class names are legible in overlays and contact sheets; elsewhere their ids are shown."""
+    lacking = [script for script, text in SCRIPTS.items() if not is_legible(text)]
+    reordered = "; those whose letters join need FriBidi: apt-get install libfribidi0, brew install fribidi"
+    found = f"names in {', '.join(lacking)} are shown as ids{reordered}" if lacking else "names in every common script"
+    return Check("fonts", True, found, "")
 
 
 def cpus() -> Check:

@@ -105,6 +105,14 @@ def test_no_gpu_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.torch_works()[1] == Check("device", True, "cpu", "")
 
 
+def test_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_legible", lambda text: text.isascii() or "\u00e8" in text or "\u03c8" in text)
+    found = doctor.fonts()
+    assert found.ok and found.found.startswith("names in Cyrillic, Chinese, Japanese, Korean, Thai, Arabic, Hebrew")
+    monkeypatch.setattr(doctor, "is_legible", lambda text: True)
+    assert doctor.fonts().found == "names in every common script"
+
+
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("reachable", [True, False])
 def test_default_weights(cached: bool, reachable: bool, monkeypatch: pytest.MonkeyPatch, moto_endpoint: str) -> None:

