@@ -214,10 +214,14 @@ def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]
     elif not known.any():
         findings.append(Finding("all_ignored", f"every pixel of the mask is ignored (id {classes.ignore_id})"))
     elif not known[BACKGROUND + 1 :].any():
-        detail = "the mask is all background"
         if ignored:
-            detail = f"the mask has no ingredient: {ignored / mask.size:.1%} of it is {classes.ignore_id} = ignored"
-        findings.append(Finding("empty_mask", detail))
+            detail = (
+                f"the mask has no ingredient, and {ignored / mask.size:.1%} of it is {classes.ignore_id} = ignored: "
+                "where that marks food, write its id there"
+            )
+            findings.append(Finding("only_ignored", detail))
+        else:
+            findings.append(Finding("empty_mask", "the mask is all background"))
     return known.astype(np.int32), ignored
 
 

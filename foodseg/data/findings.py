@@ -13,7 +13,8 @@ FindingName = Literal[
     "missing_file", "empty_file", "other_format", "unreadable", "truncated", "too_many_pixels", "mask_mode",
     "unknown_id", "ambiguous_name", "size_mismatch", "all_ignored", "duplicate_id", "split_duplicate",
     "swapped_size", "stored_mask", "ignored_is_food",
-    "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask", "unlabelled",
+    "exif_orientation", "alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames", "empty_mask",
+    "only_ignored", "unlabelled",
     "hidden_annotation",
     "unclear_turn",
     "repeated_picture", "near_duplicate",
@@ -56,7 +57,10 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "grey": Kind("counted", "the picture has no colour"),
     "palette": Kind("counted", "the picture has a palette"),
     "frames": Kind("counted", "the picture has several frames or pages, and the first one was read"),
-    "empty_mask": Kind("counted", "the mask holds no ingredient: background, and perhaps ignored pixels"),
+    "empty_mask": Kind("counted", "the mask is all background"),
+    "only_ignored": Kind(
+        "counted", "the mask holds ignored pixels and no ingredient: where 255 marks food, write its id there"
+    ),
     "unlabelled": Kind("counted", "the picture has no mask"),
     "hidden_annotation": Kind("counted", "an annotation leaves no pixel: smaller ones cover it, or it has none"),
     "unclear_turn": Kind(

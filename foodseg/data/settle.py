@@ -63,7 +63,7 @@ def settle_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable
     for each in audited:
         one = _facts(each)
         if one is not None and one.ignored_pixels:
-            kept = [finding for finding in one.findings if finding.name not in ("empty_mask", "all_ignored")]
+            kept = [finding for finding in one.findings if finding.name not in ("only_ignored", "all_ignored")]
             each = replace(
                 one,
                 findings=(*kept, Finding("ignored_is_food", detail)),

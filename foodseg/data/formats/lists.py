@@ -77,14 +77,19 @@ def read_list(uri: str, files: Files) -> list[Line]:
             continue
         seen.add(line.path or text)
         lines.append(line)
-        if line.path is not None and without_extension(line.path) != text:
+        if line.path is not None and without_extension(line.path) != without_extension(text):
             guessed.append((text, line.path))
     if repeated:
         _log.warning(
             "%s lists %d images more than once; each is taken once (the first is %r)", name, len(repeated), repeated[0]
         )
     if guessed:
-        _log.info("%s: %d lines are not plain stems; %r is read as %s", name, len(guessed), *guessed[0])
+        _log.info(
+            "%s: lines that are spelled in another way than their image: %d; %r is read as %s",
+            name,
+            len(guessed),
+            *guessed[0],
+        )
     return lines
 
 

@@ -208,10 +208,12 @@ def test_an_empty_plate_and_an_unlabelled_picture_are_taken(
     assert (read_mask(found, CLASSES) is None) == (mask is None)
 
 
-def test_an_empty_mask_with_ignored_pixels_is_empty_too(tmp_path: Path) -> None:
+def test_a_mask_without_ingredient_whose_food_may_be_ignored_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
     mask = ids()
     mask[0] = 255
-    assert names(audited(tmp_path, jpeg(), encode_mask(mask))) == ["empty_mask"]
+    found = audited(tmp_path, jpeg(), encode_mask(mask))
+    assert names(found) == ["only_ignored"]
+    assert "where that marks food, write its id there" in found.findings[0].detail
 
 
 def test_sizes_are_those_after_exif(tmp_path: Path) -> None:

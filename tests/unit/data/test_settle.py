@@ -148,7 +148,7 @@ def test_255_stays_ignored_where_it_may_be(sets: list[list[int]], classes: Class
 @pytest.mark.parametrize(
     ("ids", "count", "detail"),
     [
-        ([0, 255], 3, "the mask has no ingredient: 50.0% of it is 255 = ignored"),
+        ([0, 255], 3, "the mask has no ingredient, and 50.0% of it is 255 = ignored"),
         ([255], 3, "every pixel of the mask is ignored (id 255)"),
         ([0, 128], 2, "they are multiples of 128, as of a mask that was made to be looked at: divide them by 128"),
         ([0, 85, 170, 255], 4, "multiples of 85"),

@@ -82,7 +82,7 @@ def test_a_list_of_every_kind_of_line(files: Files, tmp_path: Path, caplog: pyte
     assert isinstance(absent, Unreadable) and absent.fault == "missing_file"
     assert absent.reason == "train.txt lists '00', and no image in images/ has that name (images/000.jpg is there)"
     assert "train.txt lists 2 images more than once; each is taken once (the first is 'a')" in caplog.text
-    assert "2 lines are not plain stems; 'a.jpg' is read as a.jpg" in caplog.text
+    assert "spelled in another way than their image: 1; 'b' is read as B.JPG" in caplog.text
 
 
 def test_the_id_is_composed_whatever_the_file_and_the_list_say(files: Files, tmp_path: Path) -> None:
