@@ -210,6 +210,11 @@ def _images(entries: Sequence[dict[str, Any]], own_key: str, where: str) -> list
         images.setdefault((image.id, file_name) if image.id is not None and file_name else (number,), image)
     if len(images) < len(entries):
         _log.warning("%s: %d entries of `images` stand twice and are read once", where, len(entries) - len(images))
+    unsized = [image for image in images.values() if image.wrong_size is None and None in (image.height, image.width)]
+    if unsized:
+        _log.info(
+            "%s: %d images are listed without height and width, which are those of their files", where, len(unsized)
+        )
     return list(images.values())
 
 

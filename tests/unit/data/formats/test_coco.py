@@ -298,11 +298,15 @@ def test_texts_as_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("height", [None, float("nan"), "", 0, "0", "missing"])
-def test_a_size_that_is_not_given_is_that_of_the_image(height: Any, tmp_path: Path) -> None:
+def test_a_size_that_is_not_given_is_that_of_the_image(
+    height: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     entry = {key: value for key, value in image(1, "1.jpg", height=height).items() if value != "missing"}
     src = write(tmp_path, {"a.json": document([entry], [annotation(1, 1)]), "1.jpg": None})
-    (record,) = list_coco(src).records
+    with caplog.at_level(logging.INFO):
+        (record,) = list_coco(src).records
     assert record.mask is not None and record.mask.read().tolist() == FIRST
+    assert "a.json: 1 images are listed without height and width, which are those of their files" in caplog.text
 
 
 @pytest.mark.parametrize(
