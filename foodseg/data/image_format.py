@@ -18,7 +18,8 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # sizes of its second header
 _TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of one value, by type (TIFF 6.0, page 15)
 # a marker in a JPEG, or in the coded pixels of one: 0xFF00 is a coded 0xFF, 0xFFFF pads (ITU T.81, B.1.1.2)
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk and its checksum
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
 _ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a segment: TEM, RST0 to RST7, SOI
 
 
@@ -130,7 +131,7 @@ def ends_early(data: bytes) -> bool:
     if kind == "JPEG":
         return _walk_jpeg(data).end is None
     if kind == "PNG":
-        return data.rfind(b"IEND") < 0
+        return data.rfind(_PNG_END) < 0
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if kind == "TIFF":

@@ -10,6 +10,7 @@ becomes RGB, 16 bits become 8, grey becomes three equal channels.
 
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -241,6 +242,8 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | 
             if any(damage in words for damage in _JPEG_DAMAGE):
                 fault: Fault = "truncated" if "premature end" in words else "unreadable"
                 raise BadFile(f"the picture cannot be decoded ({error})", fault) from None
+            if strict and ends_early(data):  # the last of several things that libjpeg has to say may be another one
+                raise BadFile("the picture cannot be decoded (the JPEG file is truncated)", "truncated") from None
     return None
 
 
@@ -276,7 +279,10 @@ def open_picture(data: bytes) -> Image.Image:
     if not data:
         raise BadFile("the file is empty", "empty_file")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        with warnings.catch_warnings():
+            if known_format(data) == "TIFF":  # of one that is cut Pillow says so tag by tag
+                warnings.simplefilter("ignore", UserWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own limit, the larger one
         raise _too_many(f"the picture has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception:  # mostly OSError, but a damaged header can end a parser in any way

@@ -126,6 +126,21 @@ def test_a_cut_jpeg_is_truncated_and_one_with_a_cut_trailer_is_whole(photo: byte
         assert refused.value.fault == "truncated"
 
 
+@pytest.mark.parametrize("form", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "TIFF", "LZW", "BMP"])
+def test_wherever_a_file_is_cut_it_is_truncated(form: str) -> None:
+    """libjpeg may say many things of one that is cut, and that it ends too early is not always the last of them."""
+    small = PHOTO.resize((48, 36))
+    data = {
+        "progressive": lambda: encoded(small, "JPEG", progressive=True),
+        "CMYK": lambda: encoded(small.convert("CMYK"), "JPEG", progressive=True),
+        "LZW": lambda: encoded(small, "TIFF", compression="tiff_lzw"),
+    }.get(form, lambda: encoded(small, form))()
+    for length in range(300, len(data), 1 + (len(data) - 300) // 400):
+        with pytest.raises(BadFile) as refused:
+            decode_image(data[:length])
+        assert refused.value.fault == "truncated", (length, len(data), refused.value)
+
+
 def test_several_images_in_one_file() -> None:
     others = [PHOTO.rotate(180), PHOTO.rotate(90)]
     for form in ("PNG", "WEBP", "TIFF"):
