@@ -102,3 +102,42 @@ def test_what_ends_by_itself_within_the_grace_is_not_killed(tmp_path: Path) -> N
     end_marked(mark, grace=30)
     assert (tmp_path / "done").read_text() == "tidied" and tidy.wait(timeout=5) == 0
     assert time.monotonic() - began < 20
+
+
+COMMAND = """
+import sys, time
+from foodseg import cli
+
+@cli.app.command()
+def hang() -> None:
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidied", flush=True)
+
+sys.argv = ["foodseg", "hang"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)
+def test_a_command_that_is_asked_to_end_tidies_up_and_says_so(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None and command.stdout.readline() == "begun\n"
+        command.send_signal(number)
+        out, err = command.communicate(timeout=30)
+    assert (command.returncode, out) == (130, "tidied\n")
+    assert err == "foodseg: interrupted; a training run goes on with --resume\n"
+
+
+def test_nohup_keeps_a_command_alive() -> None:
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{COMMAND}"
+    with subprocess.Popen([sys.executable, "-c", ignoring], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None and command.stdout.readline() == "begun\n"
+        command.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.wait(timeout=1)
+        command.kill()
