@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow
 import pyarrow.fs
@@ -65,6 +65,16 @@ def absolute(uri: str) -> str:
 def without_query(uri: str) -> str:
     """The URI without its query, which only s3:// has: a "?" in a local path is part of a name."""
     return uri.partition("?")[0] if uri.startswith("s3://") else uri
+
+
+def encoded(uri: str) -> str:
+    """The URI for those who read it as a URI, pyarrow and Ray: to us a key is plain text, with "%", "#" and blanks."""
+    whole = absolute(uri)
+    if not whole.startswith("s3://"):
+        return whole
+    location, mark, query = whole.removeprefix("s3://").partition("?")
+    host, slash, key = location.partition("/")
+    return f"s3://{host}{slash}{quote(key)}{mark}{query}"
 
 
 def is_local(uri: str) -> bool:

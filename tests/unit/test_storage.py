@@ -7,8 +7,10 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow
+import pyarrow.fs
 import pyarrow.parquet
 import pytest
 
@@ -352,3 +354,50 @@ def test_an_endpoint_that_never_answered_fails_fast(nobody: str, monkeypatch: py
     monkeypatch.setattr(storage, "FIRST_CONTACT_SECONDS", 0.1)
     with pytest.raises(UserError, match=f"{endpoint} is not reachable .*Could not connect.*correct AWS_ENDPOINT_URL"):
         storage.exists("s3://food/k")
+
+
+ODD_KEYS = [
+    "my key",
+    "k#1/a",
+    "100%",
+    "%41",
+    "a+b",
+    "\u00fcn\u00ef \u5bff\u53f8",
+    "it's",
+    "a&b=c",
+    'say "q"',
+    "a:b",
+    "a@b",
+]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_a_key_is_plain_text_to_whoever_reads_uris_too(key: str) -> None:
+    uri = f"s3://bucket/{key}?endpoint_override=127.0.0.1:9&scheme=http&region=eu"
+    _, path = pyarrow.fs.FileSystem.from_uri(storage.encoded(uri))
+    assert path == f"bucket/{key}"
+    assert storage.join(uri, "x").partition("?")[0] == f"s3://bucket/{key}/x"
+
+
+@pytest.mark.parametrize("name", [*ODD_KEYS, "what?", "a?b#c"])
+def test_odd_names_on_a_local_disk(name: str, tmp_path: Path) -> None:
+    where = storage.join(str(tmp_path), name, "f.txt")
+    storage.write_text(where, "here")
+    assert storage.read_text(where) == "here" and (tmp_path / name / "f.txt").exists()
+    assert storage.list_names(str(tmp_path)) == [Path(name).parts[0]]
+    assert storage.encoded(where) == where and storage.without_query(where) == where
+    assert storage.read_text(f"file://{quote(where)}") == "here"
+
+
+def test_only_s3_has_a_query() -> None:
+    assert storage.without_query("s3://b/k.tsv?region=eu") == "s3://b/k.tsv"
+    assert storage.without_query("my#1?/k.tsv") == "my#1?/k.tsv"
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_odd_keys_in_a_bucket(key: str, bucket: str) -> None:
+    where = storage.join(bucket, "odd", key, "f #2.txt")
+    storage.write_text(where, "here")
+    assert storage.read_text(where) == "here" and storage.exists(where)
+    assert Path(key).parts[0] in storage.list_names(storage.join(bucket, "odd"))
+    storage.delete(where)

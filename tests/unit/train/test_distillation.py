@@ -206,14 +206,15 @@ def test_a_picture_without_a_mask_teaches_through_the_teacher_alone(data, tmp_pa
 def test_unlabelled_pictures_that_teach_nothing_are_named(data, tmp_path, caplog):
     config = drawn_config(data, tmp_path / "r")
     prepared(config)
-    assert caplog.messages == [
+    without_masks = [said for said in caplog.messages if "no mask" in said]
+    assert without_masks == [
         "1 of the training pictures have no mask: nothing is learned from them while loss.distill and the other "
         "terms of a teacher are 0"
     ]
     caplog.clear()
     prepared(drawn_config(data, tmp_path / "on", *ON))
     prepared(drawn_config(data, tmp_path / "features", "loss.features=0.5"))
-    assert caplog.messages == []
+    assert not any("no mask" in said for said in caplog.messages)
 
 
 # --- both kinds of weights are scored ---
