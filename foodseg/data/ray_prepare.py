@@ -155,15 +155,20 @@ def _found(image_id: str, split: str, finding: Finding) -> dict[str, Any]:
 
 
 def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, where: str) -> None:
+    if not refused:
+        return
+    first = refused[0]
+    reasons = (
+        f"the first is {first.record.image_id!r} of {first.record.split}: {first.reason}; "
+        f"all are listed in {storage.redact(where)}"
+    )
     if len(refused) > max_bad * total:
-        first = refused[0]
         raise DataRefused(
             f"{len(refused)} of {total} records are bad, a share of {len(refused) / total:.3g}, more than --max-bad "
-            f"{max_bad:g} allows; the first is {first.record.image_id!r} of {first.record.split}: {first.reason}; "
-            f"all are listed in {storage.redact(where)}"
+            f"{max_bad:g} allows; {reasons}"
         )
     if len(refused) == total:
-        raise DataRefused(f"no record is good; all are listed in {storage.redact(where)}")
+        raise DataRefused(f"none of the {total} records is good; {reasons}")
 
 
 def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:

@@ -32,7 +32,9 @@ def refuse_lost_annotations(lost: LostAnnotations | None, max_bad: float) -> Non
     """
     if lost is None or not lost.count:
         return
-    if lost.count > max_bad * lost.total or lost.count == lost.total:
+    if lost.count == lost.total:
+        raise DataRefused(f"none of the {lost.total} annotations belongs to an image; the first: {lost.first}")
+    if lost.count > max_bad * lost.total:
         raise DataRefused(
             f"{lost.count} of {lost.total} annotations belong to no image, a share of {lost.count / lost.total:.3g}, "
             f"and --max-bad is {max_bad:g}; the first: {lost.first}"

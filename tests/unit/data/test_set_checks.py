@@ -33,17 +33,22 @@ def test_a_tolerated_share_of_annotations_may_be_lost(count: int, total: int, ma
 
 @pytest.mark.parametrize(
     ("count", "total", "max_bad", "share"),
-    [(1, 10, 0, "0.1"), (2, 100, 0.01, "0.02"), (299, 299, 0.01, "1"), (5, 5, 1, "1")],
+    [(1, 10, 0, "0.1"), (2, 100, 0.01, "0.02"), (99, 100, 0.5, "0.99")],
 )
-def test_more_is_refused_and_all_of_them_whatever_is_tolerated(
-    count: int, total: int, max_bad: float, share: str
-) -> None:
+def test_more_is_refused(count: int, total: int, max_bad: float, share: str) -> None:
     words = (
         f"^{count} of {total} annotations belong to no image, a share of {share}, and --max-bad is {max_bad:g}; "
         "the first: annotation 1 has no image_id$"
     )
     with pytest.raises(DataRefused, match=words):
         refuse_lost_annotations(LostAnnotations(count, total, "annotation 1 has no image_id"), max_bad)
+
+
+@pytest.mark.parametrize("max_bad", [0, 0.01, 1])
+def test_all_of_them_are_refused_whatever_is_tolerated(max_bad: float) -> None:
+    words = "^none of the 299 annotations belongs to an image; the first: annotation 1 has no image_id$"
+    with pytest.raises(DataRefused, match=words):
+        refuse_lost_annotations(LostAnnotations(299, 299, "annotation 1 has no image_id"), max_bad)
 
 
 def test_one_food_pixel_in_each_split_is_enough() -> None:
