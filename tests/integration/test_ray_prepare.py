@@ -90,7 +90,7 @@ def test_a_split_without_food_and_annotations_of_no_image_are_refused_and_nothin
         prepare(str(tmp_path / "coco"), str(tmp_path / "out"))
     test.write_text(json.dumps({**tree, "annotations": [{**one, "image_id": 99} for one in tree["annotations"]]}))
     with pytest.raises(
-        DataRefused, match="belong to no image, a share of .*instances_test.json, annotation 1 has image_id"
+        DataRefused, match=r"belong to no image, a share of .*instances_test.json, annotation 1 has image_id"
     ):
         prepare(str(tmp_path / "coco"), str(tmp_path / "out"), max_bad=0.1)
     assert not (tmp_path / "out/dataset.json").exists()
