@@ -61,8 +61,10 @@ def test_a_command_that_ends_by_itself_waits_until_nothing_is_left() -> None:
 
 
 def test_what_a_killed_command_left_is_named_and_ended_by_the_next(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # a namespace of its own, so that no other command on this machine is faster
+    monkeypatch.setattr(leftovers, "namespace", lambda: "test")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     mark = f"{dead.pid}/{leftovers.namespace()}/abc"
