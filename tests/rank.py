@@ -88,7 +88,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         if rank != 0:
             run = prepare_run(parse_config(tree), resume=True)
         trainer = Trainer(run.config, run.manifest, run.total_steps, GlooContext(run, rank, world_size))
-        gradients = first_gradients(trainer)
+        gradients = first_gradients(trainer, to_the_end=run.config.train.steps != 1)
         assert trainer.teacher is not None
         buffers = {
             "student": dict(trainer.student.named_buffers()),

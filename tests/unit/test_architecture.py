@@ -1,6 +1,7 @@
 """The rules of the design that no linter holds: where Ray may be imported, and how large a module may grow."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def _imports(tree: ast.AST, package: str, in_function: bool = False) -> Iterator
             yield from _imports(node, package, inside)
 
 
+@functools.cache
 def _imports_of(path: Path) -> list[tuple[str, int, bool]]:
     package = _module(path) if path.name == "__init__.py" else _module(path).rpartition(".")[0]
     return list(_imports(ast.parse(path.read_text(encoding="utf-8")), package))

@@ -109,10 +109,9 @@ def test_half_precision(data, names, tmp_path):
     assert len(moved) > 0.9 * sum(tensor.requires_grad for tensor in after.values())
 
 
-@pytest.mark.parametrize("unet", ["full", "lora"])
-def test_a_resumed_run_is_the_undisturbed_one(data, names, tmp_path, unet):
+def test_a_resumed_run_is_the_undisturbed_one(data, names, tmp_path):
     settings = [
-        "train.steps=4", "train.checkpoint_every=2", "train.micro_batch=2", f"model.diffusion.unet={unet}",
+        "train.steps=4", "train.checkpoint_every=2", "train.micro_batch=2", "model.diffusion.unet=lora",
         "model.diffusion.gradient_checkpointing=true", "model.diffusion.learn_timestep=true", *TAUGHT,
     ]  # fmt: skip
     trainer_of(tiny(data, tmp_path / "whole", names, *settings)).run()

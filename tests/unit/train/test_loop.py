@@ -73,20 +73,20 @@ def assert_same(found, expected, where: str = "") -> None:
     ids=["default", "plain", "accumulated"],
 )
 def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
-    settings = ["train.steps=12", "model.dropout=0.2", "train.validate_every=6", *settings]
+    settings = ["train.steps=6", "model.dropout=0.2", "train.validate_every=3", *settings]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert go(drawn_config(data, whole, *settings))["step"] == 12
-    assert go(drawn_config(data, parts, *settings), stop_after=7) == {
-        "step": 7,
+    assert go(drawn_config(data, whole, *settings))["step"] == 6
+    assert go(drawn_config(data, parts, *settings), stop_after=4) == {
+        "step": 4,
         "stopped": True,
         "miou": newest(parts).history[-1]["miou"],
     }
-    assert newest(parts).step == 7
+    assert newest(parts).step == 4
     assert go(drawn_config(data, parts, *settings), resume=True)["stopped"] is False
     one, other = newest(parts), newest(whole)
     for name in ("step", "student", "teacher", "trainer", "history"):
         assert_same(getattr(one, name), getattr(other, name), name)
-    assert [line["step"] for line in one.history] == [6, 12]
+    assert [line["step"] for line in one.history] == [3, 6]
 
 
 def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path):
@@ -117,10 +117,10 @@ def test_several_data_sets_train_validate_and_resume_as_one(data, tmp_path):
     uri = write_drawn(tmp_path / "d", train=4, val=3, test=1)
     write_manifest(uri, read_manifest(uri).model_copy(update={"annotated": {"drawn": (0, 1, 2)}}))
     several = f"data.uris=[{{uri: {data}}}, {{uri: {uri}, weight: 2.5}}]"
-    settings = [several, "train.steps=12", "train.validate_every=6", "loss.dice=0.3"]
+    settings = [several, "train.steps=6", "train.validate_every=3", "loss.dice=0.3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go(drawn_config("", whole, *settings))
-    go(drawn_config("", parts, *settings), stop_after=7)
+    go(drawn_config("", parts, *settings), stop_after=4)
     go(drawn_config("", parts, *settings), resume=True)
     one, other = newest(parts), newest(whole)
     for name in ("step", "student", "trainer", "history", "data"):
