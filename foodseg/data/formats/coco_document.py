@@ -152,6 +152,8 @@ def _load(data: bytes, where: str) -> Any:
             what = f"at {place} a second object begins; COCO is one object, not one a line (JSON lines)"
         elif error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
             what = f"it ends too early, at {place}: copy or export it again"
+        elif error.pos == 0:
+            what = f"it begins with {text[:30]!r}"
         else:
             what = f"{error.msg} at {place}"
         raise UserError(f"{where} is not JSON: {what}") from None
@@ -247,6 +249,10 @@ def _annotation(entry: Mapping[str, Any], name: str) -> Annotation:
     return Annotation(name, category, bool(crowd), text, size_at_least(segmentation), wrong)
 
 
+def _largest(sizes: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return max((size[0] for size in sizes), default=0.0), max((size[1] for size in sizes), default=0.0)
+
+
 def _sides_exchanged(images: Sequence[ImageEntry], annotations: Mapping[Id, Sequence[Annotation]]) -> bool:
     """True where a program exchanged height and width of all images (Pillow gives width first, numpy height).
 
@@ -256,13 +262,13 @@ def _sides_exchanged(images: Sequence[ImageEntry], annotations: Mapping[Id, Sequ
     for image in images:
         if image.id is None or image.height is None or image.width is None:
             continue
-        sizes = [one.size for one in annotations.get(image.id, ())]
-        needed = tuple(max((size[axis] for size in sizes), default=0.0) for axis in (0, 1))
-        as_listed = fits(needed, image.height, image.width)
-        other_way_round = fits(needed, image.width, image.height)
-        if as_listed and not other_way_round:
+        own = annotations.get(image.id, ())
+        needed = _largest([one.size for one in own])
+        if fits(needed, image.height, image.width) and not fits(needed, image.width, image.height):
             return False
-        exchanged = exchanged or (other_way_round and not as_listed)
+        # an RLE may be transposed itself: what it says about the size proves nothing
+        drawn = _largest([one.size for one in own if not one.segmentation.startswith("{")])
+        exchanged = exchanged or (not fits(drawn, image.height, image.width) and fits(drawn, image.width, image.height))
     return exchanged
 
 

@@ -229,6 +229,7 @@ def _ways(file_name: str) -> Iterator[tuple[str, ...]]:
         text.partition("?d=")[2].partition("&")[0] for text in texts if "?d=" in text
     ]  # Label Studio's local files
     texts += [unquote(text) for text in texts if "%" in text]
+    texts += [text.strip() for text in texts if text != text.strip()]
     yield from (parts for text in reversed(texts) if (parts := _parts(text)))
 
 

@@ -49,7 +49,7 @@ class CocoMask:
 
     Attributes:
         height, width: pixels, as the file gives them; None = it does not: an RLE tells, or else the image.
-        image: read only where nothing else tells the size.
+        image: read only where nothing else tells the size, or where an RLE contradicts it.
     """
 
     height: int | None
@@ -96,13 +96,16 @@ class CocoMask:
 
     def _size(self, parsed: Sequence[Polygons | Rle]) -> tuple[int, int]:
         """Returns (height, width) that the annotations are meant for."""
-        if self.height is not None and self.width is not None:
-            return self.height, self.width
+        listed = (self.height, self.width) if self.height is not None and self.width is not None else None
         told = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
-        if len(told) == 1:
+        if listed is not None and told <= {listed}:
+            return listed
+        if listed is None and len(told) == 1:
             return told.pop()
         data = self.image.read()
         height, width = image_size(data)
+        if listed is not None:  # an RLE contradicts it: the image says which of the two is right
+            return (height, width) if told == {(height, width)} else listed
         corners = [extent(own) for own in parsed if not isinstance(own, Rle)]
         needed = tuple(max((corner[axis] for corner in corners), default=0.0) for axis in (1, 0))
         # polygons that leave the image as shown, and fit it as stored: that is how they were drawn

@@ -309,24 +309,24 @@ def test_a_size_that_is_not_given_is_that_of_the_image(
     assert "a.json: 1 images are listed without height and width, which are those of their files" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "wide",
-    [
-        {"segmentation": [[2, 0, 5, 0, 5, 2, 2, 2]]},
-        {"segmentation": {"size": [3, 5], "counts": [6, 2, 1, 2, 1, 2, 1]}},
-    ],
-)
-def test_height_and_width_that_were_exchanged_in_all_images(
-    wide: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_height_and_width_that_were_exchanged_in_all_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # of 3 x 5 pixels each; the first image alone does not tell
     images = [image(n, f"{n}.jpg", height=5, width=3) for n in (1, 2)]
-    files: dict[str, Any] = {"1.jpg": None, "2.jpg": None}
-    src = write(tmp_path, {**files, "a.json": document(images, [annotation(1, 1), {**annotation(2, 2), **wide}])})
+    wide = annotation(2, 2, segmentation=[[2, 0, 5, 0, 5, 2, 2, 2]])
+    src = write(tmp_path, {"a.json": document(images, [annotation(1, 1), wide]), "1.jpg": None, "2.jpg": None})
     first, second = (record.mask.read().tolist() for record in list_coco(src).records if record.mask)
     assert first == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0] * 5]
     assert second == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0] * 5]
     assert "a.json: height and width are exchanged in `images`" in caplog.text
+
+
+def test_an_rle_proves_nothing_about_the_sizes_of_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [image(n, f"{n}.jpg", height=5, width=3) for n in (1, 2)]
+    transposed = annotation(2, 2, segmentation={"size": [3, 5], "counts": [6, 9]})
+    src = write(tmp_path, {"a.json": document(images, [annotation(1, 1), transposed]), "1.jpg": None, "2.jpg": None})
+    first, second = list_coco(src).records
+    assert first.mask is not None and first.mask.read().shape == (5, 3) and not caplog.records
+    assert "the RLE has size [3, 5], the image [5, 3]" in reason(second)
 
 
 def test_one_image_that_fits_only_as_listed_keeps_the_sizes_of_all(

@@ -56,6 +56,7 @@ def locate(
         ("images/000.jpg", "000.png"),
         ("images/000.jpeg", "000.jpg"),
         ("images/000.jpg", "000"),
+        ("images/000.jpg", " 000.jpg \n"),
         ("images/000.jpg", "1a2b3c4d-000.jpg"),
         ("images/000.jpg", "../upload/7/1a2b3c4d-000.jpg"),
         # deeper than said

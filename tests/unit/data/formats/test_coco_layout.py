@@ -174,6 +174,7 @@ def test_json_in_the_encodings_of_editors(encode: Any, tmp_path: Path) -> None:
         (b'{"images": [{"file_name": "1.jpg"}', "it ends too early, at line 1, column 35, character 34 of 34"),
         (b'{"images": [],\n "file_name": 1,}', "is not JSON: .* at line 2, column 1[67], character 3[01] of 32$"),
         (b'{"images": []}\n{"images": []}', r"line 2, column 1, .* COCO is one object, not one a line \(JSON lines\)"),
+        (b"<!DOCTYPE html><html><head><title>Log in", "is not JSON: it begins with '<!DOCTYPE html><html><head><ti'$"),
         (b'version https://git-lfs.github.com/spec/v1\noid "file_name": 1', "is a Git LFS pointer, .* `git lfs pull`"),
         (
             b'{"images": [{"file_name": "caf\xe9.jpg"}]}',

@@ -136,6 +136,16 @@ def test_a_size_that_nobody_gives_is_that_of_the_rle_or_of_the_image() -> None:
         read(rle, two, height=None, width=None, image=InMemory(4, 5))
 
 
+def test_where_an_rle_contradicts_the_listed_size_the_image_tells() -> None:
+    rle = shape(3, SMALL_RLE)
+    assert read(rle, height=5, width=4, image=InMemory(4, 5)) == read(rle)
+    assert read(rle, height=480, width=640, image=InMemory(4, 5)) == read(rle)
+    # the RLE is the wrong one, or nothing fits: more than one reading
+    for image in (InMemory(5, 4), InMemory(9, 9)):
+        with pytest.raises(UserError, match=r"the RLE has size \[4, 5\], the image \[5, 4\] \(height, width\)"):
+            read(rle, height=5, width=4, image=image)
+
+
 def test_an_image_that_is_turned_by_exif_gives_its_size_as_shown_or_as_the_polygons_need_it() -> None:
     turned = InMemory(4, 8, orientation=6)  # 8 high and 4 wide as shown
     low = shape(1, [square(0, 5, 4, 8)])
