@@ -76,10 +76,10 @@ def claim_outputs(out: str, names: Sequence[str], *, by: str, inputs: Sequence[s
                 foreign.append(found)
     if foreign:
         more = f", and {len(foreign) - _SHOWN} others" if len(foreign) > _SHOWN else ""
-        are, they = ("is", "it") if len(foreign) == 1 else ("are", "them")
+        are, them, were = ("is", "it", "it was") if len(foreign) == 1 else ("are", "them", "they were")
         raise UserError(
             f"--out {shown}: {', '.join(foreign[:_SHOWN])}{more} {are} there already, and `foodseg {by}` did not write "
-            f"{they} so: name another folder, or move {they} away"
+            f"{them}, or {were} changed since: name another folder, or move {them} away"
         )
     return Outputs(out, by, names, {name: record.get(name) for name in names})
 

@@ -18,16 +18,18 @@ _log = logging.getLogger(__name__)
 def list_images(arguments: Sequence[str]) -> list[str]:
     """Returns the images that files, folders and URIs of both name: those of a folder by name, without subfolders.
 
-    Hidden files and what `foodseg` wrote itself are left out; of other files one log line says how many there are.
+    One that is named twice is returned once. Hidden files and what `foodseg` wrote itself are left out; of other files
+    one log line says how many there are.
 
     Raises:
         UserError: a folder without an image. RetryLater: the storage does not answer.
     """
-    images: list[str] = []
+    images: dict[str, str] = {}
     for argument in arguments:
         names = _names_in(argument)
-        images += [argument] if names is None else _chosen(argument, names)
-    return images
+        for image in [argument] if names is None else _chosen(argument, names):
+            images.setdefault(storage.absolute(image), image)
+    return list(images.values())
 
 
 def stem_of(uri: str) -> str:

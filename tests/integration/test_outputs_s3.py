@@ -29,7 +29,7 @@ def test_results_in_s3_replace_only_results(prefix):
     assert storage.read_bytes(storage.join(out, name)) == b"2" and written_names(out) == {name}
     with pytest.raises(UserError, match="which is read here and would be replaced"):
         claim_outputs(f"{out}/", [name], by="predict", inputs=[storage.join(out, name)])
-    with pytest.raises(UserError, match="is there already, and `foodseg evaluate` did not write it so"):
+    with pytest.raises(UserError, match="is there already, and `foodseg evaluate` did not write it"):
         claim_outputs(out, [name], by="evaluate")
     for there in ("lunch.png", "Dinner.PNG"):
         storage.write_bytes(storage.join(out, there), b"mine")

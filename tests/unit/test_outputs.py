@@ -49,7 +49,7 @@ def test_what_others_wrote_stays(tmp_path: Path, there: str) -> None:
         (out / "lunch.png").unlink()
         (out / "lunch.png").mkdir()
     before = (out / "lunch.png").lstat()
-    with pytest.raises(UserError, match=r"lunch\.png is there already, and `foodseg predict` did not write it so"):
+    with pytest.raises(UserError, match=r"lunch\.png is there already, and `foodseg predict` did not write it"):
         claim_outputs(str(out), ["soup.png", "lunch.png"], by="predict")
     assert (out / "lunch.png").lstat() == before and not (out / "soup.png").exists()
 

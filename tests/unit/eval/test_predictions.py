@@ -233,5 +233,5 @@ def test_results_replace_only_results(data, maps, capsys):
     (maps.parent / "out" / "report.md").write_text("my notes")
     code, answer, _ = score(data, maps, capsys)
     assert code == 2
-    assert "report.md is there already, and `foodseg evaluate` did not write it so" in answer["error"]["message"]
+    assert "report.md is there already, and `foodseg evaluate` did not write it" in answer["error"]["message"]
     assert (maps.parent / "out" / "report.md").read_text() == "my notes"

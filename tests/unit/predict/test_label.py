@@ -17,6 +17,7 @@ from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.sample import decode_image, decode_mask
 from foodseg.errors import UserError
 from foodseg.outputs import written_names
+from foodseg.predict.image_list import list_images
 from foodseg.predict.label import label_pictures, mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.train.loop import train
@@ -197,6 +198,7 @@ def test_a_folder_is_all_images_in_it(run, meals, tmp_path, caplog):
     assert [result["picture"] for result in done.results] == meals
     assert [Path(each["picture"]).name for each in done.refused] == ["b.heic"]
     assert "2 files and folders are passed over (notes.txt, old, ...)" in caplog.text
+    assert list_images([str(folder), meals[2], str(folder)]) == [*meals, str(folder / "b.heic")], "each once"
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         label_pictures(run, [str(tmp_path / "empty")], str(tmp_path / "out"))
@@ -229,7 +231,7 @@ def test_labels_beside_photographs_and_once_more(run, tmp_path):
         assert [Path(result["picture"]).name for result in done.results] == ["a.jpg", "b.overlay.jpg"]
     assert {name: (folder / name).read_bytes() for name in photographs} == photographs
     (folder / "a.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a\.json is there already, and `foodseg predict` did not write it so"):
+    with pytest.raises(UserError, match=r"a\.json is there already, and `foodseg predict` did not write it"):
         label_pictures(run, [str(folder / "a.jpg")], str(folder))
 
 
