@@ -79,7 +79,7 @@ def _levels(src: str, own_place: bool) -> Iterator[list[str]]:
         if len(parts) > 1 and visible(parts) == parts and path.lower().endswith(".json"):
             deeper[len(parts)].append(path)
     for depth in sorted(deeper):
-        yield deeper[depth][:_MAX_FILES]
+        yield _first_files(src, deeper[depth])
 
 
 def _names(src: str, place: str) -> list[str]:
@@ -90,11 +90,15 @@ def _names(src: str, place: str) -> list[str]:
 
 
 def _json_paths(src: str, place: str, names: Sequence[str]) -> list[str]:
-    found = [name for name in names if name.lower().endswith(".json")]
-    if len(found) > _MAX_FILES:
-        where = storage.redact(storage.join(src, place))
-        _log.warning("%s: %d .json files, of which the first %d are looked into", where, len(found), _MAX_FILES)
-    return [f"{place}/{name}".lstrip("/") for name in found[:_MAX_FILES]]
+    paths = [f"{place}/{name}".lstrip("/") for name in names if name.lower().endswith(".json")]
+    return _first_files(src, paths)
+
+
+def _first_files(src: str, paths: list[str]) -> list[str]:
+    if len(paths) > _MAX_FILES:
+        where = f"{storage.redact(src)}: {len(paths)} .json files such as {paths[0]}"
+        _log.warning("%s lie beside each other, of which the first %d are looked into", where, _MAX_FILES)
+    return paths[:_MAX_FILES]
 
 
 def _coco_files(src: str, paths: Sequence[str]) -> list[str]:

@@ -128,6 +128,15 @@ def test_a_large_file_shows_at_either_end_what_it_is(first: str, size: int, tmp_
     assert missing_in_coco(src) == [] and find_annotation_files(src).paths == ("meals.json",)
 
 
+@pytest.mark.parametrize("folder", ["annotations", "labels/json"])
+def test_of_a_json_for_each_image_only_some_are_looked_into(
+    folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    src = write(tmp_path, {f"{folder}/{n:03d}.json": {"shapes": [], "imagePath": f"{n}.jpg"} for n in range(120)})
+    assert missing_in_coco(src) == [f"{folder}/000.json with `images`"]
+    assert f"120 .json files such as {folder}/000.json lie beside each other, of which the first 100" in caplog.text
+
+
 def test_a_json_that_is_no_coco_makes_no_data_set(tmp_path: Path) -> None:
     src = write(tmp_path, {"id2label.json": {}, "data/train.parquet": "x"})
     assert missing_in_coco(src) == ["id2label.json with `images`"]
