@@ -18,6 +18,8 @@ from foodseg.data.formats.layout import EXTENSIONS, visible_names, without_exten
 from foodseg.errors import UserError
 
 _DEEPEST = 4  # folders in folders that are looked into
+_NOTES = (".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".npy", ".npz")
+_CLOSE = 0.8  # of difflib's ratio: one letter of five
 _COMPARED = 5_000  # names that a near one is looked for among
 
 
@@ -67,6 +69,19 @@ class Files:
                     return self._anywhere[fold(name)]
         return []
 
+    def foreign(self, written: str) -> str | None:
+        """Returns the one file in the root that `written` names although its extension is that of no image.
+
+        `a.heic` or `a.jfif` for `a`: what it is, its content tells. Notes beside the images (`a.json`) are not meant.
+        """
+        name = _name(written.replace("\\", "/"))
+        fitting = [
+            other
+            for other in self.others()
+            if not other.lower().endswith(_NOTES) and fold(name) in (fold(other), fold(other.rpartition(".")[0]))
+        ]
+        return fitting[0] if len(fitting) == 1 else None
+
     def near(self, written: str) -> str | None:
         """Returns the path whose name is closest to `written`; None where none is close."""
         stem = without_extension(_name(written.replace("\\", "/")))
@@ -77,7 +92,7 @@ class Files:
                 if name.isdecimal() and int(name) == int(stem):
                     return path
         names = {without_extension(_name(path)): path for path in paths[:_COMPARED]}
-        close = difflib.get_close_matches(stem, names, 1)
+        close = difflib.get_close_matches(stem, names, 1, _CLOSE)
         return names[close[0]] if close else None
 
     def _in_folder(self, folder: str, name: str) -> list[str]:

@@ -8,6 +8,7 @@ the log says, as it says what had to be interpreted.
 """
 
 import logging
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def read_list(uri: str, files: Files) -> list[Line]:
         text = text.strip()
         if not text:
             continue
-        found = files.find(text)
+        found = files.find(text) or files.find(_first_column(text))
         if not found and text.startswith("#"):
             continue
         line = _line(text, found, name, files, near=missing < _NEAR)
@@ -93,6 +94,12 @@ def read_list(uri: str, files: Files) -> list[Line]:
     return lines
 
 
+def _first_column(text: str) -> str:
+    """Returns the first of several columns where it is the file of an image ("a.jpg a.png"); "" = there is one."""
+    column, *others = re.split(r"[\s,;]+", text, maxsplit=1)
+    return column if others and without_extension(column) != column else ""
+
+
 def _line(text: str, found: list[str], name: str, files: Files, *, near: bool) -> Line:
     if len(found) == 1:
         return Line(text, found[0])
@@ -103,6 +110,9 @@ def _line(text: str, found: list[str], name: str, files: Files, *, near: bool) -
             f"{name} lists {text!r}, and {both} both have that name: write the extension into the list, or rename one"
         )
         return Line(text, None, Unreadable(reason, "ambiguous_name"))
+    foreign = files.foreign(text)
+    if foreign is not None:
+        return Line(text, foreign)
     close = files.near(text) if near else None
     hint = f" ({folder}/{close} is there)" if close else ""
     return Line(

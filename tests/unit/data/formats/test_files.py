@@ -63,7 +63,7 @@ def test_what_a_written_name_means(files: Files, written: str, found: list[str])
 def test_a_near_name_is_offered(files: Files) -> None:
     assert files.near("0") == "000.jpg"
     assert files.near("other/00") == "000.jpg"
-    assert files.near("c.v3.webp") == "c.v2.webp"
+    assert files.near("images/50%20of.webp") == "50%20off.jpg"
     assert files.near("something else entirely") is None
 
 
@@ -83,6 +83,15 @@ def test_a_list_of_every_kind_of_line(files: Files, tmp_path: Path, caplog: pyte
     assert absent.reason == "train.txt lists '00', and no image in images/ has that name (images/000.jpg is there)"
     assert "train.txt lists 2 images more than once; each is taken once (the first is 'a')" in caplog.text
     assert "spelled in another way than their image: 1; 'b' is read as B.JPG" in caplog.text
+
+
+def test_further_columns_are_left_aside_and_other_files_taken_for_what_they_are(files: Files, tmp_path: Path) -> None:
+    for name in ("p.heic", "q.jfif", "r", "s.json", "t.gif", "t.txt"):
+        (tmp_path / "images" / name).write_text("")
+    text = "images/a.jpg masks/a.png\nB.JPG,B.png\nx y\np\nq.jfif\nr\ns\nt\nx z.jpg\n"
+    (tmp_path / "list").write_text(text)
+    found = [line.path for line in read_list(str(tmp_path / "list"), files)]
+    assert found == ["a.jpg", "B.JPG", "x y.jpg", "p.heic", "q.jfif", "r", None, "t.gif", None]
 
 
 def test_the_id_is_composed_whatever_the_file_and_the_list_say(files: Files, tmp_path: Path) -> None:
