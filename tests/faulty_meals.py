@@ -19,7 +19,7 @@ from PIL import Image
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 
 HEIGHT, WIDTH = 96, 144
-FAULTS = 54
+FAULTS = 55
 _T = Image.Transpose
 # how a picture is turned before it is stored, so that its EXIF orientation turns it back
 _STORE = {3: _T.ROTATE_180, 6: _T.ROTATE_90}
@@ -147,6 +147,9 @@ def _bad_masks(meals: FaultyMeals) -> None:
     add("all_ignored", png(np.full_like(mask, PLATE_CLASSES.ignore_id)), "all_ignored")
     image, mask = meals.meal()
     meals.add("all_background", jpeg(image), png(np.zeros_like(mask)), "empty_mask", truth=np.zeros_like(mask))
+    image, mask = meals.meal()
+    void = np.where(mask > 0, np.uint8(PLATE_CLASSES.ignore_id), mask)
+    meals.add("food_is_255", jpeg(image), png(void), "only_ignored", truth=void)
     meals.add("no_mask", jpeg(meals.meal()[0]), None, "unlabelled")
 
 
