@@ -3,10 +3,13 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from foodseg import storage
 from foodseg.data.formats.folder import list_folder, missing_in_folder
 from foodseg.data.record import ImageFile, MaskFile, Unreadable
+from foodseg.data.sample import encode_mask
 from foodseg.errors import DataRefused, UserError
 
 
@@ -148,3 +151,33 @@ def test_lists_that_are_refused(files: dict[str, str], words: str, tmp_path: Pat
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         list_folder(str(tmp_path / "nowhere"))
+
+
+ODD = ["a b", "c#d", "50%20off", "e+f", "g&h", "i'j\"k", "\u5bff\u53f8__\u4e00", "\U0001f35c__x", "100% rice"]
+    "a b",
+    "c#d",
+    "50%20off",
+    "e+f",
+    "g&h",
+    "i'j\"k",
+    "\u5bff\u53f8__\u4e00",
+    "\U0001f35c__x",
+    "100% rice",
+    "caf\u00e9",
+]
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_names_with_any_characters(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
+    src = storage.join(root, "my src #1 50%")
+    for name in ODD:
+        storage.write_bytes(storage.join(src, "images", f"{name}.jpg"), name.encode())
+        storage.write_bytes(storage.join(src, "masks", f"{name}_mask.png"), encode_mask(np.ones((1, 2), np.uint8)))
+    storage.write_text(storage.join(src, "classes.txt"), "0\tbackground\n1\trice\n")
+    storage.write_text(storage.join(src, "train.txt"), "\ufeff" + "\r\n".join(f"{name}.jpg " for name in ODD))
+    records = list_folder(src).records
+    assert [record.image_id for record in records] == ODD
+    assert [record.image.read().decode() for record in records] == ODD
+    for record in records:
+        assert record.mask is not None and record.mask.read().tolist() == [[1, 1]]

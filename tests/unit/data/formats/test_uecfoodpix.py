@@ -85,6 +85,16 @@ def test_a_class_table_without_header(tmp_path: Path) -> None:
     assert list_uecfoodpix(str(tmp_path)).classes.names == ("background", "rice")
 
 
+def test_text_files_as_windows_writes_them(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    for name in ("category.txt", "train9000.txt", "test1000.txt"):
+        text = (data / name).read_text().replace("\n", "\r\n")
+        (data / name).write_bytes(f"\ufeff{text}".encode())
+    listing = list_uecfoodpix(str(tmp_path))
+    assert listing.classes.names == ("background", "rice", "eels on rice", "pilaf")
+    assert [int(record.mask.read().max()) for record in listing.records if record.mask] == [1, 2, 3]
+
+
 def test_a_bad_class_table_names_the_line(tmp_path: Path) -> None:
     data = write(tmp_path)
     (data / "category.txt").write_text("id\tname\n0\tbackground\nrice\n")
