@@ -142,7 +142,7 @@ CONFIG = [
     Bad("out of range", [*TRAIN, "--set", "model.dropout=1.5"], ("model.dropout", "must be below 1", "1.5")),
     Bad("not one of the words", [*TRAIN, "--set", "optim.schedule=step"], ("optim.schedule", "'poly'", "'step'")),
     Bad("an override without value", ["config", "show", "--set", "optim.lr"], ("optim.lr", "section.key=value")),
-    Bad("an override that is no YAML", ["config", "show", "--set", "run.uri={"], ("run.uri={", "YAML")),
+    Bad("an override that is no YAML", ["config", "show", "--set", "train.steps={"], ("train.steps", "YAML")),
     Bad(
         "an override below a value",
         ["config", "show", "--set", "optim.lr.x=1"],
@@ -167,7 +167,7 @@ CONFIG = [
     ),
     Bad("a list as config", ["train", "-c", "c.yaml"], ("c.yaml", "sections", "list"), arrange=write("c.yaml", "- 1")),
     Bad("a word as section", ["train", "-c", "c.yaml"], ("train", "'fast'"), arrange=write("c.yaml", "train: fast")),
-    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xff\xfe")),
+    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"a: \xc3\x28")),
     Bad("missing config", ["train", "-c", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
     Bad("config diff of a missing file", ["config", "diff", "a.yaml", "b.yaml"], ("a.yaml", "no such file")),
     Bad(
