@@ -154,17 +154,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 ODD = ["a b", "c#d", "50%20off", "e+f", "g&h", "i'j\"k", "\u5bff\u53f8__\u4e00", "\U0001f35c__x", "100% rice"]
-    "a b",
-    "c#d",
-    "50%20off",
-    "e+f",
-    "g&h",
-    "i'j\"k",
-    "\u5bff\u53f8__\u4e00",
-    "\U0001f35c__x",
-    "100% rice",
-    "caf\u00e9",
-]
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
