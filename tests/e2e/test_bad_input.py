@@ -167,7 +167,7 @@ CONFIG = [
     ),
     Bad("a list as config", ["train", "-c", "c.yaml"], ("c.yaml", "sections", "list"), arrange=write("c.yaml", "- 1")),
     Bad("a word as section", ["train", "-c", "c.yaml"], ("train", "'fast'"), arrange=write("c.yaml", "train: fast")),
-    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"a: \xc3\x28")),
+    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xc3\x28")),
     Bad("missing config", ["train", "-c", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
     Bad("config diff of a missing file", ["config", "diff", "a.yaml", "b.yaml"], ("a.yaml", "no such file")),
     Bad(
