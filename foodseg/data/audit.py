@@ -10,7 +10,7 @@ from itertools import groupby
 import cv2
 import numpy as np
 
-from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
 from foodseg.data.findings import FINDINGS, Finding
 from foodseg.data.record import NotingMask, Record
 from foodseg.data.sample import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
@@ -114,7 +114,7 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
                 mask, noted = record.mask.read_noting(classes.names)
                 findings += noted
             else:
-                mask = record.mask.read()
+                mask = _with_own_ignore(record.mask.read(), classes)
             if image is not None:
                 turn, evidence = _fit(mask, image, kind.orientation, findings)
             counts, ignored = _class_pixels(mask, classes, findings)
@@ -142,7 +142,7 @@ def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
     """Reads the mask of a record that passed, turned to fit its picture: (height, width) ids; None = unlabelled."""
     if facts.record.mask is None:
         return None
-    mask = upright(facts.record.mask.read(), facts.mask_turn)
+    mask = upright(_with_own_ignore(facts.record.mask.read(), classes), facts.mask_turn)
     return np.where(mask == classes.ignore_id, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
 
 
@@ -223,6 +223,13 @@ def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]
         else:
             findings.append(Finding("empty_mask", "the mask is all background"))
     return known.astype(np.int32), ignored
+
+
+def _with_own_ignore(mask: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """A mask of 16 bits may say "ignored" as those do, with 65535, also where the label space has room in 8."""
+    if mask.dtype == np.uint16 and classes.ignore_id == IGNORE_8BIT:
+        return np.where(mask == IGNORE_16BIT, np.uint16(IGNORE_8BIT), mask)
+    return mask
 
 
 def _stretched(ids: np.ndarray, classes: int) -> str:

@@ -6,6 +6,8 @@
     <src>/train.txt  test.txt  [val.txt]   images, one a line
     <src>/sources.tsv              optional, as for every format (see `detect` and `data/sources.py`)
 
+Without lists, folders images/train, images/val and images/test are the splits.
+
 The text before `__` in the name of an image is its source ("canteen__0001" comes from "canteen").
 """
 
@@ -15,7 +17,7 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats.files import Files
 from foodseg.data.formats.layout import SPLITS, locate, missing, refuse_missing, visible_names
-from foodseg.data.formats.lists import read_list
+from foodseg.data.formats.lists import Line, read_list
 from foodseg.data.formats.mask_files import find_masks
 from foodseg.data.formats.mask_names import EXTENSIONS as MASKS
 from foodseg.data.record import MaskFile, Record, SourceListing, source_of
@@ -41,6 +43,8 @@ _log = logging.getLogger(__name__)
 def missing_in_folder(src: str) -> list[str]:
     """Returns what `src` lacks to be in the folder format, and what there is in place of it; [] = nothing."""
     absent = missing(src, FILES)
+    if absent == ["train.txt"] and _split_folders(src):
+        return []
     if not absent or len(absent) == len(FILES):
         return absent
     here = visible_names(src)
@@ -60,6 +64,8 @@ def list_folder(src: str) -> SourceListing:
     classes = ClassTable.from_text(storage.read_text(table), storage.redact(table))
     images, masks = Files(locate(src, "images")), Files(locate(src, "masks"), MASKS)
     lines = [(split, line) for split, uri in _lists(src) for line in read_list(uri, images)]
+    if missing(src, ["train.txt"]):
+        lines = _lines_by_folder(src, images)
     labels = find_masks(images, masks, [line for _, line in lines], MaskFile)
     records = (
         Record(
@@ -87,6 +93,21 @@ def _lists(src: str) -> list[tuple[str, str]]:
         for other in names[1:]:
             _log.warning("%s: %s is not read, since %s is there", storage.redact(src), other, names[0])
     return found
+
+
+def _split_folders(src: str) -> dict[str, str]:
+    """Returns the split of each folder of images/ that is called as one; {} where there is none for train."""
+    words = {word: split for split in SPLITS for word in (split, *_ALSO[split])}
+    names = [name for name in visible_names(locate(src, "images")) if name.lower() in words]
+    found = {name: words[name.lower()] for name in names}
+    return found if "train" in found.values() else {}
+
+
+def _lines_by_folder(src: str, images: Files) -> list[tuple[str, Line]]:
+    folders = _split_folders(src)
+    _log.info("%s has no lists: the splits are the folders %s of images/", storage.redact(src), ", ".join(folders))
+    paths = [path for path in images.everything() if path.split("/")[0] in folders]
+    return [(folders[path.split("/")[0]], Line(path, path)) for path in paths if "/" in path]
 
 
 def _with_near(name: str, here: list[str]) -> str:

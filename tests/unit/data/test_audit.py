@@ -88,7 +88,7 @@ def with_id(value: int, dtype: type = np.uint8) -> bytes:
         (jpeg(), encode_mask(ids(1, (39, 48))), "size_mismatch", "the mask is 48 x 39 pixels, the picture 48 x 40"),
         (jpeg(), with_id(3), "unknown_id", "the mask holds id 3, but ids go from 0 to 2 (255 = ignore)"),
         (jpeg(), with_id(254), "unknown_id", "the mask holds id 254,"),
-        (jpeg(), with_id(65535, np.uint16), "unknown_id", "the mask holds id 65535,"),
+        (jpeg(), with_id(65534, np.uint16), "unknown_id", "the mask holds id 65534,"),
         (jpeg(), encode_mask(ids(255)), "all_ignored", "every pixel of the mask is ignored"),
     ],
 )

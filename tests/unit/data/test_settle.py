@@ -160,6 +160,17 @@ def test_the_detail_says_what_to_do(ids: list[int], count: int, detail: str) -> 
     assert detail in found.findings[-1].detail
 
 
+def test_16_bits_may_say_ignored_in_their_own_way() -> None:
+    classes = ClassTable(("background", "rice", "egg"))
+    sink = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(sink, "PNG")
+    mask = np.array([[0, 1], [65535, 255]], np.uint16)
+    found = audit_record(Record("a", "train", "s", Bytes(sink.getvalue()), Ids(mask)), classes)
+    assert isinstance(found, RecordFacts) and found.ignored_pixels == 2
+    read = read_mask(found, classes)
+    assert read is not None and read.tolist() == [[0, 1], [255, 255]]
+
+
 def test_other_unknown_ids_are_not_called_multiples() -> None:
     for ids in ([0, 128, 255], [0, 7], [0, 2, 200]):
         found = facts(ids, ClassTable(("background", "rice", "egg")))

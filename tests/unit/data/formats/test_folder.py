@@ -111,6 +111,24 @@ def test_folders_below_images_and_masks(tmp_path: Path) -> None:
     assert records[1].mask == MaskFile(str(tmp_path / "masks" / "home" / "uec__1.png"))
 
 
+@pytest.mark.parametrize("masks", ["masks/{}.png", "masks/{}_mask.png"])
+def test_folders_are_the_splits_where_there_are_no_lists(masks: str, tmp_path: Path) -> None:
+    names = ["train/a", "train/deep/b", "valid/c", "test/a", "other/d"]
+    for name in names:
+        for path in (f"images/{name}.jpg", masks.format(name)):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text("")
+    (tmp_path / "classes.txt").write_text("background\nrice\n")
+    assert missing_in_folder(str(tmp_path)) == []
+    records = list_folder(str(tmp_path)).records
+    assert [(record.image_id, record.split) for record in records] == [
+        ("test/a", "test"), ("train/a", "train"), ("train/deep/b", "train"), ("valid/c", "val"),
+    ]  # fmt: skip
+    assert [record.mask for record in records] == [
+        MaskFile(str(tmp_path / masks.format(record.image_id))) for record in records
+    ]
+
+
 def test_names_of_other_tools_and_other_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("Images", "MASKS"):
         (tmp_path / name).mkdir()
