@@ -251,7 +251,7 @@ DATA = [
     Bad(
         "mapping onto a data set",
         ["data", "map", "prepared", "m.tsv", "prepared"],
-        ("holds a prepared data set already", "--overwrite"),
+        ("DST", "prepared is SRC", "name another folder"),
     ),
     Bad(
         "sources.tsv with a source that no picture has",
