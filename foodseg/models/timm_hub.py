@@ -54,6 +54,12 @@ def published_weights(name: str) -> str | None:
         raise _missing(name, f"{_host(endpoint)} is not reachable ({said})") from None
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Returns the channel means and deviations that timm's weights of a model were trained with; None: not known."""
+    published = timm.models.get_pretrained_cfg(name)
+    return (tuple(published.mean), tuple(published.std)) if published else None
+
+
 def weights_cached(name: str) -> bool:
     """True where the weights of a model lie in the cache of this machine."""
     published = timm.models.get_pretrained_cfg(name)

@@ -26,6 +26,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text import TextTable, class_text, read_table, table_bytes
+from foodseg.models.timm_hub import normalisation
 from foodseg.predict.device import has_mps
 from foodseg.train.batches import require_statistics
 from foodseg.train.tracking import require_mlflow
@@ -145,6 +146,12 @@ def begin_run(run: Run, *, resume: bool) -> None:
             "model.weights is none: the backbone starts from random weights, so expect low scores; timm would take "
             "ImageNet's"
         )
+    trained_with = normalisation(config.model.backbone) if config.model.weights == "timm" else None
+    if trained_with is not None and trained_with != (config.model.mean, config.model.std):
+        _log.warning(
+            "the weights of %r were trained with model.mean = %s and model.std = %s, which are %s and %s here: "
+            "scores may suffer", config.model.backbone, *map(list, trained_with), list(config.model.mean), list(config.model.std),
+        )  # fmt: skip
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
     if idle and not config.loss.taught:
         _log.warning(

@@ -317,3 +317,12 @@ def test_workers_ask_neither_the_hub_nor_for_the_file(data, tmp_path, hub, monke
 def test_random_weights_are_said(data, tmp_path, caplog):
     prepare_run(drawn_config(data, tmp_path / "r"), resume=False)
     assert "model.weights is none: the backbone starts from random weights, so expect low scores" in caplog.text
+
+
+def test_another_normalisation_than_that_of_the_weights_is_said(data, tmp_path, hub, caplog):
+    prepare_run(drawn_config(data, tmp_path / "r", "model.weights=timm"), resume=False)
+    assert "were trained with model.mean = [0.485, 0.456, 0.406]" in caplog.text and "[0.5, 0.5, 0.5]" in caplog.text
+    caplog.clear()
+    same = ("model.mean=[0.485, 0.456, 0.406]", "model.std=[0.229, 0.224, 0.225]")
+    prepare_run(drawn_config(data, tmp_path / "q", "model.weights=timm", *same), resume=False)
+    assert "were trained with" not in caplog.text
