@@ -6,6 +6,7 @@
 A skip whose reason is not in `allowed_skips`, and any xfail, fails the run: a test that does not run proves nothing.
 """
 
+import logging
 import os
 import re
 import sys
@@ -37,6 +38,18 @@ def allowed_skips() -> list[str]:
     if sys.platform != "linux":
         reasons.append("Linux only: ")
     return reasons
+
+
+# --- what a test finds ---
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> None:
+    """A command that ran in this process before has set a level, and a handler for the stderr of its test."""
+    logger = logging.getLogger("foodseg")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 # --- data and servers ---
