@@ -9,7 +9,7 @@ checkpoint, `confidence.parquet` and `pictures-ema.parquet` (or -student: its ot
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foodseg import storage
@@ -34,7 +34,7 @@ from foodseg.eval.evaluate import (
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.pictures import merge
-from foodseg.eval.predictions import find_predictions
+from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import RESULT_FILES, TrainingCurves, shown_settings, write_results
@@ -104,11 +104,14 @@ def evaluate(
     subject = (
         _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
         if checkpoint is not None
-        else _folder_subject(predictions or "", manifest, spaces, _ids_of(reader, rows))
+        else _folder_subject(predictions or "", manifest, spaces)
     )
     space = subject.space
     named_subsets = read_subsets(subsets, space.classes)
     outputs = claim_outputs(out, RESULT_FILES, by="evaluate")
+    if predictions is not None:  # last: the folder may hold many files
+        folder = find_predictions(storage.absolute(predictions), manifest.class_table, _ids_of(reader, rows))
+        subject = replace(subject, build=lambda device: folder)
     test_log = test_log or storage.join(out, ACCESS_LOG)
     access = {
         "config_hash": subject.facts.get("config_hash"),
@@ -218,8 +221,8 @@ def _checkpoint_subject(
     )
 
 
-def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces, image_ids: Sequence[str]) -> _Subject:
-    folder = find_predictions(storage.absolute(predictions), manifest.class_table, image_ids)
+def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Subject:
+    folder = PredictionFolder(storage.absolute(predictions), manifest.class_table)
     return _Subject(
         facts={"predictions": storage.redact(predictions)},
         space=common_space(None, manifest, *spaces),

@@ -431,13 +431,14 @@ MODELS = [
     Bad(
         "no picture",
         ["predict", "model", "meals/classes.txt", "--out", "out"],
-        ("classes.txt", "not a readable picture", "JPEG"),
+        ("classes.txt", "this is plain text", "JPEG"),
+        code=3,
     ),
+    Bad("empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), 3, write("e.jpg", b"")),
     Bad(
-        "empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), arrange=write("e.jpg", b"")
-    ),
-    Bad(
-        "a folder as picture", ["predict", "model", "meals", "--out", "out"], ("meals", "it is a folder", "name a file")
+        "a folder without images",
+        ["predict", "model", "meals", "--out", "out"],
+        ("meals", "holds no image", "subfolders"),
     ),
     Bad("two pictures of one name", ["predict", "model", "a/x.jpg", "b/x.png", "--out", "out"], ("'x'", "rename")),
     Bad("a file as --out", [*PREDICT[:-1], "meals/classes.txt"], ("classes.txt is a file", "name a folder")),
@@ -452,24 +453,27 @@ SCORES = [
     ),
     Bad("no --out", ["evaluate", "model", "--data", "prepared"], ("--out is missing",)),
     Bad("no --data", ["evaluate", "model", "--out", "out"], ("--data is missing",)),
-    Bad("label map missing", SCORE, ("maps/drawn__0010.png", "missing"), arrange=write_maps(drawn__0010=None)),
+    Bad("label map missing", SCORE, ("maps/drawn__0010.png", "missing"), 3, write_maps(drawn__0010=None)),
     Bad(
         "label map of another size",
         SCORE,
         ("maps/drawn__0010.png", "7 x 5"),
+        code=3,
         arrange=write_maps(drawn__0010=np.zeros((5, 7), np.uint8)),
     ),
-    Bad("label map with a foreign id", SCORE, ("maps/drawn__0010.png", "id 77", "goes to 12"), arrange=foreign_map),
+    Bad("label map with a foreign id", SCORE, ("maps/drawn__0010.png", "id 77", "goes to 12"), 3, foreign_map),
     Bad(
         "label map in colour",
         SCORE,
-        ("maps/drawn__0010.png", "mode RGB"),
-        arrange=write_maps(drawn__0010=np.ones((9, 9, 3), np.uint8)),
+        ("maps/drawn__0010.png", "in colours", "grey or palette PNG"),
+        code=3,
+        arrange=write_maps(drawn__0010=np.arange(243, dtype=np.uint8).reshape(9, 9, 3)),
     ),
     Bad(
         "label map that is no picture",
         SCORE,
-        ("maps/drawn__0010.png", "not a readable picture"),
+        ("maps/drawn__0010.png", "this is plain text"),
+        code=3,
         arrange=lambda: (write_maps()(), write("maps/drawn__0010.png", "x")()),
     ),
     Bad(
@@ -608,7 +612,7 @@ def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[...
     """What a remote process refuses is said as if it were this one."""
     write_maps(drawn__0010=None)()
 
-    check_words(answer([*SCORE, "--workers", "1"], 2), ("maps/drawn__0010.png", "missing"))
+    check_words(answer([*SCORE, "--workers", "1"], 3), ("maps/drawn__0010.png", "missing"))
 
 
 # --- storage and clusters that do not answer as they should ---
