@@ -98,9 +98,13 @@ def _no_format(where: str, missing: dict[Known, list[str]], anything: bool) -> s
     ]
     if partly:
         return f"{where} is in no known format; {'; '.join(partly)}"
-    found = "is in no known format" if anything else "does not exist or is empty"
+    if not anything:
+        return (
+            f"{where} does not exist or is empty; expected the folder of a data set (folder format: {folder.NEEDS}; or "
+            "foodseg103, uecfoodpix, coco, huggingface)"
+        )
     return (
-        f"{where} {found}; expected the files of one of these: folder format: {folder.NEEDS}; "
+        f"{where} is in no known format; expected the files of one of these: folder format: {folder.NEEDS}; "
         f"foodseg103: {foodseg103.NEEDS}; uecfoodpix: {uecfoodpix.NEEDS}; "
         f"coco: {coco.NEEDS}; huggingface: {huggingface.NEEDS}"
     )

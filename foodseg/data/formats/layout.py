@@ -8,7 +8,7 @@ from foodseg import storage
 from foodseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
-EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 _SPLIT_OF = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",

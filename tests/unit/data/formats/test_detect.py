@@ -82,7 +82,7 @@ def test_a_format_fits_in_part(tmp_path: Path) -> None:
 def test_an_empty_folder_and_none_at_all(there: bool, tmp_path: Path) -> None:
     if there:
         (tmp_path / "meals").mkdir()
-    with pytest.raises(UserError, match=f"{tmp_path / 'meals'} does not exist or is empty; expected the files"):
+    with pytest.raises(UserError, match=f"{tmp_path / 'meals'} does not exist or is empty; expected the folder"):
         list_source(str(tmp_path / "meals"))
 
 
