@@ -150,8 +150,10 @@ def begin_run(run: Run, *, resume: bool) -> None:
     if trained_with is not None and trained_with != (config.model.mean, config.model.std):
         _log.warning(
             "the weights of %r were trained with model.mean = %s and model.std = %s, which are %s and %s here: "
-            "scores may suffer", config.model.backbone, *map(list, trained_with), list(config.model.mean), list(config.model.std),
-        )  # fmt: skip
+            "scores may suffer",
+            config.model.backbone,
+            *map(list, (*trained_with, config.model.mean, config.model.std)),
+        )
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
     if idle and not config.loss.taught:
         _log.warning(
