@@ -6,6 +6,7 @@ Kept apart from `checkpoint.py` so that a process that only looks for a checkpoi
 import hashlib
 import json
 import logging
+import time
 from typing import Any
 
 from foodseg import storage
@@ -13,6 +14,8 @@ from foodseg.errors import UserError
 
 FORMAT_VERSION = 1
 REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
+SERVED = "served"  # folder of a run with a file for each of its checkpoints that is served
+HOLD_SECONDS = 7 * 24 * 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +82,35 @@ def resolve_checkpoint(argument: str) -> str:
             "(no checkpoints/step-*): name the run directory of `foodseg train`"
         )
     return newest
+
+
+def hold(uri: str) -> None:
+    """Notes beside the checkpoints of a run that one of them is being served: the run will not delete it for a week.
+
+    Whoever serves it calls this again in between. A checkpoint that lies in no run is deleted by nobody.
+
+    Raises:
+        UserError, RetryLater: the run may not be written to, or storage stays away.
+    """
+    run, _, name = uri.rstrip("/").rpartition("/checkpoints/")
+    if run:
+        storage.write_json(storage.join(run, SERVED, f"{name}.json"), {"until": time.time() + HOLD_SECONDS})
+
+
+def held(run_uri: str) -> set[str]:
+    """Returns the names of the checkpoints of a run that are served somewhere; what nobody has renewed is removed."""
+    folder, names = storage.join(run_uri, SERVED), set()
+    for entry in storage.list_names(folder):
+        where = storage.join(folder, entry)
+        try:
+            until = float(json.loads(storage.read_text(where))["until"])
+        except (ValueError, KeyError, TypeError):
+            until = float("inf")  # in doubt nothing is deleted
+        if until > time.time():
+            names.add(entry.removesuffix(".json"))
+        else:
+            storage.delete(where)
+    return names
 
 
 def read_manifest_file(uri: str) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def bench_serve(
     """
     from foodseg.bench.ray_serve import bench_serve as measure
     from foodseg.bench.report import bench_markdown
+    from foodseg.serve.what_is_there import settings_here
 
-    result = measure(config, overrides or [], pictures=pictures, seconds=seconds, address=address)
+    settings = settings_here(config, overrides or [], address).overrides
+    result = measure(config, settings, pictures=pictures, seconds=seconds, address=address)
     emit(result, as_json, lambda: print(bench_markdown(result)))

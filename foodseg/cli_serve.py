@@ -36,17 +36,19 @@ def serve_run(
 ) -> None:
     """Start the endpoint and answer until Ctrl-C. The word `run` may be left out.
 
+    Without a file it serves what is here: the newest run in runs/, and Segment Anything in weights/.
+
     Example: foodseg serve run serve_configs/local.yaml
 
     Example: foodseg serve --set segmenter.models.meals=runs/a --set http.port=9000
     """
-    import signal
-
     from foodseg.serve.ray_serving import serving
+    from foodseg.serve.what_is_there import settings_here
 
-    stop, stdout = threading.Event(), sys.stdout
-    with serving(config, overrides or [], address) as endpoint:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stdout, found = sys.stdout, settings_here(config, overrides or [], address)
+    for sentence in found.sentences:
+        _say(sentence)
+    with serving(config, found.overrides, address, _say) as endpoint:
         result = {"url": endpoint.url, "ray": endpoint.ray, "metrics": endpoint.metrics}
 
         def show() -> None:
@@ -58,8 +60,14 @@ def serve_run(
         with contextlib.redirect_stdout(stdout):  # meanwhile it is stderr, for what Ray prints
             emit(result, as_json, show)
         stdout.flush()
-        with contextlib.suppress(KeyboardInterrupt):  # the usual end, not an interruption
-            stop.wait()
+        # the usual end, not an interruption; SIGTERM and SIGHUP raise it, too
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        _say("stopping: requests in hand are answered first; the same once more ends at once")
+
+
+def _say(sentence: str) -> None:
+    print(f"foodseg: {sentence}", file=sys.stderr, flush=True)
 
 
 @serve_app.command("swap")

@@ -38,13 +38,15 @@ def deploy_tree(bench: Bench, model: Path, port: int | None = None) -> dict[str,
     tree["http_options"]["port"] = port or free_port()
     args = tree["applications"][0]["args"]
     args["segmenter"]["models"] = {"meals": str(model)}
-    args["sam"]["weights"] = str(mobile_sam(bench))
+    args["sam"] = {"weights": str(mobile_sam(bench)), "points_per_side": 8}
     return tree
 
 
 def deployment(tree: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns the options of one deployment, to be changed in place."""
     options: list[dict[str, Any]] = tree["applications"][0]["deployments"]
+    if all(one["name"] != name for one in options):
+        options.append({"name": name})
     return next(one for one in options if one["name"] == name)
 
 

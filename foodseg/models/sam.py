@@ -8,6 +8,7 @@
 The models are those of the package segment-anything (ViT-B, L, H) and MobileSAM; weights are the published files.
 """
 
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from foodseg.models.mobile_sam import build_mobile_sam, timm_state
 SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
 # of the encoder's patch embedding, by which a file of weights is told from another
 _WIDTHS: dict[int, SamKind] = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+_FEATURES = (1, 256, 64, 64)  # of every kind's embedding
 _LEVEL, _OFFSET = 0.0, 1.0  # segment-anything's: where a mask ends, and how far its stability is tried
 _ENLARGED = 2**24  # pixels of mask logits that exist at once at the size of the picture (64 MiB)
 
@@ -128,6 +130,20 @@ class SamModel:
         )
         best_first = np.argsort(-np.asarray(scores), kind="stable")
         return [SamMask(masks[index], float(scores[index])) for index in best_first]
+
+    def check(self, encoder: bool = False) -> None:
+        """Clicks on an empty embedding, which takes milliseconds; with `encoder` on a grey picture, which takes longer.
+
+        Raises:
+            RuntimeError, or whatever a broken model ends with.
+        """
+        if encoder:
+            embedding = self.embed(np.full((64, 64, 3), 128, np.uint8))
+        else:
+            side = self._sam.image_encoder.img_size
+            embedding = SamEmbedding(torch.zeros(_FEATURES, device=self._sam.device), 64, 64, (side, side))
+        if not all(math.isfinite(mask.score) for mask in self.prompt(embedding, [(32.0, 32.0, 1)])):
+            raise RuntimeError("the scores of the masks are not finite")
 
     @torch.inference_mode()
     def automatic(self, embedding: SamEmbedding, gone: threading.Event | None = None) -> list[SamMask]:

@@ -101,6 +101,17 @@ class BatchPredictor:
             answers.append(PictureLogits(scores, self._model.stride, fit, *size, names))
         return answers
 
+    @torch.inference_mode()
+    def probe(self, side: int) -> None:
+        """Shows the model one grey picture of side x side pixels, a multiple of its `size_multiple`.
+
+        Raises:
+            RuntimeError: it cannot compute any more, or what it computes is not finite.
+        """
+        grey = torch.full((1, 3, side, side), 0.5, device=self._device)
+        if not bool(torch.isfinite(self._forward(grey, None)).all()):
+            raise RuntimeError("the class scores are not finite")
+
     def _probabilities(self, views: torch.Tensor, given: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
         """Returns (B, K) float32, how probable each id is on each picture; None = all names may be."""
         if self._config.ingredients == "vocabulary":

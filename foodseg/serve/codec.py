@@ -42,6 +42,9 @@ from foodseg.serve.schema import (
 # A progressive JPEG has about ten scans. Each walks over every pixel again, so thousands of tiny ones in a small file
 # would keep a decoder busy for hours (libjpeg-turbo, "Two Issues with the JPEG Standard").
 MAX_SCANS = 100
+TINY_PICTURE = base64.b64decode(  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNoaGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
+)
 SENDABLE = "send a JPEG, PNG or WebP picture"
 
 

@@ -22,7 +22,7 @@ from foodseg.config.written import plain
 from foodseg.errors import UserError
 
 IMPORT_PATH = "foodseg.serve.ray_app:build"
-SEGMENTER = "Segmenter"
+SEGMENTER, INGRESS = "Segmenter", "Ingress"
 ABOVE_SECONDS = 15.0  # by which Serve waits longer than we do: what it answers itself is no envelope
 
 
@@ -92,6 +92,13 @@ def find_application(applications: Sequence[dict[str, Any]], where: str) -> dict
     if len(ours) != 1:
         raise UserError(f"{where}: expected one application with import_path {IMPORT_PATH}, found {len(ours)}")
     return ours[0]
+
+
+def given_sections(deploy: DeployFile, where: str) -> dict[str, Any]:
+    """Returns what a file and overrides say, section by section, models of `user_config` among it."""
+    sections = deploy.config.model_dump(mode="json", exclude_unset=True)
+    models = wanted_models(find_application(deploy.tree["applications"], where))["models"]
+    return {**sections, "segmenter": {**sections.get("segmenter", {}), "models": models}}
 
 
 def with_model(application: dict[str, Any], name: str, checkpoint: str) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Guard:
         self._on_finish = on_finish
         self._announce = announce_request_id
         self._in_hand = 0
+        self._draining = False
         self._inner: App = self._answered
         if config.cors_origins:
             self._inner = CORSMiddleware(
@@ -146,6 +147,14 @@ class Guard:
                 ApiError(500, "internal", "something went wrong on our side", f"report request id {request_id}")
             )
 
+    async def drain(self, seconds: float) -> int:
+        """Refuses whatever comes from now on; returns the number in hand once that is 0, or after so many seconds."""
+        self._draining = True
+        until = time.monotonic() + seconds
+        while self._in_hand and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        return self._in_hand
+
     async def _checked(self, scope: Scope, receive: Receive, gate: "_Gate") -> None:
         path, state, headers = _route(scope), scope["state"], dict(scope["headers"])
         if scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER)):
@@ -154,6 +163,8 @@ class Guard:
         if self._keys is not None:
             state["key_id"] = self._owner(headers)
         _check_length(headers, self._config.max_body_bytes)
+        if self._draining:
+            raise ApiError(503, "stopping", "the endpoint is being stopped", "try again later", 5.0)
         if self._in_hand >= self._config.max_requests:
             raise ApiError(
                 429, "too_many_requests", f"{self._in_hand} requests are in hand already",

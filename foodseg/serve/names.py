@@ -8,6 +8,7 @@ from foodseg.classes import ClassTable
 from foodseg.predict.names import nearest_names
 from foodseg.serve.backends import ModelState, Segmenter, model_id
 from foodseg.serve.schema import ApiError, parse_names
+from foodseg.serve.what_is_there import MODEL_SOURCE
 
 SECONDS = 1.0  # after a swap, requests name the new checkpoint within this time
 _log = logging.getLogger(__name__)
@@ -39,11 +40,7 @@ class ModelNames:
         """
         states = await self.states()
         if not states:
-            raise ApiError(
-                503, "no_model", "no model is configured",
-                "name one in segmenter.models of the configuration, or: foodseg serve swap NAME CHECKPOINT",
-                retry_after=5.0,
-            )  # fmt: skip
+            raise no_model()
         found = next((state for state in states if (state.name == name if name else state.default)), None)
         if found is None:
             known = ", ".join(state.name for state in states)
@@ -67,6 +64,15 @@ class ModelNames:
         finally:
             self._asked = time.monotonic()
             self._asking = None
+
+
+def no_model() -> ApiError:
+    """Returns the error of an endpoint without any model."""
+    return ApiError(
+        503, "no_model", "no model is configured",
+        f"{MODEL_SOURCE}; then give it to this endpoint: foodseg serve swap meals runs/NAME --address ADDRESS (which "
+        "`foodseg serve` prints), or name it in segmenter.models", retry_after=5.0,
+    )  # fmt: skip
 
 
 def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:

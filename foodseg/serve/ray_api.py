@@ -32,7 +32,7 @@ from foodseg.serve.embeddings import picture_digest
 from foodseg.serve.guard import Exchange, Guard
 from foodseg.serve.image_id import ImageId, image_expired, seal, unseal
 from foodseg.serve.keys import Keys
-from foodseg.serve.names import ModelNames, ingredient_ids
+from foodseg.serve.names import ModelNames, ingredient_ids, no_model
 from foodseg.serve.page import PAGE_HEADERS, page_file
 from foodseg.serve.ray_forms import FormRoute
 from foodseg.serve.schema import (
@@ -56,6 +56,7 @@ from foodseg.serve.schema import (
     parse_names,
     parse_points,
 )
+from foodseg.serve.what_is_there import CLIP_SOURCE, SAM_SOURCE
 
 CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -236,9 +237,15 @@ class _Routes:
 
     async def readyz(self) -> Response:
         """The default model answers; 503 before. Another that cannot be loaded does not take the endpoint away."""
-        waiting = [state.name for state in await self._names.states() if state.default and state.sha is None]
-        if waiting:
-            raise ApiError(503, "starting", f"the model {waiting[0]} is not loaded", "GET /v1/models says why", 2.0)
+        states = await self._names.states()
+        if not states and self._backends.sam is None and self._backends.clip is None:
+            raise no_model()
+        waiting = next((state for state in states if state.default and state.sha is None), None)
+        if waiting is not None:
+            why = f" ({waiting.error})" if waiting.error else ""
+            raise ApiError(
+                503, "starting", f"the model {waiting.name} is not loaded{why}", "GET /v1/models shows its state", 2.0
+            )
         return _json(Health(status="ok"))
 
     async def page(self, request: Request) -> Response:
@@ -273,7 +280,7 @@ class _Routes:
         if self._backends.sam is None:
             raise ApiError(
                 503, "sam_not_configured", "Segment Anything is not configured here",
-                "add sam: {weights: mobile_sam.safetensors} to the configuration of the endpoint",
+                f"get {SAM_SOURCE}, and start with --set sam.weights=FILE",
             )  # fmt: skip
         return self._backends.sam
 
@@ -286,7 +293,7 @@ class _Routes:
         if self._backends.clip is None:
             raise ApiError(
                 503, "clip_not_configured", "CLIP is not configured here",
-                "add clip: {model: ViT-B-16, weights: open_clip.safetensors} to the configuration of the endpoint",
+                f"{CLIP_SOURCE}, and start with --set clip.model=ViT-B-16 --set clip.weights=FILE",
             )  # fmt: skip
         return self._backends.clip
 

@@ -23,12 +23,14 @@ from ray.serve.handle import DeploymentHandle
 
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
 from foodseg.serve.backends import Backends
+from foodseg.serve.codec import TINY_PICTURE, read_picture
 from foodseg.serve.guard import Guard
 from foodseg.serve.json_logs import log_json_to_stderr
 from foodseg.serve.keys import keys_for
 from foodseg.serve.ray_api import make_api
 from foodseg.serve.ray_backends import RayClip, RayRefine, RaySam, RaySegmenter
 from foodseg.serve.ray_metrics import RequestMetrics
+from foodseg.serve.ray_replica import listen_as_the_node_does
 
 SECRET = "FOODSEG_SERVE_SECRET"
 
@@ -37,6 +39,7 @@ SECRET = "FOODSEG_SERVE_SECRET"
     name="Ingress",
     max_ongoing_requests=1000,  # the guard's admission is the limit that a client meets
     max_surge_percent=100,
+    graceful_shutdown_wait_loop_s=0.2,
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
 )
@@ -53,6 +56,7 @@ class Ingress:
         clip: DeploymentHandle | None = None,
         refine: DeploymentHandle | None = None,
     ) -> None:
+        listen_as_the_node_does()
         log_json_to_stderr()
         self._config = config
         self._secret = secret
@@ -64,7 +68,7 @@ class Ingress:
         )
 
     def __serve_build_asgi_app__(self) -> Guard:
-        return make_api(
+        self._guard = make_api(
             self._config,
             self._backends,
             secret=self._secret,
@@ -72,6 +76,15 @@ class Ingress:
             on_finish=RequestMetrics().count,
             announce_request_id=False,
         )
+        return self._guard
+
+    async def check_health(self) -> None:
+        """Decodes a tiny picture. The models behind have checks of their own: theirs must not take the ingress away."""
+        read_picture(TINY_PICTURE, self._config.picture)
+
+    async def drain(self, seconds: float) -> int:
+        """Refuses new requests from now on; returns how many are left in hand after at most so many seconds."""
+        return await self._guard.drain(seconds)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -86,7 +99,8 @@ def build(args: dict[str, Any]) -> Application:
     from foodseg.serve.ray_segmenter import SegmenterDeployment
 
     models = {"models": dict(config.segmenter.models), "default": config.segmenter.default}
-    segmenter = _bound(SegmenterDeployment, config, user_config=models)
+    # of each deployment anew: what a run means is found once, and holds for replicas that start later
+    segmenter = _bound(SegmenterDeployment, config, secrets.token_hex(8), user_config=models)
     sam = clip = refine = None
     if config.clip is not None:
         from foodseg.serve.ray_clip import ClipDeployment

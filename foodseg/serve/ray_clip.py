@@ -1,8 +1,9 @@
 """The deployment of CLIP: scores of any names, for a picture and for regions of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from ray import serve
@@ -10,7 +11,8 @@ from ray import serve
 from foodseg.config.serve import ClipConfig
 from foodseg.models.clip import load_clip
 from foodseg.predict.device import pick_device
-from foodseg.serve.ray_json_logs import log_as_replica
+from foodseg.serve.health import Health
+from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.wire import PackedMasks, unpack
 
 
@@ -18,6 +20,7 @@ from foodseg.serve.wire import PackedMasks, unpack
     name="Clip",
     max_ongoing_requests=16,
     max_surge_percent=100,
+    graceful_shutdown_wait_loop_s=0.2,
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
 )
@@ -25,17 +28,39 @@ class ClipDeployment:
     """See the protocol `Clip` of `serve/backends.py`, which `RayClip` makes of a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
-        log_as_replica()
+        start_replica()
         self._clip = load_clip(
             config.model, config.weights, pick_device(), quick_gelu=config.quick_gelu, cache_names=config.cache_names
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip")
+        self._health = Health(self._probe)
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica where it raises."""
+        await self._health.check()
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         """Returns one score a name for a picture (H, W, 3) uint8."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._clip.scores, image, names)
+        scores: list[float] = await self._watched(self._clip.scores, image, names)
+        return scores
 
     async def mask_scores(self, image: np.ndarray, masks: PackedMasks, names: Sequence[str]) -> list[list[float]]:
         """Returns for each mask one score a name."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._clip.mask_scores, image, unpack(masks), names)
+        scores: list[list[float]] = await self._watched(self._clip.mask_scores, image, unpack(masks), names)
+        return scores
+
+    async def _watched(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Runs work in the model's thread; what fails there is asked about at the next check of health."""
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        except Exception:
+            self._health.failed()
+            raise
+        self._health.worked()
+        return result
+
+    async def _probe(self) -> None:
+        grey = np.full((32, 32, 3), 128, np.uint8)
+        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._clip.scores, grey, ["food"])
+        if not np.isfinite(scores).all():
+            raise RuntimeError("the scores of names are not finite")

@@ -17,8 +17,10 @@ _NAMESPACE = b"foodseg-serve"
 class ClusterMemory:
     """The `Memory` of `serve/shelf.py` for one Serve application."""
 
-    def __init__(self, application: str) -> None:
+    def __init__(self, application: str, release: str) -> None:
+        """release: of the application, another one each time that it is deployed anew."""
         self._application = application
+        self._release = release
 
     def latest(self) -> dict[str, ModelCard]:
         keys = internal_kv._internal_kv_list(f"{self._application}/latest/".encode(), namespace=_NAMESPACE)
@@ -32,6 +34,18 @@ class ClusterMemory:
         value = json.dumps(asdict(card)).encode()
         for key in (self._key("id", card.id), self._key("latest", card.name)):
             internal_kv._internal_kv_put(key, value, namespace=_NAMESPACE)
+
+    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
+        value = internal_kv._internal_kv_get(self._settled_key(name), namespace=_NAMESPACE)
+        found = {} if value is None else json.loads(value)
+        return _card(json.dumps(found["card"]).encode()) if found.get("asked") == checkpoint else None
+
+    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        value = json.dumps({"asked": checkpoint, "card": asdict(card)}).encode()
+        internal_kv._internal_kv_put(self._settled_key(name), value, namespace=_NAMESPACE)
+
+    def _settled_key(self, name: str) -> bytes:
+        return self._key(f"settled/{self._release}", name)
 
     def _key(self, kind: str, name: str) -> bytes:
         return f"{self._application}/{kind}/{name}".encode()

@@ -8,7 +8,7 @@ from ray.serve.handle import DeploymentHandle
 
 from foodseg.config.serve import RefineConfig
 from foodseg.serve.ray_backends import RayClip, RaySam
-from foodseg.serve.ray_json_logs import log_as_replica
+from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.voting import vote
 from foodseg.serve.wire import PackedLabels, pack_labels, unpack_labels
 
@@ -17,6 +17,7 @@ from foodseg.serve.wire import PackedLabels, pack_labels, unpack_labels
     name="Refine",
     max_ongoing_requests=16,
     max_surge_percent=100,
+    graceful_shutdown_wait_loop_s=0.2,
     ray_actor_options={"num_cpus": 0.05},
     health_check_period_s=5,
 )
@@ -24,7 +25,7 @@ class RefineDeployment:
     """See the protocol `Refine` of `serve/backends.py`, which `RayRefine` makes of a handle to this."""
 
     def __init__(self, config: RefineConfig, sam: DeploymentHandle, clip: DeploymentHandle | None) -> None:
-        log_as_replica()
+        start_replica()
         self._config = config
         self._sam = RaySam(sam)
         self._clip = None if clip is None else RayClip(clip)

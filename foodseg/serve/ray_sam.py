@@ -6,8 +6,9 @@ hashes it to a replica. When that replica goes, so do its embeddings, and the cl
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from ray import serve
@@ -19,8 +20,9 @@ from foodseg.models.sam import MaskGrid, SamEmbedding, load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.backends import ImageExpired, Mask
 from foodseg.serve.embeddings import EmbeddingCache
-from foodseg.serve.ray_json_logs import log_as_replica
+from foodseg.serve.health import Health
 from foodseg.serve.ray_metrics import CacheMetrics
+from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.schema import ApiError
 from foodseg.serve.wire import PackedRegions, pack_regions
 
@@ -31,6 +33,7 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
     name="Sam",
     max_ongoing_requests=16,
     max_surge_percent=100,
+    graceful_shutdown_wait_loop_s=0.2,
     ray_actor_options={"num_cpus": 0.3},
     request_router_config=RequestRouterConfig(request_router_class=ROUTER),
     health_check_period_s=5,
@@ -39,7 +42,7 @@ class SamDeployment:
     """See the protocol `Sam` of `serve/backends.py`, which `RaySam` makes of a handle to this."""
 
     def __init__(self, config: SamConfig) -> None:
-        log_as_replica()
+        start_replica()
         grid = MaskGrid(points_per_side=config.points_per_side, points_per_batch=config.points_per_batch)
         self._sam = load_sam(config.kind, config.weights, pick_device(mps=False), grid)
         self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
@@ -47,6 +50,12 @@ class SamDeployment:
         # a click takes milliseconds: it does not stand in line behind pictures to embed, which take seconds
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+        self._health = Health(self._probe)
+        self._doubt_encoder = False
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica where it raises."""
+        await self._health.check()
 
     async def embed(self, digest: str, image: np.ndarray) -> None:
         """Keeps the embedding of a picture (H, W, 3) uint8; nothing is computed where it is kept already.
@@ -54,7 +63,7 @@ class SamDeployment:
         Raises:
             ApiError: 422, it cannot be embedded.
         """
-        await asyncio.get_running_loop().run_in_executor(self._slow, self._embedding, digest, image)
+        await self._watched(self._slow, self._embedding, digest, image)
 
     async def prompt(
         self,
@@ -67,15 +76,37 @@ class SamDeployment:
         self._metrics.count(embedding is not None, self._cache.nbytes)
         if embedding is None:
             raise ImageExpired(digest)
-        return await asyncio.get_running_loop().run_in_executor(self._quick, self._prompt, embedding, points, box)
+        packed: PackedRegions = await self._watched(self._quick, self._prompt, embedding, points, box)
+        return packed
 
     async def masks(self, digest: str, image: np.ndarray) -> PackedRegions:
         """Returns a mask for everything in a picture."""
         gone = threading.Event()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._slow, self._masks, digest, image, gone)
+            packed: PackedRegions = await self._watched(self._slow, self._masks, digest, image, gone)
+            return packed
         finally:
             gone.set()  # seconds of a thread, which others wait for
+
+    async def _watched(self, thread: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Any:
+        """Runs work in a thread; what fails there is asked about at the next check of health."""
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+        except ApiError:  # of the picture
+            raise
+        except Exception:
+            self._doubt_encoder |= thread is self._slow
+            self._health.failed()
+            raise
+        self._health.worked()
+        return result
+
+    async def _probe(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._quick, self._sam.check)
+        if self._doubt_encoder:  # an encoder takes seconds: it is asked only where it has failed
+            await loop.run_in_executor(self._slow, self._sam.check, True)
+            self._doubt_encoder = False
 
     def _embedding(self, digest: str, image: np.ndarray) -> SamEmbedding:
         embedding = self._cache.get(digest)

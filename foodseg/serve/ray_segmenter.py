@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from ray import serve
 
+from foodseg.checkpoint_files import HOLD_SECONDS, hold
 from foodseg.config.serve import ServeConfig
+from foodseg.errors import FoodsegError
 from foodseg.serve.backends import Labelled, ModelState
 from foodseg.serve.batching import Batcher
-from foodseg.serve.ray_json_logs import log_as_replica
+from foodseg.serve.health import Health
 from foodseg.serve.ray_memory import ClusterMemory
 from foodseg.serve.ray_metrics import BatchMetrics
+from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.served_model import ServedModel
 from foodseg.serve.shelf import Shelf
 from foodseg.serve.wire import PackedLabels, pack_labels
@@ -26,6 +29,7 @@ from foodseg.serve.wire import PackedLabels, pack_labels
 KNOWN_MODELS = 32  # per replica, nearly all of them without weights: these go when a model is replaced
 GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when another took its place
 RETRY_SECONDS = 30.0  # until storage that stayed away is asked again
+_PROBE = (0, 0)  # canvas of what asks whether a model still computes
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch has in common: model, canvas, whether lists came
@@ -36,17 +40,21 @@ Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # picture, size of i
     name="Segmenter",
     max_ongoing_requests=32,
     max_surge_percent=100,
+    graceful_shutdown_wait_loop_s=0.2,  # an idle replica ends at once
     ray_actor_options={"num_cpus": 0.3},
     health_check_period_s=5,
 )
 class SegmenterDeployment:
     """See the protocol `Segmenter` of `serve/backends.py`, which `RaySegmenter` makes of a handle to this."""
 
-    def __init__(self, config: ServeConfig) -> None:
-        log_as_replica()
+    def __init__(self, config: ServeConfig, release: str) -> None:
+        """release: of the application, see `ClusterMemory`."""
+        start_replica()
         self._config = config
-        self._shelf = Shelf(ServedModel, ClusterMemory(serve.get_replica_context().app_name))
+        self._shelf = Shelf(_open, ClusterMemory(serve.get_replica_context().app_name, release))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
+        self._health = Health(self._probe)
+        self._holding: asyncio.Task[None] | None = None
         self._serving: dict[str, ServedModel] = {}
         self._loading: asyncio.Task[None] | None = None
         self._retired: set[asyncio.Task[None]] = set()
@@ -63,6 +71,11 @@ class SegmenterDeployment:
         else:
             await self._want(user_config)
         self._loading = asyncio.create_task(self._keep_wanting(user_config, at_once=not starts))
+        self._holding = self._holding or asyncio.create_task(self._keep_holding())
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica where it raises."""
+        await self._health.check()
 
     async def segment(
         self, image: np.ndarray, size: tuple[int, int], ingredients: tuple[int, ...] | None
@@ -77,7 +90,12 @@ class SegmenterDeployment:
         model = await self._model(serve.get_multiplexed_model_id())
         canvas = model.canvas(*size, self._config.segmenter.canvases)
         kind: Kind = (model, canvas, ingredients is not None)
-        labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or ()))
+        try:
+            labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or ()))
+        except Exception:
+            self._health.failed()
+            raise
+        self._health.worked()
         return pack_labels(labelled)
 
     async def models(self) -> list[ModelState]:
@@ -88,13 +106,27 @@ class SegmenterDeployment:
     async def _model(self, model_id: str) -> ServedModel:
         return await asyncio.to_thread(self._shelf.model, model_id)
 
-    def _forward(self, kind: Kind, items: Sequence[Item]) -> list[Labelled]:
+    async def _probe(self) -> None:
+        for model in list(self._serving.values()):
+            await self._batcher.submit((model, _PROBE, False), None)
+
+    def _forward(self, kind: Kind, items: Sequence[Item | None]) -> Sequence[Labelled | None]:
         model, canvas, told = kind
-        images, sizes, lists = zip(*items, strict=True)
+        if canvas == _PROBE:
+            model.check()
+            return [None] * len(items)
+        images, sizes, lists = zip(*(item for item in items if item is not None), strict=True)
         # only CLIP's second opinion on SAM's masks asks for it
         asked = self._config.sam is not None and self._config.clip is not None
         unsure_below = self._config.refine.unsure_below if asked else 0.0
         return model.label(images, sizes, canvas, given=lists if told else None, unsure_below=unsure_below)
+
+    async def _keep_holding(self) -> None:
+        """Renews from time to time that what serves here is not to be deleted by the run that wrote it."""
+        while True:
+            await asyncio.sleep(HOLD_SECONDS / 100)
+            for model in list(self._serving.values()):
+                await asyncio.to_thread(_hold, model.card.uri)
 
     async def _keep_wanting(self, user_config: dict[str, Any], at_once: bool) -> None:
         """Loads what is wanted, again after a while where storage stayed away."""
@@ -124,3 +156,15 @@ class SegmenterDeployment:
         for model in models:
             if model.card.id not in self._serving:
                 model.release()
+
+
+def _open(name: str, uri: str, sha: str) -> ServedModel:
+    _hold(uri)
+    return ServedModel(name, uri, sha)
+
+
+def _hold(uri: str) -> None:
+    try:
+        hold(uri)
+    except FoodsegError as error:  # storage that only the run may write to
+        _log.warning("the run may delete what is served here, as that cannot be noted there: %s", error)

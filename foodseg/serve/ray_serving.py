@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +18,26 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private.api import serve_start
 from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.common import DeploymentStatus
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import ProxyLocation
-from ray.serve.context import _get_global_client
+from ray.serve.context import _get_global_client, _set_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
-from foodseg.config.serve import check_model
+from foodseg.config.serve import ServeConfig, check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.ray_session import cores, line_of, ray_session
 from foodseg.serve.backends import ModelState
-from foodseg.serve.deploy_file import SEGMENTER, find_application, read_deploy_file, with_model
+from foodseg.serve.deploy_file import INGRESS, SEGMENTER, find_application, read_deploy_file, with_model
 from foodseg.serve.keys import keys_for
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
+from foodseg.serve.starting import Starting
 
 START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
+STOP_SECONDS = 30.0  # replicas that are still busy have 20
 _POLL_SECONDS = 0.2
 # Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
 # of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
@@ -62,11 +66,19 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serving(path: str | None, overrides: Sequence[str] = (), address: str | None = None) -> Iterator[Endpoint]:
+def serving(
+    path: str | None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Endpoint]:
     """Runs the body while the endpoint answers; on a Ray of its own, or on the cluster at `address`.
+
+    At the end requests in hand are answered first; KeyboardInterrupt meanwhile ends that.
 
     Args:
         path: Serve's deploy file; None = defaults. overrides: `section.key=value` for our sections.
+        say: gets a line for each stage of the start.
 
     Raises:
         UserError: the file, a checkpoint, an address without keys, a port that is taken, a deployment that fails.
@@ -81,22 +93,30 @@ def serving(path: str | None, overrides: Sequence[str] = (), address: str | None
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of each of its own parts that has started
-    with ray_session(address, logical_cpus=max(2, cores())):
-        # what `serve run FILE` calls; Serve's public API starts applications only from Python objects, and replicas of
-        # those are restarted by every change of `user_config`
-        try:
-            client = serve_start(
-                http_options=schema.http_options.model_dump(), proxy_location=ProxyLocation(schema.proxy_location)
-            )
-        except (RayError, TimeoutError) as error:
-            raise RetryLater(f"the HTTP proxy does not start ({line_of(error, 0)}): free processors") from None
-        try:
+    name = find_application(deploy.tree["applications"], path or "the defaults")["name"]
+    own = address is None and not ray.is_initialized()
+    with contextlib.ExitStack() as stack:
+        with Starting(_stages(deploy.config), say) as starting:
+            starting.next()
+            stack.enter_context(ray_session(address, logical_cpus=max(2, cores())))
+            starting.next()
+            # what `serve run FILE` calls; Serve's public API starts applications only from Python objects, and
+            # replicas of those are restarted by every change of `user_config`
+            try:
+                client = serve_start(
+                    http_options=schema.http_options.model_dump(), proxy_location=ProxyLocation(schema.proxy_location)
+                )
+            except (RayError, TimeoutError) as error:
+                raise RetryLater(f"the HTTP proxy does not start ({line_of(error, 0)}): free processors") from None
+            stack.callback(_forget if own else _shut_down)
+            starting.next()
             client.deploy_apps(schema, _blocking=False)
-            name = find_application(deploy.tree["applications"], path or "the defaults")["name"]
-            _wait(client, name)
+            _wait(client, name, starting.note)
+        try:
             yield _endpoint(options["host"], options["port"])
         finally:
-            serve.shutdown()
+            with contextlib.suppress(KeyboardInterrupt):
+                _drain(name, deploy.config.http.request_seconds)
 
 
 def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
@@ -139,6 +159,62 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
     return {"name": name, "checkpoint": storage.redact(uri), "sha": sha, "before": before, "seconds": seconds}
 
 
+def _stages(config: ServeConfig) -> list[tuple[str, float]]:
+    """Returns what is done while the endpoint starts, and about how long it takes on an idle laptop."""
+    models = ", ".join(f"{name} ({storage.redact(uri)})" for name, uri in config.segmenter.models.items())
+    parts = [models or "no model", *(["Segment Anything"] if config.sam else []), *(["CLIP"] if config.clip else [])]
+    return [
+        ("starting Ray", 6.0),
+        ("starting Serve and its proxy", 6.0),
+        (f"loading {', '.join(parts)}", 8.0 + 5.0 * len(parts)),  # each imports torch in a process of its own
+    ]
+
+
+def _drain(name: str, seconds: float) -> None:
+    """Lets the ingress refuse new requests and answer those that it has in hand."""
+    try:
+        replicas = sum(serve.status().applications[name].deployments[INGRESS].replica_states.values())
+        handle = DeploymentHandle(INGRESS, name)
+        handle._init(_run_router_in_separate_loop=True)
+        calls = [handle.drain.remote(seconds) for _ in range(replicas)]  # the router takes the one with the least to do
+        for call in calls:
+            call.result(timeout_s=seconds + 5)
+    except Exception as error:  # whatever it is, the endpoint ends
+        _log.warning("requests in hand are not waited for (%s)", line_of(error, 0))
+
+
+def _forget() -> None:
+    """Ends the connection to a Serve whose Ray is about to be ended whole.
+
+    Serve's own shutdown would stop part by part what goes at once, and waits for each; its last message is an error.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        client.shutdown_cached_handles()
+    _set_global_client(None)
+
+
+def _shut_down() -> None:
+    """Ends the endpoint on a cluster that goes on, as `serve.shutdown` does.
+
+    That one waits in a call of the controller which ends with it, so that Ray calls it a failure, on the terminal.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    client.shutdown_cached_handles()
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        ray.get(client._controller.graceful_shutdown.remote(wait=False), timeout=STOP_SECONDS)
+        while time.monotonic() < deadline:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            time.sleep(_POLL_SECONDS)
+        _log.warning("Serve still stops what ran on the cluster after %.0f s", STOP_SECONDS)
+    except (RayError, TimeoutError, ValueError):  # ValueError: the controller is gone
+        pass
+    _set_global_client(None)
+
+
 def _deployed(client: ServeControllerClient) -> dict[str, Any]:
     applications: dict[str, Any] = ray.get(client._controller.get_app_configs.remote())
     return applications
@@ -162,10 +238,16 @@ def _wait_for_model(handle: DeploymentHandle, name: str, uri: str, sha: str) -> 
     raise RetryLater(f"the model {name} is not loaded after {START_SECONDS:.0f} s: GET /v1/models shows its state")
 
 
-def _wait(client: ServeControllerClient, name: str) -> None:
+def _wait(client: ServeControllerClient, name: str, note: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
+    ready: set[str] = set()
     while time.monotonic() < deadline:
-        status = client.get_serve_status(name).app_status
+        overview = client.get_serve_status(name)
+        for part in overview.deployment_statuses:
+            if part.status == DeploymentStatus.HEALTHY and part.name not in ready:
+                ready.add(part.name)
+                note(f"{part.name} is ready")
+        status = overview.app_status
         if status.status == ApplicationStatus.RUNNING:
             client.wait_for_proxies_serving(wait_for_applications_running=True)
             return

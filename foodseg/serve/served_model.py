@@ -21,6 +21,7 @@ from foodseg.predict.label import mean_confidences
 from foodseg.serve.backends import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
+_TINY = 64  # pixels of a side, or a little more, of what shows that the model still computes
 _BLANK = 512  # pixels of a side of the first picture, where the model takes any
 
 
@@ -110,6 +111,16 @@ class ServedModel:
             unsure = confidence < unsure_below * CERTAIN if unsure_below else None
             answers.append(Labelled(ids, unsure, confidences, self.card.name, self.card.sha))
         return answers
+
+    def check(self) -> None:
+        """Computes the smallest picture that the model takes; nothing while its weights are given back.
+
+        Raises:
+            RuntimeError, or whatever a broken model ends with.
+        """
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.untold.probe(-(-_TINY // self._multiple) * self._multiple)
 
     def release(self) -> None:
         """Gives the memory of the weights back; a later `label` loads them again."""

@@ -5,7 +5,8 @@
     shelf.model("meals@0a1b2c3d4e5f")
 
 A checkpoint that opened and labelled a picture is noted in the memory, which outlives this process: a process that
-starts later with a bad checkpoint serves the one noted there, and any process can open what another already serves.
+starts later with a bad checkpoint serves the one noted there, and any process can open what another already serves. So
+is what the name of a run meant when it was deployed: the run goes on, but what answers changes only when it is swapped.
 """
 
 import logging
@@ -42,6 +43,12 @@ class Memory(Protocol):
 
     def note(self, card: ModelCard) -> None:
         """Makes a checkpoint the one that answers for its name."""
+
+    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
+        """Returns what the run or URI that is wanted for a name was found to mean, None = nobody has looked yet."""
+
+    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        """Notes what it means, for the processes that start later; the run may have gone on by then."""
 
 
 def parse_wanted(user_config: Any) -> Wanted:
@@ -104,8 +111,9 @@ class Shelf:
         serving, errors, may_heal = {}, {}, False
         for name, checkpoint in wanted.models.items():
             card: ModelCard | None
+            changed: str | None = None
             try:
-                card = self._opened_card(name, checkpoint)
+                card, changed = self._opened_card(name, checkpoint)
             except Exception as error:  # whatever a checkpoint does to this process, the old one goes on serving
                 errors[name] = _sentence(error)
                 may_heal |= isinstance(error, RetryLater)
@@ -116,8 +124,8 @@ class Shelf:
             if card is not None:
                 serving[name] = card
             if name not in errors:
-                if refused is not None:
-                    errors[name] = refused
+                if refused is not None or changed is not None:
+                    errors[name] = refused or changed or ""
                 assert card is not None
                 self._memory.note(card)
         self._serving, self._errors, self._may_heal = serving, errors, may_heal
@@ -127,8 +135,11 @@ class Shelf:
         return ready
 
     def states(self) -> list[ModelState]:
-        """Returns what `/v1/models` shows; the same in every process once all have noted what they serve."""
-        latest = self._memory.latest()
+        """Returns what `/v1/models` shows; the same in every process once all have noted what they serve.
+
+        A process that has found nothing to serve under a name says so: it cannot answer for the others.
+        """
+        latest = {name: card for name, card in self._memory.latest().items() if name in self._serving}
         return [self._state(name, checkpoint, latest.get(name)) for name, checkpoint in self._wanted.models.items()]
 
     def model(self, model_id: str) -> ServedModel:
@@ -145,9 +156,29 @@ class Shelf:
             raise UserError(f"no model {model_id!r} was ever served here")
         return self._open(card.name, card.uri, card.sha)
 
-    def _opened_card(self, name: str, checkpoint: str) -> ModelCard:
-        uri = resolve_checkpoint(checkpoint)
-        sha = checkpoint_sha(uri)
+    def _opened_card(self, name: str, checkpoint: str) -> tuple[ModelCard, str | None]:
+        """Returns what serves under a name from now on, and why it is not what the name has meant until now."""
+        settled = self._memory.settled(name, checkpoint)
+        if settled is None:
+            uri = resolve_checkpoint(checkpoint)
+            card = self._open_once(name, uri, checkpoint_sha(uri))
+            self._memory.settle(name, checkpoint, card)
+            return card, None
+        try:
+            return self._open_once(name, settled.uri, settled.sha), None
+        except RetryLater:
+            raise
+        except Exception as error:
+            # somebody has deleted or replaced it; the name of a run still means its best checkpoint
+            uri = resolve_checkpoint(checkpoint)
+            sha = checkpoint_sha(uri)
+            if (uri, sha) == (settled.uri, settled.sha):
+                raise
+            card = self._open_once(name, uri, sha)
+            self._memory.settle(name, checkpoint, card)
+            return card, f"{_sentence(error)}; what serves instead is {storage.redact(uri)}, {sha[:12]}"
+
+    def _open_once(self, name: str, uri: str, sha: str) -> ModelCard:
         serving = self._serving.get(name)
         if serving is not None and serving.sha == sha:
             return serving

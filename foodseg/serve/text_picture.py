@@ -16,7 +16,7 @@ from foodseg.serve.schema import ApiError
 SHORTEST = 64  # characters of base64 below which a text is a word rather than a picture in a format we do not know
 _DATA_URL = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
 _BASE64_PREFIX = re.compile(r"[\w.+/-]{0,60};base64,", re.ASCII | re.IGNORECASE)  # a data URL that lost its `data:`
-_ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|file|blob)://?\S", re.IGNORECASE)
+_ADDRESS = re.compile(r"((https?|ftp|s3|gs|hf|file)://?|blob:|www\.)\S", re.IGNORECASE)
 _FILE_NAME = re.compile(r"@.+|.*\.(jpe?g|png|webp|hei[cf]|avif|gif|bmp|tiff?|txt|b64)", re.IGNORECASE)
 _QUOTED = re.compile(r"b?(['\"])(.*)\1", re.DOTALL)
 _STARTS = ("/9j/", "iVBORw0KGgo", "UklGR")  # of a JPEG, a PNG and a WebP in base64
@@ -44,7 +44,7 @@ def picture_of_text(text: str, field: str) -> bytes:
             "the picture and send its content",
         )  # fmt: skip
     if len(stripped) < 4096 and _FILE_NAME.fullmatch(stripped):
-        said = "the name of a file, and not its content" + ("" if stripped[0] == "@" else ": an @ belongs before it")
+        said = "the name of a file, and not its content (curl -F reads a file where an @ stands before its name)"
         raise ApiError(422, "not_a_picture", f"{field} is the text {shown}, {said}")
     raise ApiError(422, "not_a_picture", f"{field} is the text {shown}, which is neither base64 nor a data URL")
 

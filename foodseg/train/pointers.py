@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint_files import checkpoint_uri, held
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
@@ -37,7 +37,9 @@ def restore_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> 
 
 
 def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
-    """Deletes all but the best checkpoint and the newest `keep` up to that of `step`, which has just been written.
+    """Deletes all but the best checkpoint, those that are served, and the newest `keep` up to that of `step`.
+
+    That one has just been written.
 
     Later ones go first: they are torn, left by a part of the run that had come further.
     """
@@ -46,6 +48,7 @@ def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
     best_uri = storage.join(run_uri, "best.json")
     best = json.loads(storage.read_text(best_uri))["checkpoint"] if storage.exists(best_uri) else None
     own = [name for name in names if name <= f"step-{step:08d}"]
-    for name in [*names[len(own) :], *own[:-keep]]:
+    served = held(run_uri) if own[:-keep] else set()
+    for name in [*names[len(own) :], *(name for name in own[:-keep] if name not in served)]:
         if f"checkpoints/{name}" != best:
             storage.delete(storage.join(folder, name))

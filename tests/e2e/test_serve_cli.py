@@ -1,18 +1,23 @@
 """`foodseg serve` as somebody starts it: a Ray of its own, a swap from another terminal, an end that leaves nothing."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from foodseg import storage
+from foodseg.checkpoint_files import checkpoint_uri, held
 from foodseg.cli import run
+from foodseg.serve.keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha
 from tests.served import free_port, meal, png, spoil, write_checkpoint
 
@@ -22,10 +27,12 @@ START_SECONDS = 240
 
 @pytest.mark.timeout(400)
 def test_serve_swap_and_stop(tmp_path: Path) -> None:
-    first, second, bad = (write_checkpoint(tmp_path / name, seed) for seed, name in enumerate(("a", "b", "bad")))
+    second, bad = (write_checkpoint(tmp_path / name, seed) for seed, name in enumerate(("b", "bad"), start=1))
     spoil(bad)
-    settings = [f"segmenter.models.meals={first}", f"http.port={free_port()}"]
-    command = [sys.executable, "-m", "foodseg.cli", "serve", "--json", *(w for one in settings for w in ("--set", one))]
+    # nothing names the model: the newest run in runs/ is found
+    first = write_checkpoint(Path(checkpoint_uri(str(tmp_path / "runs" / "first"), 1)), 0)
+    storage.write_json(f"{tmp_path}/runs/first/last.json", {"step": 1, "checkpoint": "checkpoints/step-00000001"})
+    command = [sys.executable, "-m", "foodseg.cli", "serve", "--json", "--set", f"http.port={free_port()}"]
     # with the token that Ray makes for what it starts, as outside of tests
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     environment.pop("RAY_AUTH_MODE", None)
@@ -34,12 +41,20 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
     )
     watch = threading.Timer(START_SECONDS, server.kill)  # readline would wait for ever
     watch.start()
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(server.stderr or ()))
+    reader.start()
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
         watch.cancel()
-        assert line, server.stderr.read() if server.stderr else ""
+        assert line, said
         endpoint = json.loads(line)
+        deadline = time.monotonic() + 10  # the other pipe is read by a thread
+        while not any("the endpoint is ready" in one for one in said) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for part in ("model: runs/first", "no Segment Anything", "starting Ray", "Segmenter is ready", "s left"):
+            assert any(part in one for one in said), (part, said)
         files = {"image": ("meal.png", png(meal(1, 72, 96)))}
         answer = httpx.post(f"{endpoint['url']}v1/segment", files=files, timeout=60).raise_for_status().json()
         assert answer["model"] == {"name": "meals", "sha": checkpoint_sha(first)}
@@ -53,16 +68,33 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
             assert done.returncode == code, done.stderr
             result = json.loads(done.stdout)
         assert result["sha"] == checkpoint_sha(second)
+        assert held(str(tmp_path / "runs" / "first")) == {"step-00000001"}
         children = psutil.Process(server.pid).children(recursive=True)
+        assert _listening_to_others([psutil.Process(server.pid), *children]) == []
+        quiet, began = len(said), time.monotonic()
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=90) == 0, server.stderr.read() if server.stderr else ""
+        assert server.wait(timeout=90) == 0, said
+        assert time.monotonic() - began < 30  # about 3 seconds; a busy machine takes longer
         _, alive = psutil.wait_procs(children, timeout=30)
         assert alive == []
+        reader.join(30)
+        assert len(said[quiet:]) == 1 and "stopping" in said[quiet], said[quiet:]
     finally:
         watch.cancel()
         if server.poll() is None:
             server.terminate()
             server.wait(timeout=60)
+
+
+def _listening_to_others(processes: list[psutil.Process]) -> list[str]:
+    """Returns what others than this machine could connect to."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip.removeprefix("::ffff:")):
+                    found.append(f"{one.laddr.ip}:{one.laddr.port} {process.cmdline()[:1]}")
+    return found
 
 
 def _ask_what_serve_would_fail_at(url: str) -> None:

@@ -28,6 +28,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from foodseg.bench.memory import PeakMemory
 from foodseg.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.errors import UserError
 from foodseg.models.clip import load_clip
 from foodseg.predict.device import pick_device
@@ -39,6 +40,7 @@ from foodseg.serve.ray_backends import RaySegmenter, ask
 from foodseg.serve.ray_serving import Endpoint, serving, swap
 from foodseg.serve.schema import ApiError, Rle
 from foodseg.serve.served_model import checkpoint_sha
+from foodseg.train.pointers import prune_checkpoints
 from tests.compare import assert_same_ids, close, scores_of
 from tests.served import free_port, meal, png, spoil, write_checkpoint, write_clip
 
@@ -305,6 +307,26 @@ def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_one_it_names
     for answer in load.answers:
         check(answer, after if answer["model"]["sha"] == after.sha else before)
     assert state(world, "a")["error"] is None  # the other model was not touched
+
+
+def test_a_replica_born_after_its_run_went_on_serves_the_same_as_before(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first, second = (write_checkpoint(Path(checkpoint_uri(str(run), step)), step) for step in (11, 12))
+    before, after = checkpoint_sha(first), checkpoint_sha(second)
+    swap("a", first, address="auto")
+    prune_checkpoints(str(run), 12, keep=1)  # the run goes on, and keeps one checkpoint
+    kill_segmenter()
+    deadline = time.monotonic() + 60
+    files = {"image": ("meal.png", png(meal(8, 72, 96)))}
+    while True:
+        answer = httpx.post(f"{world.endpoint.url}v1/segment", files=files, data={"model": "a"}, timeout=60)
+        if answer.status_code == 200:
+            break
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.2)
+    assert answer.json()["model"]["sha"] == before != after
+    assert state(world, "a")["error"] is None
+    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == checkpoint_sha(world.checkpoints["a"])
 
 
 def test_a_bad_checkpoint_changes_nothing(world: World) -> None:

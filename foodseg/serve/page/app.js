@@ -133,7 +133,7 @@ function fail(error, again) {
       : ["This page made a mistake.", String(error), ""];
   $("problem-message").textContent = message;
   const locked = error.status === 401;
-  const useful = hint?.includes("/v1/") ? "" : hint; // what names a route is meant for programs
+  const useful = (hint ?? "").replace(/(; )?for example: curl .*/, "").replace(/.*\/v1\/.*/, ""); // routes: for programs
   $("problem-hint").textContent = locked ? "Type the key that you were given. It stays in this tab." : useful;
   $("problem-request").textContent = request ?? "";
   const hopeless = [400, 413, 415, 422].includes(error.status); // the same again would end the same

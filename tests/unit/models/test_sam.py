@@ -283,3 +283,26 @@ def _save(state: dict[str, torch.Tensor], path: Path) -> None:
         safetensors.torch.save_file(state, path)
     else:
         torch.save(state, path)
+
+
+def test_a_check_of_health_is_a_click_and_the_encoder_is_asked_only_where_it_is_doubted(mobile, monkeypatch):
+    encoded = []
+
+    def encoder(images: torch.Tensor) -> torch.Tensor:
+        encoded.append(tuple(images.shape))
+        return torch.zeros(1, 256, 64, 64)
+
+    monkeypatch.setattr(mobile._sam.image_encoder, "forward", encoder)
+    mobile.check()
+    assert encoded == []
+    mobile.check(encoder=True)
+    assert encoded == [(1, 3, 1024, 1024)]
+    head = mobile._sam.mask_decoder.iou_prediction_head.layers[-1].bias
+    before = head.detach().clone()
+    with torch.no_grad():
+        head.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="not finite"):
+        mobile.check()
+    with torch.no_grad():
+        head.copy_(before)
+    mobile.check()

@@ -136,3 +136,11 @@ def test_the_files_of_the_repository_have_known_keys(path: Path) -> None:
     assert tree["http_options"]["request_timeout_s"] > config.http.request_seconds
     known = {"Ingress", "Segmenter", *(["Sam", "Refine"] if config.sam else []), *(["Clip"] if config.clip else [])}
     assert {deployment["name"] for deployment in app.get("deployments", [])} <= known
+
+
+def test_the_dashboard_on_kubernetes_asks_for_a_token() -> None:
+    tree = yaml.safe_load((ROOT / "serve_configs" / "rayservice.yaml").read_text())
+    cluster = tree["spec"]["rayClusterConfig"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+    assert cluster["authOptions"] == {"mode": "token"}  # KubeRay 1.5.1 and Ray 2.52 or later
+    assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52)

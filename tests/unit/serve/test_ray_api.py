@@ -252,3 +252,60 @@ def test_the_openapi_document_names_every_route() -> None:
     answers = document["paths"]["/v1/segment"]["post"]["responses"]
     assert answers["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/SegmentAnswer"}
     assert answers["429"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorAnswer"}
+
+
+class Nobody(Segmenter):
+    """No model is configured, or the default one is gone."""
+
+    def __init__(self, *states: ModelState) -> None:
+        super().__init__()
+        self._states = list(states)
+
+    async def models(self) -> list[ModelState]:
+        return self._states
+
+
+def test_an_endpoint_without_a_model_says_how_to_get_one(picture: bytes) -> None:
+    server = Server(Backends(Nobody()))
+    for response in (server.get("/readyz"), server.post("/v1/segment", picture)):
+        assert code(response) == (503, "no_model")
+        hint = response.json()["error"]["hint"]
+        assert "foodseg train" in hint and "foodseg serve swap meals" in hint
+    assert server.get("/healthz").status_code == server.get("/").status_code == 200
+    assert server.get("/v1/models").json()["models"] == []
+    assert Server(Backends(Nobody(), Sam())).get("/readyz").status_code == 200  # clicks need no model
+
+
+def test_a_model_that_is_gone_is_a_state_with_its_reason(picture: bytes) -> None:
+    why = "runs/a/checkpoints/step-1 is neither a checkpoint nor a run with one"
+    server = Server(Backends(Nobody(ModelState("meals", "runs/a", None, None, why, (), True))))
+    for path in ("/readyz", "/v1/classes"):
+        response = server.get(path)
+        assert response.status_code == 503 and why in response.json()["error"]["message"]
+    assert code(server.post("/v1/segment", picture)) == (503, "model_unavailable")
+
+
+def test_a_server_that_stops_answers_what_it_has_and_refuses_the_rest(picture: bytes) -> None:
+    class Slow(Segmenter):
+        async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+            await asyncio.sleep(0.3)
+            return await super().segment(image, model, ingredients)
+
+    server = Server(Backends(Slow()))
+
+    async def run() -> tuple[int, int, httpx.Response, httpx.Response, float]:
+        transport = httpx.ASGITransport(app=server.app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            first = asyncio.create_task(client.post("/v1/segment", files={"image": ("a", picture)}))
+            await asyncio.sleep(0.1)
+            impatient = await server.app.drain(0.01)
+            late = await client.post("/v1/segment", files={"image": ("a", picture)})
+            left = await server.app.drain(20)
+            began = asyncio.get_running_loop().time()
+            await server.app.drain(20)
+            return impatient, left, await first, late, asyncio.get_running_loop().time() - began
+
+    impatient, left, first, late, idle = asyncio.run(run())
+    assert (impatient, left, first.status_code) == (1, 0, 200)
+    assert code(late) == (503, "stopping") and "retry-after" in late.headers
+    assert idle < 0.2

@@ -136,7 +136,7 @@ def test_gzip_is_undone_within_the_limit(app: Any) -> None:
 
 
 REFUSED = {
-    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_a_picture", "an @ belongs before it"),
+    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_a_picture", "an @ stands before its name"),
     "-d image=@lunch.jpg": (b"image=@lunch.jpg", URLENCODED, "not_a_picture", "'@lunch.jpg', the name of a file"),
     "a word": (form(("image", None, b"lunch")), FORM, "not_a_picture", "the text 'lunch'"),
     "an address": (as_json(image="https://x.example/a.jpg"), JSON, "address_not_fetched", "nothing is fetched"),

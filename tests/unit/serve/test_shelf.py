@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from foodseg import storage
+from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.errors import RetryLater, UserError
 from foodseg.serve.served_model import ModelCard, checkpoint_sha
 from foodseg.serve.shelf import Shelf, parse_wanted
@@ -18,6 +19,7 @@ class Memory:
     def __init__(self) -> None:
         self.newest: dict[str, ModelCard] = {}
         self.all: dict[str, ModelCard] = {}
+        self.meant: dict[str, tuple[str, ModelCard]] = {}
 
     def latest(self) -> dict[str, ModelCard]:
         return dict(self.newest)
@@ -27,6 +29,13 @@ class Memory:
 
     def note(self, card: ModelCard) -> None:
         self.newest[card.name] = self.all[card.id] = card
+
+    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
+        asked, card = self.meant.get(name, ("", None))
+        return card if asked == checkpoint else None
+
+    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        self.meant[name] = (checkpoint, card)
 
 
 @dataclass
@@ -125,6 +134,59 @@ def test_a_process_born_later_serves_the_last_good_one(checkpoints: dict[str, st
     assert opener.asked == ["b", "a"]
     assert states(later) == {"meals": ("a", "torn")}
     assert Path(later.model(good[0]).card.uri).name == "a"
+
+
+def write_step(run: Path, step: int) -> str:
+    """A run whose best checkpoint is that of `step`."""
+    uri = checkpoint_uri(str(run), step)
+    storage.write_text(f"{uri}/manifest.json", str(step))
+    storage.write_json(str(run / "best.json"), {"step": step, "checkpoint": f"checkpoints/step-{step:08d}"})
+    return uri
+
+
+def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
+    memory, run = Memory(), tmp_path / "run"
+    first = write_step(run, 1)
+    shelf = Shelf(Opener(), memory)
+    served = shelf.want(wanted(meals=str(run)))
+    write_step(run, 2)
+    assert shelf.want(wanted(meals=str(run))) == served
+    later = Shelf(Opener(), memory)  # a replica that is started for more requests, or instead of one that was lost
+    assert later.want(wanted(meals=str(run))) == served
+    assert states(later) == {"meals": (Path(first).name, None)}
+    # asked for something else and back again, the run means what it means then
+    shelf.want(wanted(meals=write_step(tmp_path / "other", 3)))
+    assert shelf.want(wanted(meals=str(run))) != served
+    assert states(shelf) == {"meals": ("step-00000002", None)}
+
+
+def test_what_was_deleted_is_said_and_the_best_that_is_left_serves(tmp_path: Path) -> None:
+    memory, run = Memory(), tmp_path / "run"
+    first = write_step(run, 1)
+    served = Shelf(Opener(), memory).want(wanted(meals=str(run)))
+    second = write_step(run, 2)
+    storage.delete(first)
+    later = Shelf(Opener(), memory)
+    found = later.want(wanted(meals=str(run)))
+    assert len(found) == 1 and found != served
+    serving, error = states(later)["meals"]
+    assert serving == "step-00000002"
+    assert error is not None and Path(first).name in error and second in error
+    assert Path(later.model(found[0]).card.uri).name == "step-00000002"
+    assert Shelf(Opener(), memory).want(wanted(meals=str(run))) == found  # and so it stays
+
+
+def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) -> None:
+    memory, run = Memory(), tmp_path / "run"
+    first = write_step(run, 1)
+    Shelf(Opener(), memory).want(wanted(meals=first))
+    storage.delete(first)
+    later = Shelf(Opener(), memory)
+    for _ in range(2):
+        assert later.want(wanted(meals=first)) == []
+    (state,) = later.states()
+    assert (state.serving, state.sha) == (None, None)
+    assert state.error is not None and "neither a checkpoint" in state.error
 
 
 @pytest.mark.parametrize("config", [None, [], {"model": {}}, {"models": {"a": 1}}, {"models": {}, "default": "x"}])

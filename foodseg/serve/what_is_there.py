@@ -1,0 +1,92 @@
+"""What `foodseg serve` finds to serve where its configuration names nothing, and where the rest is to be had.
+
+found = look(Path("."), {})      # .overrides of the configuration, .sentences for people
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.errors import FoodsegError
+from foodseg.serve.deploy_file import given_sections, read_deploy_file
+
+RUNS = ("runs", "demo-out")  # where trainings of the README write, and `foodseg demo`
+SAM_FILES = (
+    ("mobile_sam.safetensors", "vit_t"), ("mobile_sam.pt", "vit_t"), ("sam_vit_b_01ec64.pth", "vit_b"),
+    ("sam_vit_l_0b3195.pth", "vit_l"), ("sam_vit_h_4b8939.pth", "vit_h"),
+)  # fmt: skip
+WEIGHTS = (".", "weights")
+MODEL_SOURCE = "train one with `foodseg train -c CONFIG --set run.uri=runs/NAME` (or `foodseg demo`, in minutes)"
+SAM_SOURCE = "mobile_sam.pt (40 MB) from https://github.com/ChaoningZhang/MobileSAM/tree/master/weights"
+CLIP_SOURCE = "pip install 'foodseg[clip]', get weights of https://github.com/mlfoundations/open_clip"
+
+
+@dataclass(frozen=True)
+class Found:
+    """overrides: `section.key=value`. sentences: what was taken, and what to add for the rest, one a line."""
+
+    overrides: list[str]
+    sentences: list[str]
+
+
+def settings_here(file: str | None, overrides: Sequence[str], address: str | None) -> Found:
+    """Returns the overrides of a command with those for what the current folder holds in front of them.
+
+    On a cluster nothing is looked for: replicas elsewhere do not see this folder.
+
+    Raises:
+        UserError: as `read_deploy_file`.
+    """
+    if address is not None:
+        return Found(list(overrides), [])
+    found = look(Path(), given_sections(read_deploy_file(file, overrides), file or "the defaults"))
+    return Found([*found.overrides, *overrides], found.sentences)
+
+
+def look(folder: Path, given: Mapping[str, Any]) -> Found:
+    """Looks below `folder` for what `given` (the sections that are written down somewhere) does not name."""
+    overrides: list[str] = []
+    sentences = []
+    if not (given.get("segmenter") or {}).get("models"):
+        run = newest_run(folder)
+        if run is None:
+            sentences.append(f"no model of food is here, so /v1/segment answers 503: {MODEL_SOURCE}")
+        else:
+            overrides.append(f"segmenter.models.meals={run}")
+            sentences.append(f"model: {run}, the newest run here (another: --set segmenter.models.meals=RUN)")
+    if "sam" not in given:
+        weights = next(
+            ((folder / place / name, kind) for place in WEIGHTS for name, kind in SAM_FILES
+             if (folder / place / name).is_file()), None,
+        )  # fmt: skip
+        if weights is None:
+            sentences.append(
+                f"no Segment Anything (clicks, refine=sam): put {SAM_SOURCE} into {WEIGHTS[1]}/, "
+                "or --set sam.weights=FILE"
+            )
+        else:
+            # for refine=sam: 64 clicks take about 10 seconds of a CPU
+            overrides += [f"sam.weights={weights[0]}", f"sam.kind={weights[1]}", "sam.points_per_side=8"]
+            sentences.append(f"Segment Anything: {weights[0]}")
+    if "clip" not in given:
+        sentences.append(
+            f"no CLIP (/v1/zero-shot): {CLIP_SOURCE}, then --set clip.model=ViT-B-16 --set clip.weights=FILE"
+        )
+    return Found(overrides, sentences)
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Returns the run whose checkpoints were written last, of those that have a good one."""
+    written = {}
+    for place in RUNS:
+        for pointer in (folder / place).glob("**/last.json"):
+            written[pointer.parent] = pointer.stat().st_mtime
+    for run in sorted(written, key=lambda path: (-written[path], path)):
+        try:
+            resolve_checkpoint(str(run))
+        except FoodsegError:
+            continue
+        return run
+    return None
