@@ -314,6 +314,7 @@ def test_a_replica_born_after_its_run_went_on_serves_the_same_as_before(world: W
     first, second = (write_checkpoint(Path(checkpoint_uri(str(run), step)), step) for step in (11, 12))
     before, after = checkpoint_sha(first), checkpoint_sha(second)
     swap("a", first, address="auto")
+    wait_until(world, "a", sha=before)  # the ingress asks for the states once a second
     prune_checkpoints(str(run), 12, keep=1)  # the run goes on, and keeps one checkpoint
     kill_segmenter()
     deadline = time.monotonic() + 60
