@@ -1,4 +1,4 @@
-"""Where `data prepare`, `map` and `embed` may write: never among their own inputs, never over what they did not write.
+"""Where `data prepare` and `map` may write: never among their own inputs, never over what they did not write.
 
 check_destination("my/meals", "my/meals/images/out")        # refuses
 """
@@ -10,7 +10,6 @@ from foodseg import storage
 from foodseg.data.formats import hub
 from foodseg.data.formats.layout import visible_names
 from foodseg.errors import UserError
-from foodseg.models.text import parse_table
 
 
 def check_destination(src: str, dst: str) -> None:
@@ -38,20 +37,6 @@ def check_destination(src: str, dst: str) -> None:
             f"DST {shown} lies in {inside[0]}/ of SRC, so that results would lie among what is read: "
             "name another folder"
         )
-
-
-def check_table(out: str) -> None:
-    """Checks that a table of text vectors may be written at `out`.
-
-    Raises:
-        UserError: there is a file that is no such table. RetryLater: the storage does not answer.
-    """
-    if not storage.exists(out):
-        return
-    try:
-        parse_table(storage.read_bytes(out), storage.redact(out))
-    except UserError as error:
-        raise UserError(f"OUT would replace a file that `foodseg data embed` did not write: {error}") from None
 
 
 def _refuse_foreign(where: str) -> None:

@@ -16,11 +16,10 @@ from torch.nn.functional import normalize
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.destination import check_table
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.models.synonyms import sentences_of
-from foodseg.models.text import TextTable, closest_pairs, table_bytes, with_background
+from foodseg.models.text import TextTable, closest_pairs, parse_table, table_bytes, with_background
 
 WIDTH = 384  # of MiniLM's vectors, and so of random ones
 
@@ -41,7 +40,7 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
     """
     if not storage.without_query(out).endswith(".safetensors"):
         raise UserError(f"OUT {storage.redact(out)!r}: the table is a .safetensors file, so name one")
-    check_table(out)
+    _check_table(out)
     classes = _classes(source)
     names = classes.names[1:]
     if random_seed is not None:
@@ -63,6 +62,20 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
             for first, second, cosine in closest_pairs(table.vectors, classes.names)
         ],
     }
+
+
+def _check_table(out: str) -> None:
+    """Checks that a table of text vectors may be written at `out`.
+
+    Raises:
+        UserError: there is a file that is no such table. RetryLater: the storage does not answer.
+    """
+    if not storage.exists(out):
+        return
+    try:
+        parse_table(storage.read_bytes(out), storage.redact(out))
+    except UserError as error:
+        raise UserError(f"OUT would replace a file that `foodseg data embed` did not write: {error}") from None
 
 
 def random_vectors(count: int, seed: int) -> torch.Tensor:

@@ -112,6 +112,12 @@ def name_of_format(data: bytes) -> str | None:
     return known_format(data) or (foreign.name if foreign else None)
 
 
+def described_format(data: bytes) -> str | None:
+    """Says what the bytes are, with an article: "a TIFF image", "a PDF document"; None where nothing is known."""
+    foreign, known = _foreign(data), known_format(data)
+    return f"a {known} image" if known else foreign.phrase if foreign else None
+
+
 def refusal(data: bytes) -> str:
     """Returns what to say of a file in none of FORMATS: what it is, and what to do."""
     foreign = _foreign(data)

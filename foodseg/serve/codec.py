@@ -14,7 +14,7 @@ import simplejpeg
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.serve import PictureConfig
-from foodseg.data.image_format import jpeg_scans, known_format, name_of_format
+from foodseg.data.image_format import described_format, jpeg_scans, known_format, name_of_format
 from foodseg.data.sample import (
     BadFile,
     decode_image,
@@ -67,9 +67,8 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
         raise ApiError(422, "empty_picture", "the picture is empty (0 bytes)", SENDABLE)
     found = known_format(data)
     if found not in ("JPEG", "PNG", "WEBP"):
-        named = found or name_of_format(data)
-        sentence = f"the picture is {named or 'in no format that we know'}"
-        raise ApiError(415, "unsupported_format", sentence, _advice(named))
+        sentence = f"the picture is {described_format(data) or 'in no format that we know'}"
+        raise ApiError(415, "unsupported_format", sentence, _advice(name_of_format(data)))
     try:
         width, height = _header_size(data, found)
         _check(width, height, data, found, config)

@@ -326,11 +326,6 @@ DATA = [
         arrange=cut("prepared/v-1/train/part-00000.parquet"),
     ),
     Bad(
-        "batch larger than the data",
-        [*TRAIN, "--set", "train.global_batch=64"],
-        ("8 pictures", "train.global_batch = 64", "lower"),
-    ),
-    Bad(
         "less than one step",
         [*TRAIN, "--set", "train.epochs=0.01"],
         ("train.epochs = 0.01", "less than one update", "raise"),

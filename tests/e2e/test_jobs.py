@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +139,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(children, timeout=5)
 
 
+def submit_in_turn(head: Head, scripts: Sequence[Sequence[str | Path]]) -> str:
+    """Returns what one job prints that runs Python scripts with their arguments, each after the one before."""
+    return done(head.submit("bash", "-c", " && ".join(shlex.join(["python", *map(str, words)]) for words in scripts)))
+
+
 def done(job: subprocess.CompletedProcess[str]) -> str:
     assert job.returncode == 0, (job.stdout + job.stderr)[-4000:]
     assert "Traceback" not in job.stdout + job.stderr, (job.stdout + job.stderr)[-4000:]
@@ -156,18 +161,16 @@ def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of drawn meals, `meals`, and the file of a sweep, `sweep.yaml`."""
+    """A folder of drawn meals, `meals`."""
     folder = tmp_path_factory.mktemp("jobs")
     write_meals(folder / "meals", train=12, test=2, seed=0, longest_side=64)
-    space, sweep = {"optim.lr": {"choice": [1e-2]}}, {"searcher": "grid", "trials": None, "scheduler": "none"}
-    write_sweep(folder / "sweep.yaml", str(folder / "prepared"), folder / "sweep", space=space, sweep=sweep)
     return folder
 
 
 @pytest.mark.timeout(600)
-def test_every_verb_in_one_job(head: Head, drawn: Path) -> None:
+def test_prepare_train_and_evaluate_in_one_job(head: Head, drawn: Path) -> None:
     """One submission, since each takes some ten seconds beside its work: the scripts run in turn, as a user's would."""
-    prepared, run, scores, sweep = (drawn / name for name in ("prepared", "run", "scores", "sweep"))
+    prepared, run, scores = (drawn / name for name in ("prepared", "run", "scores"))
     settings = set_options(
         *TINY_MODEL, f"data.uri={prepared}", f"run.uri={run}", "augment.longest_side=64", "augment.crop=64",
         "eval.longest_side=64", "train.steps=3", "train.global_batch=2", "scaling.num_workers=2",
@@ -177,10 +180,9 @@ def test_every_verb_in_one_job(head: Head, drawn: Path) -> None:
         ["jobs/prepare.py", drawn / "meals", prepared],
         ["jobs/train.py", "--config", "jobs/configs/smoke.yaml", *settings],
         ["jobs/evaluate.py", run, "--data", prepared, "--split", "test", "--out", scores],
-        ["jobs/tune.py", "--config", drawn / "sweep.yaml"],
     ]
 
-    said = done(head.submit("bash", "-c", " && ".join(shlex.join(["python", *map(str, words)]) for words in scripts)))
+    said = submit_in_turn(head, scripts)
 
     manifest = read_manifest(str(prepared))
     assert sum(counts.pictures for counts in manifest.counts.values()) == 14 and manifest.counts["test"].pictures == 2
@@ -192,7 +194,21 @@ def test_every_verb_in_one_job(head: Head, drawn: Path) -> None:
     openings = (scores / "test_access.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in openings] == ["opened", "scored"]
     assert all((scores / name).exists() for name in ("report.html", "report.md", "pictures.parquet"))
-    assert "mIoU" in said and "1 of 1 trials finished" in said
+    assert "mIoU" in said
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_a_sweep_as_a_job(head: Head, drawn: Path) -> None:
+    prepared, sweep = drawn / "swept", drawn / "sweep"
+    space, options = {"optim.lr": {"choice": [1e-2]}}, {"searcher": "grid", "trials": None, "scheduler": "none"}
+    write_sweep(drawn / "sweep.yaml", str(prepared), sweep, space=space, sweep=options)
+
+    said = submit_in_turn(
+        head, [["jobs/prepare.py", drawn / "meals", prepared], ["jobs/tune.py", "--config", drawn / "sweep.yaml"]]
+    )
+
+    assert "1 of 1 trials finished" in said
     assert load_config(str(sweep / "best.yaml")).config.data.uri == str(prepared)
     assert (sweep / "report.html").exists()
 

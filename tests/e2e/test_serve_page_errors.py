@@ -31,7 +31,7 @@ def test_a_file_that_is_no_picture(server, show, picture, tmp_path):
     page = show(server)
     (tmp_path / "menu.jpg").write_bytes(b"%PDF-1.7 not a picture")
     page.set_input_files("#choose", tmp_path / "menu.jpg")
-    expect(page.locator("#problem-message")).to_have_text("The picture is a PDF.")
+    expect(page.locator("#problem-message")).to_have_text("The picture is a PDF document.")
     expect(page.locator("#problem-hint")).to_have_text("Send a JPEG, PNG or WebP picture.")
     expect(page.locator("#problem-request")).to_contain_text("Request ")
     expect(page.locator("#problem-retry")).to_be_hidden()  # it would end the same

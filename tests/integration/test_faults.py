@@ -83,6 +83,7 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
     assert_whole(str(run))
 
 
+@pytest.mark.chaos
 def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
     run = tmp_path / "run"
     config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "train.steps=4000", "scaling.num_workers=1")

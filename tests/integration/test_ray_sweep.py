@@ -93,6 +93,7 @@ def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, 
     assert {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")} == before
 
 
+@pytest.mark.chaos
 def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Path) -> None:
     """The first trial is known from before, so that the others are weak at their first validation.
 

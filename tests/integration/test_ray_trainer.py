@@ -62,6 +62,7 @@ def refused_on_rank_0(config):
     return context
 
 
+@pytest.mark.chaos
 def test_a_mistake_that_one_rank_finds_ends_all(ray_cluster, tmp_path):
     """Rank 1 waits for rank 0 in a broadcast, which knows no end."""
     config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "scaling.num_workers=2")
@@ -78,6 +79,7 @@ def broken_on_rank_1(config):
     return context
 
 
+@pytest.mark.chaos
 def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, caplog):
     settings = ["scaling.num_workers=2", "train.max_failures=0"]
     config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)

@@ -107,6 +107,14 @@ def test_plain_modules_import_without_ray_and_fastapi() -> None:
     assert json.loads(done.stdout) == {}
 
 
+def test_preparing_a_data_set_loads_no_torch() -> None:
+    """Every process that checks images would take seconds and half a gigabyte for it."""
+    names = ["foodseg.data.ray_dataset", "foodseg.data.ray_prepare"]
+    code = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_modules_are_short() -> None:
     lines = {_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
