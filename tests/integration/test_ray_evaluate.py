@@ -78,6 +78,7 @@ class DiesOnce:
         return self._labels(image_id, image, size)
 
 
+@pytest.mark.chaos
 def test_a_lost_scoring_process_costs_no_picture_and_ray_has_nothing_to_say(
     ray_cluster, data, predictions, tmp_path, caplog, capfd
 ):
@@ -104,6 +105,7 @@ def test_a_lost_scoring_process_costs_no_picture_and_ray_has_nothing_to_say(
     assert "core_worker.cc" not in capfd.readouterr().err
 
 
+@pytest.mark.chaos
 def test_a_scoring_process_that_is_lost_each_time_ends_the_evaluation(ray_cluster, data, predictions, tmp_path):
     manifest = read_manifest(data)
     space = common_space(None, manifest, None, None)

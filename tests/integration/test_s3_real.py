@@ -69,6 +69,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
         storage.read_text("s3://food/k")
 
 
+@pytest.mark.chaos
 def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"{number}.txt" for number in range(20)]
     for name in names:
