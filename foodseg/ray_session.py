@@ -116,10 +116,14 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray's `init` takes SIGTERM for itself; where somebody has a handler already, that one stays."""
+    """Ray's `init` takes SIGTERM for itself; where somebody has a handler already, that one stays, and is asked."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as end:  # what Ray's own handler raises
+        if end.code == signal.SIGTERM and callable(before):
+            before(signal.SIGTERM, None)
+        raise
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

@@ -49,6 +49,24 @@ def test_what_is_started_here_ends_with_this_process(started, handler):
     assert started[1:] == ["shutdown"]
 
 
+def test_a_signal_while_ray_starts_is_answered_by_the_handler_that_was_there(started, monkeypatch):
+    def init(**options):
+        raise SystemExit(signal.SIGTERM)  # what Ray's own handler does
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), ray_session.ray_session(None, logical_cpus=1):
+            pass
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_cluster_has_a_life_of_its_own(started, handler):
     with ray_session.ray_session("auto", logical_cpus=1):
         assert started == [("auto", None)]
