@@ -327,7 +327,9 @@ def test_a_replica_born_after_its_run_went_on_serves_the_same_as_before(world: W
         time.sleep(0.2)
     assert answer.json()["model"]["sha"] == before != after
     assert state(world, "a")["error"] is None
-    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == checkpoint_sha(world.checkpoints["a"])
+    back = checkpoint_sha(world.checkpoints["a"])
+    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == back
+    wait_until(world, "a", sha=back)  # for the tests that follow
 
 
 def test_a_bad_checkpoint_changes_nothing(world: World) -> None:
