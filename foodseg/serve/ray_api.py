@@ -59,6 +59,9 @@ from foodseg.serve.schema import (
 from foodseg.serve.what_is_there import CLIP_SOURCE, SAM_SOURCE
 
 CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
+EMBEDDINGS = (
+    3  # of a picture that was sent: while replicas come and go, its prompt may reach another than its embedding
+)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 }
@@ -174,13 +177,16 @@ class _Routes:
         clicks, frame = parse_points(points, width, height), parse_box(box, width, height)
         if not clicks and frame is None:
             raise ApiError(422, "no_prompt", "neither points nor a box were sent", "click on the picture")
-        digest = found.digest if found else await sam.embed(picture.image)  # type: ignore[union-attr]
         size, decoded = (height, width), decoded_size(height, width, self._config.picture)
         clicks, frame = to_decoded(clicks, frame, size, decoded)
-        try:
-            masks = await sam.prompt(digest, clicks, frame)
-        except ImageExpired:
-            raise image_expired() from None
+        for again in reversed(range(1 if picture is None else EMBEDDINGS)):
+            digest = found.digest if found else await sam.embed(picture.image)  # type: ignore[union-attr]
+            try:
+                masks = await sam.prompt(digest, clicks, frame)
+                break
+            except ImageExpired:
+                if not again:
+                    raise image_expired() from None
         regions = await self._in_thread(lambda: [region(mask, size, format) for mask in masks])
         public = seal(ImageId(digest, height, width), self._secret, _key(request))
         info = ImageInfo(width=width, height=height, id=public)

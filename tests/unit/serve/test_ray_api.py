@@ -197,6 +197,28 @@ def test_a_prompt_by_picture_then_by_id(picture: bytes) -> None:
     assert code(server.post("/v1/prompt", image_id=public, points="[[8, 6, 1]]")) == (404, "image_expired")
 
 
+class Forgetful(Sam):
+    """Of several replicas another is asked than has embedded the picture."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def embed(self, image: np.ndarray) -> str:
+        digest = await super().embed(image)
+        if self.times > 0:
+            self.times -= 1
+            self.kept.clear()
+        return digest
+
+
+def test_a_picture_that_was_sent_is_embedded_again_where_its_replica_is_lost(picture: bytes) -> None:
+    server = Server(Backends(Segmenter(), Forgetful(2)))
+    assert len(server.post("/v1/prompt", picture, points="[[8, 6, 1]]").json()["masks"]) == 2
+    lost = Server(Backends(Segmenter(), Forgetful(3)))
+    assert code(lost.post("/v1/prompt", picture, points="[[8, 6, 1]]")) == (404, "image_expired")
+
+
 def test_an_id_of_another_server_or_none_at_all(picture: bytes) -> None:
     sam = Sam()
     public = Server(Backends(Segmenter(), sam)).post("/v1/prompt", picture, points="[[1, 1, 1]]").json()["image"]["id"]
