@@ -46,7 +46,7 @@ test: install  ## lint, types, import rules, every test but chaos: ten minutes o
 	@$(MAKE) --no-print-directory --jobs=2 types unit
 	$(PYTEST) tests/integration tests/e2e -m 'not chaos and not proof'
 
-chaos: install  ## what a run stands on is taken away: processes, storage, nodes; and the tests of proof/: half an hour
+chaos: install  ## what takes minutes: parts of a run are taken away, jobs, sweeps; and the tests of proof/: 45 minutes at most
 	$(BIN)/pytest tests -m 'chaos or proof'
 
 test-kernels: install  ## the unit tests as other processors compute: .ci/kernels

@@ -27,6 +27,8 @@ from foodseg.data.shards import read_manifest
 from tests.e2e.world import TINY_MODEL, set_options
 from tests.sweeps import write_sweep
 
+pytestmark = pytest.mark.chaos
+
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 START_SECONDS, JOB_SECONDS, STOP_SECONDS = 90, 400, 5
@@ -197,7 +199,6 @@ def test_prepare_train_and_evaluate_in_one_job(head: Head, drawn: Path) -> None:
     assert "mIoU" in said
 
 
-@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_a_sweep_as_a_job(head: Head, drawn: Path) -> None:
     prepared, sweep = drawn / "swept", drawn / "sweep"

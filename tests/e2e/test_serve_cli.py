@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 240
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(400)
 def test_serve_swap_and_stop(tmp_path: Path) -> None:
     second, bad = (write_checkpoint(tmp_path / name, seed) for seed, name in enumerate(("b", "bad"), start=1))

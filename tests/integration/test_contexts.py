@@ -47,7 +47,7 @@ def asked(config: ExperimentConfig) -> RayContext:
     return context
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["no Ray", "two workers"])
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.chaos)], ids=["no Ray", "two workers"])
 def seen(
     request: pytest.FixtureRequest, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, list[dict[str, Any]]]:

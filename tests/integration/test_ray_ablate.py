@@ -17,6 +17,8 @@ from foodseg.tune.ray_ablate import run_ablation
 from tests.drawn import write_drawn
 from tests.sweeps import write_ablation
 
+pytestmark = pytest.mark.chaos
+
 ARMS = {"plain": None, "No learning": {"optim.lr": 1e-9}, "NaN": {"optim.lr": 1e30}, "peer": {"predictions": ""}}
 
 

@@ -27,6 +27,8 @@ from foodseg.serve.voting import vote
 from tests.compare import close
 from tests.served import free_port, meal, png, write_checkpoint, write_clip
 
+pytestmark = pytest.mark.chaos
+
 GRID = MaskGrid(points_per_side=3, points_per_batch=9)  # a click of the grid takes a tenth of a second
 PICTURES = 3
 
@@ -108,7 +110,6 @@ def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> No
             assert same.mean() > 0.999  # the last bits of a sum depend on the threads
 
 
-@pytest.mark.chaos
 def test_pictures_of_a_replica_that_is_lost_are_sent_again(endpoint: Endpoint) -> None:
     images = pictures()
     with Client(endpoint.url) as client:

@@ -23,6 +23,8 @@ from tests.ray_cluster import CPUS
 from tests.ray_trials import run_quickly
 from tests.sweeps import write_sweep
 
+pytestmark = pytest.mark.chaos
+
 GRID = {"searcher": "grid", "trials": None, "concurrent": 1}
 
 
@@ -93,7 +95,6 @@ def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, 
     assert {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")} == before
 
 
-@pytest.mark.chaos
 def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Path) -> None:
     """The first trial is known from before, so that the others are weak at their first validation.
 

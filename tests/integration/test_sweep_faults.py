@@ -25,6 +25,8 @@ from tests.ray_trials import run_quickly
 from tests.s3_server import S3Server
 from tests.sweeps import write_sweep
 
+pytestmark = pytest.mark.chaos
+
 SPACE = {"optim.lr": {"choice": [1e-2, 1e-3]}}
 SWEEP = {"searcher": "grid", "trials": None, "concurrent": 1, "scheduler": "none"}
 
@@ -36,7 +38,6 @@ def reports(uri: str) -> int:
     return sum(len(json.loads(storage.read_text(f"{where}/{name}"))["reports"]) for name in names)
 
 
-@pytest.mark.chaos
 def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     settings = ["train.steps=120"]
@@ -58,7 +59,6 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path:
     assert done.count(1) == 1 and set(done) == set(range(1, 121))
 
 
-@pytest.mark.chaos
 def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     path = write_sweep(
@@ -131,7 +131,6 @@ def test_a_driver_that_can_write_nothing_down_ends_with_one_sentence(ray_cluster
         run_trials(plan, drawn_config("data", tmp_path / "run"), None)
 
 
-@pytest.mark.chaos
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
     uri = "s3://foodseg/sweeps/away"
     data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]
