@@ -9,6 +9,7 @@ A skip whose reason is not in `allowed_skips`, and any xfail, fails the run: a t
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is there: n
 import pytest
 
 from tests.s3_server import S3Server, s3_server_available
+
+# `nohup` and shells that start something in the background let it ignore signals, and so everything that it starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.ray_cluster"]
 

@@ -52,14 +52,7 @@ def test_nothing_is_left(tmp_path: Path, number: signal.Signals, when: str) -> N
     command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml")]
     said = tmp_path / "said"
     with said.open("wb") as stderr:
-        driver = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ},
-            # a command keeps on ignoring what `nohup` has told it to ignore
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-        )
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env={**os.environ})
 
     def reached() -> bool:
         if when == "start":

@@ -133,8 +133,7 @@ function fail(error, again) {
       : ["This page made a mistake.", String(error), ""];
   $("problem-message").textContent = message;
   const locked = error.status === 401;
-  const plain = (hint ?? "").replace(/[;,.]? *(for example: )?curl .*/s, "").replace(/.*\/v1\/.*/s, "").trim(); // routes: for programs
-  const useful = plain && !/[.!?]$/.test(plain) ? `${plain}.` : plain;
+  const useful = (hint ?? "").replace(/[;,.]? *(for example: )?curl .*/s, "").replace(/.*\/v1\/.*/s, "").trim().replace(/([^.!?])$/, "$1."); // routes: for programs
   $("problem-hint").textContent = locked ? "Type the key that you were given. It stays in this tab." : useful;
   $("problem-request").textContent = request ?? "";
   const hopeless = [400, 413, 415, 422].includes(error.status); // the same again would end the same
