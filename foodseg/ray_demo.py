@@ -24,10 +24,10 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_image, open_picture
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
-from foodseg.outputs import note_folder, renew_folder
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
 from foodseg.ray_session import data_cpus, ray_session
+from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from foodseg import storage
-from foodseg.data.formats import hub
 from foodseg.data.formats.layout import visible_names
 from foodseg.errors import UserError
+from foodseg.storage import hub
 
 
 def check_destination(src: str, dst: str) -> None:

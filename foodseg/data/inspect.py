@@ -25,7 +25,7 @@ from foodseg.data.shards import Manifest, read_findings, read_manifest, read_qua
 from foodseg.data.sheets import MEALS_SHEET, PAIRS_SHEET, draw_meals_sheet, draw_pairs_sheet
 from foodseg.errors import MissingFile
 from foodseg.models.text import closest_pairs, read_table
-from foodseg.outputs import claim_outputs
+from foodseg.storage.outputs import claim_outputs
 
 CLOSEST = 10
 EXAMPLES = 3  # of each kind of finding

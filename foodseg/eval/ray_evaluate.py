@@ -39,9 +39,9 @@ from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import RESULT_FILES, TrainingCurves, shown_settings, write_results
 from foodseg.metrics import scores
-from foodseg.outputs import claim_outputs
 from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor
+from foodseg.storage.outputs import claim_outputs
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
 ACCESS_LOG = "test_access.jsonl"

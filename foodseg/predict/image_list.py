@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foodseg import storage
 from foodseg.errors import UserError
-from foodseg.outputs import RECORD, folded, written_names
+from foodseg.storage.outputs import RECORD, folded, written_names
 
 READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # images that are not read: to be refused by name, not passed over

@@ -21,7 +21,7 @@ from pathlib import Path
 from foodseg.config.serve import HttpConfig
 from foodseg.errors import UserError
 from foodseg.serve.schema import ApiError
-from foodseg.text_files import decode_text
+from foodseg.storage.text_files import decode_text
 
 ENVIRONMENT = "FOODSEG_API_KEYS"
 REREAD_SECONDS = 3.0  # the promise is 5

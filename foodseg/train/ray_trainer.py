@@ -23,10 +23,10 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
-from foodseg.in_use import in_use
 from foodseg.predict.device import has_mps
 from foodseg.ray_logs import RelayedLogs
 from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
+from foodseg.storage.writer_lock import in_use
 from foodseg.train.context import LocalContext, OnReport, TrainContext
 from foodseg.train.loop import train
 from foodseg.train.placement import Resources, fair_cpus, in_words, require_room

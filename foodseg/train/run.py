@@ -20,14 +20,14 @@ from foodseg.data.order import TrainingOrder
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
-from foodseg.in_use import FILE as IN_USE
-from foodseg.in_use import refuse_in_use
 from foodseg.models.build import build_segmenter
 from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text import TextTable, class_text, read_table, table_bytes
 from foodseg.models.timm_hub import normalisation
 from foodseg.predict.device import has_mps
+from foodseg.storage.writer_lock import FILE as IN_USE
+from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.batches import require_statistics
 from foodseg.train.tracking import require_mlflow
 

@@ -15,7 +15,7 @@ from foodseg.config.load import leaves, read_tree, sections, with_values
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
 from foodseg.config.written import Unclear, plain, write_yaml
 from foodseg.errors import UserError
-from foodseg.in_use import FILE as IN_USE
+from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.tune.space import Space, check_space, configured, parse_space, settings_of_file, space_of_file
 
 # of a sweep or an ablation that goes on, what may differ from before: how long it runs, where, and what is compared

@@ -12,7 +12,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_settings
 from foodseg.errors import RetryLater, UserError
-from foodseg.in_use import in_use
+from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
 from foodseg.train.tracking import require_mlflow
 from foodseg.tune.files import SweepPlan, begin

@@ -22,6 +22,7 @@ from moto.server import ThreadedMotoServer
 from foodseg import storage
 from foodseg.cli import run
 from foodseg.data.embed import embed_names
+from foodseg.storage import files
 from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
 from tests.s3_server import S3Server
 
@@ -688,7 +689,7 @@ def test_wrong_credentials(
 
 def test_unreachable_endpoint(world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch) -> None:
     s3_environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    s3_environment.setattr(storage, "FIRST_CONTACT_SECONDS", 0.6)
+    s3_environment.setattr(files, "FIRST_CONTACT_SECONDS", 0.6)
 
     sentence = answer(["data", "prepare", "s3://b/meals", "out"], 2)
 

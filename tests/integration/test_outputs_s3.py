@@ -11,8 +11,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.errors import UserError
 from foodseg.eval.predictions import find_predictions
-from foodseg.outputs import claim_outputs, written_names
 from foodseg.predict.image_list import list_images
+from foodseg.storage.outputs import claim_outputs, written_names
 from tests.conftest import BUCKET
 
 

@@ -17,7 +17,7 @@ from foodseg import storage
 from foodseg.data.formats.coco_segmentation import fits, is_empty, size_at_least
 from foodseg.data.formats.coco_values import Id, flag, identifier, is_missing, near_key, whole_number
 from foodseg.errors import UserError
-from foodseg.text_files import decode_text
+from foodseg.storage.text_files import decode_text
 
 _LFS = "version https://git-lfs"
 

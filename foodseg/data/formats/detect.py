@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from foodseg import storage
-from foodseg.data.formats import coco, folder, foodseg103, hub, huggingface, uecfoodpix
+from foodseg.data.formats import coco, folder, foodseg103, huggingface, uecfoodpix
 from foodseg.data.formats.layout import visible_names
 from foodseg.data.record import SourceListing
 from foodseg.data.sources import parse_sources
 from foodseg.errors import UserError
+from foodseg.storage import hub
 
 Format = Literal["auto", "foodseg103", "uecfoodpix", "coco", "folder", "huggingface"]
 Known = Literal["foodseg103", "uecfoodpix", "coco", "folder", "huggingface"]

@@ -30,12 +30,12 @@ import pyarrow.parquet as pq
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.formats import hub
 from foodseg.data.formats.layout import SPLITS, names_split, splits_by_name, visible, without_extension
 from foodseg.data.formats.uecfoodpix import decode_colours
 from foodseg.data.record import Record, SourceListing, distinct_ids, source_of
 from foodseg.data.sample import BadFile, decode_mask
 from foodseg.errors import UserError
+from foodseg.storage import hub
 
 NEEDS = "train*.parquet, or data/ with it"
 IMAGE_COLUMN = "image"

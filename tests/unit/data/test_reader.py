@@ -18,6 +18,7 @@ from foodseg.data.reader import COLUMNS, RowReader, training_order
 from foodseg.data.sample import encode_mask
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
 from foodseg.errors import RetryLater, UserError
+from foodseg.storage import files
 
 ROWS = (7, 1, 5)  # of the train shards; then 2 of val
 AUGMENT = AugmentConfig(longest_side=16, crop=16, scale=(0.8, 1.5))
@@ -163,7 +164,7 @@ def test_a_data_set_that_is_away_is_no_wrong_address(data: Manifest, monkeypatch
     """A task that reads is a new process, and asks for the first time."""
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(storage, "_ANSWERED", set())
+    monkeypatch.setattr(files, "_ANSWERED", set())
     with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/data/"):
         RowReader("s3://food/data", data, ["train"]).take([0])
 

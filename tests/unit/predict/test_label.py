@@ -16,10 +16,10 @@ from foodseg.config.load import with_overrides
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.sample import decode_image, decode_mask
 from foodseg.errors import UserError
-from foodseg.outputs import written_names
 from foodseg.predict.image_list import list_images
 from foodseg.predict.label import label_pictures, mean_confidences
 from foodseg.predict.predictor import Predictor
+from foodseg.storage.outputs import written_names
 from foodseg.train.loop import train
 from tests.drawn import drawn_config, write_drawn, write_table
 from tests.rank import prepared

@@ -13,7 +13,7 @@ from foodseg.checkpoint_files import checkpoint_uri
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
-from foodseg.in_use import in_use
+from foodseg.storage.writer_lock import in_use
 from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext

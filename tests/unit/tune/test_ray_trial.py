@@ -6,6 +6,7 @@ import pytest
 
 from foodseg import storage
 from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
+from foodseg.storage import files
 from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_trial import run_trial
 from tests.drawn import drawn_config, write_drawn
@@ -44,6 +45,6 @@ def test_storage_that_is_away_when_a_trial_begins_is_no_wrong_address(
     """Its process is new, and asks for the first time."""
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(storage, "_ANSWERED", set())
+    monkeypatch.setattr(files, "_ANSWERED", set())
     with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
         run_trial("s3://food/sweep", "trial-0000", "none", None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.outputs import FOLDER_MARK, RECORD, claim_outputs, note_folder, renew_folder, written_names
+from foodseg.storage.outputs import FOLDER_MARK, RECORD, claim_outputs, note_folder, renew_folder, written_names
 
 
 def write(out: Path, name: str, data: bytes, by: str = "predict", inputs: tuple[str, ...] = ()) -> None:

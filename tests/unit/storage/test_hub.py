@@ -11,8 +11,8 @@ import pytest
 
 from foodseg.data.formats import huggingface
 from foodseg.data.formats.detect import list_source
-from foodseg.data.formats.hub import join, list_names, pin, read_text
 from foodseg.errors import RetryLater, UserError
+from foodseg.storage.hub import join, list_names, pin, read_text
 from tests.hub_server import COMMIT, HubServer
 from tests.unit.data.formats.test_huggingface import check, mirror, rows, write
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from foodseg.errors import FoodsegError, MissingFile, RetryLater, UserError
-from foodseg.text_files import decode_text
+from foodseg.storage.text_files import decode_text
 
 SCHEME = "hf://"
 TIMEOUT = 20.0  # seconds until the hub has to have answered for the first time

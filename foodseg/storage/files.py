@@ -25,10 +25,10 @@ from urllib.parse import quote, unquote, urlsplit
 import pyarrow
 import pyarrow.fs
 
-from foodseg import disk, s3
 from foodseg.errors import MissingFile, RetryLater, UserError
-from foodseg.s3 import redact as redact  # part of this module's interface
-from foodseg.text_files import decode_text
+from foodseg.storage import local, s3
+from foodseg.storage.s3 import redact as redact  # part of this module's interface
+from foodseg.storage.text_files import decode_text
 
 RETRY_SECONDS = 90.0
 FIRST_CONTACT_SECONDS = 10.0  # an endpoint that never answered is nearly always a wrong one
@@ -123,7 +123,7 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
             text = redact(str(error))
             if "AWS Error" in text and "NETWORK_CONNECTION" not in text:
                 _ANSWERED.add(endpoint.url)
-            mistake = disk.mistake(error) or s3.mistake(error, endpoint, path)
+            mistake = local.mistake(error) or s3.mistake(error, endpoint, path)
             if mistake:
                 kind = MissingFile if mistake == s3.NO_SUCH_FILE else UserError
                 raise kind(f"cannot {verb} {redact(uri)}: {mistake}") from None
@@ -147,7 +147,7 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
 def exists(uri: str) -> bool:
     """True if a file or a folder is there. UserError, RetryLater: storage cannot be asked."""
     if is_local(uri):
-        with disk.errors(uri, "look for"):
+        with local.errors(uri, "look for"):
             info = pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
     else:
         info = _patiently(uri, "look for", lambda fs, path: fs.get_file_info(path))
@@ -158,7 +158,7 @@ def list_names(uri: str) -> list[str]:
     """Sorted names of the direct children; [] if the folder is absent. UserError: a file, a missing bucket."""
     if is_local(uri):
         folder = Path(absolute(uri))
-        with disk.errors(uri, "list"):
+        with local.errors(uri, "list"):
             names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     else:
 
@@ -169,13 +169,13 @@ def list_names(uri: str) -> list[str]:
             return [info.base_name for info in found]
 
         names = _patiently(uri, "list", children)
-    return sorted(name for name in names if not name.startswith(disk.TEMPORARY))
+    return sorted(name for name in names if not name.startswith(local.TEMPORARY))
 
 
 def list_tree(uri: str) -> list[str]:
     """Sorted paths, parts with "/", of all files below a folder; [] if it is absent. UserError, RetryLater."""
     if is_local(uri):
-        with disk.errors(uri, "list"):
+        with local.errors(uri, "list"):
             paths = _local_tree(Path(absolute(uri)))
     else:
 
@@ -184,7 +184,7 @@ def list_tree(uri: str) -> list[str]:
             return [info.path[len(path) :].strip("/") for info in found if info.is_file]
 
         paths = _patiently(uri, "list", files)
-    return sorted(path for path in paths if not path.rpartition("/")[2].startswith(disk.TEMPORARY))
+    return sorted(path for path in paths if not path.rpartition("/")[2].startswith(local.TEMPORARY))
 
 
 def _local_tree(root: Path) -> list[str]:
@@ -233,7 +233,7 @@ class _PatientFile(io.RawIOBase):
 def open_input(uri: str) -> pyarrow.NativeFile:
     """A file for random access, for Parquet readers; on S3 its reads are retried too. UserError, RetryLater."""
     if is_local(uri):
-        with disk.errors(uri, "read"):
+        with local.errors(uri, "read"):
             return pyarrow.OSFile(absolute(uri), "rb")
     return pyarrow.PythonFile(_PatientFile(uri), mode="r")
 
@@ -241,7 +241,7 @@ def open_input(uri: str) -> pyarrow.NativeFile:
 def read_bytes(uri: str) -> bytes:
     """The whole file, as one writer left it. UserError: missing or not allowed. RetryLater: storage stays away."""
     if is_local(uri):
-        with disk.errors(uri, "read"):
+        with local.errors(uri, "read"):
             return Path(absolute(uri)).read_bytes()
 
     return _patiently(uri, "read", lambda fs, path: s3.get(fs, path, lambda stream: bytes(stream.read())))
@@ -252,22 +252,22 @@ def read_text(uri: str) -> str:
     return decode_text(read_bytes(uri), redact(uri))
 
 
-def download(uri: str, local: Path) -> None:
-    """Copy one file to a local path, in chunks; `local` appears only when complete. UserError, RetryLater."""
+def download(uri: str, path: Path) -> None:
+    """Copy one file to a local path, in chunks; it appears only when complete. UserError, RetryLater."""
     if is_local(uri):
-        with disk.errors(uri, "read"), Path(absolute(uri)).open("rb") as source, disk.replacing(local) as target:
+        with local.errors(uri, "read"), Path(absolute(uri)).open("rb") as source, local.replacing(path) as target:
             shutil.copyfileobj(source, target, s3.CHUNK)
         return
 
-    def fetch(fs: pyarrow.fs.FileSystem, path: str) -> None:
-        with disk.replacing(local) as target:
+    def fetch(fs: pyarrow.fs.FileSystem, key: str) -> None:
+        with local.replacing(path) as target:
 
             def copy(source: pyarrow.NativeFile) -> None:
                 target.seek(0)  # an earlier attempt may have written more
                 target.truncate()
                 shutil.copyfileobj(source, target, s3.CHUNK)
 
-            s3.get(fs, path, copy)
+            s3.get(fs, key, copy)
 
     _patiently(uri, "read", fetch)
 
@@ -275,7 +275,7 @@ def download(uri: str, local: Path) -> None:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file in one step: a reader sees the old content or the new, never a part. UserError, RetryLater."""
     if is_local(uri):
-        with disk.errors(uri, "write"), disk.replacing(Path(absolute(uri))) as stream:
+        with local.errors(uri, "write"), local.replacing(Path(absolute(uri))) as stream:
             stream.write(data)
     else:
         _patiently(uri, "write", lambda fs, path: s3.put(fs, path, io.BytesIO(data)))
@@ -300,7 +300,7 @@ def append_line(uri: str, line: str) -> None:
     data = f"{line}\n".encode()
     if is_local(uri):
         path = Path(absolute(uri))
-        with disk.errors(uri, "write"):
+        with local.errors(uri, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as stream:  # unbuffered: one write, which O_APPEND makes whole
                 stream.write(data)
@@ -309,19 +309,19 @@ def append_line(uri: str, line: str) -> None:
         write_bytes(uri, (read_bytes(uri) if exists(uri) else b"") + data)
 
 
-def upload(local: Path, uri: str) -> None:
+def upload(path: Path, uri: str) -> None:
     """Copy one local file to a URI, in chunks; the target appears only when complete. UserError, RetryLater."""
-    with disk.errors(str(local), "read"):
-        source = local.open("rb")
+    with local.errors(str(path), "read"):
+        source = path.open("rb")
     with source:
         if is_local(uri):
-            with disk.errors(uri, "write"), disk.replacing(Path(absolute(uri))) as target:
+            with local.errors(uri, "write"), local.replacing(Path(absolute(uri))) as target:
                 shutil.copyfileobj(source, target, s3.CHUNK)
             return
 
-        def send(fs: pyarrow.fs.FileSystem, path: str) -> None:
+        def send(fs: pyarrow.fs.FileSystem, key: str) -> None:
             source.seek(0)  # an earlier attempt may have read a part
-            s3.put(fs, path, source)
+            s3.put(fs, key, source)
 
         _patiently(uri, "write", send)
 
@@ -330,7 +330,7 @@ def delete(uri: str) -> None:
     """Remove a file or a whole tree; nothing happens if it is absent. UserError: a whole bucket, no permission."""
     if is_local(uri):
         target = Path(absolute(uri))
-        with disk.errors(uri, "delete"):
+        with local.errors(uri, "delete"):
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from foodseg import s3
 from foodseg.errors import MissingFile, UserError
+from foodseg.storage import s3
 
 TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
 

@@ -6,7 +6,7 @@ import pytest
 
 from foodseg import storage
 from foodseg.errors import UserError
-from foodseg.text_files import decode_text
+from foodseg.storage.text_files import decode_text
 
 TEXT = "0\tbackground\n1\tcr\u00e8me br\u00fbl\u00e9e\n2\t\u5bff\u53f8\n"
 

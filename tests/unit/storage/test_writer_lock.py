@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from foodseg import in_use as module
 from foodseg.errors import UserError
-from foodseg.in_use import FILE, in_use, refuse_in_use
 from foodseg.leftovers import namespace
+from foodseg.storage import writer_lock as module
+from foodseg.storage.writer_lock import FILE, in_use, refuse_in_use
 
-WRITER = "import sys, time; from foodseg.in_use import in_use\nwith in_use(sys.argv[1], 'run.uri'): print(1, flush=True); time.sleep(60)"  # noqa: E501
+WRITER = "import sys, time; from foodseg.storage.writer_lock import in_use\nwith in_use(sys.argv[1], 'run.uri'): print(1, flush=True); time.sleep(60)"  # noqa: E501
 
 
 def left_by(folder: Path, **changes: Any) -> None:

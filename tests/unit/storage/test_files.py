@@ -14,8 +14,9 @@ import pyarrow.fs
 import pyarrow.parquet
 import pytest
 
-from foodseg import disk, s3, storage
+from foodseg import storage
 from foodseg.errors import MissingFile, RetryLater, UserError
+from foodseg.storage import files, local, s3
 from tests.unit.conftest import lead_to
 
 
@@ -222,7 +223,7 @@ def test_a_crash_before_the_rename_leaves_the_old_content(tmp_path: Path, monkey
 
 
 def test_what_a_killed_writer_leaves_is_not_listed(tmp_path: Path) -> None:
-    (tmp_path / f"{disk.TEMPORARY}1").write_text("half")
+    (tmp_path / f"{local.TEMPORARY}1").write_text("half")
     assert storage.list_names(str(tmp_path)) == []
 
 
@@ -263,7 +264,7 @@ def test_an_object_written_anew_while_it_is_read_is_read_again(bucket: str, newe
         storage.write_text(uri, "as it was")
         overtaking = [newer.encode()]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage.s3, "client", lambda endpoint: Overtaken())
+            patch.setattr(files.s3, "client", lambda endpoint: Overtaken())
             assert read() in (newer, None)
     assert (tmp_path / "a").read_text() == newer
 
@@ -286,7 +287,7 @@ def test_a_full_disk_during_a_download_is_not_retried(bucket: str, tmp_path: Pat
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", str(tmp_path))
 
-    monkeypatch.setattr(storage.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         storage.download(uri, tmp_path / "a")
     assert not (tmp_path / "a").exists()
@@ -306,7 +307,7 @@ def test_a_flaky_server_is_asked_again(
 ) -> None:
     storage.write_text(storage.join(bucket, "a"), "x")
     slept: list[float] = []
-    monkeypatch.setattr(storage.time, "sleep", slept.append)
+    monkeypatch.setattr(files.time, "sleep", slept.append)
     failures = [failure, failure]
 
     def flaky(fs: Any, path: str) -> str:
@@ -315,20 +316,20 @@ def test_a_flaky_server_is_asked_again(
         return "worked"
 
     with caplog.at_level(logging.WARNING, logger="foodseg.storage"):
-        assert storage._patiently(bucket, "read", flaky) == "worked"
+        assert files._patiently(bucket, "read", flaky) == "worked"
     assert slept == [0.5, 1.0]
     assert sum(record.name == "foodseg.storage" for record in caplog.records) == 2
 
 
 def test_patience_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_text(storage.join(bucket, "a"), "x")
-    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.1)
 
     def broken(fs: Any, path: str) -> None:
         raise OSError("AWS Error INTERNAL_FAILURE during PutObject operation: we are sorry")
 
     with pytest.raises(RetryLater, match=r"failed for 0 s \(INTERNAL_FAILURE .* run the same command again"):
-        storage._patiently(bucket, "write", broken)
+        files._patiently(bucket, "write", broken)
 
 
 @pytest.fixture
@@ -342,16 +343,16 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_endpoint_that_answered_another_process_is_away(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_ANSWERED", set())
+    monkeypatch.setattr(files, "_ANSWERED", set())
     storage.expect("s3://food/k", "/a/local/path", "")
     with storage.patience(0.1), pytest.raises(RetryLater, match="failed for 0 s"):
         storage.exists("s3://food/k")
-    assert storage.RETRY_SECONDS == 90
+    assert files.RETRY_SECONDS == 90
 
 
 def test_an_endpoint_that_never_answered_fails_fast(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = nobody
-    monkeypatch.setattr(storage, "FIRST_CONTACT_SECONDS", 0.1)
+    monkeypatch.setattr(files, "FIRST_CONTACT_SECONDS", 0.1)
     with pytest.raises(UserError, match=f"{endpoint} is not reachable .*Could not connect.*correct AWS_ENDPOINT_URL"):
         storage.exists("s3://food/k")
 

@@ -1,0 +1,53 @@
+"""Files wherever they lie: plain paths, `file://` and `s3://` by the functions of `files`, under one name.
+
+from foodseg import storage
+storage.write_text("s3://runs/r1/note.txt", "hello")
+"""
+
+from foodseg.storage.files import (
+    absolute,
+    append_line,
+    delete,
+    download,
+    encoded,
+    exists,
+    expect,
+    is_local,
+    join,
+    list_names,
+    list_tree,
+    open_input,
+    patience,
+    read_bytes,
+    read_text,
+    redact,
+    upload,
+    without_query,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "absolute",
+    "append_line",
+    "delete",
+    "download",
+    "encoded",
+    "exists",
+    "expect",
+    "is_local",
+    "join",
+    "list_names",
+    "list_tree",
+    "open_input",
+    "patience",
+    "read_bytes",
+    "read_text",
+    "redact",
+    "upload",
+    "without_query",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
