@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 
+from foodseg.cluster.ray_session import data_cpus, ray_session
 from foodseg.config import load_config
 from foodseg.data.embed import embed_names
 from foodseg.data.plates import write_meals
@@ -26,7 +27,6 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics import Scores
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
-from foodseg.ray_session import data_cpus, ray_session
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 

@@ -10,9 +10,9 @@ import ray
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from foodseg.cluster.ray_session import ray_session
 from foodseg.config.load import with_values
 from foodseg.config.serve import parse_serve_config
-from foodseg.ray_session import ray_session
 from foodseg.serve.deploy_file import find_application, with_model
 
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from foodseg.bench.bare_data import decode_ceiling, encoded_rows, picture_facts
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.memory import PeakMemory
+from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
@@ -24,7 +25,6 @@ from foodseg.data.order import TrainingOrder
 from foodseg.data.ray_dataset import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import Manifest, read_manifest
-from foodseg.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.run import with_absolute_uris
 from foodseg.train.waiting import NO_PROGRESS_SECONDS, within

@@ -25,10 +25,10 @@ from foodseg.bench.bare_serve import BarePipeline, in_turns, load
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.ray_noop import start_noop
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.cluster.ray_session import cores
 from foodseg.config.serve import ServeConfig
 from foodseg.data.plates import draw_meal
 from foodseg.errors import UserError
-from foodseg.ray_session import cores
 from foodseg.serve.deploy_file import SEGMENTER, find_application, read_deploy_file, wanted_models
 from foodseg.serve.keys import ENVIRONMENT
 from foodseg.serve.ray_api import CODEC_THREADS

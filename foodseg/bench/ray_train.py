@@ -21,12 +21,12 @@ from typing import Any
 from foodseg import storage
 from foodseg.bench.feed import Clock, memory_batches, rate_between
 from foodseg.bench.machine import machine_facts
+from foodseg.cluster.ray_session import cores
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
-from foodseg.ray_session import cores
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.ray_trainer import KEEP_MEMORY, run_training, worker_resources
 from foodseg.train.ray_worker import RayContext

@@ -17,11 +17,12 @@ import ray
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.cluster.ray_parallel import in_parallel
+from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.data.audit import listed_ingredients
 from foodseg.data.destination import check_destination
 from foodseg.data.generations import Generation, next_generation, switch_to
 from foodseg.data.label_map import map_ids, read_label_map, read_target
-from foodseg.data.ray_parallel import in_parallel
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.set_checks import refuse_foodless
@@ -35,7 +36,6 @@ from foodseg.data.shards import (
 )
 from foodseg.data.transforms import single_threaded_opencv
 from foodseg.errors import UserError
-from foodseg.ray_session import cores, expected_failure, ray_session
 
 _log = logging.getLogger(__name__)
 

@@ -10,6 +10,15 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from foodseg.cluster.ray_session import (
+    causes,
+    cores,
+    expected_failure,
+    gpus_to_come,
+    line_of,
+    living_nodes,
+    ray_session,
+)
 from foodseg.data.reader import RowReader
 from foodseg.errors import OutOfMemory, RetryLater
 from foodseg.eval.evaluate import Labeller, Scored, score_rows
@@ -17,7 +26,6 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.places import ScoringPlace, scoring_place
 from foodseg.predict.device import Device, has_mps, in_words, pick_device
 from foodseg.progress import Progress
-from foodseg.ray_session import causes, cores, expected_failure, gpus_to_come, line_of, living_nodes, ray_session
 
 MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost each time
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)

@@ -27,9 +27,9 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
 from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.cluster.ray_session import cores, line_of, ray_session
 from foodseg.config.serve import ServeConfig, check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
-from foodseg.ray_session import cores, line_of, ray_session
 from foodseg.serve.backends import ModelState
 from foodseg.serve.deploy_file import INGRESS, SEGMENTER, find_application, read_deploy_file, with_model
 from foodseg.serve.keys import keys_for

@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 
 from foodseg import storage
+from foodseg.cluster.orphans import lives, namespace
 from foodseg.errors import FoodsegError, MissingFile, UserError
-from foodseg.leftovers import lives, namespace
 
 FILE = "in-use.json"
 SIGN_SECONDS = 15.0  # between two signs of life

@@ -25,10 +25,10 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
 
-from foodseg.ray_logs import send_line
-from foodseg.ray_session import living_nodes, nodes_may_come
-from foodseg.train.placement import usable_workers
-from foodseg.train.ray_groups import TidyTrainer
+from foodseg.cluster.placement import usable_workers
+from foodseg.cluster.ray_internals.core import TidyTrainer
+from foodseg.cluster.ray_logs import send_line
+from foodseg.cluster.ray_session import living_nodes, nodes_may_come
 
 LOOK_SECONDS = 10  # between two looks at the nodes while all is well
 PAUSE_SECONDS = 0.5  # between two looks at a cluster without room: Ray's controller would look without a rest

@@ -32,8 +32,8 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 
+from foodseg.cluster.ray_session import causes, expected_failure, line_of
 from foodseg.errors import OutOfMemory, RetryLater
-from foodseg.ray_session import causes, expected_failure, line_of
 
 _LOST = (
     # actors, nodes and the cluster

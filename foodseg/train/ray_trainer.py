@@ -20,19 +20,19 @@ from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from foodseg import storage
+from foodseg.cluster.placement import Resources, fair_cpus, in_words, require_room
+from foodseg.cluster.ray_internals.core import TidyTrainer, release_lost_groups
+from foodseg.cluster.ray_logs import RelayedLogs
+from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig
 from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
 from foodseg.predict.device import has_mps
-from foodseg.ray_logs import RelayedLogs
-from foodseg.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.context import LocalContext, OnReport, TrainContext
 from foodseg.train.loop import train
-from foodseg.train.placement import Resources, fair_cpus, in_words, require_room
 from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
-from foodseg.train.ray_groups import TidyTrainer, release_lost_groups
 from foodseg.train.ray_worker import RayContext, ReportsTo, train_rank
 from foodseg.train.run import Run, begin_run, check_run
 

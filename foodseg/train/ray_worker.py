@@ -16,11 +16,11 @@ from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.cluster.ray_logs import RelayHandler
+from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
-from foodseg.ray_logs import RelayHandler
-from foodseg.ray_session import expected_failure
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.context import OnReport, TrainContext
 from foodseg.train.waiting import NO_PROGRESS_SECONDS, within

@@ -20,11 +20,9 @@ from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 
 from foodseg import storage
-from foodseg.config import ExperimentConfig
-from foodseg.config.load import with_settings
-from foodseg.data.ray_dataset import STREAM_CPUS
-from foodseg.errors import RetryLater
-from foodseg.ray_session import (
+from foodseg.cluster.placement import require_room, side_by_side
+from foodseg.cluster.ray_internals.core import release_lost_groups
+from foodseg.cluster.ray_session import (
     cores,
     data_cpus,
     expected_failure,
@@ -33,9 +31,11 @@ from foodseg.ray_session import (
     nodes_may_come,
     ray_session,
 )
-from foodseg.train.placement import require_room, side_by_side
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_settings
+from foodseg.data.ray_dataset import STREAM_CPUS
+from foodseg.errors import RetryLater
 from foodseg.train.ray_failures import ctrl_c_interrupts
-from foodseg.train.ray_groups import release_lost_groups
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ledger import FINAL, Status, Trial

@@ -13,8 +13,8 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from foodseg.cluster.ray_session import _is_here, line_of
 from foodseg.errors import MissingFile, OutOfMemory, RetryLater, UserError
-from foodseg.ray_session import _is_here, line_of
 from foodseg.train.ray_failures import ctrl_c_interrupts, reason_of
 
 PEER = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")

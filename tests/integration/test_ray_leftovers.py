@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from foodseg.cluster.orphans import MARK, namespace
 from foodseg.config.load import to_yaml
-from foodseg.leftovers import MARK, namespace
 from tests.drawn import drawn_config, write_drawn
 from tests.drivers import require_ended, wait_for
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from grpc import aio
 
-from foodseg import ray_session
+from foodseg.cluster import ray_session
 from foodseg.serve import ray_replica
 
 ray, replica = ray_session.ray, ray_replica.replica

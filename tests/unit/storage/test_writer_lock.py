@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from foodseg.cluster.orphans import namespace
 from foodseg.errors import UserError
-from foodseg.leftovers import namespace
 from foodseg.storage import writer_lock as module
 from foodseg.storage.writer_lock import FILE, in_use, refuse_in_use
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foodseg import ray_session
+from foodseg.cluster import ray_session
+from foodseg.cluster.orphans import MARK
+from foodseg.cluster.ray_session import gpus_to_come, most_gpus
 from foodseg.errors import RetryLater
-from foodseg.leftovers import MARK
-from foodseg.ray_session import gpus_to_come, most_gpus
 
 ROOT = Path(__file__).parents[2]
 

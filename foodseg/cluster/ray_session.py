@@ -26,8 +26,8 @@ from ray._private.state import state
 from ray._private.utils import read_ray_address
 from ray.exceptions import RayTaskError
 
+from foodseg.cluster.orphans import keeper
 from foodseg.errors import FoodsegError, RetryLater, UserError
-from foodseg.leftovers import keeper
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
 KNOCK_SECONDS = 10  # a cluster that is up answers at once

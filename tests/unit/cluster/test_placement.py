@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from foodseg.cluster.placement import Placement, fair_cpus, in_words, place, require_room, side_by_side, usable_workers
 from foodseg.errors import UserError
-from foodseg.train.placement import Placement, fair_cpus, in_words, place, require_room, side_by_side, usable_workers
 
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}, {"node:__internal_head__": 1.0}
 

@@ -27,7 +27,7 @@ MARK = "FOODSEG_STARTED_BY"  # "<process id>/<namespace of process ids>/<random>
 GRACE_SECONDS = 5.0  # for what ends by itself
 LIMIT_SECONDS = 60.0  # a process that waits for a broken disk cannot be killed
 _LOOK_SECONDS = 0.2
-_STARTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from foodseg.leftovers import keep; keep()"
+_STARTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from foodseg.cluster.orphans import keep; keep()"
 _log = logging.getLogger(__name__)
 
 

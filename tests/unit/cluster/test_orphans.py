@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from foodseg import leftovers
-from foodseg.leftovers import MARK, end_marked, keeper
+from foodseg.cluster import orphans
+from foodseg.cluster.orphans import MARK, end_marked, keeper
 from tests.drivers import wait_for
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(120)"]
 # starts a process of its own session, which starts another one; says who they are, and waits
 DRIVER = """
 import os, subprocess, sys, time
-from foodseg.leftovers import keeper
+from foodseg.cluster.orphans import keeper
 with keeper(grace=1) as marks:
     code = ("import subprocess, sys, time; "
             "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], start_new_session=True); "
@@ -64,12 +64,12 @@ def test_what_a_killed_command_left_is_named_and_ended_by_the_next(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a namespace of its own, so that no other command on this machine is faster
-    monkeypatch.setattr(leftovers, "namespace", lambda: "test")
+    monkeypatch.setattr(orphans, "namespace", lambda: "test")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    mark = f"{dead.pid}/{leftovers.namespace()}/abc"
+    mark = f"{dead.pid}/{orphans.namespace()}/abc"
     left = subprocess.Popen(SLEEPER, env={**os.environ, MARK: mark}, start_new_session=True)
-    wait_for(lambda: mark in leftovers.leftovers(), 10)
+    wait_for(lambda: mark in orphans.leftovers(), 10)
     with caplog.at_level(logging.WARNING, "foodseg"), keeper(grace=0):
         pass
     line = [r.getMessage() for r in caplog.records if str(left.pid) in r.getMessage()]
@@ -79,12 +79,12 @@ def test_what_a_killed_command_left_is_named_and_ended_by_the_next(
 
 
 def test_neither_living_commands_nor_other_containers_are_touched() -> None:
-    here = leftovers.namespace()
+    here = orphans.namespace()
     alive = subprocess.Popen(SLEEPER, env={**os.environ, MARK: f"{os.getpid()}/{here}/own"})
     elsewhere = subprocess.Popen(SLEEPER, env={**os.environ, MARK: "999999999/12/other"})
     try:
-        wait_for(lambda: {"own", "other"} <= {mark.rpartition("/")[2] for _, mark in leftovers._marked()}, 10)
-        found = leftovers.leftovers()
+        wait_for(lambda: {"own", "other"} <= {mark.rpartition("/")[2] for _, mark in orphans._marked()}, 10)
+        found = orphans.leftovers()
         assert not any("/own" in mark or "/other" in mark for mark in found)
         end_marked(f"{os.getpid()}/{here}/nobody", grace=0)
         assert alive.poll() is None and elsewhere.poll() is None
@@ -97,7 +97,7 @@ def test_neither_living_commands_nor_other_containers_are_touched() -> None:
 
 
 def test_what_ends_by_itself_within_the_grace_is_not_killed(tmp_path: Path) -> None:
-    mark = f"{os.getpid()}/{leftovers.namespace()}/tidy"
+    mark = f"{os.getpid()}/{orphans.namespace()}/tidy"
     code = "import pathlib, sys, time; time.sleep(1); pathlib.Path(sys.argv[1]).write_text('tidied')"
     tidy = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "done")], env={**os.environ, MARK: mark})
     began = time.monotonic()
