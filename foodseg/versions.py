@@ -7,7 +7,7 @@ from foodseg import __version__
 
 def versions() -> dict[str, str]:
     """Returns the versions of the code, its file formats, Ray and torch."""
-    from foodseg.checkpoint_files import FORMAT_VERSION as CHECKPOINT_FORMAT
+    from foodseg.checkpoint.manifest import FORMAT_VERSION as CHECKPOINT_FORMAT
     from foodseg.data.shards import FORMAT_VERSION as DATA_FORMAT
 
     return {

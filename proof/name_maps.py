@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay

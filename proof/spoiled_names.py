@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask

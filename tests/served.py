@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from foodseg.checkpoint import Checkpoint, save_checkpoint
+from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
 from tests.drawn import drawn_config

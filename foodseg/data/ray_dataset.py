@@ -18,8 +18,6 @@ import ray.train
 from ray.data import DataContext, Dataset, ExecutionOptions
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from foodseg import storage
-from foodseg.checkpoint_files import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.order import TrainingOrder
@@ -55,15 +53,9 @@ class RankStream(ray.train.DataConfig):
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """Called by Ray Train at each start of a worker group, with the units that `remaining_units` listed."""
+        """Called by Ray Train at each start of a worker group, with the units of `unit_dataset`."""
         stream = rank_stream(datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size)
         return [{"train": split} for split in stream.streaming_split(world_size, equal=True)]
-
-
-def remaining_units(order: TrainingOrder, run_uri: str, total_steps: int) -> Dataset:
-    """Lists the units of steps that are left after the run's newest checkpoint, as a dataset of [start, stop) steps."""
-    newest = newest_checkpoint(run_uri)
-    return unit_dataset(order, int(storage.without_query(newest).rsplit("step-", 1)[1]) if newest else 0, total_steps)
 
 
 def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dataset:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
 from foodseg.data.image_ids import listed_rows

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from foodseg import storage
+from foodseg.checkpoint.run_layout import run_of
 from foodseg.classes import ClassTable
 from foodseg.data.findings import FINDINGS
 from foodseg.data.shards import Manifest
@@ -107,10 +108,8 @@ def read_losses(checkpoint_uri: str, step: int) -> dict[str, list[tuple[float, f
     Returns:
         By name the (step, loss) points, averaged to at most CURVE_POINTS; empty where there is no such log.
     """
-    location = storage.without_query(checkpoint_uri)
-    run, _, rest = location.rpartition("/checkpoints/")
-    query = checkpoint_uri.removeprefix(location)
-    where = storage.join(f"{run}{query}", "log.jsonl") if run and "/" not in rest else ""
+    run = run_of(checkpoint_uri)
+    where = storage.join(run, "log.jsonl") if run else ""
     if not where or not storage.exists(where):
         return {}
     found: dict[str, dict[int, float]] = {}

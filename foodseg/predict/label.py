@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.sample import decode_image, encode_mask, picture_kind

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config.load import read_tree, with_values
 from foodseg.config.serve import ServeConfig, parse_serve_config
 from foodseg.config.written import plain

@@ -26,7 +26,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cluster.ray_session import cores, line_of, ray_session
 from foodseg.config.serve import ServeConfig, check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint_files import sha256
+from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.batched import BatchPredictor, pick_canvas

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from foodseg import storage
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config.serve import check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.serve.backends import ModelState

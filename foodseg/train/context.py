@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch, read_batches
 from foodseg.data.order import TrainingOrder, rank_blocks

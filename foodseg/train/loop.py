@@ -19,8 +19,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint import Calibration, Checkpoint, load_checkpoint, save_checkpoint
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, load_checkpoint, save_checkpoint
+from foodseg.checkpoint.run_layout import checkpoint_uri
+from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
@@ -34,7 +35,6 @@ from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.optim import build_optimizer, build_schedule
-from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.train.run import backbone_of_run, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib
 from foodseg.train.task import SegmentationTask, Task

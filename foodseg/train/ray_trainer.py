@@ -16,16 +16,20 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.data import Dataset
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from foodseg import storage
+from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.run_layout import step_of
 from foodseg.cluster.placement import Resources, fair_cpus, in_words, require_room
 from foodseg.cluster.ray_internals.core import TidyTrainer, release_lost_groups
 from foodseg.cluster.ray_logs import RelayedLogs
 from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig
-from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, remaining_units
+from foodseg.data.order import TrainingOrder
+from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, unit_dataset
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
 from foodseg.predict.device import has_mps
 from foodseg.storage.writer_lock import in_use
@@ -184,7 +188,7 @@ def _trainer(
             "total_steps": run.total_steps,
             "relay": relay,
         },
-        "datasets": {"train": partial(remaining_units, run.order, config.run.uri, run.total_steps)},
+        "datasets": {"train": partial(_remaining_steps, run.order, config.run.uri, run.total_steps)},
         "dataset_config": RankStream(config, run.manifest, run.reader, run.order),
         "scaling_config": scaling,
         "run_config": ray.train.RunConfig(
@@ -203,3 +207,9 @@ def _trainer(
     if elastic:
         return ElasticTrainer(policy=ElasticWorkers(scaling, sizes, STREAM_CPUS), **parts)
     return TidyTrainer(**parts)
+
+
+def _remaining_steps(order: TrainingOrder, run_uri: str, total_steps: int) -> Dataset:
+    """Called by the controller at each start of a worker group: the steps after the run's newest checkpoint."""
+    newest = newest_checkpoint(run_uri)
+    return unit_dataset(order, step_of(newest) if newest else 0, total_steps)

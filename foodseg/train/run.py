@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import TEXT_FILE, contiguous
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import TEXT_FILE, contiguous
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml

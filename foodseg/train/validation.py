@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from foodseg.checkpoint import Calibration
+from foodseg.checkpoint.checkpoint import Calibration
 from foodseg.config import ExperimentConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask

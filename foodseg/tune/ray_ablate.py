@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_settings

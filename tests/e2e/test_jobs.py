@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from foodseg.checkpoint import load_checkpoint
-from foodseg.checkpoint_files import newest_checkpoint, resolve_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint
 from foodseg.config import load_config
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest

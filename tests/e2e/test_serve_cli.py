@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri, held
+from foodseg.checkpoint.manifest import held
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.cli import run
 from foodseg.serve.keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, save_checkpoint
+from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.config import load_config
 from foodseg.data.formats.folder import list_folder
 from foodseg.data.plates import write_meals

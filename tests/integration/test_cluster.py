@@ -18,8 +18,8 @@ from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
 
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest

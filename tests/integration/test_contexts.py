@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig
 from foodseg.train.context import TrainContext
 from foodseg.train.loop import train

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.train.ray_trainer import run_training
 from tests.drawn import drawn_config, write_drawn

@@ -27,8 +27,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeDeploySchema
 
 from foodseg.bench.memory import PeakMemory
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.run_layout import checkpoint_uri
+from foodseg.checkpoint.run_pointers import prune_checkpoints
 from foodseg.errors import UserError
 from foodseg.models.clip import load_clip
 from foodseg.predict.device import pick_device
@@ -40,7 +41,6 @@ from foodseg.serve.ray_backends import RaySegmenter, ask
 from foodseg.serve.ray_serving import Endpoint, serving, swap
 from foodseg.serve.schema import ApiError, Rle
 from foodseg.serve.served_model import checkpoint_sha
-from foodseg.train.pointers import prune_checkpoints
 from tests.compare import assert_same_ids, close, scores_of
 from tests.served import free_port, meal, png, spoil, write_checkpoint, write_clip
 

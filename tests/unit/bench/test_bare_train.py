@@ -10,7 +10,7 @@ import torch
 
 from foodseg.bench.bare_train import BareLoop, prefetched, run_bare
 from foodseg.bench.feed import Clock, decoded_batches, memory_batches, rate_between
-from foodseg.checkpoint import load_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
 from foodseg.train.context import LocalContext

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import resolve_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cli import run as cli
 from foodseg.config.load import with_overrides
 from foodseg.data.plates import PLATE_CLASSES, draw_meal

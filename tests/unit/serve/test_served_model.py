@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foodseg.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.errors import UserError
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.errors import RetryLater, UserError
 from foodseg.serve.served_model import ModelCard, checkpoint_sha
 from foodseg.serve.shelf import Shelf, parse_wanted

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.serve.deploy_file import given_sections, read_deploy_file
 from foodseg.serve.what_is_there import look, newest_run
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from foodseg.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.order import position_seed
 from foodseg.data.plates import PLATE_CLASSES

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from foodseg.checkpoint import load_checkpoint
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint
 from tests.drawn import drawn_config, write_drawn
 
 ROOT = Path(__file__).parents[3]

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import Checkpoint, load_checkpoint, load_model
-from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint
+from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
+from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.run_layout import checkpoint_uri
+from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.config import ExperimentConfig
 from foodseg.config.model import ModelConfig
 from foodseg.data.plates import PLATE_CLASSES
@@ -23,7 +25,6 @@ from foodseg.predict.predictor import Predictor
 from foodseg.train import loop
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
-from foodseg.train.pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.train.validation import validate, validation_counts
 from tests.compare import assert_close, close
 from tests.drawn import drawn_config, write_drawn

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError

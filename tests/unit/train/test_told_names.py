@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from foodseg.checkpoint import load_checkpoint
-from foodseg.checkpoint_files import newest_checkpoint
+from foodseg.checkpoint.checkpoint import load_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES

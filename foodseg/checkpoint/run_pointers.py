@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint_files import checkpoint_uri, held
+from foodseg.checkpoint.manifest import held
+from foodseg.checkpoint.run_layout import checkpoint_uri, list_checkpoints, name_of, relative_path, step_of
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
     """Writes `history.jsonl`, `last.json`, and `best.json` when the newest validation is the best so far."""
     storage.write_text(storage.join(run_uri, "history.jsonl"), "".join(json.dumps(line) + "\n" for line in history))
-    entry: dict[str, Any] = {"step": step, "checkpoint": f"checkpoints/step-{step:08d}"}
+    entry: dict[str, Any] = {"step": step, "checkpoint": relative_path(step)}
     if history and history[-1]["step"] == step:
         entry["miou"] = history[-1]["miou"]
         if entry["miou"] >= max(line["miou"] for line in history):
@@ -29,7 +30,7 @@ def restore_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> 
     best_uri = storage.join(run_uri, "best.json")
     if kept:
         best = max(kept, key=lambda line: (line["miou"], line["step"]))
-        entry = {"step": best["step"], "checkpoint": f"checkpoints/step-{best['step']:08d}", "miou": best["miou"]}
+        entry = {"step": best["step"], "checkpoint": relative_path(best["step"]), "miou": best["miou"]}
         storage.write_json(best_uri, entry)
     else:
         storage.delete(best_uri)
@@ -43,12 +44,11 @@ def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
 
     Later ones go first: they are torn, left by a part of the run that had come further.
     """
-    folder = storage.join(run_uri, "checkpoints")
-    names = sorted(name for name in storage.list_names(folder) if name.startswith("step-"))
+    checkpoints = list_checkpoints(run_uri)
     best_uri = storage.join(run_uri, "best.json")
     best = json.loads(storage.read_text(best_uri))["checkpoint"] if storage.exists(best_uri) else None
-    own = [name for name in names if name <= f"step-{step:08d}"]
+    own = [uri for uri in checkpoints if step_of(uri) <= step]
     served = held(run_uri) if own[:-keep] else set()
-    for name in [*names[len(own) :], *(name for name in own[:-keep] if name not in served)]:
-        if f"checkpoints/{name}" != best:
-            storage.delete(storage.join(folder, name))
+    for uri in [*checkpoints[len(own) :], *(uri for uri in own[:-keep] if name_of(uri) not in served)]:
+        if best is None or uri != storage.join(run_uri, best):
+            storage.delete(uri)

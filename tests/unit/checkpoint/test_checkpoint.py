@@ -10,7 +10,7 @@ import timm
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint import (
+from foodseg.checkpoint.checkpoint import (
     Calibration,
     Checkpoint,
     calibration_of,
@@ -18,7 +18,8 @@ from foodseg.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from foodseg.checkpoint_files import checkpoint_uri, newest_checkpoint, resolve_checkpoint, verify_checkpoint
+from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint, verify_checkpoint
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter

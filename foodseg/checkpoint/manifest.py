@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from foodseg import storage
+from foodseg.checkpoint.run_layout import list_checkpoints, name_of, run_of
 from foodseg.errors import UserError
 
 FORMAT_VERSION = 1
@@ -40,9 +41,7 @@ def newest_checkpoint(run_uri: str) -> str | None:
     Raises:
         UserError: one has another format, or may not be read: going on from the one before would lose what it holds.
     """
-    folder = storage.join(run_uri, "checkpoints")
-    for name in sorted((n for n in storage.list_names(folder) if n.startswith("step-")), reverse=True):
-        uri = storage.join(folder, name)
+    for uri in reversed(list_checkpoints(run_uri)):
         try:
             verify_checkpoint(uri)
         except TornCheckpoint as error:
@@ -50,11 +49,6 @@ def newest_checkpoint(run_uri: str) -> str | None:
             continue
         return uri
     return None
-
-
-def checkpoint_uri(run_uri: str, step: int) -> str:
-    """Returns where the checkpoint after `step` updates lives."""
-    return storage.join(run_uri, "checkpoints", f"step-{step:08d}")
 
 
 def resolve_checkpoint(argument: str) -> str:
@@ -92,9 +86,9 @@ def hold(uri: str) -> None:
     Raises:
         UserError, RetryLater: the run may not be written to, or storage stays away.
     """
-    run, _, name = uri.rstrip("/").rpartition("/checkpoints/")
+    run = run_of(uri)
     if run:
-        storage.write_json(storage.join(run, SERVED, f"{name}.json"), {"until": time.time() + HOLD_SECONDS})
+        storage.write_json(storage.join(run, SERVED, f"{name_of(uri)}.json"), {"until": time.time() + HOLD_SECONDS})
 
 
 def held(run_uri: str) -> set[str]:

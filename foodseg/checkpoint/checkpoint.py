@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from foodseg import __version__, storage
-from foodseg.checkpoint_files import FORMAT_VERSION, read_manifest_file, sha256, verified_file
+from foodseg.checkpoint.manifest import FORMAT_VERSION, read_manifest_file, sha256, verified_file
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
