@@ -223,7 +223,7 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     from foodseg.classes import ClassTable
     from foodseg.eval.compare import compare, shown_side
     from foodseg.eval.evaluate import read_subsets
-    from foodseg.eval.pictures import read_pictures
+    from foodseg.metrics.per_image import read_pictures
 
     (a, about_a), (b, about_b) = (read_pictures(storage.join(folder, "pictures.parquet")) for folder in folders)
     for key in ("classes", "split", "data"):

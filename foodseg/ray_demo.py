@@ -24,7 +24,7 @@ from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_image, open_picture
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.metrics import Scores
+from foodseg.metrics.confusion import Scores
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
 from foodseg.storage.outputs import note_folder, renew_folder

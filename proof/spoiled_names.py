@@ -13,7 +13,7 @@ from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.data.sources import scorable_mask
 from foodseg.eval.evaluate import rank_rows
-from foodseg.metrics import confusion, scores
+from foodseg.metrics.confusion import confusion, scores
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
 

@@ -14,7 +14,7 @@ from foodseg.data.formats.coco_export import export_coco
 from foodseg.data.formats.detect import list_source
 from foodseg.data.plates import PLATE_CLASSES, write_meals
 from foodseg.data.shards import read_manifest, read_quarantine
-from foodseg.eval.pictures import merge, read_pictures
+from foodseg.metrics.per_image import merge, read_pictures
 from proof.data_copies import (
     equal_foodseg103,
     equal_masks,

@@ -14,8 +14,8 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import rank_rows
-from foodseg.eval.pictures import merge, read_pictures
 from foodseg.eval.report_html import confusion_pairs, read_losses
+from foodseg.metrics.per_image import merge, read_pictures
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
 

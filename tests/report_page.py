@@ -12,8 +12,8 @@ from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import merge
 from foodseg.eval.report_html import Page
+from foodseg.metrics.per_image import merge
 from tests.drawn import write_drawn
 
 NAMES = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from foodseg.eval.calibration import ReliabilityBin
+from foodseg.metrics.calibration import ReliabilityBin
 
 WIDTH, HEIGHT = 420, 250  # of the drawing; a page scales it
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 14, 44  # margins around the plot

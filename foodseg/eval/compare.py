@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from foodseg.errors import UserError
-from foodseg.eval.bootstrap import RESAMPLES, draw_scores, interval
-from foodseg.eval.pictures import PictureCounts
 from foodseg.eval.report import condition_mark, markdown_cell, percent
-from foodseg.metrics import subset_ids
+from foodseg.metrics.bootstrap import RESAMPLES, draw_scores, interval
+from foodseg.metrics.confusion import subset_ids
+from foodseg.metrics.per_image import PictureCounts
 
 
 @dataclass(frozen=True)

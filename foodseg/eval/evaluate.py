@@ -16,11 +16,11 @@ from foodseg.classes import ClassTable, parse_id_lines, same_name
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import BadFile, decode_mask
 from foodseg.errors import UserError
-from foodseg.eval.boundary import boundary_counts
-from foodseg.eval.calibration import confidence_counts
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import PictureCounts
-from foodseg.metrics import confusion
+from foodseg.metrics.boundary import boundary_counts
+from foodseg.metrics.calibration import confidence_counts
+from foodseg.metrics.confusion import confusion
+from foodseg.metrics.per_image import PictureCounts
 
 ROWS_AT_ONCE = 16  # how many encoded pictures are in memory at a time
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foodseg.errors import UserError
-from foodseg.eval.boundary import BoundaryScores, boundary_scores, merge_boundary
-from foodseg.eval.calibration import CalibrationScores, calibration_scores
 from foodseg.eval.evaluate import Scored
-from foodseg.eval.food import IngredientScores, ingredient_scores
-from foodseg.eval.pictures import merge
-from foodseg.metrics import Scores, scores
+from foodseg.metrics.boundary import BoundaryScores, boundary_scores, merge_boundary
+from foodseg.metrics.calibration import CalibrationScores, calibration_scores
+from foodseg.metrics.confusion import Scores, scores
+from foodseg.metrics.ingredients import IngredientScores, ingredient_scores
+from foodseg.metrics.per_image import merge
 
 
 @dataclass(frozen=True)

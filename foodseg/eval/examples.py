@@ -12,10 +12,10 @@ from foodseg.classes import ClassTable
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image, resize_mask
 from foodseg.eval.evaluate import Labeller, labelled_rows, truth_and_labels
-from foodseg.eval.food import MIN_SHARE, class_pixels, food_share
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import PictureCounts
-from foodseg.metrics import class_iou
+from foodseg.metrics.confusion import class_iou
+from foodseg.metrics.ingredients import MIN_SHARE, class_pixels, food_share
+from foodseg.metrics.per_image import PictureCounts
 from foodseg.overlay import overlay
 
 SHOWN = 6  # of each kind

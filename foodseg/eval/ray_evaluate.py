@@ -33,12 +33,12 @@ from foodseg.eval.evaluate import (
 )
 from foodseg.eval.evaluation import summarise
 from foodseg.eval.mapped import CommonSpace, common_space
-from foodseg.eval.pictures import merge
 from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.results import RESULT_FILES, TrainingCurves, shown_settings, write_results
-from foodseg.metrics import scores
+from foodseg.metrics.confusion import scores
+from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.storage.outputs import claim_outputs

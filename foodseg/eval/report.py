@@ -12,8 +12,8 @@ from rich.table import Table
 
 from foodseg.classes import BACKGROUND
 from foodseg.eval.evaluation import Evaluation
-from foodseg.eval.food import Detection, IngredientScores
-from foodseg.metrics import Scores
+from foodseg.metrics.confusion import Scores
+from foodseg.metrics.ingredients import Detection, IngredientScores
 
 
 @dataclass(frozen=True)

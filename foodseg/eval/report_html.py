@@ -20,9 +20,9 @@ from foodseg.data.shards import Manifest
 from foodseg.eval.charts import Line, line_chart, reliability_chart
 from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import Example, colours
-from foodseg.eval.food import MIN_SHARE
 from foodseg.eval.page import render_page
 from foodseg.eval.report import headlines, untrained_note
+from foodseg.metrics.ingredients import MIN_SHARE
 
 CONFUSIONS = 15
 CURVE_POINTS = 200

@@ -8,14 +8,14 @@ from typing import Any
 from foodseg import __version__, storage
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
-from foodseg.eval.calibration import write_confidence
 from foodseg.eval.evaluate import Labeller, Scored
 from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import merge, write_pictures
 from foodseg.eval.report import condition_mark, scores_markdown
 from foodseg.eval.report_html import Page, page_html
+from foodseg.metrics.calibration import write_confidence
+from foodseg.metrics.per_image import merge, write_pictures
 
 RESULT_FILES = (
     "pictures.parquet", "pictures-ema.parquet", "pictures-student.parquet", "confidence.parquet", "report.md",

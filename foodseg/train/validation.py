@@ -17,9 +17,9 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import Manifest
 from foodseg.data.sources import scorable_mask
-from foodseg.eval.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
 from foodseg.eval.evaluate import rank_rows
-from foodseg.metrics import Scores, confusion, scores
+from foodseg.metrics.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
+from foodseg.metrics.confusion import Scores, confusion, scores
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import RULED_OUT, Predictor
 from foodseg.train.context import TrainContext, share_buffers

@@ -16,8 +16,8 @@ from foodseg.config.load import with_settings
 from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
-from foodseg.eval.pictures import PictureCounts, read_pictures
 from foodseg.eval.ray_evaluate import evaluate
+from foodseg.metrics.per_image import PictureCounts, read_pictures
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.files import AblationPlan, begin, slug

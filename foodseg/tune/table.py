@@ -3,7 +3,7 @@
     table = ablation_table(scored, contrasts, classes, subsets=subsets, resamples=10_000)
     print(table_markdown(table, "Student weights"))
 
-Seeds and near-duplicate groups are drawn together (`eval/bootstrap.py`), the same ones for both arms of a contrast. A
+Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both arms of a contrast. A
 handful of seeds is few: the deviation over them is the more honest word on what another seed would give.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from foodseg.eval.bootstrap import Draws, draw_scores, draw_seeds, interval
-from foodseg.eval.pictures import PictureCounts
 from foodseg.eval.report import markdown_cell
-from foodseg.metrics import subset_ids
+from foodseg.metrics.bootstrap import Draws, draw_scores, draw_seeds, interval
+from foodseg.metrics.confusion import subset_ids
+from foodseg.metrics.per_image import PictureCounts
 
 TITLES = {"student": "Student weights", "ema": "Averaged (EMA) weights"}
 Runs = Mapping[str, Mapping[int, Sequence[PictureCounts]]]

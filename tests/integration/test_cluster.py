@@ -23,7 +23,7 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
-from foodseg.eval.pictures import merge, read_pictures
+from foodseg.metrics.per_image import merge, read_pictures
 from tests.drawn import drawn_config
 from tests.drivers import wait_for
 from tests.integration.test_faults import logged_steps

@@ -15,10 +15,10 @@ from foodseg.data.shards import read_manifest
 from foodseg.errors import DataRefused, RetryLater, UserError
 from foodseg.eval.evaluate import Labels, chunks, merge_scored
 from foodseg.eval.mapped import common_space
-from foodseg.eval.pictures import merge, read_pictures
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
+from foodseg.metrics.per_image import merge, read_pictures
 from foodseg.train.loop import train
 from tests.drawn import drawn_config, write_drawn
 from tests.rank import prepared

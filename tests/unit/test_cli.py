@@ -14,7 +14,7 @@ import pytest
 from foodseg import doctor, storage
 from foodseg.cli import run
 from foodseg.errors import DataRefused, RetryLater
-from foodseg.eval.pictures import PictureCounts, write_pictures
+from foodseg.metrics.per_image import PictureCounts, write_pictures
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

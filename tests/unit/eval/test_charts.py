@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from foodseg.eval.calibration import ReliabilityBin
 from foodseg.eval.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_chart, reliability_chart, ticks
+from foodseg.metrics.calibration import ReliabilityBin
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.eval import bootstrap as module
 from foodseg.eval.compare import compare
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.confusion import bootstrap as module
+from foodseg.metrics.per_image import PictureCounts
 
 K = 6
 

@@ -10,8 +10,6 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
-from foodseg.eval.boundary import merge_boundary
-from foodseg.eval.calibration import CERTAIN
 from foodseg.eval.evaluate import (
     Labels,
     chunks,
@@ -22,8 +20,10 @@ from foodseg.eval.evaluate import (
     true_lists,
 )
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import merge
 from foodseg.eval.predictions import PredictionFolder
+from foodseg.metrics.boundary import merge_boundary
+from foodseg.metrics.calibration import CERTAIN
+from foodseg.metrics.per_image import merge
 from tests.drawn import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "tofu"))

@@ -12,7 +12,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, picture_miou, worst_and_best
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.per_image import PictureCounts
 from tests.drawn import write_drawn
 
 SPACE = CommonSpace(PLATE_CLASSES, "drawn")

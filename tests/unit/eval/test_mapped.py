@@ -10,7 +10,7 @@ from foodseg.data.label_map import parse_label_map
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.eval.mapped import common_space
-from foodseg.metrics import confusion, scores
+from foodseg.metrics.confusion import confusion, scores
 
 A = ClassTable(("background", "white rice", "brown rice", "fork", "tofu"))
 B = ClassTable(("background", "candy", "rice", "tofu", "fig"))

@@ -10,10 +10,10 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.sample import decode_mask, image_size
 from foodseg.data.shards import read_manifest
-from foodseg.eval.calibration import fit_temperature
 from foodseg.eval.evaluate import Labels, labelled_rows, score_rows
 from foodseg.eval.mapped import common_space
-from foodseg.eval.pictures import merge
+from foodseg.metrics.calibration import fit_temperature
+from foodseg.metrics.per_image import merge
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import RULED_OUT, PictureLogits
 from foodseg.train import validation

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.eval.bootstrap import draw_seeds, interval
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.bootstrap import draw_seeds, interval
+from foodseg.metrics.per_image import PictureCounts
 from foodseg.tune.table import ablation_table, page_markdown, table_markdown
 
 

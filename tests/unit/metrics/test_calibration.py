@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from foodseg.eval.calibration import (
+from foodseg.metrics.calibration import (
     BINS,
     CERTAIN,
     NLL_UNITS,

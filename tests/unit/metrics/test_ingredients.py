@@ -5,8 +5,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from foodseg.eval.food import Detection, IngredientScores, ingredient_scores
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.ingredients import Detection, IngredientScores, ingredient_scores
+from foodseg.metrics.per_image import PictureCounts
 
 NAMES = ["background", "rice", "tofu", "fig"]
 

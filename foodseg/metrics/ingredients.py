@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from foodseg.classes import BACKGROUND
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.per_image import PictureCounts
 
 MIN_SHARE = 0.001  # of the labelled pixels of a picture
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND
 from foodseg.errors import UserError
-from foodseg.eval.pictures import PictureCounts
-from foodseg.metrics import SubsetScore, class_iou, subset_ids
+from foodseg.metrics.confusion import SubsetScore, class_iou, subset_ids
+from foodseg.metrics.per_image import PictureCounts
 
 DIAGONAL_SHARE = 0.02
 

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from foodseg.errors import UserError
-from foodseg.metrics import confusion, scores
+from foodseg.metrics.confusion import confusion, scores
 
 X = 255  # ignore
 NAMES = ["background", "rice", "tofu"]

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from foodseg.errors import UserError
-from foodseg.eval.pictures import PictureCounts, refuse_strange_ids
-from foodseg.metrics import class_iou
+from foodseg.metrics.confusion import class_iou
+from foodseg.metrics.per_image import PictureCounts, refuse_strange_ids
 
 RESAMPLES = 10_000
 # What the arrays of one chunk of resamples may take together; the groups' own counts (G x 3 N K x 8 bytes) come on top.

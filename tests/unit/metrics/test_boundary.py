@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.eval.boundary import (
+from foodseg.metrics.boundary import (
     BoundaryScores,
     boundary_counts,
     boundary_distance,
     boundary_scores,
     merge_boundary,
 )
-from foodseg.eval.pictures import PictureCounts
+from foodseg.metrics.per_image import PictureCounts
 
 IGNORE = 255
 

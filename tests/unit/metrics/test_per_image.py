@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.eval.pictures import PictureCounts, merge, read_pictures, write_pictures
+from foodseg.metrics.per_image import PictureCounts, merge, read_pictures, write_pictures
 
 NAMES = ["background", "rice", "tofu", "fig", "date"]
 
