@@ -28,12 +28,12 @@ from foodseg.data.batch import Batch
 from foodseg.data.order import position_seed
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
-from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
-from foodseg.losses import sum_dtype
+from foodseg.losses.segmentation import sum_dtype
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
+from foodseg.train.ema import Teacher
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.run import backbone_of_run, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib

@@ -11,15 +11,14 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.sources import unannotated
 from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
-from foodseg.distill.lists import student_lists, teacher_lists
-from foodseg.distill.objective import (
+from foodseg.losses.distillation import (
     attention_divergence_sum,
     deeper_distance_sum,
     divergence_sum,
     feature_distance_sum,
     ramp,
 )
-from foodseg.losses import (
+from foodseg.losses.segmentation import (
     cross_entropy_sum,
     dice_sum,
     ingredient_sum,
@@ -31,6 +30,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.latents import LatentCache
 from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import SegmenterOutput
+from foodseg.train.conditioning import student_lists, teacher_lists
 
 # the terms that compare with the teacher
 TAUGHT = frozenset({"distill", "features", "stages", "deeper", "attention"})
@@ -64,7 +64,7 @@ class SegmentationTask:
     """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from which names are on a crop.
 
     A picture without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
-    from the row's seed (`distill/lists.py`); of an id that a picture's source never annotates nobody knows whether it
+    from the row's seed (`train/conditioning.py`); of an id that a picture's source never annotates nobody knows whether it
     is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
     know the list, as a diffusion backbone's do, it learns from pictures that were told all names alone: from the others
     it would learn to read the list.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from foodseg.errors import UserError
-from foodseg.losses import sum_dtype
+from foodseg.losses.segmentation import sum_dtype
 from foodseg.predict.device import has_mps, in_words, parse_device, pick_device
 
 

@@ -14,13 +14,13 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
-from foodseg.distill.lists import student_lists
-from foodseg.distill.objective import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.errors import UserError
+from foodseg.losses.distillation import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.models import latents
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.batched import BatchPredictor
 from foodseg.predict.predictor import Predictor
+from foodseg.train.conditioning import student_lists
 from foodseg.train.loop import Trainer
 from tests.compare import assert_close, close
 from tests.drawn import drawn_config, write_table

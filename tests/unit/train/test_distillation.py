@@ -15,7 +15,7 @@ from foodseg.data.order import position_seed
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.views import jittered_view, plain_view
-from foodseg.losses import cross_entropy_sum
+from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.optim import build_optimizer, build_schedule

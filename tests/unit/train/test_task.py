@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from foodseg import losses
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
+from foodseg.losses.segmentation import segmentation
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.compare import close
@@ -71,7 +71,7 @@ def test_the_loss_of_each_picture_is_that_of_its_source(config):
 
 @pytest.mark.parametrize("annotated", [{"all": None, "some": None}, {"all": None, "some": tuple(range(K))}])
 def test_where_everything_is_annotated_nothing_is_computed_for_it(config, annotated, monkeypatch):
-    monkeypatch.setattr(losses, "_absorbed", None)
+    monkeypatch.setattr(segmentation, "_absorbed", None)
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = a_task(config, annotated).loss(a_model(logits), a_batch(), 0)
     assert all(torch.isfinite(value) for value in plain.values())

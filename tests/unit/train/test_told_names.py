@@ -10,9 +10,9 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
-from foodseg.distill.lists import student_lists
-from foodseg.losses import cross_entropy_sum
+from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.segmenter import SegmenterOutput
+from foodseg.train.conditioning import student_lists
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.compare import assert_close, close

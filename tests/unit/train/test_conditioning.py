@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foodseg.config.distill import DistillConfig
-from foodseg.distill.lists import student_lists, teacher_lists
+from foodseg.train.conditioning import student_lists, teacher_lists
 
 N, K, PRESENT = 4000, 401, 60
 KINDS = {"all": (1, 0, 0, 0), "exact": (0, 1, 0, 0), "some": (0, 0, 1, 0), "missing": (0, 0, 0, 1)}

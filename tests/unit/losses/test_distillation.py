@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foodseg.data.views import real_pixels, real_pixels_per_place
-from foodseg.distill.objective import (
+from foodseg.losses.distillation import (
     attention_divergence_sum,
     deeper_distance_sum,
     divergence_sum,

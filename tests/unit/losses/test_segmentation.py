@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from foodseg import losses
-from foodseg.losses import (
+from foodseg.losses.segmentation import (
     cross_entropy_sum,
     dice_sum,
     ingredient_sum,
     labelled_pixels,
     present_classes,
+    segmentation,
     upsample_logits,
 )
 from tests.compare import assert_close, close
@@ -49,7 +49,7 @@ def test_cross_entropy(mask, cross_entropy, labelled):
     ("size", "mask_size"), [((4, 6), (16, 24)), ((3, 5), (13, 21)), ((7, 5), (7, 5)), ((8, 3), (3, 2))]
 )
 def test_cross_entropy_of_resized_logits_is_torchs_own(monkeypatch, band_bytes, size, mask_size):
-    monkeypatch.setitem(losses.BAND_BYTES, "cpu", band_bytes)
+    monkeypatch.setitem(segmentation.BAND_BYTES, "cpu", band_bytes)
     generator = torch.Generator().manual_seed(1)
     logits = (3 * torch.randn(2, 5, *size, generator=generator)).requires_grad_()
     mask = torch.randint(0, 5, (2, *mask_size), generator=generator)

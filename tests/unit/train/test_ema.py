@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from foodseg.distill.teacher import Teacher
 from foodseg.errors import UserError
+from foodseg.train.ema import Teacher
 from tests.compare import close
 
 
