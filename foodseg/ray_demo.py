@@ -19,10 +19,10 @@ import cv2
 from foodseg.cluster.ray_session import data_cpus, ray_session
 from foodseg.config import load_config
 from foodseg.data.embed import embed_names
+from foodseg.data.image_io import decode_image, open_picture
 from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_image, open_picture
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
 from foodseg.overlay import contact_sheet

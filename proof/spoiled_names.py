@@ -8,8 +8,8 @@ import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.data.sources import scorable_mask
 from foodseg.eval.evaluate import rank_rows

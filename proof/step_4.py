@@ -16,7 +16,7 @@ import yaml
 from pycocotools import mask as coco
 
 from foodseg.checkpoint.manifest import resolve_checkpoint
-from foodseg.data.sample import decode_image
+from foodseg.data.image_io import decode_image
 from foodseg.serve.served_model import checkpoint_sha
 from proof.endpoint import Endpoint, MemorySamples, replaced, settled
 from proof.hostile_http import batches, send_hostile, send_schemathesis, send_slow_bodies, sent, wrong

@@ -10,8 +10,8 @@ import torch
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config.evaluation import EvalConfig
+from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import rank_rows
 from foodseg.eval.report_html import confusion_pairs, read_losses

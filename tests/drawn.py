@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.data import shards
+from foodseg.data.image_io import encode_mask
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
-from foodseg.data.sample import encode_mask
 from foodseg.data.shards import Manifest, Shard, SplitCounts, write_manifest, write_shard
 
 SIDE = 96

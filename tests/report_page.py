@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from foodseg.classes import ClassTable
+from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.evaluation import summarise

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from foodseg.bench.machine import lower_priority
 from foodseg.config.augment import AugmentConfig
+from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch
-from foodseg.data.order import TrainingOrder
+from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader
-from foodseg.data.rows import encode_rows, make_batch_arrays
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import single_threaded_opencv
 from foodseg.logs import log_to_stderr
 
 T = TypeVar("T")

@@ -27,9 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 from foodseg.bench.feed import Clock, decoded_batches, memory_batches
 from foodseg.bench.machine import lower_priority
 from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.augment.photometric import jittered_view
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest, read_manifest
-from foodseg.data.views import jittered_view
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batches import micro_batch_size

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from foodseg.config import ExperimentConfig
+from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch
-from foodseg.data.order import rank_blocks
+from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader, training_order
-from foodseg.data.rows import encode_rows, make_batch_arrays
+from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import single_threaded_opencv
 from foodseg.train.batches import micro_batch_size
 
 MEMORY_STEPS = 4  # updates whose batches are held in memory

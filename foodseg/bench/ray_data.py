@@ -2,7 +2,7 @@
 
     result = bench_data("data/foodmix", config, seconds=20)
 
-The stream is the one that training reads (`data/ray_dataset.py`), with one consumer that drops what it gets. It is set
+The stream is the one that training reads (`data/ray_stream.py`), with one consumer that drops what it gets. It is set
 against the same decode and transforms in a bare loop on all cores, and against a torch DataLoader (`bare_data.py`).
 """
 
@@ -21,9 +21,9 @@ from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
-from foodseg.data.order import TrainingOrder
-from foodseg.data.ray_dataset import rank_stream, unit_dataset
+from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, read_manifest
 from foodseg.train.batches import micro_batch_size
 from foodseg.train.run import with_absolute_uris

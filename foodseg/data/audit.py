@@ -12,8 +12,8 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
 from foodseg.data.findings import FINDINGS, Finding
+from foodseg.data.image_io import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
 from foodseg.data.record import NotingMask, Record
-from foodseg.data.sample import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
 from foodseg.data.swapped import find_turn, stored_evidence
 from foodseg.errors import MissingFile, RetryLater, UserError
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.order import TrainingOrder
+from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader
-from foodseg.data.rows import encode_rows, make_batch_arrays
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 
 

@@ -20,11 +20,12 @@ from foodseg.classes import ClassTable
 from foodseg.cluster.ray_parallel import in_parallel
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.data.audit import listed_ingredients
+from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.destination import check_destination
 from foodseg.data.generations import Generation, next_generation, switch_to
+from foodseg.data.image_io import decode_mask, encode_mask
 from foodseg.data.label_map import map_ids, read_label_map, read_target
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.set_checks import refuse_foodless
 from foodseg.data.shards import (
     SCHEMA,
@@ -34,7 +35,6 @@ from foodseg.data.shards import (
     read_manifest,
     write_shard,
 )
-from foodseg.data.transforms import single_threaded_opencv
 from foodseg.errors import UserError
 
 _log = logging.getLogger(__name__)

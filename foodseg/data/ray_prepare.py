@@ -20,13 +20,14 @@ from foodseg.classes import ClassTable
 from foodseg.cluster.ray_parallel import in_parallel
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
+from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.destination import check_destination
 from foodseg.data.duplicates import refuse_duplicates
 from foodseg.data.findings import Finding, count_findings
 from foodseg.data.formats.detect import Format, absolute_source, list_source, source_name
 from foodseg.data.generations import next_generation, switch_to
+from foodseg.data.image_io import encode_mask
 from foodseg.data.record import Record
-from foodseg.data.sample import encode_mask
 from foodseg.data.set_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
 from foodseg.data.settle import settle
 from foodseg.data.shards import (
@@ -41,7 +42,6 @@ from foodseg.data.shards import (
     write_shard,
 )
 from foodseg.data.splits import carve_val, near_duplicate_groups, pairs_across_splits, unit_thumbnails
-from foodseg.data.transforms import single_threaded_opencv
 from foodseg.errors import DataRefused
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from foodseg import storage
 from foodseg.config.data import DataConfig
-from foodseg.data.order import TrainingOrder, repeat_factors
+from foodseg.data.sampler import TrainingOrder, repeat_factors
 from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 

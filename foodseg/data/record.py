@@ -14,7 +14,7 @@ import numpy as np
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.findings import Finding
-from foodseg.data.sample import BadFile, Fault, decode_mask
+from foodseg.data.image_io import BadFile, Fault, decode_mask
 
 
 class Encoded(Protocol):

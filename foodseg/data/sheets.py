@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.data.image_io import BadFile, decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import BadFile, decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.lettering import draw_text
 from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 

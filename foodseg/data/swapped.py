@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from foodseg.data.sample import SWAPS_SIDES, fit_longest, resize_image, resize_mask, upright
+from foodseg.data.image_io import SWAPS_SIDES, fit_longest, resize_image, resize_mask, upright
 
 LONGEST_SIDE = 384  # pixels that the comparison is done at: fine enough for outlines, and quick
 _FLAT = 0.05  # gradient that says nothing: rounding

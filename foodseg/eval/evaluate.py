@@ -13,8 +13,8 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable, parse_id_lines, same_name
+from foodseg.data.image_io import BadFile, decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import BadFile, decode_mask
 from foodseg.errors import UserError
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.boundary import boundary_counts

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from foodseg.classes import ClassTable
+from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image, resize_mask
 from foodseg.eval.evaluate import Labeller, labelled_rows, truth_and_labels
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.confusion import class_iou

@@ -19,7 +19,7 @@ import numpy as np
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.formats.layout import visible_names
-from foodseg.data.sample import decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.errors import MissingFile, UserError
 from foodseg.eval.evaluate import BadPrediction, Labels
 

@@ -1,4 +1,4 @@
-"""What the student learns from the teacher, as sums over pixels: divided in the loop, like `foodseg/losses/segmentation.py`.
+"""What the student learns from the teacher, as sums over pixels: divided in the loop, like `losses/segmentation.py`.
 
 Terms are taken at the stride at which both networks speak, that of the logits, of a decoder stage or of an attention
 map, and not at that of the picture: bilinear resizing adds nothing to compare, and at stride 4 this is a sixteenth of

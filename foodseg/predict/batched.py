@@ -15,7 +15,7 @@ import torch
 
 from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
-from foodseg.data.sample import fit_longest, resize_image
+from foodseg.data.image_io import fit_longest, resize_image
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import AUTOCAST, PictureLogits, Predictor, restricted
 

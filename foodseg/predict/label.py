@@ -13,7 +13,7 @@ from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_check
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
-from foodseg.data.sample import decode_image, encode_mask, picture_kind
+from foodseg.data.image_io import decode_image, encode_mask, picture_kind
 from foodseg.errors import MissingFile, UserError
 from foodseg.overlay import food_shares, overlay
 from foodseg.predict.device import Device, in_words, pick_device

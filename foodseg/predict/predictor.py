@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 
 from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
-from foodseg.data.sample import decode_image, fit_longest, image_size, resize_image
+from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
 from foodseg.models.segmenter import Segmenter
 
 BAND_BYTES = 4 * 2**20  # of float32 scores in one band: what stays in the processor's cache

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 
 from foodseg import storage
-from foodseg.data.sample import decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.errors import RetryLater
 from foodseg.serve.masks import from_rle
 from foodseg.serve.schema import (

@@ -15,7 +15,7 @@ import simplejpeg
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.serve import PictureConfig
 from foodseg.data.image_format import described_format, jpeg_scans, known_format, name_of_format
-from foodseg.data.sample import (
+from foodseg.data.image_io import (
     BadFile,
     decode_image,
     encode_mask,

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from foodseg.data.sample import fit_longest, resize_image
+from foodseg.data.image_io import fit_longest, resize_image
 from foodseg.errors import FoodsegError
 from foodseg.serve.backends import ImageExpired, Labelled, Mask, ModelState, model_id
 from foodseg.serve.embeddings import picture_digest

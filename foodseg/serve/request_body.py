@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from foodseg.data.sample import known_format
+from foodseg.data.image_io import known_format
 from foodseg.serve.schema import MAX_FIELD, ApiError
 from foodseg.serve.text_picture import decoded
 

@@ -10,7 +10,7 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
-from foodseg.data.sample import known_format
+from foodseg.data.image_io import known_format
 from foodseg.serve.schema import ApiError
 
 SHORTEST = 64  # characters of base64 below which a text is a word rather than a picture in a format we do not know

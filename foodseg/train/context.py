@@ -15,11 +15,11 @@ from torch import nn
 
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
+from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch, read_batches
-from foodseg.data.order import TrainingOrder, rank_blocks
 from foodseg.data.reader import RowReader
+from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import single_threaded_opencv
 from foodseg.predict.device import pick_device
 from foodseg.train.batches import micro_batch_size
 

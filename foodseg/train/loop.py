@@ -25,8 +25,8 @@ from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers,
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
-from foodseg.data.order import position_seed
 from foodseg.data.reader import RowReader
+from foodseg.data.sampler import position_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype

@@ -28,8 +28,8 @@ from foodseg.cluster.ray_internals.core import TidyTrainer, release_lost_groups
 from foodseg.cluster.ray_logs import RelayedLogs
 from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig
-from foodseg.data.order import TrainingOrder
-from foodseg.data.ray_dataset import STREAM_CPUS, RankStream, unit_dataset
+from foodseg.data.ray_stream import STREAM_CPUS, RankStream, unit_dataset
+from foodseg.data.sampler import TrainingOrder
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
 from foodseg.predict.device import has_mps
 from foodseg.storage.writer_lock import in_use

@@ -15,9 +15,9 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
-from foodseg.data.joined import training_manifest
-from foodseg.data.order import TrainingOrder
+from foodseg.data.concat import training_manifest
 from foodseg.data.reader import RowReader, training_order
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter

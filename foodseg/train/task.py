@@ -8,9 +8,9 @@ from torch import nn
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig
+from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_place
 from foodseg.data.batch import Batch
 from foodseg.data.sources import unannotated
-from foodseg.data.views import jittered_view, plain_view, real_pixels, real_pixels_per_place
 from foodseg.losses.distillation import (
     attention_divergence_sum,
     deeper_distance_sum,
@@ -64,8 +64,8 @@ class SegmentationTask:
     """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from which names are on a crop.
 
     A picture without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
-    from the row's seed (`train/conditioning.py`); of an id that a picture's source never annotates nobody knows whether it
-    is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
+    from the row's seed (`train/conditioning.py`); of an id that a picture's source never annotates nobody knows whether
+    it is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
     know the list, as a diffusion backbone's do, it learns from pictures that were told all names alone: from the others
     it would learn to read the list.
     """

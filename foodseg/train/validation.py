@@ -13,8 +13,8 @@ from torch import nn
 
 from foodseg.checkpoint.checkpoint import Calibration
 from foodseg.config import ExperimentConfig
+from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import Manifest
 from foodseg.data.sources import scorable_mask
 from foodseg.eval.evaluate import rank_rows

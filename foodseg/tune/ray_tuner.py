@@ -33,7 +33,7 @@ from foodseg.cluster.ray_session import (
 )
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_settings
-from foodseg.data.ray_dataset import STREAM_CPUS
+from foodseg.data.ray_stream import STREAM_CPUS
 from foodseg.errors import RetryLater
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_trainer import KEEP_MEMORY

@@ -3,8 +3,8 @@
     table = ablation_table(scored, contrasts, classes, subsets=subsets, resamples=10_000)
     print(table_markdown(table, "Student weights"))
 
-Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both arms of a contrast. A
-handful of seeds is few: the deviation over them is the more honest word on what another seed would give.
+Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both arms of a contrast.
+A handful of seeds is few: the deviation over them is the more honest word on what another seed would give.
 """
 
 from collections.abc import Mapping, Sequence

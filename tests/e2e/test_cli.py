@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from foodseg.cli import run
-from foodseg.data.sample import decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.data.shards import read_manifest
 from tests.e2e.world import make_world
 

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import pytest
 
+from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.tune.files import AblationPlan, read_ablation

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from foodseg.data.image_io import decode_mask, encode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask, encode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.errors import DataRefused, RetryLater, UserError
 from foodseg.eval.evaluate import Labels, chunks, merge_scored

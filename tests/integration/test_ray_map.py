@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foodseg.data.image_io import decode_mask
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.ray_map import map_data_set
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import Manifest, read_manifest, read_quarantine, write_quarantine
 from foodseg.errors import UserError
 from tests.drawn import IGNORE, write_drawn

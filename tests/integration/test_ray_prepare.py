@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from foodseg.data.formats.coco_export import export_coco
+from foodseg.data.image_io import decode_mask
 from foodseg.data.plates import write_meals
 from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_findings, read_manifest, read_quarantine
 from foodseg.errors import DataRefused, UserError
 

@@ -16,8 +16,8 @@ from foodseg import storage
 from foodseg.classes import BACKGROUND
 from foodseg.data.formats.coco import OWN_ID
 from foodseg.data.formats.detect import Format, list_source
+from foodseg.data.image_io import open_picture
 from foodseg.data.record import Record
-from foodseg.data.sample import open_picture
 from foodseg.errors import UserError
 from foodseg.progress import Progress
 

@@ -22,8 +22,8 @@ from pycocotools import mask as coco_api
 
 from foodseg.data.findings import Finding
 from foodseg.data.formats.coco_segmentation import Polygons, Rle, encode, extent, fits, parse_segmentation
+from foodseg.data.image_io import MAX_PIXELS, SWAPS_SIDES, BadFile, image_size, picture_kind
 from foodseg.data.record import Encoded
-from foodseg.data.sample import MAX_PIXELS, SWAPS_SIDES, BadFile, image_size, picture_kind
 from foodseg.errors import UserError
 
 

@@ -32,8 +32,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats.layout import SPLITS, names_split, splits_by_name, visible, without_extension
 from foodseg.data.formats.uecfoodpix import decode_colours
+from foodseg.data.image_io import BadFile, decode_mask
 from foodseg.data.record import Record, SourceListing, distinct_ids, source_of
-from foodseg.data.sample import BadFile, decode_mask
 from foodseg.errors import UserError
 from foodseg.storage import hub
 

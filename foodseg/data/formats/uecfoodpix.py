@@ -18,8 +18,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.formats.layout import locate, missing, refuse_missing
 from foodseg.data.formats.listed import ListedSplit, listed_records
+from foodseg.data.image_io import BadFile, open_picture, undecodable
 from foodseg.data.record import SourceListing
-from foodseg.data.sample import BadFile, open_picture, undecodable
 
 NEEDS = "data/category.txt, data/train9000.txt, data/UECFoodPIXCOMPLETE/"
 SOURCE = "uecfoodpix"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from foodseg.bench.bare_data import EncodedRows, bare_rate, encoded_rows, loader_rate, picture_facts
+from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader, training_order
-from foodseg.data.rows import encode_rows, make_batch_arrays
 from foodseg.data.shards import read_manifest
 from tests.drawn import SIDE, drawn_config, write_drawn
 

@@ -14,8 +14,8 @@ from PIL import Image
 from foodseg.classes import ClassTable
 from foodseg.data.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
 from foodseg.data.findings import FINDINGS, Finding, FindingName, count_findings
+from foodseg.data.image_io import encode_mask
 from foodseg.data.record import ImageFile, MaskFile, Record
-from foodseg.data.sample import encode_mask
 from foodseg.data.splits import unit_thumbnails
 from foodseg.errors import RetryLater, UserError
 

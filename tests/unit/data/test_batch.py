@@ -11,10 +11,10 @@ from PIL import Image
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.batch import Batch
-from foodseg.data.order import TrainingOrder
+from foodseg.data.decode import encode_rows, make_batch_arrays
+from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.rows import encode_rows, make_batch_arrays
-from foodseg.data.sample import encode_mask
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
 
 PLAIN = AugmentConfig(longest_side=8, scale=(1, 1), crop=8, flip=0)

@@ -13,9 +13,9 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import shards
 from foodseg.data.batch import read_batches
-from foodseg.data.order import TrainingOrder, rank_blocks
+from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import COLUMNS, RowReader, training_order
-from foodseg.data.sample import encode_mask
+from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest, SplitCounts, write_shard
 from foodseg.errors import RetryLater, UserError
 from foodseg.storage import files

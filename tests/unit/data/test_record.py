@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
+from foodseg.data.image_io import BadFile
 from foodseg.data.record import ImageFile, Record, Unreadable, distinct_ids, source_of
-from foodseg.data.sample import BadFile
 
 
 @pytest.mark.parametrize(

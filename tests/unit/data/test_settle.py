@@ -9,9 +9,9 @@ from PIL import Image
 
 from foodseg.classes import ClassTable
 from foodseg.data.audit import RecordFacts, Refusal, audit_record, read_mask
+from foodseg.data.image_io import encode_mask, upright
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.record import Record
-from foodseg.data.sample import encode_mask, upright
 from foodseg.data.settle import settle_ignored, settle_turns
 
 INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the orientation that undoes one

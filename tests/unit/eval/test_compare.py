@@ -7,7 +7,7 @@ import pytest
 
 from foodseg.errors import UserError
 from foodseg.eval.compare import compare
-from foodseg.metrics.confusion import bootstrap as module
+from foodseg.metrics import bootstrap as module
 from foodseg.metrics.per_image import PictureCounts
 
 K = 6

@@ -5,9 +5,9 @@ import base64
 import numpy as np
 import pytest
 
+from foodseg.data.image_io import decode_image, decode_mask, encode_mask
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_image, decode_mask, encode_mask
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, picture_miou, worst_and_best

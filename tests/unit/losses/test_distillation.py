@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foodseg.data.views import real_pixels, real_pixels_per_place
+from foodseg.data.augment.photometric import real_pixels, real_pixels_per_place
 from foodseg.losses.distillation import (
     attention_divergence_sum,
     deeper_distance_sum,

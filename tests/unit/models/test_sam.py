@@ -15,7 +15,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from foodseg.data.sample import decode_image
+from foodseg.data.image_io import decode_image
 from foodseg.errors import UserError
 from foodseg.models.mobile_sam import TinyEncoder
 from foodseg.models.sam import MaskGrid, SamEmbedding, SamMask, SamModel, load_sam

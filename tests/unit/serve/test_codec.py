@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from foodseg.config.serve import PictureConfig
-from foodseg.data.sample import decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.serve import codec
 from foodseg.serve.backends import Labelled, Mask
 from foodseg.serve.masks import from_rle

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from foodseg.config.serve import ServeConfig, parse_serve_config
-from foodseg.data.sample import decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.serve.backends import Backends, ImageExpired, Labelled, Mask, ModelState
 from foodseg.serve.embeddings import picture_digest
 from foodseg.serve.masks import from_rle

@@ -15,9 +15,9 @@ from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.config import ExperimentConfig
 from foodseg.config.model import ModelConfig
+from foodseg.data.image_io import decode_mask
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
-from foodseg.data.sample import decode_mask
 from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter

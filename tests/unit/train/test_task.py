@@ -8,7 +8,7 @@ import torch
 
 from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
-from foodseg.losses.segmentation import segmentation
+from foodseg.losses import segmentation
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.compare import close

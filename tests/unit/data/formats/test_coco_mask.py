@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_api
 
 from foodseg.data.formats.coco_mask import CocoMask, CocoShape
+from foodseg.data.image_io import MAX_PIXELS
 from foodseg.data.record import Encoded, Unreadable
-from foodseg.data.sample import MAX_PIXELS
 from foodseg.errors import UserError
 
 

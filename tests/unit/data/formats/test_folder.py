@@ -8,8 +8,8 @@ import pytest
 
 from foodseg import storage
 from foodseg.data.formats.folder import list_folder, missing_in_folder
+from foodseg.data.image_io import encode_mask
 from foodseg.data.record import ImageFile, MaskFile, Unreadable
-from foodseg.data.sample import encode_mask
 from foodseg.errors import DataRefused, UserError
 
 

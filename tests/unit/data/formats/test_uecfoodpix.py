@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from foodseg.data.formats.uecfoodpix import MaskRedChannel, decode_colours, list_uecfoodpix, missing_in_uecfoodpix
-from foodseg.data.sample import BadFile
+from foodseg.data.image_io import BadFile
 from foodseg.errors import UserError
 
 RED = np.array([[0, 1, 2, 102], [7, 7, 255, 0], [5, 4, 3, 2]], np.uint8)

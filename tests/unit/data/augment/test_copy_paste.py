@@ -11,14 +11,14 @@ import pytest
 from foodseg.classes import ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
+from foodseg.data.augment.copy_paste import paste_regions
+from foodseg.data.augment.geometry import Crop
 from foodseg.data.batch import Batch
-from foodseg.data.order import TrainingOrder
-from foodseg.data.paste import paste_regions
+from foodseg.data.decode import encode_rows, make_batch_arrays
+from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import RowReader, training_order
-from foodseg.data.rows import encode_rows, make_batch_arrays
-from foodseg.data.sample import encode_mask
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import read_manifest
-from foodseg.data.transforms import Crop
 from tests.drawn import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))

@@ -7,8 +7,8 @@ import pytest
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
-from foodseg.data import ray_dataset
-from foodseg.data.ray_dataset import rank_stream, unit_dataset
+from foodseg.data import ray_stream
+from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
 from tests.drawn import write_drawn
@@ -19,7 +19,7 @@ AUGMENT = AugmentConfig(longest_side=48, crop=32)
 
 @pytest.fixture(autouse=True)
 def several_blocks_for_each_rank(monkeypatch) -> None:
-    monkeypatch.setattr(ray_dataset, "MOST_ROWS", 16)
+    monkeypatch.setattr(ray_stream, "MOST_ROWS", 16)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from foodseg.data.sample import (
+from foodseg.data.image_io import (
     BadFile,
     PictureKind,
     decode_image,

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.order import TrainingOrder, rank_blocks
-from foodseg.data.paste import paste_regions
+from foodseg.data.augment.copy_paste import paste_regions
+from foodseg.data.augment.geometry import make_crop, single_threaded_opencv
 from foodseg.data.reader import RowReader
+from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
-from foodseg.data.transforms import make_crop, single_threaded_opencv
 
 PASTED = {"pasted_image": "image", "pasted_mask": "mask", "pasted_height": "height", "pasted_width": "width"}
 SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time

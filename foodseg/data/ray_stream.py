@@ -20,9 +20,9 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.order import TrainingOrder
+from foodseg.data.decode import decode_block, encode_units
 from foodseg.data.reader import RowReader
-from foodseg.data.rows import decode_block, encode_units
+from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps

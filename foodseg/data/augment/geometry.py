@@ -10,7 +10,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.sample import decode_image, decode_mask, fit_longest, resize_image, resize_mask
+from foodseg.data.image_io import decode_image, decode_mask, fit_longest, resize_image, resize_mask
 
 LISTED_SHARE = 0.001  # an ingredient is on a crop's list from this share of its pixels on
 PAD_VALUE = 0  # any value: the model sets padding to the mean after normalisation, by `extent`

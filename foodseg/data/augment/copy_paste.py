@@ -11,7 +11,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.transforms import Crop, listed_ingredients, make_crop
+from foodseg.data.augment.geometry import Crop, listed_ingredients, make_crop
 
 _PASTE = 3  # which random numbers of a position's seed; the strong view has 1, the list of names 2
 

@@ -6,8 +6,8 @@ import pytest
 
 from foodseg.classes import ClassTable
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.sample import encode_mask
-from foodseg.data.transforms import LISTED_SHARE, Crop, make_crop
+from foodseg.data.augment.geometry import LISTED_SHARE, Crop, make_crop
+from foodseg.data.image_io import encode_mask
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))
 
