@@ -29,9 +29,9 @@ def data_prepare(
     Example: foodseg data prepare my/meals s3://bucket/meals
     """
     from foodseg import storage
-    from foodseg.data.findings import FINDINGS
-    from foodseg.data.formats.detect import parse_format
-    from foodseg.data.ray_prepare import prepare
+    from foodseg.prepare.findings import FINDINGS
+    from foodseg.prepare.formats.detect import parse_format
+    from foodseg.prepare.ray_prepare import prepare
 
     require_lasting("DST", dst, address)
     started = time.monotonic()
@@ -94,7 +94,7 @@ def data_map(
     Example: foodseg data map prepared/meals to_foodseg103.tsv prepared/meals103
     """
     from foodseg import storage
-    from foodseg.data.ray_map import map_data_set
+    from foodseg.prepare.ray_map import map_data_set
 
     require_lasting("DST", dst, address)
     started = time.monotonic()
@@ -164,7 +164,7 @@ def data_inspect(
 
     Example: foodseg data inspect s3://bucket/meals --out look
     """
-    from foodseg.data.inspect import inspect_data, show_inspection
+    from foodseg.prepare.inspect import inspect_data, show_inspection
 
     result = inspect_data(uri, out, text)
     emit(result, as_json, lambda: show_inspection(result))

@@ -21,12 +21,12 @@ from foodseg.config import load_config
 from foodseg.data.embed import embed_names
 from foodseg.data.image_io import decode_image, open_picture
 from foodseg.data.plates import write_meals
-from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
+from foodseg.prepare.ray_prepare import prepare
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 

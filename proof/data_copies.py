@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from foodseg.classes import ClassTable
-from foodseg.data.formats.detect import list_source
-from foodseg.data.record import SourceListing
+from foodseg.prepare.formats.detect import list_source
+from foodseg.prepare.record import SourceListing
 from proof.proof_queue import ItemError
 
 

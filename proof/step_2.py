@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from foodseg.annotations.coco_export import export_coco
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import ClassTable
-from foodseg.data.formats.coco_export import export_coco
-from foodseg.data.formats.detect import list_source
 from foodseg.data.plates import PLATE_CLASSES, write_meals
 from foodseg.data.shards import read_manifest, read_quarantine
 from foodseg.metrics.per_image import merge, read_pictures
+from foodseg.prepare.formats.detect import list_source
 from proof.data_copies import (
     equal_foodseg103,
     equal_masks,
@@ -46,9 +46,9 @@ def formats(bench: Bench) -> dict[str, Any]:
 
     folder = foodmix(bench)
     coco, parquet = _fresh(bench.work / "foodmix-coco"), _fresh(bench.work / "foodmix-parquet")
-    export_coco(str(folder), str(coco))
-    write_parquet(folder, parquet)
     reference = list_source(str(folder), "folder")
+    export_coco(reference.records, reference.classes, str(coco))
+    write_parquet(folder, parquet)
     for name, copy in (("coco", coco), ("huggingface", parquet)):
         figures[name] = {"masks_equal": equal_masks(reference, list_source(str(copy)))}
     figures["pycocotools"] = {"masks_equal": equal_pycocotools(reference, coco)}

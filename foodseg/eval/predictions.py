@@ -18,10 +18,10 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.data.formats.layout import visible_names
 from foodseg.data.image_io import decode_mask
 from foodseg.errors import MissingFile, UserError
 from foodseg.eval.evaluate import BadPrediction, Labels
+from foodseg.prepare.formats.layout import visible_names
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 _ENDINGS = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".gif", ".npy")

@@ -17,7 +17,6 @@ from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, calibration_o
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
-from foodseg.data.image_ids import listed_rows
 from foodseg.data.label_map import LabelMap, read_label_map
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest
@@ -32,6 +31,7 @@ from foodseg.eval.evaluate import (
     true_lists,
 )
 from foodseg.eval.evaluation import summarise
+from foodseg.eval.image_ids import listed_rows
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts

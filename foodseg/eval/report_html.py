@@ -15,7 +15,6 @@ from markupsafe import Markup
 from foodseg import storage
 from foodseg.checkpoint.run_layout import run_of
 from foodseg.classes import ClassTable
-from foodseg.data.findings import FINDINGS
 from foodseg.data.shards import Manifest
 from foodseg.eval.charts import Line, line_chart, reliability_chart
 from foodseg.eval.evaluation import Evaluation
@@ -23,6 +22,7 @@ from foodseg.eval.examples import Example, colours
 from foodseg.eval.page import render_page
 from foodseg.eval.report import headlines, untrained_note
 from foodseg.metrics.ingredients import MIN_SHARE
+from foodseg.prepare.findings import FINDINGS
 
 CONFUSIONS = 15
 CURVE_POINTS = 200

@@ -12,11 +12,11 @@ import numpy as np
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.config import load_config
-from foodseg.data.formats.folder import list_folder
 from foodseg.data.image_io import decode_image, encode_mask
 from foodseg.data.plates import write_meals
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_manifest, write_shard
 from foodseg.models.build import build_segmenter
+from foodseg.prepare.formats.folder import list_folder
 
 TRAIN, TEST, VAL, SIDE = 10, 3, 2, 64  # pictures (VAL of TRAIN), and pixels of the longer side
 TINY_MODEL = (

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foodseg.data.findings import FINDINGS
 from foodseg.data.image_io import decode_mask
-from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_quarantine
 from foodseg.errors import DataRefused
+from foodseg.prepare.findings import FINDINGS
+from foodseg.prepare.ray_prepare import prepare
 from tests.faulty_meals import FAULTS, ONE_CLASS, FaultyMeals, write_faulty_meals
 
 

@@ -7,13 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from foodseg.data.formats.coco_export import export_coco
+from foodseg.annotations.coco_export import export_coco
 from foodseg.data.image_io import decode_mask
 from foodseg.data.plates import write_meals
-from foodseg.data.ray_prepare import prepare
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_findings, read_manifest, read_quarantine
 from foodseg.errors import DataRefused, UserError
+from foodseg.prepare.formats.detect import list_source
+from foodseg.prepare.ray_prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, m
 
 def test_a_split_without_food_and_annotations_of_no_image_are_refused_and_nothing_is_switched(ray_cluster, tmp_path):
     write_meals(tmp_path / "meals", train=4, test=2, seed=2, longest_side=64)
-    export_coco(str(tmp_path / "meals"), str(tmp_path / "coco"))
+    listing = list_source(str(tmp_path / "meals"))
+    export_coco(listing.records, listing.classes, str(tmp_path / "coco"))
     test = tmp_path / "coco/annotations/instances_test.json"
     tree = json.loads(test.read_text())
     test.write_text(json.dumps({**tree, "annotations": []}))

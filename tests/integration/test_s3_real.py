@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from foodseg import storage
-from foodseg.data.formats.detect import list_source
 from foodseg.errors import UserError
+from foodseg.prepare.formats.detect import list_source
 from tests.s3_server import S3Server, s3_server_available
 from tests.unit.data.formats import test_coco as coco
 from tests.unit.data.formats import test_foodseg103 as foodseg103

@@ -109,7 +109,7 @@ def test_plain_modules_import_without_ray_and_fastapi() -> None:
 
 def test_preparing_a_data_set_loads_no_torch() -> None:
     """Every process that checks images would take seconds and half a gigabyte for it."""
-    names = ["foodseg.data.ray_stream", "foodseg.data.ray_prepare"]
+    names = ["foodseg.data.ray_stream", "foodseg.prepare.ray_prepare"]
     code = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from foodseg.annotations.coco_export import export_coco
 from foodseg.classes import ClassTable
-from foodseg.data.formats.coco_export import export_coco
-from foodseg.data.formats.detect import list_source
 from foodseg.data.label_map import read_label_map
 from foodseg.data.plates import write_meals
+from foodseg.prepare.formats.detect import list_source
 from proof import step_2
 from proof.data_copies import equal_masks, equal_pycocotools, repeat, write_map, write_parquet
 from proof.proof_queue import Bench, ItemError, write_json
@@ -47,8 +47,8 @@ def test_parquet_holds_the_files_and_not_their_places(meals: Path, tmp_path: Pat
 
 
 def test_pycocotools_is_asked_for_every_mask(meals: Path, tmp_path: Path) -> None:
-    export_coco(str(meals), str(tmp_path / "coco"))
     reference = list_source(str(meals))
+    export_coco(reference.records, reference.classes, str(tmp_path / "coco"))
     assert equal_pycocotools(reference, tmp_path / "coco") == 5
     (tmp_path / "coco" / "annotations" / "instances_test.json").unlink()
     with pytest.raises(ItemError, match="pycocotools was given 3 of 5 masks"):

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from foodseg.losses import segmentation
 from foodseg.losses.segmentation import (
     cross_entropy_sum,
     dice_sum,
     ingredient_sum,
     labelled_pixels,
     present_classes,
-    segmentation,
     upsample_logits,
 )
 from tests.compare import assert_close, close

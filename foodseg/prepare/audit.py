@@ -1,0 +1,242 @@
+"""Looks at one record of a source data set and says what it holds, what is odd about it, and why it may be refused."""
+
+import contextlib
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import cv2
+import numpy as np
+
+from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
+from foodseg.data.encoded import LayeredMask
+from foodseg.data.image_io import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
+from foodseg.errors import MissingFile, RetryLater, UserError
+from foodseg.prepare.findings import FINDINGS, Finding
+from foodseg.prepare.mask_orientation import find_turn, stored_evidence
+from foodseg.prepare.record import Record
+
+THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
+AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
+MAX_LOCAL_BATCH = 1_000  # of one row group of a Parquet file, which is fetched as a whole
+_BAND_PIXELS = 1 << 20
+_GREY = 32  # an id above is likelier a shade of grey
+SIZE_EVIDENCE = 1.0  # where only one way to turn the mask gives it the size of the picture
+
+
+@dataclass(frozen=True)
+class RecordFacts:
+    """A record that passed: all that later stages need to know of it, in some two kilobytes.
+
+    Attributes:
+        findings: none of them refuses.
+        size: bytes of the picture, and about those of its mask in a shard.
+        height, width: pixels, upright.
+        mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the picture; 1 = it fits.
+        class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled picture.
+        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
+        digest: SHA-256 of the picture's file.
+        ignored_pixels: pixels of the mask with the ignore id.
+        orientation: EXIF orientation of the picture, 1 to 8.
+        stored_evidence: see `swapped.stored_evidence`; None where the picture has no EXIF orientation, or no mask.
+        ignored_is_food: the ignore id in the mask file stands for the one ingredient (`settle.settle_ignored`).
+    """
+
+    record: Record
+    findings: tuple[Finding, ...]
+    size: int
+    height: int
+    width: int
+    mask_turn: int
+    class_pixels: np.ndarray
+    thumbnail: np.ndarray
+    digest: bytes
+    ignored_pixels: int = 0
+    orientation: int = 1
+    stored_evidence: float | None = None
+    ignored_is_food: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A record that is not taken. At least one of `findings` refuses it.
+
+    `facts`: what it would be if the ignored pixels were an ingredient, where nothing else is wrong.
+    """
+
+    record: Record
+    findings: tuple[Finding, ...]
+    facts: RecordFacts | None = None
+
+    @property
+    def reason(self) -> str:
+        """What refuses it, in one line."""
+        return "; ".join(finding.detail for finding in self.findings if finding.refuses)
+
+
+def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
+    """Cuts records, in their order, into what one task audits: those of one row group stay together."""
+    batches: list[list[Record]] = []
+    for locality, group in groupby(records, key=lambda record: record.locality):
+        own, most = list(group), AUDIT_BATCH if locality is None else MAX_LOCAL_BATCH
+        for start in range(0, len(own), most):
+            part = own[start : start + most]
+            if batches and len(batches[-1]) + len(part) <= AUDIT_BATCH:
+                batches[-1] += part
+            else:
+                batches.append(part)
+    return batches
+
+
+def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
+    """Reads picture and mask in full and checks them, each alone and against each other and the label space.
+
+    Whatever goes wrong with a record is a finding of it, so that one odd file does not end the preparation.
+
+    Raises:
+        RetryLater: the storage does not answer (this is no fault of the record).
+    """
+    findings: list[Finding] = []
+    data, image, kind = b"", None, PictureKind(1, ())
+    with _noting("picture", findings):
+        data = record.image.read()
+        kind = picture_kind(data)
+        findings += _oddities(kind)
+        image = decode_image(data)
+    mask, turn, evidence, ignored, counts = None, 1, None, 0, np.zeros(len(classes), np.int32)
+    if record.mask is None:
+        if image is not None:
+            findings.append(Finding("unlabelled", "there is no mask"))
+    else:
+        with _noting("mask", findings):
+            if isinstance(record.mask, LayeredMask):
+                mask, hidden = record.mask.read_with_hidden(classes.names)
+                findings += [Finding("hidden_annotation", sentence) for sentence in hidden]
+            else:
+                mask = _with_own_ignore(record.mask.read(), classes)
+            if image is not None:
+                turn, evidence = _fit(mask, image, kind.orientation, findings)
+            counts, ignored = _class_pixels(mask, classes, findings)
+    refusing = [finding.name for finding in findings if finding.refuses]
+    if image is None or (refusing and refusing != ["all_ignored"]):
+        return Refusal(record, tuple(findings))
+    facts = RecordFacts(
+        record=record,
+        findings=tuple(findings),
+        size=len(data) + (0 if mask is None else len(zlib.compress(mask.tobytes(), 1))),
+        height=image.shape[0],
+        width=image.shape[1],
+        mask_turn=turn,
+        class_pixels=counts,
+        thumbnail=cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel(),
+        digest=hashlib.sha256(data).digest(),
+        ignored_pixels=ignored,
+        orientation=kind.orientation,
+        stored_evidence=evidence,
+    )
+    return Refusal(record, facts.findings, facts) if refusing else facts
+
+
+def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
+    """Reads the mask of a record that passed, turned to fit its picture: (height, width) ids; None = unlabelled."""
+    if facts.record.mask is None:
+        return None
+    mask = upright(_with_own_ignore(facts.record.mask.read(), classes), facts.mask_turn)
+    return np.where(mask == classes.ignore_id, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
+
+
+def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
+    """Returns the foreground ids with at least one pixel."""
+    return [int(index) for index in np.flatnonzero(class_pixels) if index != BACKGROUND]
+
+
+@contextlib.contextmanager
+def _noting(what: str, findings: list[Finding]) -> Iterator[None]:
+    """Makes a finding of what goes wrong within, unless the record is not to blame."""
+    try:
+        yield
+    except (RetryLater, MemoryError):
+        raise
+    except Exception as error:  # a strange file can end a library in any way
+        findings.append(_fault(what, error))
+
+
+def _fault(what: str, error: Exception) -> Finding:
+    if not isinstance(error, UserError):
+        said = " ".join(str(error).split())[:100]
+        return Finding("unreadable", f"{what}: it cannot be read ({type(error).__name__}: {said})")
+    detail = f"{what}: {error}"
+    if isinstance(error, MissingFile):
+        return Finding("missing_file", detail)
+    return Finding(error.fault if isinstance(error, BadFile) else "unreadable", detail)
+
+
+def _oddities(kind: PictureKind) -> Iterable[Finding]:
+    if kind.orientation != 1:
+        yield Finding("exif_orientation", f"the picture has EXIF orientation {kind.orientation}")
+    for trait in kind.traits:
+        yield Finding(trait, FINDINGS[trait].text)
+
+
+def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[Finding]) -> tuple[int, float | None]:
+    """Compares sizes; returns the turn that makes them equal, and the evidence for a mask drawn as stored."""
+    height, width = image.shape[:2]
+    sideways = orientation in SWAPS_SIDES
+    if mask.shape == (height, width):
+        if sideways and height != width:
+            return 1, -SIZE_EVIDENCE
+        return 1, stored_evidence(image, mask, orientation)
+    if mask.shape == (width, height):
+        turn, detail = find_turn(image, mask, orientation)
+        findings.append(Finding("swapped_size", detail))
+        return turn, SIZE_EVIDENCE if sideways else None
+    detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}"
+    findings.append(Finding("size_mismatch", detail))
+    return 1, None
+
+
+def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]) -> tuple[np.ndarray, int]:
+    """Counts (K,) int32 pixels per id, and those that are ignored, and notes what is wrong with them."""
+    counts = np.zeros(max(classes.ignore_id, np.iinfo(mask.dtype).max) + 1, np.int64)
+    step = max(1, _BAND_PIXELS // max(1, mask.shape[1]))
+    for top in range(0, len(mask), step):  # numpy widens what it counts to 64 bits
+        counts += np.bincount(mask[top : top + step].ravel(), minlength=len(counts))
+    known, ignored = counts[: len(classes)], int(counts[classes.ignore_id])
+    unknown = [int(index) for index in np.flatnonzero(counts) if index >= len(classes) and index != classes.ignore_id]
+    if unknown:
+        more = f" and {len(unknown) - 1} more unknown ids" if len(unknown) > 1 else ""
+        detail = (
+            f"the mask holds id {unknown[0]}{more}, but ids go from 0 to {len(classes) - 1} "
+            f"({classes.ignore_id} = ignore)"
+        )
+        findings.append(Finding("unknown_id", detail + _stretched(np.flatnonzero(counts), len(classes))))
+    elif not known.any():
+        findings.append(Finding("all_ignored", f"every pixel of the mask is ignored (id {classes.ignore_id})"))
+    elif not known[BACKGROUND + 1 :].any():
+        if ignored:
+            detail = (
+                f"the mask has no ingredient, and {ignored / mask.size:.1%} of it is {classes.ignore_id} = ignored: "
+                "where that marks food, write its id there"
+            )
+            findings.append(Finding("only_ignored", detail))
+        else:
+            findings.append(Finding("empty_mask", "the mask is all background"))
+    return known.astype(np.int32), ignored
+
+
+def _with_own_ignore(mask: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """A mask of 16 bits may say "ignored" as those do, with 65535, also where the label space has room in 8."""
+    if mask.dtype == np.uint16 and classes.ignore_id == IGNORE_8BIT:
+        return np.where(mask == IGNORE_16BIT, np.uint16(IGNORE_8BIT), mask)
+    return mask
+
+
+def _stretched(ids: np.ndarray, classes: int) -> str:
+    """Says of ids that were stretched to be seen (0, 85, 170, 255) how to undo it; else ""."""
+    step = int(np.gcd.reduce(ids))
+    several = np.count_nonzero(ids) > 1
+    if step > (1 if several else _GREY) and ids.max() // step < classes:
+        return f"; they are multiples of {step}, as of a mask that was made to be looked at: divide them by {step}"
+    return ""

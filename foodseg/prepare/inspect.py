@@ -1,0 +1,238 @@
+"""What is in a prepared data set: counts, classes, names that are easily confused, and what its audit found.
+
+    result = inspect_data("s3://bucket/meals", "inspect-meals")
+
+Reads the manifest, the two lists beside it, some small columns, and the few pictures that it shows.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from foodseg import storage
+from foodseg.classes import BACKGROUND
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
+from foodseg.errors import MissingFile
+from foodseg.models.text import closest_pairs, read_table
+from foodseg.prepare.contact_sheet import MEALS_SHEET, PAIRS_SHEET, draw_meals_sheet, draw_pairs_sheet
+from foodseg.prepare.findings import FINDINGS
+from foodseg.storage.outputs import claim_outputs
+
+CLOSEST = 10
+EXAMPLES = 3  # of each kind of finding
+LISTED = 10  # refused records that are printed; JSON has them all
+
+
+def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str, Any]:
+    """Describes the prepared data set at `uri` and writes contact_sheet.png and near_duplicates.png.
+
+    Args:
+        out: folder for the pictures, local or s3://; None = ./inspect-<name of the data set>.
+        text: table of text vectors, as `foodseg data embed` writes it; None = `closest_vectors` stays None.
+
+    Returns:
+        A tree for JSON: `splits`, `sources`, `class_table` (by falling pixels; `share` of the labelled pixels),
+        `never_in_train` (ids), `closest_names` (by their letters), `closest_vectors` (by cosine), `shared_groups`,
+        `audit` (counts with examples), `findings` and `quarantine` (all rows; None = this data set was written without
+        them), and where the `pictures` are.
+
+    Raises:
+        UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written or holds
+            files of others by these names.
+    """
+    manifest = read_manifest(uri)
+    table = read_table(text, manifest.class_table) if text is not None else None
+    out = out or "inspect-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in manifest.name)
+    try:
+        findings = read_findings(uri, manifest.folder)
+        quarantine = read_quarantine(uri, manifest.folder)
+    except MissingFile:
+        findings, quarantine = None, None
+    reader = RowReader(uri, manifest, list(manifest.counts))
+    splits = [split for split, counts in manifest.counts.items() for _ in range(counts.pictures)]
+    groups = reader.column("group_id").to_pylist()
+    classes = _class_table(manifest)
+    pairs = [row for row in findings or [] if row["finding"] == "near_duplicate"]
+    with claim_outputs(out, [MEALS_SHEET, *([PAIRS_SHEET] if pairs else [])], by="data inspect"):
+        sheets = {"contact_sheet": draw_meals_sheet(reader, splits, manifest.class_table, out)}
+        if pairs:
+            sheets["near_duplicates"] = draw_pairs_sheet(reader, groups, pairs, out)
+    return {
+        "data": manifest.identity,
+        "uri": storage.redact(uri),
+        "ids": len(manifest.classes),
+        "ignore_id": manifest.ignore_id,
+        "splits": {
+            split: {
+                **counts.model_dump(include={"pictures", "unlabelled", "groups"}),
+                "pixels": sum(counts.class_pixels),
+                "ignored_pixels": counts.ignored_pixels,
+                "ignored_share": counts.ignored_share,
+            }
+            for split, counts in manifest.counts.items()
+        },
+        "sources": _sources(manifest, reader.column("source").to_pylist()),
+        "class_table": classes,
+        "never_in_train": sorted(row["id"] for row in classes if not row["splits"].get("train", {}).get("pixels")),
+        "closest_names": closest_names(manifest.classes),
+        "closest_vectors": None if table is None else closest_pairs(table.vectors, manifest.classes, CLOSEST),
+        "shared_groups": shared_groups(groups, splits),
+        "audit": _audit(manifest, findings or []),
+        "findings": findings,
+        "quarantine": quarantine,
+        "pictures": sheets,
+    }
+
+
+def closest_names(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the CLOSEST pairs of class names most easily confused, background left out.
+
+    The similarity of two names, 0 to 1, is the mean of difflib's ratio of their letters and of the share of words that
+    they have in common, both in lower case: "fried tempeh" and "battered fried tempeh" have 0.73 and 2 of 3.
+    """
+    lower = [name.lower() for name in names]
+    words = [set(name.split()) for name in lower]
+    best: list[tuple[float, int, int]] = []
+    for a, b in combinations(range(BACKGROUND + 1, len(names)), 2):
+        shared = len(words[a] & words[b]) / max(1, len(words[a] | words[b]))
+        matcher = SequenceMatcher(None, lower[a], lower[b], autojunk=False)
+        # most pairs are out by their lengths or letters alone, which is far cheaper to see
+        for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio):
+            similarity = (ratio() + shared) / 2
+            if len(best) == CLOSEST and (similarity, -a, -b) <= best[0]:
+                break
+        else:
+            (heapq.heappushpop if len(best) == CLOSEST else heapq.heappush)(best, (similarity, -a, -b))
+    return [
+        {"ids": [-a, -b], "names": [names[-a], names[-b]], "similarity": round(similarity, 3)}
+        for similarity, a, b in sorted(best, reverse=True)
+    ]
+
+
+def shared_groups(groups: Sequence[str], splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts for each two splits how many pictures of one have near-duplicates in the other, through groups."""
+    inside = {split: Counter(g for g, s in zip(groups, splits, strict=True) if s == split) for split in set(splits)}
+    return [
+        {"split": split, "other": other, "pictures": pictures}
+        for split in ("test", "val", "train")
+        for other in ("train", "val", "test")
+        if split != other and split in inside and other in inside
+        if (pictures := sum(count for group, count in inside[split].items() if group in inside[other]))
+    ]
+
+
+def _class_table(manifest: Manifest) -> list[dict[str, Any]]:
+    total = sum(sum(counts.class_pixels) for counts in manifest.counts.values())
+    table = []
+    for index, name in enumerate(manifest.classes):
+        splits = {
+            split: {"pictures": counts.class_pictures[index], "pixels": counts.class_pixels[index]}
+            for split, counts in manifest.counts.items()
+        }
+        pixels = sum(each["pixels"] for each in splits.values())
+        table.append(
+            {
+                "id": index,
+                "name": name,
+                "pictures": sum(each["pictures"] for each in splits.values()),
+                "pixels": pixels,
+                "share": pixels / total if total else 0.0,
+                "splits": splits,
+            }
+        )
+    return sorted(table, key=lambda row: (-row["pixels"], row["id"]))
+
+
+def _sources(manifest: Manifest, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    counts = Counter(sources)
+    return {
+        source: {"pictures": counts[source], "annotated": None if ids is None else list(ids)}
+        for source, ids in manifest.annotated.items()
+    }
+
+
+def _audit(manifest: Manifest, findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "finding": name,
+            "effect": FINDINGS[name].effect,
+            "meaning": FINDINGS[name].text,
+            "count": manifest.audit[name],
+            "examples": [row for row in findings if row["finding"] == name][:EXAMPLES],
+        }
+        for name in FINDINGS
+        if name in manifest.audit
+    ]
+
+
+def show_inspection(result: dict[str, Any]) -> None:
+    """Prints what `inspect_data` returned, for people."""
+    console = Console(highlight=False)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    say(f"{result['data']} at {result['uri']}: {result['ids']} ids, {result['ignore_id']} = ignored")
+    for split, counts in result["splits"].items():
+        unlabelled = f", {counts['unlabelled']} of them without mask" if counts["unlabelled"] else ""
+        ignored = f", {counts['ignored_share']:.1%} of the pixels ignored" if counts["ignored_pixels"] else ""
+        groups = f"in {counts['groups']:,} near-duplicate groups"
+        say(f"  {split:5} {counts['pictures']:,} pictures{unlabelled} {groups}{ignored}")
+    for source, about in result["sources"].items():
+        ids = "every id" if about["annotated"] is None else f"{len(about['annotated'])} of {result['ids']} ids"
+        say(f"  source {source!r}: {about['pictures']:,} pictures, {ids} annotated")
+    console.print(_printed_classes(result))
+    names = {row["id"]: row["name"] for row in result["class_table"]}
+    if result["never_in_train"]:
+        say("never in train: " + ", ".join(f"{index} {names[index]}" for index in result["never_in_train"]))
+    say("\nclosest class names:")
+    for pair in result["closest_names"]:
+        say(f"  {pair['similarity']:.2f}  {pair['names'][0]} | {pair['names'][1]}")
+    if result["closest_vectors"] is not None:
+        say("\nclosest text vectors:")
+        for first, second, cosine in result["closest_vectors"]:
+            say(f"  {cosine:.2f}  {first} | {second}")
+    say("\nnear-duplicates that splits share:" + ("" if result["shared_groups"] else " none"))
+    for row in result["shared_groups"]:
+        say(f"  {row['pictures']:,} pictures of {row['split']} have one in {row['other']}")
+    _show_audit(result, say)
+    for name, where in result["pictures"].items():
+        say(f"{name}: {where}")
+
+
+def _printed_classes(result: dict[str, Any]) -> Table:
+    splits = list(result["splits"])
+    table = Table(title="classes", title_justify="left")
+    table.add_column("id", justify="right")
+    table.add_column("name", overflow="fold")
+    for title in (*splits, "pictures", "pixels", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in result["class_table"]:
+        per_split = [f"{row['splits'][split]['pictures']:,}" for split in splits]
+        share = f"{100 * row['share']:.2f} %" if row["share"] >= 0.0001 else "< 0.01 %"
+        counts = (f"{row['pictures']:,}", f"{row['pixels']:,}", share)
+        table.add_row(str(row["id"]), escape(row["name"]), *per_split, *counts)
+    return table
+
+
+def _show_audit(result: dict[str, Any], say: Callable[..., None]) -> None:
+    if result["findings"] is None:
+        say("\naudit: this data set was written without findings; prepare it again to have them")
+        return
+    say("\naudit:" + ("" if result["audit"] else " nothing to note"))
+    for row in result["audit"]:
+        say(f"  {row['count']:,} {row['finding']} ({row['effect']}): {row['meaning']}")
+        for example in row["examples"]:
+            say(f"      {example['image_id']} of {example['split']}: {example['detail']}")
+    quarantine = result["quarantine"]
+    say(f"\nrefused: {len(quarantine):,} records")
+    for row in quarantine[:LISTED]:
+        say(f"  {row['image_id']} of {row['split']}: {row['reason']}")
+    if len(quarantine) > LISTED:
+        say(f"  ... and {len(quarantine) - LISTED:,} more: see --json")

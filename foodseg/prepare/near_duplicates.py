@@ -1,0 +1,111 @@
+"""Near-duplicate groups, and the near-duplicates that splits share.
+
+Two pictures count as near-duplicates when their thumbnails, 16 x 16 RGB, correlate above SAME_PICTURE: the same scene
+taken twice, or one picture saved again, smaller or darker.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from foodseg.progress import Progress
+
+SAME_PICTURE = 0.95
+MOST_TWINS = 5  # listed of one picture in one split: two scenes with a hundred pictures each have 10,000 pairs
+_PREFERENCE = ("train", "val", "test")  # what must stay clean comes last
+_CHUNK = 2048
+
+
+class Pair(NamedTuple):
+    """Row numbers of two near-duplicates; `row` is of the later split in train, val, test."""
+
+    row: int
+    other: int
+    correlation: float
+
+
+def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns (N, D) float32 of zero mean and unit length each, 0 for a picture of one colour, from (N, D) uint8."""
+    centred = thumbnails.astype(np.float32)
+    centred -= centred.mean(1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+
+
+def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
+    """Groups pictures whose files are equal or whose thumbnails correlate above SAME_PICTURE, also through others.
+
+    Compares every picture with every other one, _CHUNK x _CHUNK at a time.
+
+    Args:
+        thumbnails: (N, D) float32, zero mean and unit length each.
+        digests: of each picture's file.
+
+    Returns:
+        (N,) int64: the smallest row number in each row's group.
+    """
+    first: dict[bytes, int] = {}
+    labels = np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
+    starts = range(0, len(thumbnails), _CHUNK)
+    with Progress("comparing pictures", len(thumbnails)) as progress:
+        for start in starts:
+            rows = thumbnails[start : start + _CHUNK]
+            for other in range(start, len(thumbnails), _CHUNK):
+                i, j = np.nonzero(rows @ thumbnails[other : other + _CHUNK].T > SAME_PICTURE)
+                _join(labels, i + start, j + other)
+            progress.advance(len(rows))
+    return labels
+
+
+def _join(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
+    """Merges the groups of rows i[n] and j[n] for all n, in place; labels[label] == label before and after."""
+    while True:
+        low, high = np.minimum(labels[i], labels[j]), np.maximum(labels[i], labels[j])
+        apart = low != high
+        if not apart.any():
+            return
+        np.minimum.at(labels, high[apart], low[apart])
+        while (labels != labels[labels]).any():
+            labels[:] = labels[labels]
+
+
+def pairs_across_splits(thumbnails: np.ndarray, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:
+    """Lists near-duplicates that lie in different splits, the closest first.
+
+    Every picture of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
+
+    Args:
+        thumbnails: (N, D) float32, zero mean and unit length each.
+        groups: (N,) what `near_duplicate_groups` returned.
+        splits: split of each row.
+    """
+    rank = np.array([_PREFERENCE.index(split) for split in splits], np.int64)
+    found = []
+    for rows in group_members(groups):
+        for later in range(1, len(_PREFERENCE)):
+            for earlier in range(later):
+                a, b = rows[rank[rows] == later], rows[rank[rows] == earlier]
+                if len(a) and len(b):
+                    found += _closest(thumbnails, a, b)
+    return sorted(found, key=lambda pair: (-pair.correlation, pair.row, pair.other))
+
+
+def _closest(thumbnails: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[Pair]:
+    """Pairs each of the rows `a` with the MOST_TWINS rows of `b` that are closest to it and close enough."""
+    pairs: list[Pair] = []
+    for start in range(0, len(a), _CHUNK):
+        rows = a[start : start + _CHUNK]
+        correlation = thumbnails[rows] @ thumbnails[b].T
+        for i in np.flatnonzero((correlation > SAME_PICTURE).any(1)):
+            order = np.argsort(-correlation[i], kind="stable")[:MOST_TWINS]
+            twins = order[correlation[i, order] > SAME_PICTURE]
+            pairs += [Pair(int(rows[i]), int(b[j]), float(correlation[i, j])) for j in twins]
+    return pairs
+
+
+def group_members(groups: np.ndarray) -> list[np.ndarray]:
+    """Returns the row numbers of each group, ascending; groups in the order of their labels."""
+    order = np.argsort(groups, kind="stable")
+    borders = np.flatnonzero(np.diff(groups[order])) + 1
+    return np.split(order, borders) if len(groups) else []

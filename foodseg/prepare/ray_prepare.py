@@ -1,0 +1,273 @@
+"""Prepares a data set on Ray Data: audit records in parallel, group and split on the driver, write shards in parallel.
+
+    prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
+
+The driver holds facts about records (sizes, class pixels, a thumbnail) and never a picture: some six kilobytes a
+record, half of them only while thumbnails are compared, beside what the format lists (of COCO all annotations). Each
+shard is written whole; `dataset.json`, written last, makes the new generation visible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+
+from foodseg import storage
+from foodseg.classes import ClassTable
+from foodseg.cluster.ray_parallel import in_parallel
+from foodseg.cluster.ray_session import cores, expected_failure, ray_session
+from foodseg.data.augment.geometry import single_threaded_opencv
+from foodseg.data.image_io import encode_mask
+from foodseg.data.shards import (
+    FORMAT_VERSION,
+    MAX_ROWS,
+    MAX_SHARD_BYTES,
+    Manifest,
+    Shard,
+    SplitCounts,
+    write_findings,
+    write_quarantine,
+    write_shard,
+)
+from foodseg.errors import DataRefused
+from foodseg.prepare.ambiguities import settle
+from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
+from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
+from foodseg.prepare.destination import check_destination
+from foodseg.prepare.exact_duplicates import refuse_duplicates
+from foodseg.prepare.findings import Finding, count_findings
+from foodseg.prepare.formats.detect import Format, absolute_source, list_source, source_name
+from foodseg.prepare.generations import next_generation, switch_to
+from foodseg.prepare.near_duplicates import near_duplicate_groups, pairs_across_splits, unit_thumbnails
+from foodseg.prepare.record import Record
+from foodseg.prepare.splits import carve_val
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record that passed, with the split and the near-duplicate group that it was given."""
+
+    facts: RecordFacts
+    split: str
+    group_id: str
+
+
+def prepare(
+    src: str,
+    dst: str,
+    *,
+    format: Format = "auto",
+    name: str | None = None,
+    overwrite: bool = False,
+    max_bad: float = 0.01,
+    address: str | None = None,
+) -> Manifest:
+    """Prepares the data set at `src` as shards at `dst`.
+
+    Args:
+        format: how `src` is laid out; "auto" = as the names of its files tell.
+        name: name of the data set; None = the last part of `src`.
+        overwrite: write the next generation beside an existing one and switch to it.
+        max_bad: largest share of refused records; above it nothing is switched.
+        address: Ray cluster to join; None = this machine.
+
+    Raises:
+        UserError: `src` is in no known format, or `dst` holds a data set (without `overwrite`).
+        DataRefused: more than `max_bad` of the records are refused (quarantine and findings are written all the same)
+            or of the annotations belong to no image; a split has no labelled food pixel.
+    """
+    src, dst = absolute_source(src), storage.absolute(dst)
+    check_destination(src, dst)
+    generation = next_generation(dst, overwrite)
+    listing = list_source(src, format)
+    refuse_lost_annotations(listing.lost, max_bad)
+    with ray_session(address, logical_cpus=cores()):
+        try:
+            audited = settle(_audit(listing.records, listing.classes), listing.classes)
+            audited = refuse_duplicates(audited)
+            refused = [a for a in audited if isinstance(a, Refusal)]
+            rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
+            found, total = [*_findings(audited, rows), *pairs], len(audited)
+            del audited  # the rows are without thumbnails
+            write_quarantine(dst, generation.folder, [_quarantined(refusal) for refusal in refused])
+            write_findings(dst, generation.folder, found)
+            _refuse_too_many(refused, total, max_bad, storage.join(generation.where, "quarantine.parquet"))
+            counts = _counts(rows)
+            refuse_foodless(counts, storage.redact(src))
+            warn_of_labels(counts, listing.classes)
+            shards = _write_shards(rows, dst, generation.folder, listing.classes)
+        except ray.exceptions.RayError as error:
+            raise expected_failure(error) or error from None
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name or source_name(src),
+        generation=generation.number,
+        folder=generation.folder,
+        classes=listing.classes.names,
+        ignore_id=listing.classes.ignore_id,
+        annotated={source: listing.annotated.get(source) for source in sorted({r.facts.record.source for r in rows})},
+        shards=tuple(shards),
+        counts=counts,
+        quarantined=len(refused),
+        audit=count_findings(row["finding"] for row in found),
+    )
+    switch_to(generation, manifest)
+    return manifest
+
+
+def _quarantined(refusal: Refusal) -> dict[str, Any]:
+    record = refusal.record
+    return {
+        "image_id": record.image_id,
+        "reason": refusal.reason,
+        "source": record.source,
+        "split": record.split,
+        "findings": [finding.name for finding in refusal.findings if finding.refuses],
+    }
+
+
+def _findings(audited: Sequence[RecordFacts | Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Lists what was found about single records, in the order of the source; `rows` tell which went over to val."""
+    splits = {row.facts.record.image_id: row.split for row in rows}
+    return [
+        _found(
+            each.record.image_id,
+            each.record.split if isinstance(each, Refusal) else splits[each.record.image_id],
+            finding,
+        )
+        for each in audited
+        for finding in each.findings
+    ]
+
+
+def _found(image_id: str, split: str, finding: Finding) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "split": split,
+        "finding": finding.name,
+        "detail": finding.detail,
+        "other_id": finding.other_id,
+        "other_split": finding.other_split,
+        "correlation": finding.correlation,
+    }
+
+
+def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, where: str) -> None:
+    if not refused:
+        return
+    first = refused[0]
+    reasons = (
+        f"the first is {first.record.image_id!r} of {first.record.split}: {first.reason}; "
+        f"all are listed in {storage.redact(where)}"
+    )
+    if len(refused) > max_bad * total:
+        raise DataRefused(
+            f"{len(refused)} of {total} records are bad, a share of {len(refused) / total:.3g}, more than --max-bad "
+            f"{max_bad:g} allows; {reasons}"
+        )
+    if len(refused) == total:
+        raise DataRefused(f"none of the {total} records is good; {reasons}")
+
+
+def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
+    return in_parallel(audit_batches(records), partial(_audit_one, classes=classes), "checking pictures")
+
+
+def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
+    single_threaded_opencv()
+    return audit_record(record, classes)
+
+
+def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Carves `val` out of train where the source has none.
+
+    Returns:
+        The rows, and the near-duplicates that lie in different splits as rows of the findings file.
+    """
+    if not facts:
+        return [], []
+    thumbnails = unit_thumbnails(np.stack([f.thumbnail for f in facts]))
+    groups = near_duplicate_groups(thumbnails, [f.digest for f in facts])
+    ids = [f.record.image_id for f in facts]
+    splits = [f.record.split for f in facts]
+    if "val" not in splits:
+        train = [i for i, split in enumerate(splits) if split == "train"]
+        food = [bool(listed_ingredients(facts[i].class_pixels)) for i in train]
+        chosen = carve_val([int(groups[i]) for i in train], [facts[i].record.source for i in train], food)
+        for i, to_val in zip(train, chosen, strict=True):
+            if to_val:
+                splits[i] = "val"
+    pairs = []
+    for row, other, correlation in pairs_across_splits(thumbnails, groups, splits):
+        detail = f"looks like {ids[other]!r} of {splits[other]}, correlation {correlation:.3f}"
+        finding = Finding("near_duplicate", detail, ids[other], splits[other], correlation)
+        pairs.append(_found(ids[row], splits[row], finding))
+    nothing = np.empty(0, np.uint8)
+    slim = [replace(f, thumbnail=nothing) for f in facts]
+    return [Row(f, split, ids[group]) for f, split, group in zip(slim, splits, groups, strict=True)], pairs
+
+
+def _write_shards(rows: Sequence[Row], dst: str, folder: str, classes: ClassTable) -> list[Shard]:
+    plans: list[list[tuple[str, str, list[Row]]]] = []  # one to a task
+    for split in ("train", "val", "test"):
+        for number, part in enumerate(_parts([row for row in rows if row.split == split])):
+            plans.append([(split, f"{folder}/{split}/part-{number:05d}.parquet", part)])
+    return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), "writing shards")
+
+
+def _parts(rows: Sequence[Row]) -> list[list[Row]]:
+    """Cuts rows into shards of at most MAX_ROWS rows and MAX_SHARD_BYTES."""
+    parts: list[list[Row]] = []
+    size = 0
+    for row in rows:
+        if not parts or len(parts[-1]) == MAX_ROWS or size + row.facts.size > MAX_SHARD_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(row)
+        size += row.facts.size
+    return parts
+
+
+def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) -> Shard:
+    split, path, rows = plan
+    return write_shard(dst, path, split, (_shard_row(row, classes) for row in rows))
+
+
+def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
+    record, mask = row.facts.record, read_mask(row.facts, classes)
+    ids = listed_ingredients(row.facts.class_pixels)
+    return {
+        "image_id": record.image_id,
+        "image": record.image.read(),
+        # every kind of mask becomes the one encoding that readers decode fast
+        "mask": None if mask is None else encode_mask(mask.astype(classes.mask_dtype, copy=False)),
+        "height": row.facts.height,
+        "width": row.facts.width,
+        "ingredients": ids,
+        "ingredient_pixels": [int(row.facts.class_pixels[i]) for i in ids],
+        "group_id": row.group_id,
+        "source": record.source,
+    }
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
+    counts = {}
+    for split in ("train", "val", "test"):
+        own = [row for row in rows if row.split == split]
+        if own:
+            pictures = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
+            for row in own:  # one after the other: stacked they would take pictures x ids x 8 bytes
+                pictures = pictures + (row.facts.class_pixels > 0)
+                pixels = pixels + row.facts.class_pixels
+            counts[split] = SplitCounts(
+                pictures=len(own),
+                unlabelled=sum(row.facts.record.mask is None for row in own),
+                groups=len({row.group_id for row in own}),
+                class_pictures=tuple(pictures.tolist()),
+                class_pixels=tuple(pixels.tolist()),
+                ignored_pixels=sum(row.facts.ignored_pixels for row in own),
+            )
+    return counts

@@ -1,0 +1,112 @@
+"""Two commands that prepare one data set never mix their files; the one that switches last stays."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import Manifest, SplitCounts, read_manifest, write_shard
+from foodseg.errors import RetryLater, UserError
+from foodseg.prepare.generations import Generation, next_generation, switch_to
+
+
+def written(generation: Generation, name: str) -> Manifest:
+    """Writes one row called `name` below the generation's folder; returns its manifest."""
+    row = {
+        "image_id": name, "image": b"i", "mask": b"m", "height": 1, "width": 1, "ingredients": [1],
+        "ingredient_pixels": [1], "group_id": name, "source": "s",
+    }  # fmt: skip
+    shard = write_shard(generation.uri, f"{generation.folder}/train/part-00000.parquet", "train", [row])
+    counts = SplitCounts(pictures=1, unlabelled=0, groups=1, class_pictures=(0, 1), class_pixels=(0, 1))
+    return Manifest(
+        format_version=1, name="meals", generation=generation.number, folder=generation.folder,
+        classes=("background", "rice"), ignore_id=255, annotated={"s": None}, shards=(shard,),
+        counts={"train": counts}, quarantined=0,
+    )  # fmt: skip
+
+
+def rows(uri: Path) -> list[str]:
+    found: list[str] = RowReader(str(uri), read_manifest(str(uri)), ["train"]).column("image_id").to_pylist()
+    return found
+
+
+def test_generations_follow_each_other_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        begun = next_generation(str(tmp_path), overwrite=number > 1)
+        assert begun.number == number and begun.folder.startswith(f"v-{number}-")
+        switch_to(begun, written(begun, f"row-{number}"))
+        assert rows(tmp_path) == [f"row-{number}"] and read_manifest(str(tmp_path)).folder == begun.folder
+    kept = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir() if path.is_dir())
+    assert kept == ["v-2", "v-3"]
+    with pytest.raises(UserError, match="holds a prepared data set already: give --overwrite"):
+        next_generation(str(tmp_path), overwrite=False)
+
+
+def test_of_two_at_the_same_time_the_last_stays_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = next_generation(str(tmp_path), overwrite=False)
+    switch_to(first, written(first, "old"))
+    one, two = (next_generation(str(tmp_path), overwrite=True) for _ in range(2))
+    assert one.number == two.number == 2 and one.folder != two.folder
+    manifests = [written(each, name) for each, name in ((one, "one"), (two, "two"))]
+    switch_to(two, manifests[1])
+    assert rows(tmp_path) == ["two"] and not caplog.records
+    switch_to(one, manifests[0])
+    assert rows(tmp_path) == ["one"]
+    (record,) = caplog.records
+    assert f"has been switched to {two.folder} by another command meanwhile: {one.folder} takes" in record.getMessage()
+    assert RowReader(str(tmp_path), manifests[1], ["train"]).column("image_id").to_pylist() == ["two"]  # still readable
+    for name in ("later", "latest"):
+        after = next_generation(str(tmp_path), overwrite=True)
+        switch_to(after, written(after, name))
+    assert not (tmp_path / two.folder).exists() and not (tmp_path / one.folder).exists()
+
+
+def test_without_overwrite_the_first_that_is_ready_stays(tmp_path: Path) -> None:
+    one, two = (next_generation(str(tmp_path), overwrite=False) for _ in range(2))
+    manifests = [written(each, name) for each, name in ((one, "one"), (two, "two"))]
+    switch_to(one, manifests[0])
+    with pytest.raises(UserError, match=r"has been prepared by another command meanwhile, and stays .* --overwrite"):
+        switch_to(two, manifests[1])
+    assert rows(tmp_path) == ["one"]
+    assert not (tmp_path / two.folder).exists() and (tmp_path / one.folder).exists()
+
+
+def test_files_that_somebody_else_deleted_are_missed_before_the_switch(tmp_path: Path) -> None:
+    slow = next_generation(str(tmp_path), overwrite=True)
+    manifest = written(slow, "slow")
+    for name in ("a", "b", "c"):
+        quick = next_generation(str(tmp_path), overwrite=True)
+        switch_to(quick, written(quick, name))
+    with pytest.raises(RetryLater, match=rf"another command has deleted files of .*{slow.folder}: prepare again"):
+        switch_to(slow, manifest)
+    assert rows(tmp_path) == ["c"]
+
+
+def test_a_set_of_an_older_version_is_read_and_followed(tmp_path: Path) -> None:
+    old = Generation(str(tmp_path), 4, "v-4", None, False)
+    switch_to(old, written(old, "old"))
+    tree = json.loads((tmp_path / "dataset.json").read_text())
+    del tree["folder"]
+    (tmp_path / "dataset.json").write_text(json.dumps(tree))
+    assert read_manifest(str(tmp_path)).folder == "v-4" and rows(tmp_path) == ["old"]
+    begun = next_generation(str(tmp_path), overwrite=True)
+    assert (begun.number, begun.replaces) == (5, "v-4")
+    switch_to(begun, written(begun, "new"))
+    assert rows(tmp_path) == ["new"] and (tmp_path / "v-4").exists()
+    begun = next_generation(str(tmp_path), overwrite=True)
+    switch_to(begun, written(begun, "newer"))
+    assert not (tmp_path / "v-4").exists()
+
+
+def test_a_damaged_list_is_replaced_by_a_generation_after_all_that_are_there(tmp_path: Path) -> None:
+    first = next_generation(str(tmp_path), overwrite=False)
+    switch_to(first, written(first, "old"))
+    (tmp_path / "v-7").mkdir()
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match="give --overwrite"):
+        next_generation(str(tmp_path), overwrite=False)
+    begun = next_generation(str(tmp_path), overwrite=True)
+    assert begun.number == 8
+    switch_to(begun, written(begun, "new"))
+    assert rows(tmp_path) == ["new"]
