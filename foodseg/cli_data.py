@@ -136,7 +136,7 @@ def data_embed(
 
     Example: foodseg data embed prepared/meals permuted.safetensors --permute 1
     """
-    from foodseg.data.embed import embed_names
+    from foodseg.models.text.embed import embed_names
 
     result = embed_names(src, out, random_seed=seed if random else None, permute=permute)
 

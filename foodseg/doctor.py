@@ -50,7 +50,7 @@ torch.ops.torchvision.nms
 gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 print("cuda: " + gpus if gpus else "mps" if torch.backends.mps.is_available() else "cpu")
 from foodseg.config.model import ModelConfig
-from foodseg.models.timm_hub import weights_cached
+from foodseg.models.backbones.timm_hub import weights_cached
 print(ModelConfig().backbone, weights_cached(ModelConfig().backbone))
 """
 

@@ -18,12 +18,12 @@ import cv2
 
 from foodseg.cluster.ray_session import data_cpus, ray_session
 from foodseg.config import load_config
-from foodseg.data.embed import embed_names
 from foodseg.data.image_io import decode_image, open_picture
 from foodseg.data.plates import write_meals
 from foodseg.data.reader import RowReader
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
+from foodseg.models.text.embed import embed_names
 from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
 from foodseg.prepare.ray_prepare import prepare

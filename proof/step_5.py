@@ -69,8 +69,8 @@ def diffusion_full_size(bench: Bench) -> dict[str, Any]:
     """Stable Diffusion 1.5: counted and run without memory, then one real forward of random weights on the CPU."""
     from diffusers import UNet2DConditionModel
 
+    from foodseg.models.backbones.diffusion_parts import unet_architecture
     from foodseg.models.build import build_segmenter, decoder_inputs
-    from foodseg.models.diffusion_parts import unet_architecture
 
     text = TextConfig(kind="table", table="none", centre=False)
     config = ModelConfig(kind="diffusion", backbone="sd1", fusion="cross_attention", text=text)

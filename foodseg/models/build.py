@@ -3,11 +3,11 @@
 import torch
 
 from foodseg.config.model import ModelConfig
+from foodseg.models.backbones.diffusion import Diffusion
+from foodseg.models.backbones.diffusion_parts import build_diffusion
+from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
-from foodseg.models.diffusion import Diffusion
-from foodseg.models.diffusion_parts import build_diffusion
 from foodseg.models.fusion import CrossAttention, Film, IngredientHead, NameVectors, ScoreMap, Tokens
-from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import Fusion, Segmenter, TextBranch
 
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from foodseg.models.backbones.diffusion import Diffusion
+from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
-from foodseg.models.diffusion import Diffusion
 from foodseg.models.fusion import (
     CrossAttention,
     Film,
@@ -19,7 +20,6 @@ from foodseg.models.fusion import (
     allowed_names,
     masked,
 )
-from foodseg.models.pyramid import Pyramid
 
 Fusion = ScoreMap | CrossAttention | Film | Tokens
 

@@ -7,7 +7,7 @@ import difflib
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.errors import UserError
-from foodseg.models.synonyms import sentences_of
+from foodseg.models.text.synonyms import sentences_of
 
 NEAREST = 3
 

@@ -9,7 +9,7 @@ import numpy as np
 from ray import serve
 
 from foodseg.config.serve import ClipConfig
-from foodseg.models.clip import load_clip
+from foodseg.models.clip.clip import load_clip
 from foodseg.predict.device import pick_device
 from foodseg.serve.health import Health
 from foodseg.serve.ray_replica import start_replica

@@ -16,7 +16,7 @@ from ray.serve.config import RequestRouterConfig
 
 from foodseg.config.serve import SamConfig
 from foodseg.errors import UserError
-from foodseg.models.sam import MaskGrid, SamEmbedding, load_sam
+from foodseg.models.sam.sam import MaskGrid, SamEmbedding, load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.backends import ImageExpired, Mask
 from foodseg.serve.embeddings import EmbeddingCache

@@ -20,11 +20,11 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
+from foodseg.models.backbones.diffusion_parts import HUB, require_diffusion
+from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
-from foodseg.models.diffusion_parts import HUB, require_diffusion
 from foodseg.models.segmenter import Segmenter
-from foodseg.models.text import TextTable, class_text, read_table, table_bytes
-from foodseg.models.timm_hub import normalisation
+from foodseg.models.text.text import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use

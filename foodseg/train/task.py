@@ -26,9 +26,9 @@ from foodseg.losses.segmentation import (
     present_classes,
     upsample_logits,
 )
+from foodseg.models.backbones.latents import LatentCache
+from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.build import build_segmenter
-from foodseg.models.latents import LatentCache
-from foodseg.models.pyramid import Pyramid
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_lists, teacher_lists
 

@@ -21,7 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from foodseg import storage
 from foodseg.cli import run
-from foodseg.data.embed import embed_names
+from foodseg.models.text.embed import embed_names
 from foodseg.storage import files
 from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
 from tests.s3_server import S3Server

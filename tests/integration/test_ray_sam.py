@@ -13,8 +13,8 @@ import ray
 import yaml
 
 from foodseg.config.serve import parse_serve_config
-from foodseg.models.clip import ClipModel, load_clip
-from foodseg.models.sam import MaskGrid, SamModel, load_sam
+from foodseg.models.clip.clip import ClipModel, load_clip
+from foodseg.models.sam.sam import MaskGrid, SamModel, load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.backends import Mask
 from foodseg.serve.client import Client

@@ -31,7 +31,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints
 from foodseg.errors import UserError
-from foodseg.models.clip import load_clip
+from foodseg.models.clip.clip import load_clip
 from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.serve.client import Client

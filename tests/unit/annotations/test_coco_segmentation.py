@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_api
-from tests.unit.data.formats.test_coco_mask import BIG, SMALL, compressed, square
 
 from foodseg.annotations.coco_segmentation import encode, extent, is_empty, parse_segmentation, size_at_least
 from foodseg.errors import UserError
+from tests.unit.annotations.test_coco_mask import BIG, SMALL, compressed, square
 
 SMALL_PIXELS = [[0] * 5, [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0] * 5]
 PAIRS = [[1, 1], [3, 1], [3, 3], [1, 3]]

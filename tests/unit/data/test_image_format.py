@@ -7,10 +7,10 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.data.test_sample import PHOTO, encoded
 
 from foodseg.data.image_format import BadFile, ends_early, has_exif, jpeg_scans, known_format, name_of_format, refusal
 from foodseg.data.image_io import PictureKind, decode_image, decode_mask, image_size, picture_kind
+from tests.unit.data.test_image_io import PHOTO, encoded
 
 JPEG = encoded(PHOTO, "JPEG")
 PROGRESSIVE = encoded(PHOTO, "JPEG", progressive=True)

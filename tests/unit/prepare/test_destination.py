@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from foodseg.data.embed import embed_names
 from foodseg.errors import UserError
+from foodseg.models.text.embed import embed_names
 from foodseg.prepare.destination import check_destination
 
 

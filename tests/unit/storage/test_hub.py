@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.data.formats.test_huggingface import check, mirror, rows, write
 
 from foodseg.errors import RetryLater, UserError
 from foodseg.prepare.formats import huggingface
 from foodseg.prepare.formats.detect import list_source
 from foodseg.storage.hub import join, list_names, pin, read_text
 from tests.hub_server import COMMIT, HubServer
+from tests.unit.prepare.formats.test_huggingface import check, mirror, rows, write
 
 NAME = "hf://datasets/somebody/meals"
 PINNED = f"{NAME}@{COMMIT}"

@@ -16,7 +16,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.losses.distillation import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
-from foodseg.models import latents
+from foodseg.models.backbones import latents
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.batched import BatchPredictor
 from foodseg.predict.predictor import Predictor

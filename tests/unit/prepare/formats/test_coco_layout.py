@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.data.formats.test_coco import annotation, document, image, summary, write
 
 from foodseg import storage
 from foodseg.errors import UserError
@@ -15,6 +14,7 @@ from foodseg.prepare.formats.coco import list_coco, missing_in_coco
 from foodseg.prepare.formats.coco_layout import find_annotation_files
 from foodseg.prepare.formats.detect import find_format, list_source
 from foodseg.prepare.record import ImageFile
+from tests.unit.prepare.formats.test_coco import annotation, document, image, summary, write
 
 
 def labels(file_name: str = "1.jpg", **more: Any) -> dict[str, Any]:

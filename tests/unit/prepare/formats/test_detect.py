@@ -10,7 +10,7 @@ from PIL import Image
 
 from foodseg.errors import UserError
 from foodseg.prepare.formats.detect import absolute_source, find_format, list_source, parse_format, source_name
-from tests.unit.data.formats import test_coco, test_foodseg103, test_huggingface, test_uecfoodpix
+from tests.unit.prepare.formats import test_coco, test_foodseg103, test_huggingface, test_uecfoodpix
 
 
 def folder(root: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from foodseg.errors import UserError
-from foodseg.models.clip_towers import find_clip, load_clip_towers
+from foodseg.models.clip.towers import find_clip, load_clip_towers
 
 # a name's vector is the mean over these
 PROMPTS = ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}.")

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from foodseg.config.diffusion import DiffusionConfig
-from foodseg.models.latents import LatentCache, encoded
+from foodseg.models.backbones.latents import LatentCache, encoded
 
 LATENT_STRIDE, COARSEST = 8, 64
 MAP_STRIDES = (16, 32)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foodseg.config import parse_config
-from foodseg.models.latents import LatentCache, encoded
+from foodseg.models.backbones.latents import LatentCache, encoded
 from tests.compare import assert_close
 
 STILL = {"longest_side": 64, "crop": 64, "scale": [1, 1], "contrast": [1, 1], "brightness": 0}

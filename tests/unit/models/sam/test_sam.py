@@ -17,8 +17,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 from foodseg.data.image_io import decode_image
 from foodseg.errors import UserError
-from foodseg.models.mobile_sam import TinyEncoder
-from foodseg.models.sam import MaskGrid, SamEmbedding, SamMask, SamModel, load_sam
+from foodseg.models.sam.mobile_sam import TinyEncoder
+from foodseg.models.sam.sam import MaskGrid, SamEmbedding, SamMask, SamModel, load_sam
 from tests.compare import assert_close, close
 
 CPU = torch.device("cpu")

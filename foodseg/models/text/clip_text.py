@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from foodseg.config.text import TextConfig
 from foodseg.errors import UserError
-from foodseg.models.clip_towers import find_clip, load_clip_towers, open_clip_module
+from foodseg.models.clip.towers import find_clip, load_clip_towers, open_clip_module
 
 Vector = Literal["projected", "last", "penultimate"]
 BATCH = 256  # sentences in one forward pass

@@ -24,8 +24,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable, first_difference
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models.clip_text import Vector, open_clip_vectors
-from foodseg.models.synonyms import sentences_of
+from foodseg.models.text.clip_text import Vector, open_clip_vectors
+from foodseg.models.text.synonyms import sentences_of
 
 _IN_WORDS: dict[Vector, str] = {
     "projected": "projected",

@@ -13,7 +13,7 @@ from torch import nn
 
 from foodseg import storage
 from foodseg.errors import UserError
-from foodseg.models.timm_hub import published_weights
+from foodseg.models.backbones.timm_hub import published_weights
 
 
 class Pyramid(nn.Module):

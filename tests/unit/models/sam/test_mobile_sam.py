@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 from torch.nn.functional import batch_norm, conv2d, gelu, layer_norm, linear, pad
 
-from foodseg.models.mobile_sam import TinyEncoder, build_mobile_sam, timm_state
+from foodseg.models.sam.mobile_sam import TinyEncoder, build_mobile_sam, timm_state
 from tests.compare import assert_close
 
 State = dict[str, torch.Tensor]

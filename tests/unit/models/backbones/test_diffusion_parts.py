@@ -15,9 +15,9 @@ import torch
 from foodseg import storage
 from foodseg.config.model import ModelConfig
 from foodseg.errors import RetryLater, UserError
-from foodseg.models import diffusion_parts
-from foodseg.models.diffusion import Diffusion
-from foodseg.models.diffusion_parts import build_diffusion, require_diffusion, unet_architecture
+from foodseg.models.backbones import diffusion_parts
+from foodseg.models.backbones.diffusion import Diffusion
+from foodseg.models.backbones.diffusion_parts import build_diffusion, require_diffusion, unet_architecture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

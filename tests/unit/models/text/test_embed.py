@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from foodseg.data.embed import embed_names, permutation, random_vectors
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
-from foodseg.models.text import read_table
+from foodseg.models.text.embed import embed_names, permutation, random_vectors
+from foodseg.models.text.text import read_table
 from tests.compare import assert_close
 from tests.drawn import write_drawn
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from foodseg.errors import UserError
-from foodseg.models.clip import PROMPTS, ClipModel, load_clip
+from foodseg.models.clip.clip import PROMPTS, ClipModel, load_clip
 from tests.compare import close
 from tests.served import TINY_CLIP, write_clip
 

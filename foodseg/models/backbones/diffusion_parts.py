@@ -16,7 +16,7 @@ import torch
 from foodseg import storage
 from foodseg.config.model import ModelConfig
 from foodseg.errors import FoodsegError, RetryLater, UserError
-from foodseg.models.diffusion import Diffusion
+from foodseg.models.backbones.diffusion import Diffusion
 
 HUB = "hf://"
 _VAE = {

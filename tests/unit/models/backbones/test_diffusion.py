@@ -10,8 +10,8 @@ from torch import nn
 from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.model import ModelConfig
 from foodseg.config.text import TextConfig
+from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.build import build_segmenter, decoder_inputs
-from foodseg.models.diffusion import Diffusion
 from foodseg.models.segmenter import Segmenter
 from tests.compare import assert_close
 
@@ -96,7 +96,7 @@ def test_stable_diffusion_1():
     """Counted without memory: that of the UNet is the published number."""
     from diffusers import UNet2DConditionModel
 
-    from foodseg.models.diffusion_parts import unet_architecture
+    from foodseg.models.backbones.diffusion_parts import unet_architecture
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_architecture("sd1"))

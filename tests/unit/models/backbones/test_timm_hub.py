@@ -11,7 +11,7 @@ import torch
 
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models import timm_hub
+from foodseg.models.backbones import timm_hub
 from foodseg.models.build import build_segmenter
 from tests.hub_server import HubServer
 

@@ -26,7 +26,7 @@ from torchvision.ops import nms
 
 from foodseg import storage
 from foodseg.errors import UserError
-from foodseg.models.mobile_sam import build_mobile_sam, timm_state
+from foodseg.models.sam.mobile_sam import build_mobile_sam, timm_state
 
 SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
 # of the encoder's patch embedding, by which a file of weights is told from another

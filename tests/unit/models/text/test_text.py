@@ -10,8 +10,8 @@ import torch
 from foodseg.classes import ClassTable
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models.synonyms import sentences_of
-from foodseg.models.text import (
+from foodseg.models.text.synonyms import sentences_of
+from foodseg.models.text.text import (
     TextTable,
     class_text,
     closest_pairs,
