@@ -205,9 +205,9 @@ def evaluate(
     def show() -> None:
         from rich.console import Console
 
-        from foodseg.eval.evaluation import Evaluation
-        from foodseg.eval.report import condition_mark, notes, scores_table
-        from foodseg.eval.results import conditions_note
+        from foodseg.eval.report_markdown import condition_mark, notes, scores_table
+        from foodseg.eval.result_files import conditions_note
+        from foodseg.eval.scores import Evaluation
 
         evaluation = Evaluation.from_json(metrics)
         Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))

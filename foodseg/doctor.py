@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from foodseg import storage
 from foodseg.errors import FoodsegError
-from foodseg.lettering import is_legible
+from foodseg.report.fonts import is_legible
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "timm")
 GIB = 1 << 30

@@ -24,9 +24,9 @@ from foodseg.data.reader import RowReader
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
 from foodseg.models.text.embed import embed_names
-from foodseg.overlay import contact_sheet
 from foodseg.predict.label import label_pictures
 from foodseg.prepare.ray_prepare import prepare
+from foodseg.report.overlay import contact_sheet
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 

@@ -12,7 +12,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_image, decode_mask, fit_longest, resize_image, resize_mask
-from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
+from foodseg.report.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
 CELL, LINE, NAMES = 300, 22, 3
 

@@ -5,7 +5,7 @@
                          without what was frozen
     trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
     calibration.json     the temperature of its confidences; missing where no validation fitted one
-    text.safetensors     the vectors of the class names (models/text/text.py); missing where the model has no text fusion
+    text.safetensors     the class embeddings; missing where the model has no text fusion
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
@@ -30,7 +30,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
-from foodseg.models.text.text import TextTable, parse_table, table_bytes
+from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
 
 TEXT_FILE = "text.safetensors"
 

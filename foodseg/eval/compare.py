@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from foodseg.errors import UserError
-from foodseg.eval.report import condition_mark, markdown_cell, percent
+from foodseg.eval.report_markdown import condition_mark
 from foodseg.metrics.bootstrap import RESAMPLES, draw_scores, interval
 from foodseg.metrics.confusion import subset_ids
 from foodseg.metrics.per_image import PictureCounts
+from foodseg.report.formatting import markdown_cell, percent
 
 
 @dataclass(frozen=True)

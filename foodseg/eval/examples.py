@@ -16,7 +16,7 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.confusion import class_iou
 from foodseg.metrics.ingredients import MIN_SHARE, class_pixels, food_share
 from foodseg.metrics.per_image import PictureCounts
-from foodseg.overlay import overlay
+from foodseg.report.overlay import overlay
 
 SHOWN = 6  # of each kind
 NAMED = 10  # ingredients of a picture

@@ -30,13 +30,13 @@ from foodseg.eval.evaluate import (
     read_subsets,
     true_lists,
 )
-from foodseg.eval.evaluation import summarise
 from foodseg.eval.image_ids import listed_rows
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
-from foodseg.eval.results import RESULT_FILES, TrainingCurves, shown_settings, write_results
+from foodseg.eval.result_files import RESULT_FILES, TrainingCurves, shown_settings, write_results
+from foodseg.eval.scores import summarise
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device, pick_device

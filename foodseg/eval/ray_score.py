@@ -23,7 +23,7 @@ from foodseg.data.reader import RowReader
 from foodseg.errors import OutOfMemory, RetryLater
 from foodseg.eval.evaluate import Labeller, Scored, score_rows
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.places import ScoringPlace, scoring_place
+from foodseg.eval.scoring_plan import ScoringPlace, scoring_place
 from foodseg.predict.device import Device, has_mps, in_words, pick_device
 from foodseg.progress import Progress
 

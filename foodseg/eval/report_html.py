@@ -16,13 +16,13 @@ from foodseg import storage
 from foodseg.checkpoint.run_layout import run_of
 from foodseg.classes import ClassTable
 from foodseg.data.shards import Manifest
-from foodseg.eval.charts import Line, line_chart, reliability_chart
-from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import Example, colours
-from foodseg.eval.page import render_page
-from foodseg.eval.report import headlines, untrained_note
+from foodseg.eval.report_markdown import headlines, untrained_note
+from foodseg.eval.scores import Evaluation
 from foodseg.metrics.ingredients import MIN_SHARE
 from foodseg.prepare.findings import FINDINGS
+from foodseg.report.charts import Line, line_chart, reliability_chart
+from foodseg.report.page import render_page
 
 CONFUSIONS = 15
 CURVE_POINTS = 200
@@ -70,8 +70,7 @@ def page_html(page: Page) -> str:
     evaluation, names = page.evaluation, page.classes.names
     palette = colours(page.classes)
     return render_page(
-        "foodseg.eval",
-        "report.html.j2",
+        "evaluation.html.j2",
         page=page,
         evaluation=evaluation,
         cards=headlines(evaluation, page.condition),

@@ -17,8 +17,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import BadFile, decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.lettering import draw_text
-from foodseg.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
+from foodseg.report.fonts import draw_text
+from foodseg.report.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
 MEALS, COLUMNS, SIDE = 30, 6, 400  # pictures on the contact sheet, how many in a row, pixels of a cell
 MEALS_SHEET, PAIRS_SHEET = "contact_sheet.png", "near_duplicates.png"

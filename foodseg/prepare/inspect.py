@@ -22,7 +22,7 @@ from foodseg.classes import BACKGROUND
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
 from foodseg.errors import MissingFile
-from foodseg.models.text.text import closest_pairs, read_table
+from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import MEALS_SHEET, PAIRS_SHEET, draw_meals_sheet, draw_pairs_sheet
 from foodseg.prepare.findings import FINDINGS
 from foodseg.storage.outputs import claim_outputs

@@ -24,7 +24,7 @@ from foodseg.models.backbones.diffusion_parts import HUB, require_diffusion
 from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
-from foodseg.models.text.text import TextTable, class_text, read_table, table_bytes
+from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from foodseg.config.sweep import Against
-from foodseg.eval.charts import AXIS, BOTTOM, COLOURS, TOP, Scale, axes, svg, text, ticks, wide
+from foodseg.report.charts import AXIS, BOTTOM, COLOURS, TOP, Scale, axes, svg, text, ticks, wide
 from foodseg.tune.ledger import Trial
 from foodseg.tune.space import Knob
 

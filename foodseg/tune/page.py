@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from foodseg import __version__, storage
 from foodseg.config.sweep import SweepConfig
-from foodseg.eval.page import render_page
+from foodseg.report.page import render_page
 from foodseg.tune.charts import UNITS, curves_chart, parallel_chart, pareto_chart
 from foodseg.tune.ledger import Trial
 from foodseg.tune.results import SweepResult
@@ -30,7 +30,6 @@ def sweep_html(result: SweepResult, facts: dict[str, str]) -> str:
         charts.append((Markup(pareto_chart(trials, result.front, sweep.against)), caption))
     important = sorted(result.importance.items(), key=lambda pair: -(pair[1] or 0))
     return render_page(
-        "foodseg.tune",
         "sweep.html.j2",
         result=result,
         facts={**facts, **_facts(sweep)},

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from foodseg.eval.report import markdown_cell
 from foodseg.metrics.bootstrap import Draws, draw_scores, draw_seeds, interval
 from foodseg.metrics.confusion import subset_ids
 from foodseg.metrics.per_image import PictureCounts
+from foodseg.report.formatting import markdown_cell
 
 TITLES = {"student": "Student weights", "ema": "Averaged (EMA) weights"}
 Runs = Mapping[str, Mapping[int, Sequence[PictureCounts]]]

@@ -11,7 +11,13 @@ import pytest
 from foodseg import __version__
 
 REPOSITORY = Path(__file__).parents[2]
-DATA_FILES = ("demo.yaml", "eval/page.css", "eval/report.html.j2", "models/text/synonyms.tsv", "tune/sweep.html.j2")
+DATA_FILES = (
+    "demo.yaml",
+    "report/templates/page.css",
+    "report/templates/evaluation.html.j2",
+    "models/text/synonyms.tsv",
+    "report/templates/sweep.html.j2",
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
+from foodseg.models.text.class_embeddings import TextTable, closest_pairs, parse_table, table_bytes, with_background
 from foodseg.models.text.synonyms import sentences_of
-from foodseg.models.text.text import TextTable, closest_pairs, parse_table, table_bytes, with_background
 
 WIDTH = 384  # of MiniLM's vectors, and so of random ones
 

@@ -23,7 +23,7 @@ from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
-from foodseg.models.text.text import TextTable, read_table
+from foodseg.models.text.class_embeddings import TextTable, read_table
 from tests.compare import assert_close
 from tests.drawn import drawn_config
 

@@ -11,7 +11,7 @@ from PIL import Image
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.shards import read_manifest, write_findings, write_manifest, write_quarantine
 from foodseg.errors import UserError
-from foodseg.models.text.text import closest_pairs, read_table
+from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows
 from foodseg.prepare.inspect import closest_names, inspect_data, shared_groups, show_inspection
 from tests.drawn import write_drawn, write_table

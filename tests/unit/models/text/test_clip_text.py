@@ -15,9 +15,10 @@ from foodseg.config.model import ModelConfig
 from foodseg.config.text import TextConfig
 from foodseg.errors import UserError
 from foodseg.models.clip.towers import find_clip, load_clip_towers
+from foodseg.models.text import clip_text
+from foodseg.models.text.class_embeddings import class_text
 from foodseg.models.text.clip_text import averaged, open_clip_vectors
 from foodseg.models.text.synonyms import sentences_of
-from foodseg.models.text.text import class_text, clip_text
 from tests.compare import assert_close
 
 WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show

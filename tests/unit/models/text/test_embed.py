@@ -8,8 +8,8 @@ import torch
 
 from foodseg.data.plates import PLATE_CLASSES
 from foodseg.errors import UserError
+from foodseg.models.text.class_embeddings import read_table
 from foodseg.models.text.embed import embed_names, permutation, random_vectors
-from foodseg.models.text.text import read_table
 from tests.compare import assert_close
 from tests.drawn import write_drawn
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.errors import UserError
-from foodseg.lettering import draw_text, is_legible, shortened, text_width
+from foodseg.report.fonts import draw_text, is_legible, shortened, text_width
 
 BAND_PIXELS = 1 << 19
 LEGEND_BACKGROUND = (250, 250, 248)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, features
 
-from foodseg import lettering
 from foodseg.classes import ClassTable
-from foodseg.lettering import as_legible, draw_text, is_legible, shortened, text_width
-from foodseg.overlay import LONGEST_NAME, legend_name, overlay
+from foodseg.report import fonts
+from foodseg.report.fonts import as_legible, draw_text, is_legible, shortened, text_width
+from foodseg.report.overlay import LONGEST_NAME, legend_name, overlay
 
 SIMPLE = {
     "Latin": "cr\u00e8me br\u00fbl\u00e9e",
@@ -42,7 +42,7 @@ def drawn(text: str, size: int = 24) -> np.ndarray:
 @pytest.fixture
 def forgetful():
     """What was found out under a changed environment is forgotten before and after."""
-    caches = (lettering._font_of, lettering._has, legend_name)
+    caches = (fonts._font_of, fonts._has, legend_name)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -68,7 +68,7 @@ def test_scripts_whose_letters_join_need_a_library(script, monkeypatch, forgetfu
     monkeypatch.setattr(features, "check_feature", lambda feature: True)
     assert is_legible(name)
     monkeypatch.setattr(features, "check_feature", lambda feature: False)
-    lettering._font_of.cache_clear()
+    fonts._font_of.cache_clear()
     assert not is_legible(name) and is_legible("rice")
 
 
@@ -81,14 +81,14 @@ def test_a_name_that_cannot_be_drawn_is_its_id_and_a_warning(name, caplog, forge
 
 
 def test_without_the_fonts_only_latin_is_legible(monkeypatch, forgetful):
-    load = lettering._load
+    load = fonts._load
 
     def only_own(name: str, size: int):
         if name:
             raise ModuleNotFoundError(name)
         return load(name, size)
 
-    monkeypatch.setattr(lettering, "_load", only_own)
+    monkeypatch.setattr(fonts, "_load", only_own)
     assert is_legible("rice") and not is_legible(SIMPLE["Japanese"])
     assert drawn(f"rice {SIMPLE['Japanese']}").any()
 

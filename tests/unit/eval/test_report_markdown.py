@@ -8,8 +8,8 @@ from rich.console import Console
 
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
-from foodseg.eval.evaluation import Evaluation, summarise
-from foodseg.eval.report import condition_mark, headlines, scores_markdown, scores_table
+from foodseg.eval.report_markdown import condition_mark, headlines, scores_markdown, scores_table
+from foodseg.eval.scores import Evaluation, summarise
 from foodseg.metrics.per_image import PictureCounts
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from foodseg import overlay as module
 from foodseg.classes import IGNORE_8BIT, IGNORE_16BIT, ClassTable
 from foodseg.errors import UserError
-from foodseg.overlay import LEGEND_BACKGROUND, contact_sheet, food_shares, overlay
+from foodseg.report import overlay as module
+from foodseg.report.overlay import LEGEND_BACKGROUND, contact_sheet, food_shares, overlay
 
 CLASSES = ClassTable(("background", "rice", "egg", "leek"))
 MASK = np.array(

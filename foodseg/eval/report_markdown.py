@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from foodseg.classes import BACKGROUND
-from foodseg.eval.evaluation import Evaluation
+from foodseg.eval.scores import Evaluation
 from foodseg.metrics.confusion import Scores
 from foodseg.metrics.ingredients import Detection, IngredientScores
+from foodseg.report.formatting import markdown_cell, percent
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,6 @@ def scores_table(evaluation: Evaluation, condition: str | None = None) -> Table:
     for row in headlines(evaluation, condition):
         table.add_row(escape(row.name), percent(row.value), row.over)
     return table
-
-
-def percent(value: float | None) -> str:
-    """Returns a share in [0, 1] as percent with one decimal, `-` for None."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def markdown_cell(text: str) -> str:
-    """Returns `text` fit for a cell of a Markdown table: class and subset names come from the user's files."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def notes(evaluation: Evaluation) -> list[str]:

@@ -9,9 +9,9 @@ from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import Labels, score_rows
-from foodseg.eval.evaluation import Evaluation, summarise
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.results import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
+from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
+from foodseg.eval.scores import Evaluation, summarise
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import read_pictures
 from tests.drawn import write_drawn

@@ -9,11 +9,11 @@ from foodseg import __version__, storage
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.eval.evaluate import Labeller, Scored
-from foodseg.eval.evaluation import Evaluation
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.report import condition_mark, scores_markdown
 from foodseg.eval.report_html import Page, page_html
+from foodseg.eval.report_markdown import condition_mark, scores_markdown
+from foodseg.eval.scores import Evaluation
 from foodseg.metrics.calibration import write_confidence
 from foodseg.metrics.per_image import merge, write_pictures
 

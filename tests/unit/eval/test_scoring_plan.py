@@ -3,7 +3,7 @@
 import pytest
 
 from foodseg.errors import Unavailable, UserError
-from foodseg.eval.places import scoring_place
+from foodseg.eval.scoring_plan import scoring_place
 
 
 @pytest.mark.parametrize(

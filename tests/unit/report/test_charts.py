@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from foodseg.eval.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_chart, reliability_chart, ticks
 from foodseg.metrics.calibration import ReliabilityBin
+from foodseg.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_chart, reliability_chart, ticks
 
 
 @pytest.mark.parametrize(

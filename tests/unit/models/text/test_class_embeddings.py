@@ -10,8 +10,7 @@ import torch
 from foodseg.classes import ClassTable
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models.text.synonyms import sentences_of
-from foodseg.models.text.text import (
+from foodseg.models.text.class_embeddings import (
     TextTable,
     class_text,
     closest_pairs,
@@ -20,6 +19,7 @@ from foodseg.models.text.text import (
     table_bytes,
     with_background,
 )
+from foodseg.models.text.synonyms import sentences_of
 from tests.compare import close
 
 CLASSES = ClassTable(("background", "rice", "date", "fried tofu"))
@@ -90,7 +90,10 @@ def test_every_synonym_belongs_to_a_name_of_the_official_lists(shared):
     names = {name for path in [*files, folder / "foodmix" / "classes.txt"] for name in path.read_text().split("\n")}
     names = {line.partition("\t")[2] for line in names}
     lines = (
-        importlib.resources.files("foodseg.models").joinpath("synonyms.tsv").read_text(encoding="utf-8").splitlines()
+        importlib.resources.files("foodseg.models.text")
+        .joinpath("synonyms.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()
     )
     odd = [line.split("\t")[0] for line in lines]
     assert odd == sorted(set(odd)) and set(odd) <= names
