@@ -66,7 +66,7 @@ def bench_serve(
     """
     from foodseg.bench.ray_serve import bench_serve as measure
     from foodseg.bench.report import bench_markdown
-    from foodseg.serve.what_is_there import settings_here
+    from foodseg.serve.model_discovery import settings_here
 
     settings = settings_here(config, overrides or [], address).overrides
     result = measure(config, settings, pictures=pictures, seconds=seconds, address=address)

@@ -42,8 +42,8 @@ def serve_run(
 
     Example: foodseg serve --set segmenter.models.meals=runs/a --set http.port=9000
     """
+    from foodseg.serve.model_discovery import settings_here
     from foodseg.serve.ray_serving import serving
-    from foodseg.serve.what_is_there import settings_here
 
     stdout, found = sys.stdout, settings_here(config, overrides or [], address)
     for sentence in found.sentences:

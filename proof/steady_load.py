@@ -16,7 +16,7 @@ import httpx
 
 from foodseg.errors import FoodsegError
 from foodseg.serve.client import Client
-from foodseg.serve.schema import PromptAnswer, SegmentAnswer
+from foodseg.serve.http.schema import PromptAnswer, SegmentAnswer
 
 PATIENCE = 120.0  # seconds in which the client heals 429 and 503
 Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the picture -> who answered, what

@@ -16,10 +16,10 @@ import uvicorn
 
 from foodseg.classes import ClassTable
 from foodseg.config.serve import ServeConfig
-from foodseg.serve.backends import Backends, ImageExpired, Labelled, Mask, ModelState
-from foodseg.serve.embeddings import picture_digest
-from foodseg.serve.keys import Keys
-from foodseg.serve.ray_api import make_api
+from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.http.api import make_api
+from foodseg.serve.http.api_keys import Keys
+from foodseg.serve.protocols import Backends, ImageExpired, Labelled, Mask, ModelState
 
 SHA = "3f" * 32
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.batching import Batcher
-from foodseg.serve.codec import read_picture, segment_answer
+from foodseg.serve.http.codec import read_picture, segment_answer
 from foodseg.serve.served_model import ServedModel
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from foodseg import storage
 from foodseg.data.image_io import decode_mask
 from foodseg.errors import RetryLater
-from foodseg.serve.masks import from_rle
-from foodseg.serve.schema import (
+from foodseg.serve.http.masks import from_rle
+from foodseg.serve.http.schema import (
     ApiError,
     ClassesAnswer,
     ImageInfo,

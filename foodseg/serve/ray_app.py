@@ -22,13 +22,13 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
-from foodseg.serve.backends import Backends
-from foodseg.serve.codec import TINY_PICTURE, read_picture
-from foodseg.serve.guard import Guard
-from foodseg.serve.json_logs import log_json_to_stderr
-from foodseg.serve.keys import keys_for
-from foodseg.serve.ray_api import make_api
-from foodseg.serve.ray_backends import RayClip, RayRefine, RaySam, RaySegmenter
+from foodseg.serve.http.api import make_api
+from foodseg.serve.http.api_keys import keys_for
+from foodseg.serve.http.codec import TINY_PICTURE, read_picture
+from foodseg.serve.http.json_logs import log_json_to_stderr
+from foodseg.serve.http.middleware import Guard
+from foodseg.serve.protocols import Backends
+from foodseg.serve.ray_handles import RayClip, RayRefine, RaySam, RaySegmenter
 from foodseg.serve.ray_metrics import RequestMetrics
 from foodseg.serve.ray_replica import listen_as_the_node_does
 

@@ -12,8 +12,8 @@ from foodseg.config.serve import ClipConfig
 from foodseg.models.clip.clip import load_clip
 from foodseg.predict.device import pick_device
 from foodseg.serve.health import Health
+from foodseg.serve.packing import PackedMasks, unpack
 from foodseg.serve.ray_replica import start_replica
-from foodseg.serve.wire import PackedMasks, unpack
 
 
 @serve.deployment(
@@ -25,7 +25,7 @@ from foodseg.serve.wire import PackedMasks, unpack
     health_check_period_s=5,
 )
 class ClipDeployment:
-    """See the protocol `Clip` of `serve/backends.py`, which `RayClip` makes of a handle to this."""
+    """See the protocol `Clip` of `serve/protocols.py`, which `RayClip` makes of a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
         start_replica()

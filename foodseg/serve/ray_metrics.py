@@ -6,7 +6,7 @@ Ray adds the tags deployment, replica and application, and exports every name wi
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from foodseg.serve.guard import Exchange
+from foodseg.serve.http.middleware import Exchange
 
 ROUTES = ("/v1/segment", "/v1/prompt", "/v1/zero-shot", "/v1/classes", "/v1/models", "/healthz", "/readyz", "/")
 _MILLISECONDS = [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000]

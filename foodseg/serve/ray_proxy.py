@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ray.serve._private.constants import SERVE_SESSION_ID
 from starlette.middleware import Middleware
 
-from foodseg.serve.guard import VALID_REQUEST_ID, App, Receive, Scope, Send
+from foodseg.serve.http.middleware import VALID_REQUEST_ID, App, Receive, Scope, Send
 
 # names are compared as Serve does: - and _ are one; that of a session can be configured
 STEERING = (

@@ -7,10 +7,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from foodseg.config.serve import RefineConfig
-from foodseg.serve.ray_backends import RayClip, RaySam
+from foodseg.serve.packing import PackedLabels, pack_labels, unpack_labels
+from foodseg.serve.ray_handles import RayClip, RaySam
 from foodseg.serve.ray_replica import start_replica
-from foodseg.serve.voting import vote
-from foodseg.serve.wire import PackedLabels, pack_labels, unpack_labels
+from foodseg.serve.sam_vote import vote
 
 
 @serve.deployment(
@@ -22,7 +22,7 @@ from foodseg.serve.wire import PackedLabels, pack_labels, unpack_labels
     health_check_period_s=5,
 )
 class RefineDeployment:
-    """See the protocol `Refine` of `serve/backends.py`, which `RayRefine` makes of a handle to this."""
+    """See the protocol `Refine` of `serve/protocols.py`, which `RayRefine` makes of a handle to this."""
 
     def __init__(self, config: RefineConfig, sam: DeploymentHandle, clip: DeploymentHandle | None) -> None:
         start_replica()

@@ -7,7 +7,7 @@ from ray.serve._private import replica
 from ray.serve.context import _get_serve_request_context
 from ray.util import get_node_ip_address
 
-from foodseg.serve.json_logs import log_json_to_stderr
+from foodseg.serve.http.json_logs import log_json_to_stderr
 
 _add_port = replica.add_port_to_grpc_server
 

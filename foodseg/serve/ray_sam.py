@@ -18,13 +18,13 @@ from foodseg.config.serve import SamConfig
 from foodseg.errors import UserError
 from foodseg.models.sam.sam import MaskGrid, SamEmbedding, load_sam
 from foodseg.predict.device import pick_device
-from foodseg.serve.backends import ImageExpired, Mask
-from foodseg.serve.embeddings import EmbeddingCache
+from foodseg.serve.embedding_cache import EmbeddingCache
 from foodseg.serve.health import Health
+from foodseg.serve.http.schema import ApiError
+from foodseg.serve.packing import PackedRegions, pack_regions
+from foodseg.serve.protocols import ImageExpired, Mask
 from foodseg.serve.ray_metrics import CacheMetrics
 from foodseg.serve.ray_replica import start_replica
-from foodseg.serve.schema import ApiError
-from foodseg.serve.wire import PackedRegions, pack_regions
 
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
@@ -39,7 +39,7 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
     health_check_period_s=5,
 )
 class SamDeployment:
-    """See the protocol `Sam` of `serve/backends.py`, which `RaySam` makes of a handle to this."""
+    """See the protocol `Sam` of `serve/protocols.py`, which `RaySam` makes of a handle to this."""
 
     def __init__(self, config: SamConfig) -> None:
         start_replica()

@@ -16,15 +16,15 @@ from ray import serve
 from foodseg.checkpoint.manifest import HOLD_SECONDS, hold
 from foodseg.config.serve import ServeConfig
 from foodseg.errors import FoodsegError
-from foodseg.serve.backends import Labelled, ModelState
 from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
-from foodseg.serve.ray_memory import ClusterMemory
+from foodseg.serve.model_store import Shelf
+from foodseg.serve.packing import PackedLabels, pack_labels
+from foodseg.serve.protocols import Labelled, ModelState
+from foodseg.serve.ray_kv import ClusterMemory
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.served_model import ServedModel
-from foodseg.serve.shelf import Shelf
-from foodseg.serve.wire import PackedLabels, pack_labels
 
 KNOWN_MODELS = 32  # per replica, nearly all of them without weights: these go when a model is replaced
 GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when another took its place
@@ -45,7 +45,7 @@ Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # picture, size of i
     health_check_period_s=5,
 )
 class SegmenterDeployment:
-    """See the protocol `Segmenter` of `serve/backends.py`, which `RaySegmenter` makes of a handle to this."""
+    """See the protocol `Segmenter` of `serve/protocols.py`, which `RaySegmenter` makes of a handle to this."""
 
     def __init__(self, config: ServeConfig, release: str) -> None:
         """release: of the application, see `ClusterMemory`."""

@@ -30,11 +30,11 @@ from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cluster.ray_session import cores, line_of, ray_session
 from foodseg.config.serve import ServeConfig, check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
-from foodseg.serve.backends import ModelState
 from foodseg.serve.deploy_file import INGRESS, SEGMENTER, find_application, read_deploy_file, with_model
-from foodseg.serve.keys import keys_for
+from foodseg.serve.http.api_keys import keys_for
+from foodseg.serve.protocols import ModelState
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from foodseg.serve.starting import Starting
+from foodseg.serve.startup_progress import Starting
 
 START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
 STOP_SECONDS = 30.0  # replicas that are still busy have 20

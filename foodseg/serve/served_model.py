@@ -18,7 +18,7 @@ from foodseg.models.segmenter import Segmenter
 from foodseg.predict.batched import BatchPredictor, pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
-from foodseg.serve.backends import Labelled, model_id
+from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
 _TINY = 64  # pixels of a side, or a little more, of what shows that the model still computes

@@ -18,7 +18,7 @@ from foodseg import storage
 from foodseg.checkpoint.manifest import held
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.cli import run
-from foodseg.serve.keys import is_loopback
+from foodseg.serve.http.api_keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha
 from tests.served import free_port, meal, png, spoil, write_checkpoint
 

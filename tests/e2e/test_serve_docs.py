@@ -13,8 +13,8 @@ import pytest
 
 from foodseg.config.serve import ServeConfig
 from foodseg.data.plates import PLATE_CLASSES, draw_meal
-from foodseg.serve.backends import Backends
-from foodseg.serve.ray_api import make_api
+from foodseg.serve.http.api import make_api
+from foodseg.serve.protocols import Backends
 from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
 
 ROOT = Path(__file__).resolve().parents[2]

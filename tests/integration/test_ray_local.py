@@ -10,10 +10,10 @@ import pytest
 from ray import serve
 
 from foodseg.config.serve import parse_serve_config
-from foodseg.serve.backends import Labelled, ModelState
+from foodseg.serve.http.schema import ApiError
+from foodseg.serve.packing import PackedLabels, pack_labels
+from foodseg.serve.protocols import Labelled, ModelState
 from foodseg.serve.ray_app import Ingress
-from foodseg.serve.schema import ApiError
-from foodseg.serve.wire import PackedLabels, pack_labels
 from tests.served import meal, png
 
 SHA = "ab" * 32

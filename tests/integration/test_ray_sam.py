@@ -16,14 +16,14 @@ from foodseg.config.serve import parse_serve_config
 from foodseg.models.clip.clip import ClipModel, load_clip
 from foodseg.models.sam.sam import MaskGrid, SamModel, load_sam
 from foodseg.predict.device import pick_device
-from foodseg.serve.backends import Mask
 from foodseg.serve.client import Client
 from foodseg.serve.deploy_file import IMPORT_PATH
-from foodseg.serve.masks import from_rle
+from foodseg.serve.http.masks import from_rle
+from foodseg.serve.http.schema import Rle
+from foodseg.serve.protocols import Mask
 from foodseg.serve.ray_serving import Endpoint, serving
-from foodseg.serve.schema import Rle
+from foodseg.serve.sam_vote import vote
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from foodseg.serve.voting import vote
 from tests.compare import close
 from tests.served import free_port, meal, png, write_checkpoint, write_clip
 

@@ -36,10 +36,10 @@ from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
 from foodseg.serve.client import Client
 from foodseg.serve.deploy_file import find_application, with_model
-from foodseg.serve.masks import from_rle
-from foodseg.serve.ray_backends import RaySegmenter, ask
+from foodseg.serve.http.masks import from_rle
+from foodseg.serve.http.schema import ApiError, Rle
+from foodseg.serve.ray_handles import RaySegmenter, ask
 from foodseg.serve.ray_serving import Endpoint, serving, swap
-from foodseg.serve.schema import ApiError, Rle
 from foodseg.serve.served_model import checkpoint_sha
 from tests.compare import assert_same_ids, close, scores_of
 from tests.served import free_port, meal, png, spoil, write_checkpoint, write_clip

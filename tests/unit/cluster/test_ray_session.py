@@ -12,7 +12,7 @@ from foodseg.cluster.orphans import MARK
 from foodseg.cluster.ray_session import gpus_to_come, most_gpus
 from foodseg.errors import RetryLater
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 
 from foodseg.errors import MissingFile, RetryLater
 from foodseg.serve import client as client_module
-from foodseg.serve.backends import Labelled
 from foodseg.serve.client import Client, label_map
-from foodseg.serve.codec import segment_answer
-from foodseg.serve.schema import ApiError, ImageInfo, MaskFormat, PromptAnswer, SegmentAnswer
+from foodseg.serve.http.codec import segment_answer
+from foodseg.serve.http.schema import ApiError, ImageInfo, MaskFormat, PromptAnswer, SegmentAnswer
+from foodseg.serve.protocols import Labelled
 
 IDS = np.array([[0, 1, 1], [2, 2, 0]], np.uint8)
 

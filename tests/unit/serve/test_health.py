@@ -12,10 +12,10 @@ import torch
 
 from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
+from foodseg.serve.http.schema import ApiError
 from foodseg.serve.ray_clip import ClipDeployment
 from foodseg.serve.ray_sam import SamDeployment
 from foodseg.serve.ray_segmenter import SegmenterDeployment
-from foodseg.serve.schema import ApiError
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.served import write_checkpoint
 

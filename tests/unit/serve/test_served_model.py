@@ -10,9 +10,9 @@ from foodseg.errors import UserError
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
 from foodseg.predict.predictor import Predictor
-from foodseg.serve.backends import Labelled, Mask
+from foodseg.serve.packing import pack_labels, pack_regions, unpack_labels, unpack_regions
+from foodseg.serve.protocols import Labelled, Mask
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from foodseg.serve.wire import pack_labels, pack_regions, unpack_labels, unpack_regions
 from tests.compare import CLOSE_CALL, assert_same_ids, close, scores_of
 from tests.served import meal, spoil, write_checkpoint
 

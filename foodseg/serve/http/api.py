@@ -1,0 +1,322 @@
+"""The HTTP API as one ASGI application: guard, routes, page. Each route is decode -> ask a backend -> encode.
+
+    app = make_api(config, Backends(segmenter), secret=b"...", keys=None)   # `uvicorn` runs it as it is
+
+It starts no Ray: behind it stand the protocols of `serve/protocols.py`. It is a `ray_*` file since these alone import
+fastapi, as they alone import Ray Serve.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, FastAPI, File, Form, Query, Request, Response, UploadFile
+from pydantic import BaseModel
+
+import foodseg
+from foodseg.config.serve import ServeConfig
+from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.http.api_keys import Keys
+from foodseg.serve.http.codec import (
+    Picture,
+    class_infos,
+    decoded_size,
+    name_scores,
+    read_picture,
+    region,
+    segment_answer,
+    to_decoded,
+)
+from foodseg.serve.http.form_route import FormRoute
+from foodseg.serve.http.middleware import Exchange, Guard
+from foodseg.serve.http.schema import (
+    MAX_FIELD,
+    ApiError,
+    ClassesAnswer,
+    ErrorAnswer,
+    Health,
+    ImageInfo,
+    MaskFormat,
+    ModelInfo,
+    ModelsAnswer,
+    ModelStateInfo,
+    NamedRegion,
+    PromptAnswer,
+    RefineBy,
+    RegionFormat,
+    SegmentAnswer,
+    ZeroShotAnswer,
+    parse_box,
+    parse_names,
+    parse_points,
+)
+from foodseg.serve.http.signed_ids import ImageId, image_expired, seal, unseal
+from foodseg.serve.model_discovery import CLIP_SOURCE, SAM_SOURCE
+from foodseg.serve.model_lookup import ModelNames, ingredient_ids, no_model
+from foodseg.serve.page import PAGE_HEADERS, page_file
+from foodseg.serve.protocols import Backends, Clip, ImageExpired, Labelled, Mask, ModelState, Refine, Sam
+
+CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
+EMBEDDINGS = (
+    3  # of a picture that was sent: while replicas come and go, its prompt may reach another than its embedding
+)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
+}
+DESCRIPTION = """Which ingredient is where on a picture of food.
+
+A picture may also be sent as the whole body (`--data-binary @lunch.jpg`, the other fields in the query of the address),
+or as base64 or a data URL, in a field or in JSON: `{"image": "<base64>", "format": "png"}`.
+"""
+T = TypeVar("T")
+
+PictureFile = Annotated[UploadFile, File(description="JPEG, PNG or WebP")]
+MaybePictureFile = Annotated[UploadFile | None, File(description="JPEG, PNG or WebP; or give image_id")]
+Text = Annotated[str, Form(max_length=MAX_FIELD)]
+
+
+def make_api(
+    config: ServeConfig,
+    backends: Backends,
+    *,
+    secret: bytes,
+    keys: Keys | None,
+    on_finish: Callable[[Exchange], None] | None = None,
+    announce_request_id: bool = True,
+) -> Guard:
+    """Returns the application.
+
+    Args:
+        secret: seals image ids; equal in all processes that answer for one endpoint.
+        keys, on_finish, announce_request_id: as the guard takes them.
+    """
+    api = FastAPI(
+        title="foodseg",
+        version=foodseg.__version__,
+        description=DESCRIPTION,
+        responses=ERRORS,
+    )
+    api.state.max_body_bytes = config.http.max_body_bytes
+    api.include_router(_Routes(config, backends, secret).router())
+    return Guard(api, config.http, keys, on_finish, announce_request_id)
+
+
+class _Routes:
+    def __init__(self, config: ServeConfig, backends: Backends, secret: bytes) -> None:
+        self._config = config
+        self._backends = backends
+        self._secret = secret
+        self._names = ModelNames(backends.segmenter)
+        self._codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+
+    def router(self) -> APIRouter:
+        router = APIRouter(route_class=FormRoute)
+        add = partial(router.add_api_route, include_in_schema=True)
+        add("/v1/segment", self.segment, methods=["POST"], response_model=SegmentAnswer)
+        add("/v1/prompt", self.prompt, methods=["POST"], response_model=PromptAnswer)
+        add("/v1/zero-shot", self.zero_shot, methods=["POST"], response_model=ZeroShotAnswer)
+        add("/v1/classes", self.classes, methods=["GET"], response_model=ClassesAnswer)
+        add("/v1/models", self.models, methods=["GET"], response_model=ModelsAnswer)
+        add("/healthz", self.healthz, methods=["GET"], response_model=Health)
+        add("/readyz", self.readyz, methods=["GET"], response_model=Health)
+        router.add_api_route("/", self.page, methods=["GET"], include_in_schema=False)
+        router.add_api_route("/page/{name}", self.page, methods=["GET"], include_in_schema=False)
+        return router
+
+    async def segment(
+        self,
+        request: Request,
+        image: PictureFile,
+        model: Text = "",
+        ingredients: Text = "",
+        refine: Annotated[RefineBy, Form()] = "none",
+        format: Annotated[MaskFormat, Form()] = "rle",
+        pixels_per_cm: Annotated[float | None, Form(gt=0, lt=1e6, allow_inf_nan=False)] = None,
+    ) -> Response:
+        """Which ingredient is where: areas, shares, confidences and masks.
+
+        `ingredients`: names between commas or a JSON list, for models that take them. `refine=sam` redraws the borders
+        along SAM's masks. `pixels_per_cm` adds areas in square centimetres.
+        """
+        refiner = self._refine() if refine == "sam" else None
+        state, model_id = await self._names.find(model)
+        listed = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
+        picture = await self._read(image)
+        labelling = self._backends.segmenter.segment(picture.image, model_id, listed)
+        # the digest of the pixels is made meanwhile: it takes milliseconds
+        labelled, image_id = await asyncio.gather(labelling, self._seal(request, picture))
+        voted = None if refiner is None else await self._vote(refiner, picture, labelled, state)
+        encode = partial(
+            segment_answer, voted or labelled, state.classes, (picture.height, picture.width), format,
+            request_id=_id(request), image_id=image_id, refined=voted is not None,
+            pixels_per_cm=pixels_per_cm,
+        )  # fmt: skip
+        return _json(await self._in_thread(encode))
+
+    async def prompt(
+        self,
+        request: Request,
+        image: MaybePictureFile = None,
+        image_id: Text = "",
+        points: Text = "",
+        box: Text = "",
+        format: Annotated[RegionFormat, Form()] = "rle",
+    ) -> Response:
+        """Masks for points and a box, best first, on a picture or on the `image_id` of an earlier answer.
+
+        `points`: JSON `[[x, y, 1 = in or 0 = out], ...]`; `box`: JSON `[x0, y0, x1, y1]`; in pixels of the picture.
+        """
+        sam = self._sam()
+        if image is None and not image_id:
+            raise ApiError(422, "no_picture", "neither image nor image_id was sent", "send one of them")
+        picture = None if image is None else await self._read(image)
+        found = unseal(image_id, self._secret, _key(request)) if picture is None else None
+        height, width = (found.height, found.width) if found else (picture.height, picture.width)  # type: ignore[union-attr]
+        clicks, frame = parse_points(points, width, height), parse_box(box, width, height)
+        if not clicks and frame is None:
+            raise ApiError(422, "no_prompt", "neither points nor a box were sent", "click on the picture")
+        size, decoded = (height, width), decoded_size(height, width, self._config.picture)
+        clicks, frame = to_decoded(clicks, frame, size, decoded)
+        for again in reversed(range(1 if picture is None else EMBEDDINGS)):
+            digest = found.digest if found else await sam.embed(picture.image)  # type: ignore[union-attr]
+            try:
+                masks = await sam.prompt(digest, clicks, frame)
+                break
+            except ImageExpired:
+                if not again:
+                    raise image_expired() from None
+        regions = await self._in_thread(lambda: [region(mask, size, format) for mask in masks])
+        public = seal(ImageId(digest, height, width), self._secret, _key(request))
+        info = ImageInfo(width=width, height=height, id=public)
+        return _json(PromptAnswer(request_id=_id(request), image=info, masks=regions))
+
+    async def zero_shot(
+        self,
+        request: Request,
+        image: PictureFile,
+        names: Text,
+        masks: Annotated[bool, Form()] = False,
+        format: Annotated[RegionFormat, Form()] = "rle",
+    ) -> Response:
+        """How well any names fit the picture, and with `masks=true` each of its regions."""
+        clip = self._clip()
+        sam = self._sam() if masks else None
+        wanted = parse_names(names, "names")
+        if not wanted:
+            raise ApiError(422, "no_names", "there is no name to score", "send names between commas")
+        picture = await self._read(image)
+        size = (picture.height, picture.width)
+        scores = name_scores(wanted, await clip.scores(picture.image, wanted))
+        regions = None
+        if sam is not None:
+            found = await sam.masks(picture.image)
+            rows = await clip.mask_scores(picture.image, [mask.mask for mask in found], wanted) if found else []
+            regions = await self._in_thread(lambda: [
+                _named(mask, size, format, wanted, row) for mask, row in zip(found, rows, strict=True)
+            ])  # fmt: skip
+        info = ImageInfo(width=picture.width, height=picture.height, id=await self._seal(request, picture))
+        return _json(ZeroShotAnswer(request_id=_id(request), image=info, scores=scores, masks=regions))
+
+    async def classes(self, request: Request, model: Annotated[str, Query(max_length=64)] = "") -> Response:
+        """The classes of a model, with their colours."""
+        state, _ = await self._names.find(model)
+        info = ModelInfo(name=state.name, sha=state.sha or "")
+        return _json(ClassesAnswer(request_id=_id(request), model=info, classes=class_infos(state.classes)))
+
+    async def models(self, request: Request) -> Response:
+        """Every model: the checkpoint that was asked for, the one that answers, and why they differ."""
+        infos = [
+            ModelStateInfo(
+                name=state.name, default=state.default, guided=state.guided, classes=len(state.classes),
+                wanted=state.wanted, serving=state.serving, sha=state.sha, error=state.error,
+            )
+            for state in await self._names.states()
+        ]  # fmt: skip
+        sam, clip = self._backends.sam is not None, self._backends.clip is not None
+        return _json(ModelsAnswer(request_id=_id(request), models=infos, sam=sam, clip=clip))
+
+    async def healthz(self) -> Response:
+        """The process answers."""
+        return _json(Health(status="ok"))
+
+    async def readyz(self) -> Response:
+        """The default model answers; 503 before. Another that cannot be loaded does not take the endpoint away."""
+        states = await self._names.states()
+        if not states and self._backends.sam is None and self._backends.clip is None:
+            raise no_model()
+        waiting = next((state for state in states if state.default and state.sha is None), None)
+        if waiting is not None:
+            why = f" ({waiting.error})" if waiting.error else ""
+            raise ApiError(
+                503, "starting", f"the model {waiting.name} is not loaded{why}", "GET /v1/models shows its state", 2.0
+            )
+        return _json(Health(status="ok"))
+
+    async def page(self, request: Request) -> Response:
+        found = page_file(request.url.path)
+        if found is None:
+            raise ApiError(404, "not_found", "there is no such file", "the page is at /")
+        return Response(found.body, media_type=found.media_type, headers=dict(PAGE_HEADERS))
+
+    async def _read(self, image: UploadFile) -> Picture:
+        data = await image.read()
+        return await self._in_thread(partial(read_picture, data, self._config.picture))
+
+    async def _vote(self, refine: Refine, picture: Picture, labelled: Labelled, state: ModelState) -> Labelled | None:
+        """Returns the refined label map; None where its own deadline has passed, and the answer says refined: false."""
+        try:
+            voting = refine.vote(picture.image, labelled, state.classes)
+            return await asyncio.wait_for(voting, self._config.refine.seconds)
+        except asyncio.TimeoutError:
+            return None
+
+    async def _seal(self, request: Request, picture: Picture) -> str | None:
+        """Returns the public id of a picture, which nothing was computed for yet; None without SAM."""
+        if self._backends.sam is None:
+            return None
+        digest = await self._in_thread(partial(picture_digest, picture.image))
+        return seal(ImageId(digest, picture.height, picture.width), self._secret, _key(request))
+
+    def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._codec, work)
+
+    def _sam(self) -> Sam:
+        if self._backends.sam is None:
+            raise ApiError(
+                503, "sam_not_configured", "Segment Anything is not configured here",
+                f"get {SAM_SOURCE}, and start with --set sam.weights=FILE",
+            )  # fmt: skip
+        return self._backends.sam
+
+    def _refine(self) -> Refine:
+        self._sam()
+        assert self._backends.refine is not None
+        return self._backends.refine
+
+    def _clip(self) -> Clip:
+        if self._backends.clip is None:
+            raise ApiError(
+                503, "clip_not_configured", "CLIP is not configured here",
+                f"{CLIP_SOURCE}, and start with --set clip.model=ViT-B-16 --set clip.weights=FILE",
+            )  # fmt: skip
+        return self._backends.clip
+
+
+def _named(
+    mask: Mask, size: tuple[int, int], format: RegionFormat, names: list[str], scores: list[float]
+) -> NamedRegion:
+    return NamedRegion(**dict(region(mask, size, format)), scores=name_scores(names, scores))
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _key(request: Request) -> str:
+    return str(request.state.key_id)

@@ -1,0 +1,116 @@
+"""The form of a request as our routes get it, whichever way it was sent: FastAPI's custom route class.
+
+    router = APIRouter(route_class=FormRoute)
+
+To the outside a route stays what it declares, a multipart form (OpenAPI says so): this is what else is understood.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from foodseg.serve.http.request_body import MAX_PARTS, Part, boundary_of, parts_of, plain_body
+from foodseg.serve.http.request_fields import IMAGE, Arranged, arrange, described
+from foodseg.serve.http.schema import ApiError
+from foodseg.serve.http.usage import base_of, usage
+
+_LOG = logging.getLogger("foodseg.serve")
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 2**31  # the guard has bounded the body, and it is in memory already
+
+
+class FormRequest(Request):
+    """A request whose form was read."""
+
+    def __init__(self, request: Request, form: FormData) -> None:
+        super().__init__(request.scope, request.receive)
+        self._given = form
+
+    def form(self, **limits: Any) -> Any:
+        """Returns the form; its limits were kept while it was read."""
+
+        async def given() -> FormData:
+            return self._given
+
+        return given()
+
+
+class FormRoute(APIRoute):
+    """A route whose declared form fields are found in whatever body came."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns FastAPI's own handler behind the reading of the form."""
+        handle = super().get_route_handler()
+        params = self.dependant.body_params
+        fields = tuple(param.alias for param in params)
+        needs_image = any(param.alias == IMAGE and param.field_info.is_required() for param in params)
+        if IMAGE not in fields:
+            return handle
+
+        async def read_then_handle(request: Request) -> Response:
+            base = base_of(request.scope)
+            try:
+                return await handle(FormRequest(request, await _form(request, fields, needs_image)))
+            except ApiError as error:
+                raise _with_usage(error, usage(self.path, base)) from None
+
+        return read_then_handle
+
+
+async def _form(request: Request, fields: tuple[str, ...], needs_image: bool) -> FormData:
+    headers = request.headers
+    encoding = headers.get("content-encoding", "").strip().lower()
+    limit = request.app.state.max_body_bytes
+    body = await asyncio.to_thread(plain_body, await request.body(), encoding, limit)
+    content_type = headers.get("content-type", "")
+    boundary = boundary_of(content_type, body)
+    if boundary is not None:
+        parts, read_as = await _multipart(body, boundary), "a form"
+    else:
+        parts, read_as = await asyncio.to_thread(parts_of, content_type, body, fields)
+    query = parse_qsl(request.url.query, keep_blank_values=True)
+    found: Arranged = await asyncio.to_thread(arrange, parts, fields, query)
+    if found.image is None and needs_image:
+        raise ApiError(422, "no_picture", f"no picture came, but {described(parts, read_as)}")
+    if found.notes or boundary is None:
+        _LOG.info("read as", extra={"fields": {"body": read_as, "notes": found.notes}})
+    form: list[tuple[str, Any]] = list(found.texts.items())
+    if found.image is not None:
+        form.append((IMAGE, UploadFile(BytesIO(found.image), filename=IMAGE, size=len(found.image))))
+    return FormData(form)
+
+
+async def _multipart(body: bytes, boundary: str) -> list[Part]:
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
+    parser = _InMemory(headers, whole(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max(1, len(body)))
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeError) as error:
+        said = error.message if isinstance(error, MultiPartException) else "a part without a name"
+        raise ApiError(400, "bad_request", f"the form cannot be read: {said}") from None
+    return [_part(name, value) for name, value in form.multi_items()]
+
+
+def _part(name: str, value: str | UploadFile) -> Part:
+    return Part(name, value) if isinstance(value, str) else Part(name, value.file.read(), value.filename or "")
+
+
+def _with_usage(error: ApiError, command: str) -> ApiError:
+    """Returns a refusal of what was sent that ends with the command that would have been right."""
+    if error.status not in (400, 413, 415, 422) or "curl " in error.hint:
+        return error
+    hint = f"{error.hint.rstrip('; ')}; for example: {command}" if error.hint else f"for example: {command}"
+    return ApiError(error.status, error.code, error.message, hint, error.retry_after)

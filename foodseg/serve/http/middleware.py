@@ -1,0 +1,327 @@
+"""What stands between a stranger and the application: pure ASGI, in front of routing and of multipart parsing.
+
+    app = Guard(api, config.http, keys_for(config.http, os.environ))
+
+In order: a request id, CORS where it is set, the API key, admission, the body within its limit and its time, then the
+application within the time of the whole request. Every error leaves as `{"error": {"code", "message", "hint"}}`, those
+of the framework too; every request leaves one log line. `scope["state"]` tells the application `request_id`, `key_id`
+("" where no key is asked for) and `deadline` (of time.monotonic()).
+
+Serve's own limits must lie above these: what its proxy answers is plain text.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+
+from foodseg.config.serve import HttpConfig
+from foodseg.serve.http.api_keys import Keys, presented_key
+from foodseg.serve.http.error_response import Envelope, send_error
+from foodseg.serve.http.json_logs import REQUEST_ID
+from foodseg.serve.http.schema import ApiError
+from foodseg.serve.http.usage import base_of
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What the docs show is in the source of foodseg; a browser could not send a key to look at it.
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico")
+OPEN_FOLDER = "/page/"
+CLIENT_LEFT = 499  # nginx's status for its log; nobody receives it
+CHUNK = 1 << 20
+
+_LOG = logging.getLogger("foodseg.serve")
+VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its answer, as it is logged and counted. code: of an error, else None."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int
+    code: str | None
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+    key_id: str
+    client: str
+
+
+class Guard:
+    """Wraps an ASGI application; one instance per process counts what it has in hand."""
+
+    def __init__(
+        self,
+        app: App,
+        config: HttpConfig,
+        keys: Keys | None,
+        on_finish: Callable[[Exchange], None] | None = None,
+        announce_request_id: bool = True,
+    ) -> None:
+        """`keys`: None = open. `announce_request_id`: False where a proxy adds X-Request-ID itself, as Serve's does."""
+        self._app = app
+        self._config = config
+        self._keys = keys
+        self._on_finish = on_finish
+        self._announce = announce_request_id
+        self._in_hand = 0
+        self._draining = False
+        self._inner: App = self._answered
+        if config.cors_origins:
+            self._inner = CORSMiddleware(
+                self._answered,
+                allow_origins=config.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("Authorization", "X-API-Key", "X-Request-ID", "Content-Type"),
+                expose_headers=("X-Request-ID", "Retry-After"),
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; websockets are refused, lifespan messages are the application's."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        began = time.monotonic()
+        sent_id = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = sent_id.decode() if VALID_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
+        state = {"request_id": request_id, "key_id": "", "deadline": began + self._config.request_seconds}
+        scope = {**scope, "state": {**scope.get("state", {}), **state, "bytes_in": 0}}
+        if _route(scope).startswith("/v1/"):  # with a slash behind it, it can only mean the same
+            scope["path"] = scope["path"].rstrip("/")
+        reply = Envelope(send, request_id if self._announce else None, scope["method"], _route(scope), base_of(scope))
+        REQUEST_ID.set(request_id)
+        try:
+            await self._inner(scope, receive, reply)
+        except _ClientLeft:
+            pass
+        finally:
+            self._finish(scope, reply, time.monotonic() - began)
+
+    def _finish(self, scope: Scope, reply: Envelope, seconds: float) -> None:
+        state, path = scope["state"], _route(scope)
+        exchange = Exchange(
+            state["request_id"], scope["method"], path[:200], reply.status or CLIENT_LEFT, reply.code, seconds,
+            state["bytes_in"], reply.bytes_out, state["key_id"], (scope.get("client") or ("",))[0],
+        )  # fmt: skip
+        fields = {**vars(exchange), "seconds": round(seconds, 4)}
+        # an orchestrator probes every few seconds
+        healthy_probe = path in ("/healthz", "/readyz") and exchange.status < 400
+        level = logging.DEBUG if healthy_probe else logging.ERROR if exchange.status == 500 else logging.INFO
+        _LOG.log(level, "request", extra={"fields": fields})
+        if self._on_finish is not None:
+            self._on_finish(exchange)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Turns what is raised into an answer."""
+        gate = _Gate(send)
+        try:
+            await self._checked(scope, receive, gate)
+            await gate.finish()
+        except ApiError as error:
+            await gate.refuse(error)
+        except _ClientLeft:
+            raise
+        except MemoryError:
+            _LOG.exception("out of memory")
+            await gate.refuse(ApiError(503, "out_of_memory", "the server is short of memory", retry_after=5.0))
+        except Exception:
+            _LOG.exception("unexpected")
+            request_id = scope["state"]["request_id"]
+            await gate.refuse(
+                ApiError(500, "internal", "something went wrong on our side", f"report request id {request_id}")
+            )
+
+    async def drain(self, seconds: float) -> int:
+        """Refuses whatever comes from now on; returns the number in hand once that is 0, or after so many seconds."""
+        self._draining = True
+        until = time.monotonic() + seconds
+        while self._in_hand and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        return self._in_hand
+
+    async def _checked(self, scope: Scope, receive: Receive, gate: "_Gate") -> None:
+        path, state, headers = _route(scope), scope["state"], dict(scope["headers"])
+        if scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER)):
+            await self._in_time(scope, receive, gate, _nothing)
+            return
+        if self._keys is not None:
+            state["key_id"] = self._owner(headers)
+        _check_length(headers, self._config.max_body_bytes)
+        if self._draining:
+            raise ApiError(503, "stopping", "the endpoint is being stopped", "try again later", 5.0)
+        if self._in_hand >= self._config.max_requests:
+            raise ApiError(
+                429, "too_many_requests", f"{self._in_hand} requests are in hand already",
+                "try again after the seconds that Retry-After says", self._config.retry_after_seconds,
+            )  # fmt: skip
+        self._in_hand += 1
+        try:
+            body = await self._body(receive, scope)
+        except BaseException:
+            self._in_hand -= 1
+            raise
+        await self._in_time(scope, _replayed(body, receive), gate, self._release)
+
+    def _release(self) -> None:
+        self._in_hand -= 1
+
+    def _owner(self, headers: dict[bytes, bytes]) -> str:
+        assert self._keys is not None
+        key = presented_key(headers)
+        hint = "send your API key as 'Authorization: Bearer KEY'"
+        if key is None:
+            raise ApiError(401, "missing_key", "this endpoint needs an API key", hint)
+        owner = self._keys.owner(key)
+        if owner is None:
+            raise ApiError(401, "wrong_key", "this API key is not known", hint)
+        return owner
+
+    async def _body(self, receive: Receive, scope: Scope) -> bytearray:
+        """Reads the whole body, so that nothing behind waits for a slow sender."""
+        body, limit = bytearray(), self._config.max_body_bytes
+
+        async def read() -> None:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientLeft
+                body.extend(message.get("body", b""))
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if not message.get("more_body", False):
+                    return
+
+        try:
+            await asyncio.wait_for(read(), self._config.body_seconds)
+        except asyncio.TimeoutError:
+            raise ApiError(
+                408, "body_timeout", f"the body did not arrive within {self._config.body_seconds:g} s",
+                "send a smaller picture, or over a faster connection",
+            ) from None  # fmt: skip
+        finally:
+            scope["state"]["bytes_in"] = len(body)
+        return body
+
+    async def _in_time(self, scope: Scope, receive: Receive, gate: "_Gate", release: Callable[[], None]) -> None:
+        """Runs the application until the deadline; `release` is called when it has really ended.
+
+        It is not waited for after that: a thread that it waits for cannot be cancelled.
+        """
+        task = asyncio.ensure_future(self._app(scope, receive, gate))
+
+        def ended(done: "asyncio.Future[None]") -> None:
+            release()
+            if not done.cancelled():
+                done.exception()  # was raised below, or came after the deadline, when nobody asks any more
+
+        task.add_done_callback(ended)
+        try:
+            await asyncio.wait({task}, timeout=max(0.0, scope["state"]["deadline"] - time.monotonic()))
+        finally:
+            if not task.done():  # too late, or the client has left
+                gate.closed = True
+                task.cancel()
+        if not task.done() or task.cancelled():
+            raise ApiError(
+                408, "request_timeout", f"no answer was ready within {self._config.request_seconds:g} s",
+                "send a smaller picture, or try again when there is less to do",
+            )  # fmt: skip
+        task.result()
+
+
+class _ClientLeft(Exception):
+    """The client closed the connection before it had sent its request."""
+
+
+class _Gate:
+    """Lets the application send until it is closed.
+
+    A 500 waits until the application has ended: Starlette sends one for every exception before it raises it again, and
+    what was raised may deserve a better answer.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = False
+        self._held: list[Message] = []
+        self.closed = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.closed:
+            return
+        if self._held or (message["type"] == "http.response.start" and message["status"] == 500):
+            self._held.append(message)
+            return
+        self._started = True
+        await self._send(message)
+
+    async def finish(self) -> None:
+        """Sends what waited."""
+        for message in self._held:
+            await self._send(message)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answers with an error, unless an answer has begun: that one stays incomplete, which closes the connection."""
+        if not self._started:
+            await send_error(self._send, error)
+
+
+def _nothing() -> None:
+    """Open paths have no admission to give back."""
+
+
+def _route(scope: Scope) -> str:
+    """Returns the path below the prefix at which the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :] or "/"
+    return path
+
+
+def _check_length(headers: dict[bytes, bytes], limit: int) -> None:
+    """Refuses by Content-Length what would be refused when it has arrived."""
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit():
+        raise ApiError(400, "bad_length", "Content-Length must be a whole number")
+    if int(length[:20]) > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413, "body_too_large", f"the body is larger than the limit of {limit:,} bytes", "send a smaller picture"
+    )
+
+
+def _replayed(body: bytearray, receive: Receive) -> Receive:
+    """Returns a `receive` that gives the body once more, in parts, and then what comes after it."""
+    position = 0
+    complete = False
+
+    async def again() -> Message:
+        nonlocal position, complete
+        if complete:
+            return await receive()
+        part = bytes(body[position : position + CHUNK])
+        position += len(part)
+        complete = position >= len(body)
+        return {"type": "http.request", "body": part, "more_body": not complete}
+
+    return again

@@ -1,0 +1,113 @@
+"""From the fields that a client sent to those that a path knows, and one picture among them.
+
+    fields = arrange(parts, ("image", "format", "ingredients"), query)
+    fields.image, fields.texts["format"], fields.notes
+
+What has one meaning is taken by it (the only file, whatever its field is called); what has none or two is refused.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from foodseg.serve.http.request_body import Part
+from foodseg.serve.http.schema import MAX_FIELD, ApiError
+from foodseg.serve.http.text_image import looks_like_picture, picture_in_file, picture_of_text
+
+IMAGE = "image"
+LISTS = ("ingredients", "names")  # fields that may be sent once for each name
+
+
+@dataclass
+class Arranged:
+    """image: bytes of the picture, None = none came. texts: by known field. notes: what was interpreted."""
+
+    image: bytes | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[str, str]] = ()) -> Arranged:
+    """Sorts what was sent. known: the fields of the path, `image` among them. query: parameters of the address.
+
+    Raises:
+        ApiError: 422, a field that the path does not know, one that was sent twice, several pictures, or text where
+            the picture should be.
+    """
+    found = Arranged()
+    pictures: list[tuple[str, bytes]] = []
+    texts: dict[str, list[str]] = {}
+    unknown: list[Part] = []
+    for part in (*parts, *(Part(name, value) for name, value in query)):
+        name = _plain_name(part.name)
+        if part.filename == "" and part.value == b"":
+            continue  # a browser's form in which nobody chose a file
+        if name == IMAGE and part.value == "":
+            continue
+        if name in known and name != IMAGE:
+            texts.setdefault(name, []).append(_field_text(name, part.value))
+        elif name == IMAGE or isinstance(part.value, bytes) or looks_like_picture(part.value):
+            pictures.append((part.name, _picture(part, found.notes)))
+            if name != IMAGE:
+                found.notes.append(f"field {part.name[:40]!r} as image")
+        else:
+            unknown.append(part)
+    if len(pictures) > 1:
+        named = ", ".join(name[:40] for name, _ in pictures[:4])
+        raise ApiError(422, "several_pictures", f"{len(pictures)} pictures came ({named}); one request takes one")
+    if unknown:
+        raise _unknown(unknown[0], known)
+    found.image = pictures[0][1] if pictures else None
+    found.texts = {name: _one(name, values) for name, values in texts.items()}
+    return found
+
+
+def described(parts: Sequence[Part], read_as: str) -> str:
+    """Returns what came, for the message that no picture was among it."""
+    names = ", ".join(repr(part.name[:40]) for part in parts[:6])
+    if not parts:
+        return read_as
+    return f"{read_as} with {'an empty ' if all(not part.value for part in parts) else ''}{names}"
+
+
+def _picture(part: Part, notes: list[str]) -> bytes:
+    if isinstance(part.value, str):
+        notes.append(f"text of {part.name[:40]!r} as a picture")
+        return picture_of_text(part.value, part.name[:40])
+    data = picture_in_file(part.value)
+    if data is not part.value:
+        notes.append(f"text in the file {part.name[:40]!r} as a picture")
+    return data
+
+
+def _field_text(name: str, value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            raise ApiError(422, "invalid_request", f"{name} is a file that is not UTF-8 text") from None
+    if len(value) > MAX_FIELD:
+        raise ApiError(422, "field_too_long", f"{name} has more than {MAX_FIELD:,} characters")
+    return value
+
+
+def _one(name: str, values: list[str]) -> str:
+    if len(set(values)) == 1:
+        return values[0]
+    if name in LISTS and not any(value.lstrip().startswith("[") for value in values):
+        return json.dumps([part.strip() for value in values for part in value.split(",")])
+    raise ApiError(422, "sent_twice", f"{name} was sent {len(values)} times with different values")
+
+
+def _plain_name(name: str) -> str:
+    """Returns a name as paths have it: `Image`, `image[]` and ` image` are one."""
+    return name.strip().removesuffix("[]").lower().replace("-", "_")
+
+
+def _unknown(part: Part, known: Sequence[str]) -> ApiError:
+    near = difflib.get_close_matches(_plain_name(part.name), known, 1, 0.7)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return ApiError(
+        422, "unknown_field", f"there is no field {part.name[:40]!r} here", f"{meant}the fields are {', '.join(known)}"
+    )

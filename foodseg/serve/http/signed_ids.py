@@ -1,0 +1,56 @@
+"""The public name of a picture that SAM has seen: what a client sends to /v1/prompt instead of the picture.
+
+It holds the digest under which the embedding is cached and the size of the client's picture, and a seal over both that
+is made from the server's secret and the client's key: another key cannot guess or use it, and no server has to remember
+it.
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+
+from foodseg.serve.http.schema import ApiError
+
+_FORM = re.compile(r"([0-9a-f]{16,128})-([0-9]{1,6})x([0-9]{1,6})-([0-9a-f]{32})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ImageId:
+    """digest: hex, of the decoded picture. height, width: of the picture as the client sent it, upright."""
+
+    digest: str
+    height: int
+    width: int
+
+
+def seal(image: ImageId, secret: bytes, key_id: str) -> str:
+    """Returns the public id of a picture for one API key."""
+    content = f"{image.digest}-{image.width}x{image.height}"
+    return f"{content}-{_mac(content, secret, key_id)}"
+
+
+def unseal(public: str, secret: bytes, key_id: str) -> ImageId:
+    """Returns what a public id stands for.
+
+    Raises:
+        ApiError: 404 image_expired, not made with this secret for this key; the answer is the same for one that was
+            forgotten, so that it tells nothing.
+    """
+    parts = _FORM.fullmatch(public)
+    if parts is None:
+        raise image_expired()
+    digest, width, height, mac = parts.groups()
+    if not hmac.compare_digest(mac, _mac(public.rpartition("-")[0], secret, key_id)):
+        raise image_expired()
+    return ImageId(digest, int(height), int(width))
+
+
+def image_expired() -> ApiError:
+    """Returns the answer to an id that stands for no picture (any more)."""
+    return ApiError(404, "image_expired", "no picture is kept under this image_id", "send the picture itself again")
+
+
+def _mac(content: str, secret: bytes, key_id: str) -> str:
+    # a key's name may hold anything but a line break, so the two parts cannot run into each other
+    return hmac.new(secret, f"{key_id}\n{content}".encode(), hashlib.sha256).hexdigest()[:32]

@@ -1,0 +1,53 @@
+"""How each path is asked, as a command that can be copied: what every refusal of a request ends with.
+
+usage("/v1/segment", "http://127.0.0.1:8000")   # curl -F image=@lunch.jpg http://127.0.0.1:8000/v1/segment
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from foodseg.serve.http.schema import ApiError
+
+_FORM = {  # of the paths that take a picture
+    "/v1/segment": "-F image=@lunch.jpg",
+    "/v1/prompt": "-F image=@lunch.jpg -F 'points=[[320, 240, 1]]'",
+    "/v1/zero-shot": "-F image=@lunch.jpg -F 'names=rice, egg'",
+}
+_GET = ("/v1/classes", "/v1/models", "/healthz", "/readyz", "/docs", "/")
+_SHOWN = re.compile(r"[A-Za-z0-9.:\[\]-]{1,100}", re.ASCII)
+
+
+def usage(path: str, base: str) -> str:
+    """Returns the curl command for a path; for one that takes no picture and is not there, that of /v1/segment."""
+    if path in _GET:
+        return f"curl {base}{path}"
+    known = path if path in _FORM else "/v1/segment"
+    return f"curl {_FORM[known]} {base}{known}"
+
+
+def base_of(scope: Mapping[str, Any]) -> str:
+    """Returns the address under which a client has reached us, as far as its ASGI scope says something sensible."""
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    shown = host if _SHOWN.fullmatch(host) else "127.0.0.1:8000"
+    return f"{scope.get('scheme', 'http')}://{shown}{scope.get('root_path', '').rstrip('/')}"
+
+
+def no_such_path(path: str, base: str) -> ApiError:
+    """Returns the 404 for a path that does not exist: the nearest one, and all of them."""
+    every = (*_FORM, *_GET)
+    tail = path.rstrip("/").rpartition("/")[2].lower().replace("_", "-")
+    near = [known for known in every if tail and tail == known.rpartition("/")[2]]
+    near = near or difflib.get_close_matches(path.lower(), every, 1, 0.7)
+    hint = f"POST: {', '.join(_FORM)}; GET: {', '.join(_GET)}; for example: {usage(near[0] if near else '', base)}"
+    return ApiError(404, "not_found", f"there is no {path[:80]!r} here", hint)
+
+
+def wrong_method(method: str, path: str, base: str) -> ApiError:
+    """Returns the 405: what the path is asked with."""
+    if path in _FORM:
+        hint = f"send a picture with POST: {usage(path, base)}"
+    else:
+        hint = f"ask with GET: {usage(path, base)}; a picture goes to /v1/segment: {usage('/v1/segment', base)}"
+    return ApiError(405, "method_not_allowed", f"{path[:80]} does not take {method[:20]!r}", hint)

@@ -1,0 +1,68 @@
+"""Hundreds of broken, huge and odd requests to the whole HTTP application with fakes behind it: no 500, memory flat."""
+
+import asyncio
+import json
+
+import psutil
+import pytest
+
+from foodseg.config.serve import ServeConfig, parse_serve_config
+from foodseg.serve.http.api import make_api
+from foodseg.serve.http.middleware import Guard
+from foodseg.serve.protocols import Backends
+from tests.asgi import Reply, ask
+from tests.hostile import HONEST_503, STATUSES, HostileRequest, good_picture, hostile_requests, multipart, random
+from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures
+
+NAMES = ("background", "rice", "egg")
+
+
+def _api(complete: bool, config: ServeConfig) -> Guard:
+    pictures = KnownPictures(NAMES, [])
+    segmenter = FakeSegmenter(pictures)
+    rest = (FakeSam(pictures), FakeClip(), FakeRefine()) if complete else ()
+    return make_api(config, Backends(segmenter, *rest), secret=b"secret", keys=None)
+
+
+async def _send(app: Guard, request: HostileRequest) -> Reply:
+    path, _, query = request.path.partition("?")
+    asked = ask(app, request.method, path, request.body, request.headers, query=query)
+    return await asyncio.wait_for(asked, 60)
+
+
+def _check(request: HostileRequest, reply: Reply) -> None:
+    where = (request.method, request.path[:60], request.headers, request.body[:300], reply.body[:300])
+    assert reply.status in STATUSES, where
+    assert reply.headers["x-request-id"], where
+    if reply.status >= 400 and request.method != "HEAD":
+        assert reply.code, where
+        assert set(json.loads(reply.body)) == {"error"}, where
+        if reply.status == 503:
+            assert reply.code in HONEST_503, where
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["with SAM and CLIP", "without"])
+def test_no_request_breaks_the_server(complete: bool) -> None:
+    # a picture of nine megapixels by its header may still be decoded
+    app = _api(complete, parse_serve_config({"picture": {"max_pixels": 9_000_000}}))
+    process, statuses, before = psutil.Process(), set(), 0
+    good = multipart([("image", "a.jpg", good_picture(random.Random(1)))])
+    friendly = HostileRequest("POST", "/v1/segment", {"Content-Type": "multipart/form-data; boundary=b0undary"}, good)
+
+    async def run() -> None:
+        nonlocal before
+        for number, request in enumerate(hostile_requests(seed=int(complete), count=250)):
+            reply = await _send(app, request)
+            _check(request, reply)
+            statuses.add(reply.status)
+            if number == 100:  # libraries are loaded and pools have grown
+                before = process.memory_info().rss
+        assert (await _send(app, friendly)).status == 200
+
+    asyncio.run(run())
+    assert process.memory_info().rss - before < 40 << 20
+    assert {200, 400, 404, 405, 415, 422} <= statuses
+
+
+def test_requests_are_the_same_for_a_seed() -> None:
+    assert list(hostile_requests(3, 20)) == list(hostile_requests(3, 20)) != list(hostile_requests(4, 20))

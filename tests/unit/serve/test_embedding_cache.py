@@ -1,0 +1,33 @@
+"""The cache of picture embeddings, and the name of a picture's content."""
+
+import numpy as np
+
+from foodseg.serve.embedding_cache import EmbeddingCache, picture_digest
+
+
+def entry(size: int) -> np.ndarray:
+    return np.zeros(size, np.uint8)
+
+
+def test_the_least_recently_used_goes_first_and_bytes_are_counted() -> None:
+    cache: EmbeddingCache[np.ndarray] = EmbeddingCache(100)
+    cache.put("a", entry(40))
+    cache.put("b", entry(40))
+    assert cache.get("a") is not None
+    cache.put("c", entry(40))
+    assert (cache.get("a") is None, cache.get("b") is None, cache.get("c") is None) == (False, True, False)
+    assert (cache.nbytes, len(cache)) == (80, 2)
+    cache.put("a", entry(10))
+    assert (cache.nbytes, len(cache)) == (50, 2)
+    cache.put("d", entry(101))  # larger than the cache: nothing stays, and the count is right
+    assert (cache.nbytes, len(cache)) == (0, 0)
+
+
+def test_a_digest_names_content_and_shape() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert picture_digest(image) == picture_digest(image.copy()) == picture_digest(np.asfortranarray(image))
+    assert len(picture_digest(image)) == 32
+    assert picture_digest(image) != picture_digest(image.reshape(4, 2, 3))
+    other = image.copy()
+    other[1, 3, 2] ^= 1
+    assert picture_digest(image) != picture_digest(other)
