@@ -339,7 +339,7 @@ def demo(
 
     Example: foodseg demo --data my/meals
     """
-    from foodseg.ray_demo import run_demo
+    from foodseg.demo.ray_demo import run_demo
 
     result = run_demo(data, out)
     emit(result, as_json, lambda: print(result["summary"]))

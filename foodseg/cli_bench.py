@@ -22,8 +22,8 @@ def bench_data(
 
     Example: foodseg bench data --data s3://bucket/meals --json
     """
+    from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_data import bench_data as measure
-    from foodseg.bench.report import bench_markdown
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
@@ -43,8 +43,8 @@ def bench_train(
 
     Example: foodseg bench train --data s3://bucket/meals --json
     """
+    from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_train import bench_train as measure
-    from foodseg.bench.report import bench_markdown
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
@@ -64,8 +64,8 @@ def bench_serve(
 
     Example: foodseg bench serve serve_configs/local.yaml --pictures meals/ --json
     """
+    from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_serve import bench_serve as measure
-    from foodseg.bench.report import bench_markdown
     from foodseg.serve.model_discovery import settings_here
 
     settings = settings_here(config, overrides or [], address).overrides

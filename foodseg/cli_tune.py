@@ -28,8 +28,8 @@ def tune(
 
     Example: foodseg tune -c jobs/configs/sweep.yaml --resume
     """
-    from foodseg.tune.files import read_sweep
     from foodseg.tune.ray_sweep import run_sweep
+    from foodseg.tune.sweep_files import read_sweep
 
     plan = read_sweep(config, overrides or [])
     require_lasting("sweep.uri", plan.sweep.uri, address)
@@ -73,9 +73,9 @@ def ablate(
     Example: foodseg ablate -c jobs/configs/ablate.yaml --set config.data.uri=prepared/meals --subset soy_classes.txt
     """
     from foodseg.storage import absolute
-    from foodseg.tune.files import read_ablation
+    from foodseg.tune.ablation import page_markdown
     from foodseg.tune.ray_ablate import run_ablation
-    from foodseg.tune.table import page_markdown
+    from foodseg.tune.sweep_files import read_ablation
 
     plan = read_ablation(config, overrides or [], subset or [])
     require_lasting("ablation.uri", plan.ablation.uri, address)

@@ -11,8 +11,8 @@ import numpy as np
 from foodseg.annotations.coco_export import export_coco
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import ClassTable
-from foodseg.data.plates import PLATE_CLASSES, write_meals
 from foodseg.data.shards import read_manifest, read_quarantine
+from foodseg.demo.synthetic import PLATE_CLASSES, write_meals
 from foodseg.metrics.per_image import merge, read_pictures
 from foodseg.prepare.formats.detect import list_source
 from proof.data_copies import (

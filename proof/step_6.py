@@ -12,7 +12,7 @@ import yaml
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import read_subsets
 from foodseg.metrics.per_image import PictureCounts, read_pictures
-from foodseg.tune.table import ablation_table
+from foodseg.tune.ablation import ablation_table
 from proof.proof_queue import ROOT, Bench, Item, ItemError
 from proof.step_1 import (
     SUBSETS,

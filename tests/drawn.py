@@ -14,8 +14,8 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.data import shards
 from foodseg.data.image_io import encode_mask
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.shards import Manifest, Shard, SplitCounts, write_manifest, write_shard
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 
 SIDE = 96
 IGNORE = PLATE_CLASSES.ignore_id

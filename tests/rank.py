@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import read_batches
 from foodseg.data.sampler import rank_blocks
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
 from foodseg.train.run import Run, prepare_run

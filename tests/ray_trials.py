@@ -9,8 +9,8 @@ from ray import tune
 
 from foodseg.config.sweep import Against
 from foodseg.errors import RetryLater
-from foodseg.tune.ledger import End, read_trial, write_end
 from foodseg.tune.ray_trial import Afterwards
+from foodseg.tune.trials import End, read_trial, write_end
 
 STEPS = (4, 8, 12)  # as tests/sweeps.py has trials validated
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
 from tests.drawn import drawn_config
 

@@ -32,7 +32,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest, read_manifest
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import AUTOCAST
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 
 PREFETCHED = 4  # batches that the background thread decodes ahead
 

@@ -14,7 +14,7 @@ from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 
 MEMORY_STEPS = 4  # updates whose batches are held in memory
 

@@ -25,9 +25,9 @@ from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, read_manifest
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
+from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
 from foodseg.train.run import with_absolute_uris
-from foodseg.train.waiting import NO_PROGRESS_SECONDS, within
 
 _log = logging.getLogger(__name__)
 

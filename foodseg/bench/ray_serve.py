@@ -27,7 +27,7 @@ from foodseg.bench.ray_noop import start_noop
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cluster.ray_session import cores
 from foodseg.config.serve import ServeConfig
-from foodseg.data.plates import draw_meal
+from foodseg.demo.synthetic import draw_meal
 from foodseg.errors import UserError
 from foodseg.serve.deploy_file import SEGMENTER, find_application, read_deploy_file, wanted_models
 from foodseg.serve.http.api import CODEC_THREADS

@@ -27,7 +27,7 @@ from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.ray_trainer import KEEP_MEMORY, run_training, worker_resources
 from foodseg.train.ray_worker import RayContext
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from foodseg import storage
+from foodseg.config.literals import Unclear, typed
 from foodseg.config.section import Section
-from foodseg.config.written import Unclear, typed
 from foodseg.errors import UserError
 
 Whole = TypeVar("Whole", bound=Section)

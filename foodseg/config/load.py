@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
 from foodseg.config.explain import explain, place
-from foodseg.config.written import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
+from foodseg.config.literals import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
 from foodseg.errors import UserError
 
 _RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps",

@@ -15,9 +15,9 @@ from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.image_io import decode_image, encode_mask, picture_kind
 from foodseg.errors import MissingFile, UserError
+from foodseg.predict.class_names import parse_names
 from foodseg.predict.device import Device, in_words, pick_device
 from foodseg.predict.image_list import list_images, require_different_stems, stem_of
-from foodseg.predict.names import parse_names
 from foodseg.predict.predictor import PictureLogits, Predictor
 from foodseg.progress import Progress
 from foodseg.report.overlay import food_shares, overlay

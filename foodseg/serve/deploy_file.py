@@ -16,9 +16,9 @@ from typing import Any
 
 from foodseg import storage
 from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.config.literals import plain
 from foodseg.config.load import read_tree, with_values
 from foodseg.config.serve import ServeConfig, parse_serve_config
-from foodseg.config.written import plain
 from foodseg.errors import UserError
 
 IMPORT_PATH = "foodseg.serve.ray_app:build"

@@ -5,7 +5,7 @@ import logging
 import time
 
 from foodseg.classes import ClassTable
-from foodseg.predict.names import nearest_names
+from foodseg.predict.class_names import nearest_names
 from foodseg.serve.http.schema import ApiError, parse_names
 from foodseg.serve.model_discovery import MODEL_SOURCE
 from foodseg.serve.protocols import ModelState, Segmenter, model_id

@@ -15,7 +15,7 @@ from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_check
 from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
 from foodseg.models.segmenter import Segmenter
-from foodseg.predict.batched import BatchPredictor, pick_canvas
+from foodseg.predict.canvas_batch import BatchPredictor, pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
 from foodseg.serve.protocols import Labelled, model_id

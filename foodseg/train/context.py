@@ -21,7 +21,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
 from foodseg.predict.device import pick_device
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 
 T = TypeVar("T")
 OnReport = Callable[[dict[str, Any]], None]

@@ -31,7 +31,7 @@ from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
 from foodseg.predict.predictor import AUTOCAST
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.ema import Teacher
 from foodseg.train.optim import build_optimizer, build_schedule

@@ -21,9 +21,9 @@ from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
-from foodseg.train.batches import micro_batch_size
+from foodseg.train.batch_size import micro_batch_size
+from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
 from foodseg.train.context import OnReport, TrainContext
-from foodseg.train.waiting import NO_PROGRESS_SECONDS, within
 
 T = TypeVar("T")
 

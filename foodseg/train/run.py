@@ -28,7 +28,7 @@ from foodseg.models.text.class_embeddings import TextTable, class_text, read_tab
 from foodseg.predict.device import has_mps
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
-from foodseg.train.batches import require_statistics
+from foodseg.train.batch_size import require_statistics
 from foodseg.train.tracking import require_mlflow
 
 # what may change between the parts of a run: where it runs and how often it speaks, not what is learned

@@ -20,13 +20,13 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.per_image import PictureCounts, read_pictures
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
-from foodseg.tune.files import AblationPlan, begin, slug
-from foodseg.tune.ledger import Ledger
+from foodseg.tune.ablation import TITLES, ablation_table, page_markdown
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.space import Values, configured
-from foodseg.tune.table import TITLES, ablation_table, page_markdown
+from foodseg.tune.sweep_files import AblationPlan, begin, slug
+from foodseg.tune.trials import Ledger
 
 
 @dataclass(frozen=True)

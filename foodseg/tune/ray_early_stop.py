@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import Ledger
+from foodseg.tune.trials import Ledger
 
 BRACKETS = 3  # of `hyperband`, at most
 

@@ -15,16 +15,16 @@ from foodseg.errors import RetryLater, UserError
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
 from foodseg.train.tracking import require_mlflow
-from foodseg.tune.files import SweepPlan, begin
-from foodseg.tune.ledger import Ledger
-from foodseg.tune.page import sweep_html
 from foodseg.tune.ray_early_stop import early_stop
 from foodseg.tune.ray_trial import RunTrial, run_trial
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
-from foodseg.tune.results import SweepResult, summarise, write_results
 from foodseg.tune.search import Search, build_search
 from foodseg.tune.space import RandomSource, Values, configured, corners
+from foodseg.tune.sweep_files import SweepPlan, begin
+from foodseg.tune.sweep_report import sweep_html
+from foodseg.tune.sweep_result import SweepResult, summarise, write_results
+from foodseg.tune.trials import Ledger
 
 
 def run_sweep(

@@ -16,7 +16,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.errors import FoodsegError, OutOfMemory, RetryLater, Unavailable
-from foodseg.tune.ledger import End, Status, Trial, read_trial, write_end
+from foodseg.tune.trials import End, Status, Trial, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
 """What is done with a trained run, by its trial's name, before that counts as finished; it is pickled."""

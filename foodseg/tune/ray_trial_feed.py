@@ -14,12 +14,12 @@ from ray.tune.search import Searcher
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.errors import UserError
-from foodseg.tune.ledger import FINAL, Ledger, Status, Trial
-from foodseg.tune.patience import Patience
+from foodseg.tune.backoff import Patience
 from foodseg.tune.ray_early_stop import EarlyStop
 from foodseg.tune.ray_trial import Afterwards, RunTrial, run_trial
 from foodseg.tune.search import Search
 from foodseg.tune.space import Values
+from foodseg.tune.trials import FINAL, Ledger, Status, Trial
 
 REFUSED = 100  # invalid configurations in a row, after which a search has nothing more to give
 _log = logging.getLogger(__name__)

@@ -38,9 +38,9 @@ from foodseg.errors import RetryLater
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
-from foodseg.tune.ledger import FINAL, Status, Trial
 from foodseg.tune.ray_early_stop import build_scheduler
 from foodseg.tune.ray_trial_feed import Apart, Budget, Plan, TrialFeed
+from foodseg.tune.trials import FINAL, Status, Trial
 
 LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
 LAST_LOOKS = 15

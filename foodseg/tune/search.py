@@ -8,8 +8,8 @@ import numpy as np
 
 from foodseg.config.sweep import Against, SweepConfig
 from foodseg.errors import UserError
-from foodseg.tune.ledger import Trial
 from foodseg.tune.space import RandomSource, Space, Values
+from foodseg.tune.trials import Trial
 
 RANDOM_FIRST = 10  # trials of TPE that are drawn at random
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from foodseg.config import ExperimentConfig
+from foodseg.config.literals import Unclear, plain, type_of, typed
 from foodseg.config.load import leaves, with_settings
-from foodseg.config.written import Unclear, plain, type_of, typed
 from foodseg.errors import UserError
 
 Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from foodseg.data.ingredients import PLATE_CLASSES
-from foodseg.data.plates import draw_meal
+from foodseg.demo.synthetic import draw_meal
+from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
 from tests.browser import find_browser
 from tests.page_server import MealServer, meal_server
 from tests.page_view import HEIGHT, WIDTH

@@ -27,7 +27,7 @@ COMMANDS = [
     ["config", "show"], ["config", "schema"], ["config", "diff"], ["doctor"], ["bench", "data"], ["bench", "train"],
     ["bench", "serve"], ["demo"], ["serve", "run"], ["serve", "swap"], ["tune"], ["ablate"],
 ]  # fmt: skip
-OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_files.py reads them
+OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_sweep_files.py reads them
 CONFIGS = sorted(p for p in (REPOSITORY / "jobs" / "configs").glob("*.yaml") if p.name not in OTHERS)
 
 

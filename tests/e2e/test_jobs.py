@@ -22,8 +22,8 @@ import pytest
 from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint
 from foodseg.config import load_config
-from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import write_meals
 from tests.e2e.world import TINY_MODEL, set_options
 from tests.sweeps import write_sweep
 

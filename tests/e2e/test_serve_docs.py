@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from foodseg.config.serve import ServeConfig
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.serve.http.api import make_api
 from foodseg.serve.protocols import Backends
 from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco
 
 from foodseg.data.image_io import decode_mask
-from foodseg.data.ingredients import PLATE_CLASSES
+from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
 from foodseg.report.overlay import food_shares
 from tests.page_server import confidence_of, meal_server, piece_at
 from tests.page_view import at, largest, middle_of, saved, seen, upload

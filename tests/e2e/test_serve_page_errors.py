@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
-from foodseg.data.ingredients import PLATE_CLASSES
+from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
 from foodseg.serve.http.api_keys import Key, Keys
 from tests.page_server import Scripted, meal_server
 from tests.page_view import at, largest, middle_of, saved, upload

@@ -13,8 +13,8 @@ from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.config import load_config
 from foodseg.data.image_io import decode_image, encode_mask
-from foodseg.data.plates import write_meals
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_manifest, write_shard
+from foodseg.demo.synthetic import write_meals
 from foodseg.models.build import build_segmenter
 from foodseg.prepare.formats.folder import list_folder
 

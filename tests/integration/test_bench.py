@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from foodseg.bench import ray_train
+from foodseg.bench.markdown import bench_markdown
 from foodseg.bench.ray_data import bench_data
 from foodseg.bench.ray_serve import bench_serve
 from foodseg.bench.ray_train import bench_train
-from foodseg.bench.report import bench_markdown
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import config_hash
 from foodseg.errors import UserError

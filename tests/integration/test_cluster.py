@@ -21,8 +21,8 @@ from ray.experimental import internal_kv
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
-from foodseg.data.plates import write_meals
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import write_meals
 from foodseg.metrics.per_image import merge, read_pictures
 from tests.drawn import drawn_config
 from tests.drivers import wait_for

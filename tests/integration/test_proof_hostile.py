@@ -1,6 +1,6 @@
 """The OpenAPI document of the endpoint, and what schemathesis makes of it, over real connections with plain fakes."""
 
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from proof.hostile_http import send_schemathesis, sent, wrong
 from tests.page_server import meal_server
 

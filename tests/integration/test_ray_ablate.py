@@ -11,9 +11,9 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
-from foodseg.tune.files import AblationPlan, read_ablation
-from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_ablate import run_ablation
+from foodseg.tune.sweep_files import AblationPlan, read_ablation
+from foodseg.tune.trials import Ledger
 from tests.drawn import write_drawn
 from tests.sweeps import write_ablation
 

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from foodseg import ray_demo
 from foodseg.config import load_config
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import SCHEMA, read_manifest, write_manifest, write_shard
+from foodseg.demo import ray_demo
+from foodseg.demo.ray_demo import SHOWN, _write_some, run_demo
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.models.text.class_embeddings import read_table
-from foodseg.ray_demo import SHOWN, _write_some, run_demo
 from tests.drawn import write_drawn
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from foodseg.data.image_io import decode_mask
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest, read_quarantine, write_quarantine
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.prepare.ray_map import map_data_set
 from tests.drawn import IGNORE, write_drawn

@@ -9,9 +9,9 @@ import pytest
 
 from foodseg.annotations.coco_export import export_coco
 from foodseg.data.image_io import decode_mask
-from foodseg.data.plates import write_meals
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_findings, read_manifest, read_quarantine
+from foodseg.demo.synthetic import write_meals
 from foodseg.errors import DataRefused, UserError
 from foodseg.prepare.formats.detect import list_source
 from foodseg.prepare.ray_prepare import prepare

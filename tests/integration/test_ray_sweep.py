@@ -14,9 +14,9 @@ from foodseg.config import load_config
 from foodseg.errors import RetryLater
 from foodseg.train.ray_trainer import run_training
 from foodseg.tune import ray_tuner
-from foodseg.tune.files import begin, read_sweep
-from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_sweep import run_sweep
+from foodseg.tune.sweep_files import begin, read_sweep
+from foodseg.tune.trials import Ledger, Trial
 from tests.compare import close
 from tests.drawn import write_drawn
 from tests.ray_cluster import CPUS

@@ -12,13 +12,13 @@ import pytest
 from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.errors import RetryLater
-from foodseg.tune import patience
-from foodseg.tune.files import read_sweep
-from foodseg.tune.ledger import Ledger
+from foodseg.tune import backoff
 from foodseg.tune.ray_sweep import run_sweep
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials
 from foodseg.tune.search import ListedSearch
+from foodseg.tune.sweep_files import read_sweep
+from foodseg.tune.trials import Ledger
 from tests.drawn import drawn_config, write_drawn
 from tests.drivers import wait_for
 from tests.ray_trials import run_quickly
@@ -83,7 +83,7 @@ def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: 
 def test_interrupted_trials_are_tried_again_three_times(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.1)
     ledger, folder = Ledger(str(tmp_path / "sweep")), str(tmp_path)
     names = ["goes well", "once", "always", "second", "third", "fourth"]
 

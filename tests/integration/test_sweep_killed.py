@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foodseg.tune.ledger import Ledger, Trial
+from foodseg.tune.trials import Ledger, Trial
 from tests.drawn import write_drawn
 from tests.drivers import kill_driver, wait_for
 from tests.sweeps import write_sweep

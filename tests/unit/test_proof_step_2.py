@@ -12,7 +12,7 @@ from PIL import Image
 from foodseg.annotations.coco_export import export_coco
 from foodseg.classes import ClassTable
 from foodseg.data.label_map import read_label_map
-from foodseg.data.plates import write_meals
+from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.formats.detect import list_source
 from proof import step_2
 from proof.data_copies import equal_masks, equal_pycocotools, repeat, write_map, write_parquet

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.serve.client import Client
 from proof import hostile_http, step_4
 from proof.proof_queue import ItemError

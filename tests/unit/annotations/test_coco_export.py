@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from foodseg.annotations.coco_export import export_coco
-from foodseg.data.plates import write_meals
+from foodseg.demo.synthetic import write_meals
 from foodseg.errors import UserError
 from foodseg.prepare.formats.coco import list_coco
 from foodseg.prepare.formats.detect import list_source

@@ -20,7 +20,7 @@ from foodseg.checkpoint.checkpoint import (
 )
 from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint, verify_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.text.class_embeddings import TextTable, read_table

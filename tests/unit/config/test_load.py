@@ -523,7 +523,7 @@ def test_a_configuration_from_before_there_was_diffusion():
     assert parse_config(tree) == ExperimentConfig()
 
 
-# those of sweeps and ablations are read in tests/unit/tune/test_files.py
+# those of sweeps and ablations are read in tests/unit/tune/test_sweep_files.py
 RECIPES = sorted(path for path in Path("jobs/configs").glob("*.yaml") if path.stem not in ("sweep", "ablate"))
 
 

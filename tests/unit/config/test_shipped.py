@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from foodseg.config import ExperimentConfig, load_config
+from foodseg.config.literals import plain
 from foodseg.config.load import leaves, read_tree
-from foodseg.config.written import plain
 from foodseg.train.run import with_absolute_uris
-from foodseg.tune.files import read_ablation, read_sweep
+from foodseg.tune.sweep_files import read_ablation, read_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 LISTED = subprocess.run(["git", "ls-files", "*.yaml"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
@@ -59,7 +59,7 @@ def test_all_of_them_are_looked_at() -> None:
 
 
 def test_what_is_to_run_offline_asks_for_no_weights() -> None:
-    for name in ("foodseg/demo.yaml", "jobs/configs/smoke.yaml"):
+    for name in ("foodseg/demo/demo.yaml", "jobs/configs/smoke.yaml"):
         tree = plain(read_tree(str(ROOT / name)))
         assert tree["model"]["weights"] == "none"
 

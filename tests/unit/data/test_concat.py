@@ -10,10 +10,10 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig, WeightedData
 from foodseg.data.batch import read_batches
 from foodseg.data.concat import join_manifests, training_manifest
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from tests.drawn import write_drawn
 

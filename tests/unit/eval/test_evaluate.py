@@ -6,9 +6,9 @@ import pytest
 
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import (
     Labels,

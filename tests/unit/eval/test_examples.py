@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from foodseg.data.image_io import decode_image, decode_mask, encode_mask
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, picture_miou, worst_and_best
 from foodseg.eval.mapped import CommonSpace

@@ -12,9 +12,9 @@ from PIL import Image
 
 from foodseg.cli import run as cli
 from foodseg.data.image_io import decode_mask
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.eval.predictions import find_predictions
 from tests.drawn import write_drawn

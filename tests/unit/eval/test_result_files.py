@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results

@@ -14,7 +14,7 @@ from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cli import run as cli
 from foodseg.config.load import with_overrides
 from foodseg.data.image_io import decode_image, decode_mask
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.errors import UserError
 from foodseg.predict.image_list import list_images
 from foodseg.predict.label import label_pictures, mean_confidences

@@ -9,7 +9,7 @@ from PIL import Image
 
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask, upright
-from foodseg.data.plates import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.prepare.ambiguities import settle_ignored, settle_turns
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_record, read_mask
 from foodseg.prepare.record import Record

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.shards import read_manifest, write_findings, write_manifest, write_quarantine
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows

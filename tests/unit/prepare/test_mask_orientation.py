@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foodseg.data.plates import draw_meal
+from foodseg.demo.synthetic import draw_meal
 from foodseg.prepare.mask_orientation import find_turn
 
 _INVERSE = {5: lambda m: m.T, 6: np.rot90, 8: lambda m: np.rot90(m, -1)}  # what turning by 5, 6, 8 undoes

@@ -13,12 +13,12 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.batch import Batch
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.losses.distillation import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.models.backbones import latents
 from foodseg.models.segmenter import SegmenterOutput
-from foodseg.predict.batched import BatchPredictor
+from foodseg.predict.canvas_batch import BatchPredictor
 from foodseg.predict.predictor import Predictor
 from foodseg.train.conditioning import student_lists
 from foodseg.train.loop import Trainer

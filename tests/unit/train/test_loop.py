@@ -16,9 +16,9 @@ from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers,
 from foodseg.config import ExperimentConfig
 from foodseg.config.model import ModelConfig
 from foodseg.data.image_io import decode_mask
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest, write_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import Predictor

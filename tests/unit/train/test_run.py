@@ -11,7 +11,7 @@ from torch import nn
 from foodseg import storage
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig, load_config, parse_config
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.storage.writer_lock import in_use
 from foodseg.train import ray_trainer

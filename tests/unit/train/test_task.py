@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foodseg.data.batch import Batch
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.losses import segmentation
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from foodseg.data.image_io import decode_mask, image_size
-from foodseg.data.plates import PLATE_CLASSES
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.eval.evaluate import Labels, labelled_rows, score_rows
 from foodseg.eval.mapped import common_space
 from foodseg.metrics.calibration import fit_temperature

@@ -8,13 +8,13 @@ import pytest
 from foodseg.config import parse_config
 from foodseg.errors import UserError
 from foodseg.tune import ray_tuner
-from foodseg.tune.files import read_ablation, read_sweep
-from foodseg.tune.ledger import Ledger
 from foodseg.tune.ray_ablate import run_ablation
 from foodseg.tune.ray_sweep import run_sweep
 from foodseg.tune.ray_trial_feed import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
+from foodseg.tune.sweep_files import read_ablation, read_sweep
+from foodseg.tune.trials import Ledger
 from tests.drawn import write_drawn
 from tests.sweeps import write_ablation, write_sweep
 

@@ -1,6 +1,6 @@
 """What a model costs."""
 
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.models.build import build_segmenter
 from foodseg.tune.cost import model_cost
 from tests.drawn import drawn_config, write_table

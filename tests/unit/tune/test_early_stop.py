@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler, early_stop
+from foodseg.tune.trials import Ledger, Trial
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from foodseg import storage
 from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
 from foodseg.storage import files
-from foodseg.tune.ledger import Ledger, Trial
 from foodseg.tune.ray_trial import run_trial
+from foodseg.tune.trials import Ledger, Trial
 from tests.drawn import drawn_config, write_drawn
 
 

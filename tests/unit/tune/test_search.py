@@ -3,9 +3,9 @@
 import pytest
 
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import Trial
 from foodseg.tune.search import build_search
 from foodseg.tune.space import Values, parse_space
+from foodseg.tune.trials import Trial
 
 SPACE = parse_space({
     "kind": {"options": {"a": {}, "b": {"loss.dice": 0.5}}},

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from foodseg.tune import patience
-from foodseg.tune.ledger import Ledger
+from foodseg.tune import backoff
 from foodseg.tune.ray_trial_feed import Budget, Limits, Plan, TrialFeed
 from foodseg.tune.search import ListedSearch
+from foodseg.tune.trials import Ledger
 from tests.drawn import drawn_config
 
 
@@ -46,7 +46,7 @@ def test_one_after_the_other_and_no_end_while_one_may_come_back(plan: Plan) -> N
 
 
 def test_an_interrupted_trial_comes_again_after_a_pause(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.5)
     feed = feed_of(plan)
     assert [asked(feed), asked(feed)] == ["trial-0", "trial-1"]
     feed.ended(plan.ledger.close("trial-0", "interrupted", "no room"))

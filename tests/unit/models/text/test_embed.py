@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import read_table
 from foodseg.models.text.embed import embed_names, permutation, random_vectors

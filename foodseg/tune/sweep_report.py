@@ -8,9 +8,9 @@ from markupsafe import Markup
 from foodseg import __version__, storage
 from foodseg.config.sweep import SweepConfig
 from foodseg.report.page import render_page
-from foodseg.tune.charts import UNITS, curves_chart, parallel_chart, pareto_chart
-from foodseg.tune.ledger import Trial
-from foodseg.tune.results import SweepResult
+from foodseg.tune.sweep_charts import UNITS, curves_chart, parallel_chart, pareto_chart
+from foodseg.tune.sweep_result import SweepResult
+from foodseg.tune.trials import Trial
 
 CURVES = "Purple: the best trial. Grey: stopped early. A dot is where it ended."
 SEARCHERS = {"random": "random draws", "grid": "every combination", "tpe": "Optuna's TPE"}

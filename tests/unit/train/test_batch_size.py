@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from foodseg.errors import UserError
-from foodseg.train.batches import micro_batch_size, require_statistics
+from foodseg.train.batch_size import micro_batch_size, require_statistics
 from foodseg.train.loop import train
 from foodseg.train.run import prepare_run
 from tests.drawn import drawn_config, write_drawn

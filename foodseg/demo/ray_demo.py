@@ -19,8 +19,8 @@ import cv2
 from foodseg.cluster.ray_session import data_cpus, ray_session
 from foodseg.config import load_config
 from foodseg.data.image_io import decode_image, open_picture
-from foodseg.data.plates import write_meals
 from foodseg.data.reader import RowReader
+from foodseg.demo.synthetic import write_meals
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
 from foodseg.models.text.embed import embed_names
@@ -50,7 +50,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)", file=sys.stderr)
         write_meals(meals, train=TRAIN_MEALS, test=TEST_MEALS, seed=0)
     prepared, run, names = str(out / "prepared"), str(out / "run"), str(out / "names.safetensors")
-    with as_file(files("foodseg") / "demo.yaml") as path:
+    with as_file(files("foodseg.demo") / "demo.yaml") as path:
         settings = [f"data.uri={prepared}", f"run.uri={run}", f"model.text.table={names}"]
         config = load_config(str(path), settings).config
     # one Ray for all parts: starting it is most of what a small job costs

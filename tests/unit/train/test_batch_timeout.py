@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from foodseg.errors import RetryLater, UserError
-from foodseg.train.waiting import within
+from foodseg.train.batch_timeout import within
 
 
 def numbers(count: int, seconds: float = 0.0) -> Iterator[int]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from foodseg.config.sweep import Against
 from foodseg.report.charts import AXIS, BOTTOM, COLOURS, TOP, Scale, axes, svg, text, ticks, wide
-from foodseg.tune.ledger import Trial
 from foodseg.tune.space import Knob
+from foodseg.tune.trials import Trial
 
 COLOUR = {"finished": COLOURS[0], "stopped": "#9aa39d", "failed": COLOURS[1], "interrupted": COLOURS[2],
           "running": COLOURS[2]}  # fmt: skip

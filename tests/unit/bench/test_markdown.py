@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from foodseg.bench.report import bench_markdown
+from foodseg.bench.markdown import bench_markdown
 
 MACHINE: dict[str, Any] = {
     "cores": 2,

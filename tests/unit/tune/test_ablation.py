@@ -8,7 +8,7 @@ import pytest
 from foodseg.errors import UserError
 from foodseg.metrics.bootstrap import draw_seeds, interval
 from foodseg.metrics.per_image import PictureCounts
-from foodseg.tune.table import ablation_table, page_markdown, table_markdown
+from foodseg.tune.ablation import ablation_table, page_markdown, table_markdown
 
 
 def pictures(*right: int) -> list[PictureCounts]:

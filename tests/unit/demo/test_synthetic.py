@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.data.ingredients import PLATE_CLASSES, Meal, _pixels
-from foodseg.data.plates import MIN_SIDE, draw_meal, write_meals
+from foodseg.demo.synthetic import MIN_SIDE, draw_meal, write_meals
+from foodseg.demo.synthetic_ingredients import PLATE_CLASSES, Meal, _pixels
 from foodseg.errors import UserError
 
 

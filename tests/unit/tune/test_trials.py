@@ -1,6 +1,6 @@
 """The ledger: what is written survives, whoever writes last and whoever dies in between."""
 
-from foodseg.tune.ledger import End, Ledger, Trial, read_trial, write_end
+from foodseg.tune.trials import End, Ledger, Trial, read_trial, write_end
 
 CONFIG = {"run": {"uri": "somewhere"}}
 

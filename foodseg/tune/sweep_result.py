@@ -16,8 +16,8 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import to_yaml
 from foodseg.config.sweep import Against, SweepConfig
-from foodseg.tune.ledger import Trial
 from foodseg.tune.space import Knob, Space
+from foodseg.tune.trials import Trial
 
 PARTS = 3  # that the values of a number are cut into
 

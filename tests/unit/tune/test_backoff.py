@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from foodseg.tune import patience
-from foodseg.tune.patience import Patience
+from foodseg.tune import backoff
+from foodseg.tune.backoff import Patience
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(patience, "time", made)
+    monkeypatch.setattr(backoff, "time", made)
     return made
 
 

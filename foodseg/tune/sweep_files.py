@@ -11,9 +11,9 @@ from typing import Any
 from foodseg import storage
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.explain import validated
+from foodseg.config.literals import Unclear, plain, write_yaml
 from foodseg.config.load import leaves, read_tree, sections, with_values
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
-from foodseg.config.written import Unclear, plain, write_yaml
 from foodseg.errors import UserError
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.tune.space import Space, check_space, configured, parse_space, settings_of_file, space_of_file

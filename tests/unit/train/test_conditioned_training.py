@@ -9,7 +9,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
-from foodseg.data.plates import PLATE_CLASSES
+from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_lists

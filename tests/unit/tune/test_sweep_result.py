@@ -7,10 +7,10 @@ import pytest
 
 from foodseg.config import load_config
 from foodseg.config.sweep import SweepConfig
-from foodseg.tune.ledger import Trial
-from foodseg.tune.page import sweep_html
-from foodseg.tune.results import explained_share, pareto_front, ranked, summarise, write_results
 from foodseg.tune.space import parse_space
+from foodseg.tune.sweep_report import sweep_html
+from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise, write_results
+from foodseg.tune.trials import Trial
 from tests.drawn import drawn_config
 
 SPACE = parse_space({

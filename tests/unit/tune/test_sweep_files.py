@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from foodseg.errors import UserError
-from foodseg.tune.files import begin, read_ablation, read_sweep, slug
+from foodseg.tune.sweep_files import begin, read_ablation, read_sweep, slug
 
 CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
 SPACE = {"loss.dice": {"uniform": [0, 1]}}

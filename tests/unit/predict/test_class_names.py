@@ -4,7 +4,7 @@ import pytest
 
 from foodseg.classes import ClassTable
 from foodseg.errors import UserError
-from foodseg.predict.names import nearest_names, parse_names
+from foodseg.predict.class_names import nearest_names, parse_names
 
 CLASSES = ClassTable(("background", "rice", "fried tofu", "steamed tofu", "spring onion", "apple"))
 

@@ -8,12 +8,12 @@ import pytest
 
 from foodseg import cli
 from foodseg.config import load_config
+from foodseg.config.literals import Typed, parsed, plain, read_yaml, write_yaml
 from foodseg.config.load import read_tree, to_yaml
 from foodseg.config.serve import parse_serve_config
-from foodseg.config.written import Typed, parsed, plain, read_yaml, write_yaml
 from foodseg.errors import UserError
 from foodseg.serve.deploy_file import IMPORT_PATH, read_deploy_file
-from foodseg.tune.files import begin, read_ablation, read_sweep
+from foodseg.tune.sweep_files import begin, read_ablation, read_sweep
 
 # what YAML would make something else of
 AS_TYPED = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from foodseg.data.ingredients import HELPINGS, PLATE_CLASSES, Meal, soften
+from foodseg.demo.synthetic_ingredients import HELPINGS, PLATE_CLASSES, Meal, soften
 from foodseg.errors import UserError
 
 MIN_SIDE = 32
