@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/ablate.py --config jobs/configs/ab
 
 import sys
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run(["ablate", "--address", "auto", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/evaluate.py s3://bucket/runs/a --d
 
 import sys
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run(["evaluate", "--address", "auto", *sys.argv[1:]]))

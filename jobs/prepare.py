@@ -6,7 +6,7 @@ ray job submit --working-dir . -- python jobs/prepare.py hf://datasets/EduardoPa
 
 import sys
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run(["data", "prepare", "--address", "auto", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/foo
 
 import sys
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 
 if __name__ == "__main__":
     sys.exit(run(["train", "--address", "auto", *sys.argv[1:]]))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FOODSEG = (sys.executable, "-m", "foodseg.cli")
+FOODSEG = (sys.executable, "-m", "foodseg")
 
 
 class ItemError(Exception):

@@ -6,7 +6,7 @@ python -m tests.cluster_run ADDRESS FOLDER      # FOLDER holds meals/ and config
 import sys
 from pathlib import Path
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 
 
 def main(address: str, folder: Path) -> int:

@@ -20,7 +20,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from foodseg import storage
-from foodseg.cli import run
+from foodseg.cli.main import run
 from foodseg.models.text.embed import embed_names
 from foodseg.storage import files
 from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
@@ -700,7 +700,7 @@ def test_unreachable_endpoint(world: Path, answer: Callable[..., str], s3_enviro
 def test_no_cluster(address: str, found: str, world: Path) -> None:
     # a process of its own: this one may be connected to the tests' cluster already
     prepare = [*PREPARE[:-1], str(world / "out"), "--address", address, "--json"]
-    command = [sys.executable, "-m", "foodseg.cli", *prepare]
+    command = [sys.executable, "-m", "foodseg", *prepare]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     child = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 

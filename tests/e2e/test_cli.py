@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 from foodseg.data.image_io import decode_mask
 from foodseg.data.shards import read_manifest
 from tests.e2e.world import make_world
@@ -76,7 +76,7 @@ def answered(said: Callable[..., str]) -> Callable[..., Any]:
 def cpu_seconds(*arguments: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, "-m", "foodseg.cli", *arguments], check=True, capture_output=True, env=environment)
+    subprocess.run([sys.executable, "-m", "foodseg", *arguments], check=True, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -96,7 +96,7 @@ def test_help_has_an_example(command: list[str], said: Callable[..., str]) -> No
 def test_every_command_is_in_this_table(said: Callable[..., str]) -> None:
     from typer.main import get_command
 
-    from foodseg.cli import app
+    from foodseg.cli.main import app
 
     found = []
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foodseg.cli import run
+from foodseg.cli.main import run
 from foodseg.data.shards import read_manifest
 from tests.e2e.world import make_world
 

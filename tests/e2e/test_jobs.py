@@ -216,7 +216,7 @@ def test_a_sweep_as_a_job(head: Head, drawn: Path) -> None:
 
 def test_a_job_that_fails_says_why(head: Head, tmp_path: Path) -> None:
     """Of two commands the first would write into the folder that Ray deletes with the job; the second finds nothing."""
-    relative = shlex.join(["python", "-m", "foodseg.cli", "data", "prepare", str(tmp_path), "prepared"])
+    relative = shlex.join(["python", "-m", "foodseg", "data", "prepare", str(tmp_path), "prepared"])
     nowhere = shlex.join(["python", "jobs/prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out")])
 
     job = head.submit("bash", "-c", f"{relative}; echo relative: $?; exec {nowhere}")

@@ -17,7 +17,7 @@ import pytest
 from foodseg import storage
 from foodseg.checkpoint.manifest import held
 from foodseg.checkpoint.run_layout import checkpoint_uri
-from foodseg.cli import run
+from foodseg.cli.main import run
 from foodseg.serve.http.api_keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha
 from tests.served import free_port, meal, png, spoil, write_checkpoint
@@ -34,7 +34,7 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
     # nothing names the model: the newest run in runs/ is found
     first = write_checkpoint(Path(checkpoint_uri(str(tmp_path / "runs" / "first"), 1)), 0)
     storage.write_json(f"{tmp_path}/runs/first/last.json", {"step": 1, "checkpoint": "checkpoints/step-00000001"})
-    command = [sys.executable, "-m", "foodseg.cli", "serve", "--json", "--set", f"http.port={free_port()}"]
+    command = [sys.executable, "-m", "foodseg", "serve", "--json", "--set", f"http.port={free_port()}"]
     # with the token that Ray makes for what it starts, as outside of tests
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     environment.pop("RAY_AUTH_MODE", None)
@@ -63,7 +63,7 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
         _ask_what_serve_would_fail_at(endpoint["url"])
         assert "ray_foodseg_" in _metrics(endpoint["metrics"])
         for checkpoint, code in ((bad, 2), (second, 0)):
-            swap = [sys.executable, "-m", "foodseg.cli", "serve", "swap", "meals", checkpoint, "--json"]
+            swap = [sys.executable, "-m", "foodseg", "serve", "swap", "meals", checkpoint, "--json"]
             done = subprocess.run(
                 [*swap, "--address", endpoint["ray"]], env=environment, capture_output=True, text=True, timeout=200
             )

@@ -58,7 +58,7 @@ def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
 def test_it_has_the_command_and_the_licence(unpacked: Path) -> None:
     (about,) = unpacked.glob("*.dist-info")
 
-    assert "foodseg = foodseg.cli:main" in (about / "entry_points.txt").read_text()
+    assert "foodseg = foodseg.cli.main:main" in (about / "entry_points.txt").read_text()
     assert list(about.rglob("LICENSE"))
 
 
@@ -66,5 +66,5 @@ def test_it_works_outside_the_repository(unpacked: Path, tmp_path: Path) -> None
     place = outside(unpacked, tmp_path, "-c", "import foodseg; print(foodseg.__file__)").strip()
 
     assert Path(place).is_relative_to(unpacked)
-    assert f"foodseg {__version__}\n" in outside(unpacked, tmp_path, "-m", "foodseg.cli", "--version")
-    assert "optim.lr = 0.001  # default\n" in outside(unpacked, tmp_path, "-m", "foodseg.cli", "config", "show")
+    assert f"foodseg {__version__}\n" in outside(unpacked, tmp_path, "-m", "foodseg", "--version")
+    assert "optim.lr = 0.001  # default\n" in outside(unpacked, tmp_path, "-m", "foodseg", "config", "show")

@@ -68,7 +68,7 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
     run = tmp_path / "run"
     config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=1")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
+    command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: len(logged_steps(run)) >= 12 or driver.poll() is not None)
     kill_driver(driver)
@@ -88,7 +88,7 @@ def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
     run = tmp_path / "run"
     config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "train.steps=4000", "scaling.num_workers=1")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
+    command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         try:
             wait_for(lambda: len(logged_steps(run)) >= 6 or driver.poll() is not None)

@@ -49,7 +49,7 @@ def test_nothing_is_left(tmp_path: Path, number: signal.Signals, when: str) -> N
     settings = ["train.steps=100000", "scaling.num_workers=2", "train.validate_every=2", "eval.longest_side=null"]
     config = drawn_config(write_drawn(tmp_path / "d", val=600 if when == "validation" else 4), run, *settings)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    command = [sys.executable, "-m", "foodseg.cli", "train", "--config", str(tmp_path / "config.yaml")]
+    command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml")]
     said = tmp_path / "said"
     with said.open("wb") as stderr:
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env={**os.environ})

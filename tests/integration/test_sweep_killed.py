@@ -36,7 +36,7 @@ def test_a_killed_driver(tmp_path: Path) -> None:
         sweep={"searcher": "grid", "trials": None, "concurrent": 1, "scheduler": "none"},
     )
     uri = tmp_path / "sweep"
-    command = [sys.executable, "-m", "foodseg.cli", "tune", "--config", path, "--json"]
+    command = [sys.executable, "-m", "foodseg", "tune", "--config", path, "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: driver.poll() is not None or len(logged_steps(uri, "trial-0001")) >= 20, 280)
     assert driver.poll() is None, driver.communicate()[1].decode()

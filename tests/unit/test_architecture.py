@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "foodseg").rglob("*.py"))
 SOURCES = [*MODULES, *(path for name in ("jobs", "proof", "tests") for path in sorted((ROOT / name).rglob("*.py")))]
 PLAIN = [path for path in MODULES if not (path.name.startswith("ray_") or path.parent.name == "ray_internals")]
-CLI = sorted((ROOT / "foodseg").glob("cli*.py"))  # may import ray_* modules, inside functions
+CLI = sorted((ROOT / "foodseg" / "cli").glob("*.py"))  # may import ray_* modules, inside functions
 MAX_LINES = 350
 
 # argv: packages that cannot be found, with commas between them, and modules to import; prints {module: error}.

@@ -46,7 +46,7 @@ def test_this_process_counts_where_it_does_the_job() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["/usr/bin/python3", "-m", "foodseg.cli"], "python3"),
+        (["/usr/bin/python3", "-m", "foodseg"], "python3"),
         (["raylet", "--port=1"], "raylet"),
         (["ray::IDLE", "", ""], "ray::IDLE"),
         (["ray::_map_task(a,", "b)"], "ray::_map_task(a, b)"),

@@ -108,7 +108,7 @@ def test_what_ends_by_itself_within_the_grace_is_not_killed(tmp_path: Path) -> N
 
 COMMAND = """
 import sys, time
-from foodseg import cli
+from foodseg.cli import main as cli
 
 @cli.app.command()
 def hang() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from foodseg import cli
+from foodseg.cli import main as cli
 from foodseg.config import load_config
 from foodseg.config.literals import Typed, parsed, plain, read_yaml, write_yaml
 from foodseg.config.load import read_tree, to_yaml

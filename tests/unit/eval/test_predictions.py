@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foodseg.cli import run as cli
+from foodseg.cli.main import run as cli
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest

@@ -25,6 +25,10 @@ ConfigFile = Annotated[
 Overrides = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value, stronger than the file.")]
 
 
+class Stopped(Exception):
+    """A command was asked to stop and has said so, with its result."""
+
+
 def on_cluster(address: str | None) -> bool:
     """True where a command joins a cluster, or was submitted to one as a job."""
     return address is not None or _IN_JOB in os.environ

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import AsJson, ConfigFile, Overrides, emit
+from foodseg.cli.options import AsJson, ConfigFile, Overrides, emit
 from foodseg.errors import UserError
 
 config_app = typer.Typer(help="Show, check and compare configurations.", no_args_is_help=True)

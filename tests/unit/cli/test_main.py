@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foodseg import doctor, storage
-from foodseg.cli import run
+from foodseg import storage
+from foodseg.cli import diagnosis
+from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
 from foodseg.metrics.per_image import PictureCounts, write_pictures
 
@@ -36,7 +37,7 @@ ENDS = [
 def test_a_command_that_raises(
     error: BaseException, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "diagnose", raising(error))
+    monkeypatch.setattr(diagnosis, "diagnose", raising(error))
 
     assert run(["doctor"]) == code
     out, err = capsys.readouterr()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import Address, AsJson, ConfigFile, Overrides, emit
+from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, emit
 
 bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foodseg.cli_options import Address, AsJson, Overrides, emit
+from foodseg.cli.options import Address, AsJson, Overrides, emit
 
 
 class _RunByDefault(TyperGroup):

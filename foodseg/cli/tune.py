@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import Address, AsJson, emit, require_lasting
+from foodseg.cli.options import Address, AsJson, emit, require_lasting
 
 File = Annotated[str, typer.Option("--config", "-c", help="YAML file; jobs/configs has an example.")]
 PartOverrides = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli_options import Address, AsJson, emit, require_lasting
+from foodseg.cli.options import Address, AsJson, emit, require_lasting
 
 data_app = typer.Typer(help="Prepare, map and look at data sets.", no_args_is_help=True)
 

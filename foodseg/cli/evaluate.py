@@ -1,0 +1,107 @@
+"""`foodseg evaluate`: exact scores of a checkpoint or of label maps, and the comparison of two evaluations."""
+
+from typing import Annotated
+
+import typer
+
+from foodseg.cli.options import Address, AsJson, Device, Overrides, emit, require_lasting
+from foodseg.errors import UserError
+
+
+def evaluate(
+    checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
+    data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
+    split: Annotated[str, typer.Option(help="Which split; every access to `test` is noted (--test-log).")] = "val",
+    out: Annotated[str | None, typer.Option(help="Where report.html, metrics.json and the counts go.")] = None,
+    predictions: Annotated[
+        str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
+    ] = None,
+    subset: Annotated[
+        list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
+    ] = None,
+    pictures: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
+    label_map: Annotated[
+        str | None, typer.Option("--map", help="TSV from one label space to another; scores are in the other.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="id<TAB>name of the space that --map leads to.")] = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
+    ] = None,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
+    address: Address = None,
+    device: Device = "auto",
+    test_log: Annotated[
+        str | None,
+        typer.Option(help="Test-set access log, a line for each access to `test`; left out: OUT/test_access.jsonl."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint or label maps exactly, or compare two evaluations.
+
+    Example: foodseg evaluate runs/a --data s3://bucket/meals --split test --out runs/a/test
+
+    Example: foodseg evaluate runs/a --data prepared/other --map to_foodseg103.tsv --out runs/a/other
+
+    Example: foodseg evaluate --compare runs/a/test runs/b/test
+    """
+    if compare is not None:
+        _compare(compare, subset or [], as_json)
+        return
+    if data is None or out is None:
+        missing = "--data" if data is None else "--out"
+        raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
+    from foodseg.eval.ray_evaluate import evaluate as run_evaluation
+    from foodseg.predict.device import parse_device
+    from foodseg.storage import redact
+
+    require_lasting("--out", out, address)
+    if test_log is not None:
+        require_lasting("--test-log", test_log, address)
+    metrics = run_evaluation(
+        checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
+        label_map=label_map, classes=classes,
+        overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
+    )  # fmt: skip
+
+    def show() -> None:
+        from rich.console import Console
+
+        from foodseg.eval.report_markdown import condition_mark, notes, scores_table
+        from foodseg.eval.result_files import conditions_note
+        from foodseg.eval.scores import Evaluation
+
+        evaluation = Evaluation.from_json(metrics)
+        Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))
+        told = conditions_note(metrics)
+        print("\n".join([*([f"Ingredients: {told}."] if told else []), *notes(evaluation)]))
+        print(f"written to {redact(out)}: report.html, report.md, metrics.json, pictures.parquet")
+
+    emit(metrics, as_json, show)
+
+
+def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:
+    from foodseg import storage
+    from foodseg.classes import ClassTable
+    from foodseg.eval.compare import compare, shown_side
+    from foodseg.eval.evaluate import read_subsets
+    from foodseg.metrics.per_image import read_pictures
+
+    (a, about_a), (b, about_b) = (read_pictures(storage.join(folder, "pictures.parquet")) for folder in folders)
+    for key in ("classes", "split", "data"):
+        if about_a[key] != about_b[key]:
+            raise UserError(
+                f"--compare: the evaluations differ in their {key}, and cannot be compared picture by picture"
+            )
+    classes = ClassTable(tuple(about_a["classes"]))
+    result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
+    named = dict(zip("ab", map(storage.redact, folders), strict=True))
+    conditions = {"a": about_a["conditions"], "b": about_b["conditions"]}
+    oracles = [side for side, each in conditions.items() if each and each["ingredients"] == "given"]
+
+    def show() -> None:
+        for side, folder in named.items():
+            print(f"{side.upper()}: {shown_side(folder, conditions[side])}")
+        print(f"\n{result.to_markdown()}")
+
+    emit({**named, "conditions": conditions, "oracles": oracles, **result.to_json()}, as_json, show)

@@ -1,0 +1,62 @@
+"""`foodseg predict`: label maps, overlays and shares of a few images."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foodseg.cli.options import AsJson, Device, Overrides, emit
+from foodseg.errors import DataRefused, UserError
+
+
+def predict(
+    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or URIs.")],
+    out: Annotated[
+        str, typer.Option(help="Where overlays, label maps and JSON go; files of others are never replaced.")
+    ],
+    ingredients: Annotated[
+        str | None,
+        typer.Option(help="What is on the pictures, names with commas between: sets eval.ingredients=given."),
+    ] = None,
+    device: Device = "auto",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label pictures: overlay with legend, label map, area, share and confidence of each ingredient.
+
+    Pictures that cannot be read are listed, and the exit code is 3; the others are labelled.
+
+    Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
+
+    Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
+    """
+    from foodseg.predict.device import parse_device
+    from foodseg.predict.image_list import READ
+    from foodseg.predict.label import label_pictures
+
+    if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
+        right = shlex.join(["foodseg", "predict", pictures[-1], checkpoint, *pictures[:-1], "--out", out])
+        raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
+    done = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
+    if not done.results and len(done.refused) == 1:
+        raise DataRefused("{picture}: {reason}".format_map(done.refused[0]))
+
+    def show() -> None:
+        for result in done.results:
+            shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
+            print(f"{result['overlay']}: {shares or 'no ingredient found'}")
+        if not all(result["calibrated"] for result in done.results):
+            why = "the checkpoint was not validated, or with other settings of eval"
+            print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
+
+    emit({"pictures": done.results, "refused": done.refused}, as_json, show)
+    if done.refused:
+        count = f"{len(done.refused)} of {len(done.results) + len(done.refused)} pictures cannot be read"
+        others = ", the others are labelled" if done.results else ""
+        print(f"foodseg: {count}{others}:", file=sys.stderr)
+        for each in done.refused:
+            print("  {picture}: {reason}".format_map(each), file=sys.stderr)
+        raise typer.Exit(DataRefused.exit_code)

@@ -1,0 +1,45 @@
+"""`foodseg train`: a segmenter from a prepared data set."""
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, Stopped, emit, require_lasting
+
+
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in run.uri.")] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a segmenter, on this machine or on a cluster.
+
+    Example: foodseg train -c jobs/configs/foodmix.yaml --set scaling.num_workers=2 --set run.uri=runs/a
+    """
+    from foodseg.config import load_config
+    from foodseg.storage import join
+    from foodseg.train.ray_trainer import run_training
+
+    resolved = load_config(config, overrides or []).config
+    require_lasting("run.uri", resolved.run.uri, address)
+    if resolved.train.latent_cache is not None:
+        require_lasting("train.latent_cache", resolved.train.latent_cache, address)
+    result = run_training(resolved, resume=resume, address=address)
+
+    def show() -> None:
+        if result["stopped"]:
+            return  # stderr says so
+        miou = f", mIoU on val {100 * result['miou']:.2f}" if result["miou"] is not None else ""
+        print(f"trained {result['step']} steps{miou}: {result['run']}")
+        out = join(result["run"], "test")
+        command = shlex.join(["foodseg", "evaluate", result["run"]])
+        print(f"next: {command} --data ... --split test --out {shlex.quote(out)}")
+
+    emit(result, as_json, show)
+    if result["stopped"]:
+        print(f"foodseg: stopped after {result['step']} steps; go on with --resume", file=sys.stderr)
+        raise Stopped
