@@ -1,4 +1,4 @@
-"""Hostile requests over real connections: those of tests/hostile.py, schemathesis's, and bodies that never end."""
+"""Hostile requests over real connections: those of tests/support/hostile_requests.py, schemathesis's, and bodies that never end."""
 
 import contextlib
 import http.client
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.hostile import HONEST_503, STATUSES, HostileRequest, hostile_requests
+from tests.support.hostile_requests import HONEST_503, STATUSES, HostileRequest, hostile_requests
 
 TIMEOUT = 120.0
 HEADERS_OF_KEYS = {"authorization", "x-api-key"}

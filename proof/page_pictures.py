@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from proof.proof_queue import ItemError
-from tests.browser import NAMES, find_browser
+from tests.support.browser import NAMES, find_browser
 
 SCREENS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from proof.proof_queue import ItemError
-from tests.browser import NAMES, browse, find_browser
+from tests.support.browser import NAMES, browse, find_browser
 
 MOST_ROWS = 16_000  # pixels: what a browser draws into one picture
 # A window has a least width, a frame has none.

@@ -12,7 +12,7 @@ import yaml
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from proof.proof_queue import ROOT, Bench, ItemError
 from proof.step_1 import PARITY_STEPS, foodmix, prepared_foodmix, train_ours
-from tests.served import free_port
+from tests.support.tiny_checkpoints import free_port
 
 
 def trained(bench: Bench, seed: int = 0) -> Path:

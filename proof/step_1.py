@@ -22,7 +22,7 @@ SMALL = (
 
 def s3(bench: Bench) -> dict[str, Any]:
     """Everything from and to one bucket: prepare, train with two workers, evaluate, predict."""
-    from tests.s3_server import S3Server
+    from tests.support.s3_server import S3Server
 
     source = foodmix(bench)
     data, run = "s3://foodseg/foodmix", "s3://foodseg/runs/proof"

@@ -59,7 +59,7 @@ def formats(bench: Bench) -> dict[str, Any]:
 
 def faults(bench: Bench) -> dict[str, Any]:
     """Fifty faulty records; the near-duplicates across the splits of the real pictures."""
-    from tests.faulty_meals import write_faulty_meals
+    from tests.support.faulty_meals import write_faulty_meals
 
     source, prepared = _fresh(bench.work / "faulty-meals"), _fresh(bench.work / "faulty")
     meals = write_faulty_meals(source)

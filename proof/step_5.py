@@ -233,7 +233,7 @@ def _served(run: Path, picture: Path, expected: np.ndarray, listed: list[str]) -
     """Asks an endpoint of its own for the picture, without and with a list; `expected`: what `predict` says."""
     from foodseg.serve.client import Client, label_map
     from foodseg.serve.ray_serving import serving
-    from tests.served import free_port
+    from tests.support.tiny_checkpoints import free_port
 
     overrides = [f"segmenter.models.meals={run}", f"http.port={free_port()}"]
     with serving(None, overrides) as endpoint, Client(endpoint.url) as client:

@@ -22,14 +22,14 @@ os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is there: n
 
 import pytest
 
-from tests.s3_server import S3Server, s3_server_available
+from tests.support.s3_server import S3Server, s3_server_available
 
 # `nohup` and shells that start something in the background let it ignore signals, and so everything that it starts.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.ray_cluster"]
+pytest_plugins = ["tests.support.ray_cluster"]
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ("unit", "integration", "e2e")  # folders of tests/, which are the markers too: cheap tests first

@@ -11,9 +11,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from foodseg.demo.synthetic import draw_meal
 from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
-from tests.browser import find_browser
-from tests.page_server import MealServer, meal_server
-from tests.page_view import HEIGHT, WIDTH
+from tests.support.browser import find_browser
+from tests.support.page_server import MealServer, meal_server
+from tests.support.page_view import HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="module")

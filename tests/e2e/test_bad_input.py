@@ -23,8 +23,8 @@ from foodseg import storage
 from foodseg.cli.main import run
 from foodseg.models.text.embed import embed_names
 from foodseg.storage import files
-from tests.e2e.world import TINY_RUN, edit_json, make_world, set_options, write_prepared
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
+from tests.support.tiny_world import TINY_RUN, edit_json, make_world, set_options, write_prepared
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = ["train", *set_options(*TINY_RUN)]

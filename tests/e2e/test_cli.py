@@ -19,7 +19,7 @@ from PIL import Image
 from foodseg.cli.main import run
 from foodseg.data.image_io import decode_mask
 from foodseg.data.shards import read_manifest
-from tests.e2e.world import make_world
+from tests.support.tiny_world import make_world
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
@@ -320,7 +320,7 @@ def test_text_from_the_names_to_labelled_pictures(
     world: Path, answered: Callable[..., Any], said: Callable[..., str]
 ) -> None:
     """Random vectors, a model with cross-attention and a head; vocabulary, predicted and given, in this process."""
-    from tests.e2e.world import TINY_RUN, set_options
+    from tests.support.tiny_world import TINY_RUN, set_options
 
     made = answered("data", "embed", "prepared", "names.safetensors", "--random", "--permute", "3")
     assert made["made_by"] == "random unit vectors, seed 0; names permuted, seed 3" and len(made["closest"]) == 10
@@ -356,7 +356,7 @@ def test_text_from_the_names_to_labelled_pictures(
 
 def test_train_resume_evaluate_predict_in_this_process(world: Path, answered: Callable[..., Any]) -> None:
     """The whole way without Ray; a finished run that is resumed has nothing left to do."""
-    from tests.e2e.world import TINY_RUN, set_options
+    from tests.support.tiny_world import TINY_RUN, set_options
 
     train = ["train", *set_options(*TINY_RUN)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from foodseg.cli.main import run
 from foodseg.data.shards import read_manifest
-from tests.e2e.world import make_world
+from tests.support.tiny_world import make_world
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint
 from foodseg.config import load_config
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals
-from tests.e2e.world import TINY_MODEL, set_options
-from tests.sweeps import write_sweep
+from tests.support.sweep_files import write_sweep
+from tests.support.tiny_world import TINY_MODEL, set_options
 
 pytestmark = pytest.mark.chaos
 

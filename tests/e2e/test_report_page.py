@@ -6,8 +6,8 @@ from html import escape
 import pytest
 
 from foodseg.eval.report_html import page_html
-from tests.browser import browse, find_browser
-from tests.report_page import awkward_page
+from tests.support.browser import browse, find_browser
+from tests.support.report_page import awkward_page
 
 WIDTHS = (390, 768, 1280)
 # A window has a least width, a frame has none. Writes down how wide the page became in each.

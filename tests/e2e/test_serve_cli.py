@@ -20,7 +20,7 @@ from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.cli.main import run
 from foodseg.serve.http.api_keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha
-from tests.served import free_port, meal, png, spoil, write_checkpoint
+from tests.support.tiny_checkpoints import free_port, meal, png, spoil, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240

@@ -15,7 +15,7 @@ from foodseg.config.serve import ServeConfig
 from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.serve.http.api import make_api
 from foodseg.serve.protocols import Backends
-from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
+from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/serve.md"))

@@ -12,8 +12,8 @@ from pycocotools import mask as coco
 from foodseg.data.image_io import decode_mask
 from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
 from foodseg.report.overlay import food_shares
-from tests.page_server import confidence_of, meal_server, piece_at
-from tests.page_view import at, largest, middle_of, saved, seen, upload
+from tests.support.page_server import confidence_of, meal_server, piece_at
+from tests.support.page_view import at, largest, middle_of, saved, seen, upload
 
 OPACITY = 0.55  # where the slider stands at first
 

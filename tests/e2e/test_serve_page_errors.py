@@ -14,8 +14,8 @@ from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
 from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
 from foodseg.serve.http.api_keys import Key, Keys
-from tests.page_server import Scripted, meal_server
-from tests.page_view import at, largest, middle_of, saved, upload
+from tests.support.page_server import Scripted, meal_server
+from tests.support.page_view import at, largest, middle_of, saved, upload
 
 WIDTHS = (320, 390, 768, 1280)
 BUSY = Scripted(

@@ -13,8 +13,8 @@ from foodseg.bench.ray_train import bench_train
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import config_hash
 from foodseg.errors import UserError
-from tests.drawn import drawn_config, write_drawn
-from tests.served import free_port, write_checkpoint
+from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.tiny_checkpoints import free_port, write_checkpoint
 
 pytestmark = pytest.mark.proof
 

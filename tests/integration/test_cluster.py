@@ -24,9 +24,9 @@ from foodseg.config.load import to_yaml
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals
 from foodseg.metrics.per_image import merge, read_pictures
-from tests.drawn import drawn_config
-from tests.drivers import wait_for
 from tests.integration.test_faults import logged_steps
+from tests.support.drivers import wait_for
+from tests.support.synthetic_set import drawn_config
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, BATCH = 160, 20, 4
@@ -85,7 +85,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Clu
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     with (tmp_path / "said").open("w") as said, (tmp_path / "results").open("w") as results:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster_run", cluster.address, str(tmp_path)],
+            [sys.executable, "-m", "tests.support.cluster_run", cluster.address, str(tmp_path)],
             stdout=results, stderr=said, cwd=ROOT, env={**os.environ, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"},
         )  # fmt: skip
         try:

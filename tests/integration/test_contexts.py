@@ -17,8 +17,8 @@ from foodseg.train.context import TrainContext
 from foodseg.train.loop import train
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 BATCH, STEPS, DONE = 4, 6, 2
 SETTINGS = [f"train.steps={STEPS}", f"train.global_batch={BATCH}", "train.micro_batch=1", "train.checkpoint_every=2"]

@@ -16,9 +16,9 @@ from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.train.ray_trainer import run_training
-from tests.drawn import drawn_config, write_drawn
-from tests.drivers import kill_driver, wait_for
-from tests.s3_server import S3Server
+from tests.support.drivers import kill_driver, wait_for
+from tests.support.s3_server import S3Server
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 STEPS = 40
 SETTINGS = [f"train.steps={STEPS}", "train.validate_every=40", "train.checkpoint_every=5", "train.log_every=1"]

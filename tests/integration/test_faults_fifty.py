@@ -12,7 +12,7 @@ from foodseg.data.shards import Manifest, read_findings, read_quarantine
 from foodseg.errors import DataRefused
 from foodseg.prepare.findings import FINDINGS
 from foodseg.prepare.ray_prepare import prepare
-from tests.faulty_meals import FAULTS, ONE_CLASS, FaultyMeals, write_faulty_meals
+from tests.support.faulty_meals import FAULTS, ONE_CLASS, FaultyMeals, write_faulty_meals
 
 
 @pytest.fixture(scope="module")

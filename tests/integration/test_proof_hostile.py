@@ -2,7 +2,7 @@
 
 from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from proof.hostile_http import send_schemathesis, sent, wrong
-from tests.page_server import meal_server
+from tests.support.page_server import meal_server
 
 
 def test_what_schemathesis_makes_of_the_document() -> None:

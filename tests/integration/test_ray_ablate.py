@@ -14,8 +14,8 @@ from foodseg.errors import UserError
 from foodseg.tune.ray_ablate import run_ablation
 from foodseg.tune.sweep_files import AblationPlan, read_ablation
 from foodseg.tune.trials import Ledger
-from tests.drawn import write_drawn
-from tests.sweeps import write_ablation
+from tests.support.sweep_files import write_ablation
+from tests.support.synthetic_set import write_drawn
 
 pytestmark = pytest.mark.chaos
 

@@ -16,7 +16,7 @@ from foodseg.demo import ray_demo
 from foodseg.demo.ray_demo import SHOWN, _write_some, run_demo
 from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.models.text.class_embeddings import read_table
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 
 def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

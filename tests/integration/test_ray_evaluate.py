@@ -20,8 +20,8 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
 from foodseg.metrics.per_image import merge, read_pictures
 from foodseg.train.loop import train
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 
 @pytest.fixture(scope="module")

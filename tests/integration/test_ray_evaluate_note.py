@@ -8,8 +8,8 @@ from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.train.loop import train
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 
 @pytest.fixture(scope="module")

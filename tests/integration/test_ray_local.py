@@ -14,7 +14,7 @@ from foodseg.serve.http.schema import ApiError
 from foodseg.serve.packing import PackedLabels, pack_labels
 from foodseg.serve.protocols import Labelled, ModelState
 from foodseg.serve.ray_app import Ingress
-from tests.served import meal, png
+from tests.support.tiny_checkpoints import meal, png
 
 SHA = "ab" * 32
 

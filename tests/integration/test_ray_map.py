@@ -11,7 +11,7 @@ from foodseg.data.shards import Manifest, read_manifest, read_quarantine, write_
 from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.prepare.ray_map import map_data_set
-from tests.drawn import IGNORE, write_drawn
+from tests.support.synthetic_set import IGNORE, write_drawn
 
 K = len(PLATE_CLASSES)
 REFUSED = [{"image_id": "torn", "reason": "the file is empty", "source": "drawn"}]

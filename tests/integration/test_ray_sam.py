@@ -24,8 +24,8 @@ from foodseg.serve.protocols import Mask
 from foodseg.serve.ray_serving import Endpoint, serving
 from foodseg.serve.sam_vote import vote
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from tests.compare import close
-from tests.served import free_port, meal, png, write_checkpoint, write_clip
+from tests.support.compare import close
+from tests.support.tiny_checkpoints import free_port, meal, png, write_checkpoint, write_clip
 
 pytestmark = pytest.mark.chaos
 

@@ -41,8 +41,8 @@ from foodseg.serve.http.schema import ApiError, Rle
 from foodseg.serve.ray_handles import RaySegmenter, ask
 from foodseg.serve.ray_serving import Endpoint, serving, swap
 from foodseg.serve.served_model import checkpoint_sha
-from tests.compare import assert_same_ids, close, scores_of
-from tests.served import free_port, meal, png, spoil, write_checkpoint, write_clip
+from tests.support.compare import assert_same_ids, close, scores_of
+from tests.support.tiny_checkpoints import free_port, meal, png, spoil, write_checkpoint, write_clip
 
 SIZES = [(96, 96), (72, 96), (96, 64), (40, 90), (180, 240)]
 

@@ -11,7 +11,7 @@ from foodseg.data import ray_stream
 from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 BATCH, STEPS = 6, 40
 AUGMENT = AugmentConfig(longest_side=48, crop=32)

@@ -17,11 +17,11 @@ from foodseg.tune import ray_tuner
 from foodseg.tune.ray_sweep import run_sweep
 from foodseg.tune.sweep_files import begin, read_sweep
 from foodseg.tune.trials import Ledger, Trial
-from tests.compare import close
-from tests.drawn import write_drawn
-from tests.ray_cluster import CPUS
-from tests.ray_trials import run_quickly
-from tests.sweeps import write_sweep
+from tests.support.compare import close
+from tests.support.ray_cluster import CPUS
+from tests.support.ray_trials import run_quickly
+from tests.support.sweep_files import write_sweep
+from tests.support.synthetic_set import write_drawn
 
 pytestmark = pytest.mark.chaos
 

@@ -12,7 +12,7 @@ from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
-from tests.drawn import drawn_config, write_drawn
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 SETTINGS = [
     "train.steps=8",

@@ -9,8 +9,8 @@ import ray
 from foodseg.errors import RetryLater
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
-from tests.drawn import drawn_config, write_drawn
-from tests.ray_cluster import CPUS
+from tests.support.ray_cluster import CPUS
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 GUARD = 6.0
 pytestmark = pytest.mark.chaos

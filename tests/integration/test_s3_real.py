@@ -11,7 +11,7 @@ import pytest
 from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.prepare.formats.detect import list_source
-from tests.s3_server import S3Server, s3_server_available
+from tests.support.s3_server import S3Server, s3_server_available
 from tests.unit.prepare.formats import test_coco as coco
 from tests.unit.prepare.formats import test_foodseg103 as foodseg103
 from tests.unit.prepare.formats import test_huggingface as huggingface

@@ -19,11 +19,11 @@ from foodseg.tune.ray_tuner import run_trials
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.sweep_files import read_sweep
 from foodseg.tune.trials import Ledger
-from tests.drawn import drawn_config, write_drawn
-from tests.drivers import wait_for
-from tests.ray_trials import run_quickly
-from tests.s3_server import S3Server
-from tests.sweeps import write_sweep
+from tests.support.drivers import wait_for
+from tests.support.ray_trials import run_quickly
+from tests.support.s3_server import S3Server
+from tests.support.sweep_files import write_sweep
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 pytestmark = pytest.mark.chaos
 

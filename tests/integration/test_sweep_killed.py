@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from foodseg.tune.trials import Ledger, Trial
-from tests.drawn import write_drawn
-from tests.drivers import kill_driver, wait_for
-from tests.sweeps import write_sweep
+from tests.support.drivers import kill_driver, wait_for
+from tests.support.sweep_files import write_sweep
+from tests.support.synthetic_set import write_drawn
 
 
 def trials(uri: Path) -> list[Trial]:

@@ -16,7 +16,7 @@ from foodseg.serve.client import Client
 from proof import hostile_http, step_4
 from proof.proof_queue import ItemError
 from proof.steady_load import SteadyLoad, ask_prompt, ask_segment
-from tests.page_server import MealServer, Scripted, meal_server
+from tests.support.page_server import MealServer, Scripted, meal_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = Scripted(429, b'{"error": {"code": "x", "message": "y", "hint": ""}}', headers=((b"retry-after", b"1"),))

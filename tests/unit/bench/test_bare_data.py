@@ -10,7 +10,7 @@ from foodseg.bench.bare_data import EncodedRows, bare_rate, encoded_rows, loader
 from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
-from tests.drawn import SIDE, drawn_config, write_drawn
+from tests.support.synthetic_set import SIDE, drawn_config, write_drawn
 
 
 @pytest.fixture(scope="module")

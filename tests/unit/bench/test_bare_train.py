@@ -15,8 +15,8 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import train
-from tests.compare import assert_close, close
-from tests.drawn import drawn_config, write_drawn
+from tests.support.compare import assert_close, close
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 
 @pytest.fixture(scope="module")

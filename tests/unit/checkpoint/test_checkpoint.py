@@ -24,8 +24,8 @@ from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.text.class_embeddings import TextTable, read_table
-from tests.compare import assert_close
-from tests.drawn import drawn_config
+from tests.support.compare import assert_close
+from tests.support.synthetic_set import drawn_config
 
 FILES = [
     "model.safetensors",

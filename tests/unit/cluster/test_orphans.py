@@ -14,7 +14,7 @@ import pytest
 
 from foodseg.cluster import orphans
 from foodseg.cluster.orphans import MARK, end_marked, keeper
-from tests.drivers import wait_for
+from tests.support.drivers import wait_for
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(120)"]
 # starts a process of its own session, which starts another one; says who they are, and waits

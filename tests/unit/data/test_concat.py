@@ -15,7 +15,7 @@ from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
 from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 
 def change(uri: str, **values: object) -> str:

@@ -24,7 +24,7 @@ from foodseg.eval.predictions import PredictionFolder
 from foodseg.metrics.boundary import merge_boundary
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import merge
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
 PLATES = CommonSpace(PLATE_CLASSES, "drawn")

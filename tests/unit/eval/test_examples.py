@@ -13,7 +13,7 @@ from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, picture_miou, worst_and_best
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.per_image import PictureCounts
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 SPACE = CommonSpace(PLATE_CLASSES, "drawn")
 

@@ -17,7 +17,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.eval.predictions import find_predictions
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 
 @pytest.fixture(scope="module")

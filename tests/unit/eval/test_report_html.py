@@ -9,7 +9,7 @@ import pytest
 
 from foodseg import storage
 from foodseg.eval.report_html import confusion_pairs, page_html, read_losses
-from tests.report_page import NAMES, awkward_page
+from tests.support.report_page import NAMES, awkward_page
 
 
 class Tags(HTMLParser):

@@ -14,7 +14,7 @@ from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_fac
 from foodseg.eval.scores import Evaluation, summarise
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import read_pictures
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
 

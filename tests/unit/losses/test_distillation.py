@@ -13,7 +13,7 @@ from foodseg.losses.distillation import (
     feature_distance_sum,
     ramp,
 )
-from tests.compare import assert_close, close
+from tests.support.compare import assert_close, close
 
 
 def two_class_logits(probability_of_1: list[list[float]]) -> torch.Tensor:

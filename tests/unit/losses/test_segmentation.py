@@ -14,7 +14,7 @@ from foodseg.losses.segmentation import (
     present_classes,
     upsample_logits,
 )
-from tests.compare import assert_close, close
+from tests.support.compare import assert_close, close
 
 IGNORE = 255
 

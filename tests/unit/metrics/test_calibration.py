@@ -21,7 +21,7 @@ from foodseg.metrics.calibration import (
     sampled_pixels,
     write_confidence,
 )
-from tests.compare import close
+from tests.support.compare import close
 
 
 def counts_of(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from foodseg.models.fusion import (
     masked,
 )
 from foodseg.models.segmenter import Segmenter
-from tests.compare import assert_close, close
+from tests.support.compare import assert_close, close
 
 KINDS = ["score_map", "cross_attention", "film"]
 ONE, NONE, ALL = [False, True, False], [False, False, False], [True, True, True]

@@ -10,7 +10,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 ALL = (4, 8, 16, 32)
 # a plain one, EfficientNets (timm keeps their unused stages), channels-last features, a single stride

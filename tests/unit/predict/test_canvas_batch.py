@@ -5,7 +5,7 @@ import pytest
 from foodseg.config.evaluation import EvalConfig
 from foodseg.predict.canvas_batch import BatchPredictor, pick_canvas
 from foodseg.predict.predictor import Predictor
-from tests.compare import assert_close, assert_same_ids, scores_of
+from tests.support.compare import assert_close, assert_same_ids, scores_of
 from tests.unit.predict.test_predictor import CPU, PixelModel, picture
 
 LISTED = ((512, 512), (384, 512), (512, 384))

@@ -10,7 +10,7 @@ from torch import nn
 from foodseg.config.evaluation import EvalConfig
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.predictor import RULED_OUT, Predictor, restricted
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 PROBABILITIES = torch.tensor([1.0, 0.49, 0.99, 0.0])
 

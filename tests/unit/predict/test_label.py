@@ -21,8 +21,8 @@ from foodseg.predict.label import label_pictures, mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.storage.outputs import written_names
 from foodseg.train.loop import train
-from tests.drawn import drawn_config, write_drawn, write_table
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn, write_table
 
 
 def test_mean_confidences_by_hand():

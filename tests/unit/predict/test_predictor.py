@@ -18,7 +18,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict import predictor as predictor_module
 from foodseg.predict.predictor import PictureLogits, Predictor
-from tests.compare import assert_same_ids, scores_of
+from tests.support.compare import assert_same_ids, scores_of
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")

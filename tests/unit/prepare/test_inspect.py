@@ -14,7 +14,7 @@ from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows
 from foodseg.prepare.inspect import closest_names, inspect_data, shared_groups, show_inspection
-from tests.drawn import write_drawn, write_table
+from tests.support.synthetic_set import write_drawn, write_table
 
 PAIR = {
     "image_id": "test-001", "split": "test", "finding": "near_duplicate", "detail": "looks like 'train-003' of train",

@@ -17,7 +17,7 @@ from foodseg.serve.ray_clip import ClipDeployment
 from foodseg.serve.ray_sam import SamDeployment
 from foodseg.serve.ray_segmenter import SegmenterDeployment
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from tests.served import write_checkpoint
+from tests.support.tiny_checkpoints import write_checkpoint
 
 
 class Model:

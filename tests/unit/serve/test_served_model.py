@@ -13,8 +13,8 @@ from foodseg.predict.predictor import Predictor
 from foodseg.serve.packing import pack_labels, pack_regions, unpack_labels, unpack_regions
 from foodseg.serve.protocols import Labelled, Mask
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from tests.compare import CLOSE_CALL, assert_same_ids, close, scores_of
-from tests.served import meal, spoil, write_checkpoint
+from tests.support.compare import CLOSE_CALL, assert_same_ids, close, scores_of
+from tests.support.tiny_checkpoints import meal, spoil, write_checkpoint
 
 
 @pytest.fixture(scope="module")

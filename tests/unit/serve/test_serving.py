@@ -12,7 +12,7 @@ from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.serve import ray_serving
 from foodseg.serve.ray_serving import ApplicationStatus, DeploymentStatus, Endpoint, serving
-from tests.served import free_port
+from tests.support.tiny_checkpoints import free_port
 
 
 class Client:

@@ -13,7 +13,7 @@ from foodseg.errors import RetryLater, UserError
 from foodseg.prepare.formats import huggingface
 from foodseg.prepare.formats.detect import list_source
 from foodseg.storage.hub import join, list_names, pin, read_text
-from tests.hub_server import COMMIT, HubServer
+from tests.support.hub_server import COMMIT, HubServer
 from tests.unit.prepare.formats.test_huggingface import check, mirror, rows, write
 
 NAME = "hf://datasets/somebody/meals"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from foodseg.errors import UserError
 from foodseg.train.batch_size import micro_batch_size, require_statistics
 from foodseg.train.loop import train
 from foodseg.train.run import prepare_run
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 RESNET = "model.backbone=resnet18"
 

@@ -15,9 +15,9 @@ from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_lists
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
-from tests.compare import assert_close, close
-from tests.drawn import IGNORE, drawn_config, write_table
-from tests.rank import prepared
+from tests.support.compare import assert_close, close
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import IGNORE, drawn_config, write_table
 
 K = len(PLATE_CLASSES)
 ON = ("loss.distill=1", "distill.ramp=0", "optim.warmup=0", "data.val_split=null")

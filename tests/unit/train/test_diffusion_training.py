@@ -22,9 +22,9 @@ from foodseg.predict.canvas_batch import BatchPredictor
 from foodseg.predict.predictor import Predictor
 from foodseg.train.conditioning import student_lists
 from foodseg.train.loop import Trainer
-from tests.compare import assert_close, close
-from tests.drawn import drawn_config, write_table
-from tests.rank import prepared
+from tests.support.compare import assert_close, close
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_table
 
 K = len(PLATE_CLASSES)
 TAUGHT = (

@@ -20,8 +20,8 @@ from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.validation import validate
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 ON = ("loss.distill=1", "loss.features=0.5", "distill.ramp=0", "optim.warmup=0")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from foodseg.errors import UserError
 from foodseg.train.ema import Teacher
-from tests.compare import close
+from tests.support.compare import close
 
 
 def set_to(module: nn.Module, value: float) -> None:

@@ -16,8 +16,8 @@ from foodseg.data.reader import RowReader
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
-from tests.drawn import drawn_config, write_table
-from tests.rank import first_gradients, prepared
+from tests.support.gloo_rank import first_gradients, prepared
+from tests.support.synthetic_set import drawn_config, write_table
 
 ROOT = Path(__file__).parents[3]
 LOSSES = {
@@ -164,7 +164,9 @@ def two_ranks(data, losses, tmp_path_factory):
     (folder / "configs.json").write_text(json.dumps([tree.model_dump(mode="json") for tree in trees.values()]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ranks = [
-        subprocess.Popen([sys.executable, "-m", "tests.rank", str(rank), "2", str(folder)], env=environment, cwd=ROOT)
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.gloo_rank", str(rank), "2", str(folder)], env=environment, cwd=ROOT
+        )
         for rank in range(2)
     ]
     try:

@@ -13,14 +13,14 @@ import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import newest_checkpoint
-from tests.drawn import drawn_config, write_drawn
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import sys, time, torch
 from foodseg.config import parse_config
 from foodseg.train.loop import train
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
 import json
 
 torch.set_num_threads(1)

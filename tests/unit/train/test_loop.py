@@ -26,9 +26,9 @@ from foodseg.train import loop
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
 from foodseg.train.validation import validate, validation_counts
-from tests.compare import assert_close, close
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.compare import assert_close, close
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

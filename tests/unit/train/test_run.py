@@ -19,9 +19,9 @@ from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
 from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
-from tests.drawn import drawn_config, write_drawn, write_table
-from tests.hub_server import HubServer
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.hub_server import HubServer
+from tests.support.synthetic_set import drawn_config, write_drawn, write_table
 
 
 @pytest.fixture(scope="module")

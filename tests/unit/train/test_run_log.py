@@ -11,8 +11,8 @@ from foodseg.errors import UserError
 from foodseg.train.loop import train
 from foodseg.train.run_log import RunLog
 from foodseg.train.tracking import end_tracking
-from tests.drawn import drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.losses import segmentation
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
-from tests.compare import close
-from tests.drawn import IGNORE, drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.compare import close
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import IGNORE, drawn_config, write_drawn
 
 K = len(PLATE_CLASSES)
 ANNOTATED = {"all": None, "some": (0, 2, 4)}

@@ -18,8 +18,8 @@ from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import RULED_OUT, PictureLogits
 from foodseg.train import validation
 from foodseg.train.validation import validate, validation_counts
-from tests.drawn import IGNORE, drawn_config, write_drawn
-from tests.rank import prepared
+from tests.support.gloo_rank import prepared
+from tests.support.synthetic_set import IGNORE, drawn_config, write_drawn
 
 STRIDE = 32
 

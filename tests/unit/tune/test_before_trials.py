@@ -15,8 +15,8 @@ from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.sweep_files import read_ablation, read_sweep
 from foodseg.tune.trials import Ledger
-from tests.drawn import write_drawn
-from tests.sweeps import write_ablation, write_sweep
+from tests.support.sweep_files import write_ablation, write_sweep
+from tests.support.synthetic_set import write_drawn
 
 
 @pytest.mark.parametrize(

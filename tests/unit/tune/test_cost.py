@@ -3,7 +3,7 @@
 from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.models.build import build_segmenter
 from foodseg.tune.cost import model_cost
-from tests.drawn import drawn_config, write_table
+from tests.support.synthetic_set import drawn_config, write_table
 
 
 def test_parameters_are_those_that_are_trained(tmp_path):

@@ -9,7 +9,7 @@ from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
 from foodseg.storage import files
 from foodseg.tune.ray_trial import run_trial
 from foodseg.tune.trials import Ledger, Trial
-from tests.drawn import drawn_config, write_drawn
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from foodseg.tune.space import parse_space
 from foodseg.tune.sweep_report import sweep_html
 from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise, write_results
 from foodseg.tune.trials import Trial
-from tests.drawn import drawn_config
+from tests.support.synthetic_set import drawn_config
 
 SPACE = parse_space({
     "<kind>": {"options": {"a": {}, "<b>": {"loss.dice": 0.5}}},

@@ -13,7 +13,7 @@ from foodseg.tune import backoff
 from foodseg.tune.ray_trial_feed import Budget, Limits, Plan, TrialFeed
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.trials import Ledger
-from tests.drawn import drawn_config
+from tests.support.synthetic_set import drawn_config
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import read_manifest
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))
 PLAIN = AugmentConfig.model_validate({"longest_side": 8, "scale": (1, 1), "crop": 8, "flip": 0})

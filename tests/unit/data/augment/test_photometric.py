@@ -6,7 +6,7 @@ import torch
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_place
-from tests.compare import assert_close, close
+from tests.support.compare import assert_close, close
 
 MEAN = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
 WHOLE = torch.tensor([[0, 0, 2, 2]], dtype=torch.int32)

@@ -13,7 +13,7 @@ from foodseg.config.text import TextConfig
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.build import build_segmenter, decoder_inputs
 from foodseg.models.segmenter import Segmenter
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 K, D, HEADS = 5, 16, 4
 LAYERS = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from foodseg.config import parse_config
 from foodseg.models.backbones.latents import LatentCache, encoded
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 STILL = {"longest_side": 64, "crop": 64, "scale": [1, 1], "contrast": [1, 1], "brightness": 0}
 

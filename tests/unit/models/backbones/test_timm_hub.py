@@ -13,7 +13,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones import timm_hub
 from foodseg.models.build import build_segmenter
-from tests.hub_server import HubServer
+from tests.support.hub_server import HubServer
 
 NAME = "test_efficientnet"
 REPOSITORY = "timm/test_efficientnet.r160_in1k"

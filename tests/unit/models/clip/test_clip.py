@@ -14,8 +14,8 @@ from PIL import Image
 
 from foodseg.errors import UserError
 from foodseg.models.clip.clip import PROMPTS, ClipModel, load_clip
-from tests.compare import close
-from tests.served import TINY_CLIP, write_clip
+from tests.support.compare import close
+from tests.support.tiny_checkpoints import TINY_CLIP, write_clip
 
 CPU = torch.device("cpu")
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d, gelu, layer_norm, linear, pad
 
 from foodseg.models.sam.mobile_sam import TinyEncoder, build_mobile_sam, timm_state
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 State = dict[str, torch.Tensor]
 HEADS, WINDOWS, DEPTHS = (2, 4, 5, 10), (7, 7, 14, 7), (2, 2, 6, 2)

@@ -19,7 +19,7 @@ from foodseg.data.image_io import decode_image
 from foodseg.errors import UserError
 from foodseg.models.sam.mobile_sam import TinyEncoder
 from foodseg.models.sam.sam import MaskGrid, SamEmbedding, SamMask, SamModel, load_sam
-from tests.compare import assert_close, close
+from tests.support.compare import assert_close, close
 
 CPU = torch.device("cpu")
 

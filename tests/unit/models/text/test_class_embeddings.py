@@ -20,7 +20,7 @@ from foodseg.models.text.class_embeddings import (
     with_background,
 )
 from foodseg.models.text.synonyms import sentences_of
-from tests.compare import close
+from tests.support.compare import close
 
 CLASSES = ClassTable(("background", "rice", "date", "fried tofu"))
 VECTORS = torch.arange(12.0).view(4, 3)

@@ -19,7 +19,7 @@ from foodseg.models.text import clip_text
 from foodseg.models.text.class_embeddings import class_text
 from foodseg.models.text.clip_text import averaged, open_clip_vectors
 from foodseg.models.text.synonyms import sentences_of
-from tests.compare import assert_close
+from tests.support.compare import assert_close
 
 WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show
 TINY = {

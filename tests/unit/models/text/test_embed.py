@@ -10,8 +10,8 @@ from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import read_table
 from foodseg.models.text.embed import embed_names, permutation, random_vectors
-from tests.compare import assert_close
-from tests.drawn import write_drawn
+from tests.support.compare import assert_close
+from tests.support.synthetic_set import write_drawn
 
 CLASSES = "0\tbackground\n1\trice\n2\tcheese butter\n3\tfried tofu\n"
 

@@ -19,7 +19,7 @@ from foodseg.serve.http.api import make_api
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
 from foodseg.serve.protocols import Backends, ImageExpired, Labelled, Mask, ModelState
-from tests.served import meal, png
+from tests.support.tiny_checkpoints import meal, png
 
 CLASSES = ("background", "rice", "egg", "tofu")
 HEIGHT, WIDTH = 60, 80

@@ -10,9 +10,17 @@ from foodseg.config.serve import ServeConfig, parse_serve_config
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.middleware import Guard
 from foodseg.serve.protocols import Backends
-from tests.asgi import Reply, ask
-from tests.hostile import HONEST_503, STATUSES, HostileRequest, good_picture, hostile_requests, multipart, random
-from tests.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures
+from tests.support.asgi import Reply, ask
+from tests.support.hostile_requests import (
+    HONEST_503,
+    STATUSES,
+    HostileRequest,
+    good_picture,
+    hostile_requests,
+    multipart,
+    random,
+)
+from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures
 
 NAMES = ("background", "rice", "egg")
 

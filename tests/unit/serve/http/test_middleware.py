@@ -15,7 +15,7 @@ from foodseg.config.serve import HttpConfig
 from foodseg.serve.http.api_keys import Key, Keys
 from foodseg.serve.http.middleware import Exchange, Guard
 from foodseg.serve.http.schema import ApiError
-from tests.asgi import Reply, ask
+from tests.support.asgi import Reply, ask
 
 LIMITS = {"max_body_bytes": 1024, "body_seconds": 0.2, "request_seconds": 0.4, "max_requests": 2}
 SECRET = "correct-horse-battery-staple"

@@ -15,10 +15,10 @@ import pytest
 from foodseg.config.serve import parse_serve_config
 from foodseg.serve.http.api import make_api
 from foodseg.serve.protocols import Backends
-from tests.asgi import Reply, ask
-from tests.hostile import multipart
-from tests.page_server import FakeClip, FakeSam, FakeSegmenter, KnownPictures
-from tests.served import meal
+from tests.support.asgi import Reply, ask
+from tests.support.hostile_requests import multipart
+from tests.support.page_server import FakeClip, FakeSam, FakeSegmenter, KnownPictures
+from tests.support.tiny_checkpoints import meal
 
 CLASSES = ("background", "rice", "egg", "fried tofu")
 HEIGHT, WIDTH = 48, 64

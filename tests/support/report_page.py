@@ -14,7 +14,7 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page
 from foodseg.eval.scores import summarise
 from foodseg.metrics.per_image import merge
-from tests.drawn import write_drawn
+from tests.support.synthetic_set import write_drawn
 
 NAMES = (
     "background",

@@ -1,6 +1,6 @@
 """One of two training processes joined by gloo and DDP, without Ray.
 
-    python -m tests.rank RANK WORLD_SIZE FOLDER        # reads configs.json, writes rank-<RANK>.pt
+    python -m tests.support.gloo_rank RANK WORLD_SIZE FOLDER        # reads configs.json, writes rank-<RANK>.pt
 
 The file holds, per configuration, the gradients of the first update as DDP left them, the scores on val, and the
 buffers of the student and of the teacher.

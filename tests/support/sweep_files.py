@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.drawn import drawn_config
+from tests.support.synthetic_set import drawn_config
 
 
 def shared_config(data: str, *overrides: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Prepares, trains and evaluates on a Ray cluster, each as a user's command; one process, so that it starts once.
 
-python -m tests.cluster_run ADDRESS FOLDER      # FOLDER holds meals/ and config.yaml; prints one JSON line each
+python -m tests.support.cluster_run ADDRESS FOLDER      # FOLDER holds meals/ and config.yaml; prints one JSON line each
 """
 
 import sys

@@ -15,7 +15,7 @@ import torch
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
-from tests.drawn import drawn_config
+from tests.support.synthetic_set import drawn_config
 
 TINY_CLIP = {
     "embed_dim": 24,

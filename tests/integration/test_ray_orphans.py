@@ -12,8 +12,8 @@ import pytest
 
 from foodseg.cluster.orphans import MARK, namespace
 from foodseg.config.load import to_yaml
-from tests.drawn import drawn_config, write_drawn
-from tests.drivers import require_ended, wait_for
+from tests.support.drivers import require_ended, wait_for
+from tests.support.synthetic_set import drawn_config, write_drawn
 
 pytestmark = pytest.mark.chaos
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 CPUS = 8  # logical: Ray Data must never wait for a CPU that a training worker holds
 OBJECT_STORE_BYTES = 300 * 2**20

@@ -1,6 +1,6 @@
 """A pytest plugin that plays another processor: what is computed rounds otherwise for each shape of its input.
 
-python -m pytest -p tests.rounding tests/unit
+python -m pytest -p tests.support.rounding tests/unit
 
 Kernels are chosen by processor, shape and number of threads. Here the same shapes give the same bits, as on a real
 machine, and other shapes (a batch and a single picture, a window and the whole) differ in the last bits, as they may on

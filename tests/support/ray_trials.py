@@ -12,7 +12,7 @@ from foodseg.errors import RetryLater
 from foodseg.tune.ray_trial import Afterwards
 from foodseg.tune.trials import End, read_trial, write_end
 
-STEPS = (4, 8, 12)  # as tests/sweeps.py has trials validated
+STEPS = (4, 8, 12)  # as tests/support/sweep_files.py has trials validated
 
 
 def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | None, *, pause: float = 0.0) -> None:
