@@ -1,4 +1,4 @@
-"""Hostile requests over real connections: those of tests/support/hostile_requests.py, schemathesis's, and bodies that never end."""
+"""Hostile requests over real connections: ours (tests/support), those of schemathesis, and bodies that never end."""
 
 import contextlib
 import http.client

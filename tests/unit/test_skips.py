@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HELPERS = ("conftest.py", "ray_cluster.py", "s3_server.py")
+HELPERS = ("conftest.py", "support/ray_cluster.py", "support/s3_server.py")
 
 UNIT = """
 import pytest
@@ -64,6 +64,7 @@ def test_only_listed_skips_pass(tmp_path: Path) -> None:
         (tmp_path / "tests" / name).mkdir(parents=True)
         (tmp_path / "tests" / name / "test_it.py").write_text(source, encoding="utf-8")
     for name in HELPERS:
+        (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
 
