@@ -14,8 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from foodseg.data.rng import RandomStream, generator, position_seed
+
 WINDOW = 2048
-_SHARDS, _ROWS, _OFFSET, _AUGMENT, _PASTE = range(5)  # what a stream of random numbers is for
 _PARTNERS_TRIED = 32  # until one of another source and with ingredients is found
 
 
@@ -77,7 +78,7 @@ class TrainingOrder:
         assert self._sources is not None and self._pastable is not None
         own = self.rows(start, stop)[1]
         for index, position in enumerate(range(start, stop)):
-            rng = np.random.default_rng([self.seed, _PASTE, position])
+            rng = generator(self.seed, RandomStream.PASTE_PARTNER, position)
             if rng.uniform() >= self.paste:
                 continue
             places = position // self.unit * self.unit + rng.integers(self.unit, size=_PARTNERS_TRIED)
@@ -112,19 +113,19 @@ class TrainingOrder:
         return self._epochs[epoch]
 
     def _shuffled_epoch(self, epoch: int) -> np.ndarray:
-        shards = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(len(self.shard_starts) - 1)
+        shards = generator(self.seed, RandomStream.SHARD_ORDER, epoch).permutation(len(self.shard_starts) - 1)
         line = np.concatenate([np.arange(self.shard_starts[s], self.shard_starts[s + 1]) for s in shards])
         if self._repeats is not None:
             line = np.repeat(line, self._draws(epoch)[line])
         borders = self._window_borders(epoch)
         for index, (left, right) in enumerate(pairwise(borders)):
-            np.random.default_rng([self.seed, _ROWS, epoch, index]).shuffle(line[left:right])
+            generator(self.seed, RandomStream.ROW_ORDER, epoch, index).shuffle(line[left:right])
         return line
 
     def _draws(self, epoch: int) -> np.ndarray:
         """Systematic sampling: whole draws per row that sum to epoch_length and have `repeats` as their mean."""
         assert self._repeats is not None
-        offset = np.random.default_rng([self.seed, _OFFSET, epoch]).uniform()
+        offset = generator(self.seed, RandomStream.OVERSAMPLING_OFFSET, epoch).uniform()
         marks = np.floor(np.concatenate([[0.0], np.cumsum(self._repeats)]) + offset)
         marks[-1] = self.epoch_length  # the sum is whole but for rounding, which no mark may pass it by
         marks = np.minimum(marks, self.epoch_length)
@@ -137,11 +138,6 @@ class TrainingOrder:
         inner = [offset for offset in range(first, self.epoch_length, self.unit) if offset > 0]
         inner = [offset for offset in inner if offset >= WINDOW and self.epoch_length - offset >= WINDOW]
         return [0, *inner, self.epoch_length]
-
-
-def position_seed(seed: int, position: int) -> int:
-    """Returns the 63-bit augmentation seed of one position."""
-    return int(np.random.SeedSequence([seed, _AUGMENT, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def repeat_factors(

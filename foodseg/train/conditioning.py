@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from foodseg.config.distill import DistillConfig
-
-_LISTS = 2  # which random numbers of a row's seed; the photometric view has 1
+from foodseg.data.rng import PositionStream, generator
 
 
 def student_lists(
@@ -39,7 +38,7 @@ def teacher_lists(present: torch.Tensor, known: torch.Tensor, config: DistillCon
 
 
 def _draw(present: np.ndarray, seed: int, config: DistillConfig) -> np.ndarray:
-    rng = np.random.default_rng([seed, _LISTS])
+    rng = generator(seed, PositionStream.CONDITIONING)
     kind = int(np.searchsorted(np.cumsum(config.list_mix)[:3], rng.uniform(), side="right"))
     dropped = rng.uniform(size=len(present)) < rng.uniform()
     missed = rng.uniform(size=len(present)) < config.drop

@@ -26,7 +26,7 @@ from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.reader import RowReader
-from foodseg.data.sampler import position_seed
+from foodseg.data.rng import position_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype

@@ -12,8 +12,7 @@ import numpy as np
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.augment.geometry import Crop, listed_ingredients, make_crop
-
-_PASTE = 3  # which random numbers of a position's seed; the strong view has 1, the list of names 2
+from foodseg.data.rng import PositionStream, generator
 
 
 def paste_regions(
@@ -29,7 +28,7 @@ def paste_regions(
             would be taken for annotated in the whole crop (`losses.cross_entropy_sum`), and the background that holds
             the same ingredient unlabelled for true background.
     """
-    rng = np.random.default_rng([seed, _PASTE])
+    rng = generator(seed, PositionStream.COPY_PASTE)
     # centred on an ingredient, else there is often nothing to take
     centred = augment.model_copy(update={"class_aware": 1.0})
     partner = make_crop(image, mask, height, width, int(rng.integers(2**62)), centred, classes)

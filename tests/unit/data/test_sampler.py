@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from foodseg.data.sampler import WINDOW, TrainingOrder, position_seed, rank_blocks, repeat_factors
+from foodseg.data.rng import position_seed
+from foodseg.data.sampler import WINDOW, TrainingOrder, rank_blocks, repeat_factors
 
 LAYOUTS = [([1], 1), ([7], 4), ([3, 4, 5], 6), ([1000, 1000, 400], 32), ([5000], 8), ([1000] * 7 + [123], 48)]
 

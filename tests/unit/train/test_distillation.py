@@ -13,7 +13,7 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader
-from foodseg.data.sampler import position_seed
+from foodseg.data.rng import position_seed
 from foodseg.demo.synthetic import PLATE_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.build import build_segmenter
