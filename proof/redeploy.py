@@ -6,10 +6,9 @@ another checkpoint, without the look at it that `foodseg serve swap` takes.
 
 import argparse
 
-import ray
-from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from foodseg.cluster.ray_internals.serve import connected_client, deploy, deployed_applications
 from foodseg.cluster.ray_session import ray_session
 from foodseg.config.load import with_values
 from foodseg.config.serve import parse_serve_config
@@ -24,15 +23,16 @@ def main() -> None:
     parser.add_argument("--model", nargs=2)
     given = parser.parse_args()
     with ray_session(given.address, logical_cpus=0):
-        client = _get_global_client()
-        configs = ray.get(client._controller.get_app_configs.remote()).values()
-        application = find_application([config.model_dump(exclude_unset=True) for config in configs], given.address)
+        client = connected_client()
+        if client is None:
+            raise SystemExit(f"no endpoint runs on the cluster at {given.address}")
+        application = find_application(deployed_applications(client), given.address)
         if given.args:
             config = parse_serve_config(with_values(application["args"], given.args))
             application = {**application, "args": config.model_dump(mode="json", exclude_unset=True)}
         if given.model:
             application = with_model(application, *given.model)
-        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
+        deploy(client, ServeDeploySchema.model_validate({"applications": [application]}))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import uuid
 from types import TracebackType
 
 import ray
-from ray.experimental import internal_kv
+
+from foodseg.cluster.ray_internals.core import kv_delete, kv_get, kv_keys, kv_put
 
 _SECONDS = 0.5
-_NAMESPACE = b"foodseg-logs"
+_NAMESPACE = "foodseg-logs"
 _numbers = itertools.count()  # of lines within one clock tick
 
 
@@ -25,7 +26,7 @@ def send_line(relay: str, level: int, message: str) -> None:
     """Sends one line to the driver that holds `relay`; used in any process of the cluster."""
     # keys sort by time; those of a restarted worker come after those of the one before
     key = f"{relay}/{time.time_ns():020d}-{next(_numbers):06d}"
-    internal_kv._internal_kv_put(key.encode(), json.dumps([level, message]).encode(), namespace=_NAMESPACE)
+    kv_put(_NAMESPACE, key, json.dumps([level, message]).encode())
 
 
 class RelayHandler(logging.Handler):
@@ -64,10 +65,11 @@ class RelayedLogs:
         while not finished:
             finished = self._done.wait(_SECONDS)  # one more round after the end brings the last lines
             try:
-                for key in sorted(internal_kv._internal_kv_list(f"{self._relay}/".encode(), namespace=_NAMESPACE)):
-                    line = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
-                    internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
-                    level, message = json.loads(line)
-                    logger.log(level, "%s", message)
+                for key in sorted(kv_keys(_NAMESPACE, f"{self._relay}/")):
+                    line = kv_get(_NAMESPACE, key)
+                    kv_delete(_NAMESPACE, key)
+                    if line is not None:
+                        level, message = json.loads(line)
+                        logger.log(level, "%s", message)
             except (ray.exceptions.RayError, RuntimeError, AssertionError):
                 return  # the cluster is gone; the driver itself will say so

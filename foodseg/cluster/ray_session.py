@@ -20,19 +20,21 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 import yaml
-from ray._private import ray_constants
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.state import state
-from ray._private.utils import read_ray_address
 from ray.exceptions import RayTaskError
 
 from foodseg.cluster.orphans import keeper
+from foodseg.cluster.ray_internals.core import (
+    available_resources_per_node,
+    cluster_address,
+    loopback_only,
+    max_resources_from_cluster_config,
+    offer_token,
+    wrapped_errors,
+)
 from foodseg.errors import FoodsegError, RetryLater, UserError
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
 KNOCK_SECONDS = 10  # a cluster that is up answers at once
-# where Ray keeps an error that it wraps: of a task, of the training controller, of a worker's loop, of its health check
-_WRAPPED = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 NODE_SECONDS = 2  # and so do its nodes to each other
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # of a head that `ray up` has started
 _NODE_GROUP = "ray.io/node-group"  # label of the nodes that belong to a type in a cluster.yaml or RayCluster
@@ -53,9 +55,6 @@ _LOCAL_ENVIRONMENT = {
     "REPORTER_UPDATE_INTERVAL_MS": "30000",
     "RAY_prestart_worker_first_driver": "0",
 }
-# Ray's own switch for macOS and Windows: its processes take 127.0.0.1 for the address of the machine, and listen on
-# that alone. By any other address each would listen for the whole network, and most run whatever they are sent.
-_LOOPBACK_SWITCH = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
 def cores() -> int:
@@ -143,7 +142,7 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
         # a machine with little memory keeps room for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
         try:
-            with _loopback_only():
+            with loopback_only():
                 ray.init(
                     address="local",
                     num_cpus=logical_cpus,
@@ -161,8 +160,8 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
         try:
             _knock(address)
             if _is_here(address):
-                _send_token()
-            with _loopback_only() if _is_loopback(address) else contextlib.nullcontext():
+                offer_token()
+            with loopback_only() if _is_loopback(address) else contextlib.nullcontext():
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -171,23 +170,10 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
             ) from None
 
 
-@contextlib.contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Whatever Ray starts or looks for in the body is at 127.0.0.1."""
-    before = ray_constants.ENABLE_RAY_CLUSTER  # read from the environment when Ray was imported
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[_LOOPBACK_SWITCH] = "0"  # for the processes that are started
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[_LOOPBACK_SWITCH]
-
-
 def _is_loopback(address: str) -> bool:
     """Whether a cluster is one that listens on this machine alone, as the local ones of foodseg do."""
     if address == "auto":
-        address = read_ray_address() or ""
+        address = cluster_address()
     return (urlsplit(address if "://" in address else f"//{address}").hostname or "") in ("127.0.0.1", "localhost")
 
 
@@ -213,13 +199,6 @@ def _is_here(address: str) -> bool:
     return True
 
 
-def _send_token() -> None:
-    """Ray locks whatever it starts on a machine with a token, but shows that only to what it has found by itself."""
-    log = logging.getLogger(maybe_enable_token_auth_if_token_available.__module__)
-    log.setLevel(logging.ERROR)  # it warns that there is a token
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
 def living_nodes() -> dict[str, dict[str, float]]:
     """Returns for each node that answers its id and what it has in all, free or not.
 
@@ -231,7 +210,7 @@ def living_nodes() -> dict[str, dict[str, float]]:
 
 def free_nodes() -> dict[str, dict[str, float]]:
     """Returns for each node that answers its id and what nobody holds of it at this moment, as far as Ray has heard."""
-    free = state.available_resources_per_node()
+    free = available_resources_per_node()
     return {node: free.get(node, {}) for node in living_nodes()}
 
 
@@ -255,7 +234,7 @@ def gpus_to_come() -> int | None:
     """
     if not nodes_may_come():
         return 0
-    known = state.get_max_resources_from_cluster_config()
+    known = max_resources_from_cluster_config()
     if known is not None:
         return int(known.get("GPU", 0))
     if not _BOOTSTRAP.expanduser().exists():
@@ -286,9 +265,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        todo += [current.__cause__, current.__context__]
-        todo += [getattr(current, name, None) for name in _WRAPPED]
-        todo += list(getattr(current, "worker_failures", {}).values())
+        todo += [current.__cause__, current.__context__, *wrapped_errors(current)]
 
 
 def expected_failure(error: BaseException) -> FoodsegError | None:

@@ -16,8 +16,8 @@ from typing import Any
 import ray
 import ray.train
 from ray.data import DataContext, Dataset, ExecutionOptions
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from foodseg.cluster.ray_internals.data import ExecutionCallback
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.decode import decode_block, encode_units

@@ -18,9 +18,9 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
+from foodseg.cluster.ray_internals.serve import connected_client
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import keys_for
@@ -125,5 +125,5 @@ def _bound(deployment: Any, *arguments: Any, **options: Any) -> Application:
 def _listening(config: HttpConfig) -> HttpConfig:
     """Returns the settings with the address that Serve's proxies really listen on: a deploy file may name another."""
     # asking for the client would start a Ray where there is none yet, as in `serve run` before it connects
-    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    client = connected_client() if ray.is_initialized() else None
     return config if client is None else config.model_copy(update={"host": client.http_config.host})

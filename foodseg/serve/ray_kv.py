@@ -7,11 +7,10 @@ values under keys of their own, so that none has to wait for another.
 import json
 from dataclasses import asdict
 
-from ray.experimental import internal_kv
-
+from foodseg.cluster.ray_internals.core import kv_get, kv_keys, kv_put
 from foodseg.serve.served_model import ModelCard
 
-_NAMESPACE = b"foodseg-serve"
+_NAMESPACE = "foodseg-serve"
 
 
 class ClusterMemory:
@@ -23,32 +22,32 @@ class ClusterMemory:
         self._release = release
 
     def latest(self) -> dict[str, ModelCard]:
-        keys = internal_kv._internal_kv_list(f"{self._application}/latest/".encode(), namespace=_NAMESPACE)
-        cards = (_card(internal_kv._internal_kv_get(key, namespace=_NAMESPACE)) for key in keys)
+        keys = kv_keys(_NAMESPACE, f"{self._application}/latest/")
+        cards = (_card(kv_get(_NAMESPACE, key)) for key in keys)
         return {card.name: card for card in cards if card is not None}
 
     def find(self, model_id: str) -> ModelCard | None:
-        return _card(internal_kv._internal_kv_get(self._key("id", model_id), namespace=_NAMESPACE))
+        return _card(kv_get(_NAMESPACE, self._key("id", model_id)))
 
     def note(self, card: ModelCard) -> None:
         value = json.dumps(asdict(card)).encode()
         for key in (self._key("id", card.id), self._key("latest", card.name)):
-            internal_kv._internal_kv_put(key, value, namespace=_NAMESPACE)
+            kv_put(_NAMESPACE, key, value)
 
     def settled(self, name: str, checkpoint: str) -> ModelCard | None:
-        value = internal_kv._internal_kv_get(self._settled_key(name), namespace=_NAMESPACE)
+        value = kv_get(_NAMESPACE, self._settled_key(name))
         found = {} if value is None else json.loads(value)
         return _card(json.dumps(found["card"]).encode()) if found.get("asked") == checkpoint else None
 
     def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
         value = json.dumps({"asked": checkpoint, "card": asdict(card)}).encode()
-        internal_kv._internal_kv_put(self._settled_key(name), value, namespace=_NAMESPACE)
+        kv_put(_NAMESPACE, self._settled_key(name), value)
 
-    def _settled_key(self, name: str) -> bytes:
+    def _settled_key(self, name: str) -> str:
         return self._key(f"settled/{self._release}", name)
 
-    def _key(self, kind: str, name: str) -> bytes:
-        return f"{self._application}/{kind}/{name}".encode()
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._application}/{kind}/{name}"
 
 
 def _card(value: bytes | None) -> ModelCard | None:

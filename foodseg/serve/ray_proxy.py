@@ -8,15 +8,15 @@ its answer is a bare 500 that our guard never sees. `foodseg serve` sets the var
 
 from collections.abc import Iterable
 
-from ray.serve._private.constants import SERVE_SESSION_ID
 from starlette.middleware import Middleware
 
+from foodseg.cluster.ray_internals.serve import SESSION_ID_HEADER
 from foodseg.serve.http.middleware import VALID_REQUEST_ID, App, Receive, Scope, Send
 
 # names are compared as Serve does: - and _ are one; that of a session can be configured
 STEERING = (
     b"serve_multiplexed_model_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled",
-    SERVE_SESSION_ID.lower().replace("-", "_").encode(),
+    SESSION_ID_HEADER.lower().replace("-", "_").encode(),
 )  # fmt: skip
 TRACING = (b"traceparent", b"tracestate")
 

@@ -16,17 +16,24 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private.api import serve_start
-from ray.serve._private.client import ServeControllerClient
-from ray.serve._private.common import DeploymentStatus
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import ProxyLocation
-from ray.serve.context import _get_global_client, _set_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
 from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.cluster.ray_internals.serve import (
+    DeploymentStatus,
+    ServeControllerClient,
+    begin_shutdown,
+    connected_client,
+    controller_runs,
+    deploy,
+    deployed_applications,
+    forget_client,
+    route_in_own_loop,
+    start_serve,
+)
 from foodseg.cluster.ray_session import cores, line_of, ray_session
 from foodseg.config.serve import ServeConfig, check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
@@ -84,39 +91,35 @@ def serving(
         UserError: the file, a checkpoint, an address without keys, a port that is taken, a deployment that fails.
         RetryLater: it does not start in time.
     """
-    deploy = read_deploy_file(path, overrides)
-    options = deploy.tree["http_options"]
-    keys_for(deploy.config.http.model_copy(update={"host": options["host"]}), os.environ)
-    schema = ServeDeploySchema.model_validate(deploy.tree)
+    file = read_deploy_file(path, overrides)
+    options = file.tree["http_options"]
+    keys_for(file.config.http.model_copy(update={"host": options["host"]}), os.environ)
+    schema = ServeDeploySchema.model_validate(file.tree)
     if address is None:
         _require_free(options["host"], options["port"])
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of each of its own parts that has started
-    name = find_application(deploy.tree["applications"], path or "the defaults")["name"]
+    name = find_application(file.tree["applications"], path or "the defaults")["name"]
     own = address is None and not ray.is_initialized()
     with contextlib.ExitStack() as stack:
-        with Starting(_stages(deploy.config), say) as starting:
+        with Starting(_stages(file.config), say) as starting:
             starting.next()
             stack.enter_context(ray_session(address, logical_cpus=max(2, cores())))
             starting.next()
-            # what `serve run FILE` calls; Serve's public API starts applications only from Python objects, and
-            # replicas of those are restarted by every change of `user_config`
             try:
-                client = serve_start(
-                    http_options=schema.http_options.model_dump(), proxy_location=ProxyLocation(schema.proxy_location)
-                )
+                client = start_serve(schema.http_options.model_dump(), ProxyLocation(schema.proxy_location))
             except (RayError, TimeoutError) as error:
                 raise RetryLater(f"the HTTP proxy does not start ({line_of(error, 0)}): free processors") from None
             stack.callback(_forget if own else _shut_down)
             starting.next()
-            client.deploy_apps(schema, _blocking=False)
+            deploy(client, schema)
             _wait(client, name, starting.note)
         try:
             yield _endpoint(options["host"], options["port"])
         finally:
             with contextlib.suppress(KeyboardInterrupt):
-                _drain(name, deploy.config.http.request_seconds)
+                _drain(name, file.config.http.request_seconds)
 
 
 def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
@@ -140,20 +143,20 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
     ServedModel(name, uri, sha)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ray_session(address, logical_cpus=0):
-        client = _get_global_client(raise_if_no_controller_running=False)
+        client = connected_client()
         if client is None:
             raise UserError(f"no endpoint runs on the cluster at {address}: start one with `foodseg serve`")
-        deployed = [app.model_dump(exclude_unset=True) for app in _deployed(client).values()]
+        deployed = deployed_applications(client)
         application = find_application(deployed, f"the cluster at {address}")
         handle = DeploymentHandle(SEGMENTER, application["name"])
         # in Serve's throughput mode a handle works only within an event loop, unless it is told otherwise
-        handle._init(_run_router_in_separate_loop=True)
+        route_in_own_loop(handle)
         before = next((state.sha for state in _states(handle) if state.name == name), None)
         began = time.monotonic()
         changed = with_model(application, name, uri)
         # Serve removes whatever applications the call leaves out
         rest = [app for app in deployed if app is not application]
-        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [*rest, changed]}), _blocking=False)
+        deploy(client, ServeDeploySchema.model_validate({"applications": [*rest, changed]}))
         _wait_for_model(handle, name, uri, sha)
         seconds = time.monotonic() - began
     return {"name": name, "checkpoint": storage.redact(uri), "sha": sha, "before": before, "seconds": seconds}
@@ -175,7 +178,7 @@ def _drain(name: str, seconds: float) -> None:
     try:
         replicas = sum(serve.status().applications[name].deployments[INGRESS].replica_states.values())
         handle = DeploymentHandle(INGRESS, name)
-        handle._init(_run_router_in_separate_loop=True)
+        route_in_own_loop(handle)
         calls = [handle.drain.remote(seconds) for _ in range(replicas)]  # the router takes the one with the least to do
         for call in calls:
             call.result(timeout_s=seconds + 5)
@@ -188,10 +191,10 @@ def _forget() -> None:
 
     Serve's own shutdown would stop part by part what goes at once, and waits for each; its last message is an error.
     """
-    client = _get_global_client(raise_if_no_controller_running=False)
+    client = connected_client()
     if client is not None:
         client.shutdown_cached_handles()
-    _set_global_client(None)
+    forget_client()
 
 
 def _shut_down() -> None:
@@ -199,25 +202,21 @@ def _shut_down() -> None:
 
     That one waits in a call of the controller which ends with it, so that Ray calls it a failure, on the terminal.
     """
-    client = _get_global_client(raise_if_no_controller_running=False)
+    client = connected_client()
     if client is None:
         return
     client.shutdown_cached_handles()
     deadline = time.monotonic() + STOP_SECONDS
     try:
-        ray.get(client._controller.graceful_shutdown.remote(wait=False), timeout=STOP_SECONDS)
-        while time.monotonic() < deadline:
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        begin_shutdown(client, STOP_SECONDS)
+        while controller_runs():
+            if time.monotonic() >= deadline:
+                _log.warning("Serve still stops what ran on the cluster after %.0f s", STOP_SECONDS)
+                break
             time.sleep(_POLL_SECONDS)
-        _log.warning("Serve still stops what ran on the cluster after %.0f s", STOP_SECONDS)
-    except (RayError, TimeoutError, ValueError):  # ValueError: the controller is gone
+    except (RayError, TimeoutError):  # the controller is gone
         pass
-    _set_global_client(None)
-
-
-def _deployed(client: ServeControllerClient) -> dict[str, Any]:
-    applications: dict[str, Any] = ray.get(client._controller.get_app_configs.remote())
-    return applications
+    forget_client()
 
 
 def _states(handle: DeploymentHandle) -> list[ModelState]:

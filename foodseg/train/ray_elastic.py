@@ -2,9 +2,9 @@
 
 Ray Train restarts an elastic run with as many workers as find room. It does not know that the global batch must be
 split evenly over them, nor that somebody has to read and decode: where workers can fill a cluster, Ray Data is left
-without a CPU, and the run stands still. `ElasticWorkers` adds the two. It builds on Ray's internals, as there is no
-public way to choose the number of workers: the pinned version of Ray and `tests/integration/test_cluster.py` stand for
-it.
+without a CPU, and the run stands still. `ElasticWorkers` adds the two. It overrides private methods of
+Ray's policy, as there is no public way to choose the number of workers: `tests/integration/test_ray_internals.py` says
+whether they are still there, and `tests/integration/test_cluster.py` whether they still do it.
 """
 
 import logging
@@ -13,20 +13,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import (
+
+from foodseg.cluster.placement import usable_workers
+from foodseg.cluster.ray_internals.train import (
+    ControllerCallback,
+    ElasticScalingPolicy,
     InitializingState,
+    NoopDecision,
     ReschedulingState,
     ResizingState,
     RestartingState,
     RunningState,
+    ScalingDecision,
     SchedulingState,
+    TidyTrainer,
     TrainControllerState,
+    worker_resources,
 )
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
-
-from foodseg.cluster.placement import usable_workers
-from foodseg.cluster.ray_internals.core import TidyTrainer
 from foodseg.cluster.ray_logs import send_line
 from foodseg.cluster.ray_session import living_nodes, nodes_may_come
 
@@ -41,7 +44,7 @@ class ElasticWorkers(ElasticScalingPolicy):
     def __init__(self, scaling_config: ray.train.ScalingConfig, sizes: Sequence[int], cpus_for_data: int) -> None:
         super().__init__(scaling_config)
         self._sizes, self._cpus_for_data = tuple(sizes), cpus_for_data
-        self._worker = scaling_config._resources_per_worker_not_none
+        self._worker = worker_resources(scaling_config)
         self._looked_at = float("-inf")
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:

@@ -23,15 +23,15 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.train import UserCallback
-from ray.train.v2._internal.exceptions import (
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError
+
+from foodseg.cluster.ray_internals.train import (
     CollectiveTimeoutError,
     InsufficientClusterResourcesError,
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckTimeoutError,
 )
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError
-
 from foodseg.cluster.ray_session import causes, expected_failure, line_of
 from foodseg.errors import OutOfMemory, RetryLater
 

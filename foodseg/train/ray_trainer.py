@@ -24,7 +24,8 @@ from foodseg import storage
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.checkpoint.run_layout import step_of
 from foodseg.cluster.placement import Resources, fair_cpus, in_words, require_room
-from foodseg.cluster.ray_internals.core import TidyTrainer, release_lost_groups
+from foodseg.cluster.ray_internals.core import release_lost_groups
+from foodseg.cluster.ray_internals.train import TidyTrainer
 from foodseg.cluster.ray_logs import RelayedLogs
 from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig

@@ -6,15 +6,15 @@ import socket
 import pytest
 import ray
 import ray.train
-from ray.train.v2._internal.execution.controller.state import (
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from foodseg.cluster.ray_internals.train import (
     ReschedulingState,
+    ResizeDecision,
     RestartingState,
     RunningState,
     SchedulingState,
 )
-from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
-from ray.train.v2.api.exceptions import WorkerGroupError
-
 from foodseg.cluster.ray_session import living_nodes
 from foodseg.train import ray_elastic
 from foodseg.train.ray_elastic import TOLD_SECONDS, Announcer, ElasticWorkers

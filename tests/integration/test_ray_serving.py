@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeDeploySchema
 
@@ -30,6 +29,7 @@ from foodseg.bench.memory import PeakMemory
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints
+from foodseg.cluster.ray_internals.serve import connected_client, deploy, deployed_applications
 from foodseg.errors import UserError
 from foodseg.models.clip.clip import load_clip
 from foodseg.predict.device import pick_device
@@ -342,15 +342,14 @@ def test_a_bad_checkpoint_changes_nothing(world: World) -> None:
 @pytest.mark.chaos
 def test_a_replica_that_is_born_after_a_bad_checkpoint_serves_the_last_good_one(world: World) -> None:
     good = checkpoint_sha(world.checkpoints["a"])
-    client = _get_global_client()
+    client = connected_client()
+    assert client is not None
     with Load(world.endpoint.url, png(meal(8, 72, 96)), "a") as load:
         load.wait_for(5)
         # what `swap` refuses, somebody may still deploy
-        deployed = [
-            app.model_dump(exclude_unset=True) for app in ray.get(client._controller.get_app_configs.remote()).values()
-        ]
-        changed = with_model(find_application(deployed, "the cluster"), "a", world.checkpoints["bad"])
-        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [changed]}), _blocking=False)
+        application = find_application(deployed_applications(client), "the cluster")
+        changed = with_model(application, "a", world.checkpoints["bad"])
+        deploy(client, ServeDeploySchema.model_validate({"applications": [changed]}))
         found = wait_until(world, "a", wanted=world.checkpoints["bad"])
         assert (found["sha"], found["serving"]) == (good, world.checkpoints["a"])
         assert "torn" in found["error"]

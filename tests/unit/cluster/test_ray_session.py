@@ -106,7 +106,7 @@ def test_most_gpus(tree, most):
 
 def test_gpus_to_come(monkeypatch, tmp_path):
     monkeypatch.setattr(ray_session, "_BOOTSTRAP", tmp_path / "bootstrap.yaml")
-    monkeypatch.setattr(ray_session.state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(ray_session, "max_resources_from_cluster_config", lambda: None)
     monkeypatch.setattr(ray_session, "nodes_may_come", lambda: False)
     assert gpus_to_come() == 0
     monkeypatch.setattr(ray_session, "nodes_may_come", lambda: True)
@@ -114,5 +114,5 @@ def test_gpus_to_come(monkeypatch, tmp_path):
     types = {"head": {}, "gpu": {"resources": {"GPU": 4}, "max_workers": 2}}
     (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump({"max_workers": 12, "available_node_types": types}))
     assert gpus_to_come() == 8
-    monkeypatch.setattr(ray_session.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 1})
+    monkeypatch.setattr(ray_session, "max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 1})
     assert gpus_to_come() == 1

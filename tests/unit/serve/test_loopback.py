@@ -9,16 +9,18 @@ import pytest
 from grpc import aio
 
 from foodseg.cluster import ray_session
+from foodseg.cluster.ray_internals import core
+from foodseg.cluster.ray_internals import serve as internals
 from foodseg.serve import ray_replica
 
-ray, replica = ray_session.ray, ray_replica.replica
+ray, replica = ray_session.ray, internals.replica
 
 
 def test_ray_takes_loopback_for_its_address_and_nothing_is_left_of_that() -> None:
     assert not ray.is_initialized()
     before = dict(os.environ)
     outside = ray.util.get_node_ip_address()
-    with ray_session._loopback_only():
+    with core.loopback_only():
         assert ray.util.get_node_ip_address() == "127.0.0.1"
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"  # what its processes are started with
     assert ray.util.get_node_ip_address() == outside
@@ -38,7 +40,7 @@ def test_the_server_of_a_replica_listens_as_its_node_does(
     node: str, other: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replica, "add_port_to_grpc_server", replica.add_port_to_grpc_server)  # to be put back
-    monkeypatch.setattr(ray_replica, "get_node_ip_address", lambda: node)
+    monkeypatch.setattr(core, "get_node_ip_address", lambda: node)
     ray_replica.listen_as_the_node_does()
 
     async def listening() -> list[str]:

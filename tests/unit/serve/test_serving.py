@@ -67,12 +67,12 @@ def calls(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> li
     application = SimpleNamespace(deployments={"Ingress": ingress})
     status = SimpleNamespace(applications={"foodseg": application})
     for name, value in {
-        "serve_start": lambda **_: client,
+        "start_serve": lambda *_: client,
         "ray_session": session,
         "DeploymentHandle": Handle,
         "serve": SimpleNamespace(status=lambda: status),
-        "_get_global_client": lambda **_: client,
-        "_set_global_client": lambda found: calls.append(("client", found)),
+        "connected_client": lambda: client,
+        "forget_client": lambda: calls.append("client forgotten"),
         "_endpoint": lambda host, port: Endpoint("u", "r", None),
     }.items():
         monkeypatch.setattr(ray_serving, name, value)
@@ -91,7 +91,7 @@ def test_it_says_what_it_does_and_answers_what_it_has_in_hand(calls: list[Any], 
         assert calls == ["Ray", "deploy", "answers"]
         raise KeyboardInterrupt
     drained = [("Ingress", "foodseg", 30.0)] * 2  # every replica of it
-    assert calls[3:] == [*drained, "handles closed", ("client", None)]
+    assert calls[3:] == [*drained, "handles closed", "client forgotten"]
     assert [line for line in lines if line.startswith("[")] and f"meals ({tmp_path}/run)" in "\n".join(lines)
     assert any("Segmenter is ready" in line for line in lines) and "is ready after" in lines[-1]
 
@@ -106,5 +106,5 @@ def test_one_that_cannot_start_ends_with_its_sentence(calls: list[Any], tmp_path
         serving(None, settings(tmp_path), None, lines.append),
     ):
         raise AssertionError
-    assert ("client", None) in calls
+    assert "client forgotten" in calls
     assert not any("is ready after" in line for line in lines)
