@@ -21,13 +21,13 @@ def train(
     Example: foodseg train -c jobs/configs/foodmix.yaml --set scaling.num_workers=2 --set run.uri=runs/a
     """
     from foodseg.config import load_config
+    from foodseg.config.marks import written_uris
     from foodseg.storage import join
     from foodseg.train.ray_trainer import run_training
 
     resolved = load_config(config, overrides or []).config
-    require_lasting("run.uri", resolved.run.uri, address)
-    if resolved.train.latent_cache is not None:
-        require_lasting("train.latent_cache", resolved.train.latent_cache, address)
+    for key, uri in written_uris(resolved).items():
+        require_lasting(key, uri, address)
     result = run_training(resolved, resume=resume, address=address)
 
     def show() -> None:

@@ -28,11 +28,13 @@ def tune(
 
     Example: foodseg tune -c jobs/configs/sweep.yaml --resume
     """
+    from foodseg.config.marks import written_uris
     from foodseg.tune.ray_sweep import run_sweep
     from foodseg.tune.sweep_files import read_sweep
 
     plan = read_sweep(config, overrides or [])
-    require_lasting("sweep.uri", plan.sweep.uri, address)
+    for key, uri in written_uris(plan.sweep, "sweep.").items():
+        require_lasting(key, uri, address)
     result = run_sweep(plan, resume=resume, address=address)
 
     def show() -> None:
@@ -72,13 +74,15 @@ def ablate(
 
     Example: foodseg ablate -c jobs/configs/ablate.yaml --set config.data.uri=prepared/meals --subset soy_classes.txt
     """
+    from foodseg.config.marks import written_uris
     from foodseg.storage import absolute
     from foodseg.tune.ablation import page_markdown
     from foodseg.tune.ray_ablate import run_ablation
     from foodseg.tune.sweep_files import read_ablation
 
     plan = read_ablation(config, overrides or [], subset or [])
-    require_lasting("ablation.uri", plan.ablation.uri, address)
+    for key, uri in written_uris(plan.ablation, "ablation.").items():
+        require_lasting(key, uri, address)
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
         test_log = absolute(test_log)  # trials run in another folder

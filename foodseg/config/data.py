@@ -1,15 +1,18 @@
 """`data`: which prepared data sets, which of their splits, and how often a row is drawn."""
 
+from typing import Annotated
+
 from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
+from foodseg.config.marks import NotSearched, Uri
 from foodseg.config.section import Section
 
 
 class WeightedData(Section):
     """One of several prepared data sets that are trained on together."""
 
-    uri: str = Field(min_length=1, description="prepared data set")
+    uri: Annotated[str, Uri()] = Field(min_length=1, description="prepared data set")
     weight: float = Field(
         1.0, gt=0, le=1000, description="how often each of its pictures is drawn in an epoch, on average"
     )
@@ -18,16 +21,18 @@ class WeightedData(Section):
 class DataConfig(Section):
     """Where the pictures come from."""
 
-    uri: str = Field(
+    uri: Annotated[str, Uri(), NotSearched()] = Field(
         "", description="prepared data set (a folder or s3://bucket/prefix), made by `foodseg data prepare`"
     )
-    uris: tuple[WeightedData, ...] = Field(
+    uris: Annotated[tuple[WeightedData, ...], NotSearched()] = Field(
         (), description="instead of uri: several prepared data sets of one label space, as {uri, weight}"
     )
     train_splits: tuple[str, ...] = Field(
         ("train",), description="splits that are trained on; never `test`", min_length=1
     )
-    val_split: str | None = Field("val", description="split that chooses the best checkpoint; null = no validation")
+    val_split: Annotated[str | None, NotSearched()] = Field(
+        "val", description="split that chooses the best checkpoint; null = no validation"
+    )
     repeat_threshold: float = Field(
         0.0,
         ge=0,

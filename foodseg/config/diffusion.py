@@ -1,9 +1,10 @@
 """`model.diffusion`: how a Stable Diffusion UNet becomes a backbone."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from foodseg.config.marks import MayChangeOnResume
 from foodseg.config.section import Section
 
 LORA_RANK = 16
@@ -30,7 +31,7 @@ class DiffusionConfig(Section):
         "full", description="train the whole UNet, nothing of it, or low-rank changes of its attention (LoRA)"
     )
     lora_rank: int = Field(LORA_RANK, ge=1, description="unet = lora: rank of the changes; they start at 0")
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, MayChangeOnResume()] = Field(
         False, description="keep fewer activations and compute them again in the backward pass: less memory, more time"
     )
 

@@ -1,9 +1,10 @@
 """`eval`: how a picture is shown to the model when it is scored or labelled."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from foodseg.config.marks import SetByAblation
 from foodseg.config.section import Section
 
 
@@ -18,7 +19,9 @@ class EvalConfig(Section):
     )
     stride: int | None = Field(None, ge=1, description="step of the sliding window; null = two thirds of it")
     flip: bool = Field(False, description="average with the mirrored picture")
-    weights: Literal["student", "ema"] = Field("ema", description="the trained weights or their running average (EMA)")
+    weights: Annotated[Literal["student", "ema"], SetByAblation()] = Field(
+        "ema", description="the trained weights or their running average (EMA)"
+    )
     ingredients: Literal["vocabulary", "predicted", "given"] = Field(
         "vocabulary",
         description="which names may be on a picture: all, those that the model guesses from it, or those that are "

@@ -4,6 +4,8 @@ A YAML file holds only what differs from the defaults; `--set section.key=value`
 JSON and is validated again wherever it arrives.
 """
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from foodseg.config.augment import AugmentConfig
@@ -11,6 +13,7 @@ from foodseg.config.data import DataConfig
 from foodseg.config.distill import DistillConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
+from foodseg.config.marks import Placement
 from foodseg.config.model import ModelConfig
 from foodseg.config.optim import OptimConfig
 from foodseg.config.run import RunConfig
@@ -30,8 +33,8 @@ class ExperimentConfig(Section):
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
     eval: EvalConfig = Field(EvalConfig(), description="how pictures are shown when scored or labelled")
-    scaling: ScalingConfig = Field(ScalingConfig(), description="workers")
-    run: RunConfig = Field(RunConfig(), description="where the run lives")
+    scaling: Annotated[ScalingConfig, Placement()] = Field(ScalingConfig(), description="workers")
+    run: Annotated[RunConfig, Placement()] = Field(RunConfig(), description="where the run lives")
 
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":

@@ -1,11 +1,12 @@
 """`model`: backbone, text fusion and decoder of the segmenter."""
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foodseg.config.diffusion import DiffusionConfig
+from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
 
@@ -24,7 +25,7 @@ class ModelConfig(Section):
         description="kind timm: any timm model that supports features_only; kind diffusion: sd1 (Stable Diffusion "
         "1.x), sd2 (2.x) or tiny (the same classes with 5 million parameters, for tests)",
     )
-    weights: str = Field(
+    weights: Annotated[str, Uri(names=("timm", "none"), schemes=("hf://",))] = Field(
         "timm",
         description="backbone weights: none = random; kind timm: timm = ImageNet's from timm's hub, downloaded once, "
         "else a .safetensors file or s3:// URI; kind diffusion (where none is the default): a folder or s3:// URI in "

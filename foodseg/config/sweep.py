@@ -1,9 +1,10 @@
 """`sweep` and `ablation`: the settings of `foodseg tune` and of `foodseg ablate` that are not those of a training."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from foodseg.config.marks import MayChangeOnResume, Uri
 from foodseg.config.section import Section
 
 Against = Literal["none", "parameters", "latency"]
@@ -12,7 +13,9 @@ Against = Literal["none", "parameters", "latency"]
 class SweepConfig(Section):
     """What searches, what stops a trial early, and when the sweep ends."""
 
-    uri: str = Field("runs/sweep", description="folder or s3://bucket/prefix of the sweep: trials, best.yaml, report")
+    uri: Annotated[str, Uri(written=True), MayChangeOnResume()] = Field(
+        "runs/sweep", description="folder or s3://bucket/prefix of the sweep: trials, best.yaml, report"
+    )
     searcher: Literal["random", "grid", "tpe"] = Field(
         "tpe", description="how values are chosen: at random, every combination, or by Optuna's TPE from what was found"
     )
@@ -29,12 +32,16 @@ class SweepConfig(Section):
         description="second objective beside mIoU on val: the model's parameters or its milliseconds a picture; the "
         "report then shows the Pareto front",
     )
-    trials: int | None = Field(16, ge=1, description="most trials; null = no limit but the others, or the whole grid")
-    hours: float | None = Field(None, gt=0, description="most hours of one call; null = no limit")
-    worker_hours: float | None = Field(
+    trials: Annotated[int | None, MayChangeOnResume()] = Field(
+        16, ge=1, description="most trials; null = no limit but the others, or the whole grid"
+    )
+    hours: Annotated[float | None, MayChangeOnResume()] = Field(
+        None, gt=0, description="most hours of one call; null = no limit"
+    )
+    worker_hours: Annotated[float | None, MayChangeOnResume()] = Field(
         None, gt=0, description="most hours of training over all trials, times the workers of each; null = no limit"
     )
-    concurrent: int | None = Field(
+    concurrent: Annotated[int | None, MayChangeOnResume()] = Field(
         None, ge=1, description="most trials at once; null = as many as the machine's cores or the cluster hold"
     )
 
@@ -57,16 +64,24 @@ class SweepFile(Section):
 class AblationConfig(Section):
     """Which seeds every arm is trained with, and what its score is taken on."""
 
-    uri: str = Field("runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="train.seed of each arm's runs")
+    uri: Annotated[str, Uri(written=True), MayChangeOnResume()] = Field(
+        "runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table"
+    )
+    seeds: Annotated[tuple[int, ...], MayChangeOnResume()] = Field(
+        (0, 1, 2), min_length=1, description="train.seed of each arm's runs"
+    )
     data: str | None = Field(None, description="prepared data set that is scored; null = config.data.uri")
     split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
     weights: Literal["both", "student", "ema"] = Field(
         "both", description="which weights are scored: the student's, their running average (EMA), or both"
     )
-    subsets: tuple[str, ...] = Field((), description="files of class ids, each scored under its own name")
-    resamples: int = Field(10_000, ge=1, description="draws of groups and seeds for the intervals")
-    concurrent: int | None = Field(
+    subsets: Annotated[tuple[str, ...], MayChangeOnResume()] = Field(
+        (), description="files of class ids, each scored under its own name"
+    )
+    resamples: Annotated[int, MayChangeOnResume()] = Field(
+        10_000, ge=1, description="draws of groups and seeds for the intervals"
+    )
+    concurrent: Annotated[int | None, MayChangeOnResume()] = Field(
         None, ge=1, description="most runs at once; null = as many as the machine's cores or the cluster hold"
     )
 

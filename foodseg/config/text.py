@@ -1,9 +1,10 @@
 """`model.text`: where the vectors of the class names come from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 
 
@@ -13,7 +14,7 @@ class TextConfig(Section):
     kind: Literal["none", "open_clip", "table"] = Field(
         "none", description="none, an open_clip text tower (pip install open_clip_torch), or a table of vectors"
     )
-    table: str | None = Field(
+    table: Annotated[str | None, Uri()] = Field(
         None, description="kind table: .safetensors file or URI of one vector per id, made by `foodseg data embed`"
     )
     model: str | None = Field(

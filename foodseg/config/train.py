@@ -1,9 +1,10 @@
 """`train`: length, batch, precision, averaging, checkpoints."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from foodseg.config.marks import MayChangeOnResume, NotSearched, SetByAblation, Uri
 from foodseg.config.section import Section
 
 
@@ -15,10 +16,12 @@ class TrainConfig(Section):
     )
     epochs: float | None = Field(None, gt=0, description="passes over the rows of train_splits; null = by `steps`")
     global_batch: int = Field(8, ge=1, description="pictures in one update over all workers, whatever their number")
-    micro_batch: int = Field(
+    micro_batch: Annotated[int, MayChangeOnResume()] = Field(
         16, ge=1, description="most pictures in one forward pass of one worker; the rest is accumulated"
     )
-    seed: int = Field(0, ge=0, description="seed of the weights, the order, the crops and dropout")
+    seed: Annotated[int, SetByAblation()] = Field(
+        0, ge=0, description="seed of the weights, the order, the crops and dropout"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="autocast type; fp16 only on GPU, with loss scaling"
     )
@@ -36,15 +39,20 @@ class TrainConfig(Section):
         description="memory of the averaged weights as a share of all steps (decay 1 - 1/(horizon x steps)); 0 = none",
     )
     validate_every: int = Field(500, ge=1, description="steps between validations on val_split")
-    checkpoint_every: int = Field(
+    checkpoint_every: Annotated[int, MayChangeOnResume()] = Field(
         500, ge=1, description="steps between checkpoints; a killed run loses no more than these"
     )
-    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints that are kept beside the best one")
-    log_every: int = Field(10, ge=1, description="steps between progress lines")
-    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker or node died")
-    mlflow_uri: str | None = Field(None, description="MLflow tracking URI; null = TensorBoard files only")
-
-    latent_cache: str | None = Field(
+    keep_checkpoints: Annotated[int, MayChangeOnResume()] = Field(
+        2, ge=2, description="newest checkpoints that are kept beside the best one"
+    )
+    log_every: Annotated[int, MayChangeOnResume()] = Field(10, ge=1, description="steps between progress lines")
+    max_failures: Annotated[int, MayChangeOnResume()] = Field(
+        3, ge=0, description="restarts from the last checkpoint after a worker or node died"
+    )
+    mlflow_uri: Annotated[str | None, MayChangeOnResume(), NotSearched()] = Field(
+        None, description="MLflow tracking URI; null = TensorBoard files only"
+    )
+    latent_cache: Annotated[str | None, Uri(written=True), MayChangeOnResume()] = Field(
         None,
         description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of pictures that come again, for "
         "any number of runs; null = they are made each time. Needs crops that are not drawn anew: augment.scale of one "

@@ -15,12 +15,13 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
+from foodseg.config.marks import MayChangeOnResume, Placement, is_below, keys_with, with_resolved_uris
 from foodseg.data.concat import training_manifest
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
-from foodseg.models.backbones.diffusion_parts import HUB, require_diffusion
+from foodseg.models.backbones.diffusion_parts import require_diffusion
 from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
@@ -31,10 +32,6 @@ from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.batch_size import require_statistics
 from foodseg.train.tracking import require_mlflow
 
-# what may change between the parts of a run: where it runs and how often it speaks, not what is learned
-_MAY_CHANGE = ("scaling.", "run.", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-               "train.max_failures", "train.mlflow_uri", "train.micro_batch", "train.latent_cache",
-               "model.diffusion.gradient_checkpointing")  # fmt: skip
 BACKBONE_FILE = "backbone.safetensors"
 _log = logging.getLogger(__name__)
 
@@ -234,18 +231,7 @@ def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | No
 
 def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     """Workers run in other folders, so relative paths are resolved where the command was given."""
-    tree = config.model_dump(mode="json")
-    for section, key in (("data", "uri"), ("run", "uri"), ("model", "weights"), ("train", "latent_cache")):
-        value = tree[section][key]
-        published = section == "model" and (value in ("timm", "none") or value.startswith(HUB))
-        if value and not published:
-            tree[section][key] = storage.absolute(value)
-    text = tree["model"]["text"]
-    if text["table"]:
-        text["table"] = storage.absolute(text["table"])
-    for entry in tree["data"]["uris"]:
-        entry["uri"] = storage.absolute(entry["uri"])
-    return parse_config(tree)
+    return parse_config(with_resolved_uris(config))
 
 
 def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
@@ -292,10 +278,12 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
 
 
 def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:
+    # where it runs and how often it speaks may change, not what is learned
+    may_change = keys_with(type(config), Placement, MayChangeOnResume)
     before = dict(leaves(started.model_dump(mode="json")))
     now = dict(leaves(config.model_dump(mode="json")))
     return [
         f"{key} was {json.dumps(before[key])}, now {json.dumps(value)}"
         for key, value in now.items()
-        if before[key] != value and not key.startswith(_MAY_CHANGE)
+        if before[key] != value and not is_below(key, may_change)
     ]

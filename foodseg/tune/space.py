@@ -20,13 +20,12 @@ import numpy as np
 from foodseg.config import ExperimentConfig
 from foodseg.config.literals import Unclear, plain, type_of, typed
 from foodseg.config.load import leaves, with_settings
+from foodseg.config.marks import NotSearched, Placement, is_below, keys_with
 from foodseg.errors import UserError
 
 Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number
 Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
-# where a run lives and what it is scored on are no matter of taste
-_FIXED = ("run.", "scaling.", "data.uri", "data.uris", "data.val_split", "train.mlflow_uri")
 RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
             "parameters", "latency")  # fmt: skip
 CHECKED = 400  # combinations that are tried before a sweep starts; of a larger space a random part
@@ -331,8 +330,9 @@ def _when(name: str, given: Any, before: Mapping[str, Knob]) -> dict[str, tuple[
 
 
 def _refuse_fixed(name: str, keys: Sequence[str]) -> None:
+    fixed = keys_with(ExperimentConfig, Placement, NotSearched)
     for key in keys:
-        if key.startswith(_FIXED):
+        if is_below(key, fixed):
             raise UserError(
                 f"space: {name}: {key} cannot be searched: all trials are scored on the same pictures, and where they "
                 "run is set by config.scaling and sweep.uri"

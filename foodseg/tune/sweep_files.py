@@ -13,15 +13,11 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.explain import validated
 from foodseg.config.literals import Unclear, plain, write_yaml
 from foodseg.config.load import leaves, read_tree, sections, with_values
+from foodseg.config.marks import MayChangeOnResume, Placement, SetByAblation, is_below, keys_with
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
 from foodseg.errors import UserError
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.tune.space import Space, check_space, configured, parse_space, settings_of_file, space_of_file
-
-# of a sweep or an ablation that goes on, what may differ from before: how long it runs, where, and what is compared
-_MAY_CHANGE = ("sweep.trials", "sweep.hours", "sweep.worker_hours", "sweep.concurrent", "sweep.uri", "ablation.uri",
-               "ablation.concurrent", "ablation.seeds", "ablation.subsets", "ablation.resamples", "contrasts.",
-               "config.scaling.", "config.run.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,10 +121,11 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         arms = {name: arm for name, arm in given.get("arms", {}).items() if name in was.get("arms", {})}
         before, now = _flat(was), _flat({**given, "arms": arms})
         gone = [f"the arm {name!r} is gone" for name in was.get("arms", {}) if name not in arms]
+        may_change = _keys_that_may_change()
         changed = gone + [
             f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**before, **now}
-            if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+            if before.get(key) != now.get(key) and not is_below(key, may_change)
         ]
         if changed:
             raise UserError(
@@ -136,6 +133,12 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
                 "give the same ones, or another folder to start anew"
             )
     storage.write_text(where, write_yaml(dict(given)))
+
+
+def _keys_that_may_change() -> tuple[str, ...]:
+    """Returns, for a sweep or an ablation that goes on: how long it runs, where, and what is compared."""
+    own = (*keys_with(SweepFile, MayChangeOnResume), *keys_with(AblationFile, MayChangeOnResume))
+    return (*own, "contrasts", *keys_with(ExperimentConfig, Placement, prefix="config."))
 
 
 def slug(name: str) -> str:
@@ -198,7 +201,8 @@ def _arm(path: str, name: str, given: Any) -> Arm:
     whole = [key for key in settings if "." not in key]
     if whole:
         raise UserError(f"{path}: arms: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
-    fixed = [key for key in settings if key.startswith(("run.", "scaling.", "train.seed", "eval.weights"))]
+    own = keys_with(ExperimentConfig, Placement, SetByAblation)
+    fixed = [key for key in settings if is_below(key, own)]
     if fixed:
         raise UserError(f"{path}: arms: {name}: {fixed[0]} is set for every run by the ablation itself: leave it out")
     return Arm(settings, storage.absolute(predictions) if predictions else None)

@@ -1,0 +1,132 @@
+"""What a key means beyond its type: marks that stand on the fields, so that no list of keys is kept elsewhere.
+
+class RunConfig(Section):
+    uri: Annotated[str, Uri(written=True)] = Field("runs/default", description="run directory")
+
+keys_with(ExperimentConfig, Uri)                 # ("data.uri", "data.uris[].uri", ..., "run.uri")
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic.fields import FieldInfo
+
+from foodseg import storage
+from foodseg.config.section import Section
+
+
+@dataclass(frozen=True)
+class Uri:
+    """A path or URI that workers use too: they run in other folders, so a relative one is resolved before.
+
+    Attributes:
+        written: the command writes there, so on a cluster it must outlive the job.
+        names, schemes: texts that are no path: these, and those that begin with one of `schemes`.
+    """
+
+    written: bool = False
+    names: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ()
+
+    def resolved(self, text: str) -> str:
+        """Returns the text with a relative path made absolute; an empty one as it is."""
+        if not text or text in self.names or text.startswith(self.schemes):
+            return text
+        return storage.absolute(text)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A section that says where a training runs and lives, not what it learns.
+
+    It may change on resume, is no part of the configuration's hash, and neither sweeps nor arms of an ablation set it.
+    """
+
+
+@dataclass(frozen=True)
+class MayChangeOnResume:
+    """A key that may change when a run, a sweep or an ablation goes on; a key without this mark may not."""
+
+
+@dataclass(frozen=True)
+class NotSearched:
+    """A key that a sweep must not search: where its trials report, and what they are scored on."""
+
+
+@dataclass(frozen=True)
+class SetByAblation:
+    """A key that an ablation sets for every run itself, so that no arm may."""
+
+
+Mark = TypeVar("Mark")
+
+
+def keys_with(section: type[Section], *marks: type[Any], prefix: str = "") -> tuple[str, ...]:
+    """Returns the dotted keys below a section that have one of these marks, in the order of the fields.
+
+    A section that has a mark itself stands for all its keys; `data.uris[].uri` is a key of each entry of `data.uris`.
+    """
+    return tuple(f"{prefix}{key}" for key in _marked(section, marks))
+
+
+def is_below(key: str, keys: Collection[str]) -> bool:
+    """True for a dotted key that is one of `keys`, or lies below one that is a section."""
+    return any(f"{key}.".startswith(f"{above}.") for above in keys)
+
+
+def written_uris(config: Section, prefix: str = "") -> dict[str, str]:
+    """Returns by key the paths and URIs that a command with this configuration writes; keys without one are left out.
+
+    The keys are those of the section itself and of the sections below it, not of lists, sorted.
+    """
+    found: dict[str, str] = {}
+    for name, field in type(config).model_fields.items():
+        value, mark = getattr(config, name), _mark(field, Uri)
+        if isinstance(value, Section):
+            found |= written_uris(value, f"{prefix}{name}.")
+        elif mark is not None and mark.written and value is not None:
+            found[f"{prefix}{name}"] = value
+    return dict(sorted(found.items()))
+
+
+def with_resolved_uris(config: Section) -> dict[str, Any]:
+    """Returns a section as plain data, in which relative paths are absolute."""
+    tree = config.model_dump(mode="json")
+    _resolve(config, tree)
+    return tree
+
+
+def _resolve(config: Section, tree: dict[str, Any]) -> None:
+    for name, field in type(config).model_fields.items():
+        value, mark = getattr(config, name), _mark(field, Uri)
+        if mark is not None and value is not None:
+            tree[name] = mark.resolved(value)
+        elif isinstance(value, Section):
+            _resolve(value, tree[name])
+        elif isinstance(value, tuple):
+            for entry, plain in zip(value, tree[name], strict=True):
+                if isinstance(entry, Section):
+                    _resolve(entry, plain)
+
+
+def _marked(section: type[Section], marks: tuple[type[Any], ...]) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if any(_mark(field, mark) is not None for mark in marks):
+            yield name
+        elif inner is not None:
+            entry, below = inner
+            yield from (f"{name}{entry}.{key}" for key in _marked(below, marks))
+
+
+def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
+
+
+def _section_of(annotation: Any) -> tuple[str, type[Section]] | None:
+    """Returns the section that a field holds, after "" where it is one (or null), after "[]" where it is many."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return ("[]" if Ellipsis in get_args(annotation) else "", part)
+    return None
