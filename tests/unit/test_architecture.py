@@ -16,6 +16,11 @@ SOURCES = [*MODULES, *(path for name in ("jobs", "proof", "tests") for path in s
 PLAIN = [path for path in MODULES if not (path.name.startswith("ray_") or path.parent.name == "ray_internals")]
 CLI = sorted((ROOT / "foodseg" / "cli").glob("*.py"))  # may import ray_* modules, inside functions
 MAX_LINES = 350
+PRIVATE_MODULES = ("ray.core.generated", "ray.experimental.internal_kv")  # without an underscore in their names
+PRIVATE_ATTRIBUTES = (
+    "_controller", "_get_global_client", "_get_serve_request_context", "_init", "_resources_per_worker_not_none",
+    "_set_global_client",
+)  # fmt: skip
 
 # argv: packages that cannot be found, with commas between them, and modules to import; prints {module: error}.
 IMPORT_BLOCKED = """
@@ -98,6 +103,64 @@ def test_only_ray_modules_import_ray() -> None:
         if name.partition(".")[0] == "ray"
     ]
     assert found == []
+
+
+def _private_of_ray(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yields "line name" for each import of a private part of Ray, and each use of one of its private attributes."""
+    for name, line, _ in _imports(tree, package):
+        parts = name.split(".")
+        private = any(part.startswith("_") and not part.startswith("__") for part in parts)
+        if parts[0] == "ray" and (private or name.startswith(PRIVATE_MODULES)):
+            yield f"{line} {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if node.attr in PRIVATE_ATTRIBUTES or (name.startswith("ray.") and node.attr.startswith("_")):
+                yield f"{node.lineno} {name}"
+
+
+def test_private_parts_of_ray_are_found_in_every_form() -> None:
+    source = """
+import ray._private.worker
+from ray.serve._private.api import serve_start
+from ray.core.generated import gcs_pb2
+from ray.experimental import internal_kv
+from ray.serve.context import _get_global_client
+from foodseg.cluster.ray_internals import core
+from ray.train.v2.api.exceptions import ControllerError
+def f(client, handle, scaling):
+    ray._private.worker.global_worker
+    client._controller.check_alive.remote()
+    handle._init(_run_router_in_separate_loop=True)
+    self._client = scaling.num_workers
+"""
+    assert sorted({int(found.split()[0]) for found in _private_of_ray(ast.parse(source), "foodseg.serve")}) == [
+        *range(2, 7),
+        *range(10, 13),
+    ]
+
+
+def test_only_ray_internals_touch_private_parts_of_ray() -> None:
+    found = [
+        f"{_id(path)}:{line}"
+        for path in SOURCES
+        if path.relative_to(ROOT).parts[0] != "tests" and path.parent.name != "ray_internals"
+        for line in _private_of_ray(ast.parse(path.read_text(encoding="utf-8")), _module(path).rpartition(".")[0])
+    ]
+    assert found == []
+
+
+def test_ray_internals_load_only_what_their_verb_needs() -> None:
+    code = "import sys, foodseg.cluster.ray_internals.{0}; print(*[m for m in {1!r} if m in sys.modules])"
+    for name, others in {
+        "core": ["ray.train.v2.api.config", "ray.serve.context", "ray.data.dataset", "torch"],
+        "data": ["ray.serve.context", "torch"],
+        "train": ["ray.serve.context"],
+        "serve": ["ray.train.v2.api.config", "torch"],
+    }.items():
+        command = [sys.executable, "-c", code.format(name, others)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert (name, done.stdout.strip()) == (name, "")
 
 
 @pytest.mark.parametrize("blocked", ["ray", "ray,fastapi"])
