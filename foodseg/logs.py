@@ -1,4 +1,7 @@
-"""Logs go to stderr, so that stdout belongs to results."""
+"""Logs go to stderr, so that stdout belongs to results.
+
+Below everything else, since the command line and processes that are started without it both begin with this.
+"""
 
 import logging
 import sys

@@ -1,4 +1,8 @@
-"""What a figure was measured on: without it, a rate says nothing."""
+"""What a figure was measured on: without it, a rate says nothing.
+
+Apart from the benchmarks, since those of Ray and the bare loops that they are compared with all use it, and a bare loop
+must not load Ray.
+"""
 
 import importlib.metadata
 import os

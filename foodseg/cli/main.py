@@ -91,11 +91,26 @@ def _fail(sentence: str, code: int, as_json: bool) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from foodseg.cli.versions import versions
-
-        for name, version in versions().items():
+        for name, version in _versions().items():
             print(f"{name} {version}")
         raise typer.Exit
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions that matter when somebody asks for help: of the code, its file formats, Ray and torch."""
+    from importlib.metadata import version
+
+    from foodseg import __version__
+    from foodseg.checkpoint.manifest import FORMAT_VERSION as CHECKPOINT_FORMAT
+    from foodseg.data.shards import FORMAT_VERSION as DATA_FORMAT
+
+    return {
+        "foodseg": __version__,
+        "data format": str(DATA_FORMAT),
+        "checkpoint format": str(CHECKPOINT_FORMAT),
+        "ray": version("ray"),
+        "torch": version("torch"),
+    }
 
 
 @app.callback()

@@ -1,4 +1,7 @@
-"""The SAM vote over a label map, with CLIP's second opinion where the segmenter is unsure, as one coroutine."""
+"""The SAM vote over a label map, with CLIP's second opinion where the segmenter is unsure, as one coroutine.
+
+Apart from its deployment (`ray_refine`), so that it runs and is tested without Ray.
+"""
 
 import asyncio
 from collections.abc import Sequence
