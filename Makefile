@@ -35,7 +35,7 @@ install: .venv/.installed  ## .venv with every package of requirements.lock, and
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install  ## prepare, train, evaluate, predict on drawn meals, offline; DATA=folder or s3://: on your own pictures
+demo: install  ## prepare, train, evaluate, predict on synthetic meals, offline; DATA=folder or s3://: on your own images
 	$(BIN)/foodseg demo $(if $(DATA),--data '$(DATA)')
 	@echo "(before the commands above: . $(BIN)/activate)"
 

@@ -1,3 +1,3 @@
-"""foodseg: which ingredient is where on a picture of food."""
+"""foodseg: which ingredient is where on an image of food."""
 
 __version__ = "0.1.0"

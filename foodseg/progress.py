@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Context manager: `with Progress("checking pictures", 598) as bar: bar.advance(16)`."""
+    """Context manager: `with Progress("checking images", 598) as bar: bar.advance(16)`."""
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done = title, total, 0

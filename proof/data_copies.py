@@ -1,4 +1,4 @@
-"""Copies of the real pictures in other formats, sizes and label spaces, and the comparison of their masks."""
+"""Copies of the real images in other formats, sizes and label spaces, and the comparison of their masks."""
 
 import csv
 import io
@@ -53,8 +53,8 @@ def equal_foodseg103(root: Path) -> int:
     """Returns how many masks Pillow reads as they are; raises where one differs."""
     records = list_source(str(root)).records
     for record in records:
-        with Image.open(root / "Images" / "ann_dir" / record.split / f"{record.image_id}.png") as picture:
-            _refuse_difference(record.image_id, record.mask, np.asarray(picture))
+        with Image.open(root / "Images" / "ann_dir" / record.split / f"{record.image_id}.png") as image:
+            _refuse_difference(record.image_id, record.mask, np.asarray(image))
     return len(records)
 
 
@@ -63,8 +63,8 @@ def equal_uec(root: Path) -> int:
     records = list_source(str(root)).records
     for record in records:
         (path,) = (root / "data").glob(f"*/{record.split}/mask/{record.image_id}.png")
-        with Image.open(path) as picture:
-            _refuse_difference(record.image_id, record.mask, np.asarray(picture.convert("RGB"))[:, :, 0])
+        with Image.open(path) as image:
+            _refuse_difference(record.image_id, record.mask, np.asarray(image.convert("RGB"))[:, :, 0])
     return len(records)
 
 
@@ -74,13 +74,13 @@ def _refuse_difference(image_id: str, mask: Any, expected: np.ndarray) -> None:
 
 
 def write_parquet(folder: Path, out: Path) -> None:
-    """Writes the folder as the `datasets` library does: one Parquet file a split, pictures and labels as bytes."""
+    """Writes the folder as the `datasets` library does: one Parquet file a split, images and labels as bytes."""
     from datasets import Dataset, Features, Value
-    from datasets import Image as Picture
+    from datasets import Image as DecodedImage
 
     (out / "data").mkdir(parents=True)
     shutil.copyfile(folder / "classes.txt", out / "classes.txt")
-    features = Features({"image": Picture(), "label": Picture(), "id": Value("string")})
+    features = Features({"image": DecodedImage(), "label": DecodedImage(), "id": Value("string")})
     for split in ("train", "test"):
         rows = {"folder": str(folder), "stems": _stems(folder, split)}
         cache = str(out / "cache")
@@ -93,12 +93,12 @@ def _parquet_rows(folder: str, stems: list[str]) -> Iterator[dict[str, Any]]:
     # the library writes a path alone as a path, and no bytes; a name that is no file here goes with the bytes
     for stem in stems:
         files = (("image", "images", f"{stem}.jpg"), ("label", "masks", f"{stem}.png"))
-        pictures = {key: {"bytes": Path(folder, kind, name).read_bytes(), "path": name} for key, kind, name in files}
-        yield {**pictures, "id": stem}
+        images = {key: {"bytes": Path(folder, kind, name).read_bytes(), "path": name} for key, kind, name in files}
+        yield {**images, "id": stem}
 
 
 def repeat(folder: Path, out: Path, count: int) -> None:
-    """Writes `count` pictures: the real ones under new ids, each copy encoded anew, so that no two files are equal."""
+    """Writes `count` images: the real ones under new ids, each copy encoded again, so that no two files are equal."""
     for name in ("images", "masks"):
         (out / name).mkdir(parents=True)
     shutil.copyfile(folder / "classes.txt", out / "classes.txt")
@@ -107,9 +107,9 @@ def repeat(folder: Path, out: Path, count: int) -> None:
     for number in range(count):
         stem, split = stems[number % len(stems)]
         copy = f"{stem}-{number // len(stems):03d}"
-        with Image.open(folder / "images" / f"{stem}.jpg") as picture:
+        with Image.open(folder / "images" / f"{stem}.jpg") as image:
             sink = io.BytesIO()
-            picture.convert("RGB").save(sink, "JPEG", quality=70 + number // len(stems))
+            image.convert("RGB").save(sink, "JPEG", quality=70 + number // len(stems))
         (out / "images" / f"{copy}.jpg").write_bytes(sink.getvalue())
         shutil.copyfile(folder / "masks" / f"{stem}.png", out / "masks" / f"{copy}.png")
         listed[split].append(copy)

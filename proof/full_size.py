@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at full size with random weights: built, and one picture of 256 x 256 labelled on the CPU.
+"""Stable Diffusion 1.5 at full size with random weights: built, and one image of 256 x 256 labelled on the CPU.
 
 python -m proof.full_size      # prints JSON
 """

@@ -21,7 +21,7 @@ def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> 
     """Writes one sheet: per meal a row with the right list, one with a wrong list, one that lacks the largest name.
 
     Args:
-        run: of a model whose fusion is score_map or cross_attention. folder: pictures in the folder layout.
+        run: of a model whose fusion is score_map or cross_attention. folder: images in the folder layout.
 
     Returns:
         Per meal and list, the share of the truth's food pixels that are labelled rightly.
@@ -59,7 +59,7 @@ def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> 
 
 @torch.inference_mode()
 def _look(model: torch.nn.Module, image: np.ndarray, listed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the label map (H, W) and what each place says to each name, (K, H, W) float32, at the picture's size."""
+    """Returns the label map (H, W) and what each place says to each name, (K, H, W) float32, at the image's size."""
     height, width = image.shape[:2]
     multiple = model.size_multiple
     canvas = model.mean.expand(1, 3, -(-height // multiple) * multiple, -(-width // multiple) * multiple).clone()
@@ -75,13 +75,13 @@ def _look(model: torch.nn.Module, image: np.ndarray, listed: Sequence[int]) -> t
 
 
 def _labelled(image: np.ndarray, ids: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """The picture with its labels, enlarged so that the legend does not outgrow it."""
+    """The image with its labels, enlarged so that the legend does not outgrow it."""
     size = fit_longest(*ids.shape, 3 * CELL)
     return overlay(resize_image(image, *size), resize_mask(ids, *size), classes)
 
 
 def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A grey picture under the values, blue (least on it) to red (most on it)."""
+    """A grey image under the values, blue (least on it) to red (most on it)."""
     low, high = float(values.min()), float(values.max())
     scaled = ((values - low) / max(1e-6, high - low) * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)

@@ -23,7 +23,7 @@ BATCH, IGNORE = 8, 255
 
 
 def read_pair(root: Path, stem: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the picture (H, W, 3) uint8 RGB and its mask (H, W) uint8."""
+    """Returns the image (H, W, 3) uint8 RGB and its mask (H, W) uint8."""
     image = cv2.cvtColor(cv2.imread(str(root / "images" / f"{stem}.jpg")), cv2.COLOR_BGR2RGB)
     mask = cv2.imread(str(root / "masks" / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
     return image, mask

@@ -10,7 +10,7 @@ from PIL import Image
 from proof.proof_queue import ItemError
 from tests.support.browser import NAMES, browse, find_browser
 
-MOST_ROWS = 16_000  # pixels: what a browser draws into one picture
+MOST_ROWS = 16_000  # pixels: what a browser draws into one image
 # A window has a least width, a frame has none.
 FRAME = '<body style="margin: 0"><iframe width="{}" height="{}" style="border: 0; display: block" srcdoc="{}"></iframe>'
 MEASURE = """<title>-</title>{}<script>onload = () => {{
@@ -18,7 +18,7 @@ MEASURE = """<title>-</title>{}<script>onload = () => {{
 }}</script>"""
 
 
-def screenshot(page: Path, width: int, picture: Path) -> None:
+def screenshot(page: Path, width: int, image: Path) -> None:
     """Draws the whole page, `width` pixels wide, as PNG; raises ItemError without a browser."""
     browser = find_browser()
     if browser is None:
@@ -32,8 +32,8 @@ def screenshot(page: Path, width: int, picture: Path) -> None:
         if title is None:
             raise ItemError(f"the browser did not tell how high {page.name} is at {width} pixels")
         height = min(int(title[1]), MOST_ROWS)
-        options = (bare, f"--window-size={max(width, 800)},{height}", f"--screenshot={picture}")
+        options = (bare, f"--window-size={max(width, 800)},{height}", f"--screenshot={image}")
         browse(browser, Path(folder), FRAME.format(width, height, html), *options)
-    with Image.open(picture) as drawn:
+    with Image.open(image) as drawn:
         whole = drawn.crop((0, 0, width, height))
-    whole.save(picture)
+    whole.save(image)

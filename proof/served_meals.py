@@ -16,7 +16,7 @@ from tests.support.tiny_checkpoints import free_port
 
 
 def trained(bench: Bench, seed: int = 0) -> Path:
-    """Returns the run of the recipe of `parity` on the real pictures; it is trained where it is not there yet."""
+    """Returns the run of the recipe of `parity` on the real images; it is trained where it is not there yet."""
     run = bench.work / f"ours-{seed}"
     train_ours(bench, run, prepared_foodmix(bench), seed)
     if json.loads((run / "last.json").read_text(encoding="utf-8"))["step"] < PARITY_STEPS:
@@ -61,7 +61,7 @@ def broken_copy(bench: Bench, run: Path) -> Path:
 
 
 def meal_files(bench: Bench, count: int) -> Sequence[Path]:
-    """Returns pictures of foodmix's test set, each of another source where there are as many."""
+    """Returns images of foodmix's test set, each of another source where there are as many."""
     stems = (foodmix(bench) / "test.txt").read_text(encoding="utf-8").split()
     turns: dict[str, int] = {}
     order = []
@@ -73,7 +73,7 @@ def meal_files(bench: Bench, count: int) -> Sequence[Path]:
 
 
 def meals(bench: Bench, count: int) -> list[bytes]:
-    """Returns the same pictures as they are in their files."""
+    """Returns the same images as they are in their files."""
     return [path.read_bytes() for path in meal_files(bench, count)]
 
 

@@ -25,7 +25,7 @@ def val_miou(run: Path, data: Path, how: How, *, told: bool) -> float:
 
     Args:
         how: what is spoiled at test, see `spoil`; "lists exchanged": in the place of each name another one is told.
-        told: whether the model is told what is on each picture, an oracle; else it may look for all names.
+        told: whether the model is told what is on each image, an oracle; else it may look for all names.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(checkpoint, "ema")

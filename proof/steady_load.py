@@ -1,6 +1,6 @@
 """A steady load on an endpoint: what was answered, how often, by which model, and what was lost.
 
-with SteadyLoad(endpoint.url, ask_segment(pictures), threads=4) as load:
+with SteadyLoad(endpoint.url, ask_segment(images), threads=4) as load:
     ...
 print(load.figures())
 """
@@ -19,24 +19,24 @@ from foodseg.serve.client import Client
 from foodseg.serve.http.schema import PromptAnswer, SegmentAnswer
 
 PATIENCE = 120.0  # seconds in which the client heals 429 and 503
-Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the picture -> who answered, what
+Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the image -> who answered, what
 
 
-def ask_segment(pictures: Sequence[bytes]) -> Ask:
+def ask_segment(images: Sequence[bytes]) -> Ask:
     """Asks /v1/segment; the answer is the pixels of each ingredient."""
 
     def ask(client: Client, number: int) -> tuple[str, object]:
-        answer: SegmentAnswer = client.segment(pictures[number % len(pictures)])
+        answer: SegmentAnswer = client.segment(images[number % len(images)])
         return answer.model.sha[:12], tuple((one.id, one.pixels) for one in answer.ingredients)
 
     return ask
 
 
-def ask_prompt(pictures: Sequence[bytes]) -> Ask:
-    """Asks /v1/prompt for a click, by the picture's id where the client knows it; the answer is the masks' pixels."""
+def ask_prompt(images: Sequence[bytes]) -> Ask:
+    """Asks /v1/prompt for a click, by the image's id where the client knows it; the answer is the masks' pixels."""
 
     def ask(client: Client, number: int) -> tuple[str, object]:
-        answer: PromptAnswer = client.prompt(pictures[number % len(pictures)], points=[(100, 100, 1)])
+        answer: PromptAnswer = client.prompt(images[number % len(images)], points=[(100, 100, 1)])
         return "sam", tuple(one.pixels for one in answer.masks)
 
     return ask
@@ -58,12 +58,12 @@ class Counting(httpx.HTTPTransport):
 
 
 class SteadyLoad:
-    """`threads` clients ask for one picture after another while the body of `with` runs; each ends its last request."""
+    """`threads` clients ask for one image after another while the body of `with` runs; each ends its last request."""
 
-    def __init__(self, url: str, ask: Ask, *, pictures: int, threads: int = 4, pause: float = 0.0) -> None:
-        """`pictures`: how many different ones there are. `pause`: seconds from an answer to the next request."""
+    def __init__(self, url: str, ask: Ask, *, images: int, threads: int = 4, pause: float = 0.0) -> None:
+        """`images`: how many different ones there are. `pause`: seconds from an answer to the next request."""
         self._url, self._ask = url, ask
-        self._pictures, self._pause = pictures, pause
+        self._images, self._pause = images, pause
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
         self._done = threading.Event()
         self._lock = threading.Lock()
@@ -94,7 +94,7 @@ class SteadyLoad:
     def figures(self) -> dict[str, Any]:
         """Returns what happened; `statuses` as they came, `failed` after the client had healed what it could.
 
-        differing: answers that were not those of the same model on the same picture before.
+        differing: answers that were not those of the same model on the same image before.
         """
         return {
             "answered": self.answered,
@@ -113,15 +113,15 @@ class SteadyLoad:
         return max(strange, sum(self._failed.values()))
 
     def _run(self, number: int) -> None:
-        # each starts elsewhere, so that the same picture does not come from all of them at once
-        turn = random.Random(number).randrange(self._pictures)
+        # each starts elsewhere, so that the same image does not come from all of them at once
+        turn = random.Random(number).randrange(self._images)
         with Client(self._url, patience=PATIENCE, transport=Counting(self._statuses)) as client:
             while not self._done.is_set():
-                picture = turn % self._pictures
+                image = turn % self._images
                 turn += 1
                 began = time.monotonic()
                 try:
-                    by, what = self._ask(client, picture)
+                    by, what = self._ask(client, image)
                 except FoodsegError as error:
                     sentence = f"{getattr(error, 'status', '')} {type(error).__name__}: {error}".strip()[:160]
                     with self._lock:
@@ -131,5 +131,5 @@ class SteadyLoad:
                 with self._lock:
                     self._longest = max(self._longest, time.monotonic() - began)
                     self._by[by] += 1
-                    self._differing += self._first.setdefault((by, picture), what) != what
+                    self._differing += self._first.setdefault((by, image), what) != what
                 self._done.wait(self._pause)

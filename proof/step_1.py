@@ -27,7 +27,7 @@ def s3(bench: Bench) -> dict[str, Any]:
     source = foodmix(bench)
     data, run = "s3://foodseg/foodmix", "s3://foodseg/runs/proof"
     stems = (source / "test.txt").read_text(encoding="utf-8").split()[:3]
-    pictures = [source / "images" / f"{stem}.jpg" for stem in stems]
+    images = [source / "images" / f"{stem}.jpg" for stem in stems]
     with S3Server() as server:
         server.make_bucket("foodseg")
         environment = server.env()
@@ -42,7 +42,7 @@ def s3(bench: Bench) -> dict[str, Any]:
         trained, train_seconds = timed("train", "--config", "jobs/configs/smoke.yaml", *sets(*where, *SMALL))
         out = "s3://foodseg/scores/proof"
         scored, evaluate_seconds = timed("evaluate", run, "--data", data, "--split", "test", "--out", out)
-        labelled, predict_seconds = timed("predict", run, *pictures, "--out", bench.work / "labelled")
+        labelled, predict_seconds = timed("predict", run, *images, "--out", bench.work / "labelled")
     return {
         "prepare_seconds": prepare_seconds,
         "train_seconds": train_seconds,
@@ -52,8 +52,8 @@ def s3(bench: Bench) -> dict[str, Any]:
         "quarantined": prepared["quarantined"],
         "steps": trained["step"],
         "scores": scores_of(scored),
-        "pictures_scored": scored["pictures"],
-        "pictures_labelled": len(labelled["pictures"]),
+        "images_scored": scored["images"],
+        "images_labelled": len(labelled["images"]),
     }
 
 
@@ -81,12 +81,12 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 
 def bench_data(bench: Bench) -> dict[str, Any]:
-    """Streamed pictures per second."""
+    """Streamed images per second."""
     return bench.foodseg("bench", "data", "--data", prepared_foodmix(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """Peak memory of the stream over the real pictures, and over a set that lists them ten times."""
+    """Peak memory of the stream over the real images, and over a set that lists them ten times."""
     once, tenfold = prepared_foodmix(bench), bench.work / "foodmix-tenfold"
     manifest = read_manifest(str(once))
     listed = manifest.model_copy(update={"name": "foodmix-tenfold", "shards": ()})
@@ -100,7 +100,7 @@ def memory(bench: Bench) -> dict[str, Any]:
     figures = {}
     for name, data in (("once", once), ("tenfold", tenfold)):
         found = bench.foodseg("bench", "data", "--data", data, "--config", "jobs/configs/foodmix.yaml")
-        figures[name] = {"pictures": found["pictures"]["train"], **found["stream"]}
+        figures[name] = {"images": found["images"]["train"], **found["stream"]}
     shutil.rmtree(tenfold)
     return figures
 
@@ -143,7 +143,7 @@ def weights(bench: Bench) -> Path:
 
 
 def prepared_foodmix(bench: Bench) -> Path:
-    """The real pictures as local shards, made once."""
+    """The real images as local shards, made once."""
     data = bench.work / "foodmix"
     if not (data / "dataset.json").exists():
         bench.foodseg("data", "prepare", foodmix(bench), data)

@@ -1,4 +1,4 @@
-"""Step 2, "Show it": formats, faults, ten thousand pictures, several sets together, the report."""
+"""Step 2, "Show it": formats, faults, ten thousand images, several sets together, the report."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from foodseg.annotations.coco_export import export_coco
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import ClassTable
 from foodseg.data.shards import read_manifest, read_quarantine
-from foodseg.demo.synthetic import PLATE_CLASSES, write_meals
-from foodseg.metrics.per_image import merge, read_pictures
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, write_meals
+from foodseg.metrics.per_image import merge, read_images
 from foodseg.prepare.formats.detect import list_source
 from proof.data_copies import (
     equal_foodseg103,
@@ -29,7 +29,7 @@ from proof.screenshots import screenshot
 from proof.step_1 import SMALL, foodmix, prepared_foodmix, scores_of, sets, weights
 
 MANY = 10_000
-REPORT_STEPS = 1_010  # jobs/configs/foodmix.yaml: 20 epochs of 404 pictures, 8 at a time
+REPORT_STEPS = 1_010  # jobs/configs/foodmix.yaml: 20 epochs of 404 images, 8 at a time
 WORST = 3  # classes that the report's figures name, and confusions of each
 
 
@@ -58,7 +58,7 @@ def formats(bench: Bench) -> dict[str, Any]:
 
 
 def faults(bench: Bench) -> dict[str, Any]:
-    """Fifty faulty records; the near-duplicates across the splits of the real pictures."""
+    """Fifty faulty records; the near-duplicates across the splits of the real images."""
     from tests.support.faulty_meals import write_faulty_meals
 
     source, prepared = _fresh(bench.work / "faulty-meals"), _fresh(bench.work / "faulty")
@@ -84,22 +84,22 @@ def faults(bench: Bench) -> dict[str, Any]:
 
 
 def twins(inspected: dict[str, Any]) -> dict[str, Any]:
-    """What `data inspect` says of real pictures: findings, near-duplicates across splits, names of its own pictures."""
+    """What `data inspect` says of real images: findings, near-duplicates across splits, names of its own images."""
     if inspected["findings"] is None:
         raise ItemError(f"{inspected['data']} was prepared without findings")
     pairs = [row for row in inspected["findings"] if row["finding"] == "near_duplicate"]
-    shared = {f"{row['split']} with one in {row['other']}": row["pictures"] for row in inspected["shared_groups"]}
+    shared = {f"{row['split']} with one in {row['other']}": row["images"] for row in inspected["shared_groups"]}
     return {
         "findings": {kind["finding"]: kind["count"] for kind in inspected["audit"]},
         "near_duplicate_pairs": len(pairs),
         "shared_groups": shared,
-        "test_pictures_with_a_twin_in_train": shared.get("test with one in train", 0),
-        "pictures": {name: Path(where).name for name, where in inspected["pictures"].items()},
+        "test_images_with_a_twin_in_train": shared.get("test with one in train", 0),
+        "images": {name: Path(where).name for name, where in inspected["images"].items()},
     }
 
 
 def many(bench: Bench) -> dict[str, Any]:
-    """Rows per second and peak memory of `data prepare`, for a thousand and for ten thousand pictures."""
+    """Rows per second and peak memory of `data prepare`, for a thousand and for ten thousand images."""
     figures: dict[str, Any] = {}
     for count in (MANY // 10, MANY):
         source, prepared = _fresh(bench.work / f"many-{count}"), _fresh(bench.work / f"many-{count}-prepared")
@@ -130,17 +130,17 @@ def memory_ratio(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
 
 
 def several_sets(bench: Bench) -> dict[str, Any]:
-    """Real pictures and drawn plates of another label space, trained on together with partial labels."""
+    """Real images and drawn plates of another label space, trained on together with partial labels."""
     drawn = _fresh(bench.work / "plates-source")
     write_meals(drawn, train=120, test=24, seed=7)
     bench.foodseg("data", "prepare", drawn, _fresh(bench.work / "plates"))
     ours = read_manifest(str(prepared_foodmix(bench))).class_table
-    union = ClassTable((*ours.names, *(name for name in PLATE_CLASSES.names if name not in ours.names)))
+    union = ClassTable((*ours.names, *(name for name in SYNTHETIC_CLASSES.names if name not in ours.names)))
     (bench.work / "union.tsv").write_text(union.to_text(), encoding="utf-8")
     mapped = {}
     for name, prepared, table in (
         ("foodmix", prepared_foodmix(bench), ours),
-        ("plates", bench.work / "plates", PLATE_CLASSES),
+        ("plates", bench.work / "plates", SYNTHETIC_CLASSES),
     ):
         map_file = bench.work / f"{name}-to-union.tsv"
         write_map(map_file, name, table, union)
@@ -169,12 +169,12 @@ def report(bench: Bench) -> dict[str, Any]:
         raise ItemError(f"the confidences of the report are {metrics['calibration_note']}")
     for width in (1280, 390):
         screenshot(out / "report.html", width, out / f"report-{width}.png")
-    pictures, about = read_pictures(str(out / "pictures.parquet"))
+    images, about = read_images(str(out / "images.parquet"))
     kept = ("boundary", "ingredients", "calibration", "calibration_note", "temperature")
     return {
         "scores": scores_of(metrics),
         "bytes": (out / "report.html").stat().st_size,
-        "worst_classes": worst_classes(merge(pictures, len(about["classes"])), about["classes"]),
+        "worst_classes": worst_classes(merge(images, len(about["classes"])), about["classes"]),
         **{name: metrics[name] for name in kept},
     }
 

@@ -1,4 +1,4 @@
-"""Step 3, "Show it": ingredient text and self-distillation on real pictures, and whether they help."""
+"""Step 3, "Show it": ingredient text and self-distillation on real images, and whether they help."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from proof.why_variants import classes_of, fit_of, listening_of
 
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import parse_id_lines
@@ -15,13 +16,12 @@ from foodseg.train.ray_trainer import KEEP_MEMORY
 from proof.name_maps import draw_name_maps
 from proof.proof_queue import ROOT, Bench, Item, ItemError, read_evidence
 from proof.step_1 import PARITY_STEPS, SEEDS, SUBSETS, foodmix, prepared_foodmix, run_tests, scores_of, sets, weights
-from proof.why_arms import classes_of, fit_of, listening_of
 
 EVIDENCE = ROOT / "evidence" / "step-3.json"
 Job = tuple[str, tuple[str, ...], int]  # name, settings and updates of a training
 
-# How each arm differs from the image-only one, A, which is ours of item `parity` (step 1); all start with the same
-# backbone, decoder and classifier, and see the same pictures in the same order. {names} is a table of sentence vectors
+# How each variant differs from the image-only one, A, which is ours of item `parity` (step 1); all start with the same
+# backbone, decoder and classifier, and see the same images in the same order. {names} is a table of sentence vectors
 # (MiniLM, not CLIP), {permuted} the same with the names exchanged.
 TOLD = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
 SCORE_MAP = ("loss.score_map=0.4", *TOLD)
@@ -31,8 +31,8 @@ DISTILL = ("loss.distill=0.5", "loss.features=0.1")
 ARMS: dict[str, tuple[str, ...]] = {
     "C names": NAMES,
     "C1 names permuted": (*TEXT, "model.text.table={permuted}"),
-    "D C and distillation": (*NAMES, *DISTILL, "distill.teacher_list=vocabulary"),
-    "E D, the teacher told the truth": (*NAMES, *DISTILL, "distill.teacher_list=truth"),
+    "D C and distillation": (*NAMES, *DISTILL, "distill.teacher_conditioning=vocabulary"),
+    "E D, the teacher told the truth": (*NAMES, *DISTILL, "distill.teacher_conditioning=truth"),
 }
 # The names that a row is told; soft and hard restrict the class scores to those that the model guesses.
 VOCABULARY = ("eval.ingredients=vocabulary",)
@@ -53,7 +53,7 @@ CONTRASTS = {
 }
 
 # What is tried at 128 px, trained on train and scored on val, before a recipe is fixed; one change at a time.
-SCOUT_STEPS = 505  # 10 epochs of 404 pictures, 8 at a time
+SCOUT_STEPS = 505  # 10 epochs of 404 images, 8 at a time
 SCOUT = (
     "data.train_splits=[train]", f"train.steps={SCOUT_STEPS}", "train.ema_horizon=0.1", "train.checkpoint_every=101",
     "augment.longest_side=128", "augment.crop=128", "eval.longest_side=128", "scaling.num_workers=0",
@@ -110,7 +110,7 @@ def scout(bench: Bench) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for (name, settings), run in zip(SCOUTED.items(), runs, strict=True):
         side = 160 if "eval.longest_side=160" in settings else 128
-        # scales from 0.8 to 1.6 show things larger in training than they are at the picture's own size
+        # scales from 0.8 to 1.6 show things larger in training than they are at the image's own size
         larger = ("eval.flip=true", f"eval.longest_side={side * 5 // 4}")
         ways = {f"{side} px": VOCABULARY, f"{side * 5 // 4} px, mirrored": larger}
         scored = {way: score(bench, run, "val", STUDENT, *how) for way, how in ways.items()}
@@ -120,7 +120,7 @@ def scout(bench: Bench) -> dict[str, Any]:
 
 def restrict(bench: Bench) -> dict[str, Any]:
     """The weight of restrict=soft, chosen on val with the scout that knows names."""
-    run = train_arm(bench, *scout_job("score map", SCOUTED["score map"]))
+    run = train_variant(bench, *scout_job("score map", SCOUTED["score map"]))
     soft = ("eval.ingredients=predicted", "eval.restrict=soft")
     figures = {str(weight): score(bench, run, "val", STUDENT, *soft, f"eval.restrict_lambda={weight}")
                for weight in LAMBDAS}  # fmt: skip
@@ -141,8 +141,8 @@ def best(bench: Bench) -> dict[str, Any]:
     return figures
 
 
-def arms(bench: Bench) -> dict[str, Any]:
-    """Each arm on test beside the peer of step 1, told nothing, its own guess, the truth; and what differences tell."""
+def variants(bench: Bench) -> dict[str, Any]:
+    """Each variant on test beside the peer of step 1, vocabulary, predicted, provided; and the differences."""
     chosen = read_evidence(EVIDENCE).get("restrict")
     if chosen is None:
         raise ItemError("the weight of restrict=soft is not chosen: run --only restrict first")
@@ -157,17 +157,17 @@ def arms(bench: Bench) -> dict[str, Any]:
             row[way] = _beside_peer(bench, run, seed, settings)
         told[name] = score_folder(bench, run, "test", STUDENT, *VOCABULARY)
     for name, (one, other) in CONTRASTS.items():
-        figures[name] = {"arms": [one, other], **_difference(bench, told[one], told[other])}
+        figures[name] = {"variants": [one, other], **_difference(bench, told[one], told[other])}
     return figures
 
 
 def reasons(bench: Bench) -> dict[str, Any]:
-    """What lies behind the figures of `arms`: the fit, the classes that differ from A, and the use of the lists."""
+    """What lies behind the figures of `variants`: the fit, the classes that differ from A, and the use of the lists."""
     headline = parse_id_lines((foodmix(bench) / "headline_classes.txt").read_text(encoding="utf-8"), "headline")
     seed = SEEDS[0]
     baseline = score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)
-    runs = {"A image only": bench.work / f"ours-{seed}", "best recipe": train_arm(bench, *_best_job(seed))}
-    runs |= {name: train_arm(bench, *full_size_job(name, ARMS[name])) for name in ARMS}
+    runs = {"A image only": bench.work / f"ours-{seed}", "best recipe": train_variant(bench, *_best_job(seed))}
+    runs |= {name: train_variant(bench, *full_size_job(name, ARMS[name])) for name in ARMS}
     figures: dict[str, Any] = {}
     for name, run in runs.items():
         how = BEST_SCORED if name == "best recipe" else VOCABULARY
@@ -182,15 +182,15 @@ def name_maps(bench: Bench) -> dict[str, Any]:
     """Score maps and attention for three meals of val with right, wrong and missing lists."""
     figures = {}
     for name in ("score map at stride 8", "cross attention at stride 8"):
-        run = train_arm(bench, *scout_job(name, SCOUTED[name]))
+        run = train_variant(bench, *scout_job(name, SCOUTED[name]))
         out = bench.work / f"name-maps-{_slug(name)}.png"
         found = draw_name_maps(run, foodmix(bench), VAL_MEALS, out)
-        figures[name] = {"food_pixels_labelled_rightly": found, "picture": out.name}
+        figures[name] = {"food_pixels_labelled_rightly": found, "image": out.name}
     return figures
 
 
 def cost(bench: Bench) -> dict[str, Any]:
-    """Seconds of an update and peak memory of each arm in one process, and of the peer: idle machine, one thread.
+    """Seconds of an update and peak memory of each variant in one process, and of the peer: idle machine, one thread.
 
     C1 and E do the same work as C and D, with other names and another list.
     """
@@ -204,7 +204,7 @@ def cost(bench: Bench) -> dict[str, Any]:
     working = {name: ARMS[name] for name in ("C names", "D C and distillation")}
     for name, settings in {"A image only": (), "best recipe": BEST, **working}.items():
         with PeakMemory() as memory:
-            run = train_arm(bench, f"cost-{_slug(name)}", (*COSTED, *settings), COST_STEPS)
+            run = train_variant(bench, f"cost-{_slug(name)}", (*COSTED, *settings), COST_STEPS)
         own = seconds_an_update(run)
         figures[name] = {
             "seconds": round(own, 3), "times_peer": round(own / seconds, 3), "peak_mib": round(memory.largest / 2**20),
@@ -217,7 +217,7 @@ ITEMS: list[Item] = [
     ("scout", scout),
     ("restrict", restrict),
     ("best", best),
-    ("arms", arms),
+    ("variants", variants),
     ("reasons", reasons),
     ("name_maps", name_maps),
     ("cost", cost),
@@ -235,16 +235,16 @@ def tables(bench: Bench) -> dict[str, Path]:
 
 
 def seconds_an_update(run: Path) -> float:
-    """Returns the mean over a run of 8 pictures an update: the whole loop, as of the peer."""
+    """Returns the mean over a run of 8 images an update: the whole loop, as of the peer."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     # each line is about as many updates
     return float(np.mean([8 / line["images_per_second"] for line in lines if "images_per_second" in line]))
 
 
-def train_arm(bench: Bench, name: str, settings: tuple[str, ...], steps: int) -> Path:
+def train_variant(bench: Bench, name: str, settings: tuple[str, ...], steps: int) -> Path:
     """Trains, or goes on with, a run of the recipe of proof/parity.yaml with other settings; returns its directory.
 
-    Its name has a hash of the settings, so that a recipe that was changed is trained anew.
+    Its name has a hash of the settings, so that a recipe that was changed is trained again.
     """
     run = bench.work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
     last, begun = run / "last.json", (run / "config.yaml").exists()
@@ -274,9 +274,9 @@ def scout_job(name: str, settings: tuple[str, ...]) -> Job:
 
 
 def full_size_job(name: str, settings: tuple[str, ...], seed: int = SEEDS[0]) -> Job:
-    """A training at the full size of step 1, to be scored on test; all arms see the same pictures in the same order."""
+    """A training at the full size of step 1, scored on test; all variants see the same images in the same order."""
     own = () if seed == SEEDS[0] else (f"train.seed={seed}",)
-    return f"arm-{_slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *own, *settings), PARITY_STEPS
+    return f"variant-{_slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *own, *settings), PARITY_STEPS
 
 
 def _best_job(seed: int) -> Job:
@@ -286,7 +286,7 @@ def _best_job(seed: int) -> Job:
 def train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
     tables(bench)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        return list(pool.map(lambda job: train_arm(bench, *job), jobs))
+        return list(pool.map(lambda job: train_variant(bench, *job), jobs))
 
 
 def _beside_peer(bench: Bench, run: Path, seed: int, how: tuple[str, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import httpx
 import yaml
+from proof.page_images import photograph_page
 from pycocotools import mask as coco
 
 from foodseg.checkpoint.manifest import resolve_checkpoint
@@ -20,7 +21,6 @@ from foodseg.data.image_io import decode_image
 from foodseg.serve.served_model import checkpoint_sha
 from proof.endpoint import Endpoint, MemorySamples, replaced, settled
 from proof.hostile_http import batches, send_hostile, send_schemathesis, send_slow_bodies, sent, wrong
-from proof.page_pictures import photograph_page
 from proof.proof_queue import ROOT, Bench, Item, ItemError, say
 from proof.served_meals import broken_copy, deploy_tree, deployment, is_free, meal_files, meals, trained
 from proof.steady_load import Ask, SteadyLoad, ask_prompt, ask_segment
@@ -28,7 +28,7 @@ from proof.steady_load import Ask, SteadyLoad, ask_prompt, ask_segment
 README_PORT = 8000  # of its curl lines
 README_ADDRESS = f"http://127.0.0.1:{README_PORT}"
 PAGE_MEALS = 3
-MEALS = 16  # pictures that a load goes through
+MEALS = 16  # images that a load goes through
 CLIENTS = 4  # of a load; more than one replica on two cores answers at once
 HOSTILE = 5_000
 PHOTOGRAPH = (3000, 4000)  # height, width: twelve megapixels
@@ -62,7 +62,7 @@ def readme_curl(bench: Bench) -> dict[str, Any]:
     checked = _masks_of_size(first, height, width)
     label_map = cv2.imread(str(kitchen / "lunch.ids.png"), cv2.IMREAD_UNCHANGED)
     if label_map is None or label_map.shape != (height, width):
-        raise ItemError("the PNG of the README is not a label map of the picture's size")
+        raise ItemError("the PNG of the README is not a label map of the image's size")
     return {
         "lines": sum(command.count("curl ") for command in bench.commands),
         "address_of_the_readme": port == README_PORT,
@@ -77,12 +77,12 @@ def bench_serve(bench: Bench, seconds: float = 40.0) -> dict[str, Any]:
     """What HTTP and Ray add to the same functions in one process; clicks; refine=sam. On an idle machine."""
     config = bench.work / "bench-serve.yaml"
     config.write_text(yaml.safe_dump(deploy_tree(bench, trained(bench)), sort_keys=False), encoding="utf-8")
-    pictures = bench.work / "bench-meals"
-    shutil.rmtree(pictures, ignore_errors=True)
-    pictures.mkdir()
+    images = bench.work / "bench-meals"
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir()
     for meal in meal_files(bench, MEALS):
-        shutil.copyfile(meal, pictures / meal.name)
-    return bench.foodseg("bench", "serve", config, "--pictures", pictures, "--seconds", seconds)
+        shutil.copyfile(meal, images / meal.name)
+    return bench.foodseg("bench", "serve", config, "--images", images, "--seconds", seconds)
 
 
 def autoscaling(bench: Bench, seconds: float = 40.0, rounds: int = 2) -> dict[str, Any]:
@@ -102,9 +102,9 @@ def autoscaling(bench: Bench, seconds: float = 40.0, rounds: int = 2) -> dict[st
         settled(endpoint, "Segmenter", 1)
         note()
         # somebody is always there, so that a request that is lost while replicas go is seen
-        with SteadyLoad(endpoint.url, ask, pictures=MEALS, threads=1, pause=2.0) as quiet:
+        with SteadyLoad(endpoint.url, ask, images=MEALS, threads=1, pause=2.0) as quiet:
             for _ in range(rounds):
-                with SteadyLoad(endpoint.url, ask, pictures=MEALS, threads=2 * CLIENTS) as clients:
+                with SteadyLoad(endpoint.url, ask, images=MEALS, threads=2 * CLIENTS) as clients:
                     settled(endpoint, "Segmenter", 3)
                     note()
                     time.sleep(seconds)
@@ -122,7 +122,7 @@ def load(bench: Bench, seconds: float = 120.0) -> dict[str, Any]:
     """What goes wrong while clients go on asking, `seconds` each; nothing may be lost but with the ingress."""
     run, other = trained(bench, 0), trained(bench, 1)
     broken = broken_copy(bench, run)
-    pictures = meals(bench, MEALS)
+    images = meals(bench, MEALS)
     figures: dict[str, Any] = {}
     with Endpoint(bench, "load", deploy_tree(bench, run)) as endpoint:
 
@@ -156,13 +156,13 @@ def load(bench: Bench, seconds: float = 120.0) -> dict[str, Any]:
             "ingress killed": lambda: endpoint.kill("Ingress"),
         }
         for name, event in scenarios.items():
-            figures[name] = _under_load(endpoint, name, event, ask_segment(pictures), seconds)
+            figures[name] = _under_load(endpoint, name, event, ask_segment(images), seconds)
     tree = deploy_tree(bench, run)
     deployment(tree, "Sam")["num_replicas"] = 3
     with Endpoint(bench, "load-sam", tree) as endpoint:
         settled(endpoint, "Sam", 3)
         name = "one of three Sam replicas killed"
-        figures[name] = _under_load(endpoint, name, lambda: endpoint.kill("Sam"), ask_prompt(pictures), seconds)
+        figures[name] = _under_load(endpoint, name, lambda: endpoint.kill("Sam"), ask_prompt(images), seconds)
     _check_load(figures, checkpoint_sha(resolve_checkpoint(str(run))), checkpoint_sha(resolve_checkpoint(str(other))))
     return figures
 
@@ -226,7 +226,7 @@ def twelve_megapixels(bench: Bench) -> dict[str, Any]:
             assert isinstance(answer, dict)
             return answer
 
-        # with a small picture first: models, kernels and pools are not what is measured
+        # with a small image first: models, kernels and pools are not what is measured
         for path, fields in 2 * requests:
             ask(path, small[1], fields)
         before = endpoint.memory()["all"]
@@ -274,7 +274,7 @@ def json_objects(printed: str) -> list[dict[str, Any]]:
 
 
 def _masks_of_size(answer: dict[str, Any], height: int, width: int) -> int:
-    """Returns how many masks pycocotools decodes to the picture's size and to the pixels that the answer says."""
+    """Returns how many masks pycocotools decodes to the image's size and to the pixels that the answer says."""
     for one in answer["ingredients"]:
         mask = coco.decode(one["mask"])
         if mask.shape != (height, width) or int(mask.sum()) != one["pixels"]:
@@ -287,7 +287,7 @@ def _under_load(endpoint: Endpoint, name: str, event: Callable[[], object], ask:
     say(f"{name}: started")
     before = _replicas(endpoint)
     began = time.monotonic()
-    with SteadyLoad(endpoint.url, ask, pictures=MEALS, threads=CLIENTS) as clients:
+    with SteadyLoad(endpoint.url, ask, images=MEALS, threads=CLIENTS) as clients:
         time.sleep(seconds / 3)
         event()
         time.sleep(max(0.0, seconds - (time.monotonic() - began)))
@@ -342,7 +342,7 @@ def _answering_replicas(endpoint: Endpoint) -> int:
     return len(set(re.findall(r"^ray_foodseg_batch_size_count\{(.*?)\} [1-9]", text, re.MULTILINE)))
 
 
-def _one_answer(endpoint: Endpoint, picture: bytes, key: str) -> list[tuple[str, int]]:
+def _one_answer(endpoint: Endpoint, image: bytes, key: str) -> list[tuple[str, int]]:
     headers = {"Authorization": f"Bearer {key}"}
-    answer = httpx.post(f"{endpoint.url}v1/segment", files={"image": ("meal", picture)}, headers=headers, timeout=120)
+    answer = httpx.post(f"{endpoint.url}v1/segment", files={"image": ("meal", image)}, headers=headers, timeout=120)
     return [(one["name"], one["pixels"]) for one in answer.raise_for_status().json()["ingredients"]]

@@ -19,7 +19,7 @@ from foodseg.config.text import TextConfig
 from proof.proof_queue import FOODSEG, ROOT, Bench, Item, ItemError
 from proof.spoiled_names import How, val_miou
 from proof.step_1 import foodmix, prepared_foodmix, run_tests, scores_of, sets
-from proof.step_3 import seconds_an_update, tables, train_arm
+from proof.step_3 import seconds_an_update, tables, train_variant
 
 # The tiny model has the classes of the real one and random weights, its VAE's too, which stay as they are.
 TINY = (
@@ -31,20 +31,20 @@ NAMED = ("model.fusion=cross_attention", "model.text.kind=table", "model.text.ta
 GUESSED = ("model.ingredient_head=true", "loss.ingredients=0.2")
 TAUGHT = ("loss.distill=0.1", "loss.features=0.1", "loss.stages=0.1", "loss.deeper=0.05", "loss.attention=0.1")
 SEEDS = (0, 1, 2)
-ARM_STEPS = 606  # 12 epochs of 404 pictures, 8 at a time
+ARM_STEPS = 606  # 12 epochs of 404 images, 8 at a time
 ARM = (f"train.steps={ARM_STEPS}", "train.checkpoint_every=202", "train.ema_horizon=0.1", "eval.weights=ema",
        "scaling.num_workers=2")  # fmt: skip
 # Three in five students are told what is on their crop: from all names some hundred updates learn nothing of names.
-ARMS = {"names": (*NAMED, "distill.list_mix=[0.2, 0.6, 0.1, 0.1]"), "image only": ()}
+ARMS = {"names": (*NAMED, "distill.conditioning_mix=[0.2, 0.6, 0.1, 0.1]"), "image only": ()}
 SPOILED: tuple[How, ...] = ("as trained", "vectors exchanged", "lists exchanged", "maps zeroed")
-# Eight pictures by heart: always the same crop, the same colours, all names.
+# Eight images by heart: always the same crop, the same colours, all names.
 EIGHT_STEPS, STOP_AFTER, ENOUGH = 500, 100, 0.95
-SERVED_AS_PREDICTED = 0.99  # share of the pixels; the endpoint fits a picture to one of its canvases
+SERVED_AS_PREDICTED = 0.99  # share of the pixels; the endpoint fits an image to one of its canvases
 EIGHT = (
     f"train.steps={EIGHT_STEPS}", "train.checkpoint_every=50", "train.ema_horizon=0.02", "eval.weights=student",
     "augment.longest_side=192", "augment.crop=192", "eval.longest_side=192",  # at 128 px outlines alone cost 3 %
     "augment.scale=[1.0, 1.0]", "augment.flip=0", "augment.contrast=[1.0, 1.0]", "augment.brightness=0",
-    "model.dropout=0", "distill.list_mix=[1, 0, 0, 0]", "scaling.num_workers=2",
+    "model.dropout=0", "distill.conditioning_mix=[1, 0, 0, 0]", "scaling.num_workers=2",
 )  # fmt: skip
 COST_STEPS = 30
 COSTED = (
@@ -106,8 +106,8 @@ def diffusion_tests(bench: Bench) -> dict[str, Any]:
 
 
 def diffusion_path(bench: Bench) -> dict[str, Any]:
-    """Eight pictures by heart with two workers of Ray Train: interrupted, resumed, evaluated, predicted, served."""
-    data, run = _eight_pictures(bench), bench.work / "diffusion-eight"
+    """Eight images by heart with two workers of Ray Train: interrupted, resumed, evaluated, predicted, served."""
+    data, run = _eight_images(bench), bench.work / "diffusion-eight"
     settings = (
         f"data.uri={data}", f"run.uri={run}", "data.val_split=null", *TINY, *EIGHT, *TAUGHT, *GUESSED,
         *(setting.format(**tables(bench)) for setting in NAMED),
@@ -121,34 +121,34 @@ def diffusion_path(bench: Bench) -> dict[str, Any]:
     scored = bench.foodseg("evaluate", run, "--data", data, "--split", "train", "--out", out, "--workers", 0)
     accuracy = scores_of(scored)["aacc"]
     if accuracy < ENOUGH:
-        raise ItemError(f"pixel accuracy on the eight pictures is {accuracy:.4f}, expected at least {ENOUGH}")
+        raise ItemError(f"pixel accuracy on the eight images is {accuracy:.4f}, expected at least {ENOUGH}")
     guess = ("--data", data, "--split", "train", "--out", f"{out}-predicted", "--workers", 0)
     guessed = bench.foodseg("evaluate", run, *guess, "--set", "eval.ingredients=predicted")
     source = foodmix(bench)
     stem = (bench.work / "eight-meals" / "train.txt").read_text(encoding="utf-8").split()[0]
-    picture, labelled = source / "images" / f"{stem}.jpg", bench.work / "labelled-diffusion"
-    predicted = bench.foodseg("predict", run, picture, "--out", labelled)
-    listed = [each["name"] for each in predicted["pictures"][0]["ingredients"]]
-    told = bench.foodseg("predict", run, picture, "--out", f"{labelled}-told", "--ingredients", ", ".join(listed))
+    image, labelled = source / "images" / f"{stem}.jpg", bench.work / "labelled-diffusion"
+    predicted = bench.foodseg("predict", run, image, "--out", labelled)
+    listed = [each["name"] for each in predicted["images"][0]["ingredients"]]
+    told = bench.foodseg("predict", run, image, "--out", f"{labelled}-told", "--ingredients", ", ".join(listed))
     return {
         "interrupted_at": interrupted_at,
         "steps": trained["step"],
         "train_scores": scores_of(scored),
         "train_scores_predicted": scores_of(guessed),
         "predicted": listed,
-        "told": {"listed": listed, "found": [each["name"] for each in told["pictures"][0]["ingredients"]]},
-        "served": _served(run, picture, np.asarray(Image.open(labelled / f"{stem}.png")), listed),
+        "told": {"listed": listed, "found": [each["name"] for each in told["images"][0]["ingredients"]]},
+        "served": _served(run, image, np.asarray(Image.open(labelled / f"{stem}.png")), listed),
     }
 
 
-def diffusion_arms(bench: Bench) -> dict[str, Any]:
-    """Names against image only on val; and what the names' model, told what is on each picture, loses by spoiling."""
+def diffusion_variants(bench: Bench) -> dict[str, Any]:
+    """Names against image only on val; and what the names' model, told what is on each image, loses by spoiling."""
     data = prepared_foodmix(bench)
     figures: dict[str, list[float]] = {}
     for name, settings in ARMS.items():
         for seed in SEEDS:
             given = (*TINY, *ARM, *settings, f"train.seed={seed}")
-            run = train_arm(bench, f"diffusion-{name.replace(' ', '-')}-{seed}", given, ARM_STEPS)
+            run = train_variant(bench, f"diffusion-{name.replace(' ', '-')}-{seed}", given, ARM_STEPS)
             figures.setdefault(name, []).append(val_miou(run, data, "as trained", told=False))
             for how in SPOILED if name == "names" else ():
                 figures.setdefault(f"told (oracle), {how}", []).append(val_miou(run, data, how, told=True))
@@ -167,12 +167,12 @@ def diffusion_arms(bench: Bench) -> dict[str, Any]:
 
 
 def diffusion_cost(bench: Bench) -> dict[str, Any]:
-    """Seconds of an update of 8 pictures of 128 px and peak memory, in one process, on an idle machine."""
+    """Seconds of an update of 8 images of 128 px and peak memory, in one process, on an idle machine."""
     figures = {}
     for name, settings in COSTS.items():
         slug = name.replace(",", "").replace(" ", "-")
         with PeakMemory() as memory:
-            run = train_arm(bench, f"cost-diffusion-{slug}", (*TINY, *COSTED, *settings), COST_STEPS)
+            run = train_variant(bench, f"cost-diffusion-{slug}", (*TINY, *COSTED, *settings), COST_STEPS)
         figures[name] = {"seconds": round(seconds_an_update(run), 3), "peak_mib": round(memory.largest / 2**20)}
         shutil.rmtree(run)  # its memory was measured; a run that is there already would not be
     return figures
@@ -182,13 +182,13 @@ ITEMS: list[Item] = [
     ("diffusion_full_size", diffusion_full_size),
     ("diffusion_tests", diffusion_tests),
     ("diffusion_path", diffusion_path),
-    ("diffusion_arms", diffusion_arms),
+    ("diffusion_variants", diffusion_variants),
     ("diffusion_cost", diffusion_cost),
 ]
 
 
-def _eight_pictures(bench: Bench) -> Path:
-    """Eight real training pictures as a data set of their own; one more each for val and test, which nobody opens."""
+def _eight_images(bench: Bench) -> Path:
+    """Eight real training images as a data set of their own; one more each for val and test, which nobody opens."""
     source, folder, data = foodmix(bench), bench.work / "eight-meals", bench.work / "eight"
     if (data / "dataset.json").exists():
         return data
@@ -229,16 +229,16 @@ def _saved(run: Path) -> int:
     return int(json.loads(last.read_text(encoding="utf-8"))["step"]) if last.exists() else 0
 
 
-def _served(run: Path, picture: Path, expected: np.ndarray, listed: list[str]) -> dict[str, Any]:
-    """Asks an endpoint of its own for the picture, without and with a list; `expected`: what `predict` says."""
+def _served(run: Path, image: Path, expected: np.ndarray, listed: list[str]) -> dict[str, Any]:
+    """Asks an endpoint of its own for the image, without and with a list; `expected`: what `predict` says."""
     from foodseg.serve.client import Client, label_map
     from foodseg.serve.ray_serving import serving
     from tests.support.tiny_checkpoints import free_port
 
     overrides = [f"segmenter.models.meals={run}", f"http.port={free_port()}"]
     with serving(None, overrides) as endpoint, Client(endpoint.url) as client:
-        found = label_map(client.segment(picture, format="png"))
-        told = client.segment(picture, ingredients=listed, format="png")
+        found = label_map(client.segment(image, format="png"))
+        told = client.segment(image, ingredients=listed, format="png")
     same, named = float((found == expected).mean()), [ingredient.name for ingredient in told.ingredients]
     if same < SERVED_AS_PREDICTED or not set(named) <= set(listed):
         raise ItemError(

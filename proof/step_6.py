@@ -11,7 +11,7 @@ import yaml
 
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import read_subsets
-from foodseg.metrics.per_image import PictureCounts, read_pictures
+from foodseg.metrics.per_image import ImageCounts, read_images
 from foodseg.tune.ablation import ablation_table
 from proof.proof_queue import ROOT, Bench, Item, ItemError
 from proof.step_1 import (
@@ -44,7 +44,7 @@ SWEEP_STEPS = 120
 TRIALS = 16
 GRACE = 0.2  # share of its steps that every trial may train
 EPOCHS = 4
-SMALL_STEPS = EPOCHS * (475 // 8)  # of the 475 pictures of train and val, 8 at a time
+SMALL_STEPS = EPOCHS * (475 // 8)  # of the 475 images of train and val, 8 at a time
 SEEDS = (0, 1, 2, 3, 4)
 FULL_SEEDS = (0, 1)
 PEER = "peer"
@@ -56,7 +56,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 # Trained as C, and the same to the last digit: only what it is told while it is scored differs.
 GUESSED = {"C names, its own guess": (*TAUGHT["C names"], "eval.ingredients=predicted")}
-# What may become the default: the arms that are no mere control.
+# What may become the default: the variants that are no mere control.
 CANDIDATES = {name: settings for name, settings in ARMS.items() if not name.startswith(("C1", "C2"))}
 SCOUTS = {"A image only": "plain", "C names": "score map at stride 8", "D0 A and distillation": "distillation"}
 WAYS: dict[str, tuple[str, ...]] = {"all names": VOCABULARY, "its own guess": ("eval.ingredients=predicted",)}
@@ -118,12 +118,12 @@ def best_again(bench: Bench) -> dict[str, Any]:
 
 
 def ablation(bench: Bench) -> dict[str, Any]:
-    """Arms of FIELD_NOTES and the peer, five seeds each, small: means, deviations and intervals on test."""
+    """Variants of FIELD_NOTES and the peer, five seeds each, small: means, deviations and intervals on test."""
     peers = bench.work / "peer-small-{seed}" / "predictions"
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         list(pool.map(lambda seed: _train_small_peer(bench, Path(str(peers.parent).format(seed=seed)), seed), SEEDS))
     made = {name: str(path) for name, path in tables(bench).items()}
-    arms: dict[str, Any] = {name: _settings(words, made) for name, words in {**ARMS, **GUESSED}.items()}
+    variants: dict[str, Any] = {name: _settings(words, made) for name, words in {**ARMS, **GUESSED}.items()}
     tree = {
         "ablation": {
             "uri": str(bench.work / "ablation"),
@@ -131,7 +131,7 @@ def ablation(bench: Bench) -> dict[str, Any]:
             "split": "test",
             "subsets": [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS],
         },
-        "arms": {**arms, PEER: {"predictions": str(peers)}},
+        "variants": {**variants, PEER: {"predictions": str(peers)}},
         "contrasts": {name: list(pair) for name, pair in CONTRASTS.items()},
         "config": _recipe(bench, f"train.steps={SMALL_STEPS}", "train.ema_horizon=0.1", *_small(SMALL)),
     }
@@ -154,19 +154,19 @@ def winner(bench: Bench) -> dict[str, Any]:
     sides = {plain: [bench.work / f"ours-{seed}" for seed in FULL_SEEDS], other: trained}
     manifest = read_manifest(str(prepared_foodmix(bench)))
     subsets = read_subsets([str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS], manifest.class_table)
-    runs: dict[str, dict[int, list[PictureCounts]]] = {}
+    runs: dict[str, dict[int, list[ImageCounts]]] = {}
     for name, folders in sides.items():
         for told in _ways(name):
             for seed, run in zip(FULL_SEEDS, folders, strict=True):
                 scored = score_folder(bench, run, "test", STUDENT, *WAYS[told])
-                if name != plain and not (scored / "pictures-ema.parquet").exists():
+                if name != plain and not (scored / "images-ema.parquet").exists():
                     # step 3 scored its run before the counts of the averaged weights were kept
                     (scored / "metrics.json").unlink(missing_ok=True)
                 score(bench, run, "test", STUDENT, *WAYS[told])
-                for weights_of, file in (("student", "pictures"), ("averaged", "pictures-ema")):
+                for weights_of, file in (("student", "images"), ("averaged", "images-ema")):
                     if name != plain or weights_of == "student":
-                        pictures = read_pictures(str(scored / f"{file}.parquet"))[0]
-                        runs.setdefault(f"{name}, {told}, {weights_of}", {})[seed] = pictures
+                        images = read_images(str(scored / f"{file}.parquet"))[0]
+                        runs.setdefault(f"{name}, {told}, {weights_of}", {})[seed] = images
     first = next(iter(runs))
     contrasts = {name: (name, first) for name in runs if name != first}
     table = ablation_table(runs, contrasts, len(manifest.classes), subsets=subsets, resamples=RESAMPLES)
@@ -214,7 +214,9 @@ def _swept(bench: Bench, scheduler: str) -> Path:
             },
             "space": {
                 "fusion": {"options": fusions},
-                "distill.list_mix": {"choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15], [0, 1, 0, 0]], "when": text},
+                "distill.conditioning_mix": {
+                    "choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15], [0, 1, 0, 0]], "when": text,
+                },
                 "teaching": {"options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}}},
                 "loss.distill": {"loguniform": [0.02, 1], "when": {"teaching": ["logits", "logits and features"]}},
                 "distill.temperature": {"uniform": [1, 4], "when": {"teaching": ["logits", "logits and features"]}},
@@ -258,12 +260,12 @@ def _recipe(bench: Bench, *settings: str) -> dict[str, Any]:
 
 
 def _ways(name: str) -> list[str]:
-    """What an arm may be told: one without names nothing."""
+    """What a variant may be told: one without names nothing."""
     return list(WAYS) if name in TAUGHT else ["all names"]
 
 
 def _scout_job(name: str) -> Job:
-    """As the scouts of step 3, of which three are these arms."""
+    """As the scouts of step 3, of which three are these variants."""
     return scout_job(SCOUTS.get(name, name), CANDIDATES[name])
 
 
@@ -272,7 +274,7 @@ def _small(side: int) -> tuple[str, ...]:
 
 
 def _settings(words: tuple[str, ...], made: dict[str, str]) -> dict[str, Any]:
-    """Returns the settings of an arm of step 3, which are `key=value` words, as a mapping."""
+    """Returns the settings of a variant of step 3, which are `key=value` words, as a mapping."""
     given = (word.format(**made) if "{" in word else word for word in words)
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in given)}
 

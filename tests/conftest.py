@@ -63,7 +63,7 @@ def _plain_logs() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real pictures and weights, which are not part of the repository."""
+    """The folder of real images and weights, which are not part of the repository."""
     folder = (ROOT / os.environ.get("FOODSEG_SHARED", "../shared")).resolve()
     if not (folder / "datasets").is_dir():
         pytest.skip(f"shared data missing: no datasets in {folder}, set FOODSEG_SHARED")

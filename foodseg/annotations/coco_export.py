@@ -1,11 +1,11 @@
-"""Writes a data set as COCO: `images/` and `annotations/instances_<split>.json`, one RLE per picture and ingredient.
+"""Writes a data set as COCO: `images/` and `annotations/instances_<split>.json`, one RLE per image and ingredient.
 
     listing = list_source("../shared/datasets/foodmix")
     export_coco(listing.records, listing.classes, "foodmix-coco")
 
-Ids stay what they are: category k is class k, background has no category, and the id of a picture stands beside its
+Ids stay what they are: category k is class k, background has no category, and the id of an image stands beside its
 `file_name` too, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO has neither ignored pixels
-nor, in one file, pictures with and without labels: such a data set is refused.
+nor, in one file, images with and without labels: such a data set is refused.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from pycocotools import mask as coco_api
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.encoded import Encoded, Mask
-from foodseg.data.image_io import open_picture
+from foodseg.data.image_io import open_image
 from foodseg.errors import UserError
 from foodseg.progress import Progress
 
@@ -51,7 +51,7 @@ def export_coco(records: Sequence[LabelledImage], classes: ClassTable, dst: str)
             annotations: list[dict[str, Any]] = []
             for number, record in enumerate((r for r in records if r.split == split), start=1):
                 mask = _mask(record, classes.ignore_id)
-                name = _copy_picture(record, dst)
+                name = _copy_image(record, dst)
                 height, width = mask.shape
                 entry = {"id": number, "file_name": name, "height": height, "width": width, OWN_ID: record.image_id}
                 images.append(entry)
@@ -68,17 +68,17 @@ def export_coco(records: Sequence[LabelledImage], classes: ClassTable, dst: str)
 
 def _mask(record: LabelledImage, ignore_id: int) -> np.ndarray:
     if record.mask is None:
-        raise UserError(f"{record.image_id} has no mask: COCO would take it for a picture without ingredients")
+        raise UserError(f"{record.image_id} has no mask: COCO would take it for an image without ingredients")
     mask = record.mask.read()
     if (mask == ignore_id).any():
         raise UserError(f"the mask of {record.image_id} has ignored pixels, which COCO cannot say")
     return mask
 
 
-def _copy_picture(record: LabelledImage, dst: str) -> str:
+def _copy_image(record: LabelledImage, dst: str) -> str:
     data = record.image.read()
-    with open_picture(data) as picture:  # a phone's JPEG may be an MPO to Pillow: several pictures in one file
-        extension = "jpg" if picture.format in ("JPEG", "MPO") else str(picture.format).lower()
+    with open_image(data) as image:  # a phone's JPEG may be an MPO to Pillow: several images in one file
+        extension = "jpg" if image.format in ("JPEG", "MPO") else str(image.format).lower()
     name = f"{record.image_id}.{extension}"
     storage.write_bytes(storage.join(dst, "images", name), data)
     return name

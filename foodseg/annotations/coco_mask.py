@@ -22,7 +22,7 @@ from pycocotools import mask as coco_api
 
 from foodseg.annotations.coco_segmentation import Polygons, Rle, encode, extent, fits, parse_segmentation
 from foodseg.data.encoded import Encoded
-from foodseg.data.image_io import MAX_PIXELS, SWAPS_SIDES, BadFile, image_size, picture_kind
+from foodseg.data.image_io import MAX_PIXELS, SWAPS_SIDES, BadFile, image_kind, image_size
 from foodseg.errors import UserError
 
 
@@ -108,7 +108,7 @@ class CocoMask:
         corners = [extent(own) for own in parsed if not isinstance(own, Rle)]
         needed = tuple(max((corner[axis] for corner in corners), default=0.0) for axis in (1, 0))
         # polygons that leave the image as shown, and fit it as stored: that is how they were drawn
-        as_stored = picture_kind(data).orientation in SWAPS_SIDES and fits(needed, width, height)
+        as_stored = image_kind(data).orientation in SWAPS_SIDES and fits(needed, width, height)
         return (width, height) if as_stored and not fits(needed, height, width) else (height, width)
 
 

@@ -60,8 +60,8 @@ def encoded_rows(
     return EncodedRows(encode_rows(reader, order, [range(count)]).combine_chunks(), batch, augment, manifest)
 
 
-def picture_facts(rows: EncodedRows) -> dict[str, float]:
-    """Returns the median sides and the mean size of the encoded pictures."""
+def image_facts(rows: EncodedRows) -> dict[str, float]:
+    """Returns the median sides and the mean size of the encoded images."""
     sides = np.array([rows.table.column("height").to_numpy(), rows.table.column("width").to_numpy()])
     encoded = sum(len(data) for data in rows.table.column("image").to_pylist())
     return {
@@ -136,7 +136,7 @@ def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
 
 
 def _decode_rate(rows: EncodedRows, share: int, shares: int, seconds: float) -> float:
-    """Pictures per second of one thread; the first batch is not counted."""
+    """Images per second of one thread; the first batch is not counted."""
     batches = rows.decode_forever(share, shares)
     next(batches)
     return _drain(batches, seconds, lambda arrays: len(arrays["image"]))["images_per_second"]
@@ -174,10 +174,10 @@ class _Stream(IterableDataset[Batch]):
         return (Batch.from_arrays(arrays) for arrays in self._rows.decode_forever(worker.id, worker.num_workers))
 
 
-def _drain(batches: Iterator[T], seconds: float, pictures: Callable[[T], int]) -> dict[str, float]:
+def _drain(batches: Iterator[T], seconds: float, images: Callable[[T], int]) -> dict[str, float]:
     """Takes batches for `seconds` and drops them."""
     taken, started, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
-        taken += pictures(next(batches))
+        taken += images(next(batches))
         elapsed = time.perf_counter() - started
     return {"images_per_second": taken / elapsed, "seconds": elapsed}

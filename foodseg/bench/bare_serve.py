@@ -13,12 +13,12 @@ import numpy as np
 
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.batching import Batcher
-from foodseg.serve.http.codec import read_picture, segment_answer
+from foodseg.serve.http.codec import read_image, segment_answer
 from foodseg.serve.served_model import ServedModel
 
 
 class BarePipeline:
-    """Answers encoded pictures with the bytes that `/v1/segment` would send."""
+    """Answers encoded images with the bytes that `/v1/segment` would send."""
 
     def __init__(self, config: ServeConfig, model: ServedModel, codec_threads: int) -> None:
         self._config = config
@@ -29,13 +29,13 @@ class BarePipeline:
     async def answer(self, data: bytes) -> bytes:
         """Returns the answer of format=rle."""
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._codec, read_picture, data, self._config.picture)
-        height, width = picture.image.shape[:2]
+        image = await loop.run_in_executor(self._codec, read_image, data, self._config.image)
+        height, width = image.image.shape[:2]
         canvas = self._model.canvas(height, width, self._config.segmenter.canvases)
-        labelled = await self._batcher.submit(canvas, (picture.image, (height, width)))
+        labelled = await self._batcher.submit(canvas, (image.image, (height, width)))
 
         def encode() -> bytes:
-            names, sent = self._model.card.classes, (picture.height, picture.width)
+            names, sent = self._model.card.classes, (image.height, image.width)
             return segment_answer(labelled, names, sent, "rle", request_id="bare").model_dump_json().encode()
 
         return await loop.run_in_executor(self._codec, encode)
@@ -45,9 +45,9 @@ class BarePipeline:
 
 
 async def load(
-    answer: Callable[[bytes], Awaitable[Any]], pictures: Sequence[bytes], concurrency: int, seconds: float
+    answer: Callable[[bytes], Awaitable[Any]], images: Sequence[bytes], concurrency: int, seconds: float
 ) -> dict[str, Any]:
-    """Asks for one picture after another, `concurrency` at a time, for `seconds`; every started one is waited for.
+    """Asks for one image after another, `concurrency` at a time, for `seconds`; every started one is waited for.
 
     Returns:
         requests, requests_per_second, and p50_ms, p90_ms, p99_ms of the time to answer.
@@ -59,7 +59,7 @@ async def load(
         number = first
         while time.perf_counter() - began < seconds:
             start = time.perf_counter()
-            await answer(pictures[number % len(pictures)])
+            await answer(images[number % len(images)])
             times.append(time.perf_counter() - start)
             number += concurrency
 
@@ -68,9 +68,9 @@ async def load(
 
 
 async def in_turns(
-    answers: Mapping[str, Callable[[bytes], Awaitable[Any]]], pictures: Sequence[bytes], seconds: float
+    answers: Mapping[str, Callable[[bytes], Awaitable[Any]]], images: Sequence[bytes], seconds: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
-    """Asks everybody for one picture, then for the next, one request at a time: a slow moment is slow for all.
+    """Asks everybody for one image, then for the next, one request at a time: a slow moment is slow for all.
 
     Returns:
         By name what `load` returns, and the seconds of each request, in the same order for all.
@@ -78,10 +78,10 @@ async def in_turns(
     times: dict[str, list[float]] = {name: [] for name in answers}
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        picture = pictures[len(times[next(iter(times))]) % len(pictures)]
+        image = images[len(times[next(iter(times))]) % len(images)]
         for name, answer in answers.items():
             start = time.perf_counter()
-            await answer(picture)
+            await answer(image)
             times[name].append(time.perf_counter() - start)
     return {name: _figures(taken, sum(taken)) for name, taken in times.items()}, times
 

@@ -65,7 +65,7 @@ class Clock:
 
 
 def rate_between(ticks: Sequence[float], warmup: int, global_batch: int) -> float:
-    """Returns pictures per second from tick number `warmup` to the last one."""
+    """Returns images per second from tick number `warmup` to the last one."""
     updates = len(ticks) - 1 - warmup
     assert updates > 0, (len(ticks), warmup)
     return updates * global_batch / (ticks[-1] - ticks[warmup])

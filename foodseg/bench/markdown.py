@@ -13,12 +13,12 @@ def bench_markdown(result: dict[str, Any]) -> str:
 
 
 def _data_lines(result: dict[str, Any]) -> list[str]:
-    stream, bare, loader, pictures = (result[name] for name in ("stream", "bare", "loader", "pictures"))
+    stream, bare, loader, images = (result[name] for name in ("stream", "bare", "loader", "images"))
     trials = ", ".join(f"{name}: {rate:.0f}" for name, rate in bare["trials"].items())
     return [
         "# bench data",
         "",
-        "| pictures to the trainer | images/s | the stream's share |",
+        "| images to the trainer | images/s | the stream's share |",
         "|---|---:|---:|",
         _row("foodseg's stream", stream, None),
         _row(f"bare loop, {bare['count']} {bare['kind']}", bare, result["share_of_bare"]),
@@ -28,8 +28,8 @@ def _data_lines(result: dict[str, Any]) -> list[str]:
         f"- memory of the stream: {stream['all_processes_mib']:.0f} MiB in all its processes together, "
         f"{stream['largest_process_mib']:.0f} MiB in the largest (without the object store)",
         f"- bare loop, short trials: {trials}",
-        f"- data: {result['data']}, {pictures['train']} pictures, median {pictures['median_longest_side']:.0f} x "
-        f"{pictures['median_shortest_side']:.0f} pixels, {pictures['mean_encoded_bytes'] / 1000:.0f} kB, "
+        f"- data: {result['data']}, {images['train']} images, median {images['median_longest_side']:.0f} x "
+        f"{images['median_shortest_side']:.0f} pixels, {images['mean_encoded_bytes'] / 1000:.0f} kB, "
         f"scaled to {result['longest_side']} and cropped to {result['crop']}",
     ]
 
@@ -52,7 +52,7 @@ def _train_lines(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"- {result['workers']} processes with {result['threads_per_worker']} threads each, "
-        f"{result['steps']} updates of {result['global_batch']} pictures, crop {result['crop']}, {result['backbone']}",
+        f"{result['steps']} updates of {result['global_batch']} images, crop {result['crop']}, {result['backbone']}",
         f"- data: {result['data']}",
     ]
 
@@ -79,14 +79,14 @@ def _serve_lines(result: dict[str, Any]) -> list[str]:
     if "prompt" in result:
         prompt, refine = result["prompt"], result["refine"]
         lines += [
-            f"- click on a picture: first {prompt['first_ms']:.0f} ms, second {prompt['second_ms']:.0f} ms, "
+            f"- click on an image: first {prompt['first_ms']:.0f} ms, second {prompt['second_ms']:.0f} ms, "
             f"{prompt['times_faster']:.1f} times faster",
             f"- refine=sam: p50 {refine['p50_ms']:.0f} ms, p99 {refine['p99_ms']:.0f} ms, "
             f"{100 * refine['share_refined']:.0f} % within its deadline",
         ]
-    pictures, modes = result["pictures"], ", ".join(f"{k}={v}" for k, v in result["modes"].items())
+    images, modes = result["images"], ", ".join(f"{k}={v}" for k, v in result["modes"].items())
     return [
         *lines,
-        f"- {pictures['count']} pictures, {pictures['mean_kb']:.0f} kB, model {result['model']['name']}@"
+        f"- {images['count']} images, {images['mean_kb']:.0f} kB, model {result['model']['name']}@"
         f"{result['model']['sha'][:12]}, Serve's mode: {modes or 'default'}",
     ]

@@ -1,4 +1,4 @@
-"""How fast the training stream delivers pictures, as a share of what this machine can decode.
+"""How fast the training stream delivers images, as a share of what this machine can decode.
 
     result = bench_data("data/foodmix", config, seconds=20)
 
@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from foodseg.bench.bare_data import decode_ceiling, encoded_rows, picture_facts
+from foodseg.bench.bare_data import decode_ceiling, encoded_rows, image_facts
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.memory import PeakMemory
 from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_session
@@ -31,7 +31,7 @@ from foodseg.train.run import with_absolute_uris
 
 _log = logging.getLogger(__name__)
 
-_MOST_PER_CORE = 5000  # pictures a second, more than any core decodes: the stream must not end before the clock
+_MOST_PER_CORE = 5000  # images a second, more than any core decodes: the stream must not end before the clock
 
 
 def bench_data(
@@ -46,7 +46,7 @@ def bench_data(
         config: `data`, `augment` and `train` are used.
 
     Returns:
-        Rates in pictures per second, `share_of_bare` and `share_of_loader`, the peak memory of the stream's processes,
+        Rates in images per second, `share_of_bare` and `share_of_loader`, the peak memory of the stream's processes,
         and what they were measured on.
     """
     tree = config.model_dump(mode="json")
@@ -77,7 +77,7 @@ def bench_data(
         "share_of_loader": stream["images_per_second"] / loader["images_per_second"],
         "data": manifest.identity,
         "config_hash": config_hash(config),
-        "pictures": {"train": len(reader), **picture_facts(rows)},
+        "images": {"train": len(reader), **image_facts(rows)},
         "longest_side": config.augment.longest_side,
         "crop": config.augment.crop,
         "batch": rows.batch,
@@ -102,15 +102,15 @@ def _stream_rate(
     Batch.from_arrays(next(batches))
     first = time.perf_counter()
     _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
-    pictures, elapsed = 0, 0.0
+    images, elapsed = 0, 0.0
     for arrays in batches:
-        pictures += len(Batch.from_arrays(arrays))
+        images += len(Batch.from_arrays(arrays))
         elapsed = time.perf_counter() - first
         if elapsed >= seconds:
             break
     return {
-        "images_per_second": pictures / elapsed,
+        "images_per_second": images / elapsed,
         "seconds": elapsed,
-        "pictures": pictures,
+        "images": images,
         "seconds_to_first_batch": first - started,
     }

@@ -1,6 +1,6 @@
-"""A Ray Serve application that does nothing with a picture: its time to answer is Serve's own share of ours.
+"""A Ray Serve application that does nothing with an image: its time to answer is Serve's own share of ours.
 
-It has the shape of `/v1/segment`: an ingress reads the body, and one call by handle carries a picture's pixels.
+It has the shape of `/v1/segment`: an ingress reads the body, and one call by handle carries an image's pixels.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ class _NoopIngress:
 
 
 def start_noop(longest_side: int) -> str:
-    """Starts it beside the endpoint in the running Serve; its pictures are (longest_side, longest_side, 3) uint8.
+    """Starts it beside the endpoint in the running Serve; its images are (longest_side, longest_side, 3) uint8.
 
     Returns:
         The path that it answers POST at.

@@ -1,9 +1,9 @@
 """What the endpoint adds to its own functions: requests a second and time to answer, over HTTP and bare.
 
-    result = bench_serve("serve_configs/local.yaml", pictures="meals/", seconds=20)
+    result = bench_serve("serve_configs/local.yaml", images="meals/", seconds=20)
 
 Bare and served take turns, so that a neighbour on the machine slows both, and compute with equal threads; one request
-at a time, they take turns picture by picture, with a Serve application that does nothing as the third. The load comes
+at a time, they take turns image by image, with a Serve application that does nothing as the third. The load comes
 from this process; what it costs is reported, as it is taken from the same cores.
 """
 
@@ -37,7 +37,7 @@ from foodseg.serve.served_model import ServedModel, checkpoint_sha
 
 CONCURRENCY = (8, 16)  # beside one at a time; the last one to find the rate at saturation
 ROUNDS = 3  # turns of bare and served
-PROMPTS = 5  # pictures clicked on twice
+PROMPTS = 5  # images clicked on twice
 MODES = (  # variables that change the figures
     "RAY_worker_niceness", "RAY_max_direct_call_object_size", "RAY_SERVE_THROUGHPUT_OPTIMIZED",
     "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
@@ -49,7 +49,7 @@ def bench_serve(
     path: str | None,
     overrides: Sequence[str] = (),
     *,
-    pictures: str | None = None,
+    images: str | None = None,
     seconds: float = 20.0,
     address: str | None = None,
 ) -> dict[str, Any]:
@@ -57,22 +57,22 @@ def bench_serve(
 
     Args:
         path, overrides, address: as `serving` takes them; the default model is measured.
-        pictures: folder or URI of pictures; None = drawn ones of 640 x 480.
+        images: folder or URI of images; None = drawn ones of 640 x 480.
         seconds: length of each measurement, of which there are two for each concurrency.
 
     Returns:
         By concurrency what `load` measured of bare and served, the share of the bare rate at saturation; at concurrency
-        1 the milliseconds over bare and those of a Serve application that does nothing, medians over the pictures;
+        1 the milliseconds over bare and those of a Serve application that does nothing, medians over the images;
         prompts and refine=sam where SAM is configured, the threads of a forward pass, and the client's CPU.
 
     Raises:
-        UserError: as `serving`; no model, no picture; API keys, which the load does not send; several replicas.
+        UserError: as `serving`; no model, no image; API keys, which the load does not send; several replicas.
     """
     deploy = read_deploy_file(path, overrides)
     config = deploy.config
     if config.http.keys_file is not None or os.environ.get(ENVIRONMENT):
         raise UserError("bench serve sends no API key: leave http.keys_file and FOODSEG_API_KEYS out")
-    encoded = _encoded(pictures)
+    encoded = _encoded(images)
     model = _model(deploy.tree["applications"])
     facts = machine_facts(cores())
     bare = BarePipeline(config, model, CODEC_THREADS)
@@ -87,7 +87,7 @@ def bench_serve(
         **result,
         "threads": threads,
         "model": {"name": model.card.name, "sha": model.card.sha, "longest_side": model.card.longest_side},
-        "pictures": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(pictures or "drawn")},
+        "images": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(images or "drawn")},
         # of a cluster that runs already, the variables are its own
         "modes": {} if address else {name: os.environ[name] for name in sorted(os.environ) if name in MODES},
         **facts,
@@ -95,12 +95,12 @@ def bench_serve(
 
 
 async def _measured(
-    url: str, noop: str, config: ServeConfig, bare: BarePipeline, pictures: Sequence[bytes], seconds: float
+    url: str, noop: str, config: ServeConfig, bare: BarePipeline, images: Sequence[bytes], seconds: float
 ) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=url, timeout=120.0, limits=limits) as client:
         # written once, as a form each time would be the client's work and not the endpoint's
-        forms = {data: client.build_request("POST", "v1/segment", files={"image": ("meal", data)}) for data in pictures}
+        forms = {data: client.build_request("POST", "v1/segment", files={"image": ("meal", data)}) for data in images}
         bodies = {data: (form.read(), form.headers["Content-Type"]) for data, form in forms.items()}
 
         async def post(path: str, data: bytes) -> None:
@@ -109,15 +109,15 @@ async def _measured(
 
         served, nothing = partial(post, "v1/segment"), partial(post, noop)
         for answer in (bare.answer, served, nothing):
-            await load(answer, pictures, 2, min(seconds, 3.0))  # connections, kernels, caches
-        one, times = await in_turns({"bare": bare.answer, "served": served, "noop": nothing}, pictures, 2 * seconds)
+            await load(answer, images, 2, min(seconds, 3.0))  # connections, kernels, caches
+        one, times = await in_turns({"bare": bare.answer, "served": served, "noop": nothing}, images, 2 * seconds)
         turns: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {count: [] for count in CONCURRENCY}
         cpu = wall = 0.0
         for _ in range(ROUNDS):
             for count in CONCURRENCY:
-                without = await load(bare.answer, pictures, count, seconds / ROUNDS)
+                without = await load(bare.answer, images, count, seconds / ROUNDS)
                 cpu_before, began = time.process_time(), time.perf_counter()
-                through = await load(served, pictures, count, seconds / ROUNDS)
+                through = await load(served, images, count, seconds / ROUNDS)
                 cpu += time.process_time() - cpu_before
                 wall += time.perf_counter() - began
                 turns[count].append((without, through))
@@ -125,8 +125,8 @@ async def _measured(
             str(count): {"bare": _median([t[0] for t in pairs]), "served": _median([t[1] for t in pairs])}
             for count, pairs in turns.items()
         }
-        sam = {} if config.sam is None else {"prompt": await _prompts(client, pictures),
-                                             "refine": await _refined(client, pictures, seconds)}  # fmt: skip
+        sam = {} if config.sam is None else {"prompt": await _prompts(client, images),
+                                             "refine": await _refined(client, images, seconds)}  # fmt: skip
     over = [1000 * (through - without) for without, through in zip(times["bare"], times["served"], strict=True)]
     rates = {side: max(f[side]["requests_per_second"] for f in figures.values()) for side in ("bare", "served")}
     return {
@@ -146,10 +146,10 @@ def _median(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**medians, "requests": sum(one["requests"] for one in measured)}
 
 
-async def _prompts(client: httpx.AsyncClient, pictures: Sequence[bytes]) -> dict[str, float]:
-    """The first click on a picture sends and embeds it; the second one names it."""
+async def _prompts(client: httpx.AsyncClient, images: Sequence[bytes]) -> dict[str, float]:
+    """The first click on an image sends and embeds it; the second one names it."""
     first, second = [], []
-    for data in pictures[:PROMPTS]:
+    for data in images[:PROMPTS]:
         points = {"points": "[[10, 10, 1]]"}
         began = time.perf_counter()
         answer = await client.post("v1/prompt", files={"image": ("meal", data)}, data=points)
@@ -162,14 +162,14 @@ async def _prompts(client: httpx.AsyncClient, pictures: Sequence[bytes]) -> dict
     return {**medians, "times_faster": medians["first_ms"] / medians["second_ms"]}
 
 
-async def _refined(client: httpx.AsyncClient, pictures: Sequence[bytes], seconds: float) -> dict[str, Any]:
+async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: float) -> dict[str, Any]:
     refined: list[bool] = []
 
     async def ask(data: bytes) -> None:
         answer = await client.post("v1/segment", files={"image": ("meal", data)}, data={"refine": "sam"})
         refined.append(answer.raise_for_status().json()["refined"])
 
-    measured = await load(ask, pictures, 1, seconds)
+    measured = await load(ask, images, 1, seconds)
     return {**measured, "share_refined": sum(refined) / len(refined)}
 
 
@@ -192,13 +192,13 @@ def _model(applications: Sequence[dict[str, Any]]) -> ServedModel:
     return ServedModel(name, uri, checkpoint_sha(uri))
 
 
-def _encoded(pictures: str | None) -> list[bytes]:
-    if pictures is None:
+def _encoded(images: str | None) -> list[bytes]:
+    if images is None:
         return [_jpeg(seed) for seed in range(16)]
-    names = [name for name in sorted(storage.list_names(pictures)) if name.lower().endswith(_ENDINGS)]
+    names = [name for name in sorted(storage.list_names(images)) if name.lower().endswith(_ENDINGS)]
     if not names:
-        raise UserError(f"--pictures: {storage.redact(pictures)} holds no {', '.join(_ENDINGS)}")
-    return [storage.read_bytes(storage.join(pictures, name)) for name in names[:64]]
+        raise UserError(f"--images: {storage.redact(images)} holds no {', '.join(_ENDINGS)}")
+    return [storage.read_bytes(storage.join(images, name)) for name in names[:64]]
 
 
 def _jpeg(seed: int) -> bytes:

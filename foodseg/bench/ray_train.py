@@ -89,7 +89,7 @@ def bench_train(
         rounds: runs of each kind.
 
     Returns:
-        {"memory", "end_to_end"}, each with `foodseg`, `bare` (medians, pictures per second), `share` and every run, and
+        {"memory", "end_to_end"}, each with `foodseg`, `bare` (medians, images per second), `share` and every run, and
         what it was measured on. From memory the clock starts after WARMUP updates. End to end it starts with the first
         batch, so that nothing that is decoded ahead comes for free; `steady_share` leaves the first updates out.
 

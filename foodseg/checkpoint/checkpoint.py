@@ -41,7 +41,7 @@ class Calibration:
 
     nll_before, nll_after: negative log-likelihood per pixel in nats, at temperature 1 and at this one.
     step: updates done by the weights it was fitted for.
-    eval: the section `eval` that it was fitted with: which weights, and how pictures were shown to them.
+    eval: the section `eval` that it was fitted with: which weights, and how images were shown to them.
     """
 
     temperature: float
@@ -67,7 +67,7 @@ class Checkpoint:
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
         calibration: None where the last update was not validated.
-        text: vectors of the class names; None for a model without text fusion.
+        text: class embeddings; None for a model without text fusion.
     """
 
     step: int
@@ -171,7 +171,7 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
         if missing:
             raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
-    model.to(memory_format=torch.channels_last)  # as the predictor's pictures
+    model.to(memory_format=torch.channels_last)  # as the predictor's images
     return model.eval()
 
 

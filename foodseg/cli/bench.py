@@ -18,7 +18,7 @@ def bench_data(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Streamed pictures per second beside a bare decoding loop and a torch DataLoader.
+    """Streamed images per second beside a bare decoding loop and a torch DataLoader.
 
     Example: foodseg bench data --data s3://bucket/meals --json
     """
@@ -55,19 +55,19 @@ def bench_train(
 def bench_serve(
     config: Annotated[str | None, typer.Argument(help="Ray Serve's deploy file, as serve_configs/local.yaml.")] = None,
     overrides: Overrides = None,
-    pictures: Annotated[str | None, typer.Option(help="Folder of pictures; left out: drawn meals.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of images; left out: synthetic meals.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of each measurement.", min=1)] = 20,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Requests a second and time to answer, beside the same decode, predict and encode in one process.
 
-    Example: foodseg bench serve serve_configs/local.yaml --pictures meals/ --json
+    Example: foodseg bench serve serve_configs/local.yaml --images meals/ --json
     """
     from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_serve import bench_serve as measure
     from foodseg.serve.model_discovery import settings_here
 
     settings = settings_here(config, overrides or [], address).overrides
-    result = measure(config, settings, pictures=pictures, seconds=seconds, address=address)
+    result = measure(config, settings, images=images, seconds=seconds, address=address)
     emit(result, as_json, lambda: print(bench_markdown(result)))

@@ -24,7 +24,7 @@ def data_prepare(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check pictures and masks, carve out `val`, write shards.
+    """Check images and masks, carve out `val`, write shards.
 
     Example: foodseg data prepare my/meals s3://bucket/meals
     """
@@ -44,7 +44,7 @@ def data_prepare(
         "uri": where,
         "classes": len(manifest.classes),
         "splits": {
-            split: counts.model_dump(include={"pictures", "unlabelled", "groups", "ignored_pixels"})
+            split: counts.model_dump(include={"images", "unlabelled", "groups", "ignored_pixels"})
             for split, counts in manifest.counts.items()
         },
         "shards": len(manifest.shards),
@@ -59,7 +59,7 @@ def data_prepare(
             unlabelled = f", {counts.unlabelled} of them without mask" if counts.unlabelled else ""
             ignored = f", {counts.ignored_share:.1%} of the pixels ignored" if counts.ignored_pixels else ""
             groups = f"in {counts.groups} near-duplicate groups"
-            print(f"  {split:5} {counts.pictures} pictures{unlabelled} {groups}{ignored}")
+            print(f"  {split:5} {counts.images} images{unlabelled} {groups}{ignored}")
         if manifest.quarantined:
             reasons = storage.redact(storage.join(dst, manifest.folder, "quarantine.parquet"))
             print(f"  {manifest.quarantined} records refused; reasons in {reasons}")
@@ -105,7 +105,7 @@ def data_map(
         "uri": where,
         "classes": len(manifest.classes),
         "annotated": manifest.annotated,
-        "splits": {split: counts.pictures for split, counts in manifest.counts.items()},
+        "splits": {split: counts.images for split, counts in manifest.counts.items()},
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -154,7 +154,7 @@ def data_embed(
 @data_app.command("inspect")
 def data_inspect(
     uri: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
-    out: Annotated[str | None, typer.Option(help="Where the pictures go; left out: ./inspect-NAME.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the images go; left out: ./inspect-NAME.")] = None,
     text: Annotated[
         str | None, typer.Option(help="Table of `data embed`: also list the names whose vectors are closest.")
     ] = None,

@@ -10,7 +10,7 @@ from foodseg.cli.options import AsJson, emit
 
 def demo(
     data: Annotated[
-        str | None, typer.Option(help="Your own pictures and masks, as for `data prepare`; left out: drawn meals.")
+        str | None, typer.Option(help="Your own images and masks, as for `data prepare`; left out: synthetic meals.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path(
         "demo-out"

@@ -19,7 +19,7 @@ def evaluate(
     subset: Annotated[
         list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
     ] = None,
-    pictures: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
+    images: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
     label_map: Annotated[
         str | None, typer.Option("--map", help="TSV from one label space to another; scores are in the other.")
     ] = None,
@@ -59,7 +59,7 @@ def evaluate(
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
     metrics = run_evaluation(
-        checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], pictures=pictures,
+        checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
         label_map=label_map, classes=classes,
         overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def evaluate(
         Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))
         told = conditions_note(metrics)
         print("\n".join([*([f"Ingredients: {told}."] if told else []), *notes(evaluation)]))
-        print(f"written to {redact(out)}: report.html, report.md, metrics.json, pictures.parquet")
+        print(f"written to {redact(out)}: report.html, report.md, metrics.json, images.parquet")
 
     emit(metrics, as_json, show)
 
@@ -85,14 +85,12 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     from foodseg.classes import ClassTable
     from foodseg.eval.compare import compare, shown_side
     from foodseg.eval.evaluate import read_subsets
-    from foodseg.metrics.per_image import read_pictures
+    from foodseg.metrics.per_image import read_images
 
-    (a, about_a), (b, about_b) = (read_pictures(storage.join(folder, "pictures.parquet")) for folder in folders)
+    (a, about_a), (b, about_b) = (read_images(storage.join(folder, "images.parquet")) for folder in folders)
     for key in ("classes", "split", "data"):
         if about_a[key] != about_b[key]:
-            raise UserError(
-                f"--compare: the evaluations differ in their {key}, and cannot be compared picture by picture"
-            )
+            raise UserError(f"--compare: the evaluations differ in their {key}, and cannot be compared image by image")
     classes = ClassTable(tuple(about_a["classes"]))
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
     named = dict(zip("ab", map(storage.redact, folders), strict=True))

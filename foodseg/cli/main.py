@@ -23,7 +23,7 @@ from foodseg.cli.tune import ablate, tune
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
 app = typer.Typer(
-    help="Which ingredient is where on a picture of food: prepare, train, evaluate, predict; on a laptop or on Ray.",
+    help="Which ingredient is where on an image of food: prepare, train, evaluate, predict; on a laptop or on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of KeyboardInterrupt
-            return _fail("interrupted; a training run goes on with --resume", EXIT_INTERRUPTED, as_json)
+            return _fail("interrupted; a training run is resumed with --resume", EXIT_INTERRUPTED, as_json)
         return code if isinstance(code, int) else 0
     except Stopped:
         return EXIT_INTERRUPTED
@@ -119,4 +119,4 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Code, format, Ray and torch versions.")
     ] = False,
 ) -> None:
-    """Which ingredient is where on a picture of food."""
+    """Which ingredient is where on an image of food."""

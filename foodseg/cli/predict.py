@@ -13,21 +13,21 @@ from foodseg.errors import DataRefused, UserError
 
 def predict(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
-    pictures: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or URIs.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or URIs.")],
     out: Annotated[
         str, typer.Option(help="Where overlays, label maps and JSON go; files of others are never replaced.")
     ],
     ingredients: Annotated[
         str | None,
-        typer.Option(help="What is on the pictures, names with commas between: sets eval.ingredients=given."),
+        typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=given."),
     ] = None,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label pictures: overlay with legend, label map, area, share and confidence of each ingredient.
+    """Label images: overlay with legend, label map, area, share and confidence of each ingredient.
 
-    Pictures that cannot be read are listed, and the exit code is 3; the others are labelled.
+    Images that cannot be read are listed, and the exit code is 3; the others are labelled.
 
     Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
 
@@ -35,14 +35,14 @@ def predict(
     """
     from foodseg.predict.device import parse_device
     from foodseg.predict.image_list import READ
-    from foodseg.predict.label import label_pictures
+    from foodseg.predict.label import label_images
 
     if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
-        right = shlex.join(["foodseg", "predict", pictures[-1], checkpoint, *pictures[:-1], "--out", out])
+        right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
-    done = label_pictures(checkpoint, pictures, out, overrides or [], ingredients, device=parse_device(device))
+    done = label_images(checkpoint, images, out, overrides or [], ingredients, device=parse_device(device))
     if not done.results and len(done.refused) == 1:
-        raise DataRefused("{picture}: {reason}".format_map(done.refused[0]))
+        raise DataRefused("{image}: {reason}".format_map(done.refused[0]))
 
     def show() -> None:
         for result in done.results:
@@ -52,11 +52,11 @@ def predict(
             why = "the checkpoint was not validated, or with other settings of eval"
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
 
-    emit({"pictures": done.results, "refused": done.refused}, as_json, show)
+    emit({"images": done.results, "refused": done.refused}, as_json, show)
     if done.refused:
-        count = f"{len(done.refused)} of {len(done.results) + len(done.refused)} pictures cannot be read"
+        count = f"{len(done.refused)} of {len(done.results) + len(done.refused)} images cannot be read"
         others = ", the others are labelled" if done.results else ""
         print(f"foodseg: {count}{others}:", file=sys.stderr)
         for each in done.refused:
-            print("  {picture}: {reason}".format_map(each), file=sys.stderr)
+            print("  {image}: {reason}".format_map(each), file=sys.stderr)
         raise typer.Exit(DataRefused.exit_code)

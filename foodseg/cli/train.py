@@ -41,5 +41,5 @@ def train(
 
     emit(result, as_json, show)
     if result["stopped"]:
-        print(f"foodseg: stopped after {result['step']} steps; go on with --resume", file=sys.stderr)
+        print(f"foodseg: stopped after {result['step']} steps; run it again with --resume", file=sys.stderr)
         raise Stopped

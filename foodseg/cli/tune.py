@@ -50,7 +50,7 @@ def tune(
     emit(result, as_json, show)
     if result["interrupted"]:
         count = result["interrupted"]
-        print(f"foodseg: {count} trials did not come to their end; go on with --resume", file=sys.stderr)
+        print(f"foodseg: {count} trials did not come to their end; run it again with --resume", file=sys.stderr)
 
 
 def ablate(

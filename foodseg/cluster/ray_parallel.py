@@ -1,6 +1,6 @@
 """Applies a function to many items on Ray Data: in order, with a progress bar on the driver.
 
-sizes = in_parallel([records[:16], records[16:]], size_of, "looking at pictures")
+sizes = in_parallel([records[:16], records[16:]], size_of, "looking at images")
 """
 
 import pickle

@@ -1,4 +1,4 @@
-"""`augment`: what happens to a training picture between decoding and the model."""
+"""`augment`: what happens to a training image between decoding and the model."""
 
 from pydantic import Field, field_validator
 
@@ -6,24 +6,24 @@ from foodseg.config.section import Section
 
 
 class AugmentConfig(Section):
-    """Geometry is drawn from the row's seed where the picture is decoded; colour on the device, from the same seed."""
+    """Geometry is drawn from the row's seed where the image is decoded; colour on the device, from the same seed."""
 
     longest_side: int = Field(512, ge=8, le=8192, description="pixels of the longer side before the random scale")
     scale: tuple[float, float] = Field((0.75, 1.75), description="range of the random scale (uniform)")
     crop: int = Field(
-        512, ge=8, le=8192, multiple_of=8, description="side of the square crop in pixels; smaller pictures are padded"
+        512, ge=8, le=8192, multiple_of=8, description="side of the square crop in pixels; smaller images are padded"
     )
     class_aware: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="probability that the crop is centred on a pixel of a class drawn evenly from the picture",
+        description="probability that the crop is centred on a pixel of a class drawn evenly from the image",
     )
     paste: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="probability that some ingredients of another training picture, of another source where there are "
+        description="probability that some ingredients of another training image, of another source where there are "
         "several, are pasted onto the crop",
     )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")

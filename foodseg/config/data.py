@@ -14,12 +14,12 @@ class WeightedData(Section):
 
     uri: Annotated[str, Uri()] = Field(min_length=1, description="prepared data set")
     weight: float = Field(
-        1.0, gt=0, le=1000, description="how often each of its pictures is drawn in an epoch, on average"
+        1.0, gt=0, le=1000, description="how often each of its images is drawn in an epoch, on average"
     )
 
 
 class DataConfig(Section):
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     uri: Annotated[str, Uri(), NotSearched()] = Field(
         "", description="prepared data set (a folder or s3://bucket/prefix), made by `foodseg data prepare`"
@@ -37,11 +37,11 @@ class DataConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="repeat-factor sampling (LVIS): a picture with a class in a share f < threshold of the labelled "
-        "pictures is drawn sqrt(threshold / f) times an epoch; 0 = every picture once",
+        description="repeat-factor sampling (LVIS): an image with a class in a share f < threshold of the labelled "
+        "images is drawn sqrt(threshold / f) times an epoch; 0 = every image once",
     )
     repeat_cap: float = Field(
-        4.0, ge=1, description="most times that repeat-factor sampling draws a picture in one epoch"
+        4.0, ge=1, description="most times that repeat-factor sampling draws an image in one epoch"
     )
 
     @field_validator("train_splits", "val_split")

@@ -12,8 +12,8 @@ class DistillConfig(Section):
     """Self-distillation. Its weights are `loss.distill`, `features`, `stages`, `deeper` and `attention`; the teacher is
     the EMA of `train`.
 
-    `list_mix` and `drop` hold for every model that takes a list (`model.fusion` other than none), with a teacher or
-    without.
+    `conditioning_mix` and `drop` hold for every model that takes a list (`model.fusion` other than none), with a
+    teacher or without.
     """
 
     temperature: float = Field(
@@ -31,19 +31,19 @@ class DistillConfig(Section):
         description="strides of the decoder's stages that loss.stages and loss.deeper compare; null = all of "
         "model.strides",
     )
-    teacher_list: Literal["vocabulary", "truth"] = Field(
+    teacher_conditioning: Literal["vocabulary", "truth"] = Field(
         "truth", description="names that the teacher is told: all of them, or those on the crop"
     )
-    list_mix: tuple[float, float, float, float] = Field(
+    conditioning_mix: tuple[float, float, float, float] = Field(
         (0.5, 0.15, 0.2, 0.15),
-        description="shares of the pictures whose student is told all names, those on the crop, those and some others, "
+        description="shares of the images whose student is told all names, those on the crop, those and some others, "
         "the same without some of those on the crop",
     )
     drop: float = Field(
         0.1, ge=0, lt=1, description="in the last kind of list, probability that a name on the crop is left out"
     )
 
-    @field_validator("list_mix")
+    @field_validator("conditioning_mix")
     @classmethod
     def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if min(value) < 0 or not math.isclose(sum(value), 1, abs_tol=1e-6):

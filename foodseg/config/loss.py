@@ -14,7 +14,7 @@ class LossConfig(Section):
         0.0, ge=0, description="weight of the cross entropy of the pixel-text scores of model.fusion = score_map"
     )
     ingredients: float = Field(
-        0.0, ge=0, description="weight of the cross entropy of the ingredient head, per picture and name"
+        0.0, ge=0, description="weight of the cross entropy of the ingredient head, per image and name"
     )
     distill: float = Field(
         0.0, ge=0, description="weight of the divergence from the teacher's pixels, unlabelled ones included"

@@ -54,9 +54,9 @@ class ModelConfig(Section):
         None, description="stride of the level that score_map and cross_attention act on; null = the coarsest"
     )
     ingredient_head: bool = Field(
-        False, description="also guess which ingredients are on the picture: for eval.ingredients=predicted and film"
+        False, description="also guess which ingredients are on the image: for eval.ingredients=predicted and film"
     )
-    text: TextConfig = Field(TextConfig(), description="vectors of the class names")
+    text: TextConfig = Field(TextConfig(), description="class embeddings")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="kind diffusion: the UNet as a backbone")
 
     @model_validator(mode="before")

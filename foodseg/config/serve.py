@@ -58,19 +58,19 @@ class HttpConfig(Section):
         return self
 
 
-class PictureConfig(Section):
-    """What pictures are accepted, and at which size they are decoded."""
+class ImageConfig(Section):
+    """What images are accepted, and at which size they are decoded."""
 
     max_pixels: int = Field(
         50_000_000, ge=1024, le=100_000_000, description="most pixels by the header, before decoding; more is a 422"
     )
     longest_side: int = Field(
-        1024, ge=64, le=4096, description="pixels of the longer side after decoding; smaller pictures stay as they are"
+        1024, ge=64, le=4096, description="pixels of the longer side after decoding; smaller images stay as they are"
     )
 
 
 class SegmenterConfig(Section):
-    """The models of /v1/segment and how their pictures are batched."""
+    """The models of /v1/segment and how their images are batched."""
 
     models: dict[str, str] = Field(
         {}, description="public name -> run, checkpoint directory or URI; the first is the default"
@@ -78,12 +78,10 @@ class SegmenterConfig(Section):
     default: str | None = Field(None, description="model that answers where a request names none; null = the first")
     canvases: tuple[tuple[int, int], ...] = Field(
         ((512, 512), (384, 512), (512, 384), (352, 512), (512, 352), (288, 512), (512, 288)),
-        description="[height, width] that pictures are padded to, one batch queue each; a picture that none of them "
+        description="[height, width] that images are padded to, one batch queue each; an image that none of them "
         "fits (too small, or mostly padding) is batched with those of its own padded size",
     )
-    max_batch: int = Field(
-        8, ge=1, description="most pictures in one forward pass; a CPU gains nothing from more than 1"
-    )
+    max_batch: int = Field(8, ge=1, description="most images in one forward pass; a CPU gains nothing from more than 1")
 
     @field_validator("models")
     @classmethod
@@ -113,7 +111,7 @@ class SamConfig(Section):
 
     weights: str = Field(description="checkpoint file of segment-anything or MobileSAM (.pth, .safetensors), or s3://")
     kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field("vit_t", description="which one; vit_t = MobileSAM")
-    cache_bytes: int = Field(256 * MIB, ge=MIB, description="picture embeddings that one replica keeps (4 MiB each)")
+    cache_bytes: int = Field(256 * MIB, ge=MIB, description="image embeddings that one replica keeps (4 MiB each)")
     points_per_side: int = Field(16, ge=1, le=64, description="grid of points for the masks of everything")
     points_per_batch: int = Field(4, ge=1, description="points in one pass of the mask decoder")
 
@@ -141,14 +139,14 @@ class RefineConfig(Section):
     seconds: float = Field(30.0, gt=0, description="deadline of its own; when it passes, the map stays as it was")
     largest_masks: int = Field(80, ge=1, description="masks that vote, the largest ones")
     majority: float = Field(0.5, ge=0, le=1, description="share of a mask that one label must have for it to count")
-    unsure_below: float = Field(0.5, ge=0, le=1, description="mean confidence below which CLIP is asked; 0 = never")
+    confidence_below: float = Field(0.5, ge=0, le=1, description="mean confidence below which CLIP is asked; 0 = never")
 
 
 class ServeConfig(Section):
     """Every setting of the endpoint but for scaling; a backend without a section is not started."""
 
     http: HttpConfig = Field(HttpConfig(), description="address, keys and limits")
-    picture: PictureConfig = Field(PictureConfig(), description="accepted pictures")
+    image: ImageConfig = Field(ImageConfig(), description="accepted images")
     segmenter: SegmenterConfig = Field(SegmenterConfig(), description="models of /v1/segment")
     sam: SamConfig | None = Field(None, description="Segment Anything; null = not started")
     clip: ClipConfig | None = Field(None, description="CLIP; null = not started")

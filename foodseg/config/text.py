@@ -1,4 +1,4 @@
-"""`model.text`: where the vectors of the class names come from."""
+"""`model.text`: where the class embeddings come from."""
 
 from typing import Annotated, Literal
 

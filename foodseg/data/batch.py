@@ -1,6 +1,6 @@
 """The batch that the training loop gets, and how one process without Ray makes it.
 
-B pictures, K classes, S = augment.crop.
+B images, K classes, S = augment.crop.
 """
 
 from collections.abc import Iterator, Sequence

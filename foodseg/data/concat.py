@@ -29,9 +29,9 @@ def training_manifest(data: DataConfig) -> Manifest:
     manifests = [read_manifest(uri) for uri in uris]
     for uri, manifest in zip(uris, manifests, strict=True):
         if not any(shard.split in data.train_splits for shard in manifest.shards):
-            have = ", ".join(f"{name} ({counts.pictures})" for name, counts in manifest.counts.items())
+            have = ", ".join(f"{name} ({counts.images})" for name, counts in manifest.counts.items())
             raise UserError(
-                f"data.uris: {storage.redact(uri)} holds no picture of data.train_splits {list(data.train_splits)}; "
+                f"data.uris: {storage.redact(uri)} holds no image of data.train_splits {list(data.train_splits)}; "
                 f"it has {have}"
             )
     return join_manifests(uris, manifests)
@@ -85,10 +85,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:
     ignored = [c.ignored_pixels for c in counts if c.ignored_pixels is not None]
     return SplitCounts(
-        pictures=sum(c.pictures for c in counts),
+        images=sum(c.images for c in counts),
         unlabelled=sum(c.unlabelled for c in counts),
         groups=sum(c.groups for c in counts),
-        class_pictures=tuple(sum(column) for column in zip(*(c.class_pictures for c in counts), strict=True)),
+        class_images=tuple(sum(column) for column in zip(*(c.class_images for c in counts), strict=True)),
         class_pixels=tuple(sum(column) for column in zip(*(c.class_pixels for c in counts), strict=True)),
         ignored_pixels=sum(ignored) if len(ignored) == len(counts) else None,
     )

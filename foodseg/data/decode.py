@@ -16,7 +16,7 @@ from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
 
 PASTED = {"pasted_image": "image", "pasted_mask": "mask", "pasted_height": "height", "pasted_width": "width"}
-SPAN_BYTES = 256 * 2**20  # encoded pictures that one reading task holds at a time
+SPAN_BYTES = 256 * 2**20  # encoded images that one reading task holds at a time
 
 
 def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range]) -> pa.Table:
@@ -48,7 +48,7 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
     wanted = ("image", "mask", "height", "width", "seed", "source", *PASTED)
     columns = {name: rows.column(name).to_pylist() for name in wanted if name in rows.column_names}
     count, side = rows.num_rows, augment.crop
-    # written in place: a list of crops and np.stack would hold every picture twice
+    # written in place: a list of crops and np.stack would hold every image twice
     arrays = {
         "image": np.empty((count, side, side, 3), np.uint8),
         "mask": np.empty((count, side, side), classes.mask_dtype),

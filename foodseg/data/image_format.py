@@ -37,7 +37,7 @@ Fault = Literal[
 
 
 class BadFile(UserError):
-    """A picture or mask that cannot be used. `fault` is the name under which an audit counts it."""
+    """An image or mask that cannot be used. `fault` is the name under which an audit counts it."""
 
     def __init__(self, sentence: str, fault: Fault = "unreadable") -> None:
         super().__init__(sentence)

@@ -1,7 +1,7 @@
-"""One picture and its mask: bytes to arrays and back.
+"""One image and its mask: bytes to arrays and back.
 
-Pictures are decoded by libjpeg-turbo (simplejpeg) where they are JPEG, at reduced scale when the caller needs a much
-smaller picture, and by Pillow otherwise. EXIF orientation is always applied; every size in foodseg is the one after it.
+Images are decoded by libjpeg-turbo (simplejpeg) where they are JPEG, at reduced scale when the caller needs a much
+smaller image, and by Pillow otherwise. EXIF orientation is always applied; every size in foodseg is the one after it.
 A file that ends early is refused, whatever was decoded of it; what lies behind the end of an image does not matter. Of
 several frames or pages the first one is read.
 Transparent parts are laid on white, as a viewer shows them: what hides under them (often black) nobody has seen. CMYK
@@ -33,8 +33,8 @@ Trait = Literal["alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames"]
 
 
 @dataclass(frozen=True)
-class PictureKind:
-    """How a picture is stored: EXIF orientation 1 to 8 (1 = upright), and what is converted when it is decoded."""
+class ImageKind:
+    """How an image is stored: EXIF orientation 1 to 8 (1 = upright), and what is converted when it is decoded."""
 
     orientation: int
     traits: tuple[Trait, ...]
@@ -44,46 +44,46 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Returns (height, width) in pixels after EXIF orientation; no pixel of a JPEG is decoded for it.
 
     Raises:
-        BadFile: not a readable picture in one of FORMATS, or more than MAX_PIXELS pixels.
+        BadFile: not a readable image in one of FORMATS, or more than MAX_PIXELS pixels.
     """
-    with open_picture(data) as picture:
-        width, height = picture.size
-        return (width, height) if _orientation(data, picture) in SWAPS_SIDES else (height, width)
+    with open_image(data) as image:
+        width, height = image.size
+        return (width, height) if _orientation(data, image) in SWAPS_SIDES else (height, width)
 
 
-def picture_kind(data: bytes) -> PictureKind:
-    """Says from its header how a picture is stored, also where its pixels are damaged.
+def image_kind(data: bytes) -> ImageKind:
+    """Says from its header how an image is stored, also where its pixels are damaged.
 
     Raises:
-        BadFile: not a readable picture in one of FORMATS, or more than MAX_PIXELS pixels.
+        BadFile: not a readable image in one of FORMATS, or more than MAX_PIXELS pixels.
     """
-    with open_picture(data) as picture:
+    with open_image(data) as image:
         depth, colour = 8, None
-        if picture.format == "TIFF":
-            tags = picture.getexif()
+        if image.format == "TIFF":
+            tags = image.getexif()
             orientation, depth = tags.get(_ORIENTATION, 1), int(np.max(tags.get(_BITS_PER_SAMPLE, 8)))
         else:
             try:
-                orientation = _orientation(data, picture)
+                orientation = _orientation(data, image)
             except BadFile:
                 orientation = 1
-        if picture.format == "PNG":
+        if image.format == "PNG":
             depth, colour = data[24], data[25]  # Pillow opens 16 bit colour as 8 bit, and grey with alpha as RGBA
-        deep_grey = _is_deep_grey(picture)
+        deep_grey = _is_deep_grey(image)
         present: dict[Trait, bool] = {
-            "alpha": picture.has_transparency_data and not deep_grey,
-            "cmyk": picture.mode == "CMYK",
+            "alpha": image.has_transparency_data and not deep_grey,
+            "cmyk": image.mode == "CMYK",
             "sixteen_bit": depth == 16 or deep_grey,
-            "grey": picture.mode in ("1", "L", "LA") or deep_grey or colour in (0, 4),
-            "palette": picture.mode in ("P", "PA"),
-            "frames": _has_frames(data, picture),
+            "grey": image.mode in ("1", "L", "LA") or deep_grey or colour in (0, 4),
+            "palette": image.mode in ("P", "PA"),
+            "frames": _has_frames(data, image),
         }
     turned = orientation if orientation in range(1, 9) else 1
-    return PictureKind(turned, tuple(name for name, found in present.items() if found))
+    return ImageKind(turned, tuple(name for name, found in present.items() if found))
 
 
 def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.ndarray:
-    """Decodes a picture to (H, W, 3) uint8 RGB, upright.
+    """Decodes an image to (H, W, 3) uint8 RGB, upright.
 
     Args:
         data: the encoded file.
@@ -96,25 +96,25 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
     kind = known_format(data)
     is_jpeg = kind == "JPEG"
     if kind == "PNG" and ends_early(data):  # Pillow is content when it has the pixels
-        raise BadFile("the picture cannot be decoded (the PNG file is truncated)", "truncated")
+        raise BadFile("the image cannot be decoded (the PNG file is truncated)", "truncated")
     # this spares Pillow the file in the common case: a JPEG without EXIF
     if is_jpeg and not has_exif(data):
         fast = _decode_jpeg(data, at_least)
         if fast is not None:
             return fast
-    with open_picture(data) as picture:
-        orientation = _orientation(data, picture)
+    with open_image(data) as image:
+        orientation = _orientation(data, image)
         if is_jpeg:
             wanted = at_least[::-1] if at_least and orientation in SWAPS_SIDES else at_least
             fast = _decode_jpeg(data, wanted)
             if fast is not None:
                 return upright(fast, orientation)
-        if picture.mode == "F":
-            raise BadFile("a picture of floating point numbers is not read: save it as 8 bit RGB", "other_format")
+        if image.mode == "F":
+            raise BadFile("an image of floating point numbers is not read: save it as 8 bit RGB", "other_format")
         try:
-            return upright(_to_rgb(picture), orientation)
+            return upright(_to_rgb(image), orientation)
         except Exception as error:
-            raise undecodable("picture", data, error) from None
+            raise undecodable("image", data, error) from None
 
 
 def decode_mask(data: bytes) -> np.ndarray:
@@ -135,11 +135,11 @@ def decode_mask(data: bytes) -> np.ndarray:
         mask = _decode_png_mask(data)
         if mask is not None:
             return mask
-    with open_picture(data) as picture:
-        mode = picture.mode
+    with open_image(data) as image:
+        mode = image.mode
         if mode in ("RGB", "RGBA", "LA"):
             try:
-                return one_channel(np.array(picture))
+                return one_channel(np.array(image))
             except UserError:
                 raise
             except Exception as error:
@@ -151,7 +151,7 @@ def decode_mask(data: bytes) -> np.ndarray:
                 "mask_mode",
             )
         try:
-            ids = np.array(picture)
+            ids = np.array(image)
         except Exception as error:
             raise undecodable("mask", data, error) from None
     return whole_ids(ids)
@@ -164,9 +164,9 @@ def _decode_png_mask(data: bytes) -> np.ndarray | None:
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     _check_pixels(width, height)
     if colour == 0 and depth < 8:
-        with open_picture(data) as picture:
+        with open_image(data) as image:
             try:
-                shown = np.array(picture.convert("L"))
+                shown = np.array(image.convert("L"))
             except Exception as error:
                 raise undecodable("mask", data, error) from None
         return shown // (255 // (2**depth - 1))  # decoders stretch 0..15 to 0..255
@@ -241,9 +241,9 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | 
             words = str(error).lower()
             if any(damage in words for damage in _JPEG_DAMAGE):
                 fault: Fault = "truncated" if "premature end" in words else "unreadable"
-                raise BadFile(f"the picture cannot be decoded ({error})", fault) from None
+                raise BadFile(f"the image cannot be decoded ({error})", fault) from None
             if strict and ends_early(data):  # the last of several things that libjpeg has to say may be another one
-                raise BadFile("the picture cannot be decoded (the JPEG file is truncated)", "truncated") from None
+                raise BadFile("the image cannot be decoded (the JPEG file is truncated)", "truncated") from None
     return None
 
 
@@ -251,51 +251,51 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | 
 _JPEG_DAMAGE = ("premature end", "bad huffman code", "bad arithmetic code", "instead of rst")
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray:
+def _to_rgb(image: Image.Image) -> np.ndarray:
     """Returns (H, W, 3) uint8 as stored, not turned (TIFF: upright). Raises what Pillow stumbles over, of any type."""
-    if _is_deep_grey(picture):
-        scaled = np.asarray(picture, dtype=np.float32) / 257.0
-        picture = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("RGB"))
+    if _is_deep_grey(image):
+        scaled = np.asarray(image, dtype=np.float32) / 257.0
+        image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
 
 
-def _has_frames(data: bytes, picture: Image.Image) -> bool:
+def _has_frames(data: bytes, image: Image.Image) -> bool:
     """True for an animation and for several pages; the other images in a JPEG are previews and gain maps."""
     try:
-        return known_format(data) != "JPEG" and getattr(picture, "n_frames", 1) > 1
+        return known_format(data) != "JPEG" and getattr(image, "n_frames", 1) > 1
     except Exception:  # a damaged directory of a TIFF
         return False
 
 
-def _is_deep_grey(picture: Image.Image) -> bool:
-    return picture.mode.startswith("I")  # I;16, I;16B, I
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith("I")  # I;16, I;16B, I
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """Opens a picture or a mask by its header; BadFile where that is none in FORMATS, or promises too many pixels."""
+def open_image(data: bytes) -> Image.Image:
+    """Opens an image or a mask by its header; BadFile where that is none in FORMATS, or promises too many pixels."""
     if not data:
         raise BadFile("the file is empty", "empty_file")
     try:
         with warnings.catch_warnings():
             if known_format(data) == "TIFF":  # of one that is cut Pillow says so tag by tag
                 warnings.simplefilter("ignore", UserWarning)
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own limit, the larger one
-        raise _too_many(f"the picture has more pixels than the limit of {MAX_PIXELS:,}") from None
+        raise _too_many(f"the image has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception:  # mostly OSError, but a damaged header can end a parser in any way
         found = known_format(data)
         if found is None:
             raise BadFile(refusal(data), "other_format") from None
         if ends_early(data):
-            raise BadFile(f"not a readable picture (the {found} file is truncated)", "truncated") from None
-        raise BadFile(f"not a readable picture (a damaged {found} file, or one of a rare kind)") from None
-    if picture.format == "TIFF" and (_DNG in picture.tag_v2 or picture.tag_v2.get(_SUBFILE, 0) & 1):  # type: ignore[attr-defined]
+            raise BadFile(f"not a readable image (the {found} file is truncated)", "truncated") from None
+        raise BadFile(f"not a readable image (a damaged {found} file, or one of a rare kind)") from None
+    if image.format == "TIFF" and (_DNG in image.tag_v2 or image.tag_v2.get(_SUBFILE, 0) & 1):  # type: ignore[attr-defined]
         raise BadFile(raw_refusal(), "other_format")
-    _check_pixels(*picture.size)
-    return picture
+    _check_pixels(*image.size)
+    return image
 
 
 def undecodable(what: str, data: bytes, error: Exception) -> BadFile:
@@ -308,7 +308,7 @@ def undecodable(what: str, data: bytes, error: Exception) -> BadFile:
 
 def _check_pixels(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise BadFile(f"the picture has {width} x {height} pixels, so none at all")
+        raise BadFile(f"the image has {width} x {height} pixels, so none at all")
     if width * height > MAX_PIXELS:
         raise _too_many(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
 
@@ -317,16 +317,16 @@ def _too_many(sentence: str) -> BadFile:
     return BadFile(sentence, "too_many_pixels")
 
 
-def _orientation(data: bytes, picture: Image.Image) -> int:
+def _orientation(data: bytes, image: Image.Image) -> int:
     """Returns 1 to 8; 1 = upright, also where EXIF is missing or damaged."""
     if known_format(data) == "JPEG" and not has_exif(data):
         return 1
-    if picture.format == "TIFF":
+    if image.format == "TIFF":
         return 1  # Pillow turns TIFF itself, size included
     try:
-        value = picture.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(_ORIENTATION, 1)
     except OSError as error:  # PNG: pixels are decoded to look for EXIF behind them
-        raise undecodable("picture", data, error) from None
+        raise undecodable("image", data, error) from None
     except Exception:
         return 1
     return value if value in range(1, 9) else 1

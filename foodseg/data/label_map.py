@@ -6,7 +6,7 @@
     4<TAB>soup<TAB>57<TAB>soup<TAB>canteen
     4<TAB>soup<TAB>ignore
 
-Several ids may become one: a merge. The fifth column may be left out; a line with a source holds for pictures of that
+Several ids may become one: a merge. The fifth column may be left out; a line with a source holds for images of that
 source alone and goes before the line without one: so one id is split. An empty target or `ignore` is the ignore id.
 """
 
@@ -92,7 +92,7 @@ class LabelMap:
             raise UserError(f"{self.where}: {error}") from None
 
     def becomes(self, index: int, source: str) -> int | None:
-        """Returns the target of an id in pictures of `source`; None = ignore.
+        """Returns the target of an id in images of `source`; None = ignore.
 
         Raises:
             UserError: the id has lines for other sources only.

@@ -3,7 +3,7 @@
     units of steps -> read whole windows of rows (encoded) -> one row per block -> decode and crop -> deal to the ranks
 
 Ray deals whole blocks to the ranks in turn. So each block is made to be one rank's rows for S consecutive steps
-(`order.rank_blocks`). It travels through the first stages as a single row that holds the encoded pictures, since Ray
+(`order.rank_blocks`). It travels through the first stages as a single row that holds the encoded images, since Ray
 merges and cuts blocks of several rows as it likes but never cuts a row; the last stage turns each such row into exactly
 one block of decoded crops.
 """
@@ -27,7 +27,7 @@ from foodseg.data.shards import Manifest
 
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
 STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
-BLOCK_BYTES = 64 * 2**20  # of decoded pictures and masks: starting a task costs little beside decoding as many
+BLOCK_BYTES = 64 * 2**20  # of decoded images and masks: starting a task costs little beside decoding as many
 MOST_ROWS = 256  # in a block, however small the crops
 PAUSE_SECONDS = 0.05  # a round costs 2 ms and a block takes five times as long to decode as this pause
 

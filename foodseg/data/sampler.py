@@ -26,7 +26,7 @@ class TrainingOrder:
     Args:
         shard_rows: rows of each shard, in the order of the manifest; row numbers count through them.
         seed: the run's seed.
-        global_batch: pictures in one update.
+        global_batch: images in one update.
         repeats: (N,) float > 0, expected draws of each row per epoch (below 1: in some epochs only), with a sum of at
             least 1; None = each row once.
         paste: probability that a position has a paste partner.

@@ -1,4 +1,4 @@
-"""A prepared data set: Parquet shards of encoded pictures and masks, and the manifest `dataset.json` that names them.
+"""A prepared data set: Parquet shards of encoded images and masks, and the manifest `dataset.json` that names them.
 
     <uri>/dataset.json                            written last: what is not listed in it does not exist
     <uri>/v-<generation>-<random>/<split>/part-00000.parquet
@@ -89,10 +89,10 @@ class SplitCounts(_Frozen):
     `ignored_pixels`: of the masks; None = this data set was written before they were counted.
     """
 
-    pictures: int
+    images: int
     unlabelled: int
     groups: int
-    class_pictures: tuple[int, ...]
+    class_images: tuple[int, ...]
     class_pixels: tuple[int, ...]
     ignored_pixels: int | None = None
 
@@ -148,7 +148,7 @@ class Manifest(_Frozen):
         """
         for split in splits:
             if split not in self.counts:
-                have = ", ".join(f"{name} ({c.pictures})" for name, c in self.counts.items())
+                have = ", ".join(f"{name} ({c.images})" for name, c in self.counts.items())
                 raise UserError(f"data set {self.name!r} has no split {split!r}; it has {have}")
         return [shard for split in splits for shard in self.shards if shard.split == split]
 

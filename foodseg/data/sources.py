@@ -28,7 +28,7 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
         Per source the ids that it annotates, sorted, background among them; sources that annotate all are left out.
 
     Raises:
-        UserError: a malformed line, a source that stands twice or has no picture, an unknown id or name.
+        UserError: a malformed line, a source that stands twice or has no image, an unknown id or name.
     """
     annotated: dict[str, tuple[int, ...]] = {}
     seen = set()
@@ -45,7 +45,7 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
             raise UserError(f"{here}: source {source!r} stands twice")
         if source not in sources:
             have = ", ".join(map(repr, sorted(sources)))
-            raise UserError(f"{here}: no picture has the source {source!r}; the sources are {have}")
+            raise UserError(f"{here}: no image has the source {source!r}; the sources are {have}")
         seen.add(source)
         if listed == EVERYTHING:
             continue
@@ -70,7 +70,7 @@ def scorable_mask(
 ) -> np.ndarray:
     """Ignores the background of a mask where an id is predicted that its source never annotates: nobody knows there.
 
-    As in the loss, an id that the mask holds all the same is evidently annotated in this picture.
+    As in the loss, an id that the mask holds all the same is evidently annotated in this image.
 
     Args:
         truth: (H, W) ids of `classes`, or its ignore id. prediction: (H, W) ids of `classes`.

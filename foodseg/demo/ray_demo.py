@@ -1,8 +1,9 @@
 """The whole main job, small: `foodseg demo` prepares, trains with two workers, evaluates and predicts, offline.
 
-Drawn meals stand in for photographs; with `--data` the same happens to real ones, in any format that `prepare` reads.
-The vectors of the ingredients' names are those of a sentence encoder where the extra `minilm` is installed, else random
-ones, and the summary says which. The model is scored as it is, and once more with the true list of each picture given.
+Synthetic meals stand in for photographs; with `--data` the same happens to real ones, in any format that `prepare`
+reads. The vectors of the ingredients' names are those of a sentence encoder where the extra `minilm` is installed, else
+random ones, and the summary says which. The model is scored as it is, and once more with the true list of each image
+given.
 """
 
 import shlex
@@ -18,13 +19,13 @@ import cv2
 
 from foodseg.cluster.ray_session import data_cpus, ray_session
 from foodseg.config import load_config
-from foodseg.data.image_io import decode_image, open_picture
+from foodseg.data.image_io import decode_image, open_image
 from foodseg.data.reader import RowReader
 from foodseg.demo.synthetic import write_meals
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.confusion import Scores
 from foodseg.models.text.embed import embed_names
-from foodseg.predict.label import label_pictures
+from foodseg.predict.label import label_images
 from foodseg.prepare.ray_prepare import prepare
 from foodseg.report.overlay import contact_sheet
 from foodseg.storage.outputs import note_folder, renew_folder
@@ -32,7 +33,7 @@ from foodseg.train.ray_trainer import run_training
 
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
 PARTS = (
-    "meals", "prepared", "names.safetensors", "run", "scores", "scores-given", "pictures", "labelled", "pictures.png",
+    "meals", "prepared", "names.safetensors", "run", "scores", "scores-given", "images", "labelled", "images.png",
     "test_openings.jsonl", "test_access.jsonl",
 )  # fmt: skip
 
@@ -72,10 +73,10 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
             )
             for folder, ingredients in (("scores", "vocabulary"), ("scores-given", "given"))
         )
-    pictures = _write_some(RowReader(prepared, manifest, [split]), out / "pictures")
-    labelled = label_pictures(run, pictures, str(out / "labelled")).results
+    images = _write_some(RowReader(prepared, manifest, [split]), out / "images")
+    labelled = label_images(run, images, str(out / "labelled")).results
     sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
-    cv2.imwrite(str(out / "pictures.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(out / "images.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     note_folder(out)
     seconds = round(time.monotonic() - started, 1)
     return {
@@ -84,20 +85,20 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         "metrics": metrics,
         "given": told,
         "text": text["made_by"],
-        "pictures": str(out / "pictures.png"),
+        "images": str(out / "images.png"),
         "summary": _summary(metrics, told, manifest.classes[1:3], out, seconds, drawn=data is None),
     }
 
 
 def _write_some(reader: RowReader, folder: Path) -> list[str]:
-    """Writes the first SHOWN pictures of `reader` as the files that they were; returns their paths."""
+    """Writes the first SHOWN images of `reader` as the files that they were; returns their paths."""
     folder.mkdir()
     paths: list[str] = []
     for row in reader.take(range(min(SHOWN, len(reader))), ["image_id", "image"]).to_pylist():
         # an id may be anything, and two ids may differ in what no file name can hold
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in row["image_id"])[-60:]
-        with open_picture(row["image"]) as picture:
-            path = folder / f"{len(paths) + 1}-{safe}.{str(picture.format).lower()}"
+        with open_image(row["image"]) as image:
+            path = folder / f"{len(paths) + 1}-{safe}.{str(image.format).lower()}"
         path.write_bytes(row["image"])
         paths.append(str(path))
     return paths
@@ -106,8 +107,8 @@ def _write_some(reader: RowReader, folder: Path) -> list[str]:
 def _summary(
     metrics: dict[str, Any], told: dict[str, Any], names: Sequence[str], out: Path, seconds: float, drawn: bool
 ) -> str:
-    predict = shlex.join(["foodseg", "predict", str(out / "run"), "YOUR_PICTURE.jpg", "--out", "labelled"])
-    what = "drawn meals" if drawn else "your pictures"
+    predict = shlex.join(["foodseg", "predict", str(out / "run"), "YOUR_IMAGE.jpg", "--out", "labelled"])
+    what = "synthetic meals" if drawn else "your images"
     result, oracle = (Scores.from_json(found["scores"]) for found in (metrics, told))
     rows = [
         ("mIoU", result.miou),
@@ -119,7 +120,7 @@ def _summary(
     return (
         f"\n{metrics['split']} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n"
         f"text:      {metrics['text']}\n\n"
-        f"pictures:  {out / 'pictures.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
+        f"images:  {out / 'images.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
         f"  {predict}\n"
         f"  {predict} --ingredients {shlex.quote(', '.join(names))}\n"

@@ -1,8 +1,8 @@
-"""Draws meals with exact masks: the offline substitute for photographs. Pictures made here are always called "drawn".
+"""Draws meals with exact masks: the offline substitute for photographs. Images made here are always called "drawn".
 
 A meal is a textured table, a plate, bowl or tray, and two to seven ingredients whose pieces overlap and cast shadows.
 Pieces are laid one on the other without anti-aliasing; light, lens blur and sensor noise come after and touch only the
-picture, so that every mask pixel names the piece drawn last over it.
+image, so that every mask pixel names the piece drawn last over it.
 
     write_meals(Path("drawn"), train=40, test=10, seed=0)
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from foodseg.demo.synthetic_ingredients import HELPINGS, PLATE_CLASSES, Meal, soften
+from foodseg.demo.synthetic_ingredients import HELPINGS, SYNTHETIC_CLASSES, Meal, soften
 from foodseg.errors import UserError
 
 MIN_SIDE = 32
@@ -29,15 +29,15 @@ def draw_meal(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarra
         height, width: pixels, at least `MIN_SIDE` each.
 
     Returns:
-        image (H, W, 3) uint8 RGB and mask (H, W) uint8, ids of `PLATE_CLASSES`, without ignored pixels.
+        image (H, W, 3) uint8 RGB and mask (H, W) uint8, ids of `SYNTHETIC_CLASSES`, without ignored pixels.
 
     Raises:
-        UserError: the picture would be too small to hold a meal, or the seed is negative.
+        UserError: the image would be too small to hold a meal, or the seed is negative.
     """
     if min(height, width) < MIN_SIDE:
-        raise UserError(f"a drawn meal needs at least {MIN_SIDE} x {MIN_SIDE} pixels, asked for {height} x {width}")
+        raise UserError(f"a synthetic meal needs at least {MIN_SIDE} x {MIN_SIDE} pixels, asked for {height} x {width}")
     if seed < 0:
-        raise UserError(f"the seed of a drawn meal must be 0 or more, found {seed}")
+        raise UserError(f"the seed of a synthetic meal must be 0 or more, found {seed}")
     rng = np.random.default_rng(seed)
     meal = Meal(rng, height, width)
     radius = meal.unit * rng.uniform(0.42, 0.56)
@@ -48,7 +48,7 @@ def draw_meal(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarra
 
 
 def write_meals(folder: Path, train: int, test: int, seed: int, longest_side: int = 320) -> None:
-    """Writes drawn meals in the folder format: images, masks, classes.txt, and the split lists last.
+    """Writes synthetic meals in the folder format: images, masks, classes.txt, and the split lists last.
 
     No meal of `test` shares its seed with one of `train`. Split lists of an earlier run are removed first, so that a
     folder with both lists is complete.
@@ -74,14 +74,14 @@ def write_meals(folder: Path, train: int, test: int, seed: int, longest_side: in
         across, down = ASPECTS[number % len(ASPECTS)]
         scale = longest_side / max(across, down)
         image, mask = draw_meal(seed * MEALS_PER_SEED + number, round(down * scale), round(across * scale))
-        stem = f"drawn__{number:04d}"
+        stem = f"synthetic__{number:04d}"
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         _write(
             folder / "images" / f"{stem}.jpg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         )
         _write(folder / "masks" / f"{stem}.png", cv2.imencode(".png", mask)[1].tobytes())
         stems.append(stem)
-    _write(folder / "classes.txt", PLATE_CLASSES.to_text().encode())
+    _write(folder / "classes.txt", SYNTHETIC_CLASSES.to_text().encode())
     for name, part in zip(splits, (stems[:train], stems[train:]), strict=True):
         _write(folder / name, "".join(f"{stem}\n" for stem in part).encode())
 
@@ -146,7 +146,7 @@ def _serve(meal: Meal, room: float) -> None:
 
 
 def _photograph(meal: Meal) -> np.ndarray:
-    """Returns the picture (H, W, 3) uint8 as a camera sees it: uneven light, a tint, a soft lens, a noisy sensor."""
+    """Returns the image (H, W, 3) uint8 as a camera sees it: uneven light, a tint, a soft lens, a noisy sensor."""
     height, width = meal.mask.shape
     rng = meal.rng
     slope = rng.uniform(-0.14, 0.14, 2)

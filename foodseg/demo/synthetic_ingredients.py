@@ -1,4 +1,5 @@
-"""The canvas of a drawn meal, and how each ingredient is drawn on it: rice, noodles, salmon and so on in `HELPINGS`.
+"""The canvas of a synthetic meal, and how each ingredient is drawn on it: rice, noodles, salmon and so on in
+`HELPINGS`.
 
 Pieces are laid one on the other without anti-aliasing, so that every mask pixel names the piece drawn last over it.
 """
@@ -11,7 +12,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
 
-PLATE_CLASSES = ClassTable(
+SYNTHETIC_CLASSES = ClassTable(
     ("background", "white rice", "noodles", "salmon", "chicken", "tofu", "fried egg", "broccoli", "green beans")
     + ("carrot", "tomato", "cucumber", "lemon")
 )
@@ -21,7 +22,7 @@ Point = tuple[float, float]
 
 
 class Meal:
-    """A picture being drawn. Pieces are made flat, in square windows, and foreshortened by `tilt` when they are laid.
+    """An image being drawn. Pieces are made flat, in square windows, and foreshortened by `tilt` when they are laid.
 
     image: (H, W, 3) float32 RGB, about [0, 255]; mask: (H, W) uint8 class ids. `unit` is the shorter side in pixels:
     lengths are shares of it, so that a meal looks alike at any size. `centre` is (x, y) of the dish.
@@ -62,7 +63,7 @@ class Meal:
         Args:
             silhouette: (S, S) uint8, nonzero where the piece covers.
             texture: (S, S, 3) float32 RGB.
-            name: of `PLATE_CLASSES`; the table, the dish and the cutlery are background.
+            name: of `SYNTHETIC_CLASSES`; the table, the dish and the cutlery are background.
             rise: height of the piece as a share of `unit`; sets the shadow and the rounding of the edges.
         """
         x, y, wide, high = cv2.boundingRect(silhouette)
@@ -91,7 +92,7 @@ class Meal:
         under = self.image[outer]
         cv2.copyTo(texture[inner], covered[inner], under)
         under *= gain[:, :, None]
-        self.mask[outer][covers] = PLATE_CLASSES.names.index(name)
+        self.mask[outer][covers] = SYNTHETIC_CLASSES.names.index(name)
 
     def strewn(self, reach: float, count: int) -> np.ndarray:
         """Returns (N, 2) offsets (x, y), even over a disc of radius `reach`."""

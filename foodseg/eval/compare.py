@@ -1,6 +1,6 @@
-"""Is checkpoint A better than B, or is it the choice of test pictures? The bootstrap of `bootstrap.py`, for two runs.
+"""Is checkpoint A better than B, or is it the choice of test images? The bootstrap of `bootstrap.py`, for two runs.
 
-comparison = compare(read_pictures(uri_a)[0], read_pictures(uri_b)[0], 104, subsets={"soy": [3, 4, 9]})
+comparison = compare(read_images(uri_a)[0], read_images(uri_b)[0], 104, subsets={"soy": [3, 4, 9]})
 print(comparison.to_markdown())
 """
 
@@ -14,7 +14,7 @@ from foodseg.errors import UserError
 from foodseg.eval.report_markdown import condition_mark
 from foodseg.metrics.bootstrap import RESAMPLES, draw_scores, interval
 from foodseg.metrics.confusion import subset_ids
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 from foodseg.report.formatting import markdown_cell, percent
 
 
@@ -32,7 +32,7 @@ class Difference:
     low: float
     high: float
     groups: int
-    pictures: int
+    images: int
     resamples: int
 
 
@@ -50,19 +50,19 @@ class Comparison:
     def to_markdown(self) -> str:
         """Returns a table, one line per measure: scores in percent, differences in percentage points."""
         rows = [("mIoU", self.miou), *((f"mIoU {name}", value) for name, value in self.subsets.items())]
-        lines = ["| measure | A | B | A - B | 95 % interval | groups | pictures | resamples |", "|---|" + "---:|" * 7]
+        lines = ["| measure | A | B | A - B | 95 % interval | groups | images | resamples |", "|---|" + "---:|" * 7]
         for name, value in rows:
             between = f"{100 * value.low:+.2f} to {100 * value.high:+.2f}"
             lines.append(
                 f"| {markdown_cell(name)} | {percent(value.a)} | {percent(value.b)} | {100 * value.difference:+.2f} "
-                f"| {between} | {value.groups} | {value.pictures} | {value.resamples} |"
+                f"| {between} | {value.groups} | {value.images} | {value.resamples} |"
             )
         return "\n".join(lines) + "\n"
 
 
 def compare(
-    a: list[PictureCounts],
-    b: list[PictureCounts],
+    a: list[ImageCounts],
+    b: list[ImageCounts],
     classes: int,
     *,
     subsets: Mapping[str, Sequence[int]] | None = None,
@@ -72,18 +72,18 @@ def compare(
     """Returns the difference a - b of the mIoU, and of each subset's, with its 95 % interval.
 
     The mean is taken over the ids with truth pixels; a class absent from a resample leaves both means of that
-    resample. The order of the pictures does not matter; the same seed gives the same numbers.
+    resample. The order of the images does not matter; the same seed gives the same numbers.
 
     Args:
-        a: the counts of one checkpoint, each picture once.
-        b: the counts of the other on the same pictures with the same truth.
+        a: the counts of one checkpoint, each image once.
+        b: the counts of the other on the same images with the same truth.
         classes: K.
         subsets: named lists of ids; id 0 is always added.
         resamples: how many draws of G groups.
         seed: of the draws.
 
     Raises:
-        UserError: the pictures, their groups or their truth differ, an id is outside [0, classes), or a measure has no
+        UserError: the images, their groups or their truth differ, an id is outside [0, classes), or a measure has no
             truth pixels (in the data, or in any resample).
     """
     chosen = {name: subset_ids(name, ids, classes) for name, ids in (subsets or {}).items()}
@@ -91,25 +91,23 @@ def compare(
     measures = [list(range(classes)), *chosen.values()]
     draws = draw_scores({"A": a, "B": b}, classes, measures, resamples=resamples, seed=seed)
     rows = zip(titles, draws.observed, draws.drawn, strict=True)
-    miou, *rest = [_difference(*row, groups=draws.groups, pictures=draws.pictures) for row in rows]
+    miou, *rest = [_difference(*row, groups=draws.groups, images=draws.images) for row in rows]
     return Comparison(miou=miou, subsets=dict(zip(chosen, rest, strict=True)))
 
 
 def shown_side(folder: str, conditions: Mapping[str, str] | None) -> str:
-    """Names one side of a comparison, with the conditions that its pictures.parquet notes; "oracle" where it is one."""
+    """Names one side of a comparison, with the conditions that its images.parquet notes; "oracle" where it is one."""
     if conditions is None:
         return f"{folder} (label maps, or an older evaluation that does not note its conditions)"
     told = condition_mark(conditions) or conditions["ingredients"]
     return f"{folder} (ingredients {told}; {conditions['weights']} weights)"
 
 
-def _difference(title: str, observed: np.ndarray, means: np.ndarray, groups: int, pictures: int) -> Difference:
+def _difference(title: str, observed: np.ndarray, means: np.ndarray, groups: int, images: int) -> Difference:
     """Takes the percentile interval; `observed` (2,) and `means` (resamples, 2) hold the mean IoU of A and of B."""
     found = interval(means[:, 0] - means[:, 1])
     if np.isnan(observed).any() or found is None:
-        raise UserError(
-            f"nothing to compare: no id of {title} has a labelled pixel in these pictures or in any resample"
-        )
+        raise UserError(f"nothing to compare: no id of {title} has a labelled pixel in these images or in any resample")
     low, high, resamples = found
     return Difference(
         a=float(observed[0]),
@@ -118,6 +116,6 @@ def _difference(title: str, observed: np.ndarray, means: np.ndarray, groups: int
         low=low,
         high=high,
         groups=groups,
-        pictures=pictures,
+        images=images,
         resamples=resamples,
     )

@@ -1,8 +1,8 @@
 """Scores a model or anybody's label maps on rows of a prepared data set, at each mask's own resolution.
 
-Every picture gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
+Every image gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
 confidence; whoever scored which rows, the sums are the same. Background on which an id is predicted that the source of
-the picture never annotates is not scored: neither right nor wrong.
+the image never annotates is not scored: neither right nor wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.boundary import boundary_counts
 from foodseg.metrics.calibration import confidence_counts
 from foodseg.metrics.confusion import confusion
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
-ROWS_AT_ONCE = 16  # how many encoded pictures are in memory at a time
+ROWS_AT_ONCE = 16  # how many encoded images are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a labeller says of a picture: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has.
+    """What a labeller says of an image: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has.
 
     other_ids: (H, W), what the checkpoint's other weights (student's or averaged) say; None where there are none.
     """
@@ -42,20 +42,20 @@ class BadPrediction(UserError):
 
 
 Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
-"""(image_id, encoded picture, (height, width) of its mask) -> label map of that size."""
+"""(image_id, encoded image, (height, width) of its mask) -> label map of that size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The counts of some pictures, and over all of them those of confidence: (BINS, 3), None without confidences.
+    """The counts of some images, and over all of them those of confidence: (BINS, 3), None without confidences.
 
     other: the same counts, without boundaries, of a checkpoint's other weights; None where there are none.
     refused: what is wrong with label maps of others that could not be counted, one sentence each.
     """
 
-    pictures: list[PictureCounts]
+    images: list[ImageCounts]
     confidence: np.ndarray | None
-    other: list[PictureCounts] | None = None
+    other: list[ImageCounts] | None = None
     refused: tuple[str, ...] = ()
 
 
@@ -90,7 +90,7 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     A confidence stays that of the id before it was mapped.
 
     Raises:
-        BadFile: the picture or its mask in the data set is damaged.
+        BadFile: the image or its mask in the data set is damaged.
         BadPrediction: the labeller has no label map, or one that says nothing of some labelled pixels.
     """
     try:
@@ -104,8 +104,8 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
     return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence, other)
 
 
-def true_lists(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
-    """Returns by image_id which of a model's `count` ids are on the picture, in truth: what an oracle would be told."""
+def true_conditioning(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
+    """Returns by image_id which of a model's `count` ids are on the image, in truth: what an oracle would be told."""
     columns = (reader.column(name).to_pylist() for name in ("image_id", "ingredients", "source"))
     rows = zip(*columns, strict=True)
     return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
@@ -126,18 +126,18 @@ def _refuse_unsaid(image_id: str, truth: np.ndarray, ids: np.ndarray, space: Com
 
 def merge_scored(parts: Iterable[Scored]) -> Scored:
     """Puts parts together; what no part has stays None."""
-    pictures: list[PictureCounts] = []
+    images: list[ImageCounts] = []
     confidence: np.ndarray | None = None
-    other: list[PictureCounts] | None = None
+    other: list[ImageCounts] | None = None
     refused: list[str] = []
     for part in parts:
-        pictures += part.pictures
+        images += part.images
         refused += part.refused
         if part.confidence is not None:
             confidence = part.confidence if confidence is None else confidence + part.confidence
         if part.other is not None:
             other = [*(other or []), *part.other]
-    return Scored(pictures, confidence, other, tuple(refused))
+    return Scored(images, confidence, other, tuple(refused))
 
 
 def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
@@ -156,8 +156,8 @@ def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> S
     if found.other_ids is not None:
         other_truth = space.scorable(whole_truth, found.other_ids, row["source"])
         counted = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
-        other = [PictureCounts.from_matrix(row["image_id"], row["group_id"], counted)]
-    return Scored([PictureCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
+        other = [ImageCounts.from_matrix(row["image_id"], row["group_id"], counted)]
+    return Scored([ImageCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
 
 
 def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:

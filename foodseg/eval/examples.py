@@ -1,4 +1,4 @@
-"""The best and the worst pictures of an evaluation, beside their truth."""
+"""The best and the worst images of an evaluation, beside their truth."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from foodseg.eval.evaluate import Labeller, labelled_rows, truth_and_labels
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.confusion import class_iou
 from foodseg.metrics.ingredients import MIN_SHARE, class_pixels, food_share
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 from foodseg.report.overlay import overlay
 
 SHOWN = 6  # of each kind
-NAMED = 10  # ingredients of a picture
+NAMED = 10  # ingredients of an image
 LONGEST_SIDE = 480
 
 
 @dataclass(frozen=True)
 class ShownShare:
-    """An ingredient of a picture: colour `#rrggbb`, its shares of the food in truth and prediction, in [0, 1]."""
+    """An ingredient of an image: colour `#rrggbb`, its shares of the food in truth and prediction, in [0, 1]."""
 
     name: str
     colour: str
@@ -35,7 +35,7 @@ class ShownShare:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with its true and its predicted ingredients drawn in, both base64 JPEG of `width` x `height` pixels.
+    """An image with its true and its predicted ingredients drawn in, both base64 JPEG of `width` x `height` pixels.
 
     shares: the ingredients with the greatest share in truth or prediction. more: how many others there are.
     """
@@ -50,51 +50,51 @@ class Example:
     more: int
 
 
-def picture_miou(picture: PictureCounts, classes: int) -> float | None:
-    """Returns the mean IoU of one picture over the ids with truth pixels on it; None when no pixel is labelled."""
-    truth, predicted = class_pixels(picture, classes)
+def image_miou(counts: ImageCounts, classes: int) -> float | None:
+    """Returns the mean IoU of one image over the ids with truth pixels on it; None when no pixel is labelled."""
+    truth, predicted = class_pixels(counts, classes)
     present = truth > 0
     if not present.any():
         return None
-    same = picture.truth == picture.prediction
-    hits = np.bincount(picture.truth[same], weights=picture.count[same], minlength=classes)
+    same = counts.truth == counts.prediction
+    hits = np.bincount(counts.truth[same], weights=counts.count[same], minlength=classes)
     return float(class_iou(hits, truth, predicted)[present].mean())
 
 
-def worst_and_best(pictures: Sequence[PictureCounts], classes: int) -> tuple[list[PictureCounts], list[PictureCounts]]:
-    """Returns the SHOWN worst pictures, worst first, and the SHOWN best, best first; no picture is in both.
+def worst_and_best(pictures: Sequence[ImageCounts], classes: int) -> tuple[list[ImageCounts], list[ImageCounts]]:
+    """Returns the SHOWN worst images, worst first, and the SHOWN best, best first; no image is in both.
 
     Of near-duplicates only the worst is considered: its twins would tell the same.
     """
-    scored = [(picture_miou(picture, classes), picture.image_id, picture) for picture in pictures]
-    all_ranked = [picture for _, _, picture in sorted(entry for entry in scored if entry[0] is not None)]
-    worst_of_group = {picture.group_id: picture for picture in reversed(all_ranked)}
-    ranked = [picture for picture in all_ranked if worst_of_group[picture.group_id] is picture]
+    scored = [(image_miou(counts, classes), counts.image_id, counts) for counts in pictures]
+    all_ranked = [counts for _, _, counts in sorted(entry for entry in scored if entry[0] is not None)]
+    worst_of_group = {counts.group_id: counts for counts in reversed(all_ranked)}
+    ranked = [counts for counts in all_ranked if worst_of_group[counts.group_id] is counts]
     count = min(SHOWN, (len(ranked) + 1) // 2)
     return ranked[:count], ranked[count:][-SHOWN:][::-1]
 
 
 def draw_examples(
-    reader: RowReader, pictures: Sequence[PictureCounts], labeller: Labeller, space: CommonSpace
+    reader: RowReader, pictures: Sequence[ImageCounts], labeller: Labeller, space: CommonSpace
 ) -> tuple[list[Example], list[Example]]:
-    """Draws the worst and the best of the pictures, which are rows of `reader`; only these are labelled once more."""
+    """Draws the worst and the best of the images, which are rows of `reader`; only these are labelled once more."""
     place = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
     worst, best = (
         [
-            draw_example(row, picture, labeller, space)
-            for picture in chosen
-            for row in labelled_rows(reader, [place[picture.image_id]])
+            draw_example(row, counts, labeller, space)
+            for counts in chosen
+            for row in labelled_rows(reader, [place[counts.image_id]])
         ]
         for chosen in worst_and_best(pictures, len(space.classes))
     )
     return worst, best
 
 
-def draw_example(row: Mapping[str, Any], picture: PictureCounts, labeller: Labeller, space: CommonSpace) -> Example:
+def draw_example(row: Mapping[str, Any], counts: ImageCounts, labeller: Labeller, space: CommonSpace) -> Example:
     """Labels a row of the data set once more and draws it.
 
     Args:
-        row: as `evaluate.labelled_rows` gives it. picture: its counts, in ids of `space.classes`.
+        row: as `evaluate.labelled_rows` gives it. image: its counts, in ids of `space.classes`.
     """
     truth, found = truth_and_labels(row, labeller, space)
     classes = space.classes
@@ -102,12 +102,12 @@ def draw_example(row: Mapping[str, Any], picture: PictureCounts, labeller: Label
     if max(height, width) > LONGEST_SIDE:
         height, width = fit_longest(height, width, LONGEST_SIDE)
     image = resize_image(decode_image(row["image"], at_least=(height, width)), height, width)
-    miou = picture_miou(picture, len(classes))
+    miou = image_miou(counts, len(classes))
     assert miou is not None
     drawn = (overlay(image, resize_mask(mask, height, width), classes) for mask in (truth, found.ids))
     # the legend stands beside or below; the page writes its own, in letters that grow with the reader's
     shown, predicted = (_jpeg(whole[:height, :width]) for whole in drawn)
-    return Example(row["image_id"], miou, shown, predicted, width, height, *_shares(picture, classes))
+    return Example(row["image_id"], miou, shown, predicted, width, height, *_shares(counts, classes))
 
 
 def colours(classes: ClassTable) -> list[str]:
@@ -115,12 +115,12 @@ def colours(classes: ClassTable) -> list[str]:
     return ["#" + bytes(colour).hex() for colour in classes.palette()]
 
 
-def _shares(picture: PictureCounts, classes: ClassTable) -> tuple[tuple[ShownShare, ...], int]:
+def _shares(counts: ImageCounts, classes: ClassTable) -> tuple[tuple[ShownShare, ...], int]:
     """Returns the NAMED ingredients with most of the food in truth or prediction, and how many others there are.
 
     Those with less than MIN_SHARE in both are not counted.
     """
-    shares = food_share(class_pixels(picture, len(classes)))
+    shares = food_share(class_pixels(counts, len(classes)))
     palette = colours(classes)
     most = np.argsort(-shares.max(0), kind="stable")
     present = [int(index) for index in most if shares[:, index].max() >= MIN_SHARE]

@@ -6,7 +6,7 @@
 Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
 argmax). Label maps from a folder are in the space of their data set. A truth pixel that becomes `ignore` is not scored;
 a predicted id that does counts as background, since it is none of B's ingredients. Nor is background scored where an id
-is predicted that the source of the picture never annotates (`sources.scorable_mask`), as in validation.
+is predicted that the source of the image never annotates (`sources.scorable_mask`), as in validation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from foodseg.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class SpaceTables:
-    """What ids of `classes` become in the common space, for pictures of each source (see `LabelMap.lookup`)."""
+    """What ids of `classes` become in the common space, for images of each source (see `LabelMap.lookup`)."""
 
     classes: ClassTable
     by_source: dict[str, np.ndarray]
@@ -47,7 +47,7 @@ class CommonSpace:
     annotated: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
 
     def truth_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
-        """Returns the mask (H, W) of a picture of `source` in ids of `classes`; UserError where it holds others."""
+        """Returns the mask (H, W) of an image of `source` in ids of `classes`; UserError where it holds others."""
         return _mapped(ids, self.truth, source)
 
     def predicted_ids(self, ids: np.ndarray, source: str) -> np.ndarray:
@@ -66,7 +66,7 @@ class CommonSpace:
         return sorted({int(to) for table in self.prediction.by_source.values() for to in table[own]})
 
     def possible_ids(self, listed: Iterable[int], source: str, count: int) -> list[int]:
-        """Returns which of a model's ids may be on a picture of `source` whose truth has the ids `listed`.
+        """Returns which of a model's ids may be on an image of `source` whose truth has the ids `listed`.
 
         Args:
             listed: foreground ids of the data set. count: ids of the model.

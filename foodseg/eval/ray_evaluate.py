@@ -2,8 +2,8 @@
 
     evaluate("runs/a", data="s3://bucket/foodmix", split="test", out="runs/a/test")
 
-writes `metrics.json`, `report.html`, `report.md`, `pictures.parquet` (counts of each picture, for `compare`) and, for a
-checkpoint, `confidence.parquet` and `pictures-ema.parquet` (or -student: its other weights) to `out`.
+writes `metrics.json`, `report.html`, `report.md`, `images.parquet` (counts of each image, for `compare`) and, for a
+checkpoint, `confidence.parquet` and `images-ema.parquet` (or -student: its other weights) to `out`.
 """
 
 import json
@@ -28,7 +28,7 @@ from foodseg.eval.evaluate import (
     chunks,
     merge_scored,
     read_subsets,
-    true_lists,
+    true_conditioning,
 )
 from foodseg.eval.image_ids import listed_rows
 from foodseg.eval.mapped import CommonSpace, common_space
@@ -56,7 +56,7 @@ def evaluate(
     out: str,
     predictions: str | None = None,
     subsets: Sequence[str] = (),
-    pictures: str | None = None,
+    images: str | None = None,
     label_map: str | None = None,
     classes: str | None = None,
     overrides: Sequence[str] = (),
@@ -73,7 +73,7 @@ def evaluate(
         out: folder or URI for the results.
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
-        pictures: file of image ids, one a line; only these are scored.
+        images: file of image ids, one a line; only these are scored.
         label_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
         classes: class table of the space that `label_map` leads to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
@@ -88,7 +88,7 @@ def evaluate(
     Raises:
         DataRefused: label maps are missing or wrong; all are listed.
         UserError: label spaces differ, the map does not fit, no such split, a folder without a label map, results that
-            would replace files of others, unknown picture ids, no GPU where one is wanted, a cluster that may or may
+            would replace files of others, unknown image ids, no GPU where one is wanted, a cluster that may or may
             not start nodes with GPUs.
     """
     if (checkpoint is None) == (predictions is None):
@@ -99,7 +99,7 @@ def evaluate(
     data = storage.absolute(data)
     manifest = read_manifest(data)
     reader = RowReader(data, manifest, [split])
-    rows = _chosen_rows(reader, pictures)
+    rows = _chosen_rows(reader, images)
     spaces = (read_label_map(label_map) if label_map is not None else None, classes)
     subject = (
         _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
@@ -124,8 +124,8 @@ def evaluate(
     scored = merge_scored(score_parts(job, workers, address))
     if scored.refused:
         raise DataRefused(_refused_maps(scored))
-    if not scored.pictures:
-        raise UserError(f"the split {split!r} has no labelled picture to score")
+    if not scored.images:
+        raise UserError(f"the split {split!r} has no labelled image to score")
     evaluation = summarise(
         scored,
         space.classes.names,
@@ -145,8 +145,8 @@ def evaluate(
         **({"partly_annotated": space.partial} if space.partial else {}),
         "data": space.data,
         "split": split,
-        "pictures": len(scored.pictures),
-        "unlabelled": len(rows) - len(scored.pictures),
+        "images": len(scored.images),
+        "unlabelled": len(rows) - len(scored.images),
         "seconds": round(time.monotonic() - started, 1),
         **evaluation.to_json(),
         **other_weights,
@@ -155,7 +155,7 @@ def evaluate(
     with outputs:
         write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
-        score = {"pictures": len(scored.pictures), "miou": metrics["scores"]["miou"]}
+        score = {"images": len(scored.images), "miou": metrics["scores"]["miou"]}
         score |= {key: metrics[key] for key in ("conditions",) if key in metrics}
         note_test_access(test_log, "scored", {**access, **score})
     return metrics
@@ -167,7 +167,7 @@ def _refused_maps(scored: Scored) -> str:
     listed = "; ".join(scored.refused[:LISTED]) + (f"; and {count - LISTED} more" if count > LISTED else "")
     if count == 1:
         return f"--predictions: {listed}"
-    return f"--predictions: {count} of {count + len(scored.pictures)} label maps cannot be scored: {listed}"
+    return f"--predictions: {count} of {count + len(scored.images)} label maps cannot be scored: {listed}"
 
 
 def _ids_of(reader: RowReader, rows: Sequence[int]) -> list[str]:
@@ -200,7 +200,7 @@ def _checkpoint_subject(
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     calibration = calibration_of(loaded, config.eval)
-    told = true_lists(reader, space, len(loaded.classes)) if config.eval.ingredients == "given" else None
+    told = true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "given" else None
     return _Subject(
         facts={
             "checkpoint": storage.redact(uri),
@@ -243,14 +243,14 @@ def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manif
     where = calibration.split
     if split == calibration.split and manifest.identity in trained_on:
         others = ", and on those of the other data sets" if len(trained_on) > 1 else ""
-        where = f"the pictures that are scored here{others}"
+        where = f"the images that are scored here{others}"
     return f"calibrated with temperature {calibration.temperature:.3f}, fitted on {where}"
 
 
 class CheckpointLabeller:
     """Makes a labeller from a checkpoint, where it is called: pickled without its weights.
 
-    `told` holds by image_id the ids that may be on the picture, for `eval.ingredients` = given.
+    `told` holds by image_id the ids that may be on the image, for `eval.ingredients` = given.
     """
 
     def __init__(self, uri: str, config: dict[str, Any], told: Mapping[str, Sequence[int]] | None = None) -> None:
@@ -282,17 +282,17 @@ def note_test_access(path: str, event: str, facts: Mapping[str, Any]) -> None:
 
     Args:
         path: the log; of two accesses noted in S3 at the same moment one may be lost (`storage.append_line`).
-        event: "opened" before the first picture is read, so that a look that fails later counts too; "scored" after.
-        facts: configuration, what is scored, data; with "scored" the number of pictures and mIoU.
+        event: "opened" before the first image is read, so that a look that fails later counts too; "scored" after.
+        facts: configuration, what is scored, data; with "scored" the number of images and mIoU.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     storage.append_line(path, json.dumps({"time": now, "event": event, **facts}))
 
 
-def _chosen_rows(reader: RowReader, pictures: str | None) -> list[int]:
-    if pictures is None:
+def _chosen_rows(reader: RowReader, images: str | None) -> list[int]:
+    if images is None:
         return list(range(len(reader)))
-    rows = listed_rows(storage.read_text(pictures), reader.column("image_id").to_pylist(), f"--pictures {pictures}")
+    rows = listed_rows(storage.read_text(images), reader.column("image_id").to_pylist(), f"--images {images}")
     if not rows:
-        raise UserError(f"--pictures {pictures}: there is no picture id in it; write one a line")
+        raise UserError(f"--images {images}: there is no image id in it; write one a line")
     return rows

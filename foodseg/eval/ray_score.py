@@ -48,7 +48,7 @@ class ScoringJob:
 
 def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[Scored]:
     """Yields the counts of each part; `workers`: processes, 0 = this one, without Ray."""
-    with Progress("scoring pictures", sum(map(len, job.parts))) as progress:
+    with Progress("scoring images", sum(map(len, job.parts))) as progress:
         if workers == 0:
             if job.device is not None:
                 _log.info("scoring in this process on %s", in_words(pick_device(job.device)))

@@ -35,7 +35,7 @@ class Page:
     facts: what was scored on what, by name, in the order to be shown.
     matrix: (K, K) integers, rows truth, columns prediction, of ids of `classes`.
     manifest: of the data set that was scored.
-    worst, best: pictures, as `examples.draw_example` made them.
+    worst, best: images, as `examples.draw_example` made them.
     history: one dict per validation of the training (step, miou, and of both kinds of weights miou_student and
         miou_ema); empty for label maps of others.
     losses: (step, loss terms by name), as `read_losses` found them.

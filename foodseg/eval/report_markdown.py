@@ -54,7 +54,7 @@ def _plain_headlines(evaluation: Evaluation) -> list[Headline]:
     present = [row.id for row in scores.classes if row.truth_pixels]
     union = [row.id for row in scores.classes if row.truth_pixels or row.predicted_pixels]
     ids, foreground = _counted(len(present), "id"), _counted(sum(index != BACKGROUND for index in present), "id")
-    pictures, pairs = _counted(food.pictures, "picture"), _counted(food.pairs, "pair")
+    images, pairs = _counted(food.images, "image"), _counted(food.pairs, "pair")
     return [
         Headline("mIoU", scores.miou, ids, "mean IoU of the classes in the split, background included"),
         Headline("mIoU foreground", scores.miou_foreground, foreground, "the same without background"),
@@ -66,7 +66,7 @@ def _plain_headlines(evaluation: Evaluation) -> list[Headline]:
             Headline(f"mIoU {name}", subset.miou, _counted(subset.ids, "id"), f"mean IoU of the subset {name}")
             for name, subset in scores.subsets.items()
         ),
-        Headline("ingredient F1", food.per_picture.f1, pictures, "right ingredients found, wrong ones not"),
+        Headline("ingredient F1", food.per_image.f1, images, "right ingredients found, wrong ones not"),
         Headline("share error", food.share_error, pairs, "mean error of the shares of the food"),
         *_confidence_headlines(evaluation),
     ]
@@ -118,17 +118,17 @@ def _class_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _ingredient_lines(food: IngredientScores) -> list[str]:
-    """What is on the pictures, in total and per ingredient that is on any."""
+    """What is on the images, in total and per ingredient that is on any."""
     lines = [
-        f"An ingredient is on a picture when it holds at least {100 * food.min_share:g} % of its labelled pixels. "
+        f"An ingredient is on an image when it holds at least {100 * food.min_share:g} % of its labelled pixels. "
         "Share error: mean of |predicted - true| share of the food, in percentage points.",
         "",
-        "| id | ingredient | pictures | precision % | recall % | F1 % | share error |",
+        "| id | ingredient | images | precision % | recall % | F1 % | share error |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
-    totals = [("mean over pictures", food.per_picture), ("all pairs", food.micro)]
+    totals = [("mean over images", food.per_image), ("all pairs", food.micro)]
     for name, found in totals:
-        lines.append(f"| - | {name} | {food.pictures} | {_detection(found)} | {percent(food.share_error)} |")
+        lines.append(f"| - | {name} | {food.images} | {_detection(found)} | {percent(food.share_error)} |")
     for row in sorted(food.classes, key=lambda row: (-row.truth, row.id)):
         if row.truth or row.predicted:
             scored = f"{_detection(row.detection)} | {percent(row.share_error)}"

@@ -15,10 +15,10 @@ from foodseg.eval.report_html import Page, page_html
 from foodseg.eval.report_markdown import condition_mark, scores_markdown
 from foodseg.eval.scores import Evaluation
 from foodseg.metrics.calibration import write_confidence
-from foodseg.metrics.per_image import merge, write_pictures
+from foodseg.metrics.per_image import merge, write_images
 
 RESULT_FILES = (
-    "pictures.parquet", "pictures-ema.parquet", "pictures-student.parquet", "confidence.parquet", "report.md",
+    "images.parquet", "images-ema.parquet", "images-student.parquet", "confidence.parquet", "report.md",
     "report.html", "metrics.json",
 )  # fmt: skip
 
@@ -42,31 +42,31 @@ def write_results(
     labeller: Labeller,
     curves: TrainingCurves,
 ) -> None:
-    """Writes pictures.parquet, confidence.parquet (where there are confidences), report.md, report.html, metrics.json.
+    """Writes images.parquet, confidence.parquet (where there are confidences), report.md, report.html, metrics.json.
 
     Args:
         out: folder or URI.
         metrics: the content of metrics.json.
         evaluation, scored: the scores in it, and the counts that they were taken from.
         space: the label space of the counts. manifest: of the data set that was scored.
-        reader: of the split that was scored. labeller: labels the best and the worst pictures once more.
+        reader: of the split that was scored. labeller: labels the best and the worst images once more.
     """
     classes = space.classes
     title, facts = f"{manifest.name} {metrics['split']}", shown_facts(metrics)
-    worst, best = draw_examples(reader, scored.pictures, labeller, space)
-    matrix = merge(scored.pictures, len(classes))
+    worst, best = draw_examples(reader, scored.images, labeller, space)
+    matrix = merge(scored.images, len(classes))
     conditions = metrics.get("conditions")
     condition = condition_mark(conditions)
     page = Page(
         title, facts, evaluation, matrix, classes, manifest, worst, best, curves.history, curves.losses, condition
     )
-    counts = storage.join(out, "pictures.parquet")
-    write_pictures(counts, scored.pictures, classes.names, metrics["split"], space.data, conditions)
+    counts = storage.join(out, "images.parquet")
+    write_images(counts, scored.images, classes.names, metrics["split"], space.data, conditions)
     if scored.other is not None:
         kind = metrics["other_weights"]["weights"]
-        counts = storage.join(out, f"pictures-{kind}.parquet")
+        counts = storage.join(out, f"images-{kind}.parquet")
         own = {**conditions, "weights": kind} if conditions else None
-        write_pictures(counts, scored.other, classes.names, metrics["split"], space.data, own)
+        write_images(counts, scored.other, classes.names, metrics["split"], space.data, own)
     if scored.confidence is not None:
         write_confidence(storage.join(out, "confidence.parquet"), scored.confidence)
     storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts, condition))
@@ -83,7 +83,7 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
         other = metrics["other_weights"]
         facts[f"{other['weights']} weights"] = f"mIoU {100 * other['scores']['miou']:.1f}"
     left_out = f", {metrics['unlabelled']} unlabelled left out" if metrics["unlabelled"] else ""
-    facts["data"] = f"{metrics['data']}, split {metrics['split']}, {metrics['pictures']} pictures{left_out}"
+    facts["data"] = f"{metrics['data']}, split {metrics['split']}, {metrics['images']} images{left_out}"
     if "map" in metrics:
         facts["label spaces"] = f"{' and '.join(metrics['mapped'])} mapped by {metrics['map']}"
     if "partly_annotated" in metrics:
@@ -116,8 +116,8 @@ def conditions_note(metrics: Mapping[str, Any]) -> str | None:
     """Says under which conditions a score stands that is not that of the whole vocabulary; None for one that is."""
     conditions = metrics.get("conditions", {})
     told = {
-        "predicted": "the model's own guess of what is on each picture",
-        "given": "the true list of each picture, an oracle: no result to compare with others",
+        "predicted": "the model's own guess of what is on each image",
+        "given": "the true list of each image, an oracle: no result to compare with others",
     }.get(conditions.get("ingredients"))
     if told is None:
         return None

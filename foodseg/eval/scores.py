@@ -53,22 +53,22 @@ def summarise(
     trained_ids: Collection[int] | None,
     calibration_note: str,
 ) -> Evaluation:
-    """Divides the counts of all pictures into scores.
+    """Divides the counts of all images into scores.
 
     Args:
         names: K class names.
         subsets, trained_ids: as in `metrics.scores`.
 
     Raises:
-        UserError: no picture has a labelled pixel, or an id is outside the label space.
+        UserError: no image has a labelled pixel, or an id is outside the label space.
     """
-    if not scored.pictures:
-        raise UserError("nothing to score: there is no labelled picture")
-    matrix = merge(scored.pictures, len(names))
+    if not scored.images:
+        raise UserError("nothing to score: there is no labelled image")
+    matrix = merge(scored.images, len(names))
     return Evaluation(
         scores=scores(matrix, names, subsets=subsets, trained_ids=trained_ids),
-        boundary=boundary_scores(merge_boundary(scored.pictures, len(names)), subsets=subsets, trained_ids=trained_ids),
-        ingredients=ingredient_scores(scored.pictures, names),
+        boundary=boundary_scores(merge_boundary(scored.images, len(names)), subsets=subsets, trained_ids=trained_ids),
+        ingredients=ingredient_scores(scored.images, names),
         calibration=calibration_scores(scored.confidence) if scored.confidence is not None else None,
         calibration_note=calibration_note,
     )

@@ -1,11 +1,11 @@
 """What the student learns from the teacher, as sums over pixels: divided in the loop, like `losses/segmentation.py`.
 
 Terms are taken at the stride at which both networks speak, that of the logits, of a decoder stage or of an attention
-map, and not at that of the picture: bilinear resizing adds nothing to compare, and at stride 4 this is a sixteenth of
+map, and not at that of the image: bilinear resizing adds nothing to compare, and at stride 4 this is a sixteenth of
 the work. Each place weighs as many pixels as it holds that are no padding, labelled or not, so that the divisor is a
 number of pixels, once for each map that is compared.
 
-Shapes: B pictures, K classes, T tokens, C channels, h x w places.
+Shapes: B images, K classes, T tokens, C channels, h x w places.
 """
 
 import torch
@@ -54,7 +54,7 @@ def feature_distance_sum(student: torch.Tensor, teacher: torch.Tensor, pixels: t
 def deeper_distance_sum(student: torch.Tensor, teacher: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """`feature_distance_sum` of a decoder stage and the teacher's next deeper one, resized to it.
 
-    The deepest stage sees the most of the picture; going down, each stage is shown what the one below it should keep
+    The deepest stage sees the most of the image; going down, each stage is shown what the one below it should keep
     (within one network: Zhang et al., 2019, "Be your own teacher").
 
     Args:

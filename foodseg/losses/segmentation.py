@@ -1,6 +1,6 @@
 """Losses as sums and counts: summed here, divided in the loop by the count over all ranks and micro-batches.
 
-Shapes: B pictures, K classes, H x W pixels of the mask, h x w of the logits.
+Shapes: B images, K classes, H x W pixels of the mask, h x w of the logits.
 """
 
 from typing import Any
@@ -34,10 +34,10 @@ def cross_entropy_sum(
 
     A source that does not annotate the ids U cannot teach that they are background: the loss of its background pixels
     is -log(p_0 + sum of p_u) (Cermelli et al., Modeling the Background, 2020), that of any other pixel what it was. An
-    id that the mask of a picture holds all the same is evidently annotated there, and stays out of U.
+    id that the mask of an image holds all the same is evidently annotated there, and stays out of U.
 
     Args:
-        unannotated: (B, K) bool, U of each picture; False for background. None = every id is annotated.
+        unannotated: (B, K) bool, U of each image; False for background. None = every id is annotated.
     """
     hidden = None if unannotated is None else _absorbed(mask, ignore_id, unannotated)
     total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, hidden)
@@ -54,13 +54,13 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         total = logits.new_zeros((), dtype=sum_dtype(logits.device))
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
         with torch.autocast(logits.device.type, enabled=False):
-            for picture in range(len(logits)):
-                wide = logits[picture].contiguous() @ to_columns.T
-                own = None if hidden is None else hidden[picture].nonzero()[:, 0]
+            for image in range(len(logits)):
+                wide = logits[image].contiguous() @ to_columns.T
+                own = None if hidden is None else hidden[image].nonzero()[:, 0]
                 absorbed = own if own is not None and len(own) > 1 else None
-                loss, slope = _wide_cross_entropy(wide, to_rows, mask[picture], ignore_id, absorbed)
+                loss, slope = _wide_cross_entropy(wide, to_rows, mask[image], ignore_id, absorbed)
                 total += loss
-                torch.matmul(slope, to_columns, out=gradient[picture])
+                torch.matmul(slope, to_columns, out=gradient[image])
         ctx.save_for_backward(gradient)
         return total.float()
 
@@ -79,7 +79,7 @@ def _linear_weights(given: int, wanted: int, device: torch.device) -> torch.Tens
 def _wide_cross_entropy(
     wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, ignore_id: int, absorbed: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the sum over one picture and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask.
+    """Returns the sum over one image and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask.
 
     `absorbed` are the ids that a background pixel may be, background among them; None = background alone.
     """
@@ -117,7 +117,7 @@ def _wide_cross_entropy(
 
 
 def _absorbed(mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor) -> torch.Tensor:
-    """(B, K) bool, the ids that a background pixel of each picture may be: background and U, without the ids seen."""
+    """(B, K) bool, the ids that a background pixel of each image may be: background and U, without the ids seen."""
     absorbed = unannotated & ~_present(mask, ignore_id, unannotated.shape[1])
     absorbed[:, 0] = True
     return absorbed
@@ -140,9 +140,9 @@ def labelled_pixels(mask: torch.Tensor, ignore_id: int) -> torch.Tensor:
 def dice_sum(
     logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Sum over (picture, class present in it) of 1 - Dice, ignored pixels left out (Milletari et al., V-Net, 2016).
+    """Sum over (image, class present in it) of 1 - Dice, ignored pixels left out (Milletari et al., V-Net, 2016).
 
-    Per picture and not per batch, so that it is a sum over pictures however the batch is split over ranks.
+    Per image and not per batch, so that it is a sum over images however the batch is split over ranks.
     (B, K, H, W) float, (B, H, W) int64 -> scalar. Divide by `present_classes`.
 
     With `unannotated` as in `cross_entropy_sum`, background counts with the probability of U added to its own, so that
@@ -161,12 +161,12 @@ def dice_sum(
 
 
 def present_classes(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
-    """Number of (picture, class present in it) pairs: (B, H, W) int64 -> scalar int64."""
+    """Number of (image, class present in it) pairs: (B, H, W) int64 -> scalar int64."""
     return _present(mask, ignore_id, classes).sum()
 
 
 def _present(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
-    """(B, H, W) int64 -> (B, classes) bool, whether a picture has a pixel of the id."""
+    """(B, H, W) int64 -> (B, classes) bool, whether an image has a pixel of the id."""
     flat = torch.where(mask == ignore_id, classes, mask).flatten(1)
     seen = torch.zeros(mask.shape[0], classes + 1, dtype=torch.bool, device=mask.device)
     seen.scatter_(1, flat, True)
@@ -174,7 +174,7 @@ def _present(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
 
 
 def ingredient_sum(logits: torch.Tensor, present: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Sum of the binary cross entropy of image-level guesses over the pairs (picture, id) that are `known`.
+    """Sum of the binary cross entropy of image-level guesses over the pairs (image, id) that are `known`.
 
     (B, K) float, (B, K) bool, (B, K) bool -> scalar float32. Divide by the number of known pairs.
     """

@@ -1,17 +1,17 @@
-"""How far would scores move with other pictures, and with other training seeds? A paired bootstrap over both.
+"""How far would scores move with other images, and with other training seeds? A paired bootstrap over both.
 
 Near-duplicates are no independent evidence, so whole groups are drawn with replacement, the same draw for every run.
 The counts of the drawn groups are summed and divided once, as for the score itself (Efron & Tibshirani, "An
-Introduction to the Bootstrap", 1993, chapter 13: percentile intervals). Where an arm was trained with several seeds,
-seeds are drawn with replacement too, the same ones for every arm.
+Introduction to the Bootstrap", 1993, chapter 13: percentile intervals). Where a variant was trained with several seeds,
+seeds are drawn with replacement too, the same ones for every variant.
 
 A class that one group shows is missing in a third of the draws. That lifts the interval of a run's own score where such
 classes have a low IoU, and takes that of a difference away from 0 where they do not differ; but it is all that lets the
 interval of a difference tell how much rests on that one group. Random weights in the place of draws (Rubin, "The
 Bayesian Bootstrap", 1981) keep every class, but take what the one group shows for certain: their intervals are far too
-narrow where most classes have few pictures (`test_intervals_hold_the_true_difference`).
+narrow where most classes have few images (`test_intervals_hold_the_true_difference`).
 
-    draws = draw_scores({"A": pictures_a, "B": pictures_b}, classes=104, measures=[list(range(104))])
+    draws = draw_scores({"A": images_a, "B": images_b}, classes=104, measures=[list(range(104))])
     low, high, _ = interval(draws.drawn[0, :, 0] - draws.drawn[0, :, 1])
 
 Shape letters: K class ids; M measures (lists of ids); N runs; G groups; R resamples, in all or of one chunk; S seeds.
@@ -24,7 +24,7 @@ import numpy as np
 
 from foodseg.errors import UserError
 from foodseg.metrics.confusion import class_iou
-from foodseg.metrics.per_image import PictureCounts, refuse_strange_ids
+from foodseg.metrics.per_image import ImageCounts, refuse_strange_ids
 
 RESAMPLES = 10_000
 # What the arrays of one chunk of resamples may take together; the groups' own counts (G x 3 N K x 8 bytes) come on top.
@@ -41,11 +41,11 @@ class Draws:
     observed: np.ndarray
     drawn: np.ndarray
     groups: int
-    pictures: int
+    images: int
 
 
 def draw_scores(
-    runs: Mapping[str, Sequence[PictureCounts]],
+    runs: Mapping[str, Sequence[ImageCounts]],
     classes: int,
     measures: Collection[Sequence[int]],
     *,
@@ -55,23 +55,23 @@ def draw_scores(
     """Scores every run on the same draws of groups.
 
     The mean is taken over the ids of a measure with truth pixels; a class absent from a resample leaves all means of
-    that resample. The order of the pictures does not matter; the same seed gives the same draws.
+    that resample. The order of the images does not matter; the same seed gives the same draws.
 
     Args:
-        runs: by name the counts of one model on the same pictures with the same truth, each picture once.
+        runs: by name the counts of one model on the same images with the same truth, each image once.
         classes: K.
         measures: lists of ids.
         resamples: how many draws of G groups.
 
     Raises:
-        UserError: the pictures, their groups or their truth differ between runs, or an id is outside [0, classes).
+        UserError: the images, their groups or their truth differ between runs, or an id is outside [0, classes).
     """
     if resamples < 1:
         raise UserError(f"resamples must be at least 1, found {resamples}")
-    _refuse_different_pictures({name: _by_id(pictures, name) for name, pictures in runs.items()}, classes)
+    _refuse_different_images({name: _by_id(images, name) for name, images in runs.items()}, classes)
     some = next(iter(runs.values()))
-    groups = sorted({picture.group_id for picture in some})
-    counts = np.stack([_group_counts(pictures, groups, classes) for pictures in runs.values()], axis=1)
+    groups = sorted({image.group_id for image in some})
+    counts = np.stack([_group_counts(images, groups, classes) for images in runs.values()], axis=1)
     observed = _means(counts.sum(axis=0, keepdims=True), measures)[:, 0]
     chunks = [_means(chunk, measures) for chunk in _resampled(counts, resamples, np.random.default_rng(seed))]
     return Draws(observed, np.concatenate(chunks, axis=1), len(groups), len(some))
@@ -91,28 +91,28 @@ def interval(drawn: np.ndarray) -> tuple[float, float, int] | None:
     return float(low), float(high), int(kept.size)
 
 
-def _by_id(pictures: Sequence[PictureCounts], name: str) -> dict[str, PictureCounts]:
-    by_id = {picture.image_id: picture for picture in pictures}
-    if not pictures:
-        raise UserError(f"nothing to compare: side {name} has no pictures")
-    if len(by_id) < len(pictures):
-        raise UserError(f"side {name} has {len(pictures)} pictures but only {len(by_id)} different image ids")
+def _by_id(images: Sequence[ImageCounts], name: str) -> dict[str, ImageCounts]:
+    by_id = {image.image_id: image for image in images}
+    if not images:
+        raise UserError(f"nothing to compare: side {name} has no images")
+    if len(by_id) < len(images):
+        raise UserError(f"side {name} has {len(images)} images but only {len(by_id)} different image ids")
     return by_id
 
 
-def _refuse_different_pictures(runs: Mapping[str, dict[str, PictureCounts]], classes: int) -> None:
+def _refuse_different_images(runs: Mapping[str, dict[str, ImageCounts]], classes: int) -> None:
     """Raises UserError unless all runs hold the same image ids, in the same groups, with the same truth."""
     (first, a), *others = runs.items()
-    for picture in a.values():
-        refuse_strange_ids(picture, classes)
-    truth = {key: _truth(picture, classes) for key, picture in a.items()}
+    for image in a.values():
+        refuse_strange_ids(image, classes)
+    truth = {key: _truth(image, classes) for key, image in a.items()}
     for other, b in others:
         both = f"{first} and {other}"
         lonely = sorted(a.keys() ^ b.keys())
         if lonely:
-            raise UserError(f"{both} must hold the same pictures, but {_some(lonely)} are on one side only")
-        for picture in b.values():
-            refuse_strange_ids(picture, classes)
+            raise UserError(f"{both} must hold the same images, but {_some(lonely)} are on one side only")
+        for image in b.values():
+            refuse_strange_ids(image, classes)
         regrouped = sorted(key for key in a if a[key].group_id != b[key].group_id)
         if regrouped:
             raise UserError(
@@ -130,24 +130,24 @@ def _some(keys: list[str]) -> str:
     return ", ".join(map(repr, keys[:3])) + more
 
 
-def _truth(picture: PictureCounts, classes: int) -> np.ndarray:
+def _truth(image: ImageCounts, classes: int) -> np.ndarray:
     """Returns (K,) float64 truth pixels per id (whole numbers, exact up to 2**53)."""
-    return np.bincount(picture.truth, weights=picture.count, minlength=classes)
+    return np.bincount(image.truth, weights=image.count, minlength=classes)
 
 
-def _group_counts(pictures: Sequence[PictureCounts], groups: list[str], classes: int) -> np.ndarray:
+def _group_counts(images: Sequence[ImageCounts], groups: list[str], classes: int) -> np.ndarray:
     """Returns (G, 3, K) float64: right, truth and predicted pixels per group and id.
 
     Floats, because only those are multiplied by BLAS; the whole numbers in them, and hence all sums, are exact.
     """
     row_of = {group: row for row, group in enumerate(groups)}
     counts = np.zeros((len(groups), 3, classes))
-    for picture in pictures:
-        right = np.where(picture.truth == picture.prediction, picture.count, 0)
-        row = counts[row_of[picture.group_id]]
-        row[0] += np.bincount(picture.truth, weights=right, minlength=classes)
-        row[1] += _truth(picture, classes)
-        row[2] += np.bincount(picture.prediction, weights=picture.count, minlength=classes)
+    for image in images:
+        right = np.where(image.truth == image.prediction, image.count, 0)
+        row = counts[row_of[image.group_id]]
+        row[0] += np.bincount(image.truth, weights=right, minlength=classes)
+        row[1] += _truth(image, classes)
+        row[2] += np.bincount(image.prediction, weights=image.count, minlength=classes)
     return counts
 
 

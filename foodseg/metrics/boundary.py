@@ -1,13 +1,13 @@
 """Boundary IoU: how well outlines are hit, where IoU asks mostly for the inside of large regions.
 
 Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021. The boundary region of
-a class is its mask without what is left of it after d erosions by a 3 x 3 square; d is 2 % of the picture's diagonal,
-and the picture's border counts as an outline. As for `miou`, counts are added up over pictures and divided once.
+a class is its mask without what is left of it after d erosions by a 3 x 3 square; d is 2 % of the image's diagonal,
+and the image's border counts as an outline. As for `miou`, counts are added up over images and divided once.
 
-    counts = merge_boundary(pictures, 104)
+    counts = merge_boundary(images, 104)
     print(boundary_scores(counts).miou)
 
-Shape letters: H, W picture; K class ids.
+Shape letters: H, W image; K class ids.
 """
 
 import math
@@ -21,7 +21,7 @@ import numpy as np
 from foodseg.classes import BACKGROUND
 from foodseg.errors import UserError
 from foodseg.metrics.confusion import SubsetScore, class_iou, subset_ids
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
 DIAGONAL_SHARE = 0.02
 
@@ -50,12 +50,12 @@ class BoundaryScores:
 
 
 def boundary_distance(height: int, width: int) -> int:
-    """Returns d in pixels for a picture of this size, at least 1."""
+    """Returns d in pixels for an image of this size, at least 1."""
     return max(1, round(DIAGONAL_SHARE * math.hypot(height, width)))
 
 
 def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore_id: int) -> np.ndarray:
-    """Counts the boundary pixels of one picture per id.
+    """Counts the boundary pixels of one image per id.
 
     Ignored pixels are taken out of both masks before their outlines are sought, so that a prediction that is right
     wherever the truth is known scores 1.
@@ -84,7 +84,7 @@ def boundary_counts(truth: np.ndarray, prediction: np.ndarray, classes: int, ign
 
 
 def _boundary(ids: np.ndarray, distance: int) -> np.ndarray:
-    """Returns (H, W) bool: another id, or the picture's border, lies within `distance` pixels, diagonal steps included.
+    """Returns (H, W) bool: another id, or the image's border, lies within `distance` pixels, diagonal steps included.
 
     Masks of classes do not overlap, so that a pixel outlives the erosion of its own mask exactly when the square around
     it holds one id only. The least and the greatest id of that square tell, for all classes at once.
@@ -96,17 +96,17 @@ def _boundary(ids: np.ndarray, distance: int) -> np.ndarray:
     return found
 
 
-def merge_boundary(pictures: Iterable[PictureCounts], classes: int) -> np.ndarray:
-    """Adds the pictures' boundary counts up to (K, 3) int64: pixels in both, in the truth's, in the prediction's.
+def merge_boundary(images: Iterable[ImageCounts], classes: int) -> np.ndarray:
+    """Adds the images' boundary counts up to (K, 3) int64: pixels in both, in the truth's, in the prediction's.
 
     Raises:
-        UserError: a picture holds none: its file was written by foodseg 0.1.
+        UserError: an image holds none: its file was written by foodseg 0.1.
     """
     total = np.zeros((classes, 3), np.int64)
-    for picture in pictures:
-        if picture.boundary is None:
-            raise UserError(f"picture {picture.image_id!r} has no boundary counts: evaluate again with this foodseg")
-        total[picture.boundary[:, 0]] += picture.boundary[:, 1:]
+    for image in images:
+        if image.boundary is None:
+            raise UserError(f"image {image.image_id!r} has no boundary counts: evaluate again with this foodseg")
+        total[image.boundary[:, 0]] += image.boundary[:, 1:]
     return total
 
 
@@ -128,7 +128,7 @@ def boundary_scores(
     both, truth, predicted = counts.T
     present = truth > 0
     if not present.any():
-        raise UserError("nothing to score: no picture has a labelled pixel (every truth pixel is the ignore id)")
+        raise UserError("nothing to score: no image has a labelled pixel (every truth pixel is the ignore id)")
     ious = class_iou(both, truth, predicted)
     if trained_ids is not None:
         ious[~np.isin(np.arange(classes), list(trained_ids))] = 0.0

@@ -11,7 +11,7 @@ The expected calibration error is that of Guo et al., "On Calibration of Modern 
 temperature, fitted by negative log-likelihood. The risk-coverage curve: Geifman and El-Yaniv, "Selective Classification
 for Deep Neural Networks", NIPS 2017.
 
-Shape letters: H, W picture; K class ids; T temperatures; n pixels.
+Shape letters: H, W image; K class ids; T temperatures; n pixels.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ CURVE_POINTS = 50
 CERTAIN = np.iinfo(np.uint16).max
 
 TEMPERATURES = np.geomspace(0.25, 4, 33)  # the middle one is 1
-PIXELS_PER_PICTURE = 4096  # for the temperature: neighbours tell nearly the same
+PIXELS_PER_IMAGE = 4096  # for the temperature: neighbours tell nearly the same
 NLL_UNITS = 2**16  # per nat: whole numbers add up to the same whatever the order
 
 
@@ -82,7 +82,7 @@ class TemperatureFit:
 
 
 def confidence_counts(truth: np.ndarray, prediction: np.ndarray, confidence: np.ndarray, ignore_id: int) -> np.ndarray:
-    """Counts the labelled pixels of one picture by confidence.
+    """Counts the labelled pixels of one image by confidence.
 
     Args:
         truth: (H, W) ids or `ignore_id`. prediction: (H, W) ids. confidence: (H, W) uint16, 65535 = certain.
@@ -93,7 +93,7 @@ def confidence_counts(truth: np.ndarray, prediction: np.ndarray, confidence: np.
     counted = truth != ignore_id
     values = confidence[counted].astype(np.int64)
     right = values[truth[counted] == prediction[counted]]
-    # How often each of the 65,536 values occurs: its sum is then exact, and a large picture is gone through only once.
+    # How often each of the 65,536 values occurs: its sum is then exact, and a large image is gone through only once.
     times = np.bincount(values, minlength=CERTAIN + 1)
     right_times = np.bincount(right, minlength=CERTAIN + 1)
     steps = np.arange(CERTAIN + 1)
@@ -176,12 +176,12 @@ def _area(covered: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def sampled_pixels(truth: np.ndarray, ignore_id: int, image_id: str) -> np.ndarray:
-    """Returns (n,) places, row by row, of at most PIXELS_PER_PICTURE labelled pixels; the same for the same picture."""
+    """Returns (n,) places, row by row, of at most PIXELS_PER_IMAGE labelled pixels; the same for the same image."""
     labelled = np.flatnonzero(truth.ravel() != ignore_id)
-    if len(labelled) <= PIXELS_PER_PICTURE:
+    if len(labelled) <= PIXELS_PER_IMAGE:
         return labelled
     seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "little")
-    return labelled[np.random.default_rng(seed).choice(len(labelled), PIXELS_PER_PICTURE, replace=False, shuffle=False)]
+    return labelled[np.random.default_rng(seed).choice(len(labelled), PIXELS_PER_IMAGE, replace=False, shuffle=False)]
 
 
 def nll_sums(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ def fit_temperature(sums: np.ndarray, pixels: int) -> TemperatureFit:
     end of the grid, it is that end.
 
     Args:
-        sums: (T,) of `nll_sums`, over all pictures. pixels: how many pixels they are of, at least 1.
+        sums: (T,) of `nll_sums`, over all images. pixels: how many pixels they are of, at least 1.
     """
     nll = sums / (NLL_UNITS * pixels)
     best = int(nll.argmin())

@@ -1,13 +1,13 @@
 """Scores of a segmentation: pixels are counted as integers, counts are added up, and divided once at the end.
 
-A confusion matrix is (K, K) int64, rows truth, columns prediction. Matrices of pictures, batches and workers merge by
-addition, so a score does not depend on how the pictures were dealt out. Means of per-picture or per-worker IoU are
+A confusion matrix is (K, K) int64, rows truth, columns prediction. Matrices of images, batches and workers merge by
+addition, so a score does not depend on how the images were dealt out. Means of per-image or per-worker IoU are
 never taken.
 
     matrix = sum(confusion(truth, prediction, 104, 255) for truth, prediction in pairs)
     print(scores(matrix, names).miou)
 
-Shape letters: H, W picture; K class ids, 0 = background.
+Shape letters: H, W image; K class ids, 0 = background.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from foodseg.errors import UserError
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore_id: int) -> np.ndarray:
-    """Counts the pixels of one picture by (true id, predicted id).
+    """Counts the pixels of one image by (true id, predicted id).
 
     Args:
         truth: (H, W) integers: ids in [0, classes) or `ignore_id`. Pixels with `ignore_id` are not counted.
@@ -121,7 +121,7 @@ def scores(
     """Divides counts into scores.
 
     Args:
-        matrix: (K, K) integers, rows truth, columns prediction, summed over all pictures.
+        matrix: (K, K) integers, rows truth, columns prediction, summed over all images.
         names: K class names.
         subsets: named lists of ids to average over; id 0 is always added.
         trained_ids: the ids that occurred in training, 0 among them; None = not known. Other ids count with IoU 0 even
@@ -136,7 +136,7 @@ def scores(
     hits, truth, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     total = int(truth.sum())
     if total == 0:
-        raise UserError("nothing to score: no picture has a labelled pixel (every truth pixel is the ignore id)")
+        raise UserError("nothing to score: no image has a labelled pixel (every truth pixel is the ignore id)")
 
     present = truth > 0
     ious, recalls = class_iou(hits, truth, predicted), hits / np.maximum(truth, 1)

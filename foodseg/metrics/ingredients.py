@@ -1,11 +1,11 @@
-"""What a diner asks of a picture: which ingredients are on the plate, and what share of the food is each?
+"""What a diner asks of an image: which ingredients are on the plate, and what share of the food is each?
 
-Taken from the per-picture counts, so that nothing has to be predicted again:
+Taken from the per-image counts, so that nothing has to be predicted again:
 
-    result = ingredient_scores(pictures, classes.names)
+    result = ingredient_scores(images, classes.names)
     print(result.micro.f1, result.share_error)
 
-An ingredient is on a picture when it holds at least MIN_SHARE of the picture's labelled pixels, in the truth or in the
+An ingredient is on an image when it holds at least MIN_SHARE of the image's labelled pixels, in the truth or in the
 prediction: a stray pixel is no ingredient. Background is none. Ignored pixels are in no count.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from foodseg.classes import BACKGROUND
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
-MIN_SHARE = 0.001  # of the labelled pixels of a picture
+MIN_SHARE = 0.001  # of the labelled pixels of an image
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Detection:
 
 @dataclass(frozen=True)
 class IngredientScore:
-    """One ingredient over all pictures.
+    """One ingredient over all images.
 
-    truth, predicted, right: pictures that hold it in the truth, in the prediction, in both.
+    truth, predicted, right: images that hold it in the truth, in the prediction, in both.
     detection: from these three numbers.
-    share_error: mean of |predicted share - true share| of the food, in [0, 1], over the pictures that hold it in the
+    share_error: mean of |predicted share - true share| of the food, in [0, 1], over the images that hold it in the
         truth or in the prediction; None when none does.
     """
 
@@ -53,18 +53,18 @@ class IngredientScore:
 class IngredientScores:
     """All ingredients.
 
-    micro: every (picture, ingredient) counts alike: numbers are added up and divided once.
-    per_picture: every picture counts alike: the mean over the `pictures` with an ingredient in truth or prediction
-        ("samples" average of multi-label scores; a picture where nothing was predicted has precision 0).
-    share_error: mean of |predicted share - true share| of the food, in [0, 1], over the `pairs` (picture, ingredient in
+    micro: every (image, ingredient) counts alike: numbers are added up and divided once.
+    per_image: every image counts alike: the mean over the `images` with an ingredient in truth or prediction
+        ("samples" average of multi-label scores; an image where nothing was predicted has precision 0).
+    share_error: mean of |predicted share - true share| of the food, in [0, 1], over the `pairs` (image, ingredient in
         truth or prediction); None when there is none.
     classes: all ids but background, in their order.
     """
 
     min_share: float
     micro: Detection
-    per_picture: Detection
-    pictures: int
+    per_image: Detection
+    images: int
     share_error: float | None
     pairs: int
     classes: tuple[IngredientScore, ...]
@@ -75,28 +75,28 @@ class IngredientScores:
         classes = tuple(
             IngredientScore(**{**entry, "detection": Detection(**entry["detection"])}) for entry in plain["classes"]
         )
-        means = {name: Detection(**plain[name]) for name in ("micro", "per_picture")}
+        means = {name: Detection(**plain[name]) for name in ("micro", "per_image")}
         return cls(**{**plain, **means, "classes": classes})
 
 
-def ingredient_scores(pictures: Iterable[PictureCounts], names: Sequence[str]) -> IngredientScores:
-    """Scores the ingredients that the pictures hold.
+def ingredient_scores(images: Iterable[ImageCounts], names: Sequence[str]) -> IngredientScores:
+    """Scores the ingredients that the images hold.
 
     Args:
-        pictures: counts with ids in [0, K).
+        images: counts with ids in [0, K).
         names: K class names.
     """
-    found = np.zeros((len(names), 3), np.int64)  # pictures that hold the id: truth, prediction, both
+    found = np.zeros((len(names), 3), np.int64)  # images that hold the id: truth, prediction, both
     errors, pairs = np.zeros(len(names)), np.zeros(len(names), np.int64)
-    per_picture = []
-    for picture in pictures:
-        pixels = class_pixels(picture, len(names))
+    per_image = []
+    for image in images:
+        pixels = class_pixels(image, len(names))
         present = pixels >= np.maximum(1, MIN_SHARE * pixels[0].sum())
         present[:, BACKGROUND] = False
         both, either = present.all(0), present.any(0)
         found += np.stack([*present, both], axis=1)
         if either.any():
-            per_picture.append((present[0].sum(), present[1].sum(), both.sum()))
+            per_image.append((present[0].sum(), present[1].sum(), both.sum()))
         true_share, predicted_share = food_share(pixels)
         errors += np.abs(predicted_share - true_share) * either
         pairs += either
@@ -104,8 +104,8 @@ def ingredient_scores(pictures: Iterable[PictureCounts], names: Sequence[str]) -
     return IngredientScores(
         min_share=MIN_SHARE,
         micro=_detection(*found.sum(0)),
-        per_picture=_mean_detection(np.array(per_picture)),
-        pictures=len(per_picture),
+        per_image=_mean_detection(np.array(per_image)),
+        images=len(per_image),
         share_error=float(errors.sum() / pairs.sum()) if used.any() else None,
         pairs=int(pairs.sum()),
         classes=tuple(
@@ -124,11 +124,11 @@ def ingredient_scores(pictures: Iterable[PictureCounts], names: Sequence[str]) -
     )
 
 
-def class_pixels(picture: PictureCounts, classes: int) -> np.ndarray:
+def class_pixels(image: ImageCounts, classes: int) -> np.ndarray:
     """Returns (2, K) int64 pixels per id in the truth and in the prediction, labelled pixels only."""
     pixels = np.zeros((2, classes), np.int64)
-    np.add.at(pixels[0], picture.truth, picture.count)
-    np.add.at(pixels[1], picture.prediction, picture.count)
+    np.add.at(pixels[0], image.truth, image.count)
+    np.add.at(pixels[1], image.prediction, image.count)
     return pixels
 
 
@@ -148,7 +148,7 @@ def _detection(truth: int, predicted: int, right: int) -> Detection:
 
 
 def _mean_detection(counts: np.ndarray) -> Detection:
-    """Averages over (n, 3) pictures: how many ingredients are in the truth, in the prediction, in both."""
+    """Averages over (n, 3) images: how many ingredients are in the truth, in the prediction, in both."""
     if not len(counts):
         return Detection(None, None, None)
     truth, predicted, right = counts.T

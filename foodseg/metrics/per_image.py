@@ -1,12 +1,12 @@
-"""What one evaluation counted, picture by picture, as one Parquet file.
+"""What one evaluation counted, image by image, as one Parquet file.
 
-A picture shows a handful of the K classes, so only the non-zero cells of its confusion matrix are kept. From this file
-any score can be taken again, on any list of pictures, and two checkpoints can be compared (`compare.py`), without
+An image shows a handful of the K classes, so only the non-zero cells of its confusion matrix are kept. From this file
+any score can be taken again, on any list of images, and two checkpoints can be compared (`compare.py`), without
 running a model.
 
-    write_pictures("s3://runs/a/pictures.parquet", pictures, names, "test", "foodmix@3")
-    pictures, metadata = read_pictures("s3://runs/a/pictures.parquet")
-    print(scores(merge(pictures, len(metadata["classes"])), metadata["classes"]).miou)
+    write_images("s3://runs/a/images.parquet", images, names, "test", "foodmix@3")
+    images, metadata = read_images("s3://runs/a/images.parquet")
+    print(scores(merge(images, len(metadata["classes"])), metadata["classes"]).miou)
 """
 
 import json
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from foodseg import storage
 from foodseg.errors import UserError
 
-_METADATA_KEY = b"foodseg.pictures"
+_METADATA_KEY = b"foodseg.images"
 _FORMAT_VERSION = 2  # 1 had no boundary columns
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -41,8 +41,8 @@ _BOUNDARY = ("boundary_id", "boundary_both", "boundary_truth", "boundary_predict
 
 # Equality of arrays is not one truth value, so the generated __eq__ would raise.
 @dataclass(frozen=True, eq=False)
-class PictureCounts:
-    """The non-zero cells of one picture's confusion matrix: `count[i]` pixels of id `truth[i]` got id `prediction[i]`.
+class ImageCounts:
+    """The non-zero cells of one image's confusion matrix: `count[i]` pixels of id `truth[i]` got id `prediction[i]`.
 
     truth, prediction: (n,) int32. count: (n,) int64. n is 0 when every pixel is ignored.
     boundary: (m, 4) int64 of `boundary.boundary_counts`; None where they were not taken (files of format version 1).
@@ -59,47 +59,47 @@ class PictureCounts:
     @classmethod
     def from_matrix(
         cls, image_id: str, group_id: str, matrix: np.ndarray, boundary: np.ndarray | None = None
-    ) -> "PictureCounts":
+    ) -> "ImageCounts":
         """Takes the non-zero cells of `matrix`: (K, K) integers, rows truth, columns prediction."""
         truth, prediction = np.nonzero(matrix)
         count = matrix[truth, prediction].astype(np.int64)
         return cls(image_id, group_id, truth.astype(np.int32), prediction.astype(np.int32), count, boundary)
 
 
-def merge(pictures: Iterable[PictureCounts], classes: int) -> np.ndarray:
-    """Adds the pictures up to one confusion matrix, (K, K) int64, rows truth, columns prediction.
+def merge(images: Iterable[ImageCounts], classes: int) -> np.ndarray:
+    """Adds the images up to one confusion matrix, (K, K) int64, rows truth, columns prediction.
 
     Raises:
-        UserError: a picture holds an id outside [0, classes).
+        UserError: an image holds an id outside [0, classes).
     """
     matrix = np.zeros((classes, classes), dtype=np.int64)
-    for picture in pictures:
-        refuse_strange_ids(picture, classes)
-        np.add.at(matrix, (picture.truth, picture.prediction), picture.count)
+    for image in images:
+        refuse_strange_ids(image, classes)
+        np.add.at(matrix, (image.truth, image.prediction), image.count)
     return matrix
 
 
-def refuse_strange_ids(picture: PictureCounts, classes: int) -> None:
-    """Raises UserError when `picture` holds an id outside [0, classes): it was counted in another label space."""
-    for ids in (picture.truth, picture.prediction):
+def refuse_strange_ids(image: ImageCounts, classes: int) -> None:
+    """Raises UserError when `image` holds an id outside [0, classes): it was counted in another label space."""
+    for ids in (image.truth, image.prediction):
         if ids.size and (ids.min() < 0 or ids.max() >= classes):
             strange = int(ids.min() if ids.min() < 0 else ids.max())
-            raise UserError(f"picture {picture.image_id!r} holds id {strange}, valid ids are 0 to {classes - 1}")
+            raise UserError(f"image {image.image_id!r} holds id {strange}, valid ids are 0 to {classes - 1}")
 
 
-def write_pictures(
+def write_images(
     uri: str,
-    pictures: Iterable[PictureCounts],
+    images: Iterable[ImageCounts],
     classes: Sequence[str],
     split: str,
     data: str,
     conditions: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the pictures to one Parquet file at `uri`, replacing what is there.
+    """Writes the images to one Parquet file at `uri`, replacing what is there.
 
     Args:
-        uri: a path or a URI such as `s3://bucket/pictures.parquet`.
-        pictures: any number of pictures, each image id once; ids in [0, len(classes)).
+        uri: a path or a URI such as `s3://bucket/images.parquet`.
+        images: any number of images, each image id once; ids in [0, len(classes)).
         classes: the K class names.
         split: the split they were taken from.
         data: the identity of the data set: its name and generation.
@@ -108,51 +108,51 @@ def write_pictures(
     Raises:
         UserError: an image id stands twice (it would be counted twice), or a class id is outside the label space.
     """
-    pictures = list(pictures)
-    twice = [image_id for image_id, times in Counter(picture.image_id for picture in pictures).items() if times > 1]
+    images = list(images)
+    twice = [image_id for image_id, times in Counter(image.image_id for image in images).items() if times > 1]
     if twice:
-        raise UserError(f"each picture is counted once, but {', '.join(map(repr, twice[:3]))} stands more than once")
-    for picture in pictures:
-        refuse_strange_ids(picture, len(classes))
+        raise UserError(f"each image is counted once, but {', '.join(map(repr, twice[:3]))} stands more than once")
+    for image in images:
+        refuse_strange_ids(image, len(classes))
     metadata = {"version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data}
     metadata["conditions"] = None if conditions is None else dict(conditions)
     schema = pa.schema(_FIELDS, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
     columns: dict[str, list[Any]] = {
-        name: [getattr(picture, name) for picture in pictures] for name in ("image_id", "group_id", *_CELLS)
+        name: [getattr(image, name) for image in images] for name in ("image_id", "group_id", *_CELLS)
     }
     for place, name in enumerate(_BOUNDARY):
-        columns[name] = [None if p.boundary is None else p.boundary[:, place] for p in pictures]
+        columns[name] = [None if p.boundary is None else p.boundary[:, place] for p in images]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 
-def read_pictures(uri: str) -> tuple[list[PictureCounts], dict[str, Any]]:
-    """Reads what `write_pictures` wrote.
+def read_images(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
+    """Reads what `write_images` wrote.
 
     Returns:
-        The pictures in the order in which they were written (those of a file of version 1 without boundary counts),
+        The images in the order in which they were written (those of a file of version 1 without boundary counts),
         and the metadata: `classes` (list of K names), `split`, `data`, `version` and `conditions` (as they were
         written; None where the file is older than they are).
 
     Raises:
-        UserError: the file is not Parquet, was not written by `write_pictures`, or has a newer format version.
+        UserError: the file is not Parquet, was not written by `write_images`, or has a newer format version.
     """
     content, shown = storage.read_bytes(uri), storage.redact(uri)
     try:
         table = pq.read_table(pa.BufferReader(content))
     except pa.ArrowInvalid as error:
-        raise UserError(f"{shown} is not a Parquet file of picture counts: {error}") from error
+        raise UserError(f"{shown} is not a Parquet file of image counts: {error}") from error
     written = (table.schema.metadata or {}).get(_METADATA_KEY)
     if written is None:
-        raise UserError(f"{shown} holds no picture counts: expected a file that `foodseg evaluate` wrote")
+        raise UserError(f"{shown} holds no image counts: expected a file that `foodseg evaluate` wrote")
     metadata = {"conditions": None, **json.loads(written)}
     if metadata["version"] > _FORMAT_VERSION:
         raise UserError(f"{shown} has format version {metadata['version']}, this foodseg reads up to {_FORMAT_VERSION}")
     columns = [table.column(name).to_pylist() for name in ("image_id", "group_id")]
     columns += [[cells.values.to_numpy() for cells in table.column(name)] for name in _CELLS]
     columns.append(_boundaries(table) if metadata["version"] > 1 else [None] * len(table))
-    return [PictureCounts(*row) for row in zip(*columns, strict=True)], metadata
+    return [ImageCounts(*row) for row in zip(*columns, strict=True)], metadata
 
 
 def _boundaries(table: pa.Table) -> list[np.ndarray | None]:

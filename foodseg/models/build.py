@@ -17,12 +17,12 @@ def build_segmenter(
     """Builds the segmenter for `classes` ids.
 
     Of a timm pyramid, backbone, decoder and classifier start with the same numbers whatever `config.fusion`,
-    `config.text` and `config.ingredient_head` are, so that arms of an ablation differ in nothing else. The decoder of a
-    diffusion backbone has more to read where there are maps.
+    `config.text` and `config.ingredient_head` are, so that variants of an ablation differ in nothing else. The decoder
+    of a diffusion backbone has more to read where there are maps.
 
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
-        text: (K, D) float32 raw vectors of the names, from `models.text.class_text` or from a checkpoint; wanted
+        text: (K, D) float32 raw class embeddings, from `models.text.class_text` or from a checkpoint; wanted
             where `config.fusion` is not "none".
 
     Raises:

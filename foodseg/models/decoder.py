@@ -68,7 +68,7 @@ def _upsampling_path(in_channels: int, out_channels: int, doublings: int) -> nn.
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
     groups = math.gcd(32, out_channels)  # 32 as in the paper, fewer where the width does not divide
     if groups == out_channels:
-        groups //= 2  # one channel alone has no variance where a small picture is one pixel here
+        groups //= 2  # one channel alone has no variance where a small image is one pixel here
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.GroupNorm(groups, out_channels), nn.ReLU()
     )

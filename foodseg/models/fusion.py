@@ -2,11 +2,11 @@
 
 Cross-attention is a block of our own on a level of a timm pyramid, or that of the diffusion UNet (`Tokens`).
 
-All take the vectors of the names (`NameVectors`) and a list of the names that may be on the picture. A name that is not
+All take the class embeddings (`NameVectors`) and a list of the names that may be on the image. A name that is not
 on the list has no influence at all; background, and where names are pooled or attended to a learned null token, are
 never masked: a list of one name would give it attention 1 everywhere, and an empty one NaN.
 
-Shape letters: B pictures; K ids (0 = background); D width of the vectors; C channels; h, w grid of a level.
+Shape letters: B images; K ids (0 = background); D width of the vectors; C channels; h, w grid of a level.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 WIDTH, HEADS, CONTEXT_LAYERS = 256, 8, 3
 TEMPERATURE = 0.07  # CLIP's
-OFF_LIST = math.log(100)  # at first, a name off the list is a hundred times less probable than the picture says
+OFF_LIST = math.log(100)  # at first, a name off the list is a hundred times less probable than the image says
 
 
 class NameVectors(nn.Module):
@@ -60,7 +60,7 @@ class Adapter(nn.Module):
 
 
 class ContextDecoder(nn.Module):
-    """What the picture tells of each name: names attend to each other and to places (DenseCLIP, Rao et al., 2022)."""
+    """What the image tells of each name: names attend to each other and to places (DenseCLIP, Rao et al., 2022)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class CrossAttention(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The vectors of the names as the text of a diffusion UNet: vectors + gamma x MLP(vectors), as in VPD."""
+    """The class embeddings as the text of a diffusion UNet: vectors + gamma x MLP(vectors), as in VPD."""
 
     def __init__(self, width: int, gamma: float) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class OffList(nn.Module):
 
 
 class IngredientHead(nn.Module):
-    """Which ingredients are on the picture, from the mean and the maximum of the coarsest level."""
+    """Which ingredients are on the image, from the mean and the maximum of the coarsest level."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The segmenter: picture in, a score for every class at every place out."""
+"""The segmenter: image in, a score for every class at every place out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,12 +25,12 @@ Fusion = ScoreMap | CrossAttention | Film | Tokens
 
 
 class SegmenterOutput(NamedTuple):
-    """What a forward pass gives. h, w = picture size / stride.
+    """What a forward pass gives. h, w = image size / stride.
 
     Attributes:
         logits: (B, K, h, w) float.
-        stride: picture pixels per logit.
-        ingredient_logits: (B, K) float, which ingredients are on the picture; None without an ingredient head.
+        stride: image pixels per logit.
+        ingredient_logits: (B, K) float, which ingredients are on the image; None without an ingredient head.
         features: (B, C, h, w) float, what the classifier sees.
         score_map: (B, K, h', w') float, class scores for an auxiliary cross entropy at the stride of the fused level:
             learned scale x cosine of each place and each name, whatever the list; None unless fusion is score_map.
@@ -52,7 +52,7 @@ class TextBranch(NamedTuple):
     """What a segmenter with text has beside its backbone and decoder.
 
     Attributes:
-        table: (K, D) float32 raw vectors of the names.
+        table: (K, D) float32 raw class embeddings.
         names, fusion: parts of `models.fusion`.
         at: index of the level that a ScoreMap or a CrossAttention acts on.
     """
@@ -98,7 +98,7 @@ class Segmenter(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a picture should be multiples of this many pixels."""
+        """Height and width of an image should be multiples of this many pixels."""
         return self.backbone.size_multiple
 
     def forward(
@@ -108,8 +108,8 @@ class Segmenter(nn.Module):
 
         Args:
             image: (B, 3, H, W) float in [0, 1]; padding holds the channel means.
-            text: (K, D) float raw vectors of the names; None = those that the model was built with.
-            ingredients: (B, K) bool, the names that may be on the picture; None = all. Background always may be. The
+            text: (K, D) float raw class embeddings; None = those that the model was built with.
+            ingredients: (B, K) bool, the names that may be on the image; None = all. Background always may be. The
                 class scores of the others are lowered by a learned amount. The image-only segmenter takes neither.
         """
         allowed = allowed_names(ingredients)
@@ -136,7 +136,7 @@ class Segmenter(nn.Module):
             logits = self.off_list(logits, allowed)
         return SegmenterOutput(logits, self.stride, guess, features, score_map, stages, maps)
 
-    def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
+    def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""
         assert self.ingredient_head is not None, "the model has no ingredient head"
         levels, _ = self._levels(image, None, None)

@@ -1,10 +1,10 @@
-"""Several pictures in one forward pass, each padded to a common canvas: what the endpoint batches.
+"""Several images in one forward pass, each padded to a common canvas: what the endpoint batches.
 
     batched = BatchPredictor(model, config.eval, device)
     canvas = pick_canvas(config.eval, model.size_multiple, height, width, ((512, 512), (384, 512)))
     first, second = batched.logits([image, other], [(h, w), (oh, ow)], canvas)
 
-The scores of a picture do not depend on which others are in its batch. They are those of `Predictor` where the canvas
+The scores of an image do not depend on which others are in its batch. They are those of `Predictor` where the canvas
 is the size that it would pad to; a larger canvas adds padding at the right and bottom.
 """
 
@@ -17,13 +17,13 @@ from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import fit_longest, resize_image
 from foodseg.models.segmenter import Segmenter
-from foodseg.predict.predictor import AUTOCAST, PictureLogits, Predictor, restricted
+from foodseg.predict.predictor import AUTOCAST, ImageLogits, Predictor, restricted
 
 MOST_PADDING = 1.25  # a canvas with more pixels than this many times those needed costs more than it saves
 
 
 def fitted_size(config: EvalConfig, height: int, width: int) -> tuple[int, int]:
-    """Returns the (height, width) at which a model sees a picture of this size."""
+    """Returns the (height, width) at which a model sees an image of this size."""
     if config.longest_side is None:
         return height, width
     return fit_longest(height, width, config.longest_side)
@@ -32,7 +32,7 @@ def fitted_size(config: EvalConfig, height: int, width: int) -> tuple[int, int]:
 def pick_canvas(
     config: EvalConfig, multiple: int, height: int, width: int, canvases: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """Returns the (height, width) that a picture of this size is padded to.
+    """Returns the (height, width) that an image of this size is padded to.
 
     That is the smallest of `canvases` that holds it, else the least size that the model can take, whose sides are
     multiples of `multiple`: so it is where none holds it, where the best one is mostly padding, and with sliding
@@ -52,7 +52,7 @@ def pick_canvas(
 
 
 class BatchPredictor:
-    """Labels pictures in batches; not safe to call from several threads at once."""
+    """Labels images in batches; not safe to call from several threads at once."""
 
     def __init__(self, model: Segmenter, config: EvalConfig, device: torch.device, precision: str = "fp32") -> None:
         """`precision` is that of train.precision."""
@@ -69,19 +69,19 @@ class BatchPredictor:
         sizes: Sequence[tuple[int, int]],
         canvas: tuple[int, int],
         given: Sequence[Sequence[int]] | None = None,
-    ) -> list[PictureLogits]:
-        """Returns the class scores of each picture.
+    ) -> list[ImageLogits]:
+        """Returns the class scores of each image.
 
         Args:
-            images: (H, W, 3) uint8 RGB each, upright, at any scale of the picture.
+            images: (H, W, 3) uint8 RGB each, upright, at any scale of the image.
             sizes: (height, width) of the label map of each; the model sees what `eval.longest_side` says of this size.
             canvas: what `pick_canvas` gives for every one of the sizes.
-            given: ids that may be on each picture, for `eval.ingredients` = given, which needs them.
+            given: ids that may be on each image, for `eval.ingredients` = given, which needs them.
         """
         if self._config.window is not None:
             lists = [None] * len(images) if given is None else given
-            pictures = zip(images, sizes, lists, strict=True)
-            return [self._alone.logits(image, *size, ids) for image, size, ids in pictures]
+            arrays = zip(images, sizes, lists, strict=True)
+            return [self._alone.logits(image, *size, ids) for image, size, ids in arrays]
         views = self._model.mean.expand(len(images), 3, *canvas).clone()
         fitted = [fitted_size(self._config, *size) for size in sizes]
         for view, image, (height, width) in zip(views, images, fitted, strict=True):
@@ -98,12 +98,12 @@ class BatchPredictor:
             if probabilities is not None and listed is not None:
                 scores = restricted(scores, probabilities[index], self._config)
                 names = listed[index].cpu().numpy()
-            answers.append(PictureLogits(scores, self._model.stride, fit, *size, names))
+            answers.append(ImageLogits(scores, self._model.stride, fit, *size, names))
         return answers
 
     @torch.inference_mode()
     def probe(self, side: int) -> None:
-        """Shows the model one grey picture of side x side pixels, a multiple of its `size_multiple`.
+        """Shows the model one grey image of side x side pixels, a multiple of its `size_multiple`.
 
         Raises:
             RuntimeError: it cannot compute any more, or what it computes is not finite.
@@ -113,13 +113,13 @@ class BatchPredictor:
             raise RuntimeError("the class scores are not finite")
 
     def _probabilities(self, views: torch.Tensor, given: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
-        """Returns (B, K) float32, how probable each id is on each picture; None = all names may be."""
+        """Returns (B, K) float32, how probable each id is on each image; None = all names may be."""
         if self._config.ingredients == "vocabulary":
             return None
         if self._config.ingredients == "predicted":
             with self._precision():
-                return self._model.guess_ingredients(views.contiguous(memory_format=torch.channels_last))
-        assert given is not None, "eval.ingredients = given needs a list with each picture"
+                return self._model.predict_ingredients(views.contiguous(memory_format=torch.channels_last))
+        assert given is not None, "eval.ingredients = given needs a list with each image"
         known = torch.zeros(len(views), self._model.classifier.out_channels, device=self._device)
         for row, ids in zip(known, given, strict=True):
             row[[BACKGROUND, *ids]] = 1

@@ -20,7 +20,7 @@ def parse_names(text: str, classes: ClassTable) -> list[int]:
     """
     wanted = [word.strip() for word in text.split(",") if word.strip()]
     if not wanted:
-        raise UserError('--ingredients is empty: name what is on the pictures, for example "rice, fried tofu"')
+        raise UserError('--ingredients is empty: name what is on the images, for example "rice, fried tofu"')
     own = {name.lower(): index for index, name in enumerate(classes.names) if index != BACKGROUND}
     found = set()
     for word in wanted:

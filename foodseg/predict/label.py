@@ -1,4 +1,4 @@
-"""Labels picture files: overlay with legend, label map, areas and shares as JSON."""
+"""Labels image files: overlay with legend, label map, areas and shares as JSON."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_check
 from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
-from foodseg.data.image_io import decode_image, encode_mask, picture_kind
+from foodseg.data.image_io import decode_image, encode_mask, image_kind
 from foodseg.errors import MissingFile, UserError
 from foodseg.predict.class_names import parse_names
 from foodseg.predict.device import Device, in_words, pick_device
 from foodseg.predict.image_list import list_images, require_different_stems, stem_of
-from foodseg.predict.predictor import PictureLogits, Predictor
+from foodseg.predict.predictor import ImageLogits, Predictor
 from foodseg.progress import Progress
 from foodseg.report.overlay import food_shares, overlay
 from foodseg.storage.outputs import Outputs, claim_outputs
@@ -33,38 +33,38 @@ class Labelled(NamedTuple):
     refused: list[dict[str, str]]
 
 
-def label_pictures(
+def label_images(
     checkpoint: str,
-    pictures: Sequence[str],
+    listed: Sequence[str],
     out: str,
     overrides: Sequence[str] = (),
     ingredients: str | None = None,
     *,
     device: Device = "auto",
 ) -> Labelled:
-    """Labels each picture; writes `<stem>.png` (ids, the picture's own size), `<stem>.overlay.jpg` and `<stem>.json`.
+    """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
-    A picture that cannot be read does not keep the others from being labelled.
+    An image that cannot be read does not keep the others from being labelled.
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either.
-        pictures: files, folders (all images in them) or URIs. out: folder or URI; files in it that `predict` did not
+        images: files, folders (all images in them) or URIs. out: folder or URI; files in it that `predict` did not
             write itself are never replaced.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
-        ingredients: names with commas between, the ones that may be on the pictures: sets eval.ingredients=given.
+        ingredients: names with commas between, the ones that may be on the images: sets eval.ingredients=given.
         device: what the model computes on.
 
     Returns:
-        `results`, per picture what its JSON holds: paths, size; the names that might be on it and where that list is
+        `results`, per image what its JSON holds: paths, size; the names that might be on it and where that list is
         from (vocabulary: all, listed null); whether confidences are calibrated and the temperature that they
-        were taken with; per ingredient id, name, pixels, shares of food and picture, mean confidence of its pixels.
-        `refused`, `picture` and `reason` of those that are missing or cannot be read.
+        were taken with; per ingredient id, name, pixels, shares of food and image, mean confidence of its pixels.
+        `refused`, `image` and `reason` of those that are missing or cannot be read.
 
     Raises:
-        UserError: no such checkpoint, two pictures of one name, the only picture is missing, an output that would
+        UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
             replace another file, an ingredient that the label space has not, a list that the model cannot use.
     """
-    images = list_images(pictures)
+    images = list_images(listed)
     require_different_stems(images)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     told = [] if ingredients is None else ["eval.ingredients=given"]
@@ -84,16 +84,16 @@ def label_pictures(
     names = [name for image in images for name in _output_names(stem_of(image))]
     done = Labelled([], [])
     claimed = claim_outputs(out, names, by="predict", inputs=images)
-    with claimed as outputs, Progress("labelling pictures", len(images)) as progress:
+    with claimed as outputs, Progress("labelling images", len(images)) as progress:
         for uri in images:
             try:
                 image = _read_image(uri)
             except MissingFile:
                 if len(images) == 1:  # a slip of the pen, not a fault of the data
                     raise
-                done.refused.append({"picture": storage.redact(uri), "reason": "there is no such file"})
+                done.refused.append({"image": storage.redact(uri), "reason": "there is no such file"})
             except UserError as error:
-                done.refused.append({"picture": storage.redact(uri), "reason": str(error)})
+                done.refused.append({"image": storage.redact(uri), "reason": str(error)})
             else:
                 height, width = image.shape[:2]
                 logits = predictor.logits(image, height, width, given)
@@ -106,7 +106,7 @@ def _read_image(uri: str) -> np.ndarray:
     """Returns (H, W, 3) uint8; UserError where there is no such file, or none that can be read."""
     data = storage.read_bytes(uri)
     image = decode_image(data)
-    if "frames" in picture_kind(data).traits:
+    if "frames" in image_kind(data).traits:
         _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
     return image
 
@@ -118,18 +118,18 @@ def _output_names(stem: str) -> tuple[str, str, str]:
 def _write_labels(
     uri: str,
     image: np.ndarray,
-    logits: PictureLogits,
+    logits: ImageLogits,
     loaded: Checkpoint,
     facts: dict[str, Any],
     outputs: Outputs,
 ) -> dict[str, Any]:
-    """Writes the three files of a picture; returns the content of its JSON."""
+    """Writes the three files of an image; returns the content of its JSON."""
     classes = loaded.classes
     ids, confidence = logits.ids_and_confidence(facts["temperature"])
     confidences = mean_confidences(ids, confidence, len(classes))
     label_map, shown, about = _output_names(stem_of(uri))
     result = {
-        "picture": storage.redact(uri),
+        "image": storage.redact(uri),
         "height": image.shape[0],
         "width": image.shape[1],
         "label_map": storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
@@ -142,7 +142,7 @@ def _write_labels(
                 "name": classes.names[index],
                 "pixels": pixels,
                 "share_of_food": share,
-                "share_of_picture": pixels / ids.size,
+                "share_of_image": pixels / ids.size,
                 "confidence": float(confidences[index]),
             }
             for index, pixels, share in food_shares(ids, classes)

@@ -1,12 +1,12 @@
-"""From a picture to its label map: fit, pad, forward (whole or in windows, mirrored or not), resize, argmax.
+"""From an image to its label map: fit, pad, forward (whole or in windows, mirrored or not), resize, argmax.
 
-Memory stays small on large pictures: logits are kept at the model's stride, and resizing, argmax and softmax go in
+Memory stays small on large images: logits are kept at the model's stride, and resizing, argmax and softmax go in
 bands of rows, so that the K x height x width scores never exist at once.
 
     ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
 
-Which names may be on a picture is settled once for it, before it is cut into windows: all (vocabulary), those that the
-model guesses from the whole picture (predicted), or those that come with it (given). The list conditions the features
+Which names may be on an image is settled once for it, before it is cut into windows: all (vocabulary), those that the
+model guesses from the whole image (predicted), or those that come with it (given). The list conditions the features
 of a model with text fusion; the class scores themselves it changes only by `eval.restrict`.
 
 Shape letters: K classes; h, w grid of the logits; n pixels.
@@ -30,7 +30,7 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """Labels pictures with one model; not safe to call from several threads at once.
+    """Labels images with one model; not safe to call from several threads at once.
 
     The model stays as it is but for mode and device: a training goes on with it after validation.
     """
@@ -42,23 +42,23 @@ class Predictor:
         self._device = device
         self._autocast = AUTOCAST[precision]
 
-    def logits_of_file(self, data: bytes, given: Sequence[int] | None = None) -> "PictureLogits":
-        """Returns the class scores of an encoded picture, for label maps of its own size; `given` as for `logits`.
+    def logits_of_file(self, data: bytes, given: Sequence[int] | None = None) -> "ImageLogits":
+        """Returns the class scores of an encoded image, for label maps of its own size; `given` as for `logits`.
 
         Raises:
-            UserError: the picture cannot be read.
+            UserError: the image cannot be read.
         """
         height, width = image_size(data)
         return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width, given)
 
     @torch.inference_mode()
-    def logits(self, image: np.ndarray, height: int, width: int, given: Sequence[int] | None = None) -> "PictureLogits":
-        """Returns the class scores of a picture.
+    def logits(self, image: np.ndarray, height: int, width: int, given: Sequence[int] | None = None) -> "ImageLogits":
+        """Returns the class scores of an image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, upright, at any scale of the picture.
+            image: (H, W, 3) uint8 RGB, upright, at any scale of the image.
             height, width: size of the label map; the model sees what `eval.longest_side` says of this size.
-            given: ids that may be on the picture, for `eval.ingredients` = given, which needs them.
+            given: ids that may be on the image, for `eval.ingredients` = given, which needs them.
         """
         fitted = self._fitted(height, width)
         view = self._view(image, *fitted)
@@ -66,36 +66,36 @@ class Predictor:
         listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
         logits = self._windows(view, listed)
         if self._config.flip:
-            # the padded picture is mirrored as a whole, so that the mirrored logits lie on the same grid
+            # the padded image is mirrored as a whole, so that the mirrored logits lie on the same grid
             logits = (logits + self._windows(view.flip(-1), listed).flip(-1)) / 2
         if probabilities is not None:
             logits = restricted(logits, probabilities, self._config)
         names = None if listed is None else listed.cpu().numpy()
-        return PictureLogits(logits, self._model.stride, fitted, height, width, names)
+        return ImageLogits(logits, self._model.stride, fitted, height, width, names)
 
     def _view(self, image: np.ndarray, height: int, width: int) -> torch.Tensor:
-        """Returns the picture, resized and padded, as (1, 3, H, W) float in [0, 1]."""
+        """Returns the image, resized and padded, as (1, 3, H, W) float in [0, 1]."""
         pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
         return self._padded(pixels.permute(2, 0, 1)[None].float() / 255)
 
     def _probabilities(
         self, image: np.ndarray, fitted: tuple[int, int], view: torch.Tensor, given: Sequence[int] | None
     ) -> torch.Tensor | None:
-        """Returns (K,) float32, how probable each id is on the picture, background certain; None = all names may be."""
+        """Returns (K,) float32, how probable each id is on the image, background certain; None = all names may be."""
         if self._config.ingredients == "vocabulary":
             return None
         if self._config.ingredients == "given":
-            assert given is not None, "eval.ingredients = given needs a list with each picture"
+            assert given is not None, "eval.ingredients = given needs a list with each image"
             known = torch.zeros(self._model.classifier.out_channels, device=self._device)
             known[[BACKGROUND, *given]] = 1
             return known
         window = self._config.window
         if window is not None and max(fitted) > window:
-            # a guess needs the whole in one piece, in the shape of the picture and not of the padded view
+            # a guess needs the whole in one piece, in the shape of the image and not of the padded view
             view = self._view(image, *fit_longest(*fitted, window))
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            return self._model.guess_ingredients(view)[0]
+            return self._model.predict_ingredients(view)[0]
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self._config.longest_side is None:
@@ -111,7 +111,7 @@ class Predictor:
         return canvas
 
     def _windows(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
-        """Returns (K, h, w) float32 logits of a padded picture (1, 3, H, W), the mean where windows overlap."""
+        """Returns (K, h, w) float32 logits of a padded image (1, 3, H, W), the mean where windows overlap."""
         height, width = view.shape[-2:]
         window = self._config.window
         if window is None or (height <= window and width <= window):
@@ -145,7 +145,7 @@ def restricted(logits: torch.Tensor, probabilities: torch.Tensor, config: EvalCo
     soft: logit_k + lambda x log(p_k + 0.01). hard: names less probable than `eval.ingredients_threshold` are ruled out.
 
     Args:
-        logits: (K, h, w) float32. probabilities: (K,) of each id on the picture; a list that was given is 0 and 1.
+        logits: (K, h, w) float32. probabilities: (K,) of each id on the image; a list that was given is 0 and 1.
     """
     if config.restrict == "none":
         return logits
@@ -165,12 +165,12 @@ def _starts(side: int, window: int, step: int, stride: int) -> Iterator[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureLogits:
-    """Class scores of one picture on the model's grid; resized bilinearly (half-pixel centres) when they are asked for.
+class ImageLogits:
+    """Class scores of one image on the model's grid; resized bilinearly (half-pixel centres) when they are asked for.
 
-    values: (K, h, w) float32 at `stride` of a picture of size `fitted` (height, width), padded right and bottom.
+    values: (K, h, w) float32 at `stride` of an image of size `fitted` (height, width), padded right and bottom.
     height, width: of the label map.
-    names: (K,) bool, the names that might be on the picture; None = all.
+    names: (K,) bool, the names that might be on the image; None = all.
     """
 
     values: torch.Tensor

@@ -1,7 +1,7 @@
 """The SAM vote (FoodSAM: Lan et al., 2023), and CLIP's second opinion where the segmenter is unsure.
 
 Each mask of Segment Anything takes the label that most of its pixels have: borders become those of the mask, and specks
-inside it vanish. Where the segmenter was unsure of a whole mask, CLIP may name it anew.
+inside it vanish. Where the segmenter was unsure of a whole mask, CLIP may name it again.
 
     ballots = count_votes(ids, masks, unsure)
     questions = doubtful(ballots)

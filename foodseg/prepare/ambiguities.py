@@ -104,5 +104,5 @@ def _turned(facts: RecordFacts, majority: int) -> RecordFacts:
         return replace(facts, findings=(*facts.findings, Finding("unclear_turn", detail)))
     if way < 0:
         return facts
-    detail = f"the mask was turned by the picture's EXIF orientation {orientation}: {why}"
+    detail = f"the mask was turned by the image's EXIF orientation {orientation}: {why}"
     return replace(facts, mask_turn=orientation, findings=(*facts.findings, Finding("stored_mask", detail)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
 from foodseg.data.encoded import LayeredMask
-from foodseg.data.image_io import SWAPS_SIDES, BadFile, PictureKind, decode_image, picture_kind, upright
+from foodseg.data.image_io import SWAPS_SIDES, BadFile, ImageKind, decode_image, image_kind, upright
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.prepare.findings import FINDINGS, Finding
 from foodseg.prepare.mask_orientation import find_turn, stored_evidence
@@ -23,7 +23,7 @@ AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small e
 MAX_LOCAL_BATCH = 1_000  # of one row group of a Parquet file, which is fetched as a whole
 _BAND_PIXELS = 1 << 20
 _GREY = 32  # an id above is likelier a shade of grey
-SIZE_EVIDENCE = 1.0  # where only one way to turn the mask gives it the size of the picture
+SIZE_EVIDENCE = 1.0  # where only one way to turn the mask gives it the size of the image
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class RecordFacts:
 
     Attributes:
         findings: none of them refuses.
-        size: bytes of the picture, and about those of its mask in a shard.
+        size: bytes of the image, and about those of its mask in a shard.
         height, width: pixels, upright.
-        mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the picture; 1 = it fits.
-        class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled picture.
+        mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the image; 1 = it fits.
+        class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled image.
         thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
-        digest: SHA-256 of the picture's file.
+        digest: SHA-256 of the image's file.
         ignored_pixels: pixels of the mask with the ignore id.
-        orientation: EXIF orientation of the picture, 1 to 8.
-        stored_evidence: see `swapped.stored_evidence`; None where the picture has no EXIF orientation, or no mask.
+        orientation: EXIF orientation of the image, 1 to 8.
+        stored_evidence: see `swapped.stored_evidence`; None where the image has no EXIF orientation, or no mask.
         ignored_is_food: the ignore id in the mask file stands for the one ingredient (`settle.settle_ignored`).
     """
 
@@ -91,7 +91,7 @@ def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
-    """Reads picture and mask in full and checks them, each alone and against each other and the label space.
+    """Reads image and mask in full and checks them, each alone and against each other and the label space.
 
     Whatever goes wrong with a record is a finding of it, so that one odd file does not end the preparation.
 
@@ -99,10 +99,10 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
         RetryLater: the storage does not answer (this is no fault of the record).
     """
     findings: list[Finding] = []
-    data, image, kind = b"", None, PictureKind(1, ())
-    with _noting("picture", findings):
+    data, image, kind = b"", None, ImageKind(1, ())
+    with _noting("image", findings):
         data = record.image.read()
-        kind = picture_kind(data)
+        kind = image_kind(data)
         findings += _oddities(kind)
         image = decode_image(data)
     mask, turn, evidence, ignored, counts = None, 1, None, 0, np.zeros(len(classes), np.int32)
@@ -140,7 +140,7 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
 
 
 def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
-    """Reads the mask of a record that passed, turned to fit its picture: (height, width) ids; None = unlabelled."""
+    """Reads the mask of a record that passed, turned to fit its image: (height, width) ids; None = unlabelled."""
     if facts.record.mask is None:
         return None
     mask = upright(_with_own_ignore(facts.record.mask.read(), classes), facts.mask_turn)
@@ -173,9 +173,9 @@ def _fault(what: str, error: Exception) -> Finding:
     return Finding(error.fault if isinstance(error, BadFile) else "unreadable", detail)
 
 
-def _oddities(kind: PictureKind) -> Iterable[Finding]:
+def _oddities(kind: ImageKind) -> Iterable[Finding]:
     if kind.orientation != 1:
-        yield Finding("exif_orientation", f"the picture has EXIF orientation {kind.orientation}")
+        yield Finding("exif_orientation", f"the image has EXIF orientation {kind.orientation}")
     for trait in kind.traits:
         yield Finding(trait, FINDINGS[trait].text)
 
@@ -192,7 +192,7 @@ def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[F
         turn, detail = find_turn(image, mask, orientation)
         findings.append(Finding("swapped_size", detail))
         return turn, SIZE_EVIDENCE if sideways else None
-    detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}"
+    detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the image {width} x {height}"
     findings.append(Finding("size_mismatch", detail))
     return 1, None
 

@@ -1,6 +1,6 @@
-"""Pictures that show a prepared data set: labelled meals of every split, and near-duplicates that splits share.
+"""Images that show a prepared data set: labelled meals of every split, and near-duplicates that splits share.
 
-Chosen without chance, so that two looks at one data set show the same. Pictures are read one at a time.
+Chosen without chance, so that two looks at one data set show the same. Images are read one at a time.
 """
 
 import io
@@ -20,15 +20,15 @@ from foodseg.data.reader import RowReader
 from foodseg.report.fonts import draw_text
 from foodseg.report.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay
 
-MEALS, COLUMNS, SIDE = 30, 6, 400  # pictures on the contact sheet, how many in a row, pixels of a cell
+MEALS, COLUMNS, SIDE = 30, 6, 400  # images on the contact sheet, how many in a row, pixels of a cell
 MEALS_SHEET, PAIRS_SHEET = "contact_sheet.png", "near_duplicates.png"
 PAIRS, PAIR_COLUMNS, PAIR_SIDE = 60, 3, 280
 _log = logging.getLogger(__name__)
 _LINE = 22  # pixels of a caption
 
 
-def draw_meals_sheet(reader: RowReader, splits: Sequence[str], classes: ClassTable, out: str) -> str:
-    """Writes `out`/contact_sheet.png, pictures with their masks and legends; returns where it is.
+def draw_meals_contact_sheet(reader: RowReader, splits: Sequence[str], classes: ClassTable, out: str) -> str:
+    """Writes `out`/contact_sheet.png, images with their masks and legends; returns where it is.
 
     Args:
         splits: split of each row of the reader.
@@ -48,12 +48,14 @@ def draw_meals_sheet(reader: RowReader, splits: Sequence[str], classes: ClassTab
     return _write(_grid(cells, COLUMNS), out, MEALS_SHEET)
 
 
-def draw_pairs_sheet(reader: RowReader, groups: Sequence[str], pairs: Sequence[dict[str, Any]], out: str) -> str:
-    """Writes `out`/near_duplicates.png, two pictures beside each other; returns where it is.
+def draw_pairs_contact_sheet(
+    reader: RowReader, groups: Sequence[str], pairs: Sequence[dict[str, Any]], out: str
+) -> str:
+    """Writes `out`/near_duplicates.png, two images beside each other; returns where it is.
 
     Args:
         groups: group of each row of the reader.
-        pairs: findings `near_duplicate`, closest first; of each picture its closest twin is shown, PAIRS in all, where
+        pairs: findings `near_duplicate`, closest first; of each image its closest twin is shown, PAIRS in all, where
             groups take turns.
     """
     row_of = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
@@ -80,11 +82,11 @@ def draw_pairs_sheet(reader: RowReader, groups: Sequence[str], pairs: Sequence[d
 def choose_rows(present: np.ndarray, splits: Sequence[str], most: int) -> list[int]:
     """Chooses rows that show every split and many classes.
 
-    The splits take turns. Each takes the row with the greatest sum of 1 / pictures over the classes that were not shown
-    yet, so that rare ones come first; the first row of equals. When all have been shown it begins anew.
+    The splits take turns. Each takes the row with the greatest sum of 1 / images over the classes that were not shown
+    yet, so that rare ones come first; the first row of equals. When all have been shown it begins again.
 
     Args:
-        present: (N, K) bool, which ids each picture shows.
+        present: (N, K) bool, which ids each image shows.
         splits: split of each row.
 
     Returns:
@@ -108,7 +110,7 @@ def choose_rows(present: np.ndarray, splits: Sequence[str], most: int) -> list[i
 
 
 def _small(row: dict[str, Any], longest: int) -> np.ndarray:
-    """Decodes a row's picture to (H, W, 3) uint8 RGB with the longer side at `longest` pixels; grey if damaged."""
+    """Decodes a row's image to (H, W, 3) uint8 RGB with the longer side at `longest` pixels; grey if damaged."""
     height, width = fit_longest(row["height"], row["width"], longest)
     try:
         return resize_image(decode_image(row["image"], (height, width)), height, width)
@@ -118,7 +120,7 @@ def _small(row: dict[str, Any], longest: int) -> np.ndarray:
 
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """Returns the picture with a line of text above it, cut where the picture ends."""
+    """Returns the image with a line of text above it, cut where the image ends."""
     line = Image.new("RGB", (image.shape[1], _LINE), LEGEND_BACKGROUND)
     draw_text(ImageDraw.Draw(line), (4, _LINE / 2), text, 14, LEGEND_TEXT)
     return np.concatenate([np.asarray(line), image])

@@ -69,12 +69,12 @@ def refuse_foodless(counts: Mapping[str, SplitCounts], where: str) -> None:
 
 
 def _instead(counts: SplitCounts) -> str:
-    masks = counts.pictures - counts.unlabelled
+    masks = counts.images - counts.unlabelled
     parts = [
         f"{counts.unlabelled} without mask or annotations" if counts.unlabelled else "",
         f"{masks} with background and ignored pixels only{_ignored(counts)}" if masks else "",
     ]
-    images = "1 image" if counts.pictures == 1 else f"{counts.pictures} images"
+    images = "1 image" if counts.images == 1 else f"{counts.images} images"
     return f"{images}, {' and '.join(part for part in parts if part)}"
 
 

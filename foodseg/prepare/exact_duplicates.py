@@ -6,14 +6,14 @@ from dataclasses import replace
 from foodseg.prepare.audit import RecordFacts, Refusal
 from foodseg.prepare.findings import Finding
 
-_KEEPS = ("test", "val", "train")  # which split keeps a picture that several hold: test must stay what others score on
+_KEEPS = ("test", "val", "train")  # which split keeps an image that several hold: test must stay what others score on
 
 
 def refuse_duplicates(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    """Refuses records whose id another keeps and pictures whose file another split keeps; notes those repeated in one.
+    """Refuses records whose id another keeps and images whose file another split keeps; notes those repeated in one.
 
     Of the records with one id a good one keeps it before a bad one, then test before val before train. Files are
-    compared among the records that are good otherwise: what was refused holds no picture back.
+    compared among the records that are good otherwise: what was refused holds no image back.
 
     Args:
         audited: in the order of the source's listing.
@@ -51,7 +51,7 @@ def _repeated_files(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFact
             other = kept.record
             where = f"the same file as {other.image_id!r} of {other.split}"
             if other.split == each.record.split:
-                finding = Finding("repeated_picture", where, other.image_id, other.split)
+                finding = Finding("repeated_image", where, other.image_id, other.split)
                 each = replace(each, findings=(*each.findings, finding))
             else:
                 finding = Finding("split_duplicate", f"{where}, which keeps it", other.image_id, other.split)

@@ -17,7 +17,7 @@ FindingName = Literal[
     "only_ignored", "unlabelled",
     "hidden_annotation",
     "unclear_turn",
-    "repeated_picture", "near_duplicate",
+    "repeated_image", "near_duplicate",
 ]  # fmt: skip
 
 
@@ -30,44 +30,44 @@ class Kind:
 
 
 FINDINGS: dict[str, Kind] = {  # one for each FindingName
-    "missing_file": Kind("refused", "the picture or the mask is not there"),
-    "empty_file": Kind("refused", "the file of the picture or the mask holds no byte"),
+    "missing_file": Kind("refused", "the image or the mask is not there"),
+    "empty_file": Kind("refused", "the file of the image or the mask holds no byte"),
     "other_format": Kind("refused", "the file is no JPEG, PNG, WEBP, BMP or TIFF"),
-    "unreadable": Kind("refused", "the picture or the mask is damaged"),
+    "unreadable": Kind("refused", "the image or the mask is damaged"),
     "truncated": Kind("refused", "the file ends before its last pixel"),
-    "too_many_pixels": Kind("refused", "the picture or the mask has more pixels than the limit"),
+    "too_many_pixels": Kind("refused", "the image or the mask has more pixels than the limit"),
     "mask_mode": Kind("refused", "the mask holds no ids: colours, fractions, or what a format with loss left of them"),
     "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
     "ambiguous_name": Kind("refused", "two files have the name that is listed, or that the mask should have"),
-    "size_mismatch": Kind("refused", "the mask has another size than the picture"),
+    "size_mismatch": Kind("refused", "the mask has another size than the image"),
     "all_ignored": Kind("refused", "every pixel of the mask is ignored"),
     "duplicate_id": Kind("refused", "another record has the same id and keeps it: test before val before train"),
     "split_duplicate": Kind(
         "refused", "the same file is in another split, which keeps it: test before val before train"
     ),
-    "swapped_size": Kind("repaired", "the mask had height and width swapped and was turned to fit the picture"),
+    "swapped_size": Kind("repaired", "the mask had height and width swapped and was turned to fit the image"),
     "stored_mask": Kind(
-        "repaired", "the mask was drawn on the picture as it is stored and was turned as the EXIF orientation says"
+        "repaired", "the mask was drawn on the image as it is stored and was turned as the EXIF orientation says"
     ),
     "ignored_is_food": Kind("repaired", "255 was read as the one ingredient, since no mask holds its id"),
-    "exif_orientation": Kind("counted", "the picture was turned as its EXIF orientation says"),
-    "alpha": Kind("counted", "the picture has transparency and was laid on white"),
-    "cmyk": Kind("counted", "the picture was converted from CMYK"),
-    "sixteen_bit": Kind("counted", "the picture was scaled from 16 bits to 8"),
-    "grey": Kind("counted", "the picture has no colour"),
-    "palette": Kind("counted", "the picture has a palette"),
-    "frames": Kind("counted", "the picture has several frames or pages, and the first one was read"),
+    "exif_orientation": Kind("counted", "the image was turned as its EXIF orientation says"),
+    "alpha": Kind("counted", "the image has transparency and was laid on white"),
+    "cmyk": Kind("counted", "the image was converted from CMYK"),
+    "sixteen_bit": Kind("counted", "the image was scaled from 16 bits to 8"),
+    "grey": Kind("counted", "the image has no colour"),
+    "palette": Kind("counted", "the image has a palette"),
+    "frames": Kind("counted", "the image has several frames or pages, and the first one was read"),
     "empty_mask": Kind("counted", "the mask is all background"),
     "only_ignored": Kind(
         "counted", "the mask holds ignored pixels and no ingredient: where 255 marks food, write its id there"
     ),
-    "unlabelled": Kind("counted", "the picture has no mask"),
+    "unlabelled": Kind("counted", "the image has no mask"),
     "hidden_annotation": Kind("counted", "an annotation leaves no pixel: smaller ones cover it, or it has none"),
     "unclear_turn": Kind(
-        "counted", "the picture has an EXIF orientation, and its mask, taken as shown, may not fit: look at it"
+        "counted", "the image has an EXIF orientation, and its mask, taken as shown, may not fit: look at it"
     ),
-    "repeated_picture": Kind("counted", "the same file is in this split before"),
-    "near_duplicate": Kind("counted", "a pair of pictures of different splits that look alike"),
+    "repeated_image": Kind("counted", "the same file is in this split before"),
+    "near_duplicate": Kind("counted", "a pair of images of different splits that look alike"),
 }
 
 

@@ -2,7 +2,7 @@
 
     result = inspect_data("s3://bucket/meals", "inspect-meals")
 
-Reads the manifest, the two lists beside it, some small columns, and the few pictures that it shows.
+Reads the manifest, the two lists beside it, some small columns, and the few images that it shows.
 """
 
 import heapq
@@ -23,7 +23,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
 from foodseg.errors import MissingFile
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
-from foodseg.prepare.contact_sheet import MEALS_SHEET, PAIRS_SHEET, draw_meals_sheet, draw_pairs_sheet
+from foodseg.prepare.contact_sheet import MEALS_SHEET, PAIRS_SHEET, draw_meals_contact_sheet, draw_pairs_contact_sheet
 from foodseg.prepare.findings import FINDINGS
 from foodseg.storage.outputs import claim_outputs
 
@@ -36,14 +36,14 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
     """Describes the prepared data set at `uri` and writes contact_sheet.png and near_duplicates.png.
 
     Args:
-        out: folder for the pictures, local or s3://; None = ./inspect-<name of the data set>.
+        out: folder for the images, local or s3://; None = ./inspect-<name of the data set>.
         text: table of text vectors, as `foodseg data embed` writes it; None = `closest_vectors` stays None.
 
     Returns:
         A tree for JSON: `splits`, `sources`, `class_table` (by falling pixels; `share` of the labelled pixels),
         `never_in_train` (ids), `closest_names` (by their letters), `closest_vectors` (by cosine), `shared_groups`,
         `audit` (counts with examples), `findings` and `quarantine` (all rows; None = this data set was written without
-        them), and where the `pictures` are.
+        them), and where the `images` are.
 
     Raises:
         UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written or holds
@@ -58,14 +58,14 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
     except MissingFile:
         findings, quarantine = None, None
     reader = RowReader(uri, manifest, list(manifest.counts))
-    splits = [split for split, counts in manifest.counts.items() for _ in range(counts.pictures)]
+    splits = [split for split, counts in manifest.counts.items() for _ in range(counts.images)]
     groups = reader.column("group_id").to_pylist()
     classes = _class_table(manifest)
     pairs = [row for row in findings or [] if row["finding"] == "near_duplicate"]
     with claim_outputs(out, [MEALS_SHEET, *([PAIRS_SHEET] if pairs else [])], by="data inspect"):
-        sheets = {"contact_sheet": draw_meals_sheet(reader, splits, manifest.class_table, out)}
+        sheets = {"contact_sheet": draw_meals_contact_sheet(reader, splits, manifest.class_table, out)}
         if pairs:
-            sheets["near_duplicates"] = draw_pairs_sheet(reader, groups, pairs, out)
+            sheets["near_duplicates"] = draw_pairs_contact_sheet(reader, groups, pairs, out)
     return {
         "data": manifest.identity,
         "uri": storage.redact(uri),
@@ -73,7 +73,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         "ignore_id": manifest.ignore_id,
         "splits": {
             split: {
-                **counts.model_dump(include={"pictures", "unlabelled", "groups"}),
+                **counts.model_dump(include={"images", "unlabelled", "groups"}),
                 "pixels": sum(counts.class_pixels),
                 "ignored_pixels": counts.ignored_pixels,
                 "ignored_share": counts.ignored_share,
@@ -89,7 +89,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         "audit": _audit(manifest, findings or []),
         "findings": findings,
         "quarantine": quarantine,
-        "pictures": sheets,
+        "images": sheets,
     }
 
 
@@ -119,14 +119,14 @@ def closest_names(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def shared_groups(groups: Sequence[str], splits: Sequence[str]) -> list[dict[str, Any]]:
-    """Counts for each two splits how many pictures of one have near-duplicates in the other, through groups."""
+    """Counts for each two splits how many images of one have near-duplicates in the other, through groups."""
     inside = {split: Counter(g for g, s in zip(groups, splits, strict=True) if s == split) for split in set(splits)}
     return [
-        {"split": split, "other": other, "pictures": pictures}
+        {"split": split, "other": other, "images": images}
         for split in ("test", "val", "train")
         for other in ("train", "val", "test")
         if split != other and split in inside and other in inside
-        if (pictures := sum(count for group, count in inside[split].items() if group in inside[other]))
+        if (images := sum(count for group, count in inside[split].items() if group in inside[other]))
     ]
 
 
@@ -135,7 +135,7 @@ def _class_table(manifest: Manifest) -> list[dict[str, Any]]:
     table = []
     for index, name in enumerate(manifest.classes):
         splits = {
-            split: {"pictures": counts.class_pictures[index], "pixels": counts.class_pixels[index]}
+            split: {"images": counts.class_images[index], "pixels": counts.class_pixels[index]}
             for split, counts in manifest.counts.items()
         }
         pixels = sum(each["pixels"] for each in splits.values())
@@ -143,7 +143,7 @@ def _class_table(manifest: Manifest) -> list[dict[str, Any]]:
             {
                 "id": index,
                 "name": name,
-                "pictures": sum(each["pictures"] for each in splits.values()),
+                "images": sum(each["images"] for each in splits.values()),
                 "pixels": pixels,
                 "share": pixels / total if total else 0.0,
                 "splits": splits,
@@ -155,7 +155,7 @@ def _class_table(manifest: Manifest) -> list[dict[str, Any]]:
 def _sources(manifest: Manifest, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     counts = Counter(sources)
     return {
-        source: {"pictures": counts[source], "annotated": None if ids is None else list(ids)}
+        source: {"images": counts[source], "annotated": None if ids is None else list(ids)}
         for source, ids in manifest.annotated.items()
     }
 
@@ -183,10 +183,10 @@ def show_inspection(result: dict[str, Any]) -> None:
         unlabelled = f", {counts['unlabelled']} of them without mask" if counts["unlabelled"] else ""
         ignored = f", {counts['ignored_share']:.1%} of the pixels ignored" if counts["ignored_pixels"] else ""
         groups = f"in {counts['groups']:,} near-duplicate groups"
-        say(f"  {split:5} {counts['pictures']:,} pictures{unlabelled} {groups}{ignored}")
+        say(f"  {split:5} {counts['images']:,} images{unlabelled} {groups}{ignored}")
     for source, about in result["sources"].items():
         ids = "every id" if about["annotated"] is None else f"{len(about['annotated'])} of {result['ids']} ids"
-        say(f"  source {source!r}: {about['pictures']:,} pictures, {ids} annotated")
+        say(f"  source {source!r}: {about['images']:,} images, {ids} annotated")
     console.print(_printed_classes(result))
     names = {row["id"]: row["name"] for row in result["class_table"]}
     if result["never_in_train"]:
@@ -200,9 +200,9 @@ def show_inspection(result: dict[str, Any]) -> None:
             say(f"  {cosine:.2f}  {first} | {second}")
     say("\nnear-duplicates that splits share:" + ("" if result["shared_groups"] else " none"))
     for row in result["shared_groups"]:
-        say(f"  {row['pictures']:,} pictures of {row['split']} have one in {row['other']}")
+        say(f"  {row['images']:,} images of {row['split']} have one in {row['other']}")
     _show_audit(result, say)
-    for name, where in result["pictures"].items():
+    for name, where in result["images"].items():
         say(f"{name}: {where}")
 
 
@@ -211,12 +211,12 @@ def _printed_classes(result: dict[str, Any]) -> Table:
     table = Table(title="classes", title_justify="left")
     table.add_column("id", justify="right")
     table.add_column("name", overflow="fold")
-    for title in (*splits, "pictures", "pixels", "share"):
+    for title in (*splits, "images", "pixels", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in result["class_table"]:
-        per_split = [f"{row['splits'][split]['pictures']:,}" for split in splits]
+        per_split = [f"{row['splits'][split]['images']:,}" for split in splits]
         share = f"{100 * row['share']:.2f} %" if row["share"] >= 0.0001 else "< 0.01 %"
-        counts = (f"{row['pictures']:,}", f"{row['pixels']:,}", share)
+        counts = (f"{row['images']:,}", f"{row['pixels']:,}", share)
         table.add_row(str(row["id"]), escape(row["name"]), *per_split, *counts)
     return table
 

@@ -22,20 +22,20 @@ _TURNS = {5: "transposed", 6: "turned clockwise", 8: "turned counter-clockwise"}
 def find_turn(image: np.ndarray, mask: np.ndarray, orientation: int) -> tuple[int, str]:
     """Decides how to turn a mask.
 
-    Without a swapping EXIF orientation each of `_TURNS` is tried: the mean colour gradient of the picture along the
+    Without a swapping EXIF orientation each of `_TURNS` is tried: the mean colour gradient of the image along the
     outlines of the mask decides (nothing random: equal input gives equal turns).
 
     Args:
         image: (H, W, 3) uint8 RGB, upright.
         mask: (W, H) ids.
-        orientation: EXIF orientation of the picture, 1 to 8.
+        orientation: EXIF orientation of the image, 1 to 8.
 
     Returns:
         The orientation that `upright` turns the mask by, and a sentence that names it and the evidence.
     """
-    found = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {image.shape[1]} x {image.shape[0]}"
+    found = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the image {image.shape[1]} x {image.shape[0]}"
     if orientation in SWAPS_SIDES:
-        return orientation, f"{found}: turned by the picture's EXIF orientation {orientation}"
+        return orientation, f"{found}: turned by the image's EXIF orientation {orientation}"
     height, width = fit_longest(image.shape[0], image.shape[1], min(LONGEST_SIDE, max(image.shape[:2])))
     edges = _colour_gradient(resize_image(image, height, width))
     strengths = {turn: _strength(edges, resize_mask(upright(mask, turn), height, width)) for turn in _TURNS}
@@ -80,4 +80,4 @@ def _strength(edges: np.ndarray, mask: np.ndarray) -> float:
     border = np.zeros(mask.shape, bool)
     border[:, :-1] = mask[:, 1:] != mask[:, :-1]
     border[:-1] |= mask[1:] != mask[:-1]
-    return round(float(edges[border].mean()), 3) if border.any() else 0.0  # a flat picture has but rounding errors
+    return round(float(edges[border].mean()), 3) if border.any() else 0.0  # a flat image has but rounding errors

@@ -1,7 +1,7 @@
 """Near-duplicate groups, and the near-duplicates that splits share.
 
-Two pictures count as near-duplicates when their thumbnails, 16 x 16 RGB, correlate above SAME_PICTURE: the same scene
-taken twice, or one picture saved again, smaller or darker.
+Two images count as near-duplicates when their thumbnails, 16 x 16 RGB, correlate above SAME_IMAGE: the same scene
+taken twice, or one image saved again, smaller or darker.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import numpy as np
 
 from foodseg.progress import Progress
 
-SAME_PICTURE = 0.95
-MOST_TWINS = 5  # listed of one picture in one split: two scenes with a hundred pictures each have 10,000 pairs
+SAME_IMAGE = 0.95
+MOST_TWINS = 5  # listed of one image in one split: two scenes with a hundred images each have 10,000 pairs
 _PREFERENCE = ("train", "val", "test")  # what must stay clean comes last
 _CHUNK = 2048
 
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float32 of zero mean and unit length each, 0 for a picture of one colour, from (N, D) uint8."""
+    """Returns (N, D) float32 of zero mean and unit length each, 0 for an image of one colour, from (N, D) uint8."""
     centred = thumbnails.astype(np.float32)
     centred -= centred.mean(1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -34,13 +34,13 @@ def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
-    """Groups pictures whose files are equal or whose thumbnails correlate above SAME_PICTURE, also through others.
+    """Groups images whose files are equal or whose thumbnails correlate above SAME_IMAGE, also through others.
 
-    Compares every picture with every other one, _CHUNK x _CHUNK at a time.
+    Compares every image with every other one, _CHUNK x _CHUNK at a time.
 
     Args:
         thumbnails: (N, D) float32, zero mean and unit length each.
-        digests: of each picture's file.
+        digests: of each image's file.
 
     Returns:
         (N,) int64: the smallest row number in each row's group.
@@ -48,11 +48,11 @@ def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> n
     first: dict[bytes, int] = {}
     labels = np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
     starts = range(0, len(thumbnails), _CHUNK)
-    with Progress("comparing pictures", len(thumbnails)) as progress:
+    with Progress("comparing images", len(thumbnails)) as progress:
         for start in starts:
             rows = thumbnails[start : start + _CHUNK]
             for other in range(start, len(thumbnails), _CHUNK):
-                i, j = np.nonzero(rows @ thumbnails[other : other + _CHUNK].T > SAME_PICTURE)
+                i, j = np.nonzero(rows @ thumbnails[other : other + _CHUNK].T > SAME_IMAGE)
                 _join(labels, i + start, j + other)
             progress.advance(len(rows))
     return labels
@@ -73,7 +73,7 @@ def _join(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
 def pairs_across_splits(thumbnails: np.ndarray, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:
     """Lists near-duplicates that lie in different splits, the closest first.
 
-    Every picture of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
+    Every image of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
 
     Args:
         thumbnails: (N, D) float32, zero mean and unit length each.
@@ -97,9 +97,9 @@ def _closest(thumbnails: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[Pair]
     for start in range(0, len(a), _CHUNK):
         rows = a[start : start + _CHUNK]
         correlation = thumbnails[rows] @ thumbnails[b].T
-        for i in np.flatnonzero((correlation > SAME_PICTURE).any(1)):
+        for i in np.flatnonzero((correlation > SAME_IMAGE).any(1)):
             order = np.argsort(-correlation[i], kind="stable")[:MOST_TWINS]
-            twins = order[correlation[i, order] > SAME_PICTURE]
+            twins = order[correlation[i, order] > SAME_IMAGE]
             pairs += [Pair(int(rows[i]), int(b[j]), float(correlation[i, j])) for j in twins]
     return pairs
 

@@ -2,7 +2,7 @@
 
     map_data_set("prepared/foodmix", "to_foodseg103.tsv", "prepared/foodmix103")
 
-Pictures, splits, groups and sources stay what they are; masks, ingredients, counts and what each source annotates are
+Images, splits, groups and sources stay what they are; masks, ingredients, counts and what each source annotates are
 those of the target space. `dataset.json`, written last, makes the new generation visible.
 """
 
@@ -54,16 +54,16 @@ class Job:
 
 @dataclass(eq=False)
 class Counts:
-    """What a mapped shard holds: (K,) int64 pictures and pixels per id, and the masks that are ignored throughout."""
+    """What a mapped shard holds: (K,) int64 images and pixels per id, and the masks that are ignored throughout."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     pixels: np.ndarray
     all_ignored: int = 0
     ignored_pixels: int = 0
 
     def add(self, other: "Counts") -> None:
         """Adds those of another shard."""
-        self.pictures += other.pictures
+        self.images += other.images
         self.pixels += other.pixels
         self.all_ignored += other.all_ignored
         self.ignored_pixels += other.ignored_pixels
@@ -130,7 +130,7 @@ def map_data_set(
 
 
 def _copy_lists(job: Job) -> None:
-    """The audit's lists of refused records and of findings stay true: they are about the pictures that came in."""
+    """The audit's lists of refused records and of findings stay true: they are about the images that came in."""
     before = storage.join(job.src, job.manifest.folder)
     for name in storage.list_names(before):
         if name.endswith(".parquet"):
@@ -172,7 +172,7 @@ def _mapped_row(row: dict[str, Any], job: Job, counts: Counts) -> dict[str, Any]
     except UserError as error:
         raise UserError(f"{row['image_id']!r} of {storage.redact(job.src)}: {error}") from None
     pixels = np.bincount(mask.ravel(), minlength=len(job.target))[: len(job.target)].astype(np.int64)
-    counts.pictures += pixels > 0
+    counts.images += pixels > 0
     counts.pixels += pixels
     counts.all_ignored += not pixels.any()
     counts.ignored_pixels += mask.size - int(pixels.sum())
@@ -186,7 +186,7 @@ def _mapped_row(row: dict[str, Any], job: Job, counts: Counts) -> dict[str, Any]
 
 
 def _counts(manifest: Manifest, mapped: list[tuple[Shard, Counts]], classes: int) -> dict[str, SplitCounts]:
-    """Returns the counts of each split: pictures and groups are the old ones, ids are counted anew."""
+    """Returns the counts of each split: images and groups are the old ones, ids are counted again."""
     result = {}
     for split, before in manifest.counts.items():
         total = Counts(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
@@ -194,10 +194,10 @@ def _counts(manifest: Manifest, mapped: list[tuple[Shard, Counts]], classes: int
             if shard.split == split:
                 total.add(counts)
         if total.all_ignored:
-            _log.warning("%s: %d pictures have no labelled pixel left, all is ignored", split, total.all_ignored)
+            _log.warning("%s: %d images have no labelled pixel left, all is ignored", split, total.all_ignored)
         result[split] = before.model_copy(
             update={
-                "class_pictures": tuple(total.pictures.tolist()),
+                "class_images": tuple(total.images.tolist()),
                 "class_pixels": tuple(total.pixels.tolist()),
                 "ignored_pixels": total.ignored_pixels,
             }

@@ -2,7 +2,7 @@
 
     prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
 
-The driver holds facts about records (sizes, class pixels, a thumbnail) and never a picture: some six kilobytes a
+The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: some six kilobytes a
 record, half of them only while thumbnails are compared, beside what the format lists (of COCO all annotations). Each
 shard is written whole; `dataset.json`, written last, makes the new generation visible.
 """
@@ -173,7 +173,7 @@ def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, whe
 
 
 def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    return in_parallel(audit_batches(records), partial(_audit_one, classes=classes), "checking pictures")
+    return in_parallel(audit_batches(records), partial(_audit_one, classes=classes), "checking images")
 
 
 def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
@@ -258,15 +258,15 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
     for split in ("train", "val", "test"):
         own = [row for row in rows if row.split == split]
         if own:
-            pictures = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
-            for row in own:  # one after the other: stacked they would take pictures x ids x 8 bytes
-                pictures = pictures + (row.facts.class_pixels > 0)
+            images = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
+            for row in own:  # one after the other: stacked they would take images x ids x 8 bytes
+                images = images + (row.facts.class_pixels > 0)
                 pixels = pixels + row.facts.class_pixels
             counts[split] = SplitCounts(
-                pictures=len(own),
+                images=len(own),
                 unlabelled=sum(row.facts.record.mask is None for row in own),
                 groups=len({row.group_id for row in own}),
-                class_pictures=tuple(pictures.tolist()),
+                class_images=tuple(images.tolist()),
                 class_pixels=tuple(pixels.tolist()),
                 ignored_pixels=sum(row.facts.ignored_pixels for row in own),
             )

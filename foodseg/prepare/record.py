@@ -1,6 +1,6 @@
-"""What a source format lists: records that say where their picture and mask lie, and the label space they are in.
+"""What a source format lists: records that say where their image and mask lie, and the label space they are in.
 
-A record is small and picklable: listing a data set opens no picture. Each format has its own ways to say where bytes or
+A record is small and picklable: listing a data set opens no image. Each format has its own ways to say where bytes or
 masks lie; these, plain files, serve most of them.
 """
 
@@ -19,7 +19,7 @@ from foodseg.data.image_io import BadFile, Fault, decode_mask
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A picture in a file of its own."""
+    """An image in a file of its own."""
 
     uri: str
 
@@ -39,7 +39,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture or a mask that the listing already knows to be bad: the audit refuses its record by name."""
+    """An image or a mask that the listing already knows to be bad: the audit refuses its record by name."""
 
     reason: str
     fault: Fault = "unreadable"
@@ -50,7 +50,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a source data set, still unread.
+    """One image of a source data set, still unread.
 
     Attributes:
         mask: None = unlabelled.
@@ -92,7 +92,7 @@ class SourceListing:
 
 
 def source_of(stem: str) -> str:
-    """Returns the text before `__` in the name of a picture ("canteen__0001" comes from "canteen"), or ""."""
+    """Returns the text before `__` in the name of an image ("canteen__0001" comes from "canteen"), or ""."""
     source, mark, _ = stem.partition("__")
     return source if mark else ""
 
@@ -100,7 +100,7 @@ def source_of(stem: str) -> str:
 def distinct_ids(short: Sequence[str], long: Sequence[str]) -> list[str]:
     """Returns an id for each record: its short name, or the long one where other records have the same short name.
 
-    Two records with the same long name are one and the same picture: they keep one id, and the audit refuses one.
+    Two records with the same long name are one and the same image: they keep one id, and the audit refuses one.
     """
     places: dict[str, set[str]] = defaultdict(set)
     for name, place in zip(short, long, strict=True):

@@ -1,10 +1,10 @@
-"""Picture + mask -> picture with a legend; shares of the food; contact sheets.
+"""Image + mask -> image with a legend; shares of the food; contact sheets.
 
 Plain arrays in and out, so that `predict`, `evaluate` and the web page show the same thing.
 
     shown = overlay(image, mask, classes)
 
-Shape letters: H, W of the picture; H', W' with the legend beside or below it.
+Shape letters: H, W of the image; H', W' with the legend beside or below it.
 """
 
 import logging
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity: float = 0.55) -> np.ndarray:
-    """Tints the ingredients of a picture and adds a legend of them, largest first.
+    """Tints the ingredients of an image and adds a legend of them, largest first.
 
-    Background keeps its pixels, ignored pixels are hatched in grey. The legend stands below wide pictures and at the
+    Background keeps its pixels, ignored pixels are hatched in grey. The legend stands below wide images and at the
     right of others. Works in bands of rows: beside the result it needs a few megabytes.
 
     Args:
@@ -39,15 +39,15 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity
         opacity: of the tint, 0 (only outlines are seen) to 1.
 
     Returns:
-        (H', W', 3) uint8 RGB, H' >= H and W' >= W; the picture is its upper left corner.
+        (H', W', 3) uint8 RGB, H' >= H and W' >= W; the image is its upper left corner.
 
     Raises:
         UserError: sizes or dtypes do not fit, an id is not in the table, or opacity is out of range.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(f"overlay needs an (H, W, 3) uint8 picture, found {image.shape} {image.dtype}")
+        raise UserError(f"overlay needs an (H, W, 3) uint8 image, found {image.shape} {image.dtype}")
     if mask.shape != image.shape[:2]:
-        raise UserError(f"the mask must have the picture's size {image.shape[:2]}, found {mask.shape}")
+        raise UserError(f"the mask must have the image's size {image.shape[:2]}, found {mask.shape}")
     if not 0 <= opacity <= 1:
         raise UserError(f"opacity must lie in 0..1, found {opacity}")
     height, width = mask.shape
@@ -93,29 +93,29 @@ def food_shares(mask: np.ndarray, classes: ClassTable) -> list[tuple[int, int, f
     return [(index, int(counts[index]), int(counts[index]) / food) for index in present]
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4, cell: int = 320) -> np.ndarray:
-    """Returns the pictures ((H, W, 3) uint8 RGB each) as a grid of square cells, row by row: (R*cell, C*cell, 3) uint8.
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, cell: int = 320) -> np.ndarray:
+    """Returns the images ((H, W, 3) uint8 RGB each) as a grid of square cells, row by row: (R*cell, C*cell, 3) uint8.
 
-    A picture fills its cell in one direction, keeps its aspect and stands in the middle; there are at most `columns`
-    columns, fewer for fewer pictures.
+    An image fills its cell in one direction, keeps its aspect and stands in the middle; there are at most `columns`
+    columns, fewer for fewer images.
 
     Raises:
-        UserError: there is no picture, one is not (H, W, 3) uint8, or `columns` or `cell` is below 1.
+        UserError: there is no image, one is not (H, W, 3) uint8, or `columns` or `cell` is below 1.
     """
-    if not pictures or columns < 1 or cell < 1:
+    if not images or columns < 1 or cell < 1:
         raise UserError(
-            f"a contact sheet needs pictures, columns and cells, found {len(pictures)} pictures, {columns} columns "
+            f"a contact sheet needs images, columns and cells, found {len(images)} images, {columns} columns "
             f"and cells of {cell} pixels"
         )
-    columns = min(columns, len(pictures))
-    sheet = np.full((-(-len(pictures) // columns) * cell, columns * cell, 3), LEGEND_BACKGROUND, np.uint8)
-    for place, picture in enumerate(pictures):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise UserError(f"picture {place} must be (H, W, 3) uint8, found {picture.shape} {picture.dtype}")
-        height, width = picture.shape[:2]
+    columns = min(columns, len(images))
+    sheet = np.full((-(-len(images) // columns) * cell, columns * cell, 3), LEGEND_BACKGROUND, np.uint8)
+    for place, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"image {place} must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
+        height, width = image.shape[:2]
         scale = cell / max(height, width)
         tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
-        fitted = np.asarray(Image.fromarray(picture).resize((wide, tall), Image.Resampling.LANCZOS))
+        fitted = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.LANCZOS))
         top = place // columns * cell + (cell - tall) // 2
         left = place % columns * cell + (cell - wide) // 2
         sheet[top : top + tall, left : left + wide] = fitted
@@ -170,7 +170,7 @@ def _at_border(mask: np.ndarray, rows: slice, thick: int) -> np.ndarray:
 def _legend(
     shares: list[tuple[int, int, float]], classes: ClassTable, height: int, width: int, below: bool
 ) -> np.ndarray:
-    """Returns the legend (h, w, 3) uint8: about as wide as the picture if it goes `below`, else about as tall."""
+    """Returns the legend (h, w, 3) uint8: about as wide as the image if it goes `below`, else about as tall."""
     size = max(12, max(height, width) // 36)
     pad, line = size // 2, size + size // 2
     entries = [(index, legend_name(index, classes.names[index]), _shown(share)) for index, _, share in shares]
@@ -180,14 +180,14 @@ def _legend(
     if below:
         columns = min(len(entries), max(1, (width - pad) // column))
     else:
-        # Four rows are the least, so that the legend of a tiny picture does not become one long line.
+        # Four rows are the least, so that the legend of a tiny image does not become one long line.
         columns = -(-len(entries) // max(4, (height - 2 * pad) // line))
     rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (columns * column + pad, rows * line + 2 * pad), LEGEND_BACKGROUND)
     draw = ImageDraw.Draw(legend)
     palette = classes.palette()
     for place, (index, name, share) in enumerate(entries):
-        # Read along the lines below a picture, down the columns beside it.
+        # Read along the lines below an image, down the columns beside it.
         across, down = (place % columns, place // columns) if below else (place // rows, place % rows)
         left, top = pad + across * column, pad + down * line
         if swatch:

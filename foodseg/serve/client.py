@@ -5,7 +5,7 @@
         print([(i.name, i.share_of_food) for i in answer.ingredients])
         mask = client.prompt("lunch.jpg", points=[(320, 240, 1)]).masks[0]
 
-A server that is full (429) or not ready (503) says when to come again, and the client does. A picture that SAM has seen
+A server that is full (429) or not ready (503) says when to come again, and the client does. An image that SAM has seen
 is named by its id instead of being sent again; where the server has forgotten it, it is sent once more.
 """
 
@@ -41,11 +41,11 @@ from foodseg.serve.http.schema import (
     ZeroShotAnswer,
 )
 
-REMEMBERED_PICTURES = 256
+REMEMBERED_IMAGES = 256
 
 
 class Client:
-    """Not to be shared between threads. A picture is its bytes, or a path or URI where they are."""
+    """Not to be shared between threads. An image is its bytes, or a path or URI where they are."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Client:
         Raises:
             ApiError: the server refused, or was full for longer than `patience`.
             RetryLater: the server could not be reached.
-            UserError: the picture cannot be read.
+            UserError: the image cannot be read.
         """
         data = _bytes(image)
         fields = {
@@ -134,7 +134,7 @@ class Client:
         masks: bool = False,
         format: RegionFormat = "rle",
     ) -> ZeroShotAnswer:
-        """Scores any names for the picture and, with `masks`, for each of its regions; raises as `segment`."""
+        """Scores any names for the image and, with `masks`, for each of its regions; raises as `segment`."""
         data = _bytes(image)
         fields = {"names": json.dumps(list(names)), "masks": "true" if masks else "false", "format": format}
         answer = ZeroShotAnswer.model_validate_json(self._post("/v1/zero-shot", fields, data))
@@ -164,14 +164,14 @@ class Client:
             return
         self._ids[_digest(data)] = info.id
         self._ids.move_to_end(_digest(data))
-        if len(self._ids) > REMEMBERED_PICTURES:
+        if len(self._ids) > REMEMBERED_IMAGES:
             self._ids.popitem(last=False)
 
     def _post(self, path: str, fields: Mapping[str, Any], image: bytes | None) -> bytes:
-        # a field with file name None is an ordinary one; so the body is multipart without a picture, too
+        # a field with file name None is an ordinary one; so the body is multipart without an image, too
         parts = {name: (None, value) for name, value in _given(fields).items()}
-        picture = {} if image is None else {"image": ("picture", image, "application/octet-stream")}
-        return self._send("POST", path, files={**parts, **picture})
+        part = {} if image is None else {"image": ("image", image, "application/octet-stream")}
+        return self._send("POST", path, files={**parts, **part})
 
     def _send(self, method: str, path: str, **request: Any) -> bytes:
         """Returns the body of an answer with status 200."""

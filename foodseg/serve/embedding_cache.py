@@ -1,4 +1,4 @@
-"""The embeddings of the pictures that were seen last, by content, within a limit of bytes."""
+"""The embeddings of the images that were seen last, by content, within a limit of bytes."""
 
 import hashlib
 import threading
@@ -16,8 +16,8 @@ class _Sized(Protocol):
 T = TypeVar("T", bound=_Sized)
 
 
-def picture_digest(image: np.ndarray) -> str:
-    """Returns 32 hex digits that name the content and size of a picture (H, W, 3) uint8, contiguous."""
+def image_digest(image: np.ndarray) -> str:
+    """Returns 32 hex digits that name the content and size of an image (H, W, 3) uint8, contiguous."""
     height, width = image.shape[:2]
     digest = hashlib.blake2b(f"{height}x{width}\n".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
@@ -35,7 +35,7 @@ class EmbeddingCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> T | None:
-        """Returns the embedding of a picture, None where it is not kept (any more)."""
+        """Returns the embedding of an image, None where it is not kept (any more)."""
         with self._lock:
             if digest in self._entries:
                 self._entries.move_to_end(digest)

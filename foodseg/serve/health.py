@@ -6,7 +6,7 @@
     await health.check()              # in the deployment's `check_health`
 
 A model that has just answered is healthy, so under load nothing is computed for this; an idle one is asked at most once
-in `EVERY_SECONDS`. One that failed is asked at once: whether it was the picture's fault.
+in `EVERY_SECONDS`. One that failed is asked at once: whether it was the image's fault.
 """
 
 import asyncio

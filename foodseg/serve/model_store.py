@@ -1,10 +1,10 @@
 """Which checkpoint each public name means: wanted, serving, and what went wrong with the one that was wanted.
 
-    shelf = Shelf(ServedModel, memory)
+    shelf = ModelStore(ServedModel, memory)
     shelf.want({"models": {"meals": "runs/b"}})  # never raises: a bad checkpoint changes nothing
     shelf.model("meals@0a1b2c3d4e5f")
 
-A checkpoint that opened and labelled a picture is noted in the memory, which outlives this process: a process that
+A checkpoint that opened and labelled an image is noted in the memory, which outlives this process: a process that
 starts later with a bad checkpoint serves the one noted there, and any process can open what another already serves. So
 is what the name of a run meant when it was deployed: the run goes on, but what answers changes only when it is swapped.
 """
@@ -73,7 +73,7 @@ def parse_wanted(user_config: Any) -> Wanted:
     return Wanted(dict(models), default if default is not None else next(iter(models), None))
 
 
-class Shelf:
+class ModelStore:
     """`want` may run in one thread while `states` and `model` are called from others."""
 
     def __init__(self, open_model: Callable[[str, str, str], ServedModel], memory: Memory) -> None:

@@ -1,9 +1,9 @@
 """What the HTTP ingress asks of the deployments behind it, as protocols: Ray handles and plain fakes both fit.
 
-Every call is a coroutine. Pictures travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
+Every call is a coroutine. Images travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
 masks come back, never logits. A backend that is not configured is None.
 
-Shape letters: H, W of the picture that is passed in, which is the client's own within `picture.longest_side`.
+Shape letters: H, W of the image that is passed in, which is the client's own within `image.longest_side`.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def model_id(name: str, sha: str) -> str:
 
 
 class ImageExpired(Exception):
-    """The embedding of a picture is no longer in the cache; the client heals it by sending the picture again."""
+    """The embedding of an image is no longer in the cache; the client heals it by sending the image again."""
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """The label map of one picture.
+    """The label map of one image.
 
     ids: (H, W) uint8 or uint16, 0 = background.
     unsure: (H, W) bool, where the confidence is low, or None where nobody asked for it.
@@ -56,7 +56,7 @@ class ModelState:
     wanted, serving: URIs of the checkpoint asked for and of the one that answers (None: none yet), without secrets.
     sha: sha256 (hex) of the one that answers. error: why `wanted` does not serve, one sentence, or None.
     classes: its names, id by id. default: answers where the client names no model. guided: takes ingredients.
-    longest_side: pixels of the longer side at which the model sees pictures; None = their own.
+    longest_side: pixels of the longer side at which the model sees images; None = their own.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ModelState:
 
 
 class Segmenter(Protocol):
-    """Labels pictures with one of several models."""
+    """Labels images with one of several models."""
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
         """Returns the label map. model: `name@sha12`. ingredients: ids of what is on the plate, None = not told."""
@@ -81,10 +81,10 @@ class Segmenter(Protocol):
 
 
 class Sam(Protocol):
-    """Segment Anything. Coordinates are x, y in pixels of the picture that was sent to `embed`."""
+    """Segment Anything. Coordinates are x, y in pixels of the image that was sent to `embed`."""
 
     async def embed(self, image: np.ndarray) -> str:
-        """Returns the digest (lower-case hex) of the picture's content, under which its embedding is cached."""
+        """Returns the digest (lower-case hex) of the image's content, under which its embedding is cached."""
 
     async def prompt(
         self,
@@ -95,14 +95,14 @@ class Sam(Protocol):
         """Returns masks for points (x, y, 1 = in or 0 = out) and a box (x0, y0, x1, y1). Raises ImageExpired."""
 
     async def masks(self, image: np.ndarray) -> list[Mask]:
-        """Returns a mask for everything in the picture."""
+        """Returns a mask for everything in the image."""
 
 
 class Clip(Protocol):
     """Scores any names; softmax over the names, 0 to 1."""
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        """Returns one score a name for the whole picture."""
+        """Returns one score a name for the whole image."""
 
     async def mask_scores(
         self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]

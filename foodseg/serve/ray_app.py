@@ -1,4 +1,4 @@
-"""The Ray Serve application: an ingress that decodes each picture once, and the deployments that it composes by handle.
+"""The Ray Serve application: an ingress that decodes each image once, and the deployments that it composes by handle.
 
     serve run serve_configs/local.yaml          # or: foodseg serve serve_configs/local.yaml, serve deploy ...
 
@@ -24,7 +24,7 @@ from foodseg.cluster.ray_internals.serve import connected_client
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import keys_for
-from foodseg.serve.http.codec import TINY_PICTURE, read_picture
+from foodseg.serve.http.codec import TINY_IMAGE, read_image
 from foodseg.serve.http.json_logs import log_json_to_stderr
 from foodseg.serve.http.middleware import Guard
 from foodseg.serve.protocols import Backends
@@ -79,8 +79,8 @@ class Ingress:
         return self._guard
 
     async def check_health(self) -> None:
-        """Decodes a tiny picture. The models behind have checks of their own: theirs must not take the ingress away."""
-        read_picture(TINY_PICTURE, self._config.picture)
+        """Decodes a tiny image. The models behind have checks of their own: theirs must not take the ingress away."""
+        read_image(TINY_IMAGE, self._config.image)
 
     async def drain(self, seconds: float) -> int:
         """Refuses new requests from now on; returns how many are left in hand after at most so many seconds."""
@@ -99,7 +99,7 @@ def build(args: dict[str, Any]) -> Application:
     from foodseg.serve.ray_segmenter import SegmenterDeployment
 
     models = {"models": dict(config.segmenter.models), "default": config.segmenter.default}
-    # of each deployment anew: what a run means is found once, and holds for replicas that start later
+    # of each deployment again: what a run means is found once, and holds for replicas that start later
     segmenter = _bound(SegmenterDeployment, config, secrets.token_hex(8), user_config=models)
     sam = clip = refine = None
     if config.clip is not None:

@@ -1,4 +1,4 @@
-"""The deployment of CLIP: scores of any names, for a picture and for regions of it."""
+"""The deployment of CLIP: scores of any names, for an image and for regions of it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class ClipDeployment:
         await self._health.check()
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        """Returns one score a name for a picture (H, W, 3) uint8."""
+        """Returns one score a name for an image (H, W, 3) uint8."""
         scores: list[float] = await self._watched(self._clip.scores, image, names)
         return scores
 

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from foodseg.data.image_io import fit_longest, resize_image
 from foodseg.errors import FoodsegError
-from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.packing import pack, pack_labels, unpack_labels, unpack_regions
 from foodseg.serve.protocols import ImageExpired, Labelled, Mask, ModelState, model_id
@@ -99,13 +99,13 @@ class RaySegmenter:
 
 
 class RaySam:
-    """`Sam` over a handle of `SamDeployment`; one picture always goes to the same replica, while that lives."""
+    """`Sam` over a handle of `SamDeployment`; one image always goes to the same replica, while that lives."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
     async def embed(self, image: np.ndarray) -> str:
-        digest = await asyncio.to_thread(picture_digest, image)
+        digest = await asyncio.to_thread(image_digest, image)
         await ask(self._handle.options(session_id=digest), "embed", digest, image)
         return digest
 
@@ -119,7 +119,7 @@ class RaySam:
         return unpack_regions(await ask(handle, "prompt", digest, list(points), box))
 
     async def masks(self, image: np.ndarray) -> list[Mask]:
-        digest = await asyncio.to_thread(picture_digest, image)
+        digest = await asyncio.to_thread(image_digest, image)
         packed = await ask(self._handle.options(session_id=digest), "masks", digest, image)
         return await asyncio.to_thread(unpack_regions, packed)
 

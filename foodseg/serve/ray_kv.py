@@ -17,7 +17,7 @@ class ClusterMemory:
     """The `Memory` of `serve/model_store.py` for one Serve application."""
 
     def __init__(self, application: str, release: str) -> None:
-        """release: of the application, another one each time that it is deployed anew."""
+        """release: of the application, another one each time that it is deployed again."""
         self._application = application
         self._release = release
 

@@ -36,8 +36,8 @@ class BatchMetrics:
     """What the segmenter counts."""
 
     def __init__(self) -> None:
-        self._size = Histogram("foodseg_batch_size", "Pictures in one forward pass.", _SIZES)
-        self._waiting = Gauge("foodseg_batch_waiting", "Pictures that wait for a forward pass.")
+        self._size = Histogram("foodseg_batch_size", "Images in one forward pass.", _SIZES)
+        self._waiting = Gauge("foodseg_batch_waiting", "Images that wait for a forward pass.")
 
     def count(self, size: int, waiting: int) -> None:
         """Counts one batch and those that are left behind."""
@@ -46,7 +46,7 @@ class BatchMetrics:
 
 
 class CacheMetrics:
-    """What the picture embeddings of SAM count."""
+    """What the image embeddings of SAM count."""
 
     def __init__(self) -> None:
         self._asked = Counter("foodseg_sam_embeddings", "Embeddings asked for, by whether they were kept.", ("found",))

@@ -31,5 +31,5 @@ class RefineDeployment:
         self._clip = None if clip is None else RayClip(clip)
 
     async def vote(self, image: np.ndarray, packed: PackedLabels, names: Sequence[str]) -> PackedLabels:
-        """Returns the label map of a picture (H, W, 3) uint8, of the same size, redrawn."""
+        """Returns the label map of an image (H, W, 3) uint8, of the same size, redrawn."""
         return pack_labels(await vote(image, unpack_labels(packed), names, self._config, self._sam, self._clip))

@@ -1,7 +1,7 @@
-"""The deployment of Segment Anything: embeddings of pictures kept by content, prompts on them, masks of everything.
+"""The deployment of Segment Anything: embeddings of images kept by content, prompts on them, masks of everything.
 
-Requests about one picture come to the replica that has its embedding: the digest is Serve's session id, and the router
-hashes it to a replica. When that replica goes, so do its embeddings, and the client sends the picture again.
+Requests about one image come to the replica that has its embedding: the digest is Serve's session id, and the router
+hashes it to a replica. When that replica goes, so do its embeddings, and the client sends the image again.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class SamDeployment:
         self._sam = load_sam(config.kind, config.weights, pick_device(mps=False), grid)
         self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
         self._metrics = CacheMetrics()
-        # a click takes milliseconds: it does not stand in line behind pictures to embed, which take seconds
+        # a click takes milliseconds: it does not stand in line behind images to embed, which take seconds
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._health = Health(self._probe)
@@ -58,7 +58,7 @@ class SamDeployment:
         await self._health.check()
 
     async def embed(self, digest: str, image: np.ndarray) -> None:
-        """Keeps the embedding of a picture (H, W, 3) uint8; nothing is computed where it is kept already.
+        """Keeps the embedding of an image (H, W, 3) uint8; nothing is computed where it is kept already.
 
         Raises:
             ApiError: 422, it cannot be embedded.
@@ -80,7 +80,7 @@ class SamDeployment:
         return packed
 
     async def masks(self, digest: str, image: np.ndarray) -> PackedRegions:
-        """Returns a mask for everything in a picture."""
+        """Returns a mask for everything in an image."""
         gone = threading.Event()
         try:
             packed: PackedRegions = await self._watched(self._slow, self._masks, digest, image, gone)
@@ -92,7 +92,7 @@ class SamDeployment:
         """Runs work in a thread; what fails there is asked about at the next check of health."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(thread, work, *args)
-        except ApiError:  # of the picture
+        except ApiError:  # of the image
             raise
         except Exception:
             self._doubt_encoder |= thread is self._slow
@@ -115,7 +115,7 @@ class SamDeployment:
             try:
                 embedding = self._sam.embed(image)
             except UserError as error:
-                raise ApiError(422, "unsuitable_picture", str(error)) from None
+                raise ApiError(422, "unsuitable_image", str(error)) from None
             self._cache.put(digest, embedding)
         return embedding
 

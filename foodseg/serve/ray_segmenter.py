@@ -1,7 +1,7 @@
-"""The deployment that labels pictures: several checkpoints by name, batches by canvas, hot swap by `user_config`.
+"""The deployment that labels images: several checkpoints by name, batches by canvas, hot swap by `user_config`.
 
 A new `user_config` does not restart replicas. Each loads the new checkpoint in the background while the old one
-answers, labels a picture with it, and notes it in the cluster's memory; from then on the ingress asks for it. Requests
+answers, labels an image with it, and notes it in the cluster's memory; from then on the ingress asks for it. Requests
 name a checkpoint by `name@sha12`, Serve's multiplexed model id, so that every answer is of the one it was asked of.
 """
 
@@ -18,7 +18,7 @@ from foodseg.config.serve import ServeConfig
 from foodseg.errors import FoodsegError
 from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
-from foodseg.serve.model_store import Shelf
+from foodseg.serve.model_store import ModelStore
 from foodseg.serve.packing import PackedLabels, pack_labels
 from foodseg.serve.protocols import Labelled, ModelState
 from foodseg.serve.ray_kv import ClusterMemory
@@ -33,7 +33,7 @@ _PROBE = (0, 0)  # canvas of what asks whether a model still computes
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch has in common: model, canvas, whether lists came
-Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # picture, size of its label map, its list
+Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its label map, its list
 
 
 @serve.deployment(
@@ -51,7 +51,7 @@ class SegmenterDeployment:
         """release: of the application, see `ClusterMemory`."""
         start_replica()
         self._config = config
-        self._shelf = Shelf(_open, ClusterMemory(serve.get_replica_context().app_name, release))
+        self._store = ModelStore(_open, ClusterMemory(serve.get_replica_context().app_name, release))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
         self._health = Health(self._probe)
         self._holding: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class SegmenterDeployment:
     async def segment(
         self, image: np.ndarray, size: tuple[int, int], ingredients: tuple[int, ...] | None
     ) -> PackedLabels:
-        """Returns the label map of `size` (height, width) of a picture (H, W, 3) uint8 at any scale.
+        """Returns the label map of `size` (height, width) of an image (H, W, 3) uint8 at any scale.
 
         ingredients: ids of what may be on it, for models that are `guided`; None = nobody said.
 
@@ -100,11 +100,11 @@ class SegmenterDeployment:
 
     async def models(self) -> list[ModelState]:
         """Returns the state of every model."""
-        return await asyncio.to_thread(self._shelf.states)
+        return await asyncio.to_thread(self._store.states)
 
     @serve.multiplexed(max_num_models_per_replica=KNOWN_MODELS)
     async def _model(self, model_id: str) -> ServedModel:
-        return await asyncio.to_thread(self._shelf.model, model_id)
+        return await asyncio.to_thread(self._store.model, model_id)
 
     async def _probe(self) -> None:
         for model in list(self._serving.values()):
@@ -118,8 +118,8 @@ class SegmenterDeployment:
         images, sizes, lists = zip(*(item for item in items if item is not None), strict=True)
         # only CLIP's second opinion on SAM's masks asks for it
         asked = self._config.sam is not None and self._config.clip is not None
-        unsure_below = self._config.refine.unsure_below if asked else 0.0
-        return model.label(images, sizes, canvas, given=lists if told else None, unsure_below=unsure_below)
+        confidence_below = self._config.refine.confidence_below if asked else 0.0
+        return model.label(images, sizes, canvas, given=lists if told else None, confidence_below=confidence_below)
 
     async def _keep_holding(self) -> None:
         """Renews from time to time that what serves here is not to be deleted by the run that wrote it."""
@@ -132,17 +132,17 @@ class SegmenterDeployment:
         """Loads what is wanted, again after a while where storage stayed away."""
         if at_once:
             await self._want(user_config)
-        while self._shelf.may_heal:
+        while self._store.may_heal:
             await asyncio.sleep(RETRY_SECONDS)
             await self._want(user_config)
 
     async def _want(self, user_config: dict[str, Any]) -> None:
-        ready = await asyncio.to_thread(self._shelf.want, user_config)
+        ready = await asyncio.to_thread(self._store.want, user_config)
         serving = {}
         for model_id in ready:
             try:
                 serving[model_id] = await self._model(model_id)
-            except Exception as error:  # the shelf shows why; the others serve
+            except Exception as error:  # the model store shows why; the others serve
                 _log.error("model %s: %s", model_id, error)
         replaced = [model for model_id, model in self._serving.items() if model_id not in serving]
         self._serving = serving

@@ -48,7 +48,7 @@ STOP_SECONDS = 30.0  # replicas that are still busy have 20
 _POLL_SECONDS = 0.2
 # Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
 # of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
-# within 5 seconds is killed, which is short on a busy machine; what is larger than 100 KB, such as a picture, is not
+# within 5 seconds is killed, which is short on a busy machine; what is larger than 100 KB, such as an image, is not
 # sent but put into the object store and fetched from there, which takes milliseconds; so do Serve's own threads for
 # a deployment's code and for its router, which guard against code that blocks, as ours does only while it starts.
 _ENVIRONMENT = {
@@ -125,7 +125,7 @@ def serving(
 def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
     """Makes a public name mean another checkpoint, in the endpoint on the cluster at `address`, without a restart.
 
-    The checkpoint is loaded and labels a picture here first, so that a bad one is refused before anything changes.
+    The checkpoint is loaded and labels an image here first, so that a bad one is refused before anything changes.
 
     Returns:
         name, checkpoint, sha; `before`: the sha that answered until now, or None; seconds that it took.

@@ -1,4 +1,4 @@
-"""One checkpoint as the endpoint serves it: opened, warmed up, answering batches of pictures with label maps.
+"""One checkpoint as the endpoint serves it: opened, warmed up, answering batches of images with label maps.
 
 model = ServedModel("meals", uri, checkpoint_sha(uri))
 (labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases))
@@ -22,7 +22,7 @@ from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
 _TINY = 64  # pixels of a side, or a little more, of what shows that the model still computes
-_BLANK = 512  # pixels of a side of the first picture, where the model takes any
+_BLANK = 512  # pixels of a side of the first image, where the model takes any
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelCard:
     """What is known of a checkpoint without its weights; plain JSON, so that it outlives the process.
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
-    guided: takes a list of ingredients. longest_side: pixels of the longer side at which the model sees pictures;
+    guided: takes a list of ingredients. longest_side: pixels of the longer side at which the model sees images;
     None = their own.
     """
 
@@ -53,7 +53,7 @@ def checkpoint_sha(uri: str) -> str:
 
 
 class _Loaded(NamedTuple):
-    """The weights, shown to a picture without and with a list of ingredients."""
+    """The weights, shown to an image without and with a list of ingredients."""
 
     untold: BatchPredictor
     told: BatchPredictor
@@ -64,7 +64,7 @@ class ServedModel:
     """`label` is not safe to call from several threads at once; the rest is."""
 
     def __init__(self, name: str, uri: str, sha: str) -> None:
-        """Loads a checkpoint directory and labels a blank picture with it.
+        """Loads a checkpoint directory and labels a blank image with it.
 
         Raises:
             UserError: it is torn, not the one of this sha, or does not run. RetryLater: storage stays away.
@@ -79,7 +79,7 @@ class ServedModel:
         self._warm_up()
 
     def canvas(self, height: int, width: int, canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Returns the (height, width) that a picture of this size is padded to; only equal ones share a batch."""
+        """Returns the (height, width) that an image of this size is padded to; only equal ones share a batch."""
         return pick_canvas(self._eval, self._multiple, height, width, canvases)
 
     def label(
@@ -89,14 +89,14 @@ class ServedModel:
         canvas: tuple[int, int],
         *,
         given: Sequence[Sequence[int]] | None = None,
-        unsure_below: float = 0.0,
+        confidence_below: float = 0.0,
     ) -> list[Labelled]:
-        """Returns the label map of each picture.
+        """Returns the label map of each image.
 
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
             canvas: of all of them. given: ids that may be on each; None = nobody said.
-            unsure_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
+            confidence_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
         """
         loaded = self._loaded
         if loaded is None:  # released, and asked for once more
@@ -108,12 +108,12 @@ class ServedModel:
             ids, confidence = logits.ids_and_confidence(loaded.temperature)
             means = mean_confidences(ids, confidence, len(self.card.classes))
             confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
-            unsure = confidence < unsure_below * CERTAIN if unsure_below else None
+            unsure = confidence < confidence_below * CERTAIN if confidence_below else None
             answers.append(Labelled(ids, unsure, confidences, self.card.name, self.card.sha))
         return answers
 
     def check(self) -> None:
-        """Computes the smallest picture that the model takes; nothing while its weights are given back.
+        """Computes the smallest image that the model takes; nothing while its weights are given back.
 
         Raises:
             RuntimeError, or whatever a broken model ends with.
@@ -133,7 +133,7 @@ class ServedModel:
         return checkpoint
 
     def _warm_up(self) -> None:
-        """Labels a blank picture, so that no request waits for kernels, and a model that cannot run never serves."""
+        """Labels a blank image, so that no request waits for kernels, and a model that cannot run never serves."""
         side = self.card.longest_side or _BLANK
         blank = np.full((side, side, 3), 128, np.uint8)
         try:
@@ -141,12 +141,12 @@ class ServedModel:
         except (RuntimeError, AssertionError) as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"the checkpoint {storage.redact(self._uri)} loads, but does not label a picture ({detail[:200]})"
+                f"the checkpoint {storage.redact(self._uri)} loads, but does not label an image ({detail[:200]})"
             ) from None
 
 
 def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
-    """The checkpoint decides how pictures without a list are taken; a checkpoint for lists alone takes all names."""
+    """The checkpoint decides how images without a list are taken; a checkpoint for lists alone takes all names."""
     config, precision = checkpoint.config.eval, checkpoint.config.train.precision
     untold = config
     if config.ingredients == "given":

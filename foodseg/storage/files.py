@@ -294,7 +294,7 @@ def write_json(uri: str, obj: Any) -> None:
 def append_line(uri: str, line: str) -> None:
     """Add a line of UTF-8 text at the end of a file, which may be missing. UserError, RetryLater.
 
-    On a local disk any number of processes may do so at once. S3 cannot append: the object is read and written anew,
+    On a local disk any number of processes may do so at once. S3 cannot append: the object is read and written again,
     so of two writers at the same moment one is lost.
     """
     data = f"{line}\n".encode()

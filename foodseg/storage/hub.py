@@ -36,7 +36,7 @@ def is_hub(uri: str) -> bool:
 
 
 def pin(uri: str) -> str:
-    """Returns the URI at the commit that its revision names now: `main` may move while the pictures are read.
+    """Returns the URI at the commit that its revision names now: `main` may move while the images are read.
 
     Raises:
         UserError: no such data set or revision, no right to it, or the hub is not reachable.

@@ -19,7 +19,7 @@ import pyarrow.fs
 from foodseg.errors import UserError
 
 CHUNK = 8 << 20
-CHANGED_READS = 10  # of an object that was written anew meanwhile, one right after the other
+CHANGED_READS = 10  # of an object that was written again meanwhile, one right after the other
 FLUSH_EVERY = 8  # chunks: bounds what an upload holds in memory when the disk is faster than the network
 QUERY_KEYS = ("endpoint_override", "region", "scheme")
 NO_SUCH_FILE = "no such file"
@@ -114,7 +114,7 @@ def client(endpoint: Endpoint) -> pyarrow.fs.S3FileSystem:
 
 
 def get(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile], T]) -> T:
-    """What `read` takes from one object while nobody wrote it anew. OSError as pyarrow gives it.
+    """What `read` takes from one object while nobody wrote it again. OSError as pyarrow gives it.
 
     pyarrow asks for the size first and for so many bytes later: of an object that has grown in between it gives a part,
     of one that has shrunk all of it and then bytes of no meaning.
@@ -125,7 +125,7 @@ def get(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile
         with fs.open_input_file(path) as stream:
             if stream.metadata() == before:
                 return taken
-    raise OSError("it is being written anew all the time")
+    raise OSError("it is being written again all the time")
 
 
 def put(fs: pyarrow.fs.FileSystem, path: str, source: BinaryIO) -> None:

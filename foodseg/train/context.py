@@ -73,7 +73,7 @@ class TrainContext(Protocol):
 def share_buffers(module: nn.Module, context: TrainContext) -> None:
     """Gives all ranks rank 0's floating buffers, in one message; all ranks call it.
 
-    Live BatchNorm leaves each rank the running statistics of its own pictures.
+    Live BatchNorm leaves each rank the running statistics of its own images.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     if context.world_size == 1 or not buffers:

@@ -1,8 +1,8 @@
 """The training loop: one process's part, whatever surrounds it.
 
-An update takes `train.global_batch` pictures over all ranks and micro-batches. Each loss term is summed locally, and
+An update takes `train.global_batch` images over all ranks and micro-batches. Each loss term is summed locally, and
 divided by its count over the whole update: as DDP averages gradients over the ranks, the local sum is multiplied by the
-number of ranks first. So 1 x 8, 2 x 4 and 4 + 4 accumulated pictures give the same gradient.
+number of ranks first. So 1 x 8, 2 x 4 and 4 + 4 accumulated images give the same gradient.
 
 Everything random is a function of (seed, step, rank): a resumed run repeats the undisturbed one.
 """
@@ -253,7 +253,7 @@ class Trainer:
             now = "data.uris now hold" if self.config.data.uris else "data.uri now holds"
             raise UserError(
                 f"the run {storage.redact(self.config.run.uri)} was trained on {checkpoint.data}, but {now} "
-                f"{self.manifest.identity}: give another run.uri to start anew"
+                f"{self.manifest.identity}: give another run.uri to start again"
             )
         self.student.load_state_dict(checkpoint.student)
         if self.teacher is not None and checkpoint.teacher is not None:

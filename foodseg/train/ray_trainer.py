@@ -158,7 +158,9 @@ def _fit_with_retries(
             failures += 1
             if isinstance(error, WorkerGroupError) or failures > run.config.train.max_failures:
                 if isinstance(reason, RetryLater):
-                    raise type(reason)(f"training failed: {reason}; once that is mended, go on with --resume") from None
+                    raise type(reason)(
+                        f"training failed: {reason}; once that is mended, run it again with --resume"
+                    ) from None
                 _log.error("%s", error)  # with the trace of the worker
                 raise RuntimeError(f"training failed: {reason}") from None
             _log.warning("training failed (%s); going on from the newest checkpoint", reason)

@@ -53,7 +53,7 @@ def plan_run(config: ExperimentConfig) -> Run:
     """Checks a configuration against its data; nothing is written.
 
     Raises:
-        UserError: no data, data sets of different label spaces, unknown split, too few pictures, none labelled,
+        UserError: no data, data sets of different label spaces, unknown split, too few images, none labelled,
             validation with the true names given.
     """
     config = with_absolute_uris(config)
@@ -73,7 +73,7 @@ def plan_run(config: ExperimentConfig) -> Run:
         )
     val_split = config.data.val_split
     if val_split is not None and val_split not in manifest.counts:
-        have = ", ".join(f"{name} ({counts.pictures})" for name, counts in manifest.counts.items())
+        have = ", ".join(f"{name} ({counts.images})" for name, counts in manifest.counts.items())
         raise UserError(
             f"the data set {manifest.name!r} has no split {val_split!r}, which data.val_split names; it has {have}: "
             "set data.val_split=null to train without validation, or name one of those"
@@ -154,7 +154,7 @@ def begin_run(run: Run, *, resume: bool) -> None:
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
     if idle and not config.loss.taught:
         _log.warning(
-            "%d of the training pictures have no mask: nothing is learned from them while loss.distill and the other "
+            "%d of the training images have no mask: nothing is learned from them while loss.distill and the other "
             "terms of a teacher are 0",
             idle,
         )
@@ -216,7 +216,7 @@ def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:
-    """Returns the vectors of the names as the run directory holds them; None for a model without text.
+    """Returns the class embeddings as the run directory holds them; None for a model without text.
 
     A run that has not begun has none there: then they are made, as `model.text` says.
 
@@ -241,7 +241,7 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
     steps = int(config.train.epochs * order.epoch_length / config.train.global_batch)
     if steps < 1:
         raise UserError(
-            f"train.epochs = {config.train.epochs:g} of {order.epoch_length} pictures is less than one update of "
+            f"train.epochs = {config.train.epochs:g} of {order.epoch_length} images is less than one update of "
             f"{config.train.global_batch}: raise train.epochs or lower train.global_batch"
         )
     return steps
@@ -273,7 +273,7 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
     if changed:
         raise UserError(
             f"--resume: {shown} was started with another configuration: {'; '.join(changed[:3])}; "
-            "give the same one, or another run.uri to start anew"
+            "give the same one, or another run.uri to start again"
         )
 
 

@@ -30,7 +30,7 @@ from foodseg.models.backbones.latents import LatentCache
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
-from foodseg.train.conditioning import student_lists, teacher_lists
+from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
 # the terms that compare with the teacher
 TAUGHT = frozenset({"distill", "features", "stages", "deeper", "attention"})
@@ -63,10 +63,10 @@ class Task(Protocol):
 class SegmentationTask:
     """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from which names are on a crop.
 
-    A picture without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
-    from the row's seed (`train/conditioning.py`); of an id that a picture's source never annotates nobody knows whether
+    An image without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
+    from the row's seed (`train/conditioning.py`); of an id that an image's source never annotates nobody knows whether
     it is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
-    know the list, as a diffusion backbone's do, it learns from pictures that were told all names alone: from the others
+    know the list, as a diffusion backbone's do, it learns from images that were told all names alone: from the others
     it would learn to read the list.
     """
 
@@ -84,7 +84,7 @@ class SegmentationTask:
 
         Args:
             annotated: per source the ids that it annotates (None = all), in the order of `Batch.source`.
-            text: (K, D) vectors of the names, for a model with text fusion.
+            text: (K, D) class embeddings, for a model with text fusion.
         """
         self._config, self._classes, self._total_steps = config, classes, total_steps
         segmenter = build_segmenter(config.model, len(classes), pretrained=pretrained, text=text)
@@ -199,11 +199,11 @@ class SegmentationTask:
         assert teacher is not None, "loss.distill and its like need a teacher"
         lists = None
         if self._config.model.fusion != "none":
-            lists = teacher_lists(self._possible_names(batch), batch.list_known, self._config.distill)
+            lists = teacher_conditioning(self._possible_names(batch), batch.list_known, self._config.distill)
         return _forward(teacher, plain_view(batch.image, batch.extent, mean), lists)
 
     def _hidden(self, batch: Batch) -> torch.Tensor | None:
-        """(B, K) bool, the ids that each picture's source never annotates; None = no source has such."""
+        """(B, K) bool, the ids that each image's source never annotates; None = no source has such."""
         if self._unannotated is None:
             return None
         return self._unannotated.to(batch.mask.device)[batch.source.long()]
@@ -216,7 +216,7 @@ class SegmentationTask:
         """(B, K) bool, the names that the student is told; None = the model takes no list."""
         if self._config.model.fusion == "none":
             return None
-        return student_lists(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
+        return student_conditioning(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
 
     def _known_names(self, batch: Batch, lists: torch.Tensor | None) -> torch.Tensor:
         """(B, K) bool, the names that the ingredient head learns of: it is known whether they are on the crop."""

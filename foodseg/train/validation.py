@@ -2,7 +2,7 @@
 
 Each rank labels its share of the rows; whole-number counts are added up over the ranks, so that every rank has the same
 result, whatever the number of ranks. As in `evaluate`, background on which an id is predicted that the source of the
-picture never annotates is left out.
+image never annotates is left out.
 """
 
 from dataclasses import asdict

@@ -1,9 +1,10 @@
-"""The table of an ablation: means over seeds, deviations, and 95 % intervals over pictures and seeds.
+"""The table of an ablation: means over seeds, deviations, and 95 % intervals over images and seeds.
 
     table = ablation_table(scored, contrasts, classes, subsets=subsets, resamples=10_000)
     print(table_markdown(table, "Student weights"))
 
-Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both arms of a contrast.
+Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both variants of a
+contrast.
 A handful of seeds is few: the deviation over them is the more honest word on what another seed would give.
 """
 
@@ -14,12 +15,12 @@ import numpy as np
 
 from foodseg.metrics.bootstrap import Draws, draw_scores, draw_seeds, interval
 from foodseg.metrics.confusion import subset_ids
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 from foodseg.report.formatting import markdown_cell
 
 TITLES = {"student": "Student weights", "ema": "Averaged (EMA) weights"}
-Runs = Mapping[str, Mapping[int, Sequence[PictureCounts]]]
-"""By arm and seed the counts of one run."""
+Runs = Mapping[str, Mapping[int, Sequence[ImageCounts]]]
+"""By variant and seed the counts of one run."""
 
 
 def ablation_table(
@@ -30,37 +31,41 @@ def ablation_table(
     subsets: Mapping[str, Sequence[int]] | None = None,
     resamples: int,
 ) -> dict[str, Any]:
-    """Scores the arms and their contrasts.
+    """Scores the variants and their contrasts.
 
-    An arm's score is the mean of its runs' mIoU, each taken from counts summed over all pictures. A contrast is taken
-    over the seeds that both arms have.
+    A variant's score is the mean of its runs' mIoU, each taken from counts summed over all images. A contrast is taken
+    over the seeds that both variants have.
 
     Args:
         classes: K. subsets: named lists of ids; id 0 is always added. resamples: draws of groups and seeds.
 
     Returns:
-        {"arms": {arm: {measure: {"mean", "deviation", "low", "high", "seeds": {seed: mIoU}}}},
-        "contrasts": {name: {"arms", "seeds", measure: {"difference", "deviation", "low", "high", "significant"}}},
-        "pictures", "groups"}; the measures are "miou" and the names of the subsets. A deviation of one seed is None.
+        {"variants": {variant: {measure: {"mean", "deviation", "low", "high", "seeds": {seed: mIoU}}}},
+        "contrasts": {name: {"variants", "seeds", measure: {"difference", "deviation", "low", "high", "significant"}}},
+        "images", "groups"}; the measures are "miou" and the names of the subsets. A deviation of one seed is None.
 
     Raises:
-        UserError: the pictures, their groups or their truth differ between runs.
+        UserError: the images, their groups or their truth differ between runs.
     """
     measures = {"miou": list(range(classes))}
     measures |= {name: subset_ids(name, ids, classes) for name, ids in (subsets or {}).items()}
-    keys = [(arm, seed) for arm, of_arm in runs.items() for seed in of_arm]
-    sides = {f"{arm}, seed {seed}": runs[arm][seed] for arm, seed in keys}
+    keys = [(variant, seed) for variant, of_variant in runs.items() for seed in of_variant]
+    sides = {f"{variant}, seed {seed}": runs[variant][seed] for variant, seed in keys}
     draws = draw_scores(sides, classes, list(measures.values()), resamples=resamples)
     place = {key: column for column, key in enumerate(keys)}
 
-    def over_seeds(arm: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        return _over_seeds(draws, [place[arm, seed] for seed in seeds])
+    def over_seeds(variant: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        return _over_seeds(draws, [place[variant, seed] for seed in seeds])
 
-    arms: dict[str, Any] = {}
-    for arm, of_arm in runs.items():
-        observed, drawn = over_seeds(arm, list(of_arm))
-        arms[arm] = {
-            name: {"mean": _mean(row), **_spread(row, drawn[m]), "seeds": dict(zip(of_arm, row.tolist(), strict=True))}
+    variants: dict[str, Any] = {}
+    for variant, of_variant in runs.items():
+        observed, drawn = over_seeds(variant, list(of_variant))
+        variants[variant] = {
+            name: {
+                "mean": _mean(row),
+                **_spread(row, drawn[m]),
+                "seeds": dict(zip(of_variant, row.tolist(), strict=True)),
+            }
             for m, (name, row) in enumerate(zip(measures, observed, strict=True))
         }
     found: dict[str, Any] = {}
@@ -70,14 +75,14 @@ def ablation_table(
             continue
         (observed_a, drawn_a), (observed_b, drawn_b) = over_seeds(a, seeds), over_seeds(b, seeds)
         observed, drawn = observed_a - observed_b, drawn_a - drawn_b
-        found[title] = {"arms": [a, b], "seeds": seeds}
+        found[title] = {"variants": [a, b], "seeds": seeds}
         for m, (name, row) in enumerate(zip(measures, observed, strict=True)):
             spread = _spread(row, drawn[m])
             low, high = spread["low"], spread["high"]
             # one seed says nothing of the next
             clear = len(seeds) > 1 and low is not None and high is not None and (low > 0 or high < 0)
             found[title][name] = {"difference": _mean(row), **spread, "significant": clear}
-    return {"arms": arms, "contrasts": found, "pictures": draws.pictures, "groups": draws.groups}
+    return {"variants": variants, "contrasts": found, "images": draws.images, "groups": draws.groups}
 
 
 def page_markdown(result: Mapping[str, Any]) -> str:
@@ -92,23 +97,23 @@ def page_markdown(result: Mapping[str, Any]) -> str:
 
 def table_markdown(table: Mapping[str, Any], title: str) -> str:
     """Returns the table for people: percent, in brackets the 95 % interval; a star where it leaves 0 out."""
-    measures = list(next(iter(table["arms"].values())))
+    measures = list(next(iter(table["variants"].values())))
     names = ["mIoU", *measures[1:]]
-    head = [f"| arm | seeds | {' | '.join(map(markdown_cell, names))} |", "|---|---:|" + "---:|" * len(names)]
+    head = [f"| variant | seeds | {' | '.join(map(markdown_cell, names))} |", "|---|---:|" + "---:|" * len(names)]
     lines = [f"## {title}", "", *head]
-    for arm, row in table["arms"].items():
+    for variant, row in table["variants"].items():
         cells = [_cell(row[m]["mean"], row[m], "") for m in measures]
-        lines.append(f"| {markdown_cell(arm)} | {len(row['miou']['seeds'])} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown_cell(variant)} | {len(row['miou']['seeds'])} | {' | '.join(cells)} |")
     if table["contrasts"]:
-        lines += ["", head[0].replace("| arm |", "| contrast |"), head[1]]
+        lines += ["", head[0].replace("| variant |", "| contrast |"), head[1]]
     for name, row in table["contrasts"].items():
         cells = [_cell(row[m]["difference"], row[m], "+") + (" *" if row[m]["significant"] else "") for m in measures]
-        arms = " minus ".join(map(markdown_cell, row["arms"]))
-        lines.append(f"| {markdown_cell(name)}: {arms} | {len(row['seeds'])} | {' | '.join(cells)} |")
+        variants = " minus ".join(map(markdown_cell, row["variants"]))
+        lines.append(f"| {markdown_cell(name)}: {variants} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table['groups']} groups of "
-              f"{table['pictures']} pictures and over seeds; differences in percentage points; * where the interval "
-              "leaves 0 out. Few seeds make it too narrow. Drawn pictures lack rare classes, so the interval of an "
-              "arm's own mIoU may lie above its mean, and that of a difference too far from 0."]  # fmt: skip
+              f"{table['images']} images and over seeds; differences in percentage points; * where the interval "
+              "leaves 0 out. Few seeds make it too narrow. Drawn images lack rare classes, so the interval of an "
+              "variant's own mIoU may lie above its mean, and that of a difference too far from 0."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

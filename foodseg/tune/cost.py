@@ -16,9 +16,9 @@ PASSES = 10  # that are measured, after one that is not
 
 
 def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) -> dict[str, float]:
-    """Returns {"parameters": trainable numbers}, {"latency": milliseconds a picture}, or {} for "none".
+    """Returns {"parameters": trainable numbers}, {"latency": milliseconds an image}, or {} for "none".
 
-    The latency is the median of PASSES passes of one square picture of `eval.longest_side` (512 where that is null)
+    The latency is the median of PASSES passes of one square image of `eval.longest_side` (512 where that is null)
     through a model with random weights, on the GPU if the process of the trial has one (with workers it has none).
     Trials that run beside it slow it down: it ranks models, and is no benchmark.
     """
@@ -30,13 +30,13 @@ def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) 
         return {"parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad))}
     device = pick_device("auto" if config.scaling.use_gpu else "cpu")
     side = config.eval.longest_side or 512
-    picture = torch.zeros(1, 3, side, side, device=device)
+    image = torch.zeros(1, 3, side, side, device=device)
     model.to(device).eval()
     seconds = []
     with torch.no_grad():
         for _ in range(PASSES + 1):
             started = time.perf_counter()
-            model(picture)
+            model(image)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)

@@ -1,4 +1,5 @@
-"""`foodseg ablate`: every arm with every seed, each run scored once, and what the differences between arms tell.
+"""`foodseg ablate`: every variant with every seed, each run scored once, and what the differences between variants
+tell.
 
 run_ablation(read_ablation("jobs/configs/ablate.yaml", [], ["soy_classes.txt"]))
 """
@@ -17,7 +18,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.metrics.per_image import PictureCounts, read_pictures
+from foodseg.metrics.per_image import ImageCounts, read_images
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.ablation import TITLES, ablation_table, page_markdown
@@ -42,7 +43,7 @@ class Target:
 def run_ablation(
     plan: AblationPlan, *, resume: bool = False, address: str | None = None, test_log: str | None = None
 ) -> dict[str, Any]:
-    """Trains, scores and compares the arms; goes on with what is there.
+    """Trains, scores and compares the variants; goes on with what is there.
 
     Args:
         plan: of `read_ablation`.
@@ -55,22 +56,24 @@ def run_ablation(
         `ablation_table`; also written to table.json, and table.md for people.
 
     Raises:
-        UserError: an arm or a split that cannot work; every run failed.
+        UserError: a variant or a split that cannot work; every run failed.
         RetryLater: runs were interrupted, since storage or cluster were lost.
         KeyboardInterrupt: Ctrl-C.
     """
     located = plan.ablation.model_copy(update={"uri": storage.absolute(plan.ablation.uri)})
     plan = replace(plan, ablation=located)
     ablation = plan.ablation
-    trained = [name for name, arm in plan.arms.items() if arm.predictions is None]
-    # seeds outside: an ablation that is interrupted has some seeds of every arm
-    listed: list[Values] = [{"arm": arm, "seed": seed} for seed in ablation.seeds for arm in trained]
+    trained = [name for name, variant in plan.variants.items() if variant.predictions is None]
+    # seeds outside: an ablation that is interrupted has some seeds of every variant
+    listed: list[Values] = [{"variant": variant, "seed": seed} for seed in ablation.seeds for variant in trained]
     configs = [_configuration(plan, values) for values in listed]
-    without = [values["arm"] for values, config in zip(listed, configs, strict=True) if config.train.ema_horizon == 0]
+    without = [
+        values["variant"] for values, config in zip(listed, configs, strict=True) if config.train.ema_horizon == 0
+    ]
     if ablation.weights == "ema" and without:
         raise UserError(
-            f"ablation.weights = ema, but the arm {without[0]!r} keeps no averaged weights (train.ema_horizon is 0): "
-            "set ablation.weights to both or student"
+            f"ablation.weights = ema, but the variant {without[0]!r} keeps no averaged weights (train.ema_horizon is "
+            "0): set ablation.weights to both or student"
         )
     example = configs[0] if configs else plan.base
     run = plan_run(example)
@@ -82,17 +85,17 @@ def run_ablation(
     classes = manifest.class_table
     chosen = read_subsets(ablation.subsets, classes)
     label_maps = [
-        ({"arm": name, "seed": seed}, arm.predictions.replace("{seed}", str(seed)))
-        for name, arm in plan.arms.items()
+        ({"variant": name, "seed": seed}, variant.predictions.replace("{seed}", str(seed)))
+        for name, variant in plan.variants.items()
         for seed in ablation.seeds
-        if arm.predictions is not None
+        if variant.predictions is not None
     ]
     require_models(configs, run.manifest.class_table)
     for values, folder in label_maps:
         if not storage.list_names(folder):
             raise UserError(
-                f"arms.{values['arm']}.predictions: {storage.redact(folder)} is empty or not there; it must hold the "
-                f"label maps of seed {values['seed']}"
+                f"variants.{values['variant']}.predictions: {storage.redact(folder)} is empty or not there; it must "
+                f"hold the label maps of seed {values['seed']}"
             )
     with in_use(ablation.uri, "ablation.uri"):
         begin(ablation.uri, "ablation.yaml", plan.given, resume)
@@ -123,7 +126,9 @@ def run_ablation(
             if not lost:
                 raise
         if lost:  # the files of the table hold the others
-            raise RetryLater(f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): go on with --resume")
+            raise RetryLater(
+                f"{len(lost)} of {len(listed)} runs were interrupted ({lost[0]}): run it again with --resume"
+            )
         return table
 
 
@@ -132,11 +137,11 @@ def _kinds(plan: AblationPlan) -> tuple[str, ...]:
 
 
 def _run_name(values: Values) -> str:
-    return f"{slug(values['arm'])}-seed{values['seed']}"
+    return f"{slug(values['variant'])}-seed{values['seed']}"
 
 
 def _configuration(plan: AblationPlan, values: Values) -> ExperimentConfig:
-    config = configured(plan.base, {**plan.arms[values["arm"]].settings, "train.seed": values["seed"]})
+    config = configured(plan.base, {**plan.variants[values["variant"]].settings, "train.seed": values["seed"]})
     run_uri = storage.join(plan.ablation.uri, "runs", _run_name(values))
     return with_own_threads(with_absolute_uris(with_settings(config, {"run.uri": run_uri})))
 
@@ -186,16 +191,16 @@ def _table(
     failed = {trial.name: trial.reason for trial in ledger if trial.status == "failed"}
     result: dict[str, Any] = {"ablation": storage.redact(ablation.uri), "split": ablation.split, "failed": failed}
     for kind in _kinds(plan):
-        runs: dict[str, dict[int, list[PictureCounts]]] = {}
-        for arm, given in plan.arms.items():
+        runs: dict[str, dict[int, list[ImageCounts]]] = {}
+        for variant, given in plan.variants.items():
             for seed in ablation.seeds:
-                name = _run_name({"arm": arm, "seed": seed})
+                name = _run_name({"variant": variant, "seed": seed})
                 first = given.predictions or kind == _kinds(plan)[0]
-                counts = "pictures.parquet" if first else f"pictures-{kind}.parquet"
+                counts = "images.parquet" if first else f"images-{kind}.parquet"
                 where = storage.join(_scores_uri(ablation.uri, name), counts)
                 if storage.exists(where):
-                    runs.setdefault(arm, {})[seed] = read_pictures(where)[0]
-        if not any(plan.arms[arm].predictions is None for arm in runs):
+                    runs.setdefault(variant, {})[seed] = read_images(where)[0]
+        if not any(plan.variants[variant].predictions is None for variant in runs):
             continue
         result[kind] = ablation_table(runs, plan.contrasts, len(classes), subsets=subsets, resamples=ablation.resamples)
     if not result.keys() & TITLES.keys():

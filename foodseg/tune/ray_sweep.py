@@ -88,7 +88,7 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, ru
         raise UserError(f"no trial of the sweep {storage.redact(sweep.uri)} came to its end; the first: {reason}")
     lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
     if result.best is None:
-        raise RetryLater(f"no trial of the sweep has come to its end yet ({lost[0]}): go on with --resume")
+        raise RetryLater(f"no trial of the sweep has come to its end yet ({lost[0]}): run it again with --resume")
     files = {name: storage.redact(storage.join(sweep.uri, name)) for name in ("best.yaml", "report.html")}
     return {**result.to_json(), **files}
 
@@ -123,8 +123,7 @@ def _facts(run: Run) -> dict[str, str]:
     config = run.config
     counts = run.manifest.counts[config.data.val_split or ""]
     return {
-        "data": f"{run.manifest.identity}; scored on {config.data.val_split}, {counts.pictures} pictures, "
+        "data": f"{run.manifest.identity}; scored on {config.data.val_split}, {counts.images} images, "
         f"{config.eval.weights} weights",
-        "training": f"{run.total_steps} updates of {config.train.global_batch} pictures, "
-        f"crops of {config.augment.crop}",
+        "training": f"{run.total_steps} updates of {config.train.global_batch} images, crops of {config.augment.crop}",
     }

@@ -166,7 +166,7 @@ class TrialFeed(Apart, Searcher):
             self._next += 1
             trial = Trial(plan.name(number, values), number, values, {})
             if self._configured(trial):
-                shown = ", ".join(f"{knob} {_short(value)}" for knob, value in values.items())
+                shown = ", ".join(f"{param} {_short(value)}" for param, value in values.items())
                 _log.info("%s begins: %s", trial.name, shown)
                 return trial
         _log.warning("%d trials in a row had no valid configuration: no more are tried", REFUSED)
@@ -183,7 +183,7 @@ class TrialFeed(Apart, Searcher):
         if again:
             self._unfinished.append(trial.name)
         if self._patience.is_over():
-            _log.warning("trials are interrupted again and again: no more begin; go on with --resume")
+            _log.warning("trials are interrupted again and again: no more begin; run it again with --resume")
         else:
             then = f"then {trial.name} is tried again" if again else f"{trial.name} is left to --resume"
             _log.warning("no trial begins for %.0f s; %s", self._patience.seconds_left, then)

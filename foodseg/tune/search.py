@@ -57,7 +57,7 @@ class RandomSearch:
 
 
 class ListedSearch:
-    """A list, in its order: a grid, or the arms of an ablation."""
+    """A list, in its order: a grid, or the variants of an ablation."""
 
     def __init__(self, listed: Iterable[Values]) -> None:
         self._listed = list(listed)

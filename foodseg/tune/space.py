@@ -5,7 +5,7 @@
     values = space.draw(RandomSource(np.random.default_rng(0)))
     config = configured(base, space.settings(values))
 
-A knob is a dotted key of the configuration, or a name of its own whose options set several keys at once.
+A hyperparameter is a dotted key of the configuration, or a name of its own whose options set several keys at once.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from foodseg.config.load import leaves, with_settings
 from foodseg.config.marks import NotSearched, Placement, is_below, keys_with
 from foodseg.errors import UserError
 
-Values = dict[str, Any]  # by the name of a knob: a label of its choices, or a number
+Values = dict[str, Any]  # by the name of a hyperparameter: a label of its choices, or a number
 Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
 RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
@@ -61,12 +61,13 @@ class RandomSource:
 
 
 @dataclass(frozen=True)
-class Knob:
+class Hyperparameter:
     """One thing that is searched.
 
     choices: by label the settings (dotted key -> value) of each choice; empty for numbers.
     low, high: the range of a number, both ends included.
-    when: labels of other knobs, of which one must be chosen for this knob to be used; empty = always.
+    when: labels of other hyperparameters, of which one must be chosen for this hyperparameter to be used; empty =
+        always.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Knob:
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def used(self, values: Values) -> bool:
-        """Whether the values of the knobs before it are those that it is for."""
+        """Whether the values of the hyperparameters before it are those that it is for."""
         return all(values.get(other) in labels for other, labels in self.when.items())
 
     def settings(self, value: Any) -> dict[str, Any]:
@@ -87,40 +88,40 @@ class Knob:
 
 @dataclass(frozen=True)
 class Space:
-    """The knobs in the order of the file; one that depends on another stands after it."""
+    """The hyperparameters in the order of the file; one that depends on another stands after it."""
 
-    knobs: tuple[Knob, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
 
     def draw(self, source: Source) -> Values:
-        """Returns a value for every knob that is used."""
+        """Returns a value for every hyperparameter that is used."""
         values: Values = {}
-        for knob in self.knobs:
-            if not knob.used(values):
+        for param in self.hyperparameters:
+            if not param.used(values):
                 continue
-            if knob.choices:
-                values[knob.name] = source.suggest_categorical(knob.name, list(knob.choices))
-            elif knob.kind == "int":
-                values[knob.name] = source.suggest_int(knob.name, int(knob.low), int(knob.high))
+            if param.choices:
+                values[param.name] = source.suggest_categorical(param.name, list(param.choices))
+            elif param.kind == "int":
+                values[param.name] = source.suggest_int(param.name, int(param.low), int(param.high))
             else:
-                log = knob.kind == "loguniform"
-                values[knob.name] = source.suggest_float(knob.name, knob.low, knob.high, log=log)
+                log = param.kind == "loguniform"
+                values[param.name] = source.suggest_float(param.name, param.low, param.high, log=log)
         return values
 
     def settings(self, values: Values) -> dict[str, Any]:
         """Returns what the values set: dotted key -> value."""
-        return {key: value for knob in self.knobs if knob.name in values
-                for key, value in knob.settings(values[knob.name]).items()}  # fmt: skip
+        return {key: value for param in self.hyperparameters if param.name in values
+                for key, value in param.settings(values[param.name]).items()}  # fmt: skip
 
     def grid(self) -> Iterator[Values]:
         """Yields every combination, each once.
 
         Raises:
-            UserError: a knob is a range of numbers, which has no end.
+            UserError: a hyperparameter is a range of numbers, which has no end.
         """
-        endless = [knob.name for knob in self.knobs if knob.kind in ("uniform", "loguniform")]
+        endless = [param.name for param in self.hyperparameters if param.kind in ("uniform", "loguniform")]
         if endless:
             raise UserError(f"space: {endless[0]}: sweep.searcher = grid needs choices, options or int, not a range")
-        return _combinations(self.knobs, lambda knob: list(range(int(knob.low), int(knob.high) + 1)))
+        return _combinations(self.hyperparameters, lambda param: list(range(int(param.low), int(param.high) + 1)))
 
 
 def space_of_file(tree: Any) -> Any:
@@ -132,12 +133,12 @@ def space_of_file(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return plain(tree)
     try:
-        return {name: _knob_of_file(name, given) for name, given in tree.items()}
+        return {name: _hyperparameter_of_file(name, given) for name, given in tree.items()}
     except Unclear as error:
         raise UserError(f"space: {error}") from None
 
 
-def _knob_of_file(name: str, given: Any) -> Any:
+def _hyperparameter_of_file(name: str, given: Any) -> Any:
     if not isinstance(given, dict):
         return plain(given)
     read = {kind: plain(content) for kind, content in given.items()}
@@ -169,19 +170,20 @@ def parse_space(tree: Any) -> Space:
     """Reads the part `space` of a sweep's file.
 
     Raises:
-        UserError: no knobs, a knob of no known kind, a wrong range, `when` of a knob that does not stand before it.
+        UserError: no hyperparameters, a hyperparameter of no known kind, a wrong range, `when` of a hyperparameter that
+            does not stand before it.
     """
     if not isinstance(tree, dict) or not tree:
         raise UserError("space: must name what is searched, for example loss.distill: {uniform: [0.1, 1.0]}")
-    knobs: list[Knob] = []
+    hyperparameters: list[Hyperparameter] = []
     setter: dict[str, str] = {}
     for name, given in tree.items():
-        knob = _knob(str(name), given, {knob.name: knob for knob in knobs})
-        for key in {key for settings in knob.choices.values() for key in settings} or {knob.name}:
-            if setter.setdefault(key, knob.name) != knob.name:
-                raise UserError(f"space: {knob.name} and {setter[key]} both set {key}: leave it out of one of them")
-        knobs.append(knob)
-    return Space(tuple(knobs))
+        param = _hyperparameter(str(name), given, {param.name: param for param in hyperparameters})
+        for key in {key for settings in param.choices.values() for key in settings} or {param.name}:
+            if setter.setdefault(key, param.name) != param.name:
+                raise UserError(f"space: {param.name} and {setter[key]} both set {key}: leave it out of one of them")
+        hyperparameters.append(param)
+    return Space(tuple(hyperparameters))
 
 
 def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -191,7 +193,7 @@ def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> Experimen
 
 def corners(space: Space) -> list[Values]:
     """Returns every combination of the choices and of the ends of the ranges; of more than CHECKED a random part."""
-    combinations = list(itertools.islice(_combinations(space.knobs, _ends), CHECKED + 1))
+    combinations = list(itertools.islice(_combinations(space.hyperparameters, _ends), CHECKED + 1))
     if len(combinations) > CHECKED:
         source = _Ends(np.random.default_rng(0))
         combinations = [space.draw(source) for _ in range(CHECKED)]
@@ -219,14 +221,14 @@ def check_space(space: Space, base: ExperimentConfig) -> None:
 def _check_keys(space: Space, base: ExperimentConfig) -> None:
     """Raises UserError for a key that does not exist, also where no combination that is tried sets it."""
     known = dict(leaves(base.model_dump(mode="json")))
-    for knob in space.knobs:
-        for settings in knob.choices.values() if knob.choices else [{knob.name: knob.low}]:
+    for param in space.hyperparameters:
+        for settings in param.choices.values() if param.choices else [{param.name: param.low}]:
             for key, value in settings.items():
                 if key not in known:
                     try:
                         configured(base, {key: value})
                     except UserError as error:
-                        raise UserError(f"space: {knob.name}: {error}") from None
+                        raise UserError(f"space: {param.name}: {error}") from None
 
 
 class _Ends(RandomSource):
@@ -239,28 +241,30 @@ class _Ends(RandomSource):
         return (low, high)[int(self.rng.integers(2))]
 
 
-def _ends(knob: Knob) -> list[Any]:
-    ends = [knob.low, knob.high] if knob.kind != "int" else [int(knob.low), int(knob.high)]
+def _ends(param: Hyperparameter) -> list[Any]:
+    ends = [param.low, param.high] if param.kind != "int" else [int(param.low), int(param.high)]
     return ends[: 1 if ends[0] == ends[1] else 2]
 
 
 def _combinations(
-    knobs: Sequence[Knob], numbers: Callable[[Knob], list[Any]], chosen: Values | None = None
+    hyperparameters: Sequence[Hyperparameter],
+    numbers: Callable[[Hyperparameter], list[Any]],
+    chosen: Values | None = None,
 ) -> Iterator[Values]:
-    """Yields every combination of labels, and of what `numbers` gives for a knob of numbers."""
+    """Yields every combination of labels, and of what `numbers` gives for a hyperparameter of numbers."""
     values = chosen or {}
-    if not knobs:
+    if not hyperparameters:
         yield values
         return
-    knob, *rest = knobs
-    if not knob.used(values):
+    param, *rest = hyperparameters
+    if not param.used(values):
         yield from _combinations(rest, numbers, values)
         return
-    for value in list(knob.choices) or numbers(knob):
-        yield from _combinations(rest, numbers, {**values, knob.name: value})
+    for value in list(param.choices) or numbers(param):
+        yield from _combinations(rest, numbers, {**values, param.name: value})
 
 
-def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
+def _hyperparameter(name: str, given: Any, before: Mapping[str, Hyperparameter]) -> Hyperparameter:
     known = ", ".join(KINDS)
     kinds = [key for key in given if key != "when"] if isinstance(given, dict) else []
     if len(kinds) != 1 or kinds[0] not in KINDS:
@@ -281,9 +285,9 @@ def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
         if whole:
             raise UserError(f"space: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
         if name in RESERVED:
-            raise UserError(f"space: {name} is a column of trials.parquet: give the knob another name")
+            raise UserError(f"space: {name} is a column of trials.parquet: give the hyperparameter another name")
         _refuse_fixed(name, [key for settings in choices.values() for key in settings])
-        return Knob(name, kind, choices, when=when)
+        return Hyperparameter(name, kind, choices, when=when)
     if "." not in name:
         raise UserError(f"space: {name}: must be a key of the configuration, such as loss.distill, or have options")
     _refuse_fixed(name, [name])
@@ -291,7 +295,7 @@ def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
         if not (isinstance(content, list) and content):
             raise UserError(f"space: {name}: choice must be a list of values, found {content!r}")
         try:
-            return Knob(name, kind, {json.dumps(value): {name: value} for value in content}, when=when)
+            return Hyperparameter(name, kind, {json.dumps(value): {name: value} for value in content}, when=when)
         except TypeError:
             raise UserError(f"space: {name}: choice must be of numbers, texts and lists, found {content!r}") from None
     numbers = (int,) if kind == "int" else (int, float)
@@ -302,28 +306,28 @@ def _knob(name: str, given: Any, before: Mapping[str, Knob]) -> Knob:
     ):  # fmt: skip
         of = {"int": "whole numbers", "uniform": "numbers", "loguniform": "numbers above 0"}[kind]
         raise UserError(f"space: {name}: {kind} must be two {of}, the lower one first, found {content!r}")
-    return Knob(name, kind, low=float(content[0]), high=float(content[1]), when=when)
+    return Hyperparameter(name, kind, low=float(content[0]), high=float(content[1]), when=when)
 
 
-def _when(name: str, given: Any, before: Mapping[str, Knob]) -> dict[str, tuple[str, ...]]:
+def _when(name: str, given: Any, before: Mapping[str, Hyperparameter]) -> dict[str, tuple[str, ...]]:
     if not isinstance(given, dict):
-        raise UserError(f"space: {name}: when must name another knob and its values, found {given!r}")
+        raise UserError(f"space: {name}: when must name another hyperparameter and its values, found {given!r}")
     when = {}
     for other, wanted in given.items():
         if other not in before or not before[other].choices:
-            choosing = [knob.name for knob in before.values() if knob.choices]
+            choosing = [param.name for param in before.values() if param.choices]
             raise UserError(
-                f"space: {name}: when: {other!r} is no knob with choices that stands before it "
+                f"space: {name}: when: {other!r} is no hyperparameter with choices that stands before it "
                 f"(there {'are ' + ', '.join(choosing) if choosing else 'is none'})"
             )
-        knob = before[other]
+        param = before[other]
         wanted = wanted if isinstance(wanted, list) else [wanted]
-        labels = [str(value) if knob.kind == "options" else json.dumps(value) for value in wanted]
-        strange = [label for label in labels if label not in knob.choices]
+        labels = [str(value) if param.kind == "options" else json.dumps(value) for value in wanted]
+        strange = [label for label in labels if label not in param.choices]
         if strange or not labels:
             raise UserError(
                 f"space: {name}: when: {other} is never {(strange or ['nothing'])[0]}; "
-                f"it may be {', '.join(knob.choices)}"
+                f"it may be {', '.join(param.choices)}"
             )
         when[other] = tuple(labels)
     return when
@@ -334,6 +338,6 @@ def _refuse_fixed(name: str, keys: Sequence[str]) -> None:
     for key in keys:
         if is_below(key, fixed):
             raise UserError(
-                f"space: {name}: {key} cannot be searched: all trials are scored on the same pictures, and where they "
+                f"space: {name}: {key} cannot be searched: all trials are scored on the same images, and where they "
                 "run is set by config.scaling and sweep.uri"
             )

@@ -1,11 +1,11 @@
-"""The pictures of a sweep's report, as inline SVG in the style of the other charts."""
+"""The images of a sweep's report, as inline SVG in the style of the other charts."""
 
 import math
 from collections.abc import Sequence
 
 from foodseg.config.sweep import Against
 from foodseg.report.charts import AXIS, BOTTOM, COLOURS, TOP, Scale, axes, svg, text, ticks, wide
-from foodseg.tune.space import Knob
+from foodseg.tune.space import Hyperparameter
 from foodseg.tune.trials import Trial
 
 COLOUR = {"finished": COLOURS[0], "stopped": "#9aa39d", "failed": COLOURS[1], "interrupted": COLOURS[2],
@@ -13,8 +13,8 @@ COLOUR = {"finished": COLOURS[0], "stopped": "#9aa39d", "failed": COLOURS[1], "i
 BEST = COLOURS[3]
 COLUMN = 150  # of the parallel coordinates, from one axis to the next
 TALL = 300
-FOOT = 0.15  # of an axis, for trials that do not use its knob
-UNITS = {"parameters": (1e6, "million parameters"), "latency": (1, "ms a picture")}
+FOOT = 0.15  # of an axis, for trials that do not use its hyperparameter
+UNITS = {"parameters": (1e6, "million parameters"), "latency": (1, "ms an image")}
 
 
 def curves_chart(trials: Sequence[Trial], best: str | None) -> str:
@@ -33,8 +33,9 @@ def curves_chart(trials: Sequence[Trial], best: str | None) -> str:
     return svg("mIoU on val of every trial", drawn)
 
 
-def parallel_chart(trials: Sequence[Trial], knobs: Sequence[Knob], best: str | None) -> str:
-    """Returns one line per trial from knob to knob to its mIoU; the better a trial, the fuller its line.
+def parallel_chart(trials: Sequence[Trial], hyperparameters: Sequence[Hyperparameter], best: str | None) -> str:
+    """Returns one line per trial from hyperparameter to hyperparameter to its mIoU; the better a trial, the fuller its
+    line.
 
     Args:
         trials: best first.
@@ -42,16 +43,16 @@ def parallel_chart(trials: Sequence[Trial], knobs: Sequence[Knob], best: str | N
     scored = [trial for trial in trials if trial.score is not None and trial.status != "failed"]
     scores = ticks(*wide(*_ends([100 * (trial.score or 0) for trial in scored])))
     drawn = []
-    for column, knob in enumerate(knobs):
-        if knob.choices:
-            marks = [(label.strip('"'), _label(knob, label)) for label in knob.choices]
+    for column, param in enumerate(hyperparameters):
+        if param.choices:
+            marks = [(label.strip('"'), _label(param, label)) for label in param.choices]
         else:
-            marks = [(f"{tick:g}", _number(knob, tick)) for tick in _marks(knob)]
-        drawn += _axis(column, knob.name, [*marks, *([("not used", 0.0)] if knob.when else [])])
+            marks = [(f"{tick:g}", _number(param, tick)) for tick in _marks(param)]
+        drawn += _axis(column, param.name, [*marks, *([("not used", 0.0)] if param.when else [])])
     marks = [(f"{tick:g}", (tick - scores[0]) / (scores[-1] - scores[0])) for tick in scores]
-    drawn += _axis(len(knobs), "mIoU on val, %", marks)
+    drawn += _axis(len(hyperparameters), "mIoU on val, %", marks)
     for rank, trial in reversed(list(enumerate(scored))):
-        heights = [_height(knob, trial) for knob in knobs]
+        heights = [_height(param, trial) for param in hyperparameters]
         heights.append((100 * (trial.score or 0) - scores[0]) / (scores[-1] - scores[0]))
         path = " ".join(f"{_across(column):.1f},{_up(height):.1f}" for column, height in enumerate(heights))
         colour, strength = (BEST, 1.0) if trial.name == best else (COLOUR[trial.status], 1 - 0.8 * rank / len(scored))
@@ -59,7 +60,7 @@ def parallel_chart(trials: Sequence[Trial], knobs: Sequence[Knob], best: str | N
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-opacity="{strength:.2f}" '
             f'stroke-width="{2.5 if trial.name == best else 1.2}"/>'
         )
-    return svg("Knobs and mIoU of every trial", drawn, COLUMN * (len(knobs) + 1), TALL)
+    return svg("Hyperparameters and mIoU of every trial", drawn, COLUMN * (len(hyperparameters) + 1), TALL)
 
 
 def pareto_chart(trials: Sequence[Trial], front: Sequence[str], against: Against) -> str:
@@ -85,36 +86,36 @@ def pareto_chart(trials: Sequence[Trial], front: Sequence[str], against: Against
     return svg(f"mIoU on val over {title}", drawn)
 
 
-def _height(knob: Knob, trial: Trial) -> float:
-    if knob.name not in trial.values:
+def _height(param: Hyperparameter, trial: Trial) -> float:
+    if param.name not in trial.values:
         return 0.0
-    value = trial.values[knob.name]
-    return _label(knob, value) if knob.choices else _number(knob, value)
+    value = trial.values[param.name]
+    return _label(param, value) if param.choices else _number(param, value)
 
 
-def _label(knob: Knob, label: str) -> float:
+def _label(param: Hyperparameter, label: str) -> float:
     """The place of a choice on its axis, in [0, 1]; the foot is kept free for "not used" where that can be."""
-    labels = list(knob.choices)
-    return _above_foot(knob, (labels.index(label) + 0.5) / len(labels))
+    labels = list(param.choices)
+    return _above_foot(param, (labels.index(label) + 0.5) / len(labels))
 
 
-def _number(knob: Knob, value: float) -> float:
+def _number(param: Hyperparameter, value: float) -> float:
     """The place of a number on its axis, in [0, 1]."""
-    low, high = wide(knob.low, knob.high)
-    if knob.kind == "loguniform":
+    low, high = wide(param.low, param.high)
+    if param.kind == "loguniform":
         low, high, value = math.log(low), math.log(high), math.log(value)
-    return _above_foot(knob, (value - low) / (high - low))
+    return _above_foot(param, (value - low) / (high - low))
 
 
-def _above_foot(knob: Knob, place: float) -> float:
-    return FOOT + (1 - FOOT) * place if knob.when else place
+def _above_foot(param: Hyperparameter, place: float) -> float:
+    return FOOT + (1 - FOOT) * place if param.when else place
 
 
-def _marks(knob: Knob) -> list[float]:
-    if knob.kind == "loguniform":
-        middle = math.sqrt(knob.low * knob.high)
-        return [knob.low, float(f"{middle:.2g}"), knob.high]
-    return [knob.low, (knob.low + knob.high) / 2, knob.high]
+def _marks(param: Hyperparameter) -> list[float]:
+    if param.kind == "loguniform":
+        middle = math.sqrt(param.low * param.high)
+        return [param.low, float(f"{middle:.2g}"), param.high]
+    return [param.low, (param.low + param.high) / 2, param.high]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

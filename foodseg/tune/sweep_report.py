@@ -1,4 +1,4 @@
-"""`report.html` of a sweep: curves, knobs, front, and what was stopped early; one file that loads nothing."""
+"""`report.html` of a sweep: curves, hyperparameters, front, and what was stopped early; one file that loads nothing."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ def sweep_html(result: SweepResult, facts: dict[str, str]) -> str:
         result=result,
         facts={**facts, **_facts(sweep)},
         charts=charts,
-        parallel=Markup(parallel_chart(trials, result.space.knobs, name)),
+        parallel=Markup(parallel_chart(trials, result.space.hyperparameters, name)),
         importance=important,
         best_file=storage.redact(storage.join(sweep.uri, "best.yaml")),
         best=[]

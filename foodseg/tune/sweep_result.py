@@ -1,4 +1,4 @@
-"""What a sweep has found: which trial is best, what each knob is worth, which models are worth their cost.
+"""What a sweep has found: which trial is best, what each hyperparameter is worth, which models are worth their cost.
 
 result = summarise(ledger, space, sweep)      # also while it runs
 write_results(result)                         # best.yaml, trials.parquet, report.html
@@ -16,7 +16,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import to_yaml
 from foodseg.config.sweep import Against, SweepConfig
-from foodseg.tune.space import Knob, Space
+from foodseg.tune.space import Hyperparameter, Space
 from foodseg.tune.trials import Trial
 
 PARTS = 3  # that the values of a number are cut into
@@ -26,8 +26,8 @@ PARTS = 3  # that the values of a number are cut into
 class SweepResult:
     """trials: best first (`ranked`). best: None while none is finished. front: names of the Pareto front.
 
-    importance: per knob the share of the variance of the ranks that it explains alone, in [0, 1]; None where too few
-    trials used it.
+    importance: per hyperparameter the share of the variance of the ranks that it explains alone, in [0, 1]; None where
+    too few trials used it.
     """
 
     sweep: SweepConfig
@@ -63,7 +63,7 @@ def summarise(trials: Sequence[Trial], space: Space, sweep: SweepConfig, workers
     """Compares the trials; the best one is the best of those that trained to their end."""
     order = tuple(ranked(trials))
     best = next((trial for trial in order if trial.status == "finished"), None)
-    importance = {knob.name: explained_share(knob, order) for knob in space.knobs}
+    importance = {param.name: explained_share(param, order) for param in space.hyperparameters}
     return SweepResult(sweep, space, order, best, importance, pareto_front(order, sweep.against), workers)
 
 
@@ -77,20 +77,20 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=place)
 
 
-def explained_share(knob: Knob, order: Sequence[Trial]) -> float | None:
-    """Returns how much of the variance of the ranks one knob explains alone: epsilon squared, at least 0.
+def explained_share(param: Hyperparameter, order: Sequence[Trial]) -> float | None:
+    """Returns how much of the variance of the ranks one hyperparameter explains alone: epsilon squared, at least 0.
 
     Ranks, because trials that were stopped early have no score to compare. Numbers are cut into PARTS groups of equal
     size. Epsilon squared is the correlation ratio freed of what as many groups would explain by chance (Kelley, "An
     unbiased correlation ratio measure", 1935).
 
     Args:
-        order: trials, best first; those that failed or did not use the knob are left out.
+        order: trials, best first; those that failed or did not use the hyperparameter are left out.
     """
     scored = [trial for trial in order if trial.status in ("finished", "stopped") and trial.score is not None]
-    used = [(rank, trial.values[knob.name]) for rank, trial in enumerate(scored) if knob.name in trial.values]
-    if knob.choices:
-        groups = [[rank for rank, value in used if value == label] for label in knob.choices]
+    used = [(rank, trial.values[param.name]) for rank, trial in enumerate(scored) if param.name in trial.values]
+    if param.choices:
+        groups = [[rank for rank, value in used if value == label] for label in param.choices]
     else:
         values = np.array([value for _, value in used], float)
         # by value, not by place: equal values stay together
@@ -145,7 +145,7 @@ def write_results(result: SweepResult, page: str) -> None:
 
 
 def trials_table(result: SweepResult) -> pa.Table:
-    """Returns one row per trial, best first: what it was, what became of it, its curve, and a column per knob."""
+    """Returns a row per trial, best first: what it was, what became of it, its curve, a column per hyperparameter."""
     trials = result.trials
     columns: dict[str, Any] = {
         "trial": [trial.name for trial in trials],
@@ -161,7 +161,7 @@ def trials_table(result: SweepResult) -> pa.Table:
     }
     for cost in sorted({name for trial in trials for name in trial.costs}):
         columns[cost] = pa.array([trial.costs.get(cost) for trial in trials], pa.float64())
-    for knob in result.space.knobs:
-        of = pa.string() if knob.choices else pa.float64()
-        columns[knob.name] = pa.array([trial.values.get(knob.name) for trial in trials], of)
+    for param in result.space.hyperparameters:
+        of = pa.string() if param.choices else pa.float64()
+        columns[param.name] = pa.array([trial.values.get(param.name) for trial in trials], of)
     return pa.table(columns)

@@ -24,7 +24,7 @@ class Trial:
     """One configuration that is tried.
 
     number: from 0 on; name: of the trial and its run directory, shown to people.
-    values: of the knobs. config: the whole configuration, as plain data.
+    values: of the hyperparameters. config: the whole configuration, as plain data.
     reports: one dict per validation: step, share (of its steps, in (0, 1]), miou and further scores, seconds.
     seconds: of training over all attempts. reason: why it failed, was stopped or interrupted.
     costs: parameters and latency_ms, where they are an objective.

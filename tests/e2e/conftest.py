@@ -1,4 +1,4 @@
-"""A browser, a drawn meal and a server that knows it, for the tests of the page."""
+"""A browser, a synthetic meal and a server that knows it, for the tests of the page."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from foodseg.demo.synthetic import draw_meal
-from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
+from foodseg.demo.synthetic_ingredients import SYNTHETIC_CLASSES
 from tests.support.browser import find_browser
 from tests.support.page_server import MealServer, meal_server
 from tests.support.page_view import HEIGHT, WIDTH
@@ -30,21 +30,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def meal() -> tuple[np.ndarray, np.ndarray]:
-    """A drawn meal of six ingredients: (300, 400, 3) uint8 and its (300, 400) ids."""
+    """A synthetic meal of six ingredients: (300, 400, 3) uint8 and its (300, 400) ids."""
     return draw_meal(14, HEIGHT, WIDTH)
 
 
 @pytest.fixture(scope="session")
-def picture(meal: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(meal: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The meal as a PNG file."""
-    path = tmp_path_factory.mktemp("pictures") / "lunch.png"
+    path = tmp_path_factory.mktemp("images") / "lunch.png"
     cv2.imwrite(str(path), cv2.cvtColor(meal[0], cv2.COLOR_RGB2BGR))
     return path
 
 
 @pytest.fixture
 def server(meal: tuple[np.ndarray, np.ndarray]) -> Iterator[MealServer]:
-    with meal_server(PLATE_CLASSES, [meal]) as server:
+    with meal_server(SYNTHETIC_CLASSES, [meal]) as server:
         yield server
 
 

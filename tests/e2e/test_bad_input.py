@@ -29,7 +29,7 @@ from tests.support.tiny_world import TINY_RUN, edit_json, make_world, set_option
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = ["train", *set_options(*TINY_RUN)]
 PREPARE = ["data", "prepare", "meals", "out"]
-PREDICT = ["predict", "model", "meals/images/drawn__0001.jpg", "--out", "out"]
+PREDICT = ["predict", "model", "meals/images/synthetic__0001.jpg", "--out", "out"]
 EVALUATE = ["evaluate", "--data", "prepared", "--out", "out", "--workers", "0"]
 SCORE = [*EVALUATE, "--predictions", "maps"]
 MODEL = [*EVALUATE, "model"]
@@ -85,7 +85,7 @@ def rename_class() -> None:
 
 
 def write_maps(**changed: np.ndarray | None) -> Callable[[], object]:
-    """An `arrange` that writes the perfect label map of every val picture; `changed` replaces or drops some."""
+    """An `arrange` that writes the perfect label map of every val image; `changed` replaces or drops some."""
 
     def arrange() -> None:
         Path("maps").mkdir()
@@ -106,7 +106,7 @@ def foreign_table() -> None:
 
 def foreign_map() -> None:
     write_maps()()
-    path = "maps/drawn__0010.png"
+    path = "maps/synthetic__0010.png"
     ids = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     ids[0, 0] = 77
     cv2.imwrite(path, ids)
@@ -232,9 +232,9 @@ DATA = [
     ),
     Bad("empty class table", PREPARE, ("classes.txt", "background"), arrange=write("meals/classes.txt", "")),
     Bad(
-        "no picture listed",
+        "no image listed",
         PREPARE,
-        ("meals", "no pictures"),
+        ("meals", "no images"),
         arrange=lambda: [write(f"meals/{s}.txt", "")() for s in ("train", "test")],
     ),
     Bad(
@@ -255,7 +255,7 @@ DATA = [
         ("DST", "prepared is SRC", "name another folder"),
     ),
     Bad(
-        "sources.tsv with a source that no picture has",
+        "sources.tsv with a source that no image has",
         PREPARE,
         ("sources.tsv, line 1", "'cantine'", "'drawn'"),
         arrange=write("meals/sources.tsv", "cantine\t1\n"),
@@ -423,20 +423,20 @@ MODELS = [
     ),
     Bad("classes without a map", [*MODEL, "--classes", "meals/classes.txt"], ("--classes", "--map")),
     Bad("a setting of the checkpoint changed", [*MODEL, "--set", "model.dropout=0"], ("model.dropout", "only eval.*")),
-    Bad("missing picture", ["predict", "model", "lunch.jpg", "--out", "out"], ("lunch.jpg", "no such file")),
+    Bad("missing image", ["predict", "model", "lunch.jpg", "--out", "out"], ("lunch.jpg", "no such file")),
     Bad(
-        "no picture",
+        "no image",
         ["predict", "model", "meals/classes.txt", "--out", "out"],
         ("classes.txt", "this is plain text", "JPEG"),
         code=3,
     ),
-    Bad("empty picture", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), 3, write("e.jpg", b"")),
+    Bad("empty image", ["predict", "model", "e.jpg", "--out", "out"], ("e.jpg", "empty"), 3, write("e.jpg", b"")),
     Bad(
         "a folder without images",
         ["predict", "model", "meals", "--out", "out"],
         ("meals", "holds no image", "subfolders"),
     ),
-    Bad("two pictures of one name", ["predict", "model", "a/x.jpg", "b/x.png", "--out", "out"], ("'x'", "rename")),
+    Bad("two images of one name", ["predict", "model", "a/x.jpg", "b/x.png", "--out", "out"], ("'x'", "rename")),
     Bad("a file as --out", [*PREDICT[:-1], "meals/classes.txt"], ("classes.txt is a file", "name a folder")),
 ]
 
@@ -449,28 +449,28 @@ SCORES = [
     ),
     Bad("no --out", ["evaluate", "model", "--data", "prepared"], ("--out is missing",)),
     Bad("no --data", ["evaluate", "model", "--out", "out"], ("--data is missing",)),
-    Bad("label map missing", SCORE, ("maps/drawn__0010.png", "missing"), 3, write_maps(drawn__0010=None)),
+    Bad("label map missing", SCORE, ("maps/synthetic__0010.png", "missing"), 3, write_maps(synthetic__0010=None)),
     Bad(
         "label map of another size",
         SCORE,
-        ("maps/drawn__0010.png", "7 x 5"),
+        ("maps/synthetic__0010.png", "7 x 5"),
         code=3,
-        arrange=write_maps(drawn__0010=np.zeros((5, 7), np.uint8)),
+        arrange=write_maps(synthetic__0010=np.zeros((5, 7), np.uint8)),
     ),
-    Bad("label map with a foreign id", SCORE, ("maps/drawn__0010.png", "id 77", "goes to 12"), 3, foreign_map),
+    Bad("label map with a foreign id", SCORE, ("maps/synthetic__0010.png", "id 77", "goes to 12"), 3, foreign_map),
     Bad(
         "label map in colour",
         SCORE,
-        ("maps/drawn__0010.png", "in colours", "grey or palette PNG"),
+        ("maps/synthetic__0010.png", "in colours", "grey or palette PNG"),
         code=3,
-        arrange=write_maps(drawn__0010=np.arange(243, dtype=np.uint8).reshape(9, 9, 3)),
+        arrange=write_maps(synthetic__0010=np.arange(243, dtype=np.uint8).reshape(9, 9, 3)),
     ),
     Bad(
-        "label map that is no picture",
+        "label map that is no image",
         SCORE,
-        ("maps/drawn__0010.png", "this is plain text"),
+        ("maps/synthetic__0010.png", "this is plain text"),
         code=3,
-        arrange=lambda: (write_maps()(), write("maps/drawn__0010.png", "x")()),
+        arrange=lambda: (write_maps()(), write("maps/synthetic__0010.png", "x")()),
     ),
     Bad(
         "subset with a foreign id",
@@ -486,25 +486,25 @@ SCORES = [
     ),
     Bad("subset missing", [*SCORE, "--subset", "s.txt"], ("s.txt", "no such file")),
     Bad(
-        "unknown picture id",
-        [*SCORE, "--pictures", "p.txt"],
+        "unknown image id",
+        [*SCORE, "--images", "p.txt"],
         ("p.txt", "'dinner'", "not in the split"),
-        arrange=write("p.txt", "drawn__0010\ndinner\n"),
+        arrange=write("p.txt", "synthetic__0010\ndinner\n"),
     ),
-    Bad("no picture id", [*SCORE, "--pictures", "p.txt"], ("p.txt", "no picture"), arrange=write("p.txt", "\n")),
-    Bad("compare with nothing", ["evaluate", "--compare", "a", "b"], ("a/pictures.parquet", "no such file")),
+    Bad("no image id", [*SCORE, "--images", "p.txt"], ("p.txt", "no image"), arrange=write("p.txt", "\n")),
+    Bad("compare with nothing", ["evaluate", "--compare", "a", "b"], ("a/images.parquet", "no such file")),
     Bad(
         "compare with something else",
         ["evaluate", "--compare", "a", "b"],
-        ("a/pictures.parquet", "Parquet"),
-        arrange=write("a/pictures.parquet", "x"),
+        ("a/images.parquet", "Parquet"),
+        arrange=write("a/images.parquet", "x"),
     ),
 ]
 
 PLACES = [
     Bad("unknown scheme", [*TRAIN, "--set", "data.uri=gs://b/meals"], ("gs://", "s3://bucket/key")),
     Bad(
-        "unknown scheme of a picture",
+        "unknown scheme of an image",
         ["predict", "model", "https://x/y.jpg", "--out", "out"],
         ("https://", "s3://bucket/key"),
     ),
@@ -589,26 +589,28 @@ def test_without_json_nothing_is_on_stdout(world: Path, capsys: pytest.CaptureFi
 
 
 def test_too_many_bad_records(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
-    cut("meals/images/drawn__0002.jpg")()
-    write("meals/masks/drawn__0003.png", "no mask")()
+    cut("meals/images/synthetic__0002.jpg")()
+    write("meals/masks/synthetic__0003.png", "no mask")()
 
     sentence = answer(PREPARE, 3)
 
-    check_words(sentence, ("2 of 13 records", "--max-bad 0.01", "drawn__0002", "out/v-1-"))
+    check_words(sentence, ("2 of 13 records", "--max-bad 0.01", "synthetic__0002", "out/v-1-"))
     assert len(list(Path("out").glob("v-1-*/quarantine.parquet"))) == 1 and not Path("out/dataset.json").exists()
 
 
-def test_one_picture_in_two_splits(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
-    write("meals/test.txt", "drawn__0001\n")()
+def test_one_image_in_two_splits(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
+    write("meals/test.txt", "synthetic__0001\n")()
 
-    check_words(answer(PREPARE, 3), ("1 of 11 records", "drawn__0001", "of train", "stands in test, which keeps it"))
+    check_words(
+        answer(PREPARE, 3), ("1 of 11 records", "synthetic__0001", "of train", "stands in test, which keeps it")
+    )
 
 
 def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[..., str]) -> None:
     """What a remote process refuses is said as if it were this one."""
-    write_maps(drawn__0010=None)()
+    write_maps(synthetic__0010=None)()
 
-    check_words(answer([*SCORE, "--workers", "1"], 3), ("maps/drawn__0010.png", "missing"))
+    check_words(answer([*SCORE, "--workers", "1"], 3), ("maps/synthetic__0010.png", "missing"))
 
 
 # --- storage and clusters that do not answer as they should ---

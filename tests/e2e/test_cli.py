@@ -1,4 +1,4 @@
-"""The command line on a tiny drawn world, without Ray: help, versions, configuration, scores, labelled pictures."""
+"""The command line on a tiny drawn world, without Ray: help, versions, configuration, scores, labelled images."""
 
 import json
 import logging
@@ -207,7 +207,7 @@ def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -
     metrics = answered("evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--out", "out",
                        "--workers", "0")  # fmt: skip
 
-    assert metrics["scores"]["miou"] == 1.0 and metrics["pictures"] == 3
+    assert metrics["scores"]["miou"] == 1.0 and metrics["images"] == 3
     assert json.loads(Path("out/metrics.json").read_text()) == metrics
     assert all("meals test" in Path("out", name).read_text() for name in ("report.md", "report.html"))
     opened, scored = map(json.loads, Path("out/test_access.jsonl").read_text().splitlines())
@@ -226,24 +226,24 @@ def test_val_is_not_noted_as_an_access_to_test(world: Path, said: Callable[..., 
     assert not Path("log").exists()
 
 
-def test_subset_and_pictures(world: Path, answered: Callable[..., Any]) -> None:
-    perfect_maps("maps", wrong="drawn__0012")
+def test_subset_and_images(world: Path, answered: Callable[..., Any]) -> None:
+    perfect_maps("maps", wrong="synthetic__0012")
     Path("two_classes.txt").write_text("1\twhite rice\n2\n")
-    Path("list.txt").write_text("drawn__0011\ndrawn__0013\n")
+    Path("list.txt").write_text("synthetic__0011\ndrawn__0013\n")
     arguments = ["evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--workers", "0",
                  "--test-log", "log.jsonl", "--subset", "two_classes.txt"]  # fmt: skip
 
     everything = answered(*arguments, "--out", "all")
-    listed = answered(*arguments, "--out", "listed", "--pictures", "list.txt")
+    listed = answered(*arguments, "--out", "listed", "--images", "list.txt")
 
-    assert everything["pictures"] == 3 and everything["scores"]["miou"] < 1
-    assert listed["pictures"] == 2 and listed["scores"]["miou"] == 1.0
+    assert everything["images"] == 3 and everything["scores"]["miou"] < 1
+    assert listed["images"] == 2 and listed["scores"]["miou"] == 1.0
     assert "two" in json.dumps(listed["scores"])
 
 
 def test_compare_two_evaluations(world: Path, answered: Callable[..., Any], said: Callable[..., str]) -> None:
     perfect_maps("good")
-    perfect_maps("bad", wrong="drawn__0011")
+    perfect_maps("bad", wrong="synthetic__0011")
     for name in ("good", "bad"):
         answered("evaluate", "--predictions", name, "--data", "prepared", "--split", "test", "--out", f"{name}-out",
                  "--workers", "0", "--test-log", "log.jsonl")  # fmt: skip
@@ -263,7 +263,7 @@ def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> Non
     metrics = answered("evaluate", "model", "--data", "prepared", "--out", "out", "--workers", "0")
 
     assert 0 <= metrics["scores"]["miou"] < 1
-    assert metrics["pictures"] == 2 and metrics["step"] == 0 and metrics["weights"] == "ema"
+    assert metrics["images"] == 2 and metrics["step"] == 0 and metrics["weights"] == "ema"
 
 
 # --- a look at the data ---
@@ -272,51 +272,51 @@ def test_evaluate_a_checkpoint(world: Path, answered: Callable[..., Any]) -> Non
 def test_inspect(world: Path, answered: Callable[..., Any], said: Callable[..., str]) -> None:
     result = answered("data", "inspect", "prepared")
 
-    assert [result["splits"][split]["pictures"] for split in ("train", "val", "test")] == [8, 2, 3]
-    with Image.open(result["pictures"]["contact_sheet"]) as sheet:
+    assert [result["splits"][split]["images"] for split in ("train", "val", "test")] == [8, 2, 3]
+    with Image.open(result["images"]["contact_sheet"]) as sheet:
         assert sheet.size[0] == 6 * 400
     assert (world / "inspect-meals" / "contact_sheet.png").exists()
     shown = said("data", "inspect", "prepared", "--out", "look")
-    assert "test  3 pictures in 3 near-duplicate groups" in shown and "closest class names:" in shown
+    assert "test  3 images in 3 near-duplicate groups" in shown and "closest class names:" in shown
 
 
-# --- labelled pictures ---
+# --- labelled images ---
 
 
 def test_predict(world: Path, answered: Callable[..., Any]) -> None:
-    upright = Image.open("meals/images/drawn__0003.jpg")
+    upright = Image.open("meals/images/synthetic__0003.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
     upright.rotate(90, expand=True).save("turned.jpg", exif=exif, quality=95)
     assert upright.width != upright.height
 
-    answer = answered("predict", "model", "meals/images/drawn__0003.jpg", "turned.jpg", "--out", "out")
+    answer = answered("predict", "model", "meals/images/synthetic__0003.jpg", "turned.jpg", "--out", "out")
 
-    assert [Path(picture["overlay"]).name for picture in answer["pictures"]] == [
-        "drawn__0003.overlay.jpg", "turned.overlay.jpg",
+    assert [Path(image["overlay"]).name for image in answer["images"]] == [
+        "synthetic__0003.overlay.jpg", "turned.overlay.jpg",
     ]  # fmt: skip
-    for picture in answer["pictures"]:
-        assert (picture["width"], picture["height"]) == upright.size
-        ids = decode_mask(Path(picture["label_map"]).read_bytes())
+    for image in answer["images"]:
+        assert (image["width"], image["height"]) == upright.size
+        ids = decode_mask(Path(image["label_map"]).read_bytes())
         assert ids.shape == (upright.height, upright.width) and ids.dtype == np.uint8
-        assert Image.open(picture["overlay"]).width >= upright.width
-        found = {entry["id"]: entry for entry in picture["ingredients"]}
+        assert Image.open(image["overlay"]).width >= upright.width
+        found = {entry["id"]: entry for entry in image["ingredients"]}
         assert sorted(found) == sorted(set(np.unique(ids).tolist()) - {0})
         assert sum(entry["share_of_food"] for entry in found.values()) == pytest.approx(1)
         background = (ids == 0).mean()
-        assert background + sum(entry["share_of_picture"] for entry in found.values()) == pytest.approx(1)
+        assert background + sum(entry["share_of_image"] for entry in found.values()) == pytest.approx(1)
         assert all(entry["pixels"] == (ids == index).sum() for index, entry in found.items())
-        stem = Path(picture["label_map"]).stem
-        assert json.loads(Path(f"out/{stem}.json").read_text()) == picture
+        stem = Path(image["label_map"]).stem
+        assert json.loads(Path(f"out/{stem}.json").read_text()) == image
 
 
-def test_predict_prints_one_line_for_each_picture(world: Path, said: Callable[..., str]) -> None:
-    lines = said("predict", "model", "meals/images/drawn__0002.jpg", "--out", "out", "--set", "eval.flip=true")
+def test_predict_prints_one_line_for_each_image(world: Path, said: Callable[..., str]) -> None:
+    lines = said("predict", "model", "meals/images/synthetic__0002.jpg", "--out", "out", "--set", "eval.flip=true")
 
-    assert "drawn__0002.overlay.jpg: " in lines and " %" in lines and lines.count("\n") == 1
+    assert "synthetic__0002.overlay.jpg: " in lines and " %" in lines and lines.count("\n") == 1
 
 
-def test_text_from_the_names_to_labelled_pictures(
+def test_text_from_the_names_to_labelled_images(
     world: Path, answered: Callable[..., Any], said: Callable[..., str]
 ) -> None:
     """Random vectors, a model with cross-attention and a head; vocabulary, predicted and given, in this process."""
@@ -342,14 +342,14 @@ def test_text_from_the_names_to_labelled_pictures(
         metrics = answered(*score, "--out", f"{mode}-{restrict}", *told)
         assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "ema"}
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
-    # with the true list and a hard restriction nothing that is not on a picture is ever found on it
-    assert metrics["ingredients"]["per_picture"]["precision"] == 1
-    assert "Ingredients: given, the true list of each picture, an oracle" in said(*score, "--out", "again", *told)
+    # with the true list and a hard restriction nothing that is not on an image is ever found on it
+    assert metrics["ingredients"]["per_image"]["precision"] == 1
+    assert "Ingredients: given, the true list of each image, an oracle" in said(*score, "--out", "again", *told)
 
     (labelled,) = answered(
-        "predict", "run", "meals/images/drawn__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",
+        "predict", "run", "meals/images/synthetic__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",
         *set_options("eval.restrict=hard"),
-    )["pictures"]  # fmt: skip
+    )["images"]  # fmt: skip
     assert labelled["listed"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "given"
     assert {entry["name"] for entry in labelled["ingredients"]} <= {"white rice", "tomato"}
 
@@ -368,4 +368,4 @@ def test_train_resume_evaluate_predict_in_this_process(world: Path, answered: Ca
     metrics = answered("evaluate", "run", "--data", "prepared", "--out", "out", "--workers", "0")
     assert metrics["step"] == 2
     assert answered("config", "diff", "run/config.yaml", "run/config.yaml") == {"differences": {}}
-    assert len(answered("predict", "run", "meals/images/drawn__0003.jpg", "--out", "labelled")["pictures"]) == 1
+    assert len(answered("predict", "run", "meals/images/synthetic__0003.jpg", "--out", "labelled")["images"]) == 1

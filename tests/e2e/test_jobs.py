@@ -163,7 +163,7 @@ def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of drawn meals, `meals`."""
+    """A folder of synthetic meals, `meals`."""
     folder = tmp_path_factory.mktemp("jobs")
     write_meals(folder / "meals", train=12, test=2, seed=0, longest_side=64)
     return folder
@@ -187,15 +187,15 @@ def test_prepare_train_and_evaluate_in_one_job(head: Head, drawn: Path) -> None:
     said = submit_in_turn(head, scripts)
 
     manifest = read_manifest(str(prepared))
-    assert sum(counts.pictures for counts in manifest.counts.values()) == 14 and manifest.counts["test"].pictures == 2
+    assert sum(counts.images for counts in manifest.counts.values()) == 14 and manifest.counts["test"].images == 2
     newest = newest_checkpoint(str(run))
     assert newest is not None and load_checkpoint(newest, with_trainer=True).step == 3
     assert resolve_checkpoint(str(run)) == newest
     metrics = json.loads((scores / "metrics.json").read_text())
-    assert metrics["step"] == 3 and metrics["pictures"] == 2
+    assert metrics["step"] == 3 and metrics["images"] == 2
     openings = (scores / "test_access.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in openings] == ["opened", "scored"]
-    assert all((scores / name).exists() for name in ("report.html", "report.md", "pictures.parquet"))
+    assert all((scores / name).exists() for name in ("report.html", "report.md", "images.parquet"))
     assert "mIoU" in said
 
 

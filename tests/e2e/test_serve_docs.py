@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from foodseg.config.serve import ServeConfig
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.serve.http.api import make_api
 from foodseg.serve.protocols import Backends
-from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures, MealServer
+from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownImages, MealServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/serve.md"))
@@ -28,8 +28,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     folder = tmp_path_factory.mktemp("kitchen")
     image, mask = draw_meal(5, 240, 320)
     cv2.imwrite(str(folder / "lunch.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    pictures = KnownPictures(PLATE_CLASSES.names, [(image, mask)])
-    segmenter, sam = FakeSegmenter(pictures), FakeSam(pictures)
+    images = KnownImages(SYNTHETIC_CLASSES.names, [(image, mask)])
+    segmenter, sam = FakeSegmenter(images), FakeSam(images)
     api = make_api(ServeConfig(), Backends(segmenter, sam, FakeClip(), FakeRefine()), secret=b"secret", keys=None)
     with MealServer(api, segmenter, sam) as server:
         yield server.url.rstrip("/"), folder

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from pycocotools import mask as coco
 
 from foodseg.data.image_io import decode_mask
-from foodseg.demo.synthetic_ingredients import PLATE_CLASSES
+from foodseg.demo.synthetic_ingredients import SYNTHETIC_CLASSES
 from foodseg.report.overlay import food_shares
 from tests.support.page_server import confidence_of, meal_server, piece_at
 from tests.support.page_view import at, largest, middle_of, saved, seen, upload
@@ -18,14 +18,14 @@ from tests.support.page_view import at, largest, middle_of, saved, seen, upload
 OPACITY = 0.55  # where the slider stands at first
 
 
-# --- a picture comes in ---
+# --- an image comes in ---
 
 
-def test_upload_colours_names_and_measures(server, show, meal, picture):
+def test_upload_colours_names_and_measures(server, show, meal, sample_image):
     image, mask = meal
-    table = PLATE_CLASSES
+    table = SYNTHETIC_CLASSES
     page = show(server)
-    upload(page, picture)
+    upload(page, sample_image)
 
     counts = np.bincount(mask.ravel(), minlength=len(table))
     counts[0] = 0
@@ -42,15 +42,15 @@ def test_upload_colours_names_and_measures(server, show, meal, picture):
     for index in order:
         x, y = middle_of(mask == index)
         blend = (1 - OPACITY) * image[y, x] + OPACITY * table.palette()[index]
-        assert np.abs(shot[y, x] - blend).max() <= 30, table.names[index]  # the picture is scaled: not exact
+        assert np.abs(shot[y, x] - blend).max() <= 30, table.names[index]  # the image is scaled: not exact
     x, y = middle_of(mask == 0)
     assert np.abs(shot[y, x] - image[y, x]).max() <= 30
 
 
-def test_the_slider_takes_the_colour_away(server, show, meal, picture):
+def test_the_slider_takes_the_colour_away(server, show, meal, sample_image):
     image, mask = meal
     page = show(server)
-    upload(page, picture)
+    upload(page, sample_image)
     x, y = middle_of(mask == largest(mask))
     coloured = seen(page)[y, x]
     page.fill("#opacity", "0")
@@ -61,7 +61,7 @@ def test_the_slider_takes_the_colour_away(server, show, meal, picture):
     expect(page.locator("#opacity-value")).to_have_text("0 %")
 
 
-def test_dropped_and_pasted_pictures_are_taken(server, show, picture):
+def test_dropped_and_pasted_images_are_taken(server, show, sample_image):
     page = show(server)
     give = """([event, name, data]) => {
       const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -72,7 +72,7 @@ def test_dropped_and_pasted_pictures_are_taken(server, show, picture):
       document.body.dispatchEvent(made);
     }"""
     for event in ("drop", "paste"):
-        page.evaluate(give, [event, f"{event}.png", base64.b64encode(picture.read_bytes()).decode()])
+        page.evaluate(give, [event, f"{event}.png", base64.b64encode(sample_image.read_bytes()).decode()])
         expect(page.locator("#result")).to_be_visible()
         assert saved(page, "#save-json")[0] == f"{event}.json"
 
@@ -80,13 +80,13 @@ def test_dropped_and_pasted_pictures_are_taken(server, show, picture):
 # --- hover to see, click to hide ---
 
 
-def test_hover_names_what_is_there_and_a_click_hides_it(server, show, meal, picture):
+def test_hover_names_what_is_there_and_a_click_hides_it(server, show, meal, sample_image):
     image, mask = meal
     page = show(server)
-    upload(page, picture)
+    upload(page, sample_image)
     index = largest(mask)
     x, y = middle_of(mask == index)
-    name = PLATE_CLASSES.names[index]
+    name = SYNTHETIC_CLASSES.names[index]
 
     page.mouse.move(*at(page, x, y))
     expect(page.locator("#tip-text")).to_contain_text(name)
@@ -115,10 +115,10 @@ def test_traces_are_folded_away_where_there_are_several(show, tmp_path, folded):
     for place, index in enumerate(unsure):
         mask[20 + 40 * place : 30 + 40 * place, 240:250] = index
     assert all(confidence_of(index) < 0.5 for index in unsure)
-    image = PLATE_CLASSES.palette()[mask].astype(np.uint8)
+    image = SYNTHETIC_CLASSES.palette()[mask].astype(np.uint8)
     path = tmp_path / "traces.png"
     cv2.imwrite(str(path), image[:, :, ::-1])
-    with meal_server(PLATE_CLASSES, [(image, mask)]) as server:
+    with meal_server(SYNTHETIC_CLASSES, [(image, mask)]) as server:
         page = show(server)
         upload(page, path)
         assert page.locator("#legend li:visible").count() == (1 if folded else 3)
@@ -135,20 +135,20 @@ def test_traces_are_folded_away_where_there_are_several(show, tmp_path, folded):
 # --- outline something and name it ---
 
 
-def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, picture):
+def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
-    upload(page, picture)
+    upload(page, sample_image)
     index = largest(mask)
     x, y = middle_of(mask == index)
     before = seen(page)[y + 8, x]
     page.mouse.click(*at(page, x, y))
-    expect(page.locator("#selection-text")).to_contain_text(f"Taken for {PLATE_CLASSES.names[index]}")
+    expect(page.locator("#selection-text")).to_contain_text(f"Taken for {SYNTHETIC_CLASSES.names[index]}")
     assert np.abs(seen(page)[y + 8, x] - before).max() > 10  # the veil; the marker stands at x, y
     page.fill("#name", "  secret   sauce ")
     page.press("#name", "Enter")
 
-    new, piece = len(PLATE_CLASSES), piece_at(mask, x, y)
+    new, piece = len(SYNTHETIC_CLASSES), piece_at(mask, x, y)
     expected = np.where(piece, new, mask)
     row = page.locator("#legend li", has_text="secret sauce")
     expect(row.locator(".share")).to_have_text(f"{100 * piece.sum() / (mask > 0).sum():.1f} %")
@@ -169,14 +169,14 @@ def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, pictu
     assert "edited" not in json.loads(saved(page, "#save-json")[1])
 
 
-def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, meal, picture):
+def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
-    upload(page, picture)
-    one, other = (entry[0] for entry in food_shares(mask, PLATE_CLASSES)[:2])
+    upload(page, sample_image)
+    one, other = (entry[0] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2])
     x, y = middle_of(mask == one)
     page.mouse.click(*at(page, x, y))
-    page.fill("#name", PLATE_CLASSES.names[other].upper())
+    page.fill("#name", SYNTHETIC_CLASSES.names[other].upper())
     page.click("text=Name it")
     expected = np.where(piece_at(mask, x, y), other, mask)
     np.testing.assert_array_equal(decode_mask(saved(page, "#save-mask")[1]), expected)
@@ -187,10 +187,10 @@ def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, mea
     np.testing.assert_array_equal(decode_mask(saved(page, "#save-mask")[1]), expected)
 
 
-def test_the_picture_is_sent_again_only_where_it_was_forgotten(server, show, meal, picture):
+def test_the_image_is_sent_again_only_where_it_was_forgotten(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
-    upload(page, picture)
+    upload(page, sample_image)
     x, y = middle_of(mask == largest(mask))
     for calls in (["prompt", "embed", "prompt"], ["prompt"], ["prompt", "embed", "prompt"]):
         if len(server.sam.remembered) and len(calls) == 3:
@@ -203,11 +203,11 @@ def test_the_picture_is_sent_again_only_where_it_was_forgotten(server, show, mea
         page.click("#drop")
 
 
-def test_clicks_add_and_take_away(server, show, meal, picture):
+def test_clicks_add_and_take_away(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
-    upload(page, picture)
-    one, other = (entry[0] for entry in food_shares(mask, PLATE_CLASSES)[:2])
+    upload(page, sample_image)
+    one, other = (entry[0] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2])
     page.mouse.click(*at(page, *middle_of(mask == one)))
     expect(page.locator("#other")).to_have_text("Other size 1/3")
     page.click("#other")
@@ -224,20 +224,20 @@ def test_clicks_add_and_take_away(server, show, meal, picture):
     expect(page.locator("#points i")).to_have_count(1)
 
 
-def test_everything_goes_by_keyboard(server, show, meal, picture):
+def test_everything_goes_by_keyboard(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "choose"
-    upload(page, picture)
+    upload(page, sample_image)
     page.focus("#stage")
     expect(page.locator("#keys")).to_be_visible()
     page.keyboard.press("ArrowRight")  # the first press shows the cross, in the middle
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowDown")
     x, y = mask.shape[1] // 2 + 10, mask.shape[0] // 2 + 1  # steps of 1/40 and 1/400 of the longer side
-    seen = PLATE_CLASSES.names[mask[y, x]] if mask[y, x] else "no food"
+    seen = SYNTHETIC_CLASSES.names[mask[y, x]] if mask[y, x] else "no food"
     expect(page.locator("#announce")).to_contain_text(seen)
     page.keyboard.press("Enter")
     page.wait_for_selector("#selection:not([hidden])")
@@ -245,18 +245,18 @@ def test_everything_goes_by_keyboard(server, show, meal, picture):
     page.keyboard.type("gravy")
     page.keyboard.press("Enter")
     expect(page.locator("#legend")).to_contain_text("gravy")
-    expected = np.where(piece_at(mask, x, y), len(PLATE_CLASSES), mask)
+    expected = np.where(piece_at(mask, x, y), len(SYNTHETIC_CLASSES), mask)
     np.testing.assert_array_equal(decode_mask(saved(page, "#save-mask")[1]), expected)
 
 
 # --- names that the person gives ---
 
 
-def test_given_ingredients_guide_the_answer(server, show, meal, picture):
+def test_given_ingredients_guide_the_answer(server, show, meal, sample_image):
     _, mask = meal
     page = show(server)
-    upload(page, picture)
-    names = [PLATE_CLASSES.names[entry[0]] for entry in food_shares(mask, PLATE_CLASSES)[:2]]
+    upload(page, sample_image)
+    names = [SYNTHETIC_CLASSES.names[entry[0]] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2]]
     page.fill("#ingredient", f"{names[0]},  {names[1]}")
     page.press("#ingredient", "Enter")
     assert page.locator("#given button").all_inner_texts() == names
@@ -270,9 +270,9 @@ def test_given_ingredients_guide_the_answer(server, show, meal, picture):
     expect(page.locator("#problem-retry")).to_be_hidden()
 
 
-def test_a_model_without_lists_says_so(show, meal, picture):
-    with meal_server(PLATE_CLASSES, [meal], guided=False) as server:
+def test_a_model_without_lists_says_so(show, meal, sample_image):
+    with meal_server(SYNTHETIC_CLASSES, [meal], guided=False) as server:
         page = show(server)
-        upload(page, picture)
+        upload(page, sample_image)
         expect(page.locator("#guide-note")).to_be_visible()
         expect(page.locator("#ingredient")).to_be_disabled()

@@ -13,15 +13,15 @@ from foodseg.bench.ray_train import bench_train
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import config_hash
 from foodseg.errors import UserError
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 from tests.support.tiny_checkpoints import free_port, write_checkpoint
 
 pytestmark = pytest.mark.proof
 
 
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
-    uri = write_drawn(tmp_path / "data")
-    result = bench_data(uri, drawn_config("overridden", tmp_path / "run"), seconds=2)
+    uri = write_synthetic(tmp_path / "data")
+    result = bench_data(uri, synthetic_config("overridden", tmp_path / "run"), seconds=2)
     assert result["stream"]["seconds"] >= 2
     rates = [result[name]["images_per_second"] for name in ("stream", "bare", "loader")]
     assert min(rates) > 0
@@ -38,8 +38,8 @@ def test_bench_train(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.Monk
         return run_torchrun(config, kind, *rest) if kind == "memory" else [float(tick) for tick in range(9)]
 
     monkeypatch.setattr(ray_train, "_run_torchrun", once)
-    uri = write_drawn(tmp_path / "data")
-    config = drawn_config("overridden", tmp_path / "run")
+    uri = write_synthetic(tmp_path / "data")
+    config = synthetic_config("overridden", tmp_path / "run")
     result = bench_train(uri, config, workers=2, steps=3, rounds=1)
     for kind in ("memory", "end_to_end"):
         assert result[kind]["share"] == pytest.approx(result[kind]["foodseg"] / result[kind]["bare"])
@@ -49,9 +49,9 @@ def test_bench_train(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_bench_train_refuses_a_batch_that_cannot_be_split(tmp_path: Path) -> None:
-    uri = write_drawn(tmp_path / "data", train=4, val=0, test=0)
+    uri = write_synthetic(tmp_path / "data", train=4, val=0, test=0)
     with pytest.raises(UserError, match=r"train.global_batch = 4 cannot be split evenly over 3 workers"):
-        bench_train(uri, drawn_config("overridden", tmp_path / "run"), workers=3)
+        bench_train(uri, synthetic_config("overridden", tmp_path / "run"), workers=3)
 
 
 def test_bench_serve(ray_cluster: None, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_bench_serve(ray_cluster: None, tmp_path: Path) -> None:
     assert one["served"]["requests"] >= 3 and one["served"]["p50_ms"] <= one["served"]["p99_ms"]
     assert result["milliseconds_over_bare"] == pytest.approx(one["served"]["p50_ms"] - one["bare"]["p50_ms"], abs=50)
     assert result["threads"] == 1  # 0.3 logical CPUs
-    assert result["pictures"]["count"] == 16 and result["client_cpus"] > 0
+    assert result["images"]["count"] == 16 and result["client_cpus"] > 0
     assert "prompt" not in result  # SAM is not configured
     page = bench_markdown(result)
     assert 0 < result["milliseconds_of_noop"] == one["noop"]["p50_ms"]

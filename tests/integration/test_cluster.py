@@ -23,10 +23,10 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals
-from foodseg.metrics.per_image import merge, read_pictures
+from foodseg.metrics.per_image import merge, read_images
 from tests.integration.test_faults import logged_steps
 from tests.support.drivers import wait_for
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, BATCH = 160, 20, 4
@@ -78,7 +78,7 @@ def trains(node: Any) -> bool:
 def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
     run, prepared = tmp_path / "run", tmp_path / "prepared"
     write_meals(tmp_path / "meals", train=24, test=2, seed=0, longest_side=96)
-    config = drawn_config(
+    config = synthetic_config(
         str(prepared), run, f"train.steps={STEPS}", f"train.validate_every={STEPS}", f"train.checkpoint_every={EVERY}",
         f"train.global_batch={BATCH}", "scaling.num_workers=[1, 2]", "scaling.resources_per_worker={CPU: 2}",
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Clu
     assert told.index("training on 2 workers") < told.index("workers were lost") < told.index("training on 1 worker\n")
     # what Ray prints about the lost node is not on stdout
     prepared_as, trained, scored = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
-    assert prepared_as["splits"]["train"]["pictures"] + prepared_as["splits"]["val"]["pictures"] == 24
+    assert prepared_as["splits"]["train"]["images"] + prepared_as["splits"]["val"]["images"] == 24
     assert trained["step"] == STEPS
     newest = newest_checkpoint(str(run))
     assert newest is not None and load_checkpoint(newest).step == STEPS
@@ -119,9 +119,9 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Clu
         if "positions" in line:
             assert line["positions"] == [(line["step"] - 1) * BATCH, line["step"] * BATCH]
 
-    pictures, _ = read_pictures(str(tmp_path / "scores" / "pictures.parquet"))
-    assert len(pictures) == scored["pictures"] == read_manifest(str(prepared)).counts["val"].pictures
-    masks = [tmp_path / "meals" / "masks" / f"{picture.image_id}.png" for picture in pictures]
+    images, _ = read_images(str(tmp_path / "scores" / "images.parquet"))
+    assert len(images) == scored["images"] == read_manifest(str(prepared)).counts["val"].images
+    masks = [tmp_path / "meals" / "masks" / f"{image.image_id}.png" for image in images]
     truth = sum(np.bincount(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).ravel(), minlength=256) for mask in masks)
     classes = len(read_manifest(str(prepared)).classes)
-    assert merge(pictures, classes).sum(1).tolist() == truth[:classes].tolist()
+    assert merge(images, classes).sum(1).tolist() == truth[:classes].tolist()

@@ -18,7 +18,7 @@ from foodseg.train.loop import train
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 BATCH, STEPS, DONE = 4, 6, 2
 SETTINGS = [f"train.steps={STEPS}", f"train.global_batch={BATCH}", "train.micro_batch=1", "train.checkpoint_every=2"]
@@ -54,13 +54,13 @@ def seen(
 ) -> tuple[str, list[dict[str, Any]]]:
     """The run and the facts of each rank."""
     folder = tmp_path_factory.mktemp("contexts")
-    data, uri = write_drawn(folder / "data"), str(folder / "run")
-    run, local = prepared(drawn_config(data, uri, *SETTINGS))
+    data, uri = write_synthetic(folder / "data"), str(folder / "run")
+    run, local = prepared(synthetic_config(data, uri, *SETTINGS))
     answers = iter([False, True])
     local.stop_requested = lambda: next(answers)  # type: ignore[method-assign]
     assert train(run.config, run.manifest, run.total_steps, local)["step"] == DONE
 
-    config = drawn_config(data, uri, *SETTINGS, f"scaling.num_workers={request.param}")
+    config = synthetic_config(data, uri, *SETTINGS, f"scaling.num_workers={request.param}")
     if request.param == 0:
         write_facts(prepared(config, resume=True)[1], config)
     assert run_training(config, resume=True, build_context=asked)["step"] == STEPS

@@ -18,7 +18,7 @@ from foodseg.config.load import to_yaml
 from foodseg.train.ray_trainer import run_training
 from tests.support.drivers import kill_driver, wait_for
 from tests.support.s3_server import S3Server
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 STEPS = 40
 SETTINGS = [f"train.steps={STEPS}", "train.validate_every=40", "train.checkpoint_every=5", "train.log_every=1"]
@@ -44,7 +44,7 @@ def assert_whole(run_uri: str) -> None:
 @pytest.mark.chaos
 def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_cluster, tmp_path):
     run = tmp_path / "run"
-    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=2")
+    config = synthetic_config(write_synthetic(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=2")
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run_training, config)
         wait_for(lambda: len(logged_steps(run)) >= 8 or training.done())
@@ -66,7 +66,7 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_clus
 @pytest.mark.chaos
 def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_path):
     run = tmp_path / "run"
-    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=1")
+    config = synthetic_config(write_synthetic(tmp_path / "data"), run, *SETTINGS, "scaling.num_workers=1")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -86,7 +86,9 @@ def test_a_killed_driver_is_resumed_and_a_torn_checkpoint_is_passed_over(tmp_pat
 @pytest.mark.chaos
 def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
     run = tmp_path / "run"
-    config = drawn_config(write_drawn(tmp_path / "data"), run, *SETTINGS, "train.steps=4000", "scaling.num_workers=1")
+    config = synthetic_config(
+        write_synthetic(tmp_path / "data"), run, *SETTINGS, "train.steps=4000", "scaling.num_workers=1"
+    )
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml"), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
@@ -96,7 +98,7 @@ def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
             out, err = driver.communicate(timeout=120)
         finally:
             driver.kill()
-    sentence = "interrupted; a training run goes on with --resume"
+    sentence = "interrupted; a training run is resumed with --resume"
     assert driver.returncode == 130, err
     assert json.loads(out) == {"error": {"message": sentence, "exit_code": 130}}
     assert f"foodseg: {sentence}" in err and "Traceback" not in err
@@ -105,7 +107,7 @@ def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
 @pytest.mark.chaos
 def test_the_storage_server_restarts_in_mid_run(ray_cluster, s3: S3Server):
     run = "s3://foodseg/faults/run"
-    config = drawn_config(write_drawn("s3://foodseg/faults/data"), run, *SETTINGS, "scaling.num_workers=1")
+    config = synthetic_config(write_synthetic("s3://foodseg/faults/data"), run, *SETTINGS, "scaling.num_workers=1")
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run_training, config)
         wait_for(lambda: len(storage.list_names(f"{run}/checkpoints")) >= 1 or training.done())

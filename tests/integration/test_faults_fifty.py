@@ -60,7 +60,7 @@ def test_exactly_the_refused_records_are_in_the_quarantine(meals: FaultyMeals, p
     assert Counter(taken) == listed - refused, "every record is in a shard or in the quarantine"
 
 
-def test_masks_are_those_that_fit_their_picture(meals: FaultyMeals, prepared: tuple[str, Manifest]) -> None:
+def test_masks_are_those_that_fit_their_image(meals: FaultyMeals, prepared: tuple[str, Manifest]) -> None:
     uri, manifest = prepared
     reader = RowReader(uri, manifest, list(manifest.counts))
     seen = 0
@@ -79,7 +79,7 @@ def test_above_max_bad_nothing_is_switched_and_the_lists_are_there(
     total, bad = sum(map(len, meals.lists.values())), prepared[1].quarantined
     words = (
         rf"{bad} of {total} records are bad, a share of {bad / total:.3g}, more than --max-bad 0\.05 allows; "
-        r"the first is 'no_picture' of train: picture: train\.txt lists 'no_picture', and no image in images/ has that "
+        r"the first is 'no_image' of train: image: train\.txt lists 'no_image', and no image in images/ has that "
         "name; all are listed in "
     )
     with pytest.raises(DataRefused, match=words):

@@ -1,12 +1,12 @@
 """The OpenAPI document of the endpoint, and what schemathesis makes of it, over real connections with plain fakes."""
 
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from proof.hostile_http import send_schemathesis, sent, wrong
 from tests.support.page_server import meal_server
 
 
 def test_what_schemathesis_makes_of_the_document() -> None:
-    with meal_server(PLATE_CLASSES, [draw_meal(1, 60, 80)]) as server:
+    with meal_server(SYNTHETIC_CLASSES, [draw_meal(1, 60, 80)]) as server:
         outcomes = send_schemathesis(server.url, "a-key", examples=2)
     assert sent(outcomes) >= 14 and not wrong(outcomes), outcomes
     assert {"200", "422"} <= outcomes.keys()

@@ -1,4 +1,4 @@
-"""An ablation on the shared cluster: arms x seeds, label maps of others, and the table of their differences."""
+"""An ablation on the shared cluster: variants x seeds, label maps of others, and the table of their differences."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from foodseg.tune.ray_ablate import run_ablation
 from foodseg.tune.sweep_files import AblationPlan, read_ablation
 from foodseg.tune.trials import Ledger
 from tests.support.sweep_files import write_ablation
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 pytestmark = pytest.mark.chaos
 
@@ -36,15 +36,15 @@ def ablated(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, AblationPlan, dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("ablation")
-    data = write_drawn(folder / "data")
+    data = write_synthetic(folder / "data")
     for seed in (0, 1):
         write_truth(data, folder / f"maps-{seed}")
-    arms = {**ARMS, "peer": {"predictions": str(folder / "maps-{seed}")}}
+    variants = {**ARMS, "peer": {"predictions": str(folder / "maps-{seed}")}}
     (folder / "few.txt").write_text("1\n2\n")
     ablation = {"seeds": [0, 1], "split": "test", "subsets": [str(folder / "few.txt")], "resamples": 200}
     settings = ["train.ema_horizon=0.5", "data.val_split=null"]
     path = write_ablation(
-        folder / "a.yaml", data, folder / "ablation", arms=arms, ablation=ablation, overrides=settings
+        folder / "a.yaml", data, folder / "ablation", variants=variants, ablation=ablation, overrides=settings
     )
     plan = read_ablation(path, [])
     log = folder / "openings.jsonl"
@@ -54,13 +54,13 @@ def ablated(
 def test_the_table(ablated: tuple[Path, AblationPlan, dict[str, Any], Path]) -> None:
     uri, _, result, _ = ablated
     for kind in ("student", "ema"):
-        arms = result[kind]["arms"]
-        assert list(arms) == ["plain", "No learning", "peer"]
-        assert arms["peer"]["miou"]["mean"] == 1.0 and arms["peer"]["few"]["low"] == 1.0
-        assert list(arms["plain"]["miou"]["seeds"]) == [0, 1]
+        variants = result[kind]["variants"]
+        assert list(variants) == ["plain", "No learning", "peer"]
+        assert variants["peer"]["miou"]["mean"] == 1.0 and variants["peer"]["few"]["low"] == 1.0
+        assert list(variants["plain"]["miou"]["seeds"]) == [0, 1]
         assert list(result[kind]["contrasts"]) == ["No learning - plain", "peer - plain"]
         assert result[kind]["contrasts"]["peer - plain"]["miou"]["significant"]
-    assert result["student"]["arms"]["plain"] != result["ema"]["arms"]["plain"]
+    assert result["student"]["variants"]["plain"] != result["ema"]["variants"]["plain"]
     assert json.loads((uri / "table.json").read_text())["failed"].keys() == {"nan-seed0", "nan-seed1"}
     page = (uri / "table.md").read_text()
     assert "peer minus plain" in page and "nan-seed0: the loss" in page
@@ -69,7 +69,7 @@ def test_the_table(ablated: tuple[Path, AblationPlan, dict[str, Any], Path]) -> 
 def test_each_run_opens_the_test_split_once(ablated: tuple[Path, AblationPlan, dict[str, Any], Path]) -> None:
     uri, plan, result, log = ablated
     scored = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "scored"]
-    assert len(scored) == 2 * 2 + 2  # two arms and seeds, both kinds of weights at once; and the label maps
+    assert len(scored) == 2 * 2 + 2  # two variants and seeds, both kinds of weights at once; and the label maps
     again = run_ablation(plan, resume=True, test_log=str(log))
     assert json.dumps(again, sort_keys=True) == json.dumps(result, sort_keys=True)
     assert len(log.read_text().splitlines()) == 2 * len(scored)
@@ -78,6 +78,6 @@ def test_each_run_opens_the_test_split_once(ablated: tuple[Path, AblationPlan, d
 
 def test_a_split_that_is_none(ablated: tuple[Path, AblationPlan, dict[str, Any], Path], tmp_path: Path) -> None:
     located = ablated[1].ablation.model_copy(update={"split": "tset", "uri": str(tmp_path)})
-    plan = AblationPlan(located, ablated[1].arms, {}, ablated[1].base, {})
+    plan = AblationPlan(located, ablated[1].variants, {}, ablated[1].base, {})
     with pytest.raises(UserError, match="data set 'drawn' has no split 'tset'"):
         run_ablation(plan)

@@ -1,4 +1,4 @@
-"""The demo as a whole, smaller still; the pictures that it shows are those of the prepared set, whatever its format."""
+"""The demo as a whole, smaller still; the images that it shows are those of the prepared set, whatever its format."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import SCHEMA, read_manifest, write_manifest, write_shard
 from foodseg.demo import ray_demo
 from foodseg.demo.ray_demo import SHOWN, _write_some, run_demo
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.models.text.class_embeddings import read_table
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,23 +32,23 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     # the lock has the sentence encoder, so that its vectors are the ones
     assert result["text"].startswith("all-MiniLM-L6-v2 (") and f"text:      {result['text']}\n" in result["summary"]
     table = read_table(str(out / "names.safetensors"))
-    assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == PLATE_CLASSES.names
-    assert result["steps"] == 4 and result["metrics"]["pictures"] == result["given"]["pictures"] == 4
+    assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == SYNTHETIC_CLASSES.names
+    assert result["steps"] == 4 and result["metrics"]["images"] == result["given"]["images"] == 4
     assert result["metrics"]["conditions"]["ingredients"] == "vocabulary"
     assert result["given"]["conditions"]["ingredients"] == "given"
     assert "mIoU, told what is there" in result["summary"]
     lines = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
     distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]
     assert len(distilled) == 4 and all(math.isfinite(loss) for loss in distilled) and distilled[-1] > 0
-    assert (out / "pictures.png").stat().st_size > 0 and len(list((out / "pictures").iterdir())) == 2
+    assert (out / "images.png").stat().st_size > 0 and len(list((out / "images").iterdir())) == 2
     openings = [json.loads(line) for line in (out / "test_access.jsonl").read_text().splitlines()]
     assert [line["event"] for line in openings] == ["opened", "scored"] * 2
 
 
-def test_the_shown_pictures_are_the_files_as_they_came(tmp_path: Path) -> None:
-    uri = write_drawn(tmp_path / "d", train=2, val=3, test=12)
+def test_the_shown_images_are_the_files_as_they_came(tmp_path: Path) -> None:
+    uri = write_synthetic(tmp_path / "d", train=2, val=3, test=12)
     reader = RowReader(uri, read_manifest(uri), ["test"])
-    paths = [Path(path) for path in _write_some(reader, tmp_path / "pictures")]
+    paths = [Path(path) for path in _write_some(reader, tmp_path / "images")]
     assert [path.name for path in paths] == [f"{n + 1}-test-{n:03d}.jpeg" for n in range(SHOWN)]
     rows = reader.take(range(SHOWN)).to_pylist()
     assert [path.read_bytes() for path in paths] == [row["image"] for row in rows]
@@ -66,13 +66,13 @@ def test_the_shown_pictures_are_the_files_as_they_came(tmp_path: Path) -> None:
     ],
 )
 def test_any_id_makes_a_file_name(tmp_path: Path, image_id: str, name: str) -> None:
-    uri = write_drawn(tmp_path / "d", train=2, val=2, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=2, test=1)
     manifest = read_manifest(uri)
     (row,) = RowReader(uri, manifest, ["test"]).take([0], SCHEMA.names).to_pylist()
-    picture: np.ndarray = draw_meal(0, 72, 96)[0]
-    row |= {"image_id": image_id, "image": cv2.imencode(".png", picture)[1].tobytes()}
+    image: np.ndarray = draw_meal(0, 72, 96)[0]
+    row |= {"image_id": image_id, "image": cv2.imencode(".png", image)[1].tobytes()}
     shard = write_shard(uri, "v-1/test/part-00000.parquet", "test", [row])
     shards = (*(shard for shard in manifest.shards if shard.split != "test"), shard)
     write_manifest(uri, manifest.model_copy(update={"shards": shards}))
-    (path,) = _write_some(RowReader(uri, read_manifest(uri), ["test"]), tmp_path / "pictures")
-    assert os.path.relpath(path, tmp_path) == f"pictures/{name}"
+    (path,) = _write_some(RowReader(uri, read_manifest(uri), ["test"]), tmp_path / "images")
+    assert os.path.relpath(path, tmp_path) == f"images/{name}"

@@ -18,20 +18,20 @@ from foodseg.eval.mapped import common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
-from foodseg.metrics.per_image import merge, read_pictures
+from foodseg.metrics.per_image import merge, read_images
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("evaluate") / "prepared", test=37)
+    return write_synthetic(tmp_path_factory.mktemp("evaluate") / "prepared", test=37)
 
 
 @pytest.fixture(scope="module")
 def predictions(data, tmp_path_factory) -> str:
-    """Label maps that are right but for one row of pixels per picture."""
+    """Label maps that are right but for one row of pixels per image."""
     folder = tmp_path_factory.mktemp("predictions")
     reader = RowReader(data, read_manifest(data), ["test"])
     for row in reader.take(range(len(reader))).to_pylist():
@@ -51,12 +51,12 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
 
     assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
     assert shared["calibration"] is None and "label maps carry none" in shared["calibration_note"]
-    pictures, _ = read_pictures(str(tmp_path / "shared" / "pictures.parquet"))
-    assert [p.image_id for p in pictures] == [
-        p.image_id for p in read_pictures(str(tmp_path / "alone" / "pictures.parquet"))[0]
+    images, _ = read_images(str(tmp_path / "shared" / "images.parquet"))
+    assert [p.image_id for p in images] == [
+        p.image_id for p in read_images(str(tmp_path / "alone" / "images.parquet"))[0]
     ]
     manifest = read_manifest(data)
-    truth = merge(pictures, len(manifest.classes)).sum(1)
+    truth = merge(images, len(manifest.classes)).sum(1)
     assert truth.tolist() == list(manifest.counts["test"].class_pixels)
     openings = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in openings] == ["opened", "scored"] * 2
@@ -65,7 +65,7 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
 
 
 class DiesOnce:
-    """A labeller whose process is killed at its third picture, but only the first one."""
+    """A labeller whose process is killed at its third image, but only the first one."""
 
     def __init__(self, mark: Path, labels: PredictionFolder) -> None:
         self._mark, self._labels, self._seen = mark, labels, 0
@@ -79,7 +79,7 @@ class DiesOnce:
 
 
 @pytest.mark.chaos
-def test_a_lost_scoring_process_costs_no_picture_and_ray_has_nothing_to_say(
+def test_a_lost_scoring_process_costs_no_image_and_ray_has_nothing_to_say(
     ray_cluster, data, predictions, tmp_path, caplog, capfd
 ):
     manifest = read_manifest(data)
@@ -95,9 +95,9 @@ def test_a_lost_scoring_process_costs_no_picture_and_ray_has_nothing_to_say(
     with caplog.at_level("INFO", "foodseg"):
         shared = scored(lambda device: DiesOnce(mark, folder), 1, "cpu")
     assert mark.exists()
-    assert [p.image_id for p in shared.pictures] == [p.image_id for p in alone.pictures]
+    assert [p.image_id for p in shared.images] == [p.image_id for p in alone.images]
     classes = len(space.classes)
-    assert np.array_equal(merge(shared.pictures, classes), merge(alone.pictures, classes))
+    assert np.array_equal(merge(shared.images, classes), merge(alone.images, classes))
     said = [record.getMessage() for record in caplog.records if record.name.startswith("foodseg")]
     assert "1 scoring process: --device cpu" in said
     assert sum("a scoring process was lost (" in line for line in said) == 1
@@ -149,8 +149,8 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
     assert metrics["mapped"] == ["data", "predictions"] and " mapped to few-" in metrics["data"]
     matrices = {}
     for name in ("plain", "mapped"):
-        pictures, about = read_pictures(str(tmp_path / name / "pictures.parquet"))
-        matrices[name] = merge(pictures, len(about["classes"]))
+        images, about = read_images(str(tmp_path / name / "images.parquet"))
+        matrices[name] = merge(images, len(about["classes"]))
     assert about["classes"] == ["n0", "n1", "n2", "n3"] and about["data"] == metrics["data"]
     rows, columns = np.zeros((len(names), 4), np.int64), np.zeros((len(names), 4), np.int64)
     for index, to in becomes.items():
@@ -162,7 +162,7 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
 
 
 def test_a_checkpoint_gives_the_same_confidences_on_two_workers(ray_cluster, data, tmp_path):
-    run, context = prepared(drawn_config(data, tmp_path / "run", "train.steps=2"))
+    run, context = prepared(synthetic_config(data, tmp_path / "run", "train.steps=2"))
     train(run.config, run.manifest, run.total_steps, context)
     arguments = {"data": data, "split": "test", "test_log": str(tmp_path / "log.jsonl")}
     folders = {workers: str(tmp_path / f"on-{workers}") for workers in (0, 2)}

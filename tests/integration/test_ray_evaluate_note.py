@@ -1,4 +1,4 @@
-"""What an evaluation says of its confidences, and which pictures it scores; in one process."""
+"""What an evaluation says of its confidences, and which images it scores; in one process."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from foodseg.errors import UserError
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Data sets `a` and `b`; a run `one` on a, and `two` on both, which was validated on the val of each."""
     root = tmp_path_factory.mktemp("note")
-    a, b = write_drawn(root / "a"), write_drawn(root / "b", test=5)
+    a, b = write_synthetic(root / "a"), write_synthetic(root / "b", test=5)
     for name, uri, settings in (("one", a, []), ("two", "", [f"data.uris=[{{uri: {a}}}, {{uri: {b}}}]"])):
-        run, context = prepared(drawn_config(uri, root / name, "train.steps=2", *settings))
+        run, context = prepared(synthetic_config(uri, root / name, "train.steps=2", *settings))
         train(run.config, run.manifest, run.total_steps, context)
     return root
 
@@ -29,7 +29,7 @@ def scored(folder, name: str, split: str, **arguments: Any) -> dict[str, Any]:
 
 
 def test_where_the_temperature_comes_from(folder):
-    here = "fitted on the pictures that are scored here"
+    here = "fitted on the images that are scored here"
     assert scored(folder, "one", "val")["calibration_note"].endswith(here)
     assert scored(folder, "two", "val")["calibration_note"].endswith(f"{here}, and on those of the other data sets")
     for name in ("one", "two"):
@@ -44,12 +44,12 @@ def test_a_temperature_is_for_its_settings(folder):
     )
 
 
-def test_picture_ids_stand_one_a_line(folder):
+def test_image_ids_stand_one_a_line(folder):
     (folder / "list.txt").write_text("  val-002 \n\nval-001\r\n")
-    assert scored(folder, "one", "val", pictures=str(folder / "list.txt"))["pictures"] == 2
+    assert scored(folder, "one", "val", images=str(folder / "list.txt"))["images"] == 2
     (folder / "list.txt").write_text("val-002\nval 001\n")
     with pytest.raises(UserError, match="'val 001' is not in the split"):
-        scored(folder, "one", "val", pictures=str(folder / "list.txt"))
+        scored(folder, "one", "val", images=str(folder / "list.txt"))
 
 
 def test_partial_labels_are_said(folder):
@@ -70,7 +70,7 @@ def test_partial_labels_are_said(folder):
 
 def test_student_and_averaged_weights_are_both_scored(folder):
     settings = ("train.steps=8", "train.ema_horizon=0.5", "optim.lr=0.05")
-    run, context = prepared(drawn_config(str(folder / "a"), folder / "averaged", *settings))
+    run, context = prepared(synthetic_config(str(folder / "a"), folder / "averaged", *settings))
     train(run.config, run.manifest, run.total_steps, context)
     ema = scored(folder, "averaged", "val")
     student = scored(folder, "averaged", "val", overrides=["eval.weights=student"])

@@ -53,7 +53,7 @@ def ask(app: Any, path: str, **request: Any) -> httpx.Response:
     return asyncio.run(go())
 
 
-def test_a_picture_goes_in_and_ingredients_come_out(app: Any) -> None:
+def test_an_image_goes_in_and_ingredients_come_out(app: Any) -> None:
     response = ask(app, "/v1/segment", files={"image": ("meal.png", png(meal(1, 60, 80)))})
     (rice,) = response.json()["ingredients"]
     assert (rice["name"], rice["pixels"], rice["confidence"]) == ("rice", 800, 0.75)

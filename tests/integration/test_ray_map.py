@@ -8,18 +8,18 @@ import pytest
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest, read_quarantine, write_quarantine
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.prepare.ray_map import map_data_set
-from tests.support.synthetic_set import IGNORE, write_drawn
+from tests.support.synthetic_set import IGNORE, write_synthetic
 
-K = len(PLATE_CLASSES)
+K = len(SYNTHETIC_CLASSES)
 REFUSED = [{"image_id": "torn", "reason": "the file is empty", "source": "drawn"}]
 
 
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = write_drawn(tmp_path_factory.mktemp("map") / "src", train=9, val=3, test=2)
+    uri = write_synthetic(tmp_path_factory.mktemp("map") / "src", train=9, val=3, test=2)
     write_quarantine(uri, "v-1", REFUSED)
     return uri
 
@@ -28,7 +28,7 @@ def write_map(path: Path, becomes: dict[int, int | None], name: str = "wide") ->
     lines = [f"plate_id\tplate_name\t{name}_id\t{name}_name"]
     for index, target in becomes.items():
         to = "ignore" if target is None else f"{target}\t{'background' if target == 0 else f'food {target}'}"
-        lines.append(f"{index}\t{PLATE_CLASSES.names[index]}\t{to}")
+        lines.append(f"{index}\t{SYNTHETIC_CLASSES.names[index]}\t{to}")
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -54,7 +54,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
     table = np.full(256, 65535)
     table[list(becomes)] = [65535 if target is None else target for target in becomes.values()]
     for split, counts in manifest.counts.items():
-        pixels, pictures = np.zeros(300, np.int64), np.zeros(300, np.int64)
+        pixels, images = np.zeros(300, np.int64), np.zeros(300, np.int64)
         for old, new in zip(rows_of(src, before, split), rows_of(dst, manifest, split), strict=True):
             for name in ("image_id", "image", "height", "width", "group_id", "source"):
                 assert new[name] == old[name]
@@ -67,11 +67,11 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
             assert new["ingredients"] == np.flatnonzero(found)[np.flatnonzero(found) > 0].tolist()
             assert new["ingredient_pixels"] == found[new["ingredients"]].tolist()
             pixels += found
-            pictures += found > 0
-        assert counts.class_pixels == tuple(pixels.tolist()) and counts.class_pictures == tuple(pictures.tolist())
+            images += found > 0
+        assert counts.class_pixels == tuple(pixels.tolist()) and counts.class_images == tuple(images.tolist())
         old_counts = before.counts[split]
-        assert (counts.pictures, counts.unlabelled, counts.groups) == (
-            old_counts.pictures, old_counts.unlabelled, old_counts.groups,
+        assert (counts.images, counts.unlabelled, counts.groups) == (
+            old_counts.images, old_counts.unlabelled, old_counts.groups,
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from foodseg.cluster.orphans import MARK, namespace
 from foodseg.config.load import to_yaml
 from tests.support.drivers import require_ended, wait_for
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 pytestmark = pytest.mark.chaos
 
@@ -47,7 +47,7 @@ def marked(pid: int) -> list[psutil.Process]:
 def test_nothing_is_left(tmp_path: Path, number: signal.Signals, when: str) -> None:
     run = tmp_path / "run"
     settings = ["train.steps=100000", "scaling.num_workers=2", "train.validate_every=2", "eval.longest_side=null"]
-    config = drawn_config(write_drawn(tmp_path / "d", val=600 if when == "validation" else 4), run, *settings)
+    config = synthetic_config(write_synthetic(tmp_path / "d", val=600 if when == "validation" else 4), run, *settings)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-m", "foodseg", "train", "--config", str(tmp_path / "config.yaml")]
     said = tmp_path / "said"
@@ -73,4 +73,4 @@ def test_nothing_is_left(tmp_path: Path, number: signal.Signals, when: str) -> N
     assert "Traceback" not in words, words
     if number is not signal.SIGKILL:
         assert driver.returncode == 130
-        assert "foodseg: interrupted; a training run goes on with --resume" in words
+        assert "foodseg: interrupted; a training run is resumed with --resume" in words

@@ -21,8 +21,8 @@ from foodseg.prepare.ray_prepare import prepare
 def meals(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meals")
     write_meals(folder, train=20, test=4, seed=1, longest_side=64)
-    (folder / "images" / "drawn__0002.jpg").write_bytes(b"no picture")
-    (folder / "masks" / "drawn__0003.png").unlink()  # unlabelled, and welcome
+    (folder / "images" / "synthetic__0002.jpg").write_bytes(b"no image")
+    (folder / "masks" / "synthetic__0003.png").unlink()  # unlabelled, and welcome
     return folder
 
 
@@ -32,19 +32,19 @@ def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp
 
     assert manifest == read_manifest(uri)
     quarantine = read_quarantine(uri, manifest.folder)
-    assert [(q["image_id"], q["source"], q["split"]) for q in quarantine] == [("drawn__0002", "drawn", "train")]
+    assert [(q["image_id"], q["source"], q["split"]) for q in quarantine] == [("synthetic__0002", "drawn", "train")]
     assert "plain text" in quarantine[0]["reason"] and quarantine[0]["findings"] == ["other_format"]
     assert manifest.audit == {"other_format": 1, "unlabelled": 1}
-    carved = {row["image_id"]: row["split"] for row in read_findings(uri, manifest.folder)}["drawn__0003"]
-    assert "drawn__0003" in RowReader(uri, manifest, [carved]).column("image_id").to_pylist()
+    carved = {row["image_id"]: row["split"] for row in read_findings(uri, manifest.folder)}["synthetic__0003"]
+    assert "synthetic__0003" in RowReader(uri, manifest, [carved]).column("image_id").to_pylist()
     listed = [stem for split in ("train", "test") for stem in (meals / f"{split}.txt").read_text().split()]
     kept = [
         image_id
         for split in manifest.counts
         for image_id in RowReader(uri, manifest, [split]).column("image_id").to_pylist()
     ]
-    assert sorted([*kept, "drawn__0002"]) == sorted(listed)
-    assert manifest.counts["train"].pictures + manifest.counts["val"].pictures == 19
+    assert sorted([*kept, "synthetic__0002"]) == sorted(listed)
+    assert manifest.counts["train"].images + manifest.counts["val"].images == 19
     assert sum(counts.unlabelled for counts in manifest.counts.values()) == 1
 
 
@@ -74,7 +74,7 @@ def test_a_second_preparation_is_refused_or_switches_to_the_next_generation(ray_
 
 def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
-    with pytest.raises(DataRefused, match=r"1 of 24 records are bad, a share of 0.0417, .*drawn__0002"):
+    with pytest.raises(DataRefused, match=r"1 of 24 records are bad, a share of 0.0417, .*synthetic__0002"):
         prepare(str(meals), uri)
     assert not (tmp_path / "prepared" / "dataset.json").exists()
 

@@ -30,7 +30,7 @@ from tests.support.tiny_checkpoints import free_port, meal, png, write_checkpoin
 pytestmark = pytest.mark.chaos
 
 GRID = MaskGrid(points_per_side=3, points_per_batch=9)  # a click of the grid takes a tenth of a second
-PICTURES = 3
+IMAGES = 3
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def clip(clip_folder: str) -> ClipModel:
     return load_clip(clip_folder, None, pick_device())
 
 
-def pictures() -> list[np.ndarray]:
-    return [meal(seed, 120, 160) for seed in range(PICTURES)]
+def sample_images() -> list[np.ndarray]:
+    return [meal(seed, 120, 160) for seed in range(IMAGES)]
 
 
 def kill_one_sam() -> None:
@@ -90,7 +90,7 @@ def kill_one_sam() -> None:
 
 
 def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> None:
-    images = pictures()
+    images = sample_images()
     clicks = {"points": "[[80, 60, 1]]"}
     with httpx.Client(base_url=endpoint.url, timeout=120) as client:
         firsts = [
@@ -110,8 +110,8 @@ def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> No
             assert same.mean() > 0.999  # the last bits of a sum depend on the threads
 
 
-def test_pictures_of_a_replica_that_is_lost_are_sent_again(endpoint: Endpoint) -> None:
-    images = pictures()
+def test_images_of_a_replica_that_is_lost_are_sent_again(endpoint: Endpoint) -> None:
+    images = sample_images()
     with Client(endpoint.url) as client:
         known = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
         kill_one_sam()
@@ -143,7 +143,7 @@ class InProcess:
 
 
 def test_regions_are_sams_and_their_scores_are_clips(endpoint: Endpoint, sam: SamModel, clip: ClipModel) -> None:
-    image, names = pictures()[1], ["rice", "egg", "tofu"]
+    image, names = sample_images()[1], ["rice", "egg", "tofu"]
     masks = [one.mask for one in sam.automatic(sam.embed(image))]
     rows = clip.mask_scores(image, masks, names)
     with Client(endpoint.url) as client:
@@ -158,9 +158,9 @@ def test_regions_are_sams_and_their_scores_are_clips(endpoint: Endpoint, sam: Sa
 
 
 def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, clip: ClipModel, checkpoint: str) -> None:
-    image = pictures()[0]
+    image = sample_images()[0]
     model = ServedModel("meals", checkpoint, checkpoint_sha(checkpoint))
-    (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), unsure_below=0.5)
+    (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), confidence_below=0.5)
     config = parse_serve_config({}).refine
     right = asyncio.run(vote(image, labelled, model.card.classes, config, InProcess(sam), ClipInProcess(clip)))  # type: ignore[arg-type]
     with Client(endpoint.url) as client:

@@ -1,6 +1,6 @@
 """The endpoint on a real Ray Serve: batches, models, swaps, lost replicas. The same tests run in its throughput mode.
 
-Pictures are tiny and checkpoints random; what an answer has to be is computed here, one picture at a time.
+Images are tiny and checkpoints random; what an answer has to be is computed here, one image at a time.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ def world(ray_cluster: None, checkpoints: dict[str, str], tmp_path_factory: pyte
 
 @dataclass(frozen=True)
 class Expected:
-    """What one checkpoint makes of one picture, alone: (height, width) ids, and the scores that they are of."""
+    """What one checkpoint makes of one image, alone: (height, width) ids, and the scores that they are of."""
 
     sha: str
     ids: np.ndarray
@@ -104,7 +104,7 @@ def check(answer: dict[str, Any], right: Expected) -> None:
     assert_same_ids(ids, right.ids, right.scores)
 
 
-def test_interleaved_sizes_and_models_answer_as_each_picture_alone(world: World) -> None:
+def test_interleaved_sizes_and_models_answer_as_each_image_alone(world: World) -> None:
     images = meals()
     right = {name: expected(world.checkpoints[name], images) for name in ("a", "b")}
     encoded = {name: png(image) for name, image in images.items()}

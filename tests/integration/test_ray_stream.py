@@ -11,7 +11,7 @@ from foodseg.data import ray_stream
 from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 BATCH, STEPS = 6, 40
 AUGMENT = AugmentConfig(longest_side=48, crop=32)
@@ -24,7 +24,7 @@ def several_blocks_for_each_rank(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> RowReader:
-    uri = write_drawn(tmp_path_factory.mktemp("stream") / "prepared")
+    uri = write_synthetic(tmp_path_factory.mktemp("stream") / "prepared")
     return RowReader(uri, read_manifest(uri), ["train", "val"])
 
 

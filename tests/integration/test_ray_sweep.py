@@ -21,7 +21,7 @@ from tests.support.compare import close
 from tests.support.ray_cluster import CPUS
 from tests.support.ray_trials import run_quickly
 from tests.support.sweep_files import write_sweep
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 pytestmark = pytest.mark.chaos
 
@@ -47,7 +47,9 @@ def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("sweep")
     space = {"optim.lr": {"choice": [1e-2, 1e30, 1e-9]}}
     sweep = {**GRID, "scheduler": "asha", "grace": 0.3, "reduction": 2, "against": "parameters"}
-    path = write_sweep(folder / "sweep.yaml", write_drawn(folder / "data"), folder / "sweep", space=space, sweep=sweep)
+    path = write_sweep(
+        folder / "sweep.yaml", write_synthetic(folder / "data"), folder / "sweep", space=space, sweep=sweep
+    )
     return folder / "sweep", run_sweep(read_sweep(path, []))
 
 
@@ -103,7 +105,7 @@ def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Pa
     uri = str(tmp_path / "sweep")
     path = write_sweep(
         tmp_path / "sweep.yaml",
-        write_drawn(tmp_path / "data"),
+        write_synthetic(tmp_path / "data"),
         uri,
         space={"optim.lr": {"choice": [1e-2, 1e-9, 2e-9]}},
         sweep={**GRID, "scheduler": "asha", "grace": 0.02, "reduction": 2},
@@ -132,7 +134,7 @@ def test_a_sweep_beside_others_starts_no_more_than_have_room(
     monkeypatch.setattr(ray_tuner, "LAST_LOOKS", 2)
     caplog.set_level("INFO", logger="foodseg")
     path = write_sweep(
-        tmp_path / "sweep.yaml", write_drawn(tmp_path / "data"), tmp_path / "sweep",
+        tmp_path / "sweep.yaml", write_synthetic(tmp_path / "data"), tmp_path / "sweep",
         space={"optim.lr": {"choice": [1e-2, 1e-3]}}, sweep={**GRID, "scheduler": "none", "concurrent": None},
         overrides=["scaling.num_workers=2", "train.validate_every=1000"],
     )  # fmt: skip
@@ -158,13 +160,13 @@ def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_p
     uri = tmp_path / "sweep"
     path = write_sweep(
         tmp_path / "sweep.yaml",
-        write_drawn(tmp_path / "data"),
+        write_synthetic(tmp_path / "data"),
         uri,
         space={"optim.lr": {"loguniform": [1e-3, 1e-2]}},
         sweep={"searcher": "tpe", "trials": 2, "scheduler": "none", "concurrent": 1, "worker_hours": 1e-9},
     )
     with pytest.raises(
-        RetryLater, match=r"no trial .* \(sweep\.worker_hours = 1e-09 are used up\): go on with --resume"
+        RetryLater, match=r"no trial .* \(sweep\.worker_hours = 1e-09 are used up\): run it again with --resume"
     ):
         run_sweep(read_sweep(path, []), run_each=partial(run_quickly, pause=20))
     (first,) = Ledger(str(uri))

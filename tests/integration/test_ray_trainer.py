@@ -12,7 +12,7 @@ from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 SETTINGS = [
     "train.steps=8",
@@ -27,11 +27,11 @@ SETTINGS = [
 
 def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     """From two data sets, one with partial labels."""
-    data, other = write_drawn(tmp_path / "data"), write_drawn(tmp_path / "other", train=5, val=2, test=1)
+    data, other = write_synthetic(tmp_path / "data"), write_synthetic(tmp_path / "other", train=5, val=2, test=1)
     write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"drawn": (0, 1, 2, 3)}}))
     settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
-    alone = run_training(drawn_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
-    shared = run_training(drawn_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
+    alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
+    shared = run_training(synthetic_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
 
     a, b = (load_checkpoint(resolve_checkpoint(run["run"])) for run in (alone, shared))
     assert a.step == b.step == 8
@@ -50,7 +50,7 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
 
 def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
     settings = ["train.global_batch=8", "scaling.num_workers=8", "scaling.resources_per_worker={CPU: 1}"]
-    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)
+    config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", *settings)
     with pytest.raises(UserError, match=r"^8 workers with 1 CPU each would leave 0 of the cluster.s CPUs"):
         run_training(config)
 
@@ -65,7 +65,7 @@ def refused_on_rank_0(config):
 @pytest.mark.chaos
 def test_a_mistake_that_one_rank_finds_ends_all(ray_cluster, tmp_path):
     """Rank 1 waits for rank 0 in a broadcast, which knows no end."""
-    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "scaling.num_workers=2")
+    config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", "scaling.num_workers=2")
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^rank 0 finds a mistake$"):
         run_training(config, build_context=refused_on_rank_0)
@@ -82,7 +82,7 @@ def broken_on_rank_1(config):
 @pytest.mark.chaos
 def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, caplog):
     settings = ["scaling.num_workers=2", "train.max_failures=0"]
-    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", *settings)
+    config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", *settings)
     with pytest.raises(RuntimeError, match=r"^training failed: .*a mistake of ours"):
         run_training(config, build_context=broken_on_rank_1)
     assert "in broken_on_rank_1" in caplog.text

@@ -10,7 +10,7 @@ from foodseg.errors import RetryLater
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
 from tests.support.ray_cluster import CPUS
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 GUARD = 6.0
 pytestmark = pytest.mark.chaos
@@ -27,8 +27,8 @@ def test_a_pause_longer_than_the_guard_is_no_starvation(ray_cluster, tmp_path):
                 time.sleep(25)
 
     # more blocks of rows than are read ahead
-    config = drawn_config(
-        write_drawn(tmp_path / "d"), tmp_path / "run", "train.steps=160", "train.checkpoint_every=2", *SETTINGS
+    config = synthetic_config(
+        write_synthetic(tmp_path / "d"), tmp_path / "run", "train.steps=160", "train.checkpoint_every=2", *SETTINGS
     )
     began = time.monotonic()
     assert run_training(config, build_context=partial(Pausing, patience=GUARD))["step"] == 160
@@ -45,8 +45,8 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
 
     other = Other.remote()
     assert ray.get(other.ready.remote(), timeout=120)
-    config = drawn_config(
-        write_drawn(tmp_path / "d"), tmp_path / "run", *SETTINGS, "scaling.resources_per_worker={CPU: 1}"
+    config = synthetic_config(
+        write_synthetic(tmp_path / "d"), tmp_path / "run", *SETTINGS, "scaling.resources_per_worker={CPU: 1}"
     )
     try:
         with pytest.raises(RetryLater) as caught:
@@ -55,5 +55,5 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
         ray.kill(other)
     assert str(caught.value) == (
         "training failed: no image arrived for 6 s: reading or decoding stands still; look for storage that does not "
-        "answer, or for CPUs of the cluster that others hold; once that is mended, go on with --resume"
+        "answer, or for CPUs of the cluster that others hold; once that is mended, run it again with --resume"
     )

@@ -94,7 +94,7 @@ def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: py
 
 
 def test_a_reader_beside_a_writer_never_sees_a_part() -> None:
-    uri, written, stop = "s3://food/anew.txt", [], threading.Event()
+    uri, written, stop = "s3://food/again.txt", [], threading.Event()
 
     def write() -> None:
         while not stop.is_set():
@@ -116,7 +116,7 @@ def test_a_reader_beside_a_writer_never_sees_a_part() -> None:
 
 
 def coco_folder(folder: Path) -> str:
-    """Two pictures with polygons, in COCO's layout."""
+    """Two images with polygons, in COCO's layout."""
     parts = coco.document([coco.image(1, "a.jpg"), coco.image(2, "b.jpg")], [coco.annotation(1, 1)])
     return coco.write(folder, {"annotations/instances_train.json": parts, "images/a.jpg": None, "images/b.jpg": None})
 

@@ -23,7 +23,7 @@ from tests.support.drivers import wait_for
 from tests.support.ray_trials import run_quickly
 from tests.support.s3_server import S3Server
 from tests.support.sweep_files import write_sweep
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 pytestmark = pytest.mark.chaos
 
@@ -42,7 +42,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path:
     uri = str(tmp_path / "sweep")
     settings = ["train.steps=120"]
     path = write_sweep(
-        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), uri, space=SPACE, sweep=SWEEP, overrides=settings
+        tmp_path / "s.yaml", write_synthetic(tmp_path / "data"), uri, space=SPACE, sweep=SWEEP, overrides=settings
     )
     with ThreadPoolExecutor(1) as pool:
         sweep = pool.submit(run_sweep, read_sweep(path, []))
@@ -62,7 +62,8 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path:
 def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     path = write_sweep(
-        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), uri, space={"optim.lr": {"choice": [1e-2]}}, sweep=SWEEP,
+        tmp_path / "s.yaml", write_synthetic(tmp_path / "data"), uri,
+        space={"optim.lr": {"choice": [1e-2]}}, sweep=SWEEP,
         overrides=["scaling.num_workers=2", "train.steps=80"],
     )  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
@@ -97,13 +98,15 @@ def test_interrupted_trials_are_tried_again_three_times(
         Plan(
             ledger=ledger,
             search=ListedSearch([{"name": name} for name in names]),
-            configure=lambda number, values: drawn_config("data", tmp_path / f"run-{number}", "scaling.num_workers=0"),
+            configure=lambda number, values: synthetic_config(
+                "data", tmp_path / f"run-{number}", "scaling.num_workers=0"
+            ),
             name=lambda number, values: str(values["name"]),
             limits=Limits(concurrent=1),
             afterwards=afterwards,
             run=run_quickly,
         ),
-        drawn_config("data", tmp_path / "run"),
+        synthetic_config("data", tmp_path / "run"),
         None,
     )
 
@@ -121,19 +124,19 @@ def test_a_driver_that_can_write_nothing_down_ends_with_one_sentence(ray_cluster
     plan = Plan(
         ledger=Ledger(str(tmp_path / "sweep")),
         search=ListedSearch([{}]),
-        configure=lambda number, values: drawn_config("data", tmp_path / "run"),
+        configure=lambda number, values: synthetic_config("data", tmp_path / "run"),
         name=lambda number, values: "the only one",
         limits=Limits(concurrent=1),
         changed=changed,
         run=run_quickly,
     )
     with pytest.raises(RetryLater, match=r"^storage failed for hours$"):
-        run_trials(plan, drawn_config("data", tmp_path / "run"), None)
+        run_trials(plan, synthetic_config("data", tmp_path / "run"), None)
 
 
 def test_storage_that_is_away_for_a_while(ray_cluster: None, s3: S3Server, tmp_path: Path) -> None:
     uri = "s3://foodseg/sweeps/away"
-    data = write_drawn("s3://foodseg/sweeps/data")  # type: ignore[arg-type]
+    data = write_synthetic("s3://foodseg/sweeps/data")  # type: ignore[arg-type]
     path = write_sweep(tmp_path / "s.yaml", data, uri, space=SPACE, sweep=SWEEP, overrides=["train.steps=40"])
     with ThreadPoolExecutor(1) as pool:
         sweep = pool.submit(run_sweep, read_sweep(path, []))

@@ -10,7 +10,7 @@ import pytest
 from foodseg.tune.trials import Ledger, Trial
 from tests.support.drivers import kill_driver, wait_for
 from tests.support.sweep_files import write_sweep
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 def trials(uri: Path) -> list[Trial]:
@@ -30,7 +30,7 @@ def test_a_killed_driver(tmp_path: Path) -> None:
     lengths = {name: {"train.steps": steps} for name, steps in {"short": 8, "long": 400, "last": 9}.items()}
     path = write_sweep(
         tmp_path / "sweep.yaml",
-        write_drawn(tmp_path / "data"),
+        write_synthetic(tmp_path / "data"),
         tmp_path / "sweep",
         space={"length": {"options": lengths}},
         sweep={"searcher": "grid", "trials": None, "concurrent": 1, "scheduler": "none"},

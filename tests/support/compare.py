@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from foodseg.predict.predictor import PictureLogits
+from foodseg.predict.predictor import ImageLogits
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 # Terms of a sum may cancel out: an element near 0 is as wrong as the large ones are, and those are known to 7 digits.
@@ -49,6 +49,6 @@ def assert_same_ids(found: np.ndarray, expected: np.ndarray, logits: np.ndarray 
     np.testing.assert_array_equal(found[decided], expected[decided])
 
 
-def scores_of(logits: PictureLogits) -> np.ndarray:
+def scores_of(logits: ImageLogits) -> np.ndarray:
     """Returns (K, height, width) scores at the size of the label map."""
     return logits.at(np.arange(logits.height * logits.width)).reshape(-1, logits.height, logits.width)

@@ -2,7 +2,7 @@
 
 meals = write_faulty_meals(tmp_path / "meals")
 meals.expected[("half_jpeg", "train")]          # {"truncated"}
-meals.masks["transposed_mask"]                  # (H, W) uint8, the mask that fits the upright picture
+meals.masks["transposed_mask"]                  # (H, W) uint8, the mask that fits the upright image
 
 Files are written by Pillow, or by hand where Pillow cannot write such a file, never by foodseg.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 
 HEIGHT, WIDTH = 96, 144
 FAULTS = 55
 _T = Image.Transpose
-# how a picture is turned before it is stored, so that its EXIF orientation turns it back
+# how an image is turned before it is stored, so that its EXIF orientation turns it back
 _STORE = {3: _T.ROTATE_180, 6: _T.ROTATE_90}
 ONE_CLASS = ("ignored_is_food", "hidden_annotation")  # findings that no data set of this kind can have
 
@@ -44,17 +44,17 @@ class FaultyMeals:
     seed: int = 0
 
     def meal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draws another picture (HEIGHT, WIDTH, 3) uint8 and its mask."""
+        """Draws another image (HEIGHT, WIDTH, 3) uint8 and its mask."""
         self.seed += 1
         return draw_meal(self.seed, HEIGHT, WIDTH)
 
     def add(
-        self, name: str, picture: bytes | None, mask: bytes | None, *findings: str, split: str = "train",
+        self, name: str, sample_image: bytes | None, mask: bytes | None, *findings: str, split: str = "train",
         extension: str = ".jpg", truth: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """Writes a record; None = no such file."""
-        if picture is not None:
-            (self.folder / "images" / f"{name}{extension}").write_bytes(picture)
+        if sample_image is not None:
+            (self.folder / "images" / f"{name}{extension}").write_bytes(sample_image)
         if mask is not None:
             (self.folder / "masks" / f"{name}.png").write_bytes(mask)
         if truth is not None:
@@ -75,9 +75,9 @@ def write_faulty_meals(folder: Path) -> FaultyMeals:
     """Writes the data set and says what an audit has to find in it: `FAULTS` records with findings, none elsewhere."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
-    (folder / "classes.txt").write_text(PLATE_CLASSES.to_text())
+    (folder / "classes.txt").write_text(SYNTHETIC_CLASSES.to_text())
     meals = FaultyMeals(folder)
-    for write in (_healthy, _bad_pictures, _bad_masks, _repeated, _turned, _converted, _combined):
+    for write in (_healthy, _bad_images, _bad_masks, _repeated, _turned, _converted, _combined):
         write(meals)
     assert len(meals.expected) == FAULTS, len(meals.expected)
     for split, names in meals.lists.items():
@@ -104,7 +104,7 @@ def _healthy(meals: FaultyMeals) -> None:
     image, mask = meals.meal()
     meals.add("mask_of_16_bits", jpeg(image), png(mask.astype(np.uint16)), truth=mask)
     image, mask = meals.meal()
-    mask[:30] = PLATE_CLASSES.ignore_id
+    mask[:30] = SYNTHETIC_CLASSES.ignore_id
     meals.add("a_third_is_ignored", jpeg(image), png(mask), truth=mask)
     for form in ("PNG", "WEBP", "BMP", "TIFF"):
         image, mask = meals.meal()
@@ -112,20 +112,20 @@ def _healthy(meals: FaultyMeals) -> None:
         meals.add(name, encoded(Image.fromarray(image), form), png(mask), extension=extension, truth=mask)
 
 
-def _bad_pictures(meals: FaultyMeals) -> None:
+def _bad_images(meals: FaultyMeals) -> None:
     (image, mask), end = meals.meal(), b"\xff\xd9"
     whole, label = jpeg(image), png(mask)
-    meals.add("no_picture", None, label, "missing_file")
-    meals.add("empty_picture", b"", label, "empty_file")
+    meals.add("no_image", None, label, "missing_file")
+    meals.add("empty_image", b"", label, "empty_file")
     meals.add("web_page", b"<html><body>404 not found</body></html>", label, "other_format")
     meals.add("gif", encoded(Image.fromarray(image), "GIF"), label, "other_format", split="test")
     meals.add("half_jpeg", whole[: len(whole) // 2], label, "truncated")
     meals.add("half_jpeg_with_an_end", whole[: len(whole) // 2] + end, label, "truncated")
-    meals.add("half_png_picture", png(image)[:-2000], label, "truncated", extension=".png")
+    meals.add("half_png_image", png(image)[:-2000], label, "truncated", extension=".png")
     meals.add("half_webp", encoded(Image.fromarray(image), "WEBP")[:-500], label, "truncated", extension=".webp")
     meals.add("png_with_a_flipped_bit", flipped(png(image)), label, "unreadable", extension=".png")
     meals.add("jpeg_without_its_tables", whole.replace(b"\xff\xdb", b"\xff\xe7"), label, "unreadable")
-    meals.add("picture_bomb", png_of(50_000, 50_000), label, "too_many_pixels", extension=".png")
+    meals.add("image_bomb", png_of(50_000, 50_000), label, "too_many_pixels", extension=".png")
 
 
 def _bad_masks(meals: FaultyMeals) -> None:
@@ -144,11 +144,11 @@ def _bad_masks(meals: FaultyMeals) -> None:
     add("jpeg_mask", jpeg(mask), "mask_mode")
     add("id_200", png(alien), "unknown_id")
     add("mask_of_half_the_size", png(mask[::2, ::2]), "size_mismatch")
-    add("all_ignored", png(np.full_like(mask, PLATE_CLASSES.ignore_id)), "all_ignored")
+    add("all_ignored", png(np.full_like(mask, SYNTHETIC_CLASSES.ignore_id)), "all_ignored")
     image, mask = meals.meal()
     meals.add("all_background", jpeg(image), png(np.zeros_like(mask)), "empty_mask", truth=np.zeros_like(mask))
     image, mask = meals.meal()
-    void = np.where(mask > 0, np.uint8(PLATE_CLASSES.ignore_id), mask)
+    void = np.where(mask > 0, np.uint8(SYNTHETIC_CLASSES.ignore_id), mask)
     meals.add("food_is_255", jpeg(image), png(void), "only_ignored", truth=void)
     meals.add("no_mask", jpeg(meals.meal()[0]), None, "unlabelled")
 
@@ -168,7 +168,7 @@ def _repeated(meals: FaultyMeals) -> None:
         meals.add(name, jpeg(image), png(mask), split=kept, truth=mask)
         meals.add(f"{name}_too", jpeg(image), png(mask), "split_duplicate", split=refused)
     image, mask = meals.meal()
-    for name, findings in (("file_once", ()), ("file_again", ("repeated_picture",))):
+    for name, findings in (("file_once", ()), ("file_again", ("repeated_image",))):
         meals.add(name, jpeg(image), png(mask), *findings, truth=mask)
     image, mask = meals.meal()
     meals.add("saved_well", jpeg(image), png(mask), truth=mask)
@@ -200,8 +200,8 @@ def _turned(meals: FaultyMeals) -> None:
 
 
 def _converted(meals: FaultyMeals) -> None:
-    def add(name: str, picture: bytes, finding: str, mask: np.ndarray, extension: str = ".png") -> None:
-        meals.add(name, picture, png(mask), finding, extension=extension, truth=mask)
+    def add(name: str, sample_image: bytes, finding: str, mask: np.ndarray, extension: str = ".png") -> None:
+        meals.add(name, sample_image, png(mask), finding, extension=extension, truth=mask)
 
     image, mask = meals.meal()
     add("alpha", png(np.dstack([image, np.full(mask.shape, 128, np.uint8)])), "alpha", mask)
@@ -220,14 +220,14 @@ def _converted(meals: FaultyMeals) -> None:
 
 def _combined(meals: FaultyMeals) -> None:
     image, mask = meals.meal()
-    picture = encoded(Image.fromarray(image).convert("CMYK"), "JPEG")
-    meals.add("cmyk_and_transposed_mask", picture, png(mask.T), "cmyk", "swapped_size", truth=mask)
-    cut = picture[: len(picture) // 2] + b"\xff\xd9"
+    sample_image = encoded(Image.fromarray(image).convert("CMYK"), "JPEG")
+    meals.add("cmyk_and_transposed_mask", sample_image, png(mask.T), "cmyk", "swapped_size", truth=mask)
+    cut = sample_image[: len(sample_image) // 2] + b"\xff\xd9"
     meals.add("cmyk_cut", cut, png(mask), "cmyk", "truncated")
     image, mask = meals.meal()
     deep = np.dstack([image, np.full(mask.shape, 200, np.uint8)]).astype(np.uint16) * 257
-    picture = png_of(WIDTH, HEIGHT, 16, 6, rows_of(deep))
-    meals.add("sixteen_bits_with_alpha", picture, png(mask), "sixteen_bit", "alpha", extension=".png", truth=mask)
+    sample_image = png_of(WIDTH, HEIGHT, 16, 6, rows_of(deep))
+    meals.add("sixteen_bits_with_alpha", sample_image, png(mask), "sixteen_bit", "alpha", extension=".png", truth=mask)
     image, mask = meals.meal()
     whole = jpeg(image)
     meals.add("cut_and_listed_twice", whole[: len(whole) // 2], png(mask), "truncated", "duplicate_id")
@@ -236,28 +236,28 @@ def _combined(meals: FaultyMeals) -> None:
     alien[0, 0] = 77
     meals.add("cut_with_unknown_id", whole[:-2], png(alien), "truncated", "unknown_id")
     image, mask = meals.meal()
-    picture = encoded(Image.fromarray(stored(image, 6)).convert("L"), "JPEG", exif=exif(6))
+    sample_image = encoded(Image.fromarray(stored(image, 6)).convert("L"), "JPEG", exif=exif(6))
     findings = ("exif_orientation", "grey", "swapped_size", "all_ignored")
-    meals.add("sideways_grey_all_ignored", picture, png(np.full((WIDTH, HEIGHT), 255, np.uint8)), *findings)
+    meals.add("sideways_grey_all_ignored", sample_image, png(np.full((WIDTH, HEIGHT), 255, np.uint8)), *findings)
     image, mask = meals.meal()
     small = Image.fromarray(image).quantize(16)
-    picture = encoded(small, "PNG", transparency=0)
-    meals.add("palette_with_alpha_no_mask", picture, None, "palette", "alpha", "unlabelled", extension=".png")
+    sample_image = encoded(small, "PNG", transparency=0)
+    meals.add("palette_with_alpha_no_mask", sample_image, None, "palette", "alpha", "unlabelled", extension=".png")
     image, mask = meals.meal()
     deep = image[:, :, 1].astype(np.uint16) * 257
     findings = ("sixteen_bit", "grey", "size_mismatch", "unknown_id")
     alien = np.full((HEIGHT - 1, WIDTH), 99, np.uint8)
     meals.add("deep_grey_and_a_foreign_mask", png(deep), png(alien), *findings, extension=".png")
-    meals.add("no_picture_and_colour_mask", None, png(image), "missing_file", "mask_mode")
+    meals.add("no_image_and_colour_mask", None, png(image), "missing_file", "mask_mode")
 
 
 # --- files ---
 
 
-def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
+def encoded(sample_image: Image.Image, form: str, **options: object) -> bytes:
     """A file as Pillow writes it."""
     sink = io.BytesIO()
-    picture.save(sink, form, **options)
+    sample_image.save(sink, form, **options)
     return sink.getvalue()
 
 

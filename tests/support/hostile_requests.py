@@ -47,15 +47,15 @@ class HostileRequest:
 
 
 def hostile_requests(seed: int, count: int) -> Iterator[HostileRequest]:
-    """Yields requests; about half of them reach a route with a picture of some kind."""
+    """Yields requests; about half of them reach a route with an image of some kind."""
     draw = random.Random(seed)
     for _ in range(count):
         kind = draw.choices((_posted, _malformed, _wandering), (6, 2, 2))[0]
         yield kind(draw)
 
 
-def good_picture(draw: random.Random) -> bytes:
-    """Returns a small valid picture."""
+def good_image(draw: random.Random) -> bytes:
+    """Returns a small valid image."""
     height, width = draw.randint(1, 90), draw.randint(1, 90)
     pixels = np.random.default_rng(draw.getrandbits(32)).integers(0, 256, (height, width, 3)).astype(np.uint8)
     stream = io.BytesIO()
@@ -74,10 +74,10 @@ def multipart(fields: list[tuple[str, str | None, bytes]], boundary: str = "b0un
 
 
 def _posted(draw: random.Random) -> HostileRequest:
-    """A well-formed form with a picture of any kind and odd fields."""
+    """A well-formed form with an image of any kind and odd fields."""
     fields: list[tuple[str, str | None, bytes]] = []
     if draw.random() < 0.9:
-        fields.append(("image", draw.choice(("a.jpg", "", "\u00e9\u0301.png", "../../x", "a" * 3000)), picture(draw)))
+        fields.append(("image", draw.choice(("a.jpg", "", "\u00e9\u0301.png", "../../x", "a" * 3000)), image(draw)))
     for name in draw.sample(FIELDS, draw.randint(0, 4)):
         text = draw.choice(TEXTS).encode("utf-8", "surrogatepass")
         fields.append((name, "f.txt" if draw.random() < 0.15 else None, text))
@@ -90,7 +90,7 @@ def _posted(draw: random.Random) -> HostileRequest:
 
 def _malformed(draw: random.Random) -> HostileRequest:
     """A body that is not what its header says."""
-    good = multipart([("image", "a.jpg", picture(draw)), ("format", None, b"rle")])
+    good = multipart([("image", "a.jpg", image(draw)), ("format", None, b"rle")])
     body = draw.choice((
         good[: draw.randint(0, len(good))], good.replace(b"\r\n", b"\n"), good.replace(b"b0undary", b"other"),
         draw.randbytes(draw.randint(0, 3000)), b"--b0undary" * 500, b"", b'{"image": "abc"}', b"image=abc&format=rle",
@@ -129,18 +129,18 @@ def _odd_headers(draw: random.Random) -> dict[str, str]:
     return {name: every[name] for name in draw.sample(list(every), draw.choice((0, 0, 1, 2, 4)))}
 
 
-def picture(draw: random.Random) -> bytes:
-    """Returns the bytes of a picture that is good, damaged, huge by its header, or none at all."""
-    return draw.choice(_PICTURES)(draw)
+def image(draw: random.Random) -> bytes:
+    """Returns the bytes of an image that is good, damaged, huge by its header, or none at all."""
+    return draw.choice(_IMAGES)(draw)
 
 
 def _truncated(draw: random.Random) -> bytes:
-    data = good_picture(draw)
+    data = good_image(draw)
     return data[: draw.randint(0, len(data) - 1)]
 
 
 def _noisy(draw: random.Random) -> bytes:
-    data = bytearray(good_picture(draw))
+    data = bytearray(good_image(draw))
     for _ in range(draw.randint(1, 40)):
         data[draw.randrange(len(data))] = draw.randrange(256)
     return bytes(data)
@@ -165,7 +165,7 @@ def _png_bomb(draw: random.Random) -> bytes:
 
 
 def _text_bomb(draw: random.Random) -> bytes:
-    """A small picture with a compressed comment of 20 MB."""
+    """A small image with a compressed comment of 20 MB."""
     return _with_comment()
 
 
@@ -195,7 +195,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-_PICTURES: tuple[Callable[[random.Random], bytes], ...] = (
-    good_picture, good_picture, _truncated, _noisy, _noisy, _only_header, _png_bomb, _text_bomb, _huge_webp,
+_IMAGES: tuple[Callable[[random.Random], bytes], ...] = (
+    good_image, good_image, _truncated, _noisy, _noisy, _only_header, _png_bomb, _text_bomb, _huge_webp,
     _other_format, lambda draw: draw.randbytes(draw.randint(0, 2000)), lambda draw: b"",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import uvicorn
 
 from foodseg.classes import ClassTable
 from foodseg.config.serve import ServeConfig
-from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import Keys
 from foodseg.serve.protocols import Backends, ImageExpired, Labelled, Mask, ModelState
@@ -25,7 +25,7 @@ SHA = "3f" * 32
 
 
 @dataclass
-class KnownPictures:
+class KnownImages:
     """Masks by picture. known: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each."""
 
     classes: tuple[str, ...]
@@ -48,18 +48,18 @@ def confidence_of(index: int) -> float:
 class FakeSegmenter:
     """Answers the truth; told ingredients, only those."""
 
-    pictures: KnownPictures
+    images: KnownImages
     guided: bool = True
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
-        ids = self.pictures.mask_of(image)
+        ids = self.images.mask_of(image)
         if ingredients is not None:
             ids = np.where(np.isin(ids, ingredients), ids, 0).astype(np.uint8)
         confidences = {index: confidence_of(index) for index in np.unique(ids).tolist()}
         return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
 
     async def models(self) -> list[ModelState]:
-        return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.pictures.classes, True, self.guided)]
+        return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.images.classes, True, self.guided)]
 
 
 def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
@@ -84,13 +84,13 @@ class FakeClip:
 class FakeSam:
     """Outlines the piece under the points; forgets every picture when told to."""
 
-    pictures: KnownPictures
+    images: KnownImages
     remembered: dict[str, np.ndarray] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
 
     async def embed(self, image: np.ndarray) -> str:
         self.calls.append("embed")
-        digest = picture_digest(image)
+        digest = image_digest(image)
         self.remembered[digest] = image
         return digest
 
@@ -103,7 +103,7 @@ class FakeSam:
         self.calls.append("prompt")
         if digest not in self.remembered:
             raise ImageExpired
-        ids = self.pictures.mask_of(self.remembered[digest])
+        ids = self.images.mask_of(self.remembered[digest])
         piece, whole = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
         for x, y, label in points:
             own = piece_at(ids, int(x), int(y))
@@ -114,7 +114,7 @@ class FakeSam:
         return found if len(points) == 1 else found[:1]
 
     async def masks(self, image: np.ndarray) -> list[Mask]:
-        ids = self.pictures.mask_of(image)
+        ids = self.images.mask_of(image)
         return [Mask(ids == index, 0.9) for index in np.unique(ids)]
 
 
@@ -190,7 +190,7 @@ def meal_server(
     meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. guided: the model takes ingredients. sam: SAM is
     configured. keys: that are let in, None = everybody.
     """
-    pictures = KnownPictures(classes.names, meals)
-    segmenter, outlines = FakeSegmenter(pictures, guided=guided), FakeSam(pictures)
+    images = KnownImages(classes.names, meals)
+    segmenter, outlines = FakeSegmenter(images, guided=guided), FakeSam(images)
     backends = Backends(segmenter, *((outlines, None, FakeRefine()) if sam else ()))
     return MealServer(make_api(ServeConfig(), backends, secret=b"secret", keys=keys), segmenter, outlines)

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from playwright.sync_api import Page
 
-HEIGHT, WIDTH = 300, 400  # of the drawn meal
+HEIGHT, WIDTH = 300, 400  # of the synthetic meal
 
 
-def upload(page: Page, picture: Path) -> None:
+def upload(page: Page, image: Path) -> None:
     """Chooses a picture and waits for its ingredients."""
-    page.set_input_files("#choose", picture)
+    page.set_input_files("#choose", image)
     page.wait_for_selector("#legend li")
 
 

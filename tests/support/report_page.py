@@ -14,7 +14,7 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page
 from foodseg.eval.scores import summarise
 from foodseg.metrics.per_image import merge
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 NAMES = (
     "background",
@@ -26,8 +26,8 @@ NAMES = (
 
 
 def awkward_page(folder: Path, confidence: bool = True) -> Page:
-    """Returns the page of drawn meals whose left half is labelled rightly; with `confidence` all curves are there."""
-    uri = write_drawn(folder, train=2, val=14, test=1)
+    """Returns the page of synthetic meals whose left half is labelled rightly; `confidence`: all curves are there."""
+    uri = write_synthetic(folder, train=2, val=14, test=1)
     manifest = read_manifest(uri).model_copy(
         update={"classes": NAMES, "audit": {"exif_orientation": 3, "<i>odd</i>": 1}, "quarantined": 2}
     )
@@ -42,7 +42,7 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
         return Labels(np.where(left & (ids < 255), ids, 1), sure.astype(np.uint16) if confidence else None)
 
     scored = score_rows(reader, range(14), labeller, space)
-    worst, best = draw_examples(reader, scored.pictures, labeller, space)
+    worst, best = draw_examples(reader, scored.images, labeller, space)
     steps = range(10, 3000, 10)
     return Page(
         title="<b>meals</b> val",
@@ -50,7 +50,7 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
         evaluation=summarise(
             scored, NAMES, subsets={"<u>soy</u>": [2]}, trained_ids=[0, 1, 2], calibration_note="no <em>note</em>"
         ),
-        matrix=merge(scored.pictures, len(NAMES)),
+        matrix=merge(scored.images, len(NAMES)),
         classes=space.classes,
         manifest=manifest,
         worst=worst,

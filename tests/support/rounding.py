@@ -3,7 +3,7 @@
 python -m pytest -p tests.support.rounding tests/unit
 
 Kernels are chosen by processor, shape and number of threads. Here the same shapes give the same bits, as on a real
-machine, and other shapes (a batch and a single picture, a window and the whole) differ in the last bits, as they may on
+machine, and other shapes (a batch and a single image, a window and the whole) differ in the last bits, as they may on
 any. A test that compares such results to the bit fails. Processes that a test starts are not changed.
 """
 

@@ -1,4 +1,4 @@
-"""The file of a tiny sweep or ablation over drawn meals.
+"""The file of a tiny sweep or ablation over synthetic meals.
 
 path = write_sweep(tmp_path / "sweep.yaml", data, tmp_path / "sweep", space={...}, sweep={"trials": 2})
 """
@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 
 def shared_config(data: str, *overrides: str) -> dict[str, Any]:
     """What all trials share: 12 updates, validated every 4; student weights, which learn faster than their average."""
     settings = ("train.steps=12", "train.validate_every=4", "eval.weights=student", "train.ema_horizon=0")
-    return drawn_config(data, "unused", *settings, *overrides).model_dump(mode="json")
+    return synthetic_config(data, "unused", *settings, *overrides).model_dump(mode="json")
 
 
 def write_sweep(
@@ -31,12 +31,18 @@ def write_sweep(
 
 
 def write_ablation(
-    path: Path, data: str, uri: str | Path, *, arms: Any, ablation: dict[str, Any], overrides: list[str] | None = None
+    path: Path,
+    data: str,
+    uri: str | Path,
+    *,
+    variants: Any,
+    ablation: dict[str, Any],
+    overrides: list[str] | None = None,
 ) -> str:
     """Writes an ablation's file; returns its path."""
     tree = {
         "ablation": {"uri": str(uri), **ablation},
-        "arms": arms,
+        "variants": variants,
         "config": shared_config(data, *(overrides or [])),
     }
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

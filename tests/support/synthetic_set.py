@@ -1,6 +1,7 @@
-"""A tiny prepared data set of drawn meals, and a tiny configuration that trains on it; no Ray, no files from elsewhere.
+"""A tiny prepared data set of synthetic meals, and a tiny configuration that trains on it; no Ray, no files from
+elsewhere.
 
-config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "train.steps=3")
+config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", "train.steps=3")
 """
 
 from pathlib import Path
@@ -15,44 +16,44 @@ from foodseg.config.load import with_overrides
 from foodseg.data import shards
 from foodseg.data.image_io import encode_mask
 from foodseg.data.shards import Manifest, Shard, SplitCounts, write_manifest, write_shard
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 
 SIDE = 96
-IGNORE = PLATE_CLASSES.ignore_id
+IGNORE = SYNTHETIC_CLASSES.ignore_id
 _FIRST_SEED = {"train": 0, "val": 1000, "test": 2000}
 
 
-def write_drawn(
+def write_synthetic(
     folder: Path, train: int = 12, val: int = 4, test: int = 4, unlabelled: bool = True, masks: bool = True
 ) -> str:
     """Writes the data set; returns its URI.
 
-    Pictures are 96 x 96 or 72 x 96. From one to the next, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that
-    every batch has another number of labelled pixels; with `unlabelled` the last picture of a split has no mask, and
+    Images are 96 x 96 or 72 x 96. From one to the next, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that
+    every batch has another number of labelled pixels; with `unlabelled` the last image of a split has no mask, and
     without `masks` none has.
     """
     uri = str(folder)
     listed: list[Shard] = []
     counts: dict[str, SplitCounts] = {}
-    for split, pictures in {"train": train, "val": val, "test": test}.items():
-        rows = [_row(split, number, not masks or (unlabelled and number == pictures - 1)) for number in range(pictures)]
+    for split, images in {"train": train, "val": val, "test": test}.items():
+        rows = [_row(split, number, not masks or (unlabelled and number == images - 1)) for number in range(images)]
         parts = [rows[: len(rows) // 2], rows[len(rows) // 2 :]] if split == "train" else [rows]
-        with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few pictures in each row group
+        with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few images in each row group
             for number, part in enumerate(parts):
                 listed.append(write_shard(uri, f"v-1/{split}/part-{number:05d}.parquet", split, part))
-        pixels = np.array([row["class_pixels"] for row in rows]).reshape(-1, len(PLATE_CLASSES))
+        pixels = np.array([row["class_pixels"] for row in rows]).reshape(-1, len(SYNTHETIC_CLASSES))
         counts[split] = SplitCounts(
-            pictures=pictures,
+            images=images,
             unlabelled=sum(row["mask"] is None for row in rows),
-            groups=pictures,
-            class_pictures=tuple((pixels > 0).sum(0).tolist()),
+            groups=images,
+            class_images=tuple((pixels > 0).sum(0).tolist()),
             class_pixels=tuple(pixels.sum(0).tolist()),
         )
     manifest = Manifest(
         format_version=1,
         name="drawn",
         generation=1,
-        classes=PLATE_CLASSES.names,
+        classes=SYNTHETIC_CLASSES.names,
         ignore_id=IGNORE,
         annotated={"drawn": None},
         shards=tuple(listed),
@@ -67,7 +68,7 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
     height = SIDE if number % 2 else SIDE * 3 // 4
     image, mask = draw_meal(_FIRST_SEED[split] + number, height, SIDE)
     mask[: height * (number % 4) // 4] = IGNORE
-    pixels = np.bincount(mask.ravel(), minlength=256)[: len(PLATE_CLASSES)] * (not unlabelled)
+    pixels = np.bincount(mask.ravel(), minlength=256)[: len(SYNTHETIC_CLASSES)] * (not unlabelled)
     present = [index for index in np.flatnonzero(pixels).tolist() if index]
     name = f"{split}-{number:03d}"
     return {
@@ -86,12 +87,12 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
 
 def write_table(path: Path, width: int = 16) -> str:
     """Writes a text table for the drawn classes, of random vectors; returns its path."""
-    vectors = np.random.default_rng(0).normal(size=(len(PLATE_CLASSES), width)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(len(SYNTHETIC_CLASSES), width)).astype(np.float32)
     save_file({"text": vectors}, path)
     return str(path)
 
 
-def drawn_config(data_uri: str, run_uri: str | Path, *overrides: str) -> ExperimentConfig:
+def synthetic_config(data_uri: str, run_uri: str | Path, *overrides: str) -> ExperimentConfig:
     """A configuration whose update takes some 50 ms: 64 px crops, 4 in a batch, an 82,000-parameter backbone."""
     return with_overrides(
         ExperimentConfig(),

@@ -1,4 +1,4 @@
-"""Tiny checkpoints, a tiny CLIP and pictures for tests of the endpoint; nothing is trained.
+"""Tiny checkpoints, a tiny CLIP and images for tests of the endpoint; nothing is trained.
 
 first, second = write_checkpoint(tmp_path / "a", seed=1), write_checkpoint(tmp_path / "b", seed=2)
 """
@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 TINY_CLIP = {
     "embed_dim": 24,
@@ -25,18 +25,18 @@ TINY_CLIP = {
 
 
 def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
-    """Writes a checkpoint of random weights that labels pictures with several ids; returns its directory."""
-    config = drawn_config("data", "run", "eval.weights=student", *overrides)
+    """Writes a checkpoint of random weights that labels images with several ids; returns its directory."""
+    config = synthetic_config("data", "run", "eval.weights=student", *overrides)
     torch.manual_seed(seed)
-    model = build_segmenter(config.model, len(PLATE_CLASSES))
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES))
     torch.nn.init.normal_(model.classifier.weight, std=3.0)  # else one class is everywhere
     optimizer = torch.optim.AdamW(model.parameters())
     checkpoint = Checkpoint(
         step=seed,
         config=config,
-        classes=PLATE_CLASSES,
+        classes=SYNTHETIC_CLASSES,
         data="drawn@v1-0123456789ab",
-        trained_ids=tuple(range(len(PLATE_CLASSES))),
+        trained_ids=tuple(range(len(SYNTHETIC_CLASSES))),
         student=model.state_dict(),
         teacher=None,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
@@ -66,12 +66,12 @@ def spoil(folder: str) -> str:
 
 
 def meal(seed: int, height: int, width: int) -> np.ndarray:
-    """Returns a drawn meal, (height, width, 3) uint8 RGB."""
+    """Returns a synthetic meal, (height, width, 3) uint8 RGB."""
     return draw_meal(seed, height, width)[0]
 
 
 def png(image: np.ndarray) -> bytes:
-    """Returns a picture as PNG, which a server decodes to the same pixels."""
+    """Returns an image as PNG, which a server decodes to the same pixels."""
     return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
 
 

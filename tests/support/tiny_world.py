@@ -1,7 +1,7 @@
 """A tiny world for the command line, made without Ray: source folder `meals`, prepared data `prepared`, model `model`.
 
 make_world(tmp_path)
-run(["predict", "model", "meals/images/drawn__0001.jpg", "--out", "out"])
+run(["predict", "model", "meals/images/synthetic__0001.jpg", "--out", "out"])
 """
 
 import json
@@ -18,7 +18,7 @@ from foodseg.demo.synthetic import write_meals
 from foodseg.models.build import build_segmenter
 from foodseg.prepare.formats.folder import list_folder
 
-TRAIN, TEST, VAL, SIDE = 10, 3, 2, 64  # pictures (VAL of TRAIN), and pixels of the longer side
+TRAIN, TEST, VAL, SIDE = 10, 3, 2, 64  # images (VAL of TRAIN), and pixels of the longer side
 TINY_MODEL = (
     "model.backbone=test_resnet",
     "model.weights=none",
@@ -39,7 +39,7 @@ def make_world(folder: Path) -> None:
 
 
 def write_prepared(meals: Path, prepared: Path) -> None:
-    """What `foodseg data prepare` writes, with the last VAL pictures of train as val."""
+    """What `foodseg data prepare` writes, with the last VAL images of train as val."""
     listing = list_folder(str(meals))
     train = [record for record in listing.records if record.split == "train"]
     parts = {
@@ -68,10 +68,10 @@ def write_prepared(meals: Path, prepared: Path) -> None:
         shards.append(write_shard(str(prepared), f"v-1/{split}/part-00000.parquet", split, rows))
         seen = np.stack(pixels)
         counts[split] = SplitCounts(
-            pictures=len(rows),
+            images=len(rows),
             unlabelled=0,
             groups=len(rows),
-            class_pictures=tuple(int(n) for n in (seen > 0).sum(0)),
+            class_images=tuple(int(n) for n in (seen > 0).sum(0)),
             class_pixels=tuple(int(n) for n in seen.sum(0)),
         )
     manifest = Manifest(

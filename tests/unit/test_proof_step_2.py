@@ -55,8 +55,8 @@ def test_pycocotools_is_asked_for_every_mask(meals: Path, tmp_path: Path) -> Non
         equal_pycocotools(reference, tmp_path / "coco")
 
 
-def test_repeated_pictures_are_new_files_with_the_same_masks(meals: Path, tmp_path: Path) -> None:
-    repeat(meals, tmp_path / "many", 12)  # five pictures, twice and two more
+def test_repeated_images_are_new_files_with_the_same_masks(meals: Path, tmp_path: Path) -> None:
+    repeat(meals, tmp_path / "many", 12)  # five images, twice and two more
     copy = list_source(str(tmp_path / "many"))
     splits = [record.split for record in copy.records]
     assert (splits.count("train"), splits.count("test")) == (8, 4)
@@ -67,8 +67,8 @@ def test_repeated_pictures_are_new_files_with_the_same_masks(meals: Path, tmp_pa
         first = masks[record.image_id.rsplit("-", 1)[0]]
         assert record.mask is not None and first is not None
         assert np.array_equal(record.mask.read(), first.read())
-    with Image.open(tmp_path / "many" / "images" / "drawn__0001-002.jpg") as picture:
-        assert max(picture.size) == 64
+    with Image.open(tmp_path / "many" / "images" / "synthetic__0001-002.jpg") as image:
+        assert max(image.size) == 64
 
 
 def test_a_map_into_the_union(tmp_path: Path) -> None:
@@ -90,18 +90,18 @@ def test_twins_by_hand() -> None:
         "audit": [{"finding": "grey", "count": 4}, {"finding": "near_duplicate", "count": 2}],
         "findings": [near, {**near, "other_id": "c"}, {**near, "finding": "grey"}],
         "shared_groups": [
-            {"split": "test", "other": "train", "pictures": 1}, {"split": "train", "other": "test", "pictures": 2},
+            {"split": "test", "other": "train", "images": 1}, {"split": "train", "other": "test", "images": 2},
         ],
-        "pictures": {"contact_sheet": "/home/me/look/contact_sheet.png"},
+        "images": {"contact_sheet": "/home/me/look/contact_sheet.png"},
     }  # fmt: skip
     assert step_2.twins(inspected) == {
         "findings": {"grey": 4, "near_duplicate": 2},
         "near_duplicate_pairs": 2,
         "shared_groups": {"test with one in train": 1, "train with one in test": 2},
-        "test_pictures_with_a_twin_in_train": 1,
-        "pictures": {"contact_sheet": "contact_sheet.png"},
+        "test_images_with_a_twin_in_train": 1,
+        "images": {"contact_sheet": "contact_sheet.png"},
     }
-    assert step_2.twins({**inspected, "shared_groups": []})["test_pictures_with_a_twin_in_train"] == 0
+    assert step_2.twins({**inspected, "shared_groups": []})["test_images_with_a_twin_in_train"] == 0
     with pytest.raises(ItemError, match="meals@v1-0 was prepared without findings"):
         step_2.twins({**inspected, "findings": None})
 

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.serve.client import Client
 from proof import hostile_http, step_4
 from proof.proof_queue import ItemError
@@ -36,7 +36,7 @@ def encoded(meals: list[tuple[np.ndarray, np.ndarray]]) -> list[bytes]:
 
 @pytest.fixture
 def server(meals: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[MealServer]:
-    with meal_server(PLATE_CLASSES, meals) as server:
+    with meal_server(SYNTHETIC_CLASSES, meals) as server:
         yield server
 
 
@@ -60,7 +60,7 @@ def test_objects_in_what_curl_prints() -> None:
 
 def test_a_load_counts_what_came_and_what_the_client_healed(server: MealServer, encoded: list[bytes]) -> None:
     server.scripted["/v1/segment"] = [BUSY, BUSY]
-    load = SteadyLoad(server.url, ask_segment(encoded), pictures=2, threads=2)
+    load = SteadyLoad(server.url, ask_segment(encoded), images=2, threads=2)
     asked(server, load, 6)
     figures = load.figures()
     assert figures["statuses"] == {"200": figures["answered"], "429": 2}
@@ -77,7 +77,7 @@ def test_a_load_counts_what_was_lost_and_what_differs(server: MealServer, encode
         by, _ = ask_segment(encoded)(client, number)
         return by, next(other)
 
-    load = SteadyLoad(server.url, ask, pictures=1, threads=1)
+    load = SteadyLoad(server.url, ask, images=1, threads=1)
     asked(server, load, 3)
     figures = load.figures()
     assert load.lost() == 1 and figures["statuses"]["500"] == 1
@@ -85,8 +85,8 @@ def test_a_load_counts_what_was_lost_and_what_differs(server: MealServer, encode
     assert figures["differing"] == figures["answered"] - 1
 
 
-def test_a_load_of_clicks_heals_a_picture_that_was_forgotten(server: MealServer, encoded: list[bytes]) -> None:
-    load = SteadyLoad(server.url, ask_prompt(encoded), pictures=1, threads=1)
+def test_a_load_of_clicks_heals_an_image_that_was_forgotten(server: MealServer, encoded: list[bytes]) -> None:
+    load = SteadyLoad(server.url, ask_prompt(encoded), images=1, threads=1)
     with load:
         while load.answered < 2:
             httpx.get(f"{server.url}healthz")

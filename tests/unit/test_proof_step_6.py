@@ -1,4 +1,4 @@
-"""The parts of proof/step_6.py that need no training: orders, scores at a rung, arms as settings."""
+"""The parts of proof/step_6.py that need no training: orders, scores at a rung, variants as settings."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_the_score_at_a_rung_is_the_first_one_from_there_on() -> None:
     assert step_6._at_share(row, 0.2) == 0.2 and step_6._at_share(row, 0.21) == 0.5
 
 
-def test_arms_become_settings() -> None:
+def test_variants_become_settings() -> None:
     words = ("model.fusion_stride=8", "model.text.table={names}", "model.ingredient_head=true")
     made = {"names": "names.safetensors"}
     assert step_6._settings(words, made) == {
@@ -26,9 +26,9 @@ def test_arms_become_settings() -> None:
 
 
 def test_the_scouts_of_step_3_are_the_same_trainings() -> None:
-    """Else they would be trained anew, and `winner` would compare others than it says."""
+    """Else they would be trained again, and `winner` would compare others than it says."""
     from proof import step_3
 
-    for arm, scout in step_6.SCOUTS.items():
-        assert step_6._scout_job(arm) == step_3.scout_job(scout, step_3.SCOUTED[scout])
+    for variant, scout in step_6.SCOUTS.items():
+        assert step_6._scout_job(variant) == step_3.scout_job(scout, step_3.SCOUTED[scout])
     assert set(step_6.CANDIDATES) >= set(step_6.SCOUTS)

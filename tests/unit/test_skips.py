@@ -18,7 +18,7 @@ def test_passes(request):
 def test_needs_a_gpu():
     pytest.skip("GPU missing: no CUDA here")
 
-def test_needs_real_pictures(shared):
+def test_needs_real_images(shared):
     pass
 
 @pytest.mark.skip(reason="later")
@@ -73,7 +73,7 @@ def test_only_listed_skips_pass(tmp_path: Path) -> None:
     assert output.index("tests/unit/test_it.py") < output.index("tests/integration/test_it.py")
     assert "4 skipped ===" in output
     assert "tests/unit/test_it.py::test_needs_a_gpu: GPU missing: no CUDA here" in output
-    assert "tests/unit/test_it.py::test_needs_real_pictures: shared data missing: no datasets in" in output
+    assert "tests/unit/test_it.py::test_needs_real_images: shared data missing: no datasets in" in output
     assert "this skip (later) is not allowed" in output and "this xfail (no reason) is not allowed" in output
 
     code, output = _pytest(tmp_path, "tests/integration", ci="true")

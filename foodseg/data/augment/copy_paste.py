@@ -1,7 +1,7 @@
-"""Copy-paste of ingredients from one training picture onto another (Ghiasi et al., Simple Copy-Paste, 2021).
+"""Copy-paste of ingredients from one training image onto another (Ghiasi et al., Simple Copy-Paste, 2021).
 
 A small data set shows an ingredient in few scenes, and a model learns the scene. Whole regions of some ingredients of
-another picture, of another source where there is one, are laid over the crop, without blending: the paper found that it
+another image, of another source where there is one, are laid over the crop, without blending: the paper found that it
 makes no difference.
 """
 
@@ -35,7 +35,7 @@ def paste_regions(
     region = _chosen_region(partner.mask, crop.extent, classes, annotated, rng)
     pixels = np.where(region[..., None], partner.image, crop.image)
     ids = np.where(region, partner.mask, crop.mask)
-    # the list of a picture without a mask stays unknown: what is pasted is not all that is on it
+    # the list of an image without a mask stays unknown: what is pasted is not all that is on it
     listed = listed_ingredients(ids, crop.extent, classes) if crop.list_known else crop.ingredients
     return Crop(pixels, ids, crop.extent, listed, crop.list_known)
 

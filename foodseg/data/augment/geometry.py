@@ -1,6 +1,6 @@
-"""A training picture from its row: decode, scale, crop, flip, pad; all drawn from the row's seed.
+"""A training image from its row: decode, scale, crop, flip, pad; all drawn from the row's seed.
 
-Shapes: H, W of the scaled picture; S = augment.crop; K classes.
+Shapes: H, W of the scaled image; S = augment.crop; K classes.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Crop:
         mask: (S, S) uint8 or uint16 ids; padding and unlabelled pixels hold the ignore id.
         extent: (4,) int32 top, left, bottom, right of the real pixels.
         ingredients: (K,) bool, foreground ids with at least LISTED_SHARE of the real pixels.
-        list_known: whether `ingredients` says anything (False for a picture without a mask).
+        list_known: whether `ingredients` says anything (False for an image without a mask).
     """
 
     image: np.ndarray

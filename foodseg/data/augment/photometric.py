@@ -1,8 +1,8 @@
-"""A batch of uint8 pictures as the models see it, on the device: the plain view, and one drawn from the rows' seeds.
+"""A batch of uint8 images as the models see it, on the device: the plain view, and one drawn from the rows' seeds.
 
 Both views are of one crop and differ in nothing but colour and sharpness: what is where stays where it is.
 
-Shapes: B pictures of H x W pixels.
+Shapes: B images of H x W pixels.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ def _blur_weights(side: int, low: torch.Tensor, high: torch.Tensor, sigma: torch
 
 
 def real_pixels(extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(B, 4) int32 top, left, bottom, right -> (B, height, width) bool, False where the picture was padded."""
+    """(B, 4) int32 top, left, bottom, right -> (B, height, width) bool, False where the image was padded."""
     y = torch.arange(height, device=extent.device)[None, :, None]
     x = torch.arange(width, device=extent.device)[None, None, :]
     top, left, bottom, right = (edge[:, None, None] for edge in extent.unbind(1))

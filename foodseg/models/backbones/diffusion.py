@@ -1,20 +1,20 @@
-"""Stable Diffusion as a backbone: what a UNet that was trained to paint sees in a picture (VPD, Zhao et al., 2023).
+"""Stable Diffusion as a backbone: what a UNet that was trained to paint sees in an image (VPD, Zhao et al., 2023).
 
-The picture becomes latents (a frozen VAE, the mode of its distribution, no noise), and goes once through the UNet at
+The image becomes latents (a frozen VAE, the mode of its distribution, no noise), and goes once through the UNet at
 one timestep. The names of the ingredients are the UNet's text: each vector is one token, so that the cross-attention
 layers say, for each place, how much it has of each name. What is taken out:
 
-- features in front of the last layer of each stage of the decoder half, at strides 64, 32, 16, 8 of the picture: after
+- features in front of the last layer of each stage of the decoder half, at strides 64, 32, 16, 8 of the image: after
   `up_blocks[0].resnets[1]`, `up_blocks[1].attentions[1]`, `up_blocks[2].attentions[1]` and all of `up_blocks[3]`
 - maps: the cross-attention of the layers at strides 16 and 32 of both halves, mean over heads and over the layers of
   one stride
 
 VPD takes the square root of the number of places for its height and width. Here both come from the latents, so that
-any picture will do whose sides are multiples of 64.
+any image will do whose sides are multiples of 64.
 
 The parts are built in `diffusion_parts.py`. diffusers is imported only where it is used.
 
-Shape letters: B pictures; H, W of a picture; T tokens; D their width; C channels; h, w grid of a level.
+Shape letters: B images; H, W of an image; T tokens; D their width; C channels; h, w grid of a level.
 """
 
 from typing import Any
@@ -35,10 +35,10 @@ class Diffusion(nn.Module):
 
     Attributes:
         channels: channels of the features of each level, in the order of `strides`.
-        strides: pixels of the picture per feature, increasing.
+        strides: pixels of the image per feature, increasing.
         map_strides: strides of the maps, increasing; empty where none are wanted.
-        size_multiple: sides of a picture must be multiples of this many pixels.
-        latent_cache: where latents of pictures that come again are kept; None = all are made.
+        size_multiple: sides of an image must be multiples of this many pixels.
+        latent_cache: where latents of images that come again are kept; None = all are made.
     """
 
     timestep: torch.Tensor
@@ -164,7 +164,7 @@ class _NameAttention:
     """
 
     def __init__(self, seen: _Seen, stride: int | None, map_strides: tuple[int, ...]) -> None:
-        """`stride`: of the picture at this layer; None = in the middle of the UNet, which is not shown."""
+        """`stride`: of the image at this layer; None = in the middle of the UNet, which is not shown."""
         self._seen, self._stride = seen, stride if stride in map_strides else None
 
     def __call__(
@@ -234,7 +234,7 @@ def _train(unet: Any, config: DiffusionConfig) -> None:
 
 
 def _stride_of(layer: str) -> int | None:
-    """Returns the pixels of the picture per place in a layer "down_blocks.1..." or "up_blocks.2..."; None = neither."""
+    """Returns the pixels of the image per place in a layer "down_blocks.1..." or "up_blocks.2..."; None = neither."""
     half, _, rest = layer.partition(".")
     if half == "mid_block":
         return None

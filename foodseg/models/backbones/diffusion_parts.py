@@ -47,7 +47,7 @@ def build_diffusion(config: ModelConfig, width: int | None, *, pretrained: bool)
     """Builds the backbone of `model.kind = diffusion`.
 
     Args:
-        width: D of the vectors of the names; None = it is told none.
+        width: D of the class embeddings; None = it is told none.
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
 
     Raises:
@@ -76,7 +76,7 @@ def require_diffusion(config: ModelConfig, width: int | None, *, pretrained: boo
         width: as for `build_diffusion`. pretrained: also look whether `config.weights` are there and fit.
 
     Raises:
-        UserError: diffusers or peft is missing, vectors of the names of another width than the UNet's tokens, no such
+        UserError: diffusers or peft is missing, class embeddings of another width than the UNet's tokens, no such
             weights, or weights of another architecture.
     """
     _diffusers()

@@ -1,4 +1,4 @@
-"""Latents of pictures that come again, kept in a folder or in object storage: the frozen VAE makes each of them once.
+"""Latents of images that come again, kept in a folder or in object storage: the frozen VAE makes each of them once.
 
     cache = LatentCache("s3://bucket/latents")
     latents = cache.latents(image, vae)          # as encoded(image, vae), at the price of a download
@@ -32,7 +32,7 @@ def encoded(image: torch.Tensor, vae: Any) -> torch.Tensor:
 
 
 class LatentCache:
-    """Keeps what `encoded` returns, one file a picture."""
+    """Keeps what `encoded` returns, one file an image."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -41,7 +41,7 @@ class LatentCache:
     def latents(self, image: torch.Tensor, vae: nn.Module) -> torch.Tensor:
         """Returns `encoded(image, vae)`, of which only what is not kept yet is computed.
 
-        A damaged entry is made anew.
+        A damaged entry is made again.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -66,7 +66,7 @@ class LatentCache:
         device = image.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
         folder = storage.join(self._folder, str(precision).removeprefix("torch."))
-        names = [_digest([picture]) for picture in image]
+        names = [_digest([single]) for single in image]
         return [storage.join(folder, name[:2], f"{name}.safetensors") for name in names]
 
 

@@ -21,8 +21,8 @@ class Pyramid(nn.Module):
 
     Attributes:
         channels: channels of each level, in the order of `strides`.
-        strides: pixels of the picture per feature, increasing.
-        size_multiple: sides of a picture should be multiples of this many pixels.
+        strides: pixels of the image per feature, increasing.
+        size_multiple: sides of an image should be multiples of this many pixels.
     """
 
     def __init__(self, name: str, strides: tuple[int, ...], weights: str | None = None) -> None:
@@ -79,7 +79,7 @@ def _create(name: str, strides: tuple[int, ...], weights: str | None) -> nn.Modu
 
 
 def _timm(name: str, **settings: Any) -> nn.Module:
-    """Builds a feature pyramid; families made for one size of pictures (Swin) are asked to take any."""
+    """Builds a feature pyramid; families made for one size of images (Swin) are asked to take any."""
     try:
         return timm.create_model(name, features_only=True, strict_img_size=False, **settings)
     except TypeError:  # the others know no such setting

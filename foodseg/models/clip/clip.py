@@ -1,10 +1,10 @@
-"""CLIP (Radford et al., 2021): how well do any names fit a picture, or regions of it? Both towers are open_clip's.
+"""CLIP (Radford et al., 2021): how well do any names fit an image, or regions of it? Both towers are open_clip's.
 
     clip = load_clip("ViT-B-16", "laion2b_s34b_b88k", pick_device())
     clip.scores(image, ["a fried egg", "tofu", "rice"])          # one score a name, their sum is 1
     clip.mask_scores(image, masks, ["a fried egg", "tofu"])      # the same for each region
 
-Shape letters: H, W of a picture; n names; m regions; D width of an embedding.
+Shape letters: H, W of an image; n names; m regions; D width of an embedding.
 """
 
 from collections import OrderedDict
@@ -37,7 +37,7 @@ class ClipModel:
         device: torch.device,
         cache_names: int,
     ) -> None:
-        """Takes what open_clip gives: a model, its transform for pictures, its tokenizer.
+        """Takes what open_clip gives: a model, its transform for images, its tokenizer.
 
         cache_names: how many names' vectors are kept for the next call (2 KB each at 512 numbers).
         """
@@ -50,7 +50,7 @@ class ClipModel:
         self._vectors: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        """Returns n scores in [0, 1] of a picture (H, W, 3) uint8 RGB: CLIP's softmax, so they say which of *these*.
+        """Returns n scores in [0, 1] of an image (H, W, 3) uint8 RGB: CLIP's softmax, so they say which of *these*.
 
         The image tower sees what CLIP was trained on: the shorter side at its size, and of that the middle square.
 
@@ -70,11 +70,11 @@ class ClipModel:
         return self._compare((self._region(image, mask) for mask in masks), names)
 
     @torch.inference_mode()
-    def _compare(self, pictures: Iterable[Image.Image], names: Sequence[str]) -> list[list[float]]:
+    def _compare(self, images: Iterable[Image.Image], names: Sequence[str]) -> list[list[float]]:
         words = self._text(names)
         scale = self._model.logit_scale.exp()
         rows: list[list[float]] = []
-        for part in _batches((self._preprocess(picture) for picture in pictures), BATCH):
+        for part in _batches((self._preprocess(image) for image in images), BATCH):
             seen = normalize(self._model.encode_image(torch.stack(part).to(self._device)).float(), dim=1)
             rows += (scale * seen @ words.T).softmax(1).tolist()
         return rows

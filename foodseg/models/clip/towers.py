@@ -53,7 +53,7 @@ class FoundClip:
 
 
 class ClipTowers(NamedTuple):
-    """An open_clip model in evaluation mode, its transform for pictures, and its tokenizer."""
+    """An open_clip model in evaluation mode, its transform for images, and its tokenizer."""
 
     model: Any
     preprocess: Callable[[Image.Image], torch.Tensor]

@@ -26,7 +26,7 @@ class TinyEncoder(nn.Module):
     """TinyViT-5M without its classifier, and a neck.
 
     Attributes:
-        img_size: pixels of the square picture; segment-anything reads it from any encoder.
+        img_size: pixels of the square image; segment-anything reads it from any encoder.
     """
 
     img_size = SIDE

@@ -1,4 +1,4 @@
-"""Segment Anything (Kirillov et al., 2023): an embedding per picture, masks for clicks and boxes, masks of everything.
+"""Segment Anything (Kirillov et al., 2023): an embedding per image, masks for clicks and boxes, masks of everything.
 
     sam = load_sam("vit_t", "s3://models/mobile_sam.safetensors", pick_device())
     embedding = sam.embed(image)                    # slow: the image encoder
@@ -33,14 +33,14 @@ SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
 _WIDTHS: dict[int, SamKind] = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 _FEATURES = (1, 256, 64, 64)  # of every kind's embedding
 _LEVEL, _OFFSET = 0.0, 1.0  # segment-anything's: where a mask ends, and how far its stability is tried
-_ENLARGED = 2**24  # pixels of mask logits that exist at once at the size of the picture (64 MiB)
+_ENLARGED = 2**24  # pixels of mask logits that exist at once at the size of the image (64 MiB)
 
 
 @dataclass(frozen=True)
 class MaskGrid:
     """How `automatic` looks for masks; the thresholds are segment-anything's own.
 
-    points_per_side: clicks along each side of the picture; its time grows with their square.
+    points_per_side: clicks along each side of the image; its time grows with their square.
     points_per_batch: clicks in one pass of the mask decoder; 64 suit a GPU, on a CPU a few are fastest.
     predicted_iou: masks that the model itself rates lower are dropped.
     stability: so are those that change when their logits are cut elsewhere (IoU of the cuts at +1 and -1).
@@ -56,10 +56,10 @@ class MaskGrid:
 
 @dataclass(frozen=True, eq=False)
 class SamEmbedding:
-    """What the decoder needs of a picture.
+    """What the decoder needs of an image.
 
     features: (1, 256, 64, 64) float32 on the model's device.
-    height, width: of the picture. fitted: its (height, width) inside the encoder's square.
+    height, width: of the image. fitted: its (height, width) inside the encoder's square.
     """
 
     features: torch.Tensor
@@ -90,7 +90,7 @@ class SamModel:
 
     @torch.inference_mode()
     def embed(self, image: np.ndarray) -> SamEmbedding:
-        """Encodes a picture (H, W, 3) uint8 RGB, shown to the encoder with its longer side at 1024 pixels.
+        """Encodes an image (H, W, 3) uint8 RGB, shown to the encoder with its longer side at 1024 pixels.
 
         Raises:
             UserError: it is so narrow that nothing would be left of its shorter side.
@@ -98,7 +98,7 @@ class SamModel:
         height, width = image.shape[:2]
         predictor = SamPredictor(self._sam)
         if min(predictor.transform.get_preprocess_shape(height, width, predictor.transform.target_length)) < 1:
-            raise UserError(f"a picture of {width} x {height} pixels is too narrow for Segment Anything: crop it")
+            raise UserError(f"an image of {width} x {height} pixels is too narrow for Segment Anything: crop it")
         predictor.set_image(image)
         assert predictor.features is not None
         return SamEmbedding(predictor.features, height, width, predictor.input_size)
@@ -110,16 +110,16 @@ class SamModel:
         points: Sequence[tuple[float, float, int]] = (),
         box: tuple[float, float, float, float] | None = None,
     ) -> list[SamMask]:
-        """Returns masks of the picture's size, the one rated best first.
+        """Returns masks of the image's size, the one rated best first.
 
         A single point is ambiguous (the bean, the salad, the plate) and gets three masks; anything more gets one.
 
         Args:
-            points: x, y in pixels of the picture, and 1 = belongs to it or 0 = does not.
-            box: x0, y0, x1, y1 in pixels of the picture.
+            points: x, y in pixels of the image, and 1 = belongs to it or 0 = does not.
+            box: x0, y0, x1, y1 in pixels of the image.
 
         Raises:
-            UserError: neither point nor box, one outside the picture, an empty box, a label that is not 0 or 1.
+            UserError: neither point nor box, one outside the image, an empty box, a label that is not 0 or 1.
         """
         _check_prompt(embedding, points, box)
         masks, scores, _ = self._predictor(embedding).predict(
@@ -132,7 +132,7 @@ class SamModel:
         return [SamMask(masks[index], float(scores[index])) for index in best_first]
 
     def check(self, encoder: bool = False) -> None:
-        """Clicks on an empty embedding, which takes milliseconds; with `encoder` on a grey picture, which takes longer.
+        """Clicks on an empty embedding, which takes milliseconds; with `encoder` on a grey image, which takes longer.
 
         Raises:
             RuntimeError, or whatever a broken model ends with.
@@ -152,7 +152,7 @@ class SamModel:
         gone: set by another thread when nobody waits for the masks any more; this then ends with those found so far.
 
         These are the masks of segment-anything's SamAutomaticMaskGenerator (without crops). That class encodes the
-        picture anew, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
+        image again, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
         """
         predictor = self._predictor(embedding)
         clicks = build_point_grid(self._grid.points_per_side) * (embedding.width, embedding.height)
@@ -271,7 +271,7 @@ def _check_prompt(
         if label not in (0, 1):
             raise UserError(f"the label of a point is 1 (belongs to it) or 0 (does not), found {label}")
         if not (0 <= x <= width and 0 <= y <= height):
-            raise UserError(f"the point ({x:g}, {y:g}) lies outside the picture of {width} x {height} pixels")
+            raise UserError(f"the point ({x:g}, {y:g}) lies outside the image of {width} x {height} pixels")
     if box is not None:
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):

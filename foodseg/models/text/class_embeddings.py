@@ -50,7 +50,7 @@ class TextTable:
 
 
 def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
-    """Returns the vectors of the class names; None where the model has no text fusion.
+    """Returns the class embeddings; None where the model has no text fusion.
 
     CLIP has several: the projected one, which is compared with pixels by cosine, is for `score_map`; the state at the
     end of the sentence before the projection, which VPD (Zhao et al., 2023) gives to attention, is for the other
@@ -79,7 +79,7 @@ def vector_of(config: ModelConfig) -> Vector:
 
 
 def with_background(named: torch.Tensor) -> torch.Tensor:
-    """Returns (K, D): vectors of the names 1..K-1 behind a row of zeros for background, which no model reads."""
+    """Returns (K, D): class embeddings 1..K-1 behind a row of zeros for background, which no model reads."""
     return torch.cat([torch.zeros_like(named[:1]), named])
 
 

@@ -31,7 +31,7 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], vector
 
     Args:
         names: per class the words for it; the vectors of all words in all `config.prompts` are averaged.
-        vector: projected: the one that CLIP compares with pictures (each sentence's of length 1, and so their mean).
+        vector: projected: the one that CLIP compares with images (each sentence's of length 1, and so their mean).
             last: the state at the end of the sentence after the final LayerNorm, before the projection, as it is:
             transformers' `pooler_output`, which VPD gives to Stable Diffusion 1. penultimate: the same with the last
             layer left out, for Stable Diffusion 2, which was trained with OpenCLIP-H read there.
@@ -51,7 +51,7 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], vector
     try:
         return safetensors.torch.load_file(kept)["text"]
     except (OSError, SafetensorError, KeyError):
-        pass  # not there yet, or damaged: then it is made anew
+        pass  # not there yet, or damaged: then it is made again
     towers = load_clip_towers(found, torch.device("cpu"))
     vectors = torch.stack([averaged(towers.model, towers.tokenizer(own), vector) for own in sentences])
     try:
@@ -60,7 +60,7 @@ def open_clip_vectors(config: TextConfig, names: Sequence[Sequence[str]], vector
         safetensors.torch.save_file({"text": vectors}, part)
         part.replace(kept)
     except (OSError, SafetensorError) as error:
-        _log.warning("the vectors of the names are not kept for the next time: %s", error)
+        _log.warning("the class embeddings are not kept for the next time: %s", error)
     return vectors
 
 

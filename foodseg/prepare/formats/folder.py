@@ -28,7 +28,7 @@ NEEDS = "images/, masks/, classes.txt, train.txt"
 _ALSO = {"train": (), "val": ("valid", "validation"), "test": ("testing",)}
 # names under which other tools write the same; a message says that they are there
 _NEAR = {
-    "images": ("image", "img", "imgs", "jpegimages", "photos", "pictures"),
+    "images": ("image", "img", "imgs", "jpegimages", "photos", "images"),
     "masks": (
         "mask", "labels", "label", "annotations", "annotation", "gt", "segmentation", "segmentations", "seg",
         "segmentationclass", "groundtruth", "ground_truth",

@@ -1,7 +1,7 @@
 """FoodSeg103 as it is downloaded; the case of names may vary.
 
     FoodSeg103/category_id.txt                            id<TAB>name, 104 lines, 0 = background
-    FoodSeg103/ImageSets/{train,test}.txt                 pictures, one a line, with or without extension
+    FoodSeg103/ImageSets/{train,test}.txt                 images, one a line, with or without extension
     FoodSeg103/Images/img_dir/{train,test}/00000048.jpg
     FoodSeg103/Images/ann_dir/{train,test}/00000048.png   one channel of class ids
 
@@ -26,7 +26,7 @@ def missing_in_foodseg103(src: str) -> list[str]:
 
 
 def list_foodseg103(src: str) -> SourceListing:
-    """Lists FoodSeg103; opens no picture.
+    """Lists FoodSeg103; opens no image.
 
     Raises:
         UserError: not this layout (naming what is missing), or a class table that does not parse.

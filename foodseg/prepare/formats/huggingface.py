@@ -6,7 +6,7 @@
     <src>/default/train/0000.parquet           as the hub converts data sets (refs/convert/parquet); one configuration
     <src>/classes.txt, category_id.txt (id<TAB>name) or id2label.json     the class names
 
-Column `image` holds the file of the picture, `label` (or `mask`, `annotation`) the PNG of its mask, each as `datasets`
+Column `image` holds the file of the image, `label` (or `mask`, `annotation`) the PNG of its mask, each as `datasets`
 writes images (struct of bytes and path) or as bytes; null = unlabelled. A mask has one channel, or three of which red
 is the id (as UEC's) and green and blue are 0 or equal to red. Without a file of class names the names of the one
 ClassLabel in the features are taken. The image id is the name in `path`, else column `id` where no two rows of the data
@@ -82,12 +82,12 @@ def decode_label(data: bytes) -> np.ndarray:
     colours = decode_colours(data)
     red = colours[:, :, 0]
     if colours[:, :, 1:].any() and not (colours == red[:, :, None]).all():
-        sentence = "the mask is a picture in colours; ids stand in one channel, or in red with green and blue 0"
+        sentence = "the mask is an image in colours; ids stand in one channel, or in red with green and blue 0"
         raise BadFile(sentence, "mask_mode")
     return red
 
 
-@lru_cache(maxsize=2)  # pictures and masks of the row group that is being read: its records come one after the other
+@lru_cache(maxsize=2)  # images and masks of the row group that is being read: its records come one after the other
 def _read_leaf(uri: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _parquet(uri) as file:
         return _leaf(file.read_row_group(row_group, columns=[column]))
@@ -95,7 +95,7 @@ def _read_leaf(uri: str, row_group: int, column: str) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a Parquet file; `stem` from the `path` of its picture ("" = none), `key` from column `id`."""
+    """A row of a Parquet file; `stem` from the `path` of its image ("" = none), `key` from column `id`."""
 
     uri: str
     split: str
@@ -118,7 +118,7 @@ def has_conversion(src: str) -> bool:
 
 
 def list_huggingface(src: str) -> SourceListing:
-    """Lists a Hugging Face data set; reads the ends of its Parquet files and their columns `path` and `id`, no picture.
+    """Lists a Hugging Face data set; reads the ends of its Parquet files and their columns `path` and `id`, no image.
 
     Raises:
         UserError: no Parquet files, columns that are missing, files that name no split, or no class names.
@@ -256,7 +256,7 @@ def _bytes_leaf(schema: pa.Schema, names: Sequence[str], uri: str) -> str:
             found.append(name)
     if len(found) != 1:
         raise UserError(
-            f"{storage.redact(uri)} has {len(found) or 'no'} columns of pictures among {', '.join(names)}, of which "
+            f"{storage.redact(uri)} has {len(found) or 'no'} columns of images among {', '.join(names)}, of which "
             f"there should be one; its columns are {', '.join(schema.names)}"
         )
     return found[0]

@@ -59,7 +59,7 @@ def _find(folder: str, path: str) -> str | None:
 
 
 def without_extension(name: str) -> str:
-    """Returns the name without the extension of a picture; any other dot stays."""
+    """Returns the name without the extension of an image; any other dot stays."""
     return name.rsplit(".", 1)[0] if name.lower().endswith(EXTENSIONS) else name
 
 

@@ -72,7 +72,7 @@ def match_masks(images: Iterable[str], masks: Iterable[str]) -> Matching:
 
 
 def _lossless(masks: Iterable[str]) -> list[str]:
-    """Returns the masks without the JPEG of those that are there without loss, too: it is a picture of them."""
+    """Returns the masks without the JPEG of those that are there without loss, too: it is an image of them."""
     whole = list(dict.fromkeys(masks))
     exact = {without_extension(mask) for mask in whole if not mask.lower().endswith(_LOSSY)}
     return [mask for mask in whole if not (mask.lower().endswith(_LOSSY) and without_extension(mask) in exact)]

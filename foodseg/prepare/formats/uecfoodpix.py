@@ -1,12 +1,12 @@
 """UEC-FoodPix Complete as it is downloaded; the case of names varies between copies.
 
     UECFOODPIXCOMPLETE/data/category.txt                   a header line, then id<TAB>name, 103 ids, 0 = background
-    UECFOODPIXCOMPLETE/data/{train9000,test1000}.txt       pictures, one a line, with or without extension
+    UECFOODPIXCOMPLETE/data/{train9000,test1000}.txt       images, one a line, with or without extension
     UECFOODPIXCOMPLETE/data/UECFoodPIXCOMPLETE/{train,test}/img/1.jpg
     UECFOODPIXCOMPLETE/data/UECFoodPIXCOMPLETE/{train,test}/mask/1.png    the class id is the red channel
 
 The source is that folder, `data` in it or the folder around it. Some masks of the download have width and height
-swapped against their picture: they are read as they are stored, and the audit deals with them. (Okamoto, Yanai:
+swapped against their image: they are read as they are stored, and the audit deals with them. (Okamoto, Yanai:
 "UEC-FoodPIX Complete: A Large-scale Food Image Segmentation Dataset".)
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.image_io import BadFile, open_picture, undecodable
+from foodseg.data.image_io import BadFile, open_image, undecodable
 from foodseg.prepare.formats.layout import locate, missing, refuse_missing
 from foodseg.prepare.formats.split_records import ListedSplit, listed_records
 from foodseg.prepare.record import SourceListing
@@ -44,7 +44,7 @@ def missing_in_uecfoodpix(src: str) -> list[str]:
 
 
 def list_uecfoodpix(src: str) -> SourceListing:
-    """Lists UEC-FoodPix Complete; opens no picture.
+    """Lists UEC-FoodPix Complete; opens no image.
 
     Raises:
         UserError: not this layout (naming what is missing), or a class table that does not parse.
@@ -70,7 +70,7 @@ def decode_colours(data: bytes) -> np.ndarray:
     Raises:
         BadFile: unreadable, truncated, too many pixels, or no PNG of 8-bit RGB or RGBA.
     """
-    picture = open_picture(data)
+    image = open_image(data)
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         raise BadFile("a mask with its class ids in the red channel is a PNG file, this one is not", "mask_mode")
     depth, colour_type = data[24], data[25]
@@ -80,7 +80,7 @@ def decode_colours(data: bytes) -> np.ndarray:
             f"class ids in the red channel take a PNG of 8-bit RGB or RGBA, this one is {depth}-bit {kind}", "mask_mode"
         )
     try:
-        return np.array(picture)[:, :, :3]
+        return np.array(image)[:, :, :3]
     except Exception as error:  # Pillow may stumble in any way
         raise undecodable("mask", data, error) from None
 

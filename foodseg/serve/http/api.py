@@ -17,14 +17,14 @@ from pydantic import BaseModel
 
 import foodseg
 from foodseg.config.serve import ServeConfig
-from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api_keys import Keys
 from foodseg.serve.http.codec import (
-    Picture,
+    DecodedImage,
     class_infos,
     decoded_size,
     name_scores,
-    read_picture,
+    read_image,
     region,
     segment_answer,
     to_decoded,
@@ -59,21 +59,19 @@ from foodseg.serve.page import PAGE_HEADERS, page_file
 from foodseg.serve.protocols import Backends, Clip, ImageExpired, Labelled, Mask, ModelState, Refine, Sam
 
 CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
-EMBEDDINGS = (
-    3  # of a picture that was sent: while replicas come and go, its prompt may reach another than its embedding
-)
+EMBEDDINGS = 3  # of an image that was sent: while replicas come and go, its prompt may reach another than its embedding
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 }
-DESCRIPTION = """Which ingredient is where on a picture of food.
+DESCRIPTION = """Which ingredient is where on an image of food.
 
-A picture may also be sent as the whole body (`--data-binary @lunch.jpg`, the other fields in the query of the address),
+An image may also be sent as the whole body (`--data-binary @lunch.jpg`, the other fields in the query of the address),
 or as base64 or a data URL, in a field or in JSON: `{"image": "<base64>", "format": "png"}`.
 """
 T = TypeVar("T")
 
-PictureFile = Annotated[UploadFile, File(description="JPEG, PNG or WebP")]
-MaybePictureFile = Annotated[UploadFile | None, File(description="JPEG, PNG or WebP; or give image_id")]
+ImageUpload = Annotated[UploadFile, File(description="JPEG, PNG or WebP")]
+MaybeImageUpload = Annotated[UploadFile | None, File(description="JPEG, PNG or WebP; or give image_id")]
 Text = Annotated[str, Form(max_length=MAX_FIELD)]
 
 
@@ -128,7 +126,7 @@ class _Routes:
     async def segment(
         self,
         request: Request,
-        image: PictureFile,
+        image: ImageUpload,
         model: Text = "",
         ingredients: Text = "",
         refine: Annotated[RefineBy, Form()] = "none",
@@ -143,13 +141,13 @@ class _Routes:
         refiner = self._refine() if refine == "sam" else None
         state, model_id = await self._names.find(model)
         listed = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
-        picture = await self._read(image)
-        labelling = self._backends.segmenter.segment(picture.image, model_id, listed)
+        decoded = await self._read(image)
+        labelling = self._backends.segmenter.segment(decoded.image, model_id, listed)
         # the digest of the pixels is made meanwhile: it takes milliseconds
-        labelled, image_id = await asyncio.gather(labelling, self._seal(request, picture))
-        voted = None if refiner is None else await self._vote(refiner, picture, labelled, state)
+        labelled, image_id = await asyncio.gather(labelling, self._seal(request, decoded))
+        voted = None if refiner is None else await self._vote(refiner, decoded, labelled, state)
         encode = partial(
-            segment_answer, voted or labelled, state.classes, (picture.height, picture.width), format,
+            segment_answer, voted or labelled, state.classes, (decoded.height, decoded.width), format,
             request_id=_id(request), image_id=image_id, refined=voted is not None,
             pixels_per_cm=pixels_per_cm,
         )  # fmt: skip
@@ -158,29 +156,29 @@ class _Routes:
     async def prompt(
         self,
         request: Request,
-        image: MaybePictureFile = None,
+        image: MaybeImageUpload = None,
         image_id: Text = "",
         points: Text = "",
         box: Text = "",
         format: Annotated[RegionFormat, Form()] = "rle",
     ) -> Response:
-        """Masks for points and a box, best first, on a picture or on the `image_id` of an earlier answer.
+        """Masks for points and a box, best first, on an image or on the `image_id` of an earlier answer.
 
-        `points`: JSON `[[x, y, 1 = in or 0 = out], ...]`; `box`: JSON `[x0, y0, x1, y1]`; in pixels of the picture.
+        `points`: JSON `[[x, y, 1 = in or 0 = out], ...]`; `box`: JSON `[x0, y0, x1, y1]`; in pixels of the image.
         """
         sam = self._sam()
         if image is None and not image_id:
-            raise ApiError(422, "no_picture", "neither image nor image_id was sent", "send one of them")
-        picture = None if image is None else await self._read(image)
-        found = unseal(image_id, self._secret, _key(request)) if picture is None else None
-        height, width = (found.height, found.width) if found else (picture.height, picture.width)  # type: ignore[union-attr]
+            raise ApiError(422, "no_image", "neither image nor image_id was sent", "send one of them")
+        decoded = None if image is None else await self._read(image)
+        found = unseal(image_id, self._secret, _key(request)) if decoded is None else None
+        height, width = (found.height, found.width) if found else (decoded.height, decoded.width)  # type: ignore[union-attr]
         clicks, frame = parse_points(points, width, height), parse_box(box, width, height)
         if not clicks and frame is None:
-            raise ApiError(422, "no_prompt", "neither points nor a box were sent", "click on the picture")
-        size, decoded = (height, width), decoded_size(height, width, self._config.picture)
-        clicks, frame = to_decoded(clicks, frame, size, decoded)
-        for again in reversed(range(1 if picture is None else EMBEDDINGS)):
-            digest = found.digest if found else await sam.embed(picture.image)  # type: ignore[union-attr]
+            raise ApiError(422, "no_prompt", "neither points nor a box were sent", "click on the image")
+        size, decoded_hw = (height, width), decoded_size(height, width, self._config.image)
+        clicks, frame = to_decoded(clicks, frame, size, decoded_hw)
+        for again in reversed(range(1 if decoded is None else EMBEDDINGS)):
+            digest = found.digest if found else await sam.embed(decoded.image)  # type: ignore[union-attr]
             try:
                 masks = await sam.prompt(digest, clicks, frame)
                 break
@@ -195,28 +193,28 @@ class _Routes:
     async def zero_shot(
         self,
         request: Request,
-        image: PictureFile,
+        image: ImageUpload,
         names: Text,
         masks: Annotated[bool, Form()] = False,
         format: Annotated[RegionFormat, Form()] = "rle",
     ) -> Response:
-        """How well any names fit the picture, and with `masks=true` each of its regions."""
+        """How well any names fit the image, and with `masks=true` each of its regions."""
         clip = self._clip()
         sam = self._sam() if masks else None
         wanted = parse_names(names, "names")
         if not wanted:
             raise ApiError(422, "no_names", "there is no name to score", "send names between commas")
-        picture = await self._read(image)
-        size = (picture.height, picture.width)
-        scores = name_scores(wanted, await clip.scores(picture.image, wanted))
+        decoded = await self._read(image)
+        size = (decoded.height, decoded.width)
+        scores = name_scores(wanted, await clip.scores(decoded.image, wanted))
         regions = None
         if sam is not None:
-            found = await sam.masks(picture.image)
-            rows = await clip.mask_scores(picture.image, [mask.mask for mask in found], wanted) if found else []
+            found = await sam.masks(decoded.image)
+            rows = await clip.mask_scores(decoded.image, [mask.mask for mask in found], wanted) if found else []
             regions = await self._in_thread(lambda: [
                 _named(mask, size, format, wanted, row) for mask, row in zip(found, rows, strict=True)
             ])  # fmt: skip
-        info = ImageInfo(width=picture.width, height=picture.height, id=await self._seal(request, picture))
+        info = ImageInfo(width=decoded.width, height=decoded.height, id=await self._seal(request, decoded))
         return _json(ZeroShotAnswer(request_id=_id(request), image=info, scores=scores, masks=regions))
 
     async def classes(self, request: Request, model: Annotated[str, Query(max_length=64)] = "") -> Response:
@@ -260,24 +258,26 @@ class _Routes:
             raise ApiError(404, "not_found", "there is no such file", "the page is at /")
         return Response(found.body, media_type=found.media_type, headers=dict(PAGE_HEADERS))
 
-    async def _read(self, image: UploadFile) -> Picture:
+    async def _read(self, image: UploadFile) -> DecodedImage:
         data = await image.read()
-        return await self._in_thread(partial(read_picture, data, self._config.picture))
+        return await self._in_thread(partial(read_image, data, self._config.image))
 
-    async def _vote(self, refine: Refine, picture: Picture, labelled: Labelled, state: ModelState) -> Labelled | None:
+    async def _vote(
+        self, refine: Refine, decoded: DecodedImage, labelled: Labelled, state: ModelState
+    ) -> Labelled | None:
         """Returns the refined label map; None where its own deadline has passed, and the answer says refined: false."""
         try:
-            voting = refine.vote(picture.image, labelled, state.classes)
+            voting = refine.vote(decoded.image, labelled, state.classes)
             return await asyncio.wait_for(voting, self._config.refine.seconds)
         except asyncio.TimeoutError:
             return None
 
-    async def _seal(self, request: Request, picture: Picture) -> str | None:
-        """Returns the public id of a picture, which nothing was computed for yet; None without SAM."""
+    async def _seal(self, request: Request, decoded: DecodedImage) -> str | None:
+        """Returns the public id of an image, which nothing was computed for yet; None without SAM."""
         if self._backends.sam is None:
             return None
-        digest = await self._in_thread(partial(picture_digest, picture.image))
-        return seal(ImageId(digest, picture.height, picture.width), self._secret, _key(request))
+        digest = await self._in_thread(partial(image_digest, decoded.image))
+        return seal(ImageId(digest, decoded.height, decoded.width), self._secret, _key(request))
 
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._codec, work)

@@ -1,7 +1,7 @@
-"""From the bytes of a request to a picture, and from label maps and masks to answers: plain functions on plain data.
+"""From the bytes of a request to an image, and from label maps and masks to answers: plain functions on plain data.
 
-picture = read_picture(data, config.picture)            # 415 and 422 come from the first bytes, before decoding
-answer = segment_answer(labelled, names, (picture.height, picture.width), "rle", request_id="r1")
+image = read_image(data, config.image)            # 415 and 422 come from the first bytes, before decoding
+answer = segment_answer(labelled, names, (image.height, image.width), "rle", request_id="r1")
 """
 
 import base64
@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.config.serve import PictureConfig
+from foodseg.config.serve import ImageConfig
 from foodseg.data.image_format import described_format, jpeg_scans, known_format, name_of_format
 from foodseg.data.image_io import (
     BadFile,
@@ -42,32 +42,32 @@ from foodseg.serve.protocols import Labelled, Mask
 # A progressive JPEG has about ten scans. Each walks over every pixel again, so thousands of tiny ones in a small file
 # would keep a decoder busy for hours (libjpeg-turbo, "Two Issues with the JPEG Standard").
 MAX_SCANS = 100
-TINY_PICTURE = base64.b64decode(  # a PNG of one pixel
+TINY_IMAGE = base64.b64decode(  # a PNG of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWNoaGgAAAMEAYHZ9rm7AAAAAElFTkSuQmCC"
 )
-SENDABLE = "send a JPEG, PNG or WebP picture"
+SENDABLE = "send a JPEG, PNG or WebP image"
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """image: (h, w, 3) uint8 RGB, contiguous, upright. height, width: of the picture as sent, upright."""
+class DecodedImage:
+    """image: (h, w, 3) uint8 RGB, contiguous, upright. height, width: of the image as sent, upright."""
 
     image: np.ndarray
     height: int
     width: int
 
 
-def read_picture(data: bytes, config: PictureConfig) -> Picture:
+def read_image(data: bytes, config: ImageConfig) -> DecodedImage:
     """Checks format and pixels by the header, then decodes once, at a size within `longest_side`.
 
     Raises:
         ApiError: 415 another format; 422 empty, too many pixels, or damaged.
     """
     if not data:
-        raise ApiError(422, "empty_picture", "the picture is empty (0 bytes)", SENDABLE)
+        raise ApiError(422, "empty_image", "the image is empty (0 bytes)", SENDABLE)
     found = known_format(data)
     if found not in ("JPEG", "PNG", "WEBP"):
-        sentence = f"the picture is {described_format(data) or 'in no format that we know'}"
+        sentence = f"the image is {described_format(data) or 'in no format that we know'}"
         raise ApiError(415, "unsupported_format", sentence, _advice(name_of_format(data)))
     try:
         width, height = _header_size(data, found)
@@ -76,10 +76,10 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
             # a JPEG can be decoded at a fraction of its size, so its orientation is asked for before
             height, width = image_size(data)
             fitted = decoded_size(height, width, config)
-            return Picture(resize_image(decode_image(data, at_least=fitted), *fitted), height, width)
+            return DecodedImage(resize_image(decode_image(data, at_least=fitted), *fitted), height, width)
         image = decode_image(data)
         height, width = image.shape[:2]
-        return Picture(resize_image(image, *decoded_size(height, width, config)), height, width)
+        return DecodedImage(resize_image(image, *decoded_size(height, width, config)), height, width)
     except (ApiError, MemoryError):
         raise
     except BadFile as error:
@@ -90,8 +90,8 @@ def read_picture(data: bytes, config: PictureConfig) -> Picture:
         raise _damaged(found) from None
 
 
-def decoded_size(height: int, width: int, config: PictureConfig) -> tuple[int, int]:
-    """Returns (height, width) at which a picture of this size is decoded."""
+def decoded_size(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+    """Returns (height, width) at which an image of this size is decoded."""
     if max(height, width) <= config.longest_side:
         return height, width
     return fit_longest(height, width, config.longest_side)
@@ -103,7 +103,7 @@ def to_decoded(
     size: tuple[int, int],
     decoded: tuple[int, int],
 ) -> tuple[list[tuple[float, float, int]], tuple[float, float, float, float] | None]:
-    """Takes points (x, y, label) and a box (x0, y0, x1, y1) from a picture of `size` (height, width) to `decoded`."""
+    """Takes points (x, y, label) and a box (x0, y0, x1, y1) from an image of `size` (height, width) to `decoded`."""
     down, across = decoded[0] / size[0], decoded[1] / size[1]
     scaled = [(x * across, y * down, label) for x, y, label in points]
     if region is None:
@@ -127,7 +127,7 @@ def segment_answer(
 
     Args:
         labelled: ids at the decoded size. names: of the model's classes, id by id.
-        size: (height, width) of the picture as sent; masks, areas and the label map have it.
+        size: (height, width) of the image as sent; masks, areas and the label map have it.
     """
     height, width = size
     colours = colours_of(names)
@@ -147,7 +147,7 @@ def segment_answer(
                 colour=colours[index],
                 pixels=part.pixels,
                 share_of_food=part.pixels / food,
-                share_of_picture=part.pixels / (height * width),
+                share_of_image=part.pixels / (height * width),
                 cm2=None if pixels_per_cm is None else part.pixels / pixels_per_cm**2,
                 confidence=min(1.0, max(0.0, labelled.confidences.get(index, 0.0))),
                 mask=code,
@@ -167,13 +167,13 @@ def segment_answer(
 
 
 def region(mask: Mask, size: tuple[int, int], format: RegionFormat) -> Region:
-    """Returns one SAM mask (at the decoded size) as it is answered, in a picture of `size` (height, width)."""
+    """Returns one SAM mask (at the decoded size) as it is answered, in an image of `size` (height, width)."""
     height, width = size
     runs = mask_runs(mask.mask, height, width)
     return Region(
         score=float(mask.score),
         pixels=runs.pixels,
-        share_of_picture=runs.pixels / (height * width),
+        share_of_image=runs.pixels / (height * width),
         box=box(mask.mask, height, width),
         mask=rle(runs, height, width) if format == "rle" else polygons(mask.mask, height, width),
     )
@@ -225,11 +225,11 @@ def _header_size(data: bytes, found: str) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _check(width: int, height: int, data: bytes, found: str, config: PictureConfig) -> None:
+def _check(width: int, height: int, data: bytes, found: str, config: ImageConfig) -> None:
     if width < 1 or height < 1:
         raise _damaged(found)
     if width * height > config.max_pixels:
-        sentence = f"the picture has {width} x {height} pixels, more than the limit of {config.max_pixels:,}"
+        sentence = f"the image has {width} x {height} pixels, more than the limit of {config.max_pixels:,}"
         raise ApiError(422, "too_many_pixels", sentence, _smaller(config))
     if found == "JPEG" and jpeg_scans(data, MAX_SCANS) > MAX_SCANS:
         raise ApiError(
@@ -237,9 +237,9 @@ def _check(width: int, height: int, data: bytes, found: str, config: PictureConf
         )
 
 
-def _smaller(config: PictureConfig) -> str:
+def _smaller(config: ImageConfig) -> str:
     return f"make it smaller: {config.longest_side} pixels on the longer side are all that the models see"
 
 
 def _damaged(found: str) -> ApiError:
-    return ApiError(422, "damaged_picture", f"the {found} picture is damaged or incomplete", "send it again")
+    return ApiError(422, "damaged_image", f"the {found} image is damaged or incomplete", "send it again")

@@ -81,7 +81,7 @@ async def _form(request: Request, fields: tuple[str, ...], needs_image: bool) ->
     query = parse_qsl(request.url.query, keep_blank_values=True)
     found: Arranged = await asyncio.to_thread(arrange, parts, fields, query)
     if found.image is None and needs_image:
-        raise ApiError(422, "no_picture", f"no picture came, but {described(parts, read_as)}")
+        raise ApiError(422, "no_image", f"no image came, but {described(parts, read_as)}")
     if found.notes or boundary is None:
         _LOG.info("read as", extra={"fields": {"body": read_as, "notes": found.notes}})
     form: list[tuple[str, Any]] = list(found.texts.items())

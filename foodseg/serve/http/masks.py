@@ -1,10 +1,10 @@
-"""Regions as the API sends them: COCO RLE, polygons, or a PNG label map, at the size of the client's own picture.
+"""Regions as the API sends them: COCO RLE, polygons, or a PNG label map, at the size of the client's own image.
 
-The models see a smaller copy, so every region is enlarged: pixel (y, x) of the client's picture takes what stands at
+The models see a smaller copy, so every region is enlarged: pixel (y, x) of the client's image takes what stands at
 (y * h // H, x * w // W) of the map (nearest neighbour). Runs and corners are enlarged as numbers, so that twelve
 megapixels cost no more than one; only a PNG is ever drawn at full size.
 
-Shape letters: h, w of a map from a model; H, W of the client's picture.
+Shape letters: h, w of a map from a model; H, W of the client's image.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Runs:
 
 
 def label_runs(ids: np.ndarray, height: int, width: int) -> Iterator[tuple[int, Runs]]:
-    """Yields each id of a label map (h, w) with its runs in a picture of height x width, ascending by id."""
+    """Yields each id of a label map (h, w) with its runs in an image of height x width, ascending by id."""
     starts, ends, labels = _enlarged_runs(ids, height, width)
     order = np.argsort(labels, kind="stable")  # the runs of one id stay ascending
     found, firsts = np.unique(labels[order], return_index=True)
@@ -45,7 +45,7 @@ def label_runs(ids: np.ndarray, height: int, width: int) -> Iterator[tuple[int, 
 
 
 def mask_runs(mask: np.ndarray, height: int, width: int) -> Runs:
-    """Returns the runs of a (h, w) bool mask in a picture of height x width."""
+    """Returns the runs of a (h, w) bool mask in an image of height x width."""
     starts, ends, labels = _enlarged_runs(mask, height, width)
     return _joined(starts[labels], ends[labels])
 
@@ -67,7 +67,7 @@ def from_rle(code: Rle) -> np.ndarray:
 
 
 def polygons(mask: np.ndarray, height: int, width: int) -> list[list[float]]:
-    """Returns the outlines of a (h, w) bool mask in a picture of height x width: rings of x0, y0, x1, y1, ...
+    """Returns the outlines of a (h, w) bool mask in an image of height x width: rings of x0, y0, x1, y1, ...
 
     A hole hangs on its ring by a bridge of no width, so that a reader who knows nothing of holes fills the right pixels
     (even-odd or winding). Borders are followed to within TOLERANCE of the map's pixels; a ring has 3 points at least.
@@ -106,7 +106,7 @@ def enlarged(ids: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def box(mask: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """Returns x, y, width, height of the smallest box around a (h, w) bool mask, in a picture of height x width."""
+    """Returns x, y, width, height of the smallest box around a (h, w) bool mask, in an image of height x width."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         return 0, 0, 0, 0
@@ -128,7 +128,7 @@ def _enlarged_runs(values: np.ndarray, height: int, width: int) -> tuple[np.ndar
     down, across = _edges(small_height, height), _edges(small_width, width)
     column = firsts // small_height
     begins, ends = down[firsts % small_height], down[lasts % small_height + 1]
-    # a column of the map becomes several, or none where the picture is the smaller one
+    # a column of the map becomes several, or none where the image is the smaller one
     copies = np.diff(across)[column]
     run = np.repeat(np.arange(firsts.size), copies)
     which = np.arange(run.size) - np.repeat(np.cumsum(copies) - copies, copies)

@@ -212,7 +212,7 @@ class Guard:
         except asyncio.TimeoutError:
             raise ApiError(
                 408, "body_timeout", f"the body did not arrive within {self._config.body_seconds:g} s",
-                "send a smaller picture, or over a faster connection",
+                "send a smaller image, or over a faster connection",
             ) from None  # fmt: skip
         finally:
             scope["state"]["bytes_in"] = len(body)
@@ -240,7 +240,7 @@ class Guard:
         if not task.done() or task.cancelled():
             raise ApiError(
                 408, "request_timeout", f"no answer was ready within {self._config.request_seconds:g} s",
-                "send a smaller picture, or try again when there is less to do",
+                "send a smaller image, or try again when there is less to do",
             )  # fmt: skip
         task.result()
 
@@ -306,7 +306,7 @@ def _check_length(headers: dict[bytes, bytes], limit: int) -> None:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(
-        413, "body_too_large", f"the body is larger than the limit of {limit:,} bytes", "send a smaller picture"
+        413, "body_too_large", f"the body is larger than the limit of {limit:,} bytes", "send a smaller image"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a request holds, whichever way its body was written: a form, JSON, a picture as it is, or base64.
+"""What a request holds, whichever way its body was written: a form, JSON, an image as it is, or base64.
 
     parts, read_as = parts_of(content_type, body, field_names)     # everything but multipart, which Starlette reads
 
@@ -19,7 +19,7 @@ from foodseg.serve.http.text_image import decoded
 MAX_PARTS = 32
 MAX_VALUES = 20_000  # commas and brackets of a JSON body: each value of a list costs a hundred times its bytes
 _BOUNDARY = re.compile(rb"--([\x21-\x7e]{1,200})\r?\n")
-_STRIPPED = (b"\xff\xd8\xff", b"\x89PNG\x1a", b"RIFF")  # how pictures begin once their line breaks are gone
+_STRIPPED = (b"\xff\xd8\xff", b"\x89PNG\x1a", b"RIFF")  # how images begin once their line breaks are gone
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def parts_of(content_type: str, body: bytes, fields: tuple[str, ...]) -> tuple[l
     if known_format(body) is not None or body[:5] == _STRIPPED[1]:
         if body.startswith(_STRIPPED) and not re.search(rb"[\0\r\n]", body):
             raise ApiError(
-                400, "bad_request", "the picture has lost its line breaks and zero bytes, as with curl -d: "
+                400, "bad_request", "the image has lost its line breaks and zero bytes, as with curl -d: "
                 "send it with --data-binary, or as a form",
             )  # fmt: skip
         return [Part("image", body, "")], f"a raw body with {said}"
@@ -140,7 +140,7 @@ def _json_parts(body: bytes, said: str) -> list[Part]:
     if text is None:
         raise wrong
     if sum(map(text.count, "[{,")) > MAX_VALUES:
-        raise ApiError(422, "too_many_values", "the JSON holds too many values; a picture is sent as base64 text")
+        raise ApiError(422, "too_many_values", "the JSON holds too many values; an image is sent as base64 text")
     try:
         tree = json.loads(text, object_pairs_hook=_pairs)
     except (ValueError, RecursionError):
@@ -151,7 +151,7 @@ def _json_parts(body: bytes, said: str) -> list[Part]:
         raise (
             wrong
             if not isinstance(tree, list)
-            else ApiError(422, "several_pictures", "the JSON is a list; one request is one object with one picture")
+            else ApiError(422, "several_images", "the JSON is a list; one request is one object with one image")
         )
     if len(tree) > MAX_PARTS:
         raise _too_many()
@@ -167,7 +167,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> "_Object":
 
 
 def _json_texts(name: str, value: Any) -> list[str]:
-    """Returns what a form would hold for a JSON value; a list of one picture is that picture."""
+    """Returns what a form would hold for a JSON value; a list of one image is that image."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -176,11 +176,9 @@ def _json_texts(name: str, value: Any) -> list[str]:
         if value and all(isinstance(one, str) and (len(one) > 200 or decoded(one)) for one in value):
             return list(value)
         if len(value) > 300 and all(isinstance(one, int) for one in value):
-            raise ApiError(
-                422, "too_many_values", f"{name[:60]} is a list of numbers; a picture is sent as base64 text"
-            )
+            raise ApiError(422, "too_many_values", f"{name[:60]} is a list of numbers; an image is sent as base64 text")
     if isinstance(value, _Object) and name == "image":
-        raise ApiError(422, "not_a_picture", "image is a JSON object; it must be the base64 text or data URL itself")
+        raise ApiError(422, "not_an_image", "image is a JSON object; it must be the base64 text or data URL itself")
     return [json.dumps(_plain(value))]
 
 

@@ -1,4 +1,4 @@
-"""From the fields that a client sent to those that a path knows, and one picture among them.
+"""From the fields that a client sent to those that a path knows, and one image among them.
 
     fields = arrange(parts, ("image", "format", "ingredients"), query)
     fields.image, fields.texts["format"], fields.notes
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from foodseg.serve.http.request_body import Part
 from foodseg.serve.http.schema import MAX_FIELD, ApiError
-from foodseg.serve.http.text_image import looks_like_picture, picture_in_file, picture_of_text
+from foodseg.serve.http.text_image import image_in_file, image_of_text, looks_like_image
 
 IMAGE = "image"
 LISTS = ("ingredients", "names")  # fields that may be sent once for each name
@@ -21,7 +21,7 @@ LISTS = ("ingredients", "names")  # fields that may be sent once for each name
 
 @dataclass
 class Arranged:
-    """image: bytes of the picture, None = none came. texts: by known field. notes: what was interpreted."""
+    """image: bytes of the image, None = none came. texts: by known field. notes: what was interpreted."""
 
     image: bytes | None = None
     texts: dict[str, str] = field(default_factory=dict)
@@ -32,11 +32,11 @@ def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[s
     """Sorts what was sent. known: the fields of the path, `image` among them. query: parameters of the address.
 
     Raises:
-        ApiError: 422, a field that the path does not know, one that was sent twice, several pictures, or text where
-            the picture should be.
+        ApiError: 422, a field that the path does not know, one that was sent twice, several images, or text where
+            the image should be.
     """
     found = Arranged()
-    pictures: list[tuple[str, bytes]] = []
+    images: list[tuple[str, bytes]] = []
     texts: dict[str, list[str]] = {}
     unknown: list[Part] = []
     for part in (*parts, *(Part(name, value) for name, value in query)):
@@ -47,37 +47,37 @@ def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[s
             continue
         if name in known and name != IMAGE:
             texts.setdefault(name, []).append(_field_text(name, part.value))
-        elif name == IMAGE or isinstance(part.value, bytes) or looks_like_picture(part.value):
-            pictures.append((part.name, _picture(part, found.notes)))
+        elif name == IMAGE or isinstance(part.value, bytes) or looks_like_image(part.value):
+            images.append((part.name, _image(part, found.notes)))
             if name != IMAGE:
                 found.notes.append(f"field {part.name[:40]!r} as image")
         else:
             unknown.append(part)
-    if len(pictures) > 1:
-        named = ", ".join(name[:40] for name, _ in pictures[:4])
-        raise ApiError(422, "several_pictures", f"{len(pictures)} pictures came ({named}); one request takes one")
+    if len(images) > 1:
+        named = ", ".join(name[:40] for name, _ in images[:4])
+        raise ApiError(422, "several_images", f"{len(images)} images came ({named}); one request takes one")
     if unknown:
         raise _unknown(unknown[0], known)
-    found.image = pictures[0][1] if pictures else None
+    found.image = images[0][1] if images else None
     found.texts = {name: _one(name, values) for name, values in texts.items()}
     return found
 
 
 def described(parts: Sequence[Part], read_as: str) -> str:
-    """Returns what came, for the message that no picture was among it."""
+    """Returns what came, for the message that no image was among it."""
     names = ", ".join(repr(part.name[:40]) for part in parts[:6])
     if not parts:
         return read_as
     return f"{read_as} with {'an empty ' if all(not part.value for part in parts) else ''}{names}"
 
 
-def _picture(part: Part, notes: list[str]) -> bytes:
+def _image(part: Part, notes: list[str]) -> bytes:
     if isinstance(part.value, str):
-        notes.append(f"text of {part.name[:40]!r} as a picture")
-        return picture_of_text(part.value, part.name[:40])
-    data = picture_in_file(part.value)
+        notes.append(f"text of {part.name[:40]!r} as an image")
+        return image_of_text(part.value, part.name[:40])
+    data = image_in_file(part.value)
     if data is not part.value:
-        notes.append(f"text in the file {part.name[:40]!r} as a picture")
+        notes.append(f"text in the file {part.name[:40]!r} as an image")
     return data
 
 

@@ -1,6 +1,6 @@
 """What the HTTP API answers (`/v1`), errors included, as pydantic models: the OpenAPI document is made from these.
 
-Sizes, coordinates and masks are in pixels of the picture as the client sent it, after EXIF orientation; x goes right,
+Sizes, coordinates and masks are in pixels of the image as the client sent it, after EXIF orientation; x goes right,
 y goes down. Masks are COCO RLE, polygons, or one PNG label map; never arrays of pixels.
 """
 
@@ -81,7 +81,7 @@ MaskCode = Rle | Polygons
 class ImageInfo(Answer):
     width: int
     height: int
-    id: str | None = Field(description="for /v1/prompt, instead of the picture; null where SAM is not configured")
+    id: str | None = Field(description="for /v1/prompt, instead of the image; null where SAM is not configured")
 
 
 class ModelInfo(Answer):
@@ -95,7 +95,7 @@ class Ingredient(Answer):
     colour: str = Field(description="#rrggbb", pattern="^#[0-9a-f]{6}$")
     pixels: int
     share_of_food: float = Field(description="of all pixels that are not background, 0 to 1")
-    share_of_picture: float = Field(description="0 to 1")
+    share_of_image: float = Field(description="0 to 1")
     cm2: float | None = Field(description="area, where the request gave pixels_per_cm")
     confidence: float = Field(description="calibrated mean over the ingredient's pixels, 0 to 1")
     mask: MaskCode | None = Field(description="null with format=png")
@@ -117,7 +117,7 @@ class Region(Answer):
 
     score: float = Field(description="SAM's own estimate of the IoU")
     pixels: int
-    share_of_picture: float
+    share_of_image: float
     box: tuple[int, int, int, int] = Field(description="x, y, width, height, as in COCO")
     mask: MaskCode
 
@@ -142,7 +142,7 @@ class NamedRegion(Region):
 class ZeroShotAnswer(Answer):
     request_id: str
     image: ImageInfo
-    scores: list[NameScore] = Field(description="of the whole picture, best first")
+    scores: list[NameScore] = Field(description="of the whole image, best first")
     masks: list[NamedRegion] | None = Field(description="null where masks were not asked for")
 
 
@@ -184,7 +184,7 @@ def parse_points(text: str, width: int, height: int) -> list[tuple[float, float,
     """Reads the form field `points`, JSON `[[x, y, label], ...]` with label 1 = in, 0 = out; '' = none.
 
     Raises:
-        ApiError: 422, not such a list, more than MAX_POINTS, or a point outside of the picture.
+        ApiError: 422, not such a list, more than MAX_POINTS, or a point outside of the image.
     """
     wrong = ApiError(
         422, "bad_points", f"points must be JSON such as [[320, 240, 1]]: at most {MAX_POINTS} of x, y and label",
@@ -202,8 +202,8 @@ def parse_points(text: str, width: int, height: int) -> list[tuple[float, float,
             raise wrong
         if not (0 <= x < width and 0 <= y < height):
             raise ApiError(
-                422, "point_outside", f"the point ({x:g}, {y:g}) lies outside of the picture of {width} x {height}",
-                "coordinates are pixels of the picture as it was sent, upright: 0, 0 is its upper left corner",
+                422, "point_outside", f"the point ({x:g}, {y:g}) lies outside of the image of {width} x {height}",
+                "coordinates are pixels of the image as it was sent, upright: 0, 0 is its upper left corner",
             )  # fmt: skip
         found.append((float(x), float(y), int(label)))
     return found
@@ -213,13 +213,13 @@ def parse_box(text: str, width: int, height: int) -> tuple[float, float, float, 
     """Reads the form field `box`, JSON `[x0, y0, x1, y1]`; '' = None.
 
     Raises:
-        ApiError: 422, not four numbers with x0 < x1 and y0 < y1 within the picture.
+        ApiError: 422, not four numbers with x0 < x1 and y0 < y1 within the image.
     """
     if not text.strip():
         return None
     wrong = ApiError(
         422, "bad_box", f"box must be JSON such as [10, 20, 200, 180]: x0 < x1 <= {width} and y0 < y1 <= {height}",
-        "coordinates are pixels of the picture as it was sent, upright: 0, 0 is its upper left corner",
+        "coordinates are pixels of the image as it was sent, upright: 0, 0 is its upper left corner",
     )  # fmt: skip
     box = _json(text, wrong)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):

@@ -1,6 +1,6 @@
-"""The public name of a picture that SAM has seen: what a client sends to /v1/prompt instead of the picture.
+"""The public name of an image that SAM has seen: what a client sends to /v1/prompt instead of the image.
 
-It holds the digest under which the embedding is cached and the size of the client's picture, and a seal over both that
+It holds the digest under which the embedding is cached and the size of the client's image, and a seal over both that
 is made from the server's secret and the client's key: another key cannot guess or use it, and no server has to remember
 it.
 """
@@ -17,7 +17,7 @@ _FORM = re.compile(r"([0-9a-f]{16,128})-([0-9]{1,6})x([0-9]{1,6})-([0-9a-f]{32})
 
 @dataclass(frozen=True)
 class ImageId:
-    """digest: hex, of the decoded picture. height, width: of the picture as the client sent it, upright."""
+    """digest: hex, of the decoded image. height, width: of the image as the client sent it, upright."""
 
     digest: str
     height: int
@@ -25,7 +25,7 @@ class ImageId:
 
 
 def seal(image: ImageId, secret: bytes, key_id: str) -> str:
-    """Returns the public id of a picture for one API key."""
+    """Returns the public id of an image for one API key."""
     content = f"{image.digest}-{image.width}x{image.height}"
     return f"{content}-{_mac(content, secret, key_id)}"
 
@@ -47,8 +47,8 @@ def unseal(public: str, secret: bytes, key_id: str) -> ImageId:
 
 
 def image_expired() -> ApiError:
-    """Returns the answer to an id that stands for no picture (any more)."""
-    return ApiError(404, "image_expired", "no picture is kept under this image_id", "send the picture itself again")
+    """Returns the answer to an id that stands for no image (any more)."""
+    return ApiError(404, "image_expired", "no image is kept under this image_id", "send the image itself again")
 
 
 def _mac(content: str, secret: bytes, key_id: str) -> str:

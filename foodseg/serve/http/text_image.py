@@ -1,6 +1,6 @@
-"""A picture that was sent as text: a data URL or base64, in any of the spellings that programs make of it.
+"""An image that was sent as text: a data URL or base64, in any of the spellings that programs make of it.
 
-    picture_of_text("data:image/jpeg;base64,/9j/4AAQ...", "image")     # the bytes of the JPEG
+    image_of_text("data:image/jpeg;base64,/9j/4AAQ...", "image")     # the bytes of the JPEG
 
 Whatever has one reading is read: line breaks, the alphabet of URLs, missing padding, Python's b'...' around it.
 """
@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from foodseg.data.image_io import known_format
 from foodseg.serve.http.schema import ApiError
 
-SHORTEST = 64  # characters of base64 below which a text is a word rather than a picture in a format we do not know
+SHORTEST = 64  # characters of base64 below which a text is a word rather than an image in a format we do not know
 _DATA_URL = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
 _BASE64_PREFIX = re.compile(r"[\w.+/-]{0,60};base64,", re.ASCII | re.IGNORECASE)  # a data URL that lost its `data:`
 _ADDRESS = re.compile(r"((https?|ftp|s3|gs|hf|file)://?|blob:|www\.)\S", re.IGNORECASE)
@@ -23,11 +23,11 @@ _STARTS = ("/9j/", "iVBORw0KGgo", "UklGR")  # of a JPEG, a PNG and a WebP in bas
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]", re.ASCII)
 
 
-def picture_of_text(text: str, field: str) -> bytes:
-    """Returns the bytes of the picture in a text field; whether they are one is for the decoder to say.
+def image_of_text(text: str, field: str) -> bytes:
+    """Returns the bytes of the image in a text field; whether they are one is for the decoder to say.
 
     Raises:
-        ApiError: 422, the text is an address, the name of a file, or no picture at all; the hint is the caller's.
+        ApiError: 422, the text is an address, the name of a file, or no image at all; the hint is the caller's.
     """
     found = _binary(text) or decoded(text)
     if found is not None:
@@ -35,21 +35,21 @@ def picture_of_text(text: str, field: str) -> bytes:
     stripped = text.strip()
     shown = repr(stripped[:40]) + ("..." if len(stripped) > 40 else "")
     if not stripped:
-        raise ApiError(422, "empty_picture", f"{field} is empty")
+        raise ApiError(422, "empty_image", f"{field} is empty")
     if _promises(stripped):
-        raise ApiError(422, "damaged_picture", f"{field} is base64 that is damaged or cut off: {shown}")
+        raise ApiError(422, "damaged_image", f"{field} is base64 that is damaged or cut off: {shown}")
     if _ADDRESS.match(stripped):
         raise ApiError(
             422, "address_not_fetched", f"{field} is the address {shown}; nothing is fetched from elsewhere: download "
-            "the picture and send its content",
+            "the image and send its content",
         )  # fmt: skip
     if len(stripped) < 4096 and _FILE_NAME.fullmatch(stripped):
         said = "the name of a file, and not its content (curl -F reads a file where an @ stands before its name)"
-        raise ApiError(422, "not_a_picture", f"{field} is the text {shown}, {said}")
-    raise ApiError(422, "not_a_picture", f"{field} is the text {shown}, which is neither base64 nor a data URL")
+        raise ApiError(422, "not_an_image", f"{field} is the text {shown}, {said}")
+    raise ApiError(422, "not_an_image", f"{field} is the text {shown}, which is neither base64 nor a data URL")
 
 
-def picture_in_file(data: bytes) -> bytes:
+def image_in_file(data: bytes) -> bytes:
     """Returns the content of a file or, where it is the text of a data URL or base64, what that stands for."""
     text = _as_text(data)
     found = decoded(text) if text is not None else None
@@ -74,8 +74,8 @@ def decoded(text: str) -> bytes | None:
     return found
 
 
-def looks_like_picture(text: str) -> bool:
-    """Whether a text field of any name holds a picture, be it a damaged one."""
+def looks_like_image(text: str) -> bool:
+    """Whether a text field of any name holds an image, be it a damaged one."""
     if _promises(text.strip()) or _binary(text):
         return True
     found = decoded(text)
@@ -100,7 +100,7 @@ def _from_base64(text: str) -> bytes | None:
 
 
 def _binary(text: str) -> bytes | None:
-    """Returns the bytes of a picture that came as a text field (curl -F 'image=<lunch.jpg'): forms decode those."""
+    """Returns the bytes of an image that came as a text field (curl -F 'image=<lunch.jpg'): forms decode those."""
     try:
         data = text.encode("latin-1")
     except UnicodeEncodeError:

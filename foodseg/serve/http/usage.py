@@ -10,7 +10,7 @@ from typing import Any
 
 from foodseg.serve.http.schema import ApiError
 
-_FORM = {  # of the paths that take a picture
+_FORM = {  # of the paths that take an image
     "/v1/segment": "-F image=@lunch.jpg",
     "/v1/prompt": "-F image=@lunch.jpg -F 'points=[[320, 240, 1]]'",
     "/v1/zero-shot": "-F image=@lunch.jpg -F 'names=rice, egg'",
@@ -20,7 +20,7 @@ _SHOWN = re.compile(r"[A-Za-z0-9.:\[\]-]{1,100}", re.ASCII)
 
 
 def usage(path: str, base: str) -> str:
-    """Returns the curl command for a path; for one that takes no picture and is not there, that of /v1/segment."""
+    """Returns the curl command for a path; for one that takes no image and is not there, that of /v1/segment."""
     if path in _GET:
         return f"curl {base}{path}"
     known = path if path in _FORM else "/v1/segment"
@@ -47,7 +47,7 @@ def no_such_path(path: str, base: str) -> ApiError:
 def wrong_method(method: str, path: str, base: str) -> ApiError:
     """Returns the 405: what the path is asked with."""
     if path in _FORM:
-        hint = f"send a picture with POST: {usage(path, base)}"
+        hint = f"send an image with POST: {usage(path, base)}"
     else:
-        hint = f"ask with GET: {usage(path, base)}; a picture goes to /v1/segment: {usage('/v1/segment', base)}"
+        hint = f"ask with GET: {usage(path, base)}; an image goes to /v1/segment: {usage('/v1/segment', base)}"
     return ApiError(405, "method_not_allowed", f"{path[:80]} does not take {method[:20]!r}", hint)

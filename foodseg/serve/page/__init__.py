@@ -11,7 +11,7 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-# Only what the page is made of may run or be fetched; pictures come from the visitor's own disk as blob: addresses.
+# Only what the page is made of may run or be fetched; images come from the visitor's own disk as blob: addresses.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "

@@ -175,7 +175,7 @@ function show() {
 function summary() {
   const count = plate.ingredients.length;
   if (!count) return "No ingredient found on this picture.";
-  const food = plate.ingredients.reduce((sum, item) => sum + item.share_of_picture, 0);
+  const food = plate.ingredients.reduce((sum, item) => sum + item.share_of_image, 0);
   const size = picture.file.shrunk ? ` It was sent at ${plate.width} x ${plate.height} pixels.` : "";
   return `${count} ingredient${count === 1 ? "" : "s"}; food covers ${percent(food)} of the picture.${size}`;
 }
@@ -241,7 +241,7 @@ function choose(index) {
   const { pixels, most } = outlined(mask.mask, plate);
   Object.assign(selection, { chosen: index, pixels });
   const taken = plate.ingredients.find(({ id }) => id === most)?.name ?? "not food";
-  $("selection-text").textContent = `Taken for ${taken} so far; ${percent(mask.share_of_picture)} of the picture.`;
+  $("selection-text").textContent = `Taken for ${taken} so far; ${percent(mask.share_of_image)} of the picture.`;
   $("other").hidden = selection.masks.length < 2;
   $("other").textContent = `Other size ${index + 1}/${selection.masks.length}`;
   announce(`Outlined. ${$("selection-text").textContent}`);

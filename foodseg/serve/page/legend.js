@@ -28,7 +28,7 @@ export function showLegend(list, ingredients, hidden, { light, repaint }) {
       bar.style.width = `${100 * item.share_of_food}%`;
       bar.style.background = item.colour;
       button.querySelector(".bar").append(bar);
-      button.title = `${percent(item.share_of_picture)} of the picture, ${item.pixels} pixels`;
+      button.title = `${percent(item.share_of_image)} of the picture, ${item.pixels} pixels`;
       button.setAttribute("aria-label", `${item.name}, ${percent(item.share_of_food)} of the food, ${yours ? "named by you" : `confidence ${sure}`}`);
       const press = () => {
         button.setAttribute("aria-pressed", String(!hidden.has(item.id)));

@@ -25,7 +25,7 @@ export function plateOf(answer, classes, edits) {
     .filter(({ id }) => counts[id] > 0)
     .map(({ id, name, colour, confidence }) => ({
       id, name, colour, confidence, pixels: counts[id],
-      share_of_food: counts[id] / food, share_of_picture: counts[id] / labels.length,
+      share_of_food: counts[id] / food, share_of_image: counts[id] / labels.length,
     }))
     .sort((one, other) => other.pixels - one.pixels || one.id - other.id);
   return { labels, width, height, ingredients };

@@ -20,7 +20,7 @@ from foodseg.prepare.formats.folder import list_folder
 
 
 def pycocotools_mask(coco: COCO, file_name: str) -> np.ndarray:
-    """The mask of a picture of which no two annotations overlap."""
+    """The mask of an image of which no two annotations overlap."""
     found = next(image for image in coco.imgs.values() if image["file_name"] == file_name)
     mask = np.zeros((found["height"], found["width"]), np.int64)
     for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[found["id"]])):
@@ -37,8 +37,8 @@ def write_coco(src: Path, dst: Path) -> None:
 
 def test_every_mask_comes_back(tmp_path: Path) -> None:
     write_meals(tmp_path / "meals", train=3, test=2, seed=5, longest_side=64)
-    shutil.copy(tmp_path / "meals/masks/drawn__0001.png", tmp_path / "kept.png")
-    Image.new("L", Image.open(tmp_path / "kept.png").size).save(tmp_path / "meals/masks/drawn__0001.png")  # no food
+    shutil.copy(tmp_path / "meals/masks/synthetic__0001.png", tmp_path / "kept.png")
+    Image.new("L", Image.open(tmp_path / "kept.png").size).save(tmp_path / "meals/masks/synthetic__0001.png")  # no food
     write_coco(tmp_path / "meals", tmp_path / "coco")
 
     before, after = list_folder(str(tmp_path / "meals")), list_coco(str(tmp_path / "coco"))
@@ -56,11 +56,11 @@ def test_every_mask_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pycocotools_mask(independent[new.split], name), old.mask.read())
 
 
-def test_ids_with_a_slash_and_pictures_of_a_phone_come_back(tmp_path: Path) -> None:
+def test_ids_with_a_slash_and_images_of_a_phone_come_back(tmp_path: Path) -> None:
     (tmp_path / "meals/images/sub").mkdir(parents=True)
-    pictures = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
-    pictures[0].save(tmp_path / "meals/images/phone.jpg", "MPO", save_all=True, append_images=pictures[1:])
-    pictures[1].save(tmp_path / "meals/images/sub/phone.jpg")
+    images = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    images[0].save(tmp_path / "meals/images/phone.jpg", "MPO", save_all=True, append_images=images[1:])
+    images[1].save(tmp_path / "meals/images/sub/phone.jpg")
     names = ("phone.jpg", "sub/phone.jpg")
     document = {
         "images": [{"id": n, "file_name": name, "height": 3, "width": 4} for n, name in enumerate(names)],

@@ -159,14 +159,14 @@ def test_an_image_that_is_turned_by_exif_gives_its_size_as_shown_or_as_the_polyg
     assert read(over, height=None, width=None, image=InMemory(8, 4)) == [[0, 0, 1, 1]] * 4 + [[0] * 4] * 4
 
 
-def test_areas_are_those_of_the_pixels_within_the_picture() -> None:
-    # a stripe over the edge: 5 pixels in the picture, fewer than the 6 of the block
+def test_areas_are_those_of_the_pixels_within_the_image() -> None:
+    # a stripe over the edge: 5 pixels in the image, fewer than the 6 of the block
     stripe, block = shape(1, [square(0, -1, 5, 1)]), shape(2, [square(0, 0, 2, 3)])
     assert read(block, stripe)[0] == [1, 1, 1, 1, 1]
     assert read(stripe, block)[0] == [1, 1, 1, 1, 1]
 
 
-def test_what_sticks_out_of_the_picture_is_cut_off() -> None:
+def test_what_sticks_out_of_the_image_is_cut_off() -> None:
     assert read(shape(1, [square(3, 1, 9, 3)])) == [[0] * 5, [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 5]
     assert read(shape(1, [square(-3, -70, 2, 2)])) == [[1, 1, 0, 0, 0]] * 2 + [[0] * 5] * 2
     assert read(shape(1, [square(-9, -9, 99, 99)])) == [[1] * 5] * 4
@@ -184,7 +184,7 @@ def test_uncompressed_rle_runs_down_the_columns() -> None:
     assert read(shape(4, {"size": [1, 1], "counts": [0, 1]}), height=1, width=1) == [[4]]
 
 
-def test_a_picture_without_annotations_is_background() -> None:
+def test_an_image_without_annotations_is_background() -> None:
     assert read() == [[0] * 5] * 4
 
 
@@ -209,7 +209,7 @@ def test_random_regions_are_those_of_pycocotools(seed: int) -> None:
     )
 
 
-def test_runs_of_a_large_picture() -> None:
+def test_runs_of_a_large_image() -> None:
     region = np.zeros((1500, 2000), bool)
     region[700:, 3] = region[:, 1500:] = True  # runs of more than 2^20 pixels, and shorter than the one before
     np.testing.assert_array_equal(CocoMask(1500, 2000, (shape(1, compressed(region)),), NOT_READ).read(), region)
@@ -229,6 +229,6 @@ def test_errors_name_the_annotation() -> None:
         read(shape(1, [SMALL]), shape(1, {"size": [4, 5], "counts": [3, 4]}))
 
 
-def test_a_picture_with_too_many_pixels_is_refused_before_its_mask_is_made() -> None:
+def test_an_image_with_too_many_pixels_is_refused_before_its_mask_is_made() -> None:
     with pytest.raises(UserError, match=f"more than the limit of {MAX_PIXELS:,}"):
         CocoMask(10**7, 10**7, (), NOT_READ).read()

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foodseg.bench.bare_data import EncodedRows, bare_rate, encoded_rows, loader_rate, picture_facts
+from foodseg.bench.bare_data import EncodedRows, bare_rate, encoded_rows, image_facts, loader_rate
 from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.shards import read_manifest
-from tests.support.synthetic_set import SIDE, drawn_config, write_drawn
+from tests.support.synthetic_set import SIDE, synthetic_config, write_synthetic
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> EncodedRows:
     folder: Path = tmp_path_factory.mktemp("drawn")
-    config = drawn_config(write_drawn(folder / "data"), folder / "run")
+    config = synthetic_config(write_synthetic(folder / "data"), folder / "run")
     manifest = read_manifest(config.data.uri)
     reader = RowReader(config.data.uri, manifest, ["train"])
     order = training_order(reader, config.data, seed=0, global_batch=4)
@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> EncodedRows:
 
 
 def test_an_epoch_is_held_and_described(rows: EncodedRows) -> None:
-    facts = picture_facts(rows)
+    facts = image_facts(rows)
     assert facts["in_memory"] == 12
     assert facts["median_longest_side"] == SIDE
     assert SIDE * 3 / 4 <= facts["median_shortest_side"] <= SIDE

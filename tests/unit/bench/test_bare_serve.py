@@ -5,14 +5,14 @@ import asyncio
 from foodseg.bench.bare_serve import in_turns, load
 
 
-def test_everybody_is_asked_for_a_picture_before_the_next() -> None:
+def test_everybody_is_asked_for_an_image_before_the_next() -> None:
     asked: list[tuple[str, bytes]] = []
 
-    async def ask(name: str, picture: bytes) -> None:
-        asked.append((name, picture))
+    async def ask(name: str, image: bytes) -> None:
+        asked.append((name, image))
         await asyncio.sleep(0.002 if name == "a" else 0.02)
 
-    answers = {name: lambda picture, name=name: ask(name, picture) for name in ("a", "b")}
+    answers = {name: lambda image, name=name: ask(name, image) for name in ("a", "b")}
     figures, times = asyncio.run(in_turns(answers, [b"1", b"2"], 1.0))
     assert asked[:6] == [("a", b"1"), ("b", b"1"), ("a", b"2"), ("b", b"2"), ("a", b"1"), ("b", b"1")]
     assert figures["a"]["requests"] == figures["b"]["requests"] == len(times["a"]) == len(times["b"])
@@ -21,10 +21,10 @@ def test_everybody_is_asked_for_a_picture_before_the_next() -> None:
     assert figures["b"]["p50_ms"] >= 20 > figures["a"]["p50_ms"] >= 2
 
 
-def test_a_load_asks_for_as_many_pictures_at_once_as_it_says() -> None:
+def test_a_load_asks_for_as_many_images_at_once_as_it_says() -> None:
     busy = most = 0
 
-    async def answer(picture: bytes) -> None:
+    async def answer(image: bytes) -> None:
         nonlocal busy, most
         busy += 1
         most = max(most, busy)

@@ -16,18 +16,18 @@ from foodseg.data.shards import read_manifest
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import train
 from tests.support.compare import assert_close, close
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("drawn") / "data")
+    return write_synthetic(tmp_path_factory.mktemp("drawn") / "data")
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
 def test_first_update_gives_the_trainers_loss(data: str, tmp_path: Path, micro_batch: int) -> None:
     settings = ["train.ema_horizon=0", "eval.weights=student", "model.dropout=0", "data.val_split=null"]
-    config = drawn_config(data, tmp_path, "train.steps=1", *settings, f"train.micro_batch={micro_batch}")
+    config = synthetic_config(data, tmp_path, "train.steps=1", *settings, f"train.micro_batch={micro_batch}")
     manifest = read_manifest(data)
     reader = RowReader(data, manifest, ["train"])
     train(config, manifest, 1, LocalContext(config, manifest, reader, training_order(reader, config.data, 0, 4)))
@@ -48,7 +48,7 @@ def test_first_update_gives_the_trainers_loss(data: str, tmp_path: Path, micro_b
 def test_memory_batches_hold_the_positions_that_are_due(
     data: str, tmp_path: Path, rank: int, world_size: int, micro_batch: int
 ) -> None:
-    config = drawn_config(data, tmp_path, f"train.micro_batch={micro_batch}")
+    config = synthetic_config(data, tmp_path, f"train.micro_batch={micro_batch}")
     share = 4 // world_size
     batches = list(memory_batches(config, read_manifest(data), rank, world_size, steps=6))
     found = torch.cat([batch.position for batch in batches]).tolist()
@@ -59,7 +59,7 @@ def test_memory_batches_hold_the_positions_that_are_due(
 
 
 def test_decoded_batches_are_the_ranks_rows(data: str, tmp_path: Path) -> None:
-    config = drawn_config(data, tmp_path)
+    config = synthetic_config(data, tmp_path)
     batches = list(decoded_batches(config, read_manifest(data), rank=1, world_size=2, steps=3))
     assert [batch.position.tolist() for batch in batches] == [[2, 3], [6, 7], [10, 11]]
 
@@ -90,7 +90,7 @@ def test_rate_between(warmup: int, expected: float) -> None:
 
 @pytest.mark.parametrize("feed", ["memory", "decode"])
 def test_run_bare_trains_every_step(data: str, tmp_path: Path, feed: str) -> None:
-    ticks, loss = run_bare(drawn_config(data, tmp_path), feed, rank=0, world_size=1)
+    ticks, loss = run_bare(synthetic_config(data, tmp_path), feed, rank=0, world_size=1)
     assert len(ticks) == 4
     assert ticks == sorted(ticks)
     assert 0 < loss < 20

@@ -30,7 +30,7 @@ def test_data_page() -> None:
             "loader": {"images_per_second": 1600.0, "workers": 2},
             "share_of_bare": 0.75,
             "share_of_loader": 0.9375,
-            "pictures": {
+            "images": {
                 "train": 404,
                 "median_longest_side": 512,
                 "median_shortest_side": 384,
@@ -42,7 +42,7 @@ def test_data_page() -> None:
     assert "| foodseg's stream | 1500.0 |  |" in page
     assert "| bare loop, 2 threads | 2000.0 | 0.750 |" in page
     assert "| torch DataLoader, 2 workers | 1600.0 | 0.938 |" in page
-    assert "404 pictures, median 512 x 384 pixels, 38 kB, scaled to 300 and cropped to 256" in page
+    assert "404 images, median 512 x 384 pixels, 38 kB, scaled to 300 and cropped to 256" in page
     assert "- versions: foodseg 0.1.0, ray 2.60.0" in page
 
 
@@ -64,7 +64,7 @@ def test_train_page() -> None:
     assert "| in memory | 19.00 | 20.00 | 0.950 |" in page
     assert "share 0.970" in page
     assert "- runs end to end: foodseg 18.50, 19.50; bare 20.00, 20.00" in page
-    assert "2 processes with 1 threads each, 40 updates of 8 pictures" in page
+    assert "2 processes with 1 threads each, 40 updates of 8 images" in page
 
 
 def test_serve_page() -> None:
@@ -84,7 +84,7 @@ def test_serve_page() -> None:
             "prompt": {"first_ms": 3000.0, "second_ms": 200.0, "times_faster": 15.0},
             "refine": {**served, "p50_ms": 9000.0, "share_refined": 1.0},
             "model": {"name": "meals", "sha": "ab" * 32, "longest_side": 512},
-            "pictures": {"count": 64, "mean_kb": 49.2, "from": "meals/"},
+            "images": {"count": 64, "mean_kb": 49.2, "from": "meals/"},
             "modes": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
         }
     )

@@ -20,12 +20,12 @@ from foodseg.checkpoint.checkpoint import (
 )
 from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint, verify_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.text.class_embeddings import TextTable, read_table
 from tests.support.compare import assert_close
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 FILES = [
     "model.safetensors",
@@ -40,16 +40,16 @@ FILES = [
 
 
 def make(step: int = 3, teacher: bool = True) -> Checkpoint:
-    config = drawn_config("data", "run")
-    model = build_segmenter(config.model, len(PLATE_CLASSES)).to(memory_format=torch.channels_last)
-    other = build_segmenter(config.model, len(PLATE_CLASSES))
+    config = synthetic_config("data", "run")
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES)).to(memory_format=torch.channels_last)
+    other = build_segmenter(config.model, len(SYNTHETIC_CLASSES))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.rand(2, 3, 32, 32)).logits.sum().backward()
     optimizer.step()
     return Checkpoint(
         step=step,
         config=config,
-        classes=PLATE_CLASSES,
+        classes=SYNTHETIC_CLASSES,
         data="drawn@v1-0123456789ab",
         trained_ids=(0, 2, 5),
         student=model.state_dict(),
@@ -109,20 +109,20 @@ def test_a_model_with_text_is_rebuilt_from_its_checkpoint_alone(tmp_path, fusion
     head = ["model.ingredient_head=true", "loss.ingredients=0.1"] if fusion == "film" else []
     weight = ["loss.score_map=0.4"] if fusion == "score_map" else []
     table = "model.text={kind: table, table: /nowhere/t.safetensors}"
-    config = drawn_config("data", "run", f"model.fusion={fusion}", table, *head, *weight)
-    text = TextTable(torch.randn(len(PLATE_CLASSES), 7), PLATE_CLASSES.names, "random unit vectors, seed 0")
-    model = build_segmenter(config.model, len(PLATE_CLASSES), text=text.vectors).eval()
+    config = synthetic_config("data", "run", f"model.fusion={fusion}", table, *head, *weight)
+    text = TextTable(torch.randn(len(SYNTHETIC_CLASSES), 7), SYNTHETIC_CLASSES.names, "random unit vectors, seed 0")
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES), text=text.vectors).eval()
     state = model.state_dict()
     checkpoint = replace(make(), config=config, student=state, teacher=state, text=text)
     save_checkpoint(str(tmp_path / "c"), checkpoint)
     loaded = load_checkpoint(str(tmp_path / "c"))
     assert torch.equal(loaded.text.vectors, text.vectors) and loaded.text.made_by == text.made_by
-    assert read_table(str(tmp_path / "c" / "text.safetensors"), PLATE_CLASSES).names == PLATE_CLASSES.names
-    picture, names = torch.rand(1, 3, 64, 64), torch.zeros(1, len(PLATE_CLASSES), dtype=torch.bool)
+    assert read_table(str(tmp_path / "c" / "text.safetensors"), SYNTHETIC_CLASSES).names == SYNTHETIC_CLASSES.names
+    image, names = torch.rand(1, 3, 64, 64), torch.zeros(1, len(SYNTHETIC_CLASSES), dtype=torch.bool)
     names[:, 2] = True
     for weights in ("student", "ema"):
-        found = load_model(loaded, weights)(picture, ingredients=names)
-        assert_close(found.logits, model(picture, ingredients=names).logits)
+        found = load_model(loaded, weights)(image, ingredients=names)
+        assert_close(found.logits, model(image, ingredients=names).logits)
     (tmp_path / "c" / "text.safetensors").write_bytes(b"other")
     with pytest.raises(UserError, match=r"torn: text\.safetensors has 5 bytes"):
         load_checkpoint(str(tmp_path / "c"))

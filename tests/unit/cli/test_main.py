@@ -15,7 +15,7 @@ from foodseg import storage
 from foodseg.cli import diagnosis
 from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
-from foodseg.metrics.per_image import PictureCounts, write_pictures
+from foodseg.metrics.per_image import ImageCounts, write_images
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -26,9 +26,9 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 ENDS = [
-    (KeyboardInterrupt(), 130, "interrupted; a training run goes on with --resume"),
+    (KeyboardInterrupt(), 130, "interrupted; a training run is resumed with --resume"),
     (RetryLater("the server is away"), 75, "the server is away"),
-    (DataRefused("too many bad pictures"), 3, "too many bad pictures"),
+    (DataRefused("too many bad images"), 3, "too many bad images"),
     (RuntimeError("oh"), 1, "internal error, please report it: RuntimeError: oh"),
 ]
 
@@ -58,10 +58,10 @@ def test_a_run_that_was_asked_to_stop_gives_its_result(
     assert run(["train", "--json"]) == 130
     out, err = capsys.readouterr()
     assert json.loads(out) == result
-    assert err == "foodseg: stopped after 7 steps; go on with --resume\n"
+    assert err == "foodseg: stopped after 7 steps; run it again with --resume\n"
 
     assert run(["train"]) == 130
-    assert capsys.readouterr() == ("", "foodseg: stopped after 7 steps; go on with --resume\n")
+    assert capsys.readouterr() == ("", "foodseg: stopped after 7 steps; run it again with --resume\n")
 
 
 ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
@@ -69,11 +69,9 @@ PLAIN = {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
 
 
 def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    counted = [PictureCounts.from_matrix("p", "p", np.diag([3, 4]))]
+    counted = [ImageCounts.from_matrix("p", "p", np.diag([3, 4]))]
     for name, conditions in {"told": ORACLE, "plain": PLAIN, "maps": None}.items():
-        write_pictures(
-            str(tmp_path / name / "pictures.parquet"), counted, ("background", "rice"), "val", "d", conditions
-        )
+        write_images(str(tmp_path / name / "images.parquet"), counted, ("background", "rice"), "val", "d", conditions)
     told, plain, maps = (str(tmp_path / name) for name in ("told", "plain", "maps"))
 
     assert run(["evaluate", "--compare", told, plain, "--json"]) == 0
@@ -105,7 +103,7 @@ def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys:
     ("arguments", "sentence"),
     [
         (["predict"], "Missing argument 'checkpoint'; for example: foodseg predict runs/a lunch.jpg dinner.jpg --out "),
-        (["predict", "lunch.jpg"], "Missing argument 'pictures'; for example: foodseg predict runs/a lunch.jpg "),
+        (["predict", "lunch.jpg"], "Missing argument 'images'; for example: foodseg predict runs/a lunch.jpg "),
         (["train", "c.yaml"], "Got unexpected extra argument(s) (c.yaml); for example: foodseg train -c "),
         (["tune"], "Missing option '--config' / '-c'; for example: foodseg tune -c jobs/configs/sweep.yaml "),
         (["data", "prepare", "my"], "Missing argument 'dst'; for example: foodseg data prepare my/meals s3://"),

@@ -158,7 +158,7 @@ def test_a_sweep_keeps_texts(text: str, tmp_path: Path) -> None:
     path.write_text(f"sweep:\n  uri: {text}\nspace:\n{space}config:\n  data:\n    uri: {text}\n")
     plan = read_sweep(str(path), [])
     assert (plan.sweep.uri, plan.base.data.uri) == (text, text)
-    fusion, weights, batch = plan.space.knobs
+    fusion, weights, batch = plan.space.hyperparameters
     assert list(fusion.choices) == [text, "none"] and fusion.choices[text] == {"model.backbone": text}
     assert list(weights.choices.values()) == [{"model.weights": f"{text}1"}, {"model.weights": "b"}]
     assert weights.when == {"fusion": (text,)} and batch.when == {"model.weights": ('"b"',)}
@@ -173,12 +173,12 @@ def test_a_sweep_keeps_texts(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_ablation_keeps_texts(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    arms = f"  {text}: {{}}\n  peer: {{predictions: {text}}}\n  loss: {{loss.dice: 1, model.backbone: {text}}}\n"
-    path.write_text(f"ablation:\n  subsets: [{text}]\narms:\n{arms}contrasts:\n  {text}: [loss, {text}]\nconfig:\n")
+    variants = f"  {text}: {{}}\n  peer: {{predictions: {text}}}\n  loss: {{loss.dice: 1, model.backbone: {text}}}\n"
+    path.write_text(f"ablation:\n  subsets: [{text}]\narms:\n{variants}contrasts:\n  {text}: [loss, {text}]\nconfig:\n")
     plan = read_ablation(str(path), [])
-    assert list(plan.arms) == [text, "peer", "loss"] and plan.contrasts == {text: ("loss", text)}
-    assert plan.arms["peer"].predictions == str(Path(text).absolute())
-    assert plan.arms["loss"].settings == {"loss.dice": 1, "model.backbone": text}
+    assert list(plan.variants) == [text, "peer", "loss"] and plan.contrasts == {text: ("loss", text)}
+    assert plan.variants["peer"].predictions == str(Path(text).absolute())
+    assert plan.variants["loss"].settings == {"loss.dice": 1, "model.backbone": text}
     assert plan.ablation.subsets == (str(Path(text).absolute()),)
 
 

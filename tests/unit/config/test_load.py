@@ -135,14 +135,15 @@ def refusal(overrides: list[str]) -> str:
             "loss.score_map above 0 and model.fusion = score_map need each other: found 1 and none",
         ),
         (
-            "distill.list_mix=[0.5, 0.5, 0.5, 0]",
-            "distill.list_mix: four shares of at least 0 that add up to 1 are needed, found [0.5, 0.5, 0.5, 0.0]",
+            "distill.conditioning_mix=[0.5, 0.5, 0.5, 0]",
+            "distill.conditioning_mix: four shares of at least 0 that add up to 1 are needed, "
+            "found [0.5, 0.5, 0.5, 0.0]",
         ),
         (
-            "distill.list_mix=[1]",
-            "distill.list_mix: must be a list of 4 numbers, found [1]",
+            "distill.conditioning_mix=[1]",
+            "distill.conditioning_mix: must be a list of 4 numbers, found [1]",
         ),
-        ("eval.stride=3", "eval.stride needs eval.window: without a window the whole picture is taken at once"),
+        ("eval.stride=3", "eval.stride needs eval.window: without a window the whole image is taken at once"),
         (
             "train.batch_norm=sync",
             "train.batch_norm = sync works on GPUs only; use 'live' or 'frozen', or scaling.use_gpu: true",
@@ -476,8 +477,8 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
             "model.diffusion.lora_rank = 4 has no effect with unet = full: set unet to lora",
         ),
         (
-            [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.list_mix=[0, 1, 0, 0]"],
-            "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
+            [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.conditioning_mix=[0, 1, 0, 0]"],
+            "distill.conditioning_mix must tell some students all names (its first share above 0): from them alone the "
             "ingredient head of model.kind = diffusion learns, since the features know the list",
         ),
         (

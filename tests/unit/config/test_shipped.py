@@ -35,12 +35,12 @@ def test_it_names_no_file_that_a_clone_lacks(path: Path, tree: dict[str, Any]) -
     if "sweep" in tree:
         plan = read_sweep(str(path), [])
         configs = [plan.base]
-        settings = [setting for knob in plan.space.knobs for setting in knob.choices.values()]
+        settings = [setting for param in plan.space.hyperparameters for setting in param.choices.values()]
     elif "ablation" in tree:
         ablation = read_ablation(str(path), [])
         assert not ablation.ablation.subsets and ablation.ablation.data is None
-        assert all(arm.predictions is None for arm in ablation.arms.values())
-        configs, settings = [ablation.base], [arm.settings for arm in ablation.arms.values()]
+        assert all(variant.predictions is None for variant in ablation.variants.values())
+        configs, settings = [ablation.base], [variant.settings for variant in ablation.variants.values()]
     else:
         configs, settings = [load_config(str(path)).config], []
     named = [(key, value) for config in configs for key, value in leaves(config.model_dump(mode="json"))]

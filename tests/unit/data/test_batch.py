@@ -20,19 +20,19 @@ from foodseg.data.shards import Manifest, SplitCounts, write_shard
 PLAIN = AugmentConfig(longest_side=8, scale=(1, 1), crop=8, flip=0)
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(np.full((4, 8, 3), (number, 100, 200), np.uint8)).save(sink, "PNG")
     return sink.getvalue()
 
 
 def dataset(folder: Path, classes: int = 4) -> tuple[RowReader, Manifest]:
-    """Six pictures; red is their number, the mask is id 1 + number % 3; number 4 is unlabelled."""
+    """Six images; red is their number, the mask is id 1 + number % 3; number 4 is unlabelled."""
     names = tuple(map(str, range(classes)))
     dtype, ignore = (np.uint8, 255) if classes < 256 else (np.uint16, 65535)
     rows = [
         {
-            "image_id": f"p{n}", "image": picture(n), "height": 4, "width": 8, "group_id": "",
+            "image_id": f"p{n}", "image": image(n), "height": 4, "width": 8, "group_id": "",
             "source": ["x", "", "a"][n % 3],
             "mask": None if n == 4 else encode_mask(np.full((4, 8), 1 + n % 3, dtype)),
             "ingredients": [1 + n % 3], "ingredient_pixels": [32],
@@ -40,7 +40,7 @@ def dataset(folder: Path, classes: int = 4) -> tuple[RowReader, Manifest]:
         for n in range(6)
     ]  # fmt: skip
     shard = write_shard(str(folder), "v-1/train/part-0.parquet", "train", rows)
-    counts = SplitCounts(pictures=6, unlabelled=1, groups=6, class_pictures=(0,) * classes, class_pixels=(0,) * classes)
+    counts = SplitCounts(images=6, unlabelled=1, groups=6, class_images=(0,) * classes, class_pixels=(0,) * classes)
     manifest = Manifest(
         format_version=1, name="m", generation=1, classes=names, ignore_id=ignore,
         annotated={"": None, "a": None, "x": None}, shards=(shard,), counts={"train": counts}, quarantined=0,

@@ -13,9 +13,9 @@ from foodseg.data.concat import join_manifests, training_manifest
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 def change(uri: str, **values: object) -> str:
@@ -25,9 +25,13 @@ def change(uri: str, **values: object) -> str:
 
 @pytest.fixture(scope="module")
 def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """12, 3 and 5 training pictures; the second set annotates two ids, the third has the first one's name."""
+    """12, 3 and 5 training images; the second set annotates two ids, the third has the first one's name."""
     folder = tmp_path_factory.mktemp("sets")
-    sets = [write_drawn(folder / "a", 12, 4, 4), write_drawn(folder / "b", 3, 2, 1), write_drawn(folder / "c", 5, 1, 1)]
+    sets = [
+        write_synthetic(folder / "a", 12, 4, 4),
+        write_synthetic(folder / "b", 3, 2, 1),
+        write_synthetic(folder / "c", 5, 1, 1),
+    ]
     change(sets[1], name="plates", annotated={"drawn": (0, 1, 2)}, audit={"jpeg": 2})
     return sets
 
@@ -47,13 +51,13 @@ def test_the_joined_manifest(uris: list[str]) -> None:
     assert joined.name == "drawn+plates+drawn#3"
     assert joined.annotated == {"drawn/drawn": None, "plates/drawn": (0, 1, 2), "drawn#3/drawn": None}
     assert joined.identity == " + ".join(part.identity for part in parts)
-    assert joined.classes == PLATE_CLASSES.names and joined.audit == {"jpeg": 2}
+    assert joined.classes == SYNTHETIC_CLASSES.names and joined.audit == {"jpeg": 2}
     for split in ("train", "val", "test"):
         own = [part.counts[split] for part in parts]
-        assert joined.counts[split].pictures == sum(counts.pictures for counts in own)
+        assert joined.counts[split].images == sum(counts.images for counts in own)
         assert joined.counts[split].unlabelled == 3
         assert joined.counts[split].class_pixels == tuple(np.sum([c.class_pixels for c in own], 0).tolist())
-        assert joined.counts[split].class_pictures == tuple(np.sum([c.class_pictures for c in own], 0).tolist())
+        assert joined.counts[split].class_images == tuple(np.sum([c.class_images for c in own], 0).tolist())
     assert Manifest.model_validate(joined.model_dump(mode="json")) == joined, "as it travels to the workers"
 
 
@@ -126,22 +130,22 @@ def test_weights_that_leave_less_than_one_image_are_refused(uris: list[str]) -> 
 
 
 def test_other_label_spaces_are_refused(uris: list[str], tmp_path: Path) -> None:
-    names = list(PLATE_CLASSES.names)
+    names = list(SYNTHETIC_CLASSES.names)
     names[3] = "mystery"
-    other = change(write_drawn(tmp_path / "d", 4, 1, 1), classes=tuple(names))
+    other = change(write_synthetic(tmp_path / "d", 4, 1, 1), classes=tuple(names))
     with pytest.raises(UserError) as caught:
         training_manifest(config([uris[0], uris[1], other]))
-    assert f"id 3 is {PLATE_CLASSES.names[3]!r} in {uris[0]} and 'mystery' in {other}" in str(caught.value)
+    assert f"id 3 is {SYNTHETIC_CLASSES.names[3]!r} in {uris[0]} and 'mystery' in {other}" in str(caught.value)
     assert "foodseg data map" in str(caught.value)
-    longer = read_manifest(uris[0]).model_copy(update={"classes": (*PLATE_CLASSES.names, "extra")})
-    with pytest.raises(UserError, match=rf"id {len(PLATE_CLASSES)} is nothing in x and 'extra' in y"):
+    longer = read_manifest(uris[0]).model_copy(update={"classes": (*SYNTHETIC_CLASSES.names, "extra")})
+    with pytest.raises(UserError, match=rf"id {len(SYNTHETIC_CLASSES)} is nothing in x and 'extra' in y"):
         join_manifests(["x", "y"], [read_manifest(uris[0]), longer])
 
 
 def test_a_set_that_has_nothing_to_train_on_is_refused(uris: list[str], tmp_path: Path) -> None:
     empty = read_manifest(uris[1])
-    change(write_drawn(tmp_path / "d", 2, 1, 1), shards=empty.shards[-1:], counts={"test": empty.counts["test"]})
-    with pytest.raises(UserError, match=r"d holds no picture of data.train_splits \['train'\]; it has test \(1\)"):
+    change(write_synthetic(tmp_path / "d", 2, 1, 1), shards=empty.shards[-1:], counts={"test": empty.counts["test"]})
+    with pytest.raises(UserError, match=r"d holds no image of data.train_splits \['train'\]; it has test \(1\)"):
         training_manifest(config([uris[0], str(tmp_path / "d")], (1, 1)))
     with pytest.raises(UserError, match=r"no prepared data set at .*nowhere"):
         training_manifest(config([uris[0], str(tmp_path / "nowhere")], (1, 1)))

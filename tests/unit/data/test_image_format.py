@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from foodseg.data.image_format import BadFile, ends_early, has_exif, jpeg_scans, known_format, name_of_format, refusal
-from foodseg.data.image_io import PictureKind, decode_image, decode_mask, image_size, picture_kind
+from foodseg.data.image_io import ImageKind, decode_image, decode_mask, image_kind, image_size
 from tests.unit.data.test_image_io import PHOTO, encoded
 
 JPEG = encoded(PHOTO, "JPEG")
@@ -82,7 +82,7 @@ def ftyp(*brands: bytes) -> bytes:
 def test_files_are_named_by_their_bytes(data: bytes, name: str | None) -> None:
     assert name_of_format(data) == name
     if known_format(data) is None and data:
-        for decode in (decode_image, decode_mask, image_size, picture_kind):
+        for decode in (decode_image, decode_mask, image_size, image_kind):
             with pytest.raises(BadFile) as refused:
                 decode(data)
             assert (str(refused.value), refused.value.fault) == (refusal(data), "other_format")
@@ -145,10 +145,10 @@ def test_several_images_in_one_file() -> None:
     others = [PHOTO.rotate(180), PHOTO.rotate(90)]
     for form in ("PNG", "WEBP", "TIFF"):
         data = encoded(PHOTO, form, save_all=True, append_images=others, lossless=True)
-        assert picture_kind(data) == PictureKind(1, ("frames",))
+        assert image_kind(data) == ImageKind(1, ("frames",))
         np.testing.assert_array_equal(decode_image(data), np.asarray(PHOTO))
     stereo = encoded(PHOTO, "MPO", save_all=True, append_images=others)
-    assert picture_kind(stereo) == PictureKind(1, ()) and jpeg_scans(stereo, 100) == 1
+    assert image_kind(stereo) == ImageKind(1, ()) and jpeg_scans(stereo, 100) == 1
     np.testing.assert_array_equal(decode_image(stereo), decode_image(encoded(PHOTO, "JPEG")))
 
 

@@ -1,4 +1,4 @@
-"""Decoding pictures and masks, compared with Pillow; what is refused, and how."""
+"""Decoding images and masks, compared with Pillow; what is refused, and how."""
 
 import io
 import pickle
@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 
 from foodseg.data.image_io import (
     BadFile,
-    PictureKind,
+    ImageKind,
     decode_image,
     decode_mask,
     encode_mask,
     fit_longest,
+    image_kind,
     image_size,
-    picture_kind,
     resize_image,
     resize_mask,
     upright,
@@ -30,9 +30,9 @@ _NOISE = np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)
 PHOTO = Image.fromarray(cv2.resize(_NOISE, (160, 120), interpolation=cv2.INTER_CUBIC))
 
 
-def encoded(picture: Image.Image | np.ndarray, form: str, **options: object) -> bytes:
+def encoded(image: Image.Image | np.ndarray, form: str, **options: object) -> bytes:
     sink = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(sink, form, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(sink, form, **options)
     return sink.getvalue()
 
 
@@ -43,8 +43,8 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB")).astype(int)
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
 
 
 def png(width: int, height: int, depth: int, colour: int, packed: bytes = b"") -> bytes:
@@ -69,7 +69,7 @@ def test_every_exif_orientation_is_applied(form: str, orientation: int) -> None:
     assert (decoded.shape, decoded.dtype) == (expected.shape, np.uint8)
     assert np.abs(decoded - expected).mean() < 1
     assert image_size(data) == expected.shape[:2] == ((160, 120) if orientation > 4 else (120, 160))
-    # a quarter of the size, with the sides of the upright picture
+    # a quarter of the size, with the sides of the upright image
     height, width = expected.shape[:2]
     if form == "JPEG":
         assert decode_image(data, (height // 4, width // 4)).shape == (height // 4, width // 4, 3)
@@ -85,7 +85,7 @@ def test_exif_behind_a_long_colour_profile_is_found(before: int) -> None:
     assert image_size(data[:2] + profile + data[2:]) == (160, 120)
 
 
-def test_damaged_exif_and_the_word_exif_elsewhere_leave_the_picture_upright() -> None:
+def test_damaged_exif_and_the_word_exif_elsewhere_leave_the_image_upright() -> None:
     data = encoded(PHOTO, "JPEG", exif=turned(6))
     torn = data.replace(b"Exif\x00\x00MM", b"Exif\x00\x00zz").replace(b"Exif\x00\x00II", b"Exif\x00\x00zz")
     assert torn != data
@@ -153,13 +153,13 @@ def test_transparent_parts_are_laid_on_white() -> None:
     ],
 )
 def test_what_is_converted(data: bytes, traits: tuple[str, ...]) -> None:
-    assert picture_kind(data) == PictureKind(1, traits)
+    assert image_kind(data) == ImageKind(1, traits)
     assert decode_image(data).shape[2] == 3
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_orientation_is_told(form: str) -> None:
-    assert [picture_kind(encoded(PHOTO, form, exif=turned(n))).orientation for n in range(1, 10)] == [*range(1, 9), 1]
+    assert [image_kind(encoded(PHOTO, form, exif=turned(n))).orientation for n in range(1, 10)] == [*range(1, 9), 1]
 
 
 def test_sixteen_bit_grey_becomes_eight_bit() -> None:
@@ -191,7 +191,7 @@ def test_a_truncated_jpeg_is_refused_and_what_lies_behind_a_whole_one_does_not_m
     data = encoded(PHOTO, "JPEG")
     half = data[: len(data) // 2]
     for short in (half, data[:-2], half + b"\xff\xd9"):
-        with pytest.raises(BadFile, match="the picture cannot be decoded") as refused:
+        with pytest.raises(BadFile, match="the image cannot be decoded") as refused:
             decode_image(short)
         assert refused.value.fault == "truncated"
     np.testing.assert_array_equal(decode_image(data + half), decode_image(data))
@@ -218,7 +218,7 @@ def test_a_file_that_ends_early_is_truncated_and_nothing_else_escapes(form: str)
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
 @pytest.mark.filterwarnings("ignore")
-def test_damage_never_gives_anything_but_a_picture_or_a_refusal(form: str) -> None:
+def test_damage_never_gives_anything_but_an_image_or_a_refusal(form: str) -> None:
     whole = encoded(PHOTO.resize((32, 24)), form, exif=turned(6))
     rng = np.random.default_rng(0)
     for _ in range(150):
@@ -226,7 +226,7 @@ def test_damage_never_gives_anything_but_a_picture_or_a_refusal(form: str) -> No
         # headers lie at the front, where damage does most
         for at in (rng.random(3) ** 3 * len(data)).astype(int):
             data[at] = rng.integers(256)
-        for decode in (decode_image, image_size, picture_kind, decode_mask):
+        for decode in (decode_image, image_size, image_kind, decode_mask):
             try:
                 found = decode(bytes(data))
             except BadFile as refusal:
@@ -246,7 +246,7 @@ def test_damage_never_gives_anything_but_a_picture_or_a_refusal(form: str) -> No
         (b"hello", "this is plain text: give an image"),
         (bytes(range(256)), "no image that is known"),
         (encoded(PHOTO, "GIF"), "this is a GIF image: save it as PNG"),
-        (encoded(PHOTO, "JPEG")[:100], "not a readable picture|saved as JPEG"),
+        (encoded(PHOTO, "JPEG")[:100], "not a readable image|saved as JPEG"),
         (encoded(PHOTO.convert("L"), "PNG")[:-1000], "cannot be decoded|truncated"),
         (png(11_000, 10_000, 8, 0), "11000 x 10000 pixels are more than the limit of 100,000,000"),
         (png(50_000, 50_000, 8, 0), "pixels.* than the limit of 100,000,000"),
@@ -271,7 +271,7 @@ def test_a_jpeg_bomb_is_refused_by_its_header() -> None:
 def test_a_png_with_a_flipped_bit_is_refused() -> None:
     data = bytearray(encoded(PHOTO, "PNG"))
     data[len(data) // 2] ^= 255
-    with pytest.raises(UserError, match="the picture cannot be decoded"):
+    with pytest.raises(UserError, match="the image cannot be decoded"):
         decode_image(bytes(data))
 
 
@@ -281,8 +281,8 @@ def test_masks_round_trip_exactly(dtype: type, top: int) -> None:
     data = encode_mask(mask)
     np.testing.assert_array_equal(decode_mask(data), mask)
     assert decode_mask(data).dtype == dtype
-    with Image.open(io.BytesIO(data)) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), mask)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), mask)
 
 
 def saved(array: np.ndarray, form: str, **options: object) -> bytes:
@@ -392,7 +392,7 @@ def test_fit_longest(size: tuple[int, int], longest: float, expected: tuple[int,
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_turns_masks_as_pictures(orientation: int) -> None:
+def test_upright_turns_masks_as_images(orientation: int) -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     np.testing.assert_array_equal(upright(image, orientation)[:, :, 1], upright(image[:, :, 1], orientation))
 

@@ -43,7 +43,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
         rows = [row(number) for number in range(start, start + count)]
         made.append(write_shard(str(tmp_path), f"v-1/{split}/part-{index}.parquet", split, rows))
         start += count
-    zero = SplitCounts(pictures=0, unlabelled=0, groups=0, class_pictures=(0,) * 3, class_pixels=(0,) * 3)
+    zero = SplitCounts(images=0, unlabelled=0, groups=0, class_images=(0,) * 3, class_pixels=(0,) * 3)
     return Manifest(
         format_version=1, name="m", generation=1, classes=("background", "rice", "egg"), ignore_id=255,
         annotated={"a": None, "b": None}, shards=tuple(made), counts={"train": zero, "val": zero}, quarantined=0,

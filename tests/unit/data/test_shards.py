@@ -39,8 +39,8 @@ def row(number: int, image: bytes = b"12345", mask: bytes | None = b"678") -> di
 
 
 def manifest(*entries: shards.Shard) -> Manifest:
-    counts = SplitCounts(pictures=3, unlabelled=0, groups=3, class_pictures=(3, 1, 0), class_pixels=(90, 5, 0))
-    test = SplitCounts(pictures=1, unlabelled=0, groups=1, class_pictures=(1, 0, 1), class_pixels=(9, 0, 1))
+    counts = SplitCounts(images=3, unlabelled=0, groups=3, class_images=(3, 1, 0), class_pixels=(90, 5, 0))
+    test = SplitCounts(images=1, unlabelled=0, groups=1, class_images=(1, 0, 1), class_pixels=(9, 0, 1))
     return Manifest(
         format_version=1,
         name="meals",

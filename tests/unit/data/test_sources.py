@@ -20,7 +20,7 @@ SOURCES = {"canteen", "uec", "", "home"}
         ("uec\t0\n", {"uec": (0,)}),  # only where food is not
         ("uec\t0,1,2,3\n", {}),
         ("home\tegg,egg,3\n", {"home": (0, 3)}),
-        ("\tegg\n", {"": (0, 3)}),  # pictures whose names name no source
+        ("\tegg\n", {"": (0, 3)}),  # images whose names name no source
     ],
 )
 def test_ids_and_names(text: str, expected: dict[str, tuple[int, ...]]) -> None:
@@ -37,7 +37,7 @@ def test_ids_and_names(text: str, expected: dict[str, tuple[int, ...]]) -> None:
         ("canteen\t-1\n", "'-1' is neither an id"),
         ("canteen\tsoup\n", "'soup' is neither an id"),
         ("canteen\t1\ncanteen\t2\n", "line 2: source 'canteen' stands twice"),
-        ("cantine\t1\n", "line 1: no picture has the source 'cantine'; the sources are '', 'canteen', 'home', 'uec'"),
+        ("cantine\t1\n", "line 1: no image has the source 'cantine'; the sources are '', 'canteen', 'home', 'uec'"),
     ],
 )
 def test_lines_that_are_refused(text: str, words: str) -> None:
@@ -60,7 +60,7 @@ def test_the_table_of_unannotated_ids() -> None:
     [
         (None, [[0, 0, 0], [0, 1, 255]]),
         ((0, 1), [[0, 0, 255], [255, 1, 255]]),  # rice is annotated; soup and egg are not
-        ((0, 2), [[0, 0, 0], [255, 1, 255]]),  # rice is in the mask, so it is annotated in this picture
+        ((0, 2), [[0, 0, 0], [255, 1, 255]]),  # rice is in the mask, so it is annotated in this image
         ((0,), [[0, 0, 255], [255, 1, 255]]),
         ((0, 1, 2, 3), [[0, 0, 0], [0, 1, 255]]),
     ],

@@ -8,27 +8,27 @@ import pytest
 from foodseg.errors import UserError
 from foodseg.eval.compare import compare
 from foodseg.metrics import bootstrap as module
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
 K = 6
 
 
-def side(seed: int, right: float, pictures: int = 14) -> list[PictureCounts]:
-    """Pictures with the same truth for every `seed`, about the share `right` of it found; two per group."""
+def side(seed: int, right: float, images: int = 14) -> list[ImageCounts]:
+    """Images with the same truth for every `seed`, about the share `right` of it found; two per group."""
     shared, own = np.random.default_rng(100), np.random.default_rng(seed)
     result = []
-    for index in range(pictures):
-        shown = shared.choice(K, size=2, replace=False)  # few classes per picture, so that resamples miss some
+    for index in range(images):
+        shown = shared.choice(K, size=2, replace=False)  # few classes per image, so that resamples miss some
         truth = shared.choice(shown, size=200)
         prediction = np.where(own.random(200) < right, truth, own.integers(0, K, 200))
         matrix = np.bincount(truth * K + prediction, minlength=K * K).reshape(K, K)
-        result.append(PictureCounts.from_matrix(f"p{index}", f"g{index // 2}", matrix))
+        result.append(ImageCounts.from_matrix(f"p{index}", f"g{index // 2}", matrix))
     return result
 
 
-def dense(picture: PictureCounts) -> np.ndarray:
+def dense(image: ImageCounts) -> np.ndarray:
     matrix = np.zeros((K, K), dtype=np.int64)
-    for t, p, n in zip(picture.truth, picture.prediction, picture.count, strict=True):
+    for t, p, n in zip(image.truth, image.prediction, image.count, strict=True):
         matrix[t, p] += n
     return matrix
 
@@ -43,12 +43,12 @@ def slow_miou(matrix: np.ndarray, ids: list[int]) -> float:
 
 
 def slow(a, b, ids: list[int], resamples: int, seed: int) -> tuple[float, float, float, int]:
-    groups = sorted({picture.group_id for picture in a})
+    groups = sorted({image.group_id for image in a})
     rng = np.random.default_rng(seed)
     differences = []
     for _ in range(resamples):
         drawn = [groups[index] for index in rng.integers(0, len(groups), size=len(groups))]
-        sums = [sum(dense(p) for group in drawn for p in pictures if p.group_id == group) for pictures in (a, b)]
+        sums = [sum(dense(p) for group in drawn for p in images if p.group_id == group) for images in (a, b)]
         differences.append(slow_miou(sums[0], ids) - slow_miou(sums[1], ids))
     kept = [value for value in differences if value == value]
     observed = slow_miou(sum(map(dense, a)), ids) - slow_miou(sum(map(dense, b)), ids)
@@ -62,7 +62,7 @@ def test_as_a_slow_loop_with_the_same_draws():
         expected = slow(a, b, ids, 150, 9)
         found = (measure.difference, measure.low, measure.high, measure.resamples)
         assert found == pytest.approx(expected, abs=1e-12)
-        assert (measure.groups, measure.pictures) == (7, 14)
+        assert (measure.groups, measure.images) == (7, 14)
         assert measure.difference == measure.a - measure.b
         assert measure.low < measure.difference < measure.high
 
@@ -75,7 +75,7 @@ def test_identical_sides_differ_by_exactly_nothing():
         assert measure.a == measure.b > 0
 
 
-def test_the_order_of_the_pictures_does_not_matter():
+def test_the_order_of_the_images_does_not_matter():
     a, b = side(1, 0.8), side(2, 0.6)
     assert compare(a[::-1], b[3:] + b[:3], K, resamples=200) == compare(a, b, K, resamples=200)
 
@@ -93,15 +93,15 @@ def test_the_chunk_size_does_not_matter(monkeypatch):
     assert compare(a, b, K, resamples=101) == whole
 
 
-def two_groups() -> tuple[list[PictureCounts], list[PictureCounts]]:
+def two_groups() -> tuple[list[ImageCounts], list[ImageCounts]]:
     """Group g shows 10 pixels of id 0, h 10 of id 1. A finds all of g and 5 of h (rest as 2), B 5 of g, none of h."""
 
-    def picture(name: str, cells: list[tuple[int, int, int]]) -> PictureCounts:
+    def image(name: str, cells: list[tuple[int, int, int]]) -> ImageCounts:
         truth, prediction, count = (np.array(column) for column in zip(*cells, strict=True))
-        return PictureCounts(name, f"group of {name}", truth.astype(np.int32), prediction.astype(np.int32), count)
+        return ImageCounts(name, f"group of {name}", truth.astype(np.int32), prediction.astype(np.int32), count)
 
-    a = [picture("g", [(0, 0, 10)]), picture("h", [(1, 1, 5), (1, 2, 5)])]
-    b = [picture("g", [(0, 0, 5), (0, 2, 5)]), picture("h", [(1, 2, 10)])]
+    a = [image("g", [(0, 0, 10)]), image("h", [(1, 1, 5), (1, 2, 5)])]
+    b = [image("g", [(0, 0, 5), (0, 2, 5)]), image("h", [(1, 2, 10)])]
     return a, b
 
 
@@ -110,7 +110,7 @@ def test_two_groups_by_hand():
     a, b = two_groups()
     result = compare(a, b, 3, resamples=400).miou
     assert (result.a, result.b, result.difference) == (0.75, 0.25, 0.5)
-    assert (result.low, result.high, result.groups, result.pictures, result.resamples) == (0.5, 0.5, 2, 2, 400)
+    assert (result.low, result.high, result.groups, result.images, result.resamples) == (0.5, 0.5, 2, 2, 400)
 
 
 def test_an_absent_class_leaves_both_means():
@@ -131,23 +131,23 @@ def test_resamples_without_any_id_of_the_subset_are_left_out():
 
 
 def test_one_group_has_an_interval_of_one_point():
-    a, b = side(1, 0.8, pictures=2), side(2, 0.6, pictures=2)
+    a, b = side(1, 0.8, images=2), side(2, 0.6, images=2)
     result = compare(a, b, K, resamples=20).miou
     assert result.low == result.high == result.difference
     assert result.groups == 1
 
 
 def test_intervals_hold_the_true_difference():
-    # 20 classes, of which most have few pictures, one class a picture; A finds 0.55 of the pixels on average, B 0.5,
-    # and pictures differ. Drawn groups hold the true 0.05 in 92 of 100 simulated data sets; random weights (Bayesian
+    # 20 classes, of which most have few images, one class an image; A finds 0.55 of the pixels on average, B 0.5,
+    # and images differ. Drawn groups hold the true 0.05 in 92 of 100 simulated data sets; random weights (Bayesian
     # bootstrap), which never lose a class, in 67.
     shown = np.repeat(np.arange(20), [1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 8, 10, 10, 12, 15, 20, 25, 30, 60])
     rng = np.random.default_rng(0)
 
-    def found(share: float) -> list[PictureCounts]:
+    def found(share: float) -> list[ImageCounts]:
         right = np.clip(rng.normal(share, 0.15, shown.size), 0, 1)
         return [
-            PictureCounts(f"p{i}", f"g{i}", np.array([k, k]), np.array([k, 20]), np.rint([1000 * r, 1000 - 1000 * r]))
+            ImageCounts(f"p{i}", f"g{i}", np.array([k, k]), np.array([k, 20]), np.rint([1000 * r, 1000 - 1000 * r]))
             for i, (k, r) in enumerate(zip(shown, right, strict=True))
         ]
 
@@ -156,11 +156,11 @@ def test_intervals_hold_the_true_difference():
     assert held >= 88
 
 
-def renamed(picture: PictureCounts, image_id: str, group_id: str) -> PictureCounts:
-    return PictureCounts(image_id, group_id, picture.truth, picture.prediction, picture.count)
+def renamed(image: ImageCounts, image_id: str, group_id: str) -> ImageCounts:
+    return ImageCounts(image_id, group_id, image.truth, image.prediction, image.count)
 
 
-def test_different_pictures_are_refused():
+def test_different_images_are_refused():
     a = side(1, 0.8)
     with pytest.raises(UserError, match="'p10', 'p11', 'p12' and 1 more are on one side only"):
         compare(a, side(2, 0.6)[:10], K)
@@ -170,7 +170,7 @@ def test_different_pictures_are_refused():
 
 def test_different_truth_is_refused():
     a = side(1, 0.8)
-    changed = PictureCounts("p3", "g1", a[3].truth, a[3].prediction, a[3].count + 1)
+    changed = ImageCounts("p3", "g1", a[3].truth, a[3].prediction, a[3].count + 1)
     with pytest.raises(UserError, match="the pixel counts of 'p3' differ"):
         compare(a, [*a[:3], changed, *a[4:]], K)
 
@@ -184,8 +184,8 @@ def test_different_groups_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": []}, "side A has no pictures"),
-        ({"b": side(2, 0.6) + side(2, 0.6)[:1]}, "side B has 15 pictures but only 14 different image ids"),
+        ({"a": []}, "side A has no images"),
+        ({"b": side(2, 0.6) + side(2, 0.6)[:1]}, "side B has 15 images but only 14 different image ids"),
         ({"classes": 4}, "valid ids are 0 to 3"),
         ({"subsets": {"soy": [9]}}, "subset 'soy' names id 9"),
         ({"resamples": 0}, "resamples must be at least 1, found 0"),
@@ -197,10 +197,10 @@ def test_mistakes_are_named(change, message):
 
 
 def test_nothing_labelled_is_refused():
-    empty = [PictureCounts.from_matrix("p0", "g0", np.zeros((K, K), np.int64))]
+    empty = [ImageCounts.from_matrix("p0", "g0", np.zeros((K, K), np.int64))]
     with pytest.raises(UserError, match="no id of the mIoU has a labelled pixel"):
         compare(empty, empty, K)
-    rice = [PictureCounts.from_matrix("p0", "g0", np.diag([0, 5, 0, 0, 0, 0]))]
+    rice = [ImageCounts.from_matrix("p0", "g0", np.diag([0, 5, 0, 0, 0, 0]))]
     with pytest.raises(UserError, match="no id of subset 'soy' has a labelled pixel"):
         compare(rice, rice, K, subsets={"soy": [2]})
 

@@ -8,7 +8,7 @@ from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import (
     Labels,
@@ -17,17 +17,17 @@ from foodseg.eval.evaluate import (
     rank_rows,
     read_subsets,
     score_rows,
-    true_lists,
+    true_conditioning,
 )
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.metrics.boundary import merge_boundary
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import merge
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
-PLATES = CommonSpace(PLATE_CLASSES, "drawn")
+PLATES = CommonSpace(SYNTHETIC_CLASSES, "drawn")
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])
@@ -42,7 +42,7 @@ def test_chunks_cover_every_row_once(rows, world_size):
 
 @pytest.mark.parametrize("val", [2, 18, 35])
 def test_every_labelled_row_is_dealt_to_one_rank(tmp_path, val):
-    uri = write_drawn(tmp_path / "d", train=2, val=val, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=val, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
     for world_size in (1, 2, 3):
         dealt = [row["image_id"] for rank in range(world_size) for row in rank_rows(reader, rank, world_size)]
@@ -51,13 +51,13 @@ def test_every_labelled_row_is_dealt_to_one_rank(tmp_path, val):
 
 @pytest.mark.parametrize("val", [2, 18])
 def test_every_labelled_pixel_is_counted_once(tmp_path, val):
-    uri = write_drawn(tmp_path / "d", train=2, val=val, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=val, test=1)
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
     sure = lambda image_id, data, size: Labels(np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint16))  # noqa: E731
     scored = merge_scored(score_rows(reader, rows, sure, PLATES) for rows in chunks(range(val), 5))
-    assert len({picture.image_id for picture in scored.pictures}) == len(scored.pictures) == val - 1
-    matrix = merge(scored.pictures, len(PLATE_CLASSES))
+    assert len({image.image_id for image in scored.images}) == len(scored.images) == val - 1
+    matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
     assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
     labelled, background = sum(manifest.counts["val"].class_pixels), manifest.counts["val"].class_pixels[0]
     assert matrix.sum() == labelled
@@ -66,7 +66,7 @@ def test_every_labelled_pixel_is_counted_once(tmp_path, val):
 
 def test_other_weights_are_counted_beside(tmp_path):
     """The one says that all is background, the other is right: its matrix is diagonal, over the same pixels."""
-    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
     masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
@@ -75,39 +75,39 @@ def test_other_weights_are_counted_beside(tmp_path):
         return Labels(np.zeros(size, np.uint8), other_ids=decode_mask(masks[image_id]))
 
     scored = merge_scored(score_rows(reader, rows, both, PLATES) for rows in ([0, 1], [2], [3, 4]))
-    other = merge(scored.other, len(PLATE_CLASSES))
+    other = merge(scored.other, len(SYNTHETIC_CLASSES))
     assert np.diag(other).tolist() == list(manifest.counts["val"].class_pixels)
     assert other.sum() == np.trace(other)
-    assert merge(scored.pictures, len(PLATE_CLASSES))[:, 0].sum() == other.sum()
+    assert merge(scored.images, len(SYNTHETIC_CLASSES))[:, 0].sum() == other.sum()
 
 
 def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
-    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
     masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
     truth = lambda image_id, data, size: Labels(decode_mask(masks[image_id]))  # noqa: E731
     scored = score_rows(reader, [3, 0, 4], truth, PLATES)
-    assert [picture.image_id for picture in scored.pictures] == ["val-003", "val-000"]
+    assert [image.image_id for image in scored.images] == ["val-003", "val-000"]
     assert scored.confidence is None and scored.other is None
-    matrix = merge(scored.pictures, len(PLATE_CLASSES))
+    matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
     assert matrix.sum() == np.trace(matrix) > 0
-    boundary = merge_boundary(scored.pictures, len(PLATE_CLASSES))
+    boundary = merge_boundary(scored.images, len(SYNTHETIC_CLASSES))
     assert (boundary[:, 0] == boundary[:, 1]).all() and (boundary[:, 0] == boundary[:, 2]).all() and boundary.any()
 
 
 def test_true_lists(tmp_path):
-    uri = write_drawn(tmp_path / "d", train=2, val=3, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=3, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
-    lists = true_lists(reader, PLATES, len(PLATE_CLASSES))
+    lists = true_conditioning(reader, PLATES, len(SYNTHETIC_CLASSES))
     for row in reader.take(range(3)).to_pylist():
         on_it = [] if row["mask"] is None else np.unique(decode_mask(row["mask"])).tolist()
-        assert lists[row["image_id"]] == [index for index in on_it if index not in (0, PLATE_CLASSES.ignore_id)]
+        assert lists[row["image_id"]] == [index for index in on_it if index not in (0, SYNTHETIC_CLASSES.ignore_id)]
     assert lists["val-002"] == [], "it has no mask"
 
 
 def test_nothing_merges_to_nothing():
     scored = merge_scored([])
-    assert scored.pictures == [] and scored.confidence is None
+    assert scored.images == [] and scored.confidence is None
 
 
 def put(folder, name: str, mask: np.ndarray) -> None:

@@ -20,9 +20,9 @@ IDS = ["a", "b.v2", "canteen/1", "caf\u00e9", "x y"]
     ],
 )
 def test_lines_are_found_however_they_are_written(text: str, rows: list[int]) -> None:
-    assert listed_rows(text, IDS, "--pictures p.txt") == rows
+    assert listed_rows(text, IDS, "--images p.txt") == rows
 
 
 def test_unknown_ids_are_counted() -> None:
-    with pytest.raises(UserError, match=r"--pictures p.txt: 'c' is not in the split \(nor are 1 others\)"):
-        listed_rows("a\nc\nd\n", IDS, "--pictures p.txt")
+    with pytest.raises(UserError, match=r"--images p.txt: 'c' is not in the split \(nor are 1 others\)"):
+        listed_rows("a\nc\nd\n", IDS, "--images p.txt")

@@ -162,14 +162,14 @@ def test_sixteen_bit_spaces_meet_eight_bit_ones() -> None:
     assert common_space(big, manifest(small), label_map).predicted_ids(mask, "s").tolist() == [[0, 1, 255]]
 
 
-def test_which_ids_of_a_model_may_be_on_a_picture() -> None:
+def test_which_ids_of_a_model_may_be_on_an_image() -> None:
     """As the truth has it; of what a source never annotates nobody knows. Background is never asked for."""
     same = common_space(A, manifest(A))
     assert same.possible_ids([2, 4], "s", 5) == [2, 4] and same.possible_ids([], "s", 5) == []
     partial = manifest(B).model_copy(update={"annotated": {"s": (0, 2), "t": None}})
     space = common_space(B, partial)
     assert space.possible_ids([2], "s", 5) == [1, 2, 3, 4] and space.possible_ids([2], "t", 5) == [2]
-    # rice on the picture: both kinds of rice of the checkpoint may be; fork is none of B's ids
+    # rice on the image: both kinds of rice of the checkpoint may be; fork is none of B's ids
     assert common_space(A, manifest(B), MAP).possible_ids([2], "s", 5) == [1, 2]
     assert common_space(A, manifest(B), MAP).possible_ids([3, 4], "s", 5) == [4]
     # a data set in A, a checkpoint in B, of whose candy and fig the data set never says anything

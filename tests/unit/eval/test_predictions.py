@@ -14,15 +14,15 @@ from foodseg.cli.main import run as cli
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.eval.predictions import find_predictions
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("predictions") / "prepared", train=2, val=6, test=1)
+    return write_synthetic(tmp_path_factory.mktemp("predictions") / "prepared", train=2, val=6, test=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def score(data: str, maps: Path, capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 
 def as_palette(path: Path) -> None:
-    picture = Image.open(path)
-    picture.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
-    picture.save(path)
+    image = Image.open(path)
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(path)
 
 
 def as_rgb(path: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_can_only_be_meant_is_read(data, truth, maps, capsys, kind):
     first = sorted(truth)[0]
     change(maps / f"{first}.png")
     code, answer, error = score(data, maps, capsys)
-    assert (code, answer.get("pictures")) == (0, len(truth)), answer
+    assert (code, answer.get("images")) == (0, len(truth)), answer
     assert answer["scores"]["miou"] == 1.0
     told = f"1 label maps are called otherwise than <image_id>.png, and taken for what they can only be ({first}{said}"
     assert (told in error) == bool(said)
@@ -132,7 +132,7 @@ def with_value(value: int) -> object:
 def one_based(path: Path) -> None:
     ids = np.array(Image.open(path))
     ids = np.where(ids == 255, 1, ids + 1).astype(np.uint8)
-    ids[0, 0] = len(PLATE_CLASSES)
+    ids[0, 0] = len(SYNTHETIC_CLASSES)
     Image.fromarray(ids).save(path)
 
 
@@ -155,7 +155,7 @@ BAD = {
         lambda path: np.save(str(path), np.zeros(3)) or Path(f"{path}.npy").rename(path),
         "this is a NumPy array",
     ),
-    "id": (with_value(len(PLATE_CLASSES) + 7), f"holds id {len(PLATE_CLASSES) + 7}, the label space goes to"),
+    "id": (with_value(len(SYNTHETIC_CLASSES) + 7), f"holds id {len(SYNTHETIC_CLASSES) + 7}, the label space goes to"),
     "1-based": (one_based, "has no 0: are the ids counted from 1? 0 is background"),
     "ignored": (with_value(255), "is 255 (ignored) at "),
     "two candidates": (both, ".png is missing"),
@@ -214,7 +214,7 @@ def test_files_of_no_image_are_counted_and_a_folder_without_any_is_refused(data,
 
 
 def test_ids_with_folders_and_other_compositions(tmp_path, caplog):
-    classes = read_manifest(write_drawn(tmp_path / "d", train=1, val=1, test=1)).class_table
+    classes = read_manifest(write_synthetic(tmp_path / "d", train=1, val=1, test=1)).class_table
     maps = tmp_path / "maps"
     (maps / "a").mkdir(parents=True)
     for name in ("a/1.png", "a/2_mask.png", "3.png", "cre\u0300me.png"):

@@ -10,7 +10,7 @@ from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
 from foodseg.eval.report_markdown import condition_mark, headlines, scores_markdown, scores_table
 from foodseg.eval.scores import Evaluation, summarise
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]
 
@@ -24,7 +24,7 @@ def result(confidence: bool = False, subsets=None, trained_ids=None) -> Evaluati
     counts = np.zeros((1500, 3), np.int64)
     counts[750] = (40, 33, 40 * 32768)
     return summarise(
-        Scored([PictureCounts.from_matrix("p", "p", matrix, boundary)], counts if confidence else None),
+        Scored([ImageCounts.from_matrix("p", "p", matrix, boundary)], counts if confidence else None),
         NAMES,
         subsets=subsets or {},
         trained_ids=trained_ids,
@@ -54,7 +54,7 @@ def test_markdown_by_hand():
         "| aAcc | 82.5 | - |",  # 33 / 40
         "| mIoU soy | 76.7 | 2 ids |",
         "| mIoU dry | 53.3 | 1 id |",
-        "| ingredient F1 | 80.0 | 1 picture |",  # rice and tofu are right, fig is not there
+        "| ingredient F1 | 80.0 | 1 image |",  # rice and tofu are right, fig is not there
         # truth: rice 2/3, tofu 1/3; predicted: rice 15, fig 2, tofu 10 of 27
         "| share error | 7.4 | 3 pairs |",
         "| calibration error | 32.5 | 40 pixels |",
@@ -75,12 +75,12 @@ def test_markdown_by_hand():
         "",
         "## Ingredients",
         "",
-        "An ingredient is on a picture when it holds at least 0.1 % of its labelled pixels. Share error: mean of "
+        "An ingredient is on an image when it holds at least 0.1 % of its labelled pixels. Share error: mean of "
         "|predicted - true| share of the food, in percentage points.",
         "",
-        "| id | ingredient | pictures | precision % | recall % | F1 % | share error |",
+        "| id | ingredient | images | precision % | recall % | F1 % | share error |",
         "|---:|---|---:|---:|---:|---:|---:|",
-        "| - | mean over pictures | 1 | 66.7 | 100.0 | 80.0 | 7.4 |",
+        "| - | mean over images | 1 | 66.7 | 100.0 | 80.0 | 7.4 |",
         "| - | all pairs | 1 | 66.7 | 100.0 | 80.0 | 7.4 |",
         "| 1 | rice | 1 | 100.0 | 100.0 | 100.0 | 11.1 |",
         "| 2 | tofu\\|fried | 1 | 100.0 | 100.0 | 100.0 | 3.7 |",
@@ -114,12 +114,12 @@ def test_no_number_without_its_condition(conditions, mark):
 
 
 def test_scores_that_do_not_exist_are_a_dash():
-    counts = PictureCounts.from_matrix("p", "p", np.diag([4, 0]), np.array([[0, 2, 2, 2]]))
+    counts = ImageCounts.from_matrix("p", "p", np.diag([4, 0]), np.array([[0, 2, 2, 2]]))
     only_background = summarise(
         Scored([counts], None), NAMES[:2], subsets={}, trained_ids=None, calibration_note="none here"
     )
     page = scores_markdown(only_background, "t", {})
-    assert "| mIoU foreground | - | 0 ids |" in page and "| ingredient F1 | - | 0 pictures |" in page
+    assert "| mIoU foreground | - | 0 ids |" in page and "| ingredient F1 | - | 0 images |" in page
     assert "AURC" not in page
 
 
@@ -143,6 +143,6 @@ def test_json_brings_it_back(confidence):
     assert plain["scores"]["miou"] == whole.scores.miou and (plain["calibration"] is None) is not confidence
 
 
-def test_no_picture_is_refused():
-    with pytest.raises(UserError, match="there is no labelled picture"):
+def test_no_image_is_refused():
+    with pytest.raises(UserError, match="there is no labelled image"):
         summarise(Scored([], None), NAMES, subsets={}, trained_ids=None, calibration_note="")

@@ -7,45 +7,45 @@ import pytest
 
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
 from foodseg.eval.scores import Evaluation, summarise
 from foodseg.metrics.calibration import CERTAIN
-from foodseg.metrics.per_image import read_pictures
-from tests.support.synthetic_set import write_drawn
+from foodseg.metrics.per_image import read_images
+from tests.support.synthetic_set import write_synthetic
 
 ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
 
 
 @pytest.mark.parametrize(("confident", "conditions"), [(True, ORACLE), (True, None), (False, None)])
 def test_the_files(tmp_path, confident, conditions):
-    uri = write_drawn(tmp_path / "d", train=2, val=5, test=1)
+    uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
-    space = CommonSpace(PLATE_CLASSES, f"{manifest.identity} mapped")
+    space = CommonSpace(SYNTHETIC_CLASSES, f"{manifest.identity} mapped")
 
     def labeller(image_id, data, size):
         return Labels(np.ones(size, np.uint8), np.full(size, CERTAIN, np.uint16) if confident else None)
 
     scored = score_rows(reader, range(5), labeller, space)
-    evaluation = summarise(scored, PLATE_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note")
-    metrics = {"predictions": "elsewhere", "data": space.data, "split": "val", "pictures": 4, "unlabelled": 1}
+    evaluation = summarise(scored, SYNTHETIC_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note")
+    metrics = {"predictions": "elsewhere", "data": space.data, "split": "val", "images": 4, "unlabelled": 1}
     metrics |= evaluation.to_json() | ({"conditions": conditions} if conditions else {})
     write_results(str(tmp_path / "o"), metrics, evaluation, scored, space, manifest, reader, labeller, TrainingCurves())
-    names = {"metrics.json", "report.html", "report.md", "pictures.parquet"} | (
+    names = {"metrics.json", "report.html", "report.md", "images.parquet"} | (
         {"confidence.parquet"} if confident else set()
     )
     assert {path.name for path in (tmp_path / "o").iterdir()} == names
     written = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert written == metrics and Evaluation.from_json(written) == evaluation
-    pictures, about = read_pictures(str(tmp_path / "o" / "pictures.parquet"))
-    assert about["data"] == space.data and about["conditions"] == conditions and len(pictures) == 4
-    assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(pictures, scored.pictures, strict=True))
+    images, about = read_images(str(tmp_path / "o" / "images.parquet"))
+    assert about["data"] == space.data and about["conditions"] == conditions and len(images) == 4
+    assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(images, scored.images, strict=True))
     for name in ("report.html", "report.md"):
         text = (tmp_path / "o" / name).read_text()
-        assert "drawn val" in text and "label maps in elsewhere" in text and "4 pictures, 1 unlabelled left out" in text
+        assert "drawn val" in text and "label maps in elsewhere" in text and "4 images, 1 unlabelled left out" in text
         assert ("mIoU (given, oracle, restrict hard)" in text) is (conditions is not None)
 
 
@@ -53,7 +53,7 @@ def test_facts_of_a_checkpoint():
     metrics = {
         "checkpoint": "runs/a/checkpoints/step-00000007", "step": 7, "weights": "ema", "config_hash": "abc",
         "eval": {"longest_side": 512, "window": None, "flip": False, "weights": "ema"},
-        "data": "meals@v1-0", "split": "val", "pictures": 3, "unlabelled": 0,
+        "data": "meals@v1-0", "split": "val", "images": 3, "unlabelled": 0,
     }  # fmt: skip
     facts = shown_facts(metrics)
     assert list(facts) == ["scored", "model", "data", "settings", "written"]
@@ -66,23 +66,23 @@ def test_facts_of_a_checkpoint():
     )
     assert facts["model"] == "step 7, ema weights, configuration abc"
     assert facts["settings"] == "longest_side 512, flip False"
-    assert facts["data"] == "meals@v1-0, split val, 3 pictures"
+    assert facts["data"] == "meals@v1-0, split val, 3 images"
 
 
 @pytest.mark.parametrize(
     ("ingredients", "restrict", "note"),
     [
         ("vocabulary", "none", None),
-        ("predicted", "none", "predicted, the model's own guess of what is on each picture"),
+        ("predicted", "none", "predicted, the model's own guess of what is on each image"),
         (
             "predicted",
             "soft",
-            "predicted, the model's own guess of what is on each picture; class scores restricted to it (soft)",
+            "predicted, the model's own guess of what is on each image; class scores restricted to it (soft)",
         ),
         (
             "given",
             "hard",
-            "given, the true list of each picture, an oracle: no result to compare with others; "
+            "given, the true list of each image, an oracle: no result to compare with others; "
             "class scores restricted to it (hard)",
         ),
     ],
@@ -91,7 +91,7 @@ def test_under_which_conditions_a_score_stands(ingredients, restrict, note):
     metrics = {
         "checkpoint": "c", "step": 7, "weights": "ema", "config_hash": "abc", "text": "random unit vectors, seed 0",
         "conditions": {"ingredients": ingredients, "restrict": restrict},
-        "data": "meals@v1-0", "split": "val", "pictures": 3, "unlabelled": 0,
+        "data": "meals@v1-0", "split": "val", "images": 3, "unlabelled": 0,
     }  # fmt: skip
     facts = shown_facts(metrics)
     assert facts.get("ingredients") == note == conditions_note(metrics)

@@ -82,7 +82,7 @@ def test_dice(mask, dice, present):
     assert present_classes(mask, IGNORE, 2).item() == present
 
 
-def test_sums_add_up_over_pictures():
+def test_sums_add_up_over_images():
     logits = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[[0, 1], [2, 3]], [[IGNORE, 1], [1, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     for loss in (cross_entropy_sum, dice_sum):
@@ -130,7 +130,7 @@ def test_upsampling_is_bilinear_with_half_pixel_centres_in_float32():
 
 # --- partial labels ---
 
-# one picture of 1 x 2 pixels, three ids; id 2 is never annotated
+# one image of 1 x 2 pixels, three ids; id 2 is never annotated
 PAIR = torch.tensor([[1 / 2, 1 / 4, 1 / 4], [1 / 6, 1 / 3, 1 / 2]]).log().T[None, :, None, :]
 HIDES_2 = torch.tensor([[False, False, True]])
 
@@ -185,7 +185,7 @@ def test_annotating_everything_is_the_plain_loss(loss):
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_sum, dice_sum])
-def test_each_picture_has_its_own_source(loss):
+def test_each_image_has_its_own_source(loss):
     logits = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(3))
     mask = torch.tensor([[[0, 1], [0, 3]], [[0, 0], [IGNORE, 1]], [[IGNORE, IGNORE], [IGNORE, IGNORE]]])
     hidden = torch.tensor([[False] * 4, [False, False, True, True], [False, True, True, True]])
@@ -216,7 +216,7 @@ def test_partial_labels_never_give_nan(loss):
         assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
 
 
-# --- which ingredients are on the picture ---
+# --- which ingredients are on the image ---
 
 
 def test_ingredients_by_hand():

@@ -16,7 +16,7 @@ from foodseg.metrics.boundary import (
     boundary_scores,
     merge_boundary,
 )
-from foodseg.metrics.per_image import PictureCounts
+from foodseg.metrics.per_image import ImageCounts
 
 IGNORE = 255
 
@@ -83,7 +83,7 @@ def test_seven_by_seven_by_hand():
     prediction[2:5, 3:6] = 1
     rows = {row[0]: row[1:] for row in boundary_counts(truth, prediction, 2, IGNORE).tolist()}
     assert rows[1] == [4, 8, 8]
-    # background: 24 pixels at the picture's border, and the ring of 16 around the square
+    # background: 24 pixels at the image's border, and the ring of 16 around the square
     assert rows[0][1] == 40 and rows[0][2] == 24 + 16 - 5  # one side of the ring lies on the border already
 
 
@@ -115,15 +115,15 @@ def test_distance(size, distance):
     assert boundary_distance(*size) == distance
 
 
-def picture(name: str, rows: list[list[int]] | None) -> PictureCounts:
+def image(name: str, rows: list[list[int]] | None) -> ImageCounts:
     boundary = None if rows is None else np.array(rows, np.int64).reshape(-1, 4)
-    return PictureCounts.from_matrix(name, name, np.zeros((4, 4), np.int64), boundary)
+    return ImageCounts.from_matrix(name, name, np.zeros((4, 4), np.int64), boundary)
 
 
 def test_scores_by_hand():
     # id 0: 6 / (10 + 8 - 6) = 1/2; id 1: 3 / (4 + 5 - 3) = 1/2; id 2: 0 of 2; id 3 is predicted only
-    pictures = [picture("a", [[0, 4, 6, 5], [1, 3, 4, 5]]), picture("b", [[0, 2, 4, 3], [2, 0, 2, 0], [3, 0, 0, 7]])]
-    counts = merge_boundary(pictures, 4)
+    images = [image("a", [[0, 4, 6, 5], [1, 3, 4, 5]]), image("b", [[0, 2, 4, 3], [2, 0, 2, 0], [3, 0, 0, 7]])]
+    counts = merge_boundary(images, 4)
     assert counts.tolist() == [[6, 10, 8], [3, 4, 5], [0, 2, 0], [0, 0, 7]]
     result = boundary_scores(counts, subsets={"some": [1], "none": [3]})
     assert result.classes == (0.5, 0.5, 0.0, None)
@@ -143,4 +143,4 @@ def test_nothing_to_score():
 
 def test_counts_of_the_first_format_have_no_boundary():
     with pytest.raises(UserError, match="'old' has no boundary counts: evaluate again"):
-        merge_boundary([picture("old", None)], 4)
+        merge_boundary([image("old", None)], 4)

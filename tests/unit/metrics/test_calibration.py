@@ -11,7 +11,7 @@ from foodseg.metrics.calibration import (
     BINS,
     CERTAIN,
     NLL_UNITS,
-    PIXELS_PER_PICTURE,
+    PIXELS_PER_IMAGE,
     TEMPERATURES,
     CalibrationScores,
     calibration_scores,
@@ -114,7 +114,7 @@ def test_the_sample_is_labelled_repeatable_and_small():
     truth = np.zeros((100, 100), np.uint8)
     truth[:50] = 255
     sample = sampled_pixels(truth, 255, "a")
-    assert len(sample) == len(set(sample.tolist())) == PIXELS_PER_PICTURE and sample.min() >= 5000
+    assert len(sample) == len(set(sample.tolist())) == PIXELS_PER_IMAGE and sample.min() >= 5000
     np.testing.assert_array_equal(sampled_pixels(truth, 255, "a"), sample)
     assert not np.array_equal(sampled_pixels(truth, 255, "b"), sample)
     assert sampled_pixels(truth[49:51], 255, "a").tolist() == list(range(100, 200))

@@ -160,7 +160,7 @@ def awake(model: Segmenter) -> Segmenter:
     return model.eval()
 
 
-def picture(count: int = 1, height: int = 64, width: int = 96) -> torch.Tensor:
+def image(count: int = 1, height: int = 64, width: int = 96) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(5))
 
 
@@ -173,21 +173,21 @@ def test_it_starts_as_the_image_only_model(fusion):
     own, parameters = model.state_dict(), dict(model.named_parameters())
     assert all(torch.equal(own[name], tensor) for name, tensor in plain.state_dict().items())
     assert list(parameters)[: len(dict(plain.named_parameters()))] == [name for name, _ in plain.named_parameters()]
-    assert torch.equal(model.eval()(picture()).logits, plain.eval()(picture()).logits)
+    assert torch.equal(model.eval()(image()).logits, plain.eval()(image()).logits)
 
 
 def test_a_head_changes_nothing_else():
     plain, model = build().eval(), build(head=True).eval()
-    expected, found = plain(picture(2)), model(picture(2))
+    expected, found = plain(image(2)), model(image(2))
     assert torch.equal(found.logits, expected.logits) and found.ingredient_logits.shape == (2, 5)
     assert expected.ingredient_logits is None and expected.score_map is None
-    guess = model.guess_ingredients(picture(2))
+    guess = model.predict_ingredients(image(2))
     assert_close(guess[:, 1:], found.ingredient_logits[:, 1:].sigmoid())
     assert guess[:, 0].tolist() == [1, 1]
     assert "text_table" not in model.state_dict()
 
 
-def test_the_heads_of_all_arms_start_equal():
+def test_the_heads_of_all_variants_start_equal():
     heads = [build(fusion, head=True).ingredient_head.linear.weight for fusion in ["none", *KINDS]]
     assert all(torch.equal(heads[0], head) for head in heads)
 
@@ -196,7 +196,7 @@ def test_the_heads_of_all_arms_start_equal():
 @pytest.mark.parametrize("stride", [None, 8])
 def test_shapes(fusion, stride):
     model = build(fusion, fusion_stride=None if fusion == "film" else stride)
-    output = model.eval()(picture(2), ingredients=torch.zeros(2, 5, dtype=torch.bool))
+    output = model.eval()(image(2), ingredients=torch.zeros(2, 5, dtype=torch.bool))
     assert output.logits.shape == (2, 5, 16, 24) and output.features.shape == (2, 16, 16, 24)
     grid = (2, 3) if stride is None else (8, 12)
     if fusion == "score_map":
@@ -204,7 +204,7 @@ def test_shapes(fusion, stride):
     else:
         assert output.score_map is None
     if fusion != "film":
-        assert model.name_maps(picture(2)).shape == (2, 5 + (fusion == "cross_attention"), *grid)
+        assert model.name_maps(image(2)).shape == (2, 5 + (fusion == "cross_attention"), *grid)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
@@ -217,19 +217,19 @@ def test_the_list_matters_and_names_off_it_do_not(fusion):
     changed = awake(build(fusion, table=other, text={"centre": False, "gamma": 0.5}))
     without = torch.tensor([[False, True, True, False, True]])
     with_it = torch.tensor([[False, True, False, True, True]])
-    assert torch.equal(model(picture(), ingredients=without).logits, changed(picture(), ingredients=without).logits)
-    assert not torch.equal(model(picture(), ingredients=with_it).logits, changed(picture(), ingredients=with_it).logits)
-    assert not torch.equal(model(picture(), ingredients=without).logits, model(picture(), ingredients=with_it).logits)
+    assert torch.equal(model(image(), ingredients=without).logits, changed(image(), ingredients=without).logits)
+    assert not torch.equal(model(image(), ingredients=with_it).logits, changed(image(), ingredients=with_it).logits)
+    assert not torch.equal(model(image(), ingredients=without).logits, model(image(), ingredients=with_it).logits)
     # the same through the argument as through the buffer
-    assert torch.equal(model(picture(), text=other).logits, changed(picture()).logits)
+    assert torch.equal(model(image(), text=other).logits, changed(image()).logits)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
 def test_a_name_off_the_list_is_a_hundred_times_less_probable_at_first(fusion):
     """The fusion itself starts without an effect, so the list shows in the class scores alone; background is on it."""
     model = build(fusion, head=True).eval()
-    told = model(picture(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
-    lowered = (model(picture()).logits - told)[0].amax((1, 2))
+    told = model(image(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
+    lowered = (model(image()).logits - told)[0].amax((1, 2))
     assert_close(lowered, torch.tensor([0, 0, 4.60517, 0, 4.60517]))
 
 
@@ -237,9 +237,9 @@ def test_a_name_off_the_list_is_a_hundred_times_less_probable_at_first(fusion):
 def test_all_names_listed_is_no_list(fusion):
     model = awake(build(fusion))
     everything = torch.ones(1, 5, dtype=torch.bool)
-    assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
+    assert_close(model(image(), ingredients=everything).logits, model(image()).logits)
     everything[:, 0] = False  # background is always on it
-    assert_close(model(picture(), ingredients=everything).logits, model(picture()).logits)
+    assert_close(model(image(), ingredients=everything).logits, model(image()).logits)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
@@ -249,7 +249,7 @@ def test_every_parameter_gets_a_finite_gradient(fusion, names):
     model = build(fusion, head=True).train()
     ingredients = torch.zeros(2, 5, dtype=torch.bool)
     ingredients[:, 1 : 1 + names] = True
-    output = model(picture(2), ingredients=ingredients)
+    output = model(image(2), ingredients=ingredients)
     total = output.logits.square().sum() + output.ingredient_logits.square().sum()
     if output.score_map is not None:
         total = total + output.score_map.square().sum()
@@ -267,18 +267,18 @@ def test_save_and_load_with_the_table(fusion):
     fresh = build(fusion, table=torch.zeros(5, 12)).eval()
     fresh.load_state_dict(state)
     assert torch.equal(fresh.text_table, vectors())
-    assert torch.equal(fresh(picture()).logits, model(picture()).logits)
+    assert torch.equal(fresh(image()).logits, model(image()).logits)
 
 
 def test_name_maps():
     ingredients = torch.tensor([[False, True, False, False, False]])
-    cosines = awake(build("score_map")).name_maps(picture(), ingredients)
+    cosines = awake(build("score_map")).name_maps(image(), ingredients)
     assert (cosines[:, 2:] == -1).all() and (cosines[:, :2] > -1).all() and (cosines.abs() <= 1 + 1e-6).all()
-    attention = awake(build("cross_attention")).name_maps(picture(), ingredients)
+    attention = awake(build("cross_attention")).name_maps(image(), ingredients)
     assert (attention[:, 2:5] == 0).all() and (attention[:, [0, 1, 5]] > 0).all()
     assert_close(attention.sum(1), torch.ones(1, 2, 3))
 
 
 def test_the_image_only_model_takes_no_list():
     with pytest.raises(AssertionError, match="no text fusion"):
-        build().eval()(picture(), ingredients=torch.ones(1, 5, dtype=torch.bool))
+        build().eval()(image(), ingredients=torch.ones(1, 5, dtype=torch.bool))

@@ -56,16 +56,16 @@ def test_gradient_reaches_every_parameter(model):
 
 def test_save_and_load(model):
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    picture = torch.rand(1, 3, 64, 64)
-    expected = model.eval()(picture).logits
+    image = torch.rand(1, 3, 64, 64)
+    expected = model.eval()(image).logits
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     model.load_state_dict(safetensors.torch.load(data))
-    assert torch.equal(model(picture).logits, expected)
+    assert torch.equal(model(image).logits, expected)
 
 
-def test_a_picture_of_one_coarse_pixel():
+def test_an_image_of_one_coarse_pixel():
     """Each group of the GroupNorm needs two values, whatever the width."""
     model = build().eval()
     assert model(torch.rand(1, 3, 32, 32)).logits.shape == (1, 5, 8, 8)
@@ -80,9 +80,9 @@ def test_padding_with_the_mean_is_zero_for_the_backbone():
     model = build(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    picture = torch.zeros(1, 3, 32, 32)
-    picture[:, :, :16] = model.mean
-    model.eval()(picture)
+    image = torch.zeros(1, 3, 32, 32)
+    image[:, :, :16] = model.mean
+    model.eval()(image)
     assert (seen[0][:, :, :16] == 0).all()
     assert_close(seen[0][0, :, 31, 0], torch.tensor([-0.25, -0.4, -0.5]))
 

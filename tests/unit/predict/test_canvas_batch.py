@@ -1,4 +1,4 @@
-"""Which canvas a picture is padded to, and batches on it."""
+"""Which canvas an image is padded to, and batches on it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.predict.canvas_batch import BatchPredictor, pick_canvas
 from foodseg.predict.predictor import Predictor
 from tests.support.compare import assert_close, assert_same_ids, scores_of
-from tests.unit.predict.test_predictor import CPU, PixelModel, picture
+from tests.unit.predict.test_predictor import CPU, PixelModel, sample_image
 
 LISTED = ((512, 512), (384, 512), (512, 384))
 
@@ -26,7 +26,7 @@ def test_the_smallest_canvas_that_holds_it_unless_it_is_mostly_padding(height, w
     assert pick_canvas(EvalConfig(longest_side=512), 32, height, width, LISTED) == canvas
 
 
-def test_without_a_canvas_a_picture_keeps_its_own_padded_size():
+def test_without_a_canvas_an_image_keeps_its_own_padded_size():
     assert pick_canvas(EvalConfig(longest_side=96), 32, 480, 640, LISTED) == (96, 96)  # shown as 72 x 96
     assert pick_canvas(EvalConfig(longest_side=None), 32, 700, 900, LISTED) == (704, 928)
     assert pick_canvas(EvalConfig(longest_side=512, window=256), 32, 500, 640, LISTED) == (416, 512)
@@ -34,11 +34,11 @@ def test_without_a_canvas_a_picture_keeps_its_own_padded_size():
 
 
 @pytest.mark.parametrize("settings", [{}, {"flip": True}, {"window": 64}])
-def test_pictures_of_several_sizes_on_one_canvas(settings):
+def test_images_of_several_sizes_on_one_canvas(settings):
     config, model = EvalConfig(longest_side=None, **settings), PixelModel()
     batched, alone = BatchPredictor(model, config, CPU), Predictor(model, config, CPU)
     sizes = [(96, 120), (80, 128), (65, 97)]
-    images = [picture(*size) for size in sizes]
+    images = [sample_image(*size) for size in sizes]
     canvas = (96, 128)
     answers = batched.logits(images, sizes, canvas)
     if not settings.get("window"):

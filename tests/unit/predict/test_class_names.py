@@ -31,7 +31,7 @@ def test_names(text, ids):
             "xyzzy",
             "--ingredients: 'xyzzy' is none of the 5 ingredients; `classes.tsv` of the checkpoint lists them",
         ),
-        (" , ", '--ingredients is empty: name what is on the pictures, for example "rice, fried tofu"'),
+        (" , ", '--ingredients is empty: name what is on the images, for example "rice, fried tofu"'),
     ],
 )
 def test_unknown_names(text, sentence):

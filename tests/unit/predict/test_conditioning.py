@@ -1,4 +1,4 @@
-"""Which names may be on a picture: vocabulary, predicted, given; and what a list does to the class scores."""
+"""Which names may be on an image: vocabulary, predicted, given; and what a list does to the class scores."""
 
 import math
 
@@ -56,7 +56,7 @@ class ListModel(nn.Module):
             logits[:, 1] = ingredients[0, 1:].sum()
         return SegmenterOutput(logits, 4, None, logits)
 
-    def guess_ingredients(self, image: torch.Tensor) -> torch.Tensor:
+    def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         self.guessed.append(tuple(image.shape[-2:]))
         return PROBABILITIES[None]
 
@@ -94,14 +94,14 @@ def test_predicted_takes_the_names_above_the_threshold():
     assert logits(ListModel(), ingredients="predicted", ingredients_threshold=0.6).names.tolist() == [1, 0, 1, 0]
 
 
-def test_one_list_for_a_picture_in_windows():
+def test_one_list_for_an_image_in_windows():
     model = ListModel()
     logits(model, side=96, ingredients="predicted", window=64, stride=32)
     assert model.lists == [[True, True, True, False]] * 4
-    assert model.guessed == [(64, 64)], "from the whole picture, as large as a window"
+    assert model.guessed == [(64, 64)], "from the whole image, as large as a window"
 
 
-def test_a_guess_before_windows_keeps_the_shape_of_the_picture():
+def test_a_guess_before_windows_keeps_the_shape_of_the_image():
     """33 x 128 is padded to 64 x 128: in a window of 96 it is 25 x 96, padded to 32 x 96, and not 48 x 96."""
     model = ListModel()
     predictor = Predictor(model, config(ingredients="predicted", window=96), torch.device("cpu"))

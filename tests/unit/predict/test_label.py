@@ -1,4 +1,4 @@
-"""Labelled picture files: what their JSON says of confidences."""
+"""Labelled image files: what their JSON says of confidences."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ from foodseg.checkpoint.manifest import resolve_checkpoint
 from foodseg.cli.main import run as cli
 from foodseg.config.load import with_overrides
 from foodseg.data.image_io import decode_image, decode_mask
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.errors import UserError
 from foodseg.predict.image_list import list_images
-from foodseg.predict.label import label_pictures, mean_confidences
+from foodseg.predict.label import label_images, mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.storage.outputs import written_names
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn, write_table
+from tests.support.synthetic_set import synthetic_config, write_synthetic, write_table
 
 
 def test_mean_confidences_by_hand():
@@ -34,34 +34,34 @@ def test_mean_confidences_by_hand():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("label")
-    config = drawn_config(write_drawn(folder / "data"), folder / "run", "train.steps=3")
+    config = synthetic_config(write_synthetic(folder / "data"), folder / "run", "train.steps=3")
     started, context = prepared(config)
     train(started.config, started.manifest, started.total_steps, context)
     return str(folder / "run")
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("pictures") / "lunch.jpg"
+def image(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("images") / "lunch.jpg"
     cv2.imwrite(str(path), draw_meal(7, 72, 96)[0][:, :, ::-1])
     return str(path)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_the_device_is_said(run, picture, tmp_path, device, monkeypatch, caplog):
+def test_the_device_is_said(run, image, tmp_path, device, monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with caplog.at_level("INFO", "foodseg"):
-        label_pictures(run, [picture], str(tmp_path), device=device)
+        label_images(run, [image], str(tmp_path), device=device)
     assert "labelling on CPU" in [record.getMessage() for record in caplog.records]
     with pytest.raises(UserError, match="a GPU is wanted, but torch finds neither CUDA nor mps here"):
-        label_pictures(run, [picture], str(tmp_path / "gpu"), device="gpu")
+        label_images(run, [image], str(tmp_path / "gpu"), device="gpu")
     assert not (tmp_path / "gpu").exists()
 
 
 @pytest.mark.parametrize("weights", ["ema", "student"])
-def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, picture, tmp_path, weights):
-    (result,), _ = label_pictures(run, [picture], str(tmp_path), [f"eval.weights={weights}"])
+def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, image, tmp_path, weights):
+    (result,), _ = label_images(run, [image], str(tmp_path), [f"eval.weights={weights}"])
     loaded = load_checkpoint(resolve_checkpoint(run))
     assert result["calibrated"] is (weights == "ema")
     temperature = loaded.calibration.temperature if weights == "ema" else 1.0
@@ -70,7 +70,7 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, pic
 
     config = with_overrides(loaded.config, [f"eval.weights={weights}"])
     logits = Predictor(load_model(loaded, weights), config.eval, torch.device("cpu")).logits(
-        decode_image((tmp_path.parent / picture).read_bytes()), 72, 96
+        decode_image((tmp_path.parent / image).read_bytes()), 72, 96
     )
     ids = decode_mask((tmp_path / "lunch.png").read_bytes())
     np.testing.assert_array_equal(ids, logits.ids())
@@ -83,8 +83,8 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, pic
 
 
 @pytest.mark.parametrize("setting", ["eval.longest_side=64", "eval.flip=true", "eval.window=64"])
-def test_confidences_are_not_calibrated_for_other_settings(run, picture, tmp_path, setting):
-    (result,), _ = label_pictures(run, [picture], str(tmp_path), [setting])
+def test_confidences_are_not_calibrated_for_other_settings(run, image, tmp_path, setting):
+    (result,), _ = label_images(run, [image], str(tmp_path), [setting])
     assert not result["calibrated"] and result["temperature"] == 1.0
 
 
@@ -92,8 +92,8 @@ def test_confidences_are_not_calibrated_for_other_settings(run, picture, tmp_pat
 def text_run(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("text")
     text = f"model.text={{kind: table, table: {write_table(folder / 't.safetensors')}}}"
-    config = drawn_config(
-        write_drawn(folder / "data"), folder / "run", "train.steps=2", "model.fusion=cross_attention", text,
+    config = synthetic_config(
+        write_synthetic(folder / "data"), folder / "run", "train.steps=2", "model.fusion=cross_attention", text,
         "model.ingredient_head=true", "loss.ingredients=0.1",
     )  # fmt: skip
     started, context = prepared(config)
@@ -102,9 +102,9 @@ def text_run(tmp_path_factory) -> str:
     return str(folder / "run")
 
 
-def test_a_list_of_ingredients(text_run, picture, tmp_path):
+def test_a_list_of_ingredients(text_run, image, tmp_path):
     plain, hard, guessed = (
-        label_pictures(text_run, [picture], str(tmp_path / name), overrides, ingredients).results[0]
+        label_images(text_run, [image], str(tmp_path / name), overrides, ingredients).results[0]
         for name, overrides, ingredients in [
             ("plain", [], None),
             ("hard", ["eval.restrict=hard"], "White Rice, tomato"),
@@ -114,7 +114,7 @@ def test_a_list_of_ingredients(text_run, picture, tmp_path):
     assert plain["ingredients_from"] == "vocabulary" and plain["listed"] is None
     assert hard["ingredients_from"] == "given" and sorted(hard["listed"]) == ["tomato", "white rice"]
     assert {entry["name"] for entry in hard["ingredients"]} <= {"tomato", "white rice"}
-    assert guessed["ingredients_from"] == "predicted" and len(guessed["listed"]) == len(PLATE_CLASSES) - 1
+    assert guessed["ingredients_from"] == "predicted" and len(guessed["listed"]) == len(SYNTHETIC_CLASSES) - 1
     assert not hard["calibrated"], "the temperature is that of the whole vocabulary"
 
 
@@ -125,16 +125,16 @@ def test_a_list_of_ingredients(text_run, picture, tmp_path):
         (["eval.ingredients=given"], None, 'eval.ingredients = given needs the list: --ingredients "rice, fried tofu"'),
     ],
 )
-def test_lists_that_are_refused(text_run, picture, tmp_path, overrides, ingredients, words):
+def test_lists_that_are_refused(text_run, image, tmp_path, overrides, ingredients, words):
     with pytest.raises(UserError, match=words):
-        label_pictures(text_run, [picture], str(tmp_path / "o"), overrides, ingredients)
+        label_images(text_run, [image], str(tmp_path / "o"), overrides, ingredients)
     assert not (tmp_path / "o").exists()
 
 
-def test_a_list_that_changes_nothing_is_refused(run, picture, tmp_path):
+def test_a_list_that_changes_nothing_is_refused(run, image, tmp_path):
     with pytest.raises(UserError, match=r"eval.ingredients = given changes nothing: the model takes no list"):
-        label_pictures(run, [picture], str(tmp_path / "o"), [], "tomato")
-    label_pictures(run, [picture], str(tmp_path / "o"), ["eval.restrict=hard"], "tomato")
+        label_images(run, [image], str(tmp_path / "o"), [], "tomato")
+    label_images(run, [image], str(tmp_path / "o"), ["eval.restrict=hard"], "tomato")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", [*BAD, "missing"])
-def test_one_bad_picture_does_not_end_a_batch(run, meals, tmp_path, fault, capsys):
+def test_one_bad_image_does_not_end_a_batch(run, meals, tmp_path, fault, capsys):
     path = Path(meals[1])
     if fault == "missing":
         path.unlink()
@@ -164,18 +164,18 @@ def test_one_bad_picture_does_not_end_a_batch(run, meals, tmp_path, fault, capsy
     out = tmp_path / "out"
     assert cli(["predict", run, *meals, "--out", str(out)]) == 3
     said = capsys.readouterr()
-    assert f"  {path}: " in said.err and "1 of 4 pictures cannot be read, the others are labelled:" in said.err
+    assert f"  {path}: " in said.err and "1 of 4 images cannot be read, the others are labelled:" in said.err
     assert said.out.count(".overlay.jpg") == 3
     assert sorted(p.name for p in out.glob("*.json")) == ["0.json", "2.json", "3.json"]
     assert written_names(str(out)) == {f"{n}.{end}" for n in (0, 2, 3) for end in ("png", "json", "overlay.jpg")}
 
     assert cli(["predict", run, *meals, "--out", str(out), "--json"]) == 3
     answer = json.loads(capsys.readouterr().out)
-    assert [Path(each["picture"]).stem for each in answer["pictures"]] == ["0", "2", "3"]
-    assert [each["picture"] for each in answer["refused"]] == [str(path)] and answer["refused"][0]["reason"]
+    assert [Path(each["image"]).stem for each in answer["images"]] == ["0", "2", "3"]
+    assert [each["image"] for each in answer["refused"]] == [str(path)] and answer["refused"][0]["reason"]
 
 
-def test_a_single_picture_that_is_missing_or_bad(run, tmp_path, capsys):
+def test_a_single_image_that_is_missing_or_bad(run, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert cli(["predict", run, str(tmp_path / "lnuch.jpg"), "--out", out]) == 2
     assert "lnuch.jpg: no such file" in capsys.readouterr().err
@@ -194,27 +194,27 @@ def test_a_folder_is_all_images_in_it(run, meals, tmp_path, caplog):
     (folder / "old").mkdir()
     (folder / "b.heic").write_bytes(BAD["heic"](b""))
     with caplog.at_level("WARNING"):
-        done = label_pictures(run, [str(folder)], str(tmp_path / "out"))
-    assert [result["picture"] for result in done.results] == meals
-    assert [Path(each["picture"]).name for each in done.refused] == ["b.heic"]
+        done = label_images(run, [str(folder)], str(tmp_path / "out"))
+    assert [result["image"] for result in done.results] == meals
+    assert [Path(each["image"]).name for each in done.refused] == ["b.heic"]
     assert "2 files and folders are passed over (notes.txt, old, ...)" in caplog.text
     assert list_images([str(folder), meals[2], str(folder)]) == [*meals, str(folder / "b.heic")], "each once"
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
-        label_pictures(run, [str(tmp_path / "empty")], str(tmp_path / "out"))
+        label_images(run, [str(tmp_path / "empty")], str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("out", ["meals", "meals/../meals", "link", "file://meals"])
-def test_labels_never_replace_the_pictures(run, meals, tmp_path, out, monkeypatch):
+def test_labels_never_replace_the_images(run, meals, tmp_path, out, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "meals")
     monkeypatch.chdir(tmp_path)
     before = {path: Path(path).read_bytes() for path in meals}
     out = out.replace("file://", f"file://{tmp_path}/")
     with pytest.raises(UserError, match=r"holds 2\.png, which is read here"):
-        label_pictures(run, [meals[2]], out)
+        label_images(run, [meals[2]], out)
     monkeypatch.chdir(tmp_path / "meals")
     with pytest.raises(UserError, match="which is read here"):
-        label_pictures(run, ["."], ".")
+        label_images(run, ["."], ".")
     assert {path: Path(path).read_bytes() for path in meals} == before
     assert len(list((tmp_path / "meals").iterdir())) == 4
 
@@ -227,21 +227,21 @@ def test_labels_beside_photographs_and_once_more(run, tmp_path):
     (folder / "b.txt").write_text("")
     photographs = {name: (folder / name).read_bytes() for name in ("a.jpg", "b.overlay.jpg")}
     for _ in range(2):  # the second time what the first wrote is neither read nor in the way
-        done = label_pictures(run, [str(folder)], str(folder))
-        assert [Path(result["picture"]).name for result in done.results] == ["a.jpg", "b.overlay.jpg"]
+        done = label_images(run, [str(folder)], str(folder))
+        assert [Path(result["image"]).name for result in done.results] == ["a.jpg", "b.overlay.jpg"]
     assert {name: (folder / name).read_bytes() for name in photographs} == photographs
     (folder / "a.json").write_text("{}")
     with pytest.raises(UserError, match=r"a\.json is there already, and `foodseg predict` did not write it"):
-        label_pictures(run, [str(folder / "a.jpg")], str(folder))
+        label_images(run, [str(folder / "a.jpg")], str(folder))
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("A.jpg", "a.jpg"), ("x/a.jpg", "y/a.jpeg")])
-def test_two_pictures_of_one_name_are_refused(run, tmp_path, names):
+def test_two_images_of_one_name_are_refused(run, tmp_path, names):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), draw_meal(3, 48, 64)[0])
     with pytest.raises(UserError, match=rf"{names[0]} and .*{names[1]}\), and the results of one would overwrite"):
-        label_pictures(run, [str(tmp_path / name) for name in names], str(tmp_path / "o"))
+        label_images(run, [str(tmp_path / name) for name in names], str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
 
 
@@ -249,7 +249,7 @@ def test_two_pictures_of_one_name_are_refused(run, tmp_path, names):
 def test_odd_names(run, tmp_path, name):
     assert cv2.imwrite(str(tmp_path / "x.jpg"), draw_meal(3, 48, 64)[0])
     (tmp_path / "x.jpg").rename(tmp_path / name)
-    (result,), refused = label_pictures(run, [str(tmp_path / name)], str(tmp_path / "o"))
+    (result,), refused = label_images(run, [str(tmp_path / name)], str(tmp_path / "o"))
     stem = name.removesuffix(".jpg") or name
     assert not refused and Path(result["label_map"]) == tmp_path / "o" / f"{stem}.png"
     assert Path(result["label_map"]).exists()
@@ -260,7 +260,7 @@ def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):
     frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "one.png")
     with caplog.at_level("WARNING"):
-        pages, one = label_pictures(
+        pages, one = label_images(
             run, [str(tmp_path / "pages.tif"), str(tmp_path / "one.png")], str(tmp_path) + "/o"
         ).results
     assert caplog.text.count("has several frames or pages") == 1

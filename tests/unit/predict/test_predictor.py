@@ -1,4 +1,4 @@
-"""Label maps and confidences: compared with torch's own resizing, with whole and mirrored pictures; and memory."""
+"""Label maps and confidences: compared with torch's own resizing, with whole and mirrored images; and memory."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict import predictor as predictor_module
-from foodseg.predict.predictor import PictureLogits, Predictor
+from foodseg.predict.predictor import ImageLogits, Predictor
 from tests.support.compare import assert_same_ids, scores_of
 
 ROOT = Path(__file__).parents[3]
@@ -42,11 +42,11 @@ class PixelModel(nn.Module):
         return SegmenterOutput(self.convolution(cells), 4, None, cells)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def sample_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def logits_of(image: np.ndarray, model=None, **settings) -> PictureLogits:
+def logits_of(image: np.ndarray, model=None, **settings) -> ImageLogits:
     predictor = Predictor(model or PixelModel(), EvalConfig(**{"longest_side": None, **settings}), CPU)
     return predictor.logits(image, *image.shape[:2])
 
@@ -66,7 +66,7 @@ def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
     for shape in [(6, 32, 40), (6, 1, 1), (6, 1, 9)]:
         logits = torch.randn(shape)
         fitted = (4 * shape[1], 4 * shape[2])
-        found = PictureLogits(logits, 4, fitted, height, width).ids()
+        found = ImageLogits(logits, 4, fitted, height, width).ids()
         scores = interpolate(logits[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
         assert found.dtype == np.uint8 and found.shape == (height, width)
         # where two classes are equal but for rounding, either is right
@@ -78,7 +78,7 @@ def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
 def test_more_than_256_classes():
     logits = torch.zeros(300, 2, 2)
     logits[299] = 1
-    found = PictureLogits(logits, 4, (8, 8), 8, 8).ids()
+    found = ImageLogits(logits, 4, (8, 8), 8, 8).ids()
     assert found.dtype == np.uint16 and (found == 299).all()
 
 
@@ -90,7 +90,7 @@ def test_confidence_is_the_greatest_softmax_probability(height, width, temperatu
     torch.manual_seed(0)
     values = 3 * torch.randn(7, 16, 20)
     kept = values.clone()
-    logits = PictureLogits(values, 4, (64, 80), height, width)
+    logits = ImageLogits(values, 4, (64, 80), height, width)
     ids, confidence = logits.ids_and_confidence(temperature)
     np.testing.assert_array_equal(ids, logits.ids())
     assert torch.equal(values, kept)  # worked on in place, but not these
@@ -101,8 +101,8 @@ def test_confidence_is_the_greatest_softmax_probability(height, width, temperatu
 
 
 def test_certain_and_undecided():
-    certain = PictureLogits(torch.tensor([90.0, 0.0, -90.0])[:, None, None], 4, (4, 4), 4, 4)
-    undecided = PictureLogits(torch.zeros(4, 1, 1), 4, (4, 4), 4, 4)
+    certain = ImageLogits(torch.tensor([90.0, 0.0, -90.0])[:, None, None], 4, (4, 4), 4, 4)
+    undecided = ImageLogits(torch.zeros(4, 1, 1), 4, (4, 4), 4, 4)
     assert (certain.ids_and_confidence(1.0)[1] == 65535).all()
     ids, confidence = undecided.ids_and_confidence(1.0)
     assert (ids == 0).all() and (confidence == round(65535 / 4)).all()
@@ -112,7 +112,7 @@ def test_certain_and_undecided():
 def test_logits_of_single_pixels_are_those_of_the_whole(size):
     """Sizes whose padding is cut off, and a grid that is resized."""
     predictor = Predictor(PixelModel(), EvalConfig(longest_side=100), CPU)
-    logits = predictor.logits(picture(*size), *size)
+    logits = predictor.logits(sample_image(*size), *size)
     whole = torch.cat([scores for _, scores in logits._bands()], dim=1).flatten(1).numpy()
     pixels = np.random.default_rng(0).permutation(whole.shape[1])[:500]
     np.testing.assert_allclose(logits.at(pixels), whole[:, pixels], atol=1e-5)
@@ -120,8 +120,8 @@ def test_logits_of_single_pixels_are_those_of_the_whole(size):
 
 
 def test_padding_does_not_shift():
-    """Padding lies right and below: the labels of a picture are those of its place in a larger one, but for the rim."""
-    large = picture(128, 160)
+    """Padding lies right and below: the labels of an image are those of its place in a larger one, but for the rim."""
+    large = sample_image(128, 160)
     whole = logits_of(large)
     part = predict(large[:100, :148])
     assert part.shape == (100, 148)
@@ -132,7 +132,7 @@ def test_padding_holds_the_mean():
     seen = []
     model = PixelModel()
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
-    predict(picture(33, 40), model=model)
+    predict(sample_image(33, 40), model=model)
     assert seen[0].shape == (1, 3, 64, 64)
     assert (seen[0][:, :, 33:] == 0.5).all() and (seen[0][:, :, :, 40:] == 0.5).all()
 
@@ -142,10 +142,10 @@ SHOWN = [(size, *each) for size in [(96, 128), (100, 61), (64, 64)] for each in 
 
 
 @pytest.mark.parametrize(("size", "window", "stride"), [*SHOWN, ((48, 40), 33, 1)])
-def test_windows_equal_the_whole_picture(size, window, stride):
+def test_windows_equal_the_whole_image(size, window, stride):
     """Windows of any side: cells cut in two by a border are averaged, so only sides that the grid divides are exact."""
     model = PixelModel()
-    image = picture(*size)
+    image = sample_image(*size)
     found, expected = predict(image, model=model, window=window, stride=stride), logits_of(image)
     assert all(side <= window or window == 512 for shape in model.seen for side in shape)
     if window % 4 == 0:
@@ -155,17 +155,17 @@ def test_windows_equal_the_whole_picture(size, window, stride):
 
 
 def test_the_flip_of_a_symmetric_model_changes_nothing():
-    image = picture(96, 100)
+    image = sample_image(96, 100)
     plain = logits_of(image)
     for settings in ({}, {"window": 64}):
         assert_same_ids(predict(image, flip=True, **settings), plain.ids(), scores_of(plain))
 
 
-def test_the_flip_averages_with_the_mirrored_picture():
+def test_the_flip_averages_with_the_mirrored_image():
     model = build_segmenter(
         ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights="none"), 5
     )
-    image = picture(64, 64)
+    image = sample_image(64, 64)
     flipped = predict(image, model=model, flip=True)
     mirrored = predict(np.ascontiguousarray(image[:, ::-1]), model=model, flip=True)
     assert (flipped == mirrored[:, ::-1]).mean() > 0.99
@@ -174,12 +174,12 @@ def test_the_flip_averages_with_the_mirrored_picture():
 @pytest.mark.parametrize(("side", "seen"), [(64, (64, 64)), (200, (160, 224)), (None, (96, 128))])
 def test_the_model_sees_the_size_that_was_asked_for(side, seen):
     model = PixelModel()
-    labels = predict(picture(75, 100), model=model, longest_side=side)
+    labels = predict(sample_image(75, 100), model=model, longest_side=side)
     assert model.seen == [seen] and labels.shape == (75, 100)
 
 
 def test_a_file_is_labelled_at_its_own_size():
-    image = cv2.GaussianBlur(picture(300, 400), (0, 0), 20)
+    image = cv2.GaussianBlur(sample_image(300, 400), (0, 0), 20)
     data = cv2.imencode(".jpg", cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
     predictor = Predictor(PixelModel(), EvalConfig(longest_side=64), CPU)
     assert predictor.logits_of_file(data.tobytes()).ids().shape == (300, 400)
@@ -191,7 +191,7 @@ def test_the_model_is_left_as_it_was():
         ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights="none"), 5
     )
     before = {name: (p, p.stride(), p.clone()) for name, p in model.named_parameters()}
-    predict(picture(64, 64), model=model)
+    predict(sample_image(64, 64), model=model)
     for name, parameter in model.named_parameters():
         same, stride, values = before[name]
         assert parameter is same and parameter.stride() == stride and torch.equal(parameter, values)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask, upright
-from foodseg.demo.synthetic import PLATE_CLASSES, draw_meal
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.prepare.ambiguities import settle_ignored, settle_turns
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_record, read_mask
 from foodseg.prepare.record import Record
@@ -48,7 +48,7 @@ def audited(
 ) -> RecordFacts | Refusal:
     ids = upright(mask, INVERSE[orientation]) if stored else mask
     record = Record(f"{orientation}-{stored}", "train", source, photo(image, orientation), Ids(ids))
-    return audit_record(record, PLATE_CLASSES)
+    return audit_record(record, SYNTHETIC_CLASSES)
 
 
 def names(found: RecordFacts | Refusal) -> set[str]:
@@ -68,7 +68,7 @@ def test_every_orientation_alone_and_with_others(orientation: int, stored: bool,
         assert isinstance(found, RecordFacts), found.reason
         if "unclear_turn" in names(found):
             continue
-        np.testing.assert_array_equal(read_mask(found, PLATE_CLASSES), mask, str(found.findings))
+        np.testing.assert_array_equal(read_mask(found, SYNTHETIC_CLASSES), mask, str(found.findings))
         if orientation == 1 or not stored:
             assert names(found) <= {"exif_orientation"}
         else:
@@ -102,7 +102,7 @@ def test_others_of_the_source_decide_what_is_not_clear(stored: bool) -> None:
     elsewhere = audited(flat, mask, 3, stored=stored, source="other")
     found = settle_turns([unclear, *sideways, elsewhere])
     assert isinstance(found[0], RecordFacts)
-    np.testing.assert_array_equal(read_mask(found[0], PLATE_CLASSES), mask)
+    np.testing.assert_array_equal(read_mask(found[0], SYNTHETIC_CLASSES), mask)
     assert ("stored_mask" in names(found[0])) == stored and "unclear_turn" not in names(found[0])
     assert "unclear_turn" in names(found[3]), "sources are labelled with different tools"
     mixed = settle_turns([unclear, sideways[0], audited(*draw_meal(1, 96, 144), 6, stored=not stored)])

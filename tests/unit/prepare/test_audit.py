@@ -23,9 +23,9 @@ CLASSES = ClassTable(("background", "rice", "egg"))
 IMAGE = cv2.resize(np.random.default_rng(0).integers(0, 255, (5, 6, 3), np.uint8), (48, 40))
 
 
-def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, form, **options)
+    image.save(sink, form, **options)
     return sink.getvalue()
 
 
@@ -46,7 +46,7 @@ def ids(value: int = 0, shape: tuple[int, int] = (40, 48), dtype: type = np.uint
 def audited(
     folder: Path, image: bytes | None, mask: bytes | None, classes: ClassTable = CLASSES
 ) -> RecordFacts | Refusal:
-    """Audits a record whose files hold these bytes; None = the picture is missing, or there is no mask."""
+    """Audits a record whose files hold these bytes; None = the image is missing, or there is no mask."""
     if image is not None:
         (folder / "a.jpg").write_bytes(image)
     if mask is not None:
@@ -69,23 +69,23 @@ def with_id(value: int, dtype: type = np.uint8) -> bytes:
     ("image", "mask", "finding", "reason"),
     [
         (None, encode_mask(ids(1)), "missing_file", "a.jpg: no such file"),
-        (b"", encode_mask(ids(1)), "empty_file", "picture: the file is empty"),
+        (b"", encode_mask(ids(1)), "empty_file", "image: the file is empty"),
         (
-            b"no picture",
+            b"no image",
             encode_mask(ids(1)),
             "other_format",
-            "picture: this is plain text: give an image (JPEG, PNG,",
+            "image: this is plain text: give an image (JPEG, PNG,",
         ),
-        (jpeg()[:-99], encode_mask(ids(1)), "truncated", "picture: the picture cannot be decoded"),
-        (jpeg()[:-99] + b"\xff\xd9", encode_mask(ids(1)), "truncated", "picture: the picture cannot be decoded"),
-        (jpeg()[:200], encode_mask(ids(1)), "truncated", "picture: not a readable picture"),
-        (jpeg().replace(b"\xff\xdb", b"\xff\xe7"), encode_mask(ids(1)), "unreadable", "picture cannot be decoded"),
+        (jpeg()[:-99], encode_mask(ids(1)), "truncated", "image: the image cannot be decoded"),
+        (jpeg()[:-99] + b"\xff\xd9", encode_mask(ids(1)), "truncated", "image: the image cannot be decoded"),
+        (jpeg()[:200], encode_mask(ids(1)), "truncated", "image: not a readable image"),
+        (jpeg().replace(b"\xff\xdb", b"\xff\xe7"), encode_mask(ids(1)), "unreadable", "image cannot be decoded"),
         (jpeg(), b"", "empty_file", "mask: the file is empty"),
         (jpeg(), b"1 1 0", "other_format", "mask: this is plain text"),
         (jpeg(), encoded(Image.fromarray(IMAGE), "PNG"), "mask_mode", "one class id per pixel, this one is in colours"),
         (jpeg(), jpeg(IMAGE[:, :, 0]), "mask_mode", "a mask saved as JPEG holds blurred ids: save it as PNG"),
         (jpeg(), encode_mask(ids())[:50], "truncated", "the mask cannot be decoded"),
-        (jpeg(), encode_mask(ids(1, (39, 48))), "size_mismatch", "the mask is 48 x 39 pixels, the picture 48 x 40"),
+        (jpeg(), encode_mask(ids(1, (39, 48))), "size_mismatch", "the mask is 48 x 39 pixels, the image 48 x 40"),
         (jpeg(), with_id(3), "unknown_id", "the mask holds id 3, but ids go from 0 to 2 (255 = ignore)"),
         (jpeg(), with_id(254), "unknown_id", "the mask holds id 254,"),
         (jpeg(), with_id(65534, np.uint16), "unknown_id", "the mask holds id 65534,"),
@@ -116,16 +116,16 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert isinstance(found, Refusal)
     assert names(found) == ["sixteen_bit", "grey", "size_mismatch", "unknown_id"]
     assert found.reason == (
-        "the mask is 9 x 9 pixels, the picture 48 x 40; the mask holds id 7, but ids go from 0 to 2 (255 = ignore)"
+        "the mask is 9 x 9 pixels, the image 48 x 40; the mask holds id 7, but ids go from 0 to 2 (255 = ignore)"
     )
     torn = audited(tmp_path, jpeg()[:-99], with_id(9))
-    assert names(torn) == ["truncated", "unknown_id"], "the mask is looked at though there is no picture to fit it to"
+    assert names(torn) == ["truncated", "unknown_id"], "the mask is looked at though there is no image to fit it to"
     cut = sideways(8)[:-99]
     assert names(audited(tmp_path, cut, None)) == ["exif_orientation", "truncated"]
 
 
 class Raises:
-    """A picture or a mask whose reading ends in an error."""
+    """An image or a mask whose reading ends in an error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -145,7 +145,7 @@ class Raises:
 def test_an_error_that_nobody_foresaw_is_the_fault_of_its_record(error: Exception, reason: str, tmp_path: Path) -> None:
     found = audit_record(Record("a", "train", "s", Raises(error), Raises(error)), CLASSES)
     assert isinstance(found, Refusal) and names(found) == ["unreadable", "unreadable"]
-    assert found.reason == f"picture: {reason}; mask: {reason}"
+    assert found.reason == f"image: {reason}; mask: {reason}"
 
 
 @pytest.mark.parametrize("error", [RetryLater("the storage sleeps"), MemoryError()])
@@ -198,7 +198,7 @@ def test_a_labelled_record(tmp_path: Path) -> None:
     ("mask", "pixels", "finding"),
     [(encode_mask(ids()), [1920, 0, 0], "empty_mask"), (None, [0, 0, 0], "unlabelled")],
 )
-def test_an_empty_plate_and_an_unlabelled_picture_are_taken(
+def test_an_empty_plate_and_an_unlabelled_image_are_taken(
     mask: bytes | None, pixels: list[int], finding: str, tmp_path: Path
 ) -> None:
     found = audited(tmp_path, jpeg(), mask)
@@ -223,12 +223,12 @@ def test_sizes_are_those_after_exif(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_mask_of_the_stored_pixels_is_turned_as_the_picture(orientation: int, tmp_path: Path) -> None:
+def test_a_mask_of_the_stored_pixels_is_turned_as_the_image(orientation: int, tmp_path: Path) -> None:
     mask = np.random.default_rng(2).integers(0, 3, (40, 48)).astype(np.uint8)
     found = audited(tmp_path, sideways(orientation), encode_mask(mask))
     assert isinstance(found, RecordFacts) and found.mask_turn == orientation
     assert names(found) == ["exif_orientation", "swapped_size"]
-    detail = f"the mask is 48 x 40 pixels, the picture 40 x 48: turned by the picture's EXIF orientation {orientation}"
+    detail = f"the mask is 48 x 40 pixels, the image 40 x 48: turned by the image's EXIF orientation {orientation}"
     assert found.findings[1].detail == detail
     turned = {5: mask.T, 6: np.rot90(mask, -1), 7: np.rot90(mask, 2).T, 8: np.rot90(mask)}[orientation]
     np.testing.assert_array_equal(read_mask(found, CLASSES), turned)
@@ -240,7 +240,7 @@ def test_a_swapped_mask_without_exif_is_turned_to_the_edges(tmp_path: Path) -> N
     image = np.array([[90, 60, 30], [230, 230, 220], [250, 190, 30]], np.uint8)[mask]
     found = audited(tmp_path, jpeg(image), encode_mask(np.rot90(mask).copy()))
     assert isinstance(found, RecordFacts) and names(found) == ["swapped_size"]
-    assert "the mask is 80 x 96 pixels, the picture 96 x 80: turned clockwise, by the mean" in found.findings[0].detail
+    assert "the mask is 80 x 96 pixels, the image 96 x 80: turned clockwise, by the mean" in found.findings[0].detail
     np.testing.assert_array_equal(read_mask(found, CLASSES), mask)
     assert found.class_pixels.tolist() == np.bincount(mask.ravel()).tolist()
 
@@ -266,7 +266,7 @@ def test_thumbnails_tell_copies_from_others(tmp_path: Path) -> None:
 
     first = thumbnail(IMAGE)
     assert first @ thumbnail(cv2.resize(IMAGE, (96, 80)), quality=60) > 0.95
-    assert first @ thumbnail(IMAGE // 2 + 40) > 0.95, "darker and flatter is still the same picture"
+    assert first @ thumbnail(IMAGE // 2 + 40) > 0.95, "darker and flatter is still the same image"
     assert first @ thumbnail(IMAGE[::-1].copy()) < 0.95
     assert not thumbnail(np.full((20, 20, 3), 90, np.uint8)).any()
 

@@ -13,10 +13,10 @@ from foodseg.prepare.record import LostAnnotations
 
 def counts(*class_pixels: int, images: int = 3, unlabelled: int = 0, ignored: int | None = None) -> SplitCounts:
     return SplitCounts(
-        pictures=images,
+        images=images,
         unlabelled=unlabelled,
         groups=images,
-        class_pictures=tuple(min(pixels, 1) for pixels in class_pixels),
+        class_images=tuple(min(pixels, 1) for pixels in class_pixels),
         class_pixels=class_pixels,
         ignored_pixels=ignored,
     )

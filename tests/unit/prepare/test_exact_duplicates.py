@@ -41,8 +41,8 @@ def shown(text: str) -> list[RecordFacts | Refusal]:
         ("a v 1, b s 1", "split_duplicate -"),
         ("a r 1, b v 1, c s 1", "split_duplicate split_duplicate -"),
         ("a r 1, b r 1, c s 1", "split_duplicate split_duplicate -"),
-        ("a r 1, b r 1, c r 1", "- repeated_picture repeated_picture"),
-        ("a r 1, b s 1, c s 1", "split_duplicate - repeated_picture"),
+        ("a r 1, b r 1, c r 1", "- repeated_image repeated_image"),
+        ("a r 1, b s 1, c s 1", "split_duplicate - repeated_image"),
         ("", ""),
     ],
 )
@@ -63,7 +63,7 @@ def test_what_is_said() -> None:
     assert found[2].reason == "the id 'b' stands in test, which keeps it"
 
 
-def test_findings_add_up_and_a_refused_record_holds_no_picture_back() -> None:
+def test_findings_add_up_and_a_refused_record_holds_no_image_back() -> None:
     torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
     grey = replace(good("b", "train", b"1"), findings=(Finding("grey", "no colour"),))
     found = refuse_duplicates([torn, grey, replace(torn), replace(grey, record=good("c", "train", b"1").record)])
@@ -71,7 +71,7 @@ def test_findings_add_up_and_a_refused_record_holds_no_picture_back() -> None:
         ["truncated"],
         ["grey"],
         ["truncated", "duplicate_id"],
-        ["grey", "repeated_picture"],
+        ["grey", "repeated_image"],
     ]
     assert isinstance(found[2], Refusal) and found[2].reason == "torn; the id 'a' stands in test, which keeps it"
 

@@ -18,7 +18,7 @@ def written(generation: Generation, name: str) -> Manifest:
         "ingredient_pixels": [1], "group_id": name, "source": "s",
     }  # fmt: skip
     shard = write_shard(generation.uri, f"{generation.folder}/train/part-00000.parquet", "train", [row])
-    counts = SplitCounts(pictures=1, unlabelled=0, groups=1, class_pictures=(0, 1), class_pixels=(0, 1))
+    counts = SplitCounts(images=1, unlabelled=0, groups=1, class_images=(0, 1), class_pixels=(0, 1))
     return Manifest(
         format_version=1, name="meals", generation=generation.number, folder=generation.folder,
         classes=("background", "rice"), ignore_id=255, annotated={"s": None}, shards=(shard,),

@@ -1,4 +1,4 @@
-"""What `data inspect` counts, which pictures it shows, and what it says where there is nothing to say."""
+"""What `data inspect` counts, which images it shows, and what it says where there is nothing to say."""
 
 import json
 from pathlib import Path
@@ -9,24 +9,24 @@ import pytest
 from PIL import Image
 
 from foodseg.data.shards import read_manifest, write_findings, write_manifest, write_quarantine
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows
 from foodseg.prepare.inspect import closest_names, inspect_data, shared_groups, show_inspection
-from tests.support.synthetic_set import write_drawn, write_table
+from tests.support.synthetic_set import write_synthetic, write_table
 
 PAIR = {
     "image_id": "test-001", "split": "test", "finding": "near_duplicate", "detail": "looks like 'train-003' of train",
     "other_id": "train-003", "other_split": "train", "correlation": 0.97,
 }  # fmt: skip
 GREY = {
-    "image_id": "val-000", "split": "val", "finding": "grey", "detail": "the picture has no colour",
+    "image_id": "val-000", "split": "val", "finding": "grey", "detail": "the image has no colour",
     "other_id": None, "other_split": None, "correlation": None,
 }  # fmt: skip
 REFUSED = {
     "image_id": "torn",
-    "reason": "picture: [cut]",
+    "reason": "image: [cut]",
     "source": "drawn",
     "split": "test",
     "findings": ["truncated"],
@@ -36,7 +36,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A prepared data set with findings."""
-    uri = write_drawn(tmp_path_factory.mktemp("data"), train=4, val=2, test=2)
+    uri = write_synthetic(tmp_path_factory.mktemp("data"), train=4, val=2, test=2)
     write_findings(uri, "v-1", [GREY, PAIR])
     write_quarantine(uri, "v-1", [REFUSED])
     update = {"audit": {"truncated": 1, "grey": 1, "near_duplicate": 1}, "quarantined": 1, "name": "my/odd name"}
@@ -54,36 +54,36 @@ def test_counts_are_those_of_the_manifest(audited: str, result: dict[str, Any]) 
     result = json.loads(json.dumps(result))
     manifest = read_manifest(audited)
     assert result["data"] == manifest.identity
-    assert {split: row["pictures"] for split, row in result["splits"].items()} == {"train": 4, "val": 2, "test": 2}
+    assert {split: row["images"] for split, row in result["splits"].items()} == {"train": 4, "val": 2, "test": 2}
     assert result["splits"]["val"]["unlabelled"] == 1
-    assert result["sources"] == {"drawn": {"pictures": 8, "annotated": None}}
+    assert result["sources"] == {"drawn": {"images": 8, "annotated": None}}
     table = result["class_table"]
     assert [row["pixels"] for row in table] == sorted((row["pixels"] for row in table), reverse=True)
     assert sum(row["share"] for row in table) == pytest.approx(1)
     for row in table:
-        assert row["name"] == PLATE_CLASSES.names[row["id"]]
-        assert row["pictures"] == sum(counts.class_pictures[row["id"]] for counts in manifest.counts.values())
+        assert row["name"] == SYNTHETIC_CLASSES.names[row["id"]]
+        assert row["images"] == sum(counts.class_images[row["id"]] for counts in manifest.counts.values())
         assert row["splits"]["test"]["pixels"] == manifest.counts["test"].class_pixels[row["id"]]
     absent = [index for index, pixels in enumerate(manifest.counts["train"].class_pixels) if not pixels]
     assert result["never_in_train"] == absent and absent
     assert result["audit"][1] == {
-        "finding": "grey", "effect": "counted", "meaning": "the picture has no colour", "count": 1, "examples": [GREY],
+        "finding": "grey", "effect": "counted", "meaning": "the image has no colour", "count": 1, "examples": [GREY],
     }  # fmt: skip
     assert [row["finding"] for row in result["findings"]] == ["grey", "near_duplicate"]
     assert result["quarantine"] == [REFUSED]
 
 
-def test_pictures_are_written_and_the_same_each_time(
+def test_images_are_written_and_the_same_each_time(
     audited: str, result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = result["pictures"]
-    assert sorted(pictures) == ["contact_sheet", "near_duplicates"]
+    images = result["images"]
+    assert sorted(images) == ["contact_sheet", "near_duplicates"]
     for name, columns, cell in (("contact_sheet", 6, 400), ("near_duplicates", 1, 568)):
-        with Image.open(pictures[name]) as picture:
-            assert (picture.format, picture.mode, picture.size[0]) == ("PNG", "RGB", columns * cell)
+        with Image.open(images[name]) as image:
+            assert (image.format, image.mode, image.size[0]) == ("PNG", "RGB", columns * cell)
     monkeypatch.chdir(tmp_path)
     inspect_data(audited, None)
-    for name, path in pictures.items():
+    for name, path in images.items():
         again = tmp_path / "inspect-my_odd_name" / f"{name}.png"
         assert again.read_bytes() == Path(path).read_bytes(), "a folder named after the data set holds the same"
 
@@ -93,11 +93,11 @@ def test_what_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[s
     printed = " ".join(capsys.readouterr().out.split())
     for words in (
         "my/odd name@v1-",
-        "val 2 pictures, 1 of them without mask in 2 near-duplicate groups",
-        "source 'drawn': 8 pictures, every id annotated",
-        "1 grey (counted): the picture has no colour val-000 of val: the picture has no colour",
-        "1 near_duplicate (counted): a pair of pictures of different splits that look alike test-001 of test: looks",
-        "refused: 1 records torn of test: picture: [cut]",
+        "val 2 images, 1 of them without mask in 2 near-duplicate groups",
+        "source 'drawn': 8 images, every id annotated",
+        "1 grey (counted): the image has no colour val-000 of val: the image has no colour",
+        "1 near_duplicate (counted): a pair of images of different splits that look alike test-001 of test: looks",
+        "refused: 1 records torn of test: image: [cut]",
         "contact_sheet.png",
     ):
         assert words in printed, words
@@ -112,10 +112,10 @@ def test_the_share_of_ignored_pixels_is_shown(result: dict[str, Any], capsys: py
 
 
 def test_a_data_set_without_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = write_drawn(tmp_path / "data", train=2, val=1, test=0, unlabelled=False)
+    uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0, unlabelled=False)
     result = inspect_data(uri, str(tmp_path / "out"))
     assert result["findings"] is None and result["quarantine"] is None and result["audit"] == []
-    assert list(result["pictures"]) == ["contact_sheet"]
+    assert list(result["images"]) == ["contact_sheet"]
     show_inspection(result)
     assert "this data set was written without findings" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_no_data_set_and_no_place_to_write(tmp_path: Path) -> None:
         inspect_data(str(tmp_path / "nowhere"), None)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, not a folder"):
-        inspect_data(write_drawn(tmp_path / "data", train=2, val=1, test=0), str(tmp_path / "file"))
+        inspect_data(write_synthetic(tmp_path / "data", train=2, val=1, test=0), str(tmp_path / "file"))
 
 
 def test_closest_names() -> None:
@@ -155,8 +155,8 @@ def test_the_ten_closest_are_those_of_all_pairs() -> None:
 def test_shared_groups_are_counted_in_both_directions() -> None:
     groups, splits = list("aabbcad"), ["train", "test", "test", "train", "val", "test", "val"]
     assert shared_groups(groups, splits) == [
-        {"split": "test", "other": "train", "pictures": 3},
-        {"split": "train", "other": "test", "pictures": 2},
+        {"split": "test", "other": "train", "images": 3},
+        {"split": "train", "other": "test", "images": 2},
     ]
 
 
@@ -170,10 +170,10 @@ def test_rows_are_chosen_from_every_split_and_rare_classes_first() -> None:
 
 
 def test_the_names_whose_vectors_are_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = write_drawn(tmp_path / "data", train=2, val=1, test=0)
+    uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0)
     table = write_table(tmp_path / "t.safetensors")
     result = inspect_data(uri, str(tmp_path / "out"), table)
-    assert result["closest_vectors"] == closest_pairs(read_table(table).vectors, PLATE_CLASSES.names)
+    assert result["closest_vectors"] == closest_pairs(read_table(table).vectors, SYNTHETIC_CLASSES.names)
     assert len(result["closest_vectors"]) == 10
     show_inspection(result)
     first, second, cosine = result["closest_vectors"][0]

@@ -1,4 +1,4 @@
-"""Which way a mask is turned: by EXIF, else to where its outlines lie on edges of the picture."""
+"""Which way a mask is turned: by EXIF, else to where its outlines lie on edges of the image."""
 
 import numpy as np
 import pytest
@@ -38,6 +38,6 @@ def test_the_sentence_names_sizes_choice_and_evidence() -> None:
     image = np.zeros((2, 4, 3), np.uint8)
     _, sentence = find_turn(image, np.zeros((4, 2), np.uint8), 1)
     assert sentence == (
-        "the mask is 2 x 4 pixels, the picture 4 x 2: transposed, by the mean colour gradient along its outlines "
+        "the mask is 2 x 4 pixels, the image 4 x 2: transposed, by the mean colour gradient along its outlines "
         "(transposed 0.0, turned clockwise 0.0, turned counter-clockwise 0.0)"
     )

@@ -34,7 +34,7 @@ def test_unit_thumbnails() -> None:
         (at_angles(0, 15, 30, 45), [0, 0, 0, 0]),  # 0 and 45 are alike through the others
         (at_angles(30, 90, 0, 15), [0, 1, 0, 0]),  # the link comes last
         (at_angles(90, 0, 45, 15, 30), [0, 1, 1, 1, 1]),
-        (np.zeros((3, 4), np.float32), [0, 1, 2]),  # pictures of one colour
+        (np.zeros((3, 4), np.float32), [0, 1, 2]),  # images of one colour
         (np.zeros((0, 4), np.float32), []),
     ],
 )
@@ -49,7 +49,7 @@ def test_equal_files_are_one_group_even_where_thumbnails_tell_nothing() -> None:
     assert near_duplicate_groups(thumbnails, [b"a", b"b", b"a", b"c", b"b"]).tolist() == [0, 1, 0, 3, 1]
 
 
-def test_a_hundred_copies_of_each_picture_are_one_group_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hundred_copies_of_each_image_are_one_group_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_CHUNK", 64)
     originals = np.random.default_rng(3).normal(size=(9, 50)).astype(np.float32)
     which = np.random.default_rng(4).integers(0, 9, 900)
@@ -104,7 +104,7 @@ def test_pairs_agree_with_all_pairs() -> None:
     assert len(found) > 50
 
 
-def test_of_many_twins_the_closest_are_listed_and_no_picture_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_twins_the_closest_are_listed_and_no_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_CHUNK", 4)
     thumbnails = at_angles(*np.linspace(0, 20, 41))  # half a degree from one to the next, 18.19 are close enough
     own = ["train"] * 20 + ["test"] * 21

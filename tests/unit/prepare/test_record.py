@@ -18,7 +18,7 @@ def test_the_source_stands_before_two_underscores(stem: str, source: str) -> Non
 def test_records_with_one_short_name_get_the_long_one() -> None:
     short = ["1", "2", "1", "3", "3"]
     long = ["train/1", "train/2", "test/1", "train/3", "train/3"]
-    # the two 3 are one and the same picture, listed twice
+    # the two 3 are one and the same image, listed twice
     assert distinct_ids(short, long) == ["train/1", "2", "test/1", "3", "3"]
     assert distinct_ids([], []) == []
 

@@ -28,7 +28,7 @@ def test_groups_stay_whole_and_each_source_gives_about_15_percent() -> None:
 
 
 @pytest.mark.parametrize("rows", [20, 100, 475])
-def test_single_pictures_give_the_nearest_number(rows: int) -> None:
+def test_single_images_give_the_nearest_number(rows: int) -> None:
     assert abs(carved(range(rows), [""] * rows).sum() - 0.15 * rows) <= 0.5
 
 
@@ -46,13 +46,13 @@ def test_the_choice_is_repeatable_and_the_seed_and_the_source_change_it() -> Non
     ("groups", "val"),
     [
         ([0], 0),
-        ([0, 1], 0),  # 0.3 pictures wanted: none is nearer than one
+        ([0, 1], 0),  # 0.3 images wanted: none is nearer than one
         ([0, 1, 2, 3], 1),  # 0.6
-        ([5, 5, 5, 5, 5, 5], 0),  # one group is one picture seven times
+        ([5, 5, 5, 5, 5, 5], 0),  # one group is one image seven times
         ([0] * 9 + [9] * 9, 0),  # 2.7 wanted: none is nearer than nine
     ],
 )
-def test_a_tiny_source_keeps_pictures_in_train(groups: list[int], val: int) -> None:
+def test_a_tiny_source_keeps_images_in_train(groups: list[int], val: int) -> None:
     for seed in range(10):
         assert carved(groups, ["tiny"] * len(groups), seed).sum() == val
 

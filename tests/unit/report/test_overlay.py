@@ -58,7 +58,7 @@ def test_ingredients_are_tinted_and_background_is_untouched() -> None:
     np.testing.assert_array_equal(shown[:60, :60][mask == 0], image[mask == 0])
     assert shown.dtype == np.uint8
     assert (shown[:, 60:] == colour).all(2).sum() >= 100, "the swatch has the colour of the palette"
-    assert (image == 100).all(), "the caller's picture is left alone"
+    assert (image == 100).all(), "the caller's image is left alone"
 
 
 def test_the_legend_names_only_what_is_there() -> None:
@@ -79,7 +79,7 @@ def test_ignored_pixels_are_hatched_grey() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (3, 2), (90, 120), (120, 90)])
 @pytest.mark.parametrize("value", [0, 3, IGNORE_8BIT])
-def test_any_size_keeps_the_picture_in_the_corner_and_gets_a_legend(shape: tuple[int, int], value: int) -> None:
+def test_any_size_keeps_the_image_in_the_corner_and_gets_a_legend(shape: tuple[int, int], value: int) -> None:
     image = np.full((*shape, 3), 60, np.uint8)
     shown = overlay(image, np.full(shape, value, np.uint8), CLASSES)
     assert shown.shape[0] >= shape[0] and shown.shape[1] >= shape[1]
@@ -89,7 +89,7 @@ def test_any_size_keeps_the_picture_in_the_corner_and_gets_a_legend(shape: tuple
         np.testing.assert_array_equal(shown[: shape[0], : shape[1]], image)
 
 
-def test_wide_pictures_have_the_legend_below_and_tall_ones_at_the_right() -> None:
+def test_wide_images_have_the_legend_below_and_tall_ones_at_the_right() -> None:
     wide = overlay(np.zeros((300, 600, 3), np.uint8), np.ones((300, 600), np.uint8), CLASSES)
     tall = overlay(np.zeros((600, 300, 3), np.uint8), np.ones((600, 300), np.uint8), CLASSES)
     assert wide.shape[1] == 600 and 300 < wide.shape[0] < 400
@@ -106,7 +106,7 @@ def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(overlay(image, mask, CLASSES), whole)
 
 
-def test_a_large_picture_needs_little_memory_beside_the_result() -> None:
+def test_a_large_image_needs_little_memory_beside_the_result() -> None:
     image = np.full((1500, 2000, 3), 90, np.uint8)
     mask = np.ones((1500, 2000), np.uint8)
     mask[::7] = 2
@@ -131,28 +131,28 @@ def test_a_contact_sheet_keeps_aspects_and_order() -> None:
     assert tuple(sheet[60, 60].tolist()) == LEGEND_BACKGROUND
 
 
-def test_a_contact_sheet_has_no_more_columns_than_pictures() -> None:
+def test_a_contact_sheet_has_no_more_columns_than_images() -> None:
     assert contact_sheet([np.zeros((5, 5, 3), np.uint8)], 4, 16).shape == (16, 16, 3)
 
 
-PICTURE = np.zeros((4, 4, 3), np.uint8)
+IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: overlay(PICTURE, MASK[:3], CLASSES), r"size \(4, 4\), found \(3, 4\)"),
-        (lambda: overlay(PICTURE.astype(float), MASK, CLASSES), "found .* float64"),
-        (lambda: overlay(PICTURE[:, :, 0], MASK, CLASSES), r"found \(4, 4\) uint8"),
-        (lambda: overlay(PICTURE[:0], MASK[:0], CLASSES), r"found \(0, 4, 3\)"),
-        (lambda: overlay(PICTURE, MASK.astype(float), CLASSES), "array of integers, found .* float64"),
-        (lambda: overlay(PICTURE, MASK, CLASSES, opacity=1.5), "found 1.5"),
+        (lambda: overlay(IMAGE, MASK[:3], CLASSES), r"size \(4, 4\), found \(3, 4\)"),
+        (lambda: overlay(IMAGE.astype(float), MASK, CLASSES), "found .* float64"),
+        (lambda: overlay(IMAGE[:, :, 0], MASK, CLASSES), r"found \(4, 4\) uint8"),
+        (lambda: overlay(IMAGE[:0], MASK[:0], CLASSES), r"found \(0, 4, 3\)"),
+        (lambda: overlay(IMAGE, MASK.astype(float), CLASSES), "array of integers, found .* float64"),
+        (lambda: overlay(IMAGE, MASK, CLASSES, opacity=1.5), "found 1.5"),
         (lambda: food_shares(np.array([[0, 4]]), CLASSES), "holds id 4, but the class table ends at 3"),
         (lambda: food_shares(np.array([[-1, 1]]), CLASSES), "holds id -1"),
         (lambda: food_shares(np.array([0, 1]), CLASSES), r"found \(2,\)"),
-        (lambda: contact_sheet([]), "found 0 pictures"),
-        (lambda: contact_sheet([PICTURE], columns=0), "0 columns"),
-        (lambda: contact_sheet([PICTURE, MASK]), "picture 1 must be"),
+        (lambda: contact_sheet([]), "found 0 images"),
+        (lambda: contact_sheet([IMAGE], columns=0), "0 columns"),
+        (lambda: contact_sheet([IMAGE, MASK]), "image 1 must be"),
     ],
 )
 def test_mistakes_are_named(call: Callable[[], object], words: str) -> None:

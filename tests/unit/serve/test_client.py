@@ -92,7 +92,7 @@ def test_what_is_sent() -> None:
         ("pixels_per_cm", "12.5"),
     ]:  # fmt: skip
         assert f'name="{name}"\r\n\r\n{value}\r\n' in sent
-    assert 'name="image"; filename="picture"' in sent and "\xff\xd8picture" in sent
+    assert 'name="image"; filename="image"' in sent and "\xff\xd8picture" in sent
 
 
 def test_what_is_not_given_is_not_sent(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_is_not_given_is_not_sent(tmp_path: Path) -> None:
     assert "ingredients" not in server.sent(0) and "authorization" not in server.requests[0].headers
 
 
-def test_a_missing_picture() -> None:
+def test_a_missing_image() -> None:
     with pytest.raises(MissingFile):
         Server().client().segment("no/such.jpg")
 
@@ -124,7 +124,7 @@ def test_patience_ends(pauses: list[float]) -> None:
 
 @pytest.mark.parametrize(
     "refusal",
-    [_refused(503, "sam_not_configured"), _refused(422, "damaged_picture"), _refused(401, "wrong_key"),
+    [_refused(503, "sam_not_configured"), _refused(422, "damaged_image"), _refused(401, "wrong_key"),
      _refused(500, "internal"), _refused(408, "request_timeout", "1")],
     ids=lambda response: response.status_code,
 )  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_server_that_is_away(error: Exception) -> None:
         Server(error).client().models()
 
 
-def test_a_picture_is_sent_to_sam_once() -> None:
+def test_an_image_is_sent_to_sam_once() -> None:
     server = Server(_ok("id-1"), _prompted("id-2"), _prompted("id-2"), _prompted("id-3"))
     client = server.client()
     client.segment(b"one")
@@ -165,7 +165,7 @@ def test_a_picture_is_sent_to_sam_once() -> None:
     assert 'name="image"' in server.sent(3) and "image_id" not in server.sent(3)
 
 
-def test_a_forgotten_picture_is_sent_again() -> None:
+def test_a_forgotten_image_is_sent_again() -> None:
     server = Server(_ok("old"), _refused(404, "image_expired"), _prompted("new"), _prompted("new"))
     client = server.client()
     client.segment(b"one")

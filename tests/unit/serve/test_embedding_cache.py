@@ -1,8 +1,8 @@
-"""The cache of picture embeddings, and the name of a picture's content."""
+"""The cache of image embeddings, and the name of an image's content."""
 
 import numpy as np
 
-from foodseg.serve.embedding_cache import EmbeddingCache, picture_digest
+from foodseg.serve.embedding_cache import EmbeddingCache, image_digest
 
 
 def entry(size: int) -> np.ndarray:
@@ -25,9 +25,9 @@ def test_the_least_recently_used_goes_first_and_bytes_are_counted() -> None:
 
 def test_a_digest_names_content_and_shape() -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert picture_digest(image) == picture_digest(image.copy()) == picture_digest(np.asfortranarray(image))
-    assert len(picture_digest(image)) == 32
-    assert picture_digest(image) != picture_digest(image.reshape(4, 2, 3))
+    assert image_digest(image) == image_digest(image.copy()) == image_digest(np.asfortranarray(image))
+    assert len(image_digest(image)) == 32
+    assert image_digest(image) != image_digest(image.reshape(4, 2, 3))
     other = image.copy()
     other[1, 3, 2] ^= 1
-    assert picture_digest(image) != picture_digest(other)
+    assert image_digest(image) != image_digest(other)

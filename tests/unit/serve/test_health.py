@@ -75,7 +75,7 @@ def test_a_broken_model_is_reported_at_once_and_every_time(error: Exception) -> 
             with pytest.raises(RuntimeError, match="the model is broken"):
                 await health.check()
         model.error = None
-        await health.check()  # it was the picture's fault
+        await health.check()  # it was the image's fault
 
     asyncio.run(run())
 
@@ -172,7 +172,7 @@ def test_each_deployment_fails_its_check_where_its_model_is_broken() -> None:
     asyncio.run(run())
 
 
-def test_an_encoder_that_failed_at_a_picture_is_asked_by_the_next_check() -> None:
+def test_an_encoder_that_failed_at_an_image_is_asked_by_the_next_check() -> None:
     model = Checked()
     threads = {part: ThreadPoolExecutor(1) for part in ("_slow", "_quick")}
     replica = deployed(SamDeployment, _sam=model, _doubt_encoder=False, **threads)
@@ -181,8 +181,8 @@ def test_an_encoder_that_failed_at_a_picture_is_asked_by_the_next_check() -> Non
         raise error
 
     async def run() -> None:
-        with pytest.raises(ApiError):  # the picture's fault, known as such
-            await replica._watched(replica._slow, fail, ApiError(422, "unsuitable_picture", "too narrow"))
+        with pytest.raises(ApiError):  # the image's fault, known as such
+            await replica._watched(replica._slow, fail, ApiError(422, "unsuitable_image", "too narrow"))
         await replica.check_health()
         assert model.asked == [False]
         with pytest.raises(ValueError, match="boom"):

@@ -9,7 +9,7 @@ import pytest
 from foodseg import storage
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.errors import RetryLater, UserError
-from foodseg.serve.model_store import Shelf, parse_wanted
+from foodseg.serve.model_store import ModelStore, parse_wanted
 from foodseg.serve.served_model import ModelCard, checkpoint_sha
 
 
@@ -72,30 +72,30 @@ def wanted(**models: str) -> dict[str, Any]:
     return {"models": models, "default": None}
 
 
-def states(shelf: Shelf) -> dict[str, tuple[str | None, str | None]]:
-    return {s.name: (s.serving and Path(s.serving).name, s.error) for s in shelf.states()}
+def states(store: ModelStore) -> dict[str, tuple[str | None, str | None]]:
+    return {s.name: (s.serving and Path(s.serving).name, s.error) for s in store.states()}
 
 
 def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
     opener, memory = Opener(), Memory()
-    shelf = Shelf(opener, memory)
-    first = shelf.want(wanted(meals=checkpoints["a"], soups=checkpoints["c"]))
+    store = ModelStore(opener, memory)
+    first = store.want(wanted(meals=checkpoints["a"], soups=checkpoints["c"]))
     assert [part.partition("@")[0] for part in first] == ["meals", "soups"]
-    assert [s.default for s in shelf.states()] == [True, False]
-    second = shelf.want(wanted(meals=checkpoints["b"], soups=checkpoints["c"]))
+    assert [s.default for s in store.states()] == [True, False]
+    second = store.want(wanted(meals=checkpoints["b"], soups=checkpoints["c"]))
     assert opener.asked == ["a", "c", "b"]
     assert first[1] == second[1]
-    assert states(shelf) == {"meals": ("b", None), "soups": ("c", None)}
-    assert Path(shelf.model(second[0]).card.uri).name == "b"
+    assert states(store) == {"meals": ("b", None), "soups": ("c", None)}
+    assert Path(store.model(second[0]).card.uri).name == "b"
     assert opener.asked == ["a", "c", "b"]  # the one that was opened already
-    assert Path(shelf.model(first[0]).card.uri).name == "a"  # requests on their way to the old one
+    assert Path(store.model(first[0]).card.uri).name == "a"  # requests on their way to the old one
     assert opener.asked == ["a", "c", "b", "a"]
 
 
 def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path: Path) -> None:
     opener = Opener()
-    shelf = Shelf(opener, Memory())
-    first = shelf.want(wanted(meals=checkpoints["a"]))
+    store = ModelStore(opener, Memory())
+    first = store.want(wanted(meals=checkpoints["a"]))
     opener.failing[checkpoints["b"]] = UserError("the checkpoint b is torn")
     for bad, sentence in [
         (checkpoints["b"], "the checkpoint b is torn"),
@@ -103,33 +103,33 @@ def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path:
         (checkpoints["c"], "RuntimeError: boom"),
     ]:
         opener.failing.setdefault(bad, RuntimeError("boom"))
-        assert shelf.want(wanted(meals=bad)) == first
-        serving, error = states(shelf)["meals"]
+        assert store.want(wanted(meals=bad)) == first
+        serving, error = states(store)["meals"]
         assert serving == "a"
         assert error is not None
         assert sentence in error
-        assert not shelf.may_heal
+        assert not store.may_heal
 
 
 def test_a_reason_that_passes_is_tried_again(checkpoints: dict[str, str]) -> None:
     opener = Opener()
-    shelf = Shelf(opener, Memory())
+    store = ModelStore(opener, Memory())
     opener.failing[checkpoints["a"]] = RetryLater("storage stays away")
-    assert shelf.want(wanted(meals=checkpoints["a"])) == []
-    assert shelf.may_heal
-    assert states(shelf) == {"meals": (None, "storage stays away")}
+    assert store.want(wanted(meals=checkpoints["a"])) == []
+    assert store.may_heal
+    assert states(store) == {"meals": (None, "storage stays away")}
     del opener.failing[checkpoints["a"]]
-    assert len(shelf.want(wanted(meals=checkpoints["a"]))) == 1
-    assert not shelf.may_heal
-    assert states(shelf) == {"meals": ("a", None)}
+    assert len(store.want(wanted(meals=checkpoints["a"]))) == 1
+    assert not store.may_heal
+    assert states(store) == {"meals": ("a", None)}
 
 
 def test_a_process_born_later_serves_the_last_good_one(checkpoints: dict[str, str]) -> None:
     memory = Memory()
-    good = Shelf(Opener(), memory).want(wanted(meals=checkpoints["a"]))
+    good = ModelStore(Opener(), memory).want(wanted(meals=checkpoints["a"]))
     opener = Opener()
     opener.failing[checkpoints["b"]] = UserError("torn")
-    later = Shelf(opener, memory)
+    later = ModelStore(opener, memory)
     assert later.want(wanted(meals=checkpoints["b"])) == good
     assert opener.asked == ["b", "a"]
     assert states(later) == {"meals": ("a", "torn")}
@@ -147,41 +147,41 @@ def write_step(run: Path, step: int) -> str:
 def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
     memory, run = Memory(), tmp_path / "run"
     first = write_step(run, 1)
-    shelf = Shelf(Opener(), memory)
-    served = shelf.want(wanted(meals=str(run)))
+    store = ModelStore(Opener(), memory)
+    served = store.want(wanted(meals=str(run)))
     write_step(run, 2)
-    assert shelf.want(wanted(meals=str(run))) == served
-    later = Shelf(Opener(), memory)  # a replica that is started for more requests, or instead of one that was lost
+    assert store.want(wanted(meals=str(run))) == served
+    later = ModelStore(Opener(), memory)  # a replica that is started for more requests, or instead of one that was lost
     assert later.want(wanted(meals=str(run))) == served
     assert states(later) == {"meals": (Path(first).name, None)}
     # asked for something else and back again, the run means what it means then
-    shelf.want(wanted(meals=write_step(tmp_path / "other", 3)))
-    assert shelf.want(wanted(meals=str(run))) != served
-    assert states(shelf) == {"meals": ("step-00000002", None)}
+    store.want(wanted(meals=write_step(tmp_path / "other", 3)))
+    assert store.want(wanted(meals=str(run))) != served
+    assert states(store) == {"meals": ("step-00000002", None)}
 
 
 def test_what_was_deleted_is_said_and_the_best_that_is_left_serves(tmp_path: Path) -> None:
     memory, run = Memory(), tmp_path / "run"
     first = write_step(run, 1)
-    served = Shelf(Opener(), memory).want(wanted(meals=str(run)))
+    served = ModelStore(Opener(), memory).want(wanted(meals=str(run)))
     second = write_step(run, 2)
     storage.delete(first)
-    later = Shelf(Opener(), memory)
+    later = ModelStore(Opener(), memory)
     found = later.want(wanted(meals=str(run)))
     assert len(found) == 1 and found != served
     serving, error = states(later)["meals"]
     assert serving == "step-00000002"
     assert error is not None and Path(first).name in error and second in error
     assert Path(later.model(found[0]).card.uri).name == "step-00000002"
-    assert Shelf(Opener(), memory).want(wanted(meals=str(run))) == found  # and so it stays
+    assert ModelStore(Opener(), memory).want(wanted(meals=str(run))) == found  # and so it stays
 
 
 def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) -> None:
     memory, run = Memory(), tmp_path / "run"
     first = write_step(run, 1)
-    Shelf(Opener(), memory).want(wanted(meals=first))
+    ModelStore(Opener(), memory).want(wanted(meals=first))
     storage.delete(first)
-    later = Shelf(Opener(), memory)
+    later = ModelStore(Opener(), memory)
     for _ in range(2):
         assert later.want(wanted(meals=first)) == []
     (state,) = later.states()
@@ -192,9 +192,9 @@ def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) ->
 @pytest.mark.parametrize("config", [None, [], {"model": {}}, {"models": {"a": 1}}, {"models": {}, "default": "x"}])
 def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkpoints: dict[str, str]) -> None:
     memory = Memory()
-    shelf = Shelf(Opener(), memory)
-    first = shelf.want(wanted(meals=checkpoints["a"]))
-    for served in (shelf, Shelf(Opener(), memory)):  # also where a process starts with it
+    store = ModelStore(Opener(), memory)
+    first = store.want(wanted(meals=checkpoints["a"]))
+    for served in (store, ModelStore(Opener(), memory)):  # also where a process starts with it
         assert served.want(config) == first
         serving, error = states(served)["meals"]
         assert serving == "a"
@@ -203,9 +203,9 @@ def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkp
 
 def test_a_checkpoint_that_changed_in_place_is_not_served_under_its_old_name(checkpoints: dict[str, str]) -> None:
     memory = Memory()
-    (good,) = Shelf(Opener(), memory).want(wanted(meals=checkpoints["a"]))
+    (good,) = ModelStore(Opener(), memory).want(wanted(meals=checkpoints["a"]))
     storage.write_text(f"{checkpoints['a']}/manifest.json", "another")
-    later = Shelf(Opener(), memory)
+    later = ModelStore(Opener(), memory)
     with pytest.raises(UserError, match="changed"):
         later.model(good)
     with pytest.raises(UserError, match="was ever served"):
@@ -221,12 +221,12 @@ def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
         def __call__(self, name: str, uri: str, sha: str) -> Any:
             if Path(uri).name == "a" and not self.asked:
                 self.asked.append("a")
-                assert len(shelf.want(wanted(meals=checkpoints["b"]))) == 1  # comes in while a is still loading
+                assert len(store.want(wanted(meals=checkpoints["b"]))) == 1  # comes in while a is still loading
             return super().__call__(name, uri, sha)
 
-    shelf = Shelf(Nested(), memory)
-    assert shelf.want(wanted(meals=checkpoints["a"])) == []
-    assert states(shelf) == {"meals": ("b", None)}
+    store = ModelStore(Nested(), memory)
+    assert store.want(wanted(meals=checkpoints["a"])) == []
+    assert states(store) == {"meals": ("b", None)}
 
 
 def test_parse_wanted() -> None:

@@ -22,14 +22,14 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "a", seed=1)
 
 
-def test_a_batch_answers_as_each_picture_alone_and_as_the_predictor(uri: str) -> None:
+def test_a_batch_answers_as_each_image_alone_and_as_the_predictor(uri: str) -> None:
     served = ServedModel("meals", uri, checkpoint_sha(uri))
     loaded = load_checkpoint(uri)
     predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
     images = [meal(seed, 120, 160) for seed in range(3)]
     canvas = served.canvas(120, 160, ())
     assert canvas == (96, 96)  # 120 x 160 is shown as 72 x 96, and 72 is padded
-    together = served.label(images, [(120, 160)] * 3, canvas, unsure_below=0.5)
+    together = served.label(images, [(120, 160)] * 3, canvas, confidence_below=0.5)
     for image, answer in zip(images, together, strict=True):
         logits = predictor.logits(image, 120, 160)
         ids, confidence = logits.ids_and_confidence(1.0)

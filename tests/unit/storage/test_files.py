@@ -251,7 +251,7 @@ def test_an_object_written_anew_while_it_is_read_is_read_again(bucket: str, newe
     uri = storage.join(bucket, "a")
 
     class Overtaken:
-        """A client of which the first object opened is written anew at once."""
+        """A client of which the first object opened is written again at once."""
 
         def open_input_file(self, path: str) -> pyarrow.NativeFile:
             stream = real.open_input_file(path)

@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 @pytest.mark.parametrize("uri", [NAME, f"{NAME}@main", f"{NAME}@{COMMIT}", f"{NAME}/"])
-def test_pictures_and_masks_of_a_data_set_on_the_hub(uri: str, hub: HubServer) -> None:
+def test_images_and_masks_of_a_data_set_on_the_hub(uri: str, hub: HubServer) -> None:
     listing = list_source(uri)
     assert [record.split for record in listing.records] == ["train"] * 5 + ["test"] * 2
     assert listing.records[0].image_id == "00000000"

@@ -146,10 +146,10 @@ def test_two_commands_in_one_folder_keep_each_others_entries(tmp_path: Path) -> 
 
 
 def demo(out: Path, finished: bool = True) -> None:
-    renew_folder(out, ["run", "pictures.png"])
+    renew_folder(out, ["run", "images.png"])
     (out / "run").mkdir()
     (out / "run" / "model").write_text("m")
-    (out / "pictures.png").write_text("p")
+    (out / "images.png").write_text("p")
     if finished:
         note_folder(out)
 
@@ -159,7 +159,7 @@ def test_a_folder_of_the_same_command_is_renewed(tmp_path: Path, finished: bool)
     out = tmp_path / "demo"
     demo(out, finished)
     (out / ".DS_Store").write_text("")
-    renew_folder(out, ["run", "pictures.png"])
+    renew_folder(out, ["run", "images.png"])
     assert [path.name for path in out.iterdir()] == [FOLDER_MARK]
 
 
@@ -182,7 +182,7 @@ def test_a_folder_that_is_not_of_the_command_or_holds_its_input_stays(tmp_path: 
         demo(tmp_path)
     demo(tmp_path / "demo")
     with pytest.raises(UserError, match="which is read: name another folder"):
-        renew_folder(tmp_path / "demo", ["run", "pictures.png"], inputs=[str(tmp_path / "demo" / "run")])
+        renew_folder(tmp_path / "demo", ["run", "images.png"], inputs=[str(tmp_path / "demo" / "run")])
     (tmp_path / "link").symlink_to(tmp_path / "demo")
-    renew_folder(tmp_path / "link", ["run", "pictures.png"])
+    renew_folder(tmp_path / "link", ["run", "images.png"])
     assert [path.name for path in (tmp_path / "demo").iterdir()] == [FOLDER_MARK]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A drawn data set of the module's own."""
-    return write_drawn(tmp_path_factory.mktemp("data"))
+    return write_synthetic(tmp_path_factory.mktemp("data"))

@@ -9,20 +9,20 @@ from foodseg.train.batch_size import micro_batch_size, require_statistics
 from foodseg.train.loop import train
 from foodseg.train.run import prepare_run
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 RESNET = "model.backbone=resnet18"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"), val=2)
+    return write_synthetic(tmp_path_factory.mktemp("data"), val=2)
 
 
 def test_micro_batches_are_all_of_one_size(data, tmp_path):
     sizes = {}
     for batch, most in ((3, 2), (8, 16), (8, 3), (7, 4), (12, 5)):
-        config = drawn_config(data, tmp_path / "r", f"train.global_batch={batch}", f"train.micro_batch={most}")
+        config = synthetic_config(data, tmp_path / "r", f"train.global_batch={batch}", f"train.micro_batch={most}")
         sizes[batch, most] = micro_batch_size(config, 1)
     assert sizes == {(3, 2): 1, (8, 16): 8, (8, 3): 2, (7, 4): 1, (12, 5): 4}
 
@@ -38,7 +38,7 @@ def test_micro_batches_are_all_of_one_size(data, tmp_path):
     ],
 )
 def test_one_value_per_channel_is_refused(data, tmp_path, settings, who):
-    config = drawn_config(data, tmp_path / "r", RESNET, "augment.crop=32", *settings)
+    config = synthetic_config(data, tmp_path / "r", RESNET, "augment.crop=32", *settings)
     with pytest.raises(
         UserError, match=rf"^{who} .*crop of 32 pixels the layer backbone\.\S+ of resnet18 sees one value"
     ):
@@ -57,7 +57,7 @@ def test_one_value_per_channel_is_refused(data, tmp_path, settings, who):
 )
 def test_what_is_taken_trains(data, tmp_path, settings):
     run, context = prepared(
-        drawn_config(data, tmp_path / "r", RESNET, "train.steps=1", "data.val_split=null", *settings)
+        synthetic_config(data, tmp_path / "r", RESNET, "train.steps=1", "data.val_split=null", *settings)
     )
     assert train(run.config, run.manifest, run.total_steps, context)["step"] == 1
 
@@ -80,19 +80,19 @@ class Normless(nn.Module):
 
 
 def test_pooled_branches_and_models_without_batch_norm(data, tmp_path):
-    one = drawn_config(data, tmp_path / "r", "train.global_batch=1", "augment.crop=512")
+    one = synthetic_config(data, tmp_path / "r", "train.global_batch=1", "augment.crop=512")
     with pytest.raises(UserError, match=r"the layer pooled\.2 of"):
         require_statistics(Pooled(), one)
-    require_statistics(Pooled(), drawn_config(data, tmp_path / "r", "train.global_batch=2"))
+    require_statistics(Pooled(), synthetic_config(data, tmp_path / "r", "train.global_batch=2"))
     require_statistics(Normless(), one)
 
 
 def test_statistics_over_all_workers_need_one_image_each(data, tmp_path):
     gpus = ["scaling.use_gpu=true", "train.batch_norm=sync"]
     require_statistics(
-        Pooled(), drawn_config(data, tmp_path / "r", "train.global_batch=2", "scaling.num_workers=2", *gpus)
+        Pooled(), synthetic_config(data, tmp_path / "r", "train.global_batch=2", "scaling.num_workers=2", *gpus)
     )
     with pytest.raises(UserError, match=r"^training sees one image"):
         require_statistics(
-            Pooled(), drawn_config(data, tmp_path / "r", "train.global_batch=1", "scaling.num_workers=1", *gpus)
+            Pooled(), synthetic_config(data, tmp_path / "r", "train.global_batch=1", "scaling.num_workers=1", *gpus)
         )

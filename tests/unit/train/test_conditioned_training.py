@@ -9,17 +9,17 @@ from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.segmenter import SegmenterOutput
-from foodseg.train.conditioning import student_lists
+from foodseg.train.conditioning import student_conditioning
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.support.compare import assert_close, close
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import IGNORE, drawn_config, write_table
+from tests.support.synthetic_set import IGNORE, synthetic_config, write_table
 
-K = len(PLATE_CLASSES)
+K = len(SYNTHETIC_CLASSES)
 ON = ("loss.distill=1", "distill.ramp=0", "optim.warmup=0", "data.val_split=null")
 
 
@@ -47,7 +47,7 @@ class Recorder(nn.Module):
 
 
 def a_batch() -> Batch:
-    """Four pictures of 16 x 16: from a source that annotates all, one that annotates 1 and 2, two without masks."""
+    """Four images of 16 x 16: from a source that annotates all, one that annotates 1 and 2, two without masks."""
     masks = np.full((4, 16, 16), IGNORE, np.uint8)
     masks[0, :8], masks[0, 8:], masks[1, :2] = 0, 3, 2
     ingredients = np.zeros((4, K), bool)
@@ -69,7 +69,7 @@ def a_batch() -> Batch:
 def a_task(config: ExperimentConfig) -> SegmentationTask:
     text = torch.randn(K, 16, generator=torch.Generator().manual_seed(0)) if config.model.fusion != "none" else None
     annotated = {"all": None, "some": (0, 1, 2)}
-    return SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
+    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
 
 
 def listed(*ids: int) -> list[bool]:
@@ -88,40 +88,42 @@ def told(config: ExperimentConfig) -> tuple[torch.Tensor | None, torch.Tensor | 
 
 
 def test_the_teacher_is_told_the_truth_and_the_student_a_drawn_list(names):
-    config = drawn_config("data", "run", "model.fusion=cross_attention", names, *ON, "distill.list_mix=[0, 1, 0, 0]")
+    config = synthetic_config(
+        "data", "run", "model.fusion=cross_attention", names, *ON, "distill.conditioning_mix=[0, 1, 0, 0]"
+    )
     for lists in told(config):
         assert lists is not None and lists.tolist() == [listed(3), SOME, EVERY, EVERY]
-    config = drawn_config("data", "run", "model.fusion=cross_attention", names, *ON)
+    config = synthetic_config("data", "run", "model.fusion=cross_attention", names, *ON)
     student, teacher = told(config)
     assert teacher is not None and teacher.tolist() == [listed(3), SOME, EVERY, EVERY]
     possible = torch.tensor([listed(3), SOME, listed(), listed(*range(3, K))])
-    expected = student_lists(possible, torch.tensor([True, True, False, False]), torch.arange(4), config.distill)
+    expected = student_conditioning(possible, torch.tensor([True, True, False, False]), torch.arange(4), config.distill)
     assert student is not None and torch.equal(student, expected)
 
 
 def test_a_teacher_of_the_vocabulary_is_told_nothing_and_the_student_no_less(names):
     settings = ["model.fusion=cross_attention", names, *ON]
-    student, teacher = told(drawn_config("data", "run", *settings, "distill.teacher_list=vocabulary"))
+    student, teacher = told(synthetic_config("data", "run", *settings, "distill.teacher_conditioning=vocabulary"))
     assert teacher is None and student is not None
-    assert torch.equal(student, told(drawn_config("data", "run", *settings))[0])
+    assert torch.equal(student, told(synthetic_config("data", "run", *settings))[0])
 
 
 def test_the_student_is_told_the_same_without_a_teacher(names):
-    """So that arms with and without distillation differ in nothing else."""
+    """So that variants with and without distillation differ in nothing else."""
     settings = ["model.fusion=cross_attention", names]
     alone, with_teacher = Recorder(), Recorder()
-    a_task(drawn_config("data", "run", *settings)).loss(alone, a_batch(), 5)
-    a_task(drawn_config("data", "run", *settings, *ON)).loss(with_teacher, a_batch(), 5, Recorder())
+    a_task(synthetic_config("data", "run", *settings)).loss(alone, a_batch(), 5)
+    a_task(synthetic_config("data", "run", *settings, *ON)).loss(with_teacher, a_batch(), 5, Recorder())
     assert alone.told[0] is not None and torch.equal(alone.told[0], with_teacher.told[0])
 
 
 def test_a_model_without_text_is_told_nothing():
-    assert told(drawn_config("data", "run", *ON)) == (None, None)
+    assert told(synthetic_config("data", "run", *ON)) == (None, None)
 
 
 def test_the_head_learns_of_names_that_are_known(names):
-    """Of the second picture's source 1 and 2 alone; of pictures without a mask nothing; of background never."""
-    task = a_task(drawn_config("data", "run", "model.ingredient_head=true", "loss.ingredients=2"))
+    """Of the second image's source 1 and 2 alone; of images without a mask nothing; of background never."""
+    task = a_task(synthetic_config("data", "run", "model.ingredient_head=true", "loss.ingredients=2"))
     assert task.weights_at(0) == {"cross_entropy": 1.0, "ingredients": 2.0}
     assert task.counts(a_batch(), 0)["ingredients"].item() == (K - 1) + 2
     found = task.loss(Recorder(), a_batch(), 0)["ingredients"].item()
@@ -130,7 +132,7 @@ def test_the_head_learns_of_names_that_are_known(names):
 
 
 def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
-    task = a_task(drawn_config("data", "run", "model.fusion=score_map", "loss.score_map=0.5", names))
+    task = a_task(synthetic_config("data", "run", "model.fusion=score_map", "loss.score_map=0.5", names))
     batch = a_batch()
     thinned = batch.mask.long()[:, 2::4, 2::4]
     assert task.counts(batch, 0)["score_map"].item() == 16 == (thinned != IGNORE).sum()
@@ -141,7 +143,7 @@ def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
 
 def test_what_the_teachers_terms_are_divided_by():
     """Pixels that are no padding, whether there is a mask or not."""
-    counts = a_task(drawn_config("data", "run", *ON, "loss.features=1")).counts(a_batch(), 5)
+    counts = a_task(synthetic_config("data", "run", *ON, "loss.features=1")).counts(a_batch(), 5)
     assert {name: int(count) for name, count in counts.items()} == {
         "cross_entropy": 256 + 32,
         "distill": 256 + 160 + 256 + 16,
@@ -159,7 +161,7 @@ FUSIONS = {
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_parameter_is_taught(data, names, tmp_path, fusion):
     """DDP waits for the gradient of each: one that no term reaches would end a run on two workers."""
-    run, context = prepared(drawn_config(data, tmp_path / "r", names, *FUSIONS[fusion], *ON))
+    run, context = prepared(synthetic_config(data, tmp_path / "r", names, *FUSIONS[fusion], *ON))
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     (batch,) = context.batches(0, 1)
     sum(trainer.task.loss(trainer.student, batch, 0, trainer.teacher.module).values()).backward()
@@ -170,11 +172,11 @@ def test_every_parameter_is_taught(data, names, tmp_path, fusion):
 def test_a_resumed_run_with_names_is_the_undisturbed_one(data, names, tmp_path, fusion):
     settings = [names, *FUSIONS[fusion], *ON, "train.steps=4", "loss.features=0.5"]
     for name, stops in {"whole": [], "parts": [False, True]}.items():
-        run, context = prepared(drawn_config(data, tmp_path / name, *settings))
+        run, context = prepared(synthetic_config(data, tmp_path / name, *settings))
         answers = iter(stops)
         context.stop_requested = lambda answers=answers: next(answers, False)  # type: ignore[method-assign,misc]
         Trainer(run.config, run.manifest, run.total_steps, context).run()
-    run, context = prepared(drawn_config(data, tmp_path / "parts", *settings), resume=True)
+    run, context = prepared(synthetic_config(data, tmp_path / "parts", *settings), resume=True)
     assert Trainer(run.config, run.manifest, run.total_steps, context).run()["step"] == 4
     one, other = (load_checkpoint(newest_checkpoint(str(tmp_path / name)) or "") for name in ("whole", "parts"))
     for found, expected in ((one.student, other.student), (one.teacher, other.teacher)):

@@ -5,18 +5,20 @@ import pytest
 import torch
 
 from foodseg.config.distill import DistillConfig
-from foodseg.train.conditioning import student_lists, teacher_lists
+from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
 N, K, PRESENT = 4000, 401, 60
 KINDS = {"all": (1, 0, 0, 0), "exact": (0, 1, 0, 0), "some": (0, 0, 1, 0), "missing": (0, 0, 0, 1)}
 
 
 def drawn(count: int = N, seeds: torch.Tensor | None = None, **config: object) -> torch.Tensor:
-    """The lists of pictures on which the ids 1..PRESENT of K are."""
+    """The lists of images on which the ids 1..PRESENT of K are."""
     present = torch.zeros(count, K, dtype=torch.bool)
     present[:, 1 : PRESENT + 1] = True
     seeds = torch.arange(count) if seeds is None else seeds
-    return student_lists(present, torch.ones(count, dtype=torch.bool), seeds, DistillConfig.model_validate(config))
+    return student_conditioning(
+        present, torch.ones(count, dtype=torch.bool), seeds, DistillConfig.model_validate(config)
+    )
 
 
 def test_how_often_each_kind_comes():
@@ -31,14 +33,14 @@ def test_how_often_each_kind_comes():
 
 
 def test_the_shares_are_those_of_the_config():
-    lists = drawn(1000, list_mix=(0.1, 0.9, 0, 0))
+    lists = drawn(1000, conditioning_mix=(0.1, 0.9, 0, 0))
     assert lists.all(1).float().mean().item() == pytest.approx(0.1, abs=0.03)
     assert (lists.sum(1) == PRESENT + 1).float().mean().item() == pytest.approx(0.9, abs=0.03)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind(kind):
-    lists = drawn(500, list_mix=KINDS[kind])
+    lists = drawn(500, conditioning_mix=KINDS[kind])
     assert lists.dtype == torch.bool and lists.shape == (500, K) and lists[:, 0].all()
     named, others = lists[:, 1 : PRESENT + 1], lists[:, PRESENT + 1 :]
     kept = others.float().mean(1)
@@ -54,8 +56,8 @@ def test_each_kind(kind):
 
 
 def test_how_many_present_names_are_left_out_is_a_setting():
-    assert drawn(500, list_mix=KINDS["missing"], drop=0)[:, 1 : PRESENT + 1].all()
-    named = drawn(500, list_mix=KINDS["missing"], drop=0.5)[:, 1 : PRESENT + 1]
+    assert drawn(500, conditioning_mix=KINDS["missing"], drop=0)[:, 1 : PRESENT + 1].all()
+    named = drawn(500, conditioning_mix=KINDS["missing"], drop=0.5)[:, 1 : PRESENT + 1]
     assert named.float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
@@ -74,22 +76,24 @@ def test_the_random_numbers_are_not_those_of_the_view():
     assert abs(np.corrcoef(first, whole)[0, 1]) < 0.08
 
 
-def test_of_an_unlabelled_picture_nothing_is_known():
+def test_of_an_unlabelled_image_nothing_is_known():
     present = torch.tensor([[False, True, False], [False, False, False]])
     known = torch.tensor([True, False])
-    config = DistillConfig(list_mix=KINDS["exact"])
-    assert student_lists(present, known, torch.arange(2), config).tolist() == [[True, True, False], [True] * 3]
-    told = teacher_lists(present, known, config)
+    config = DistillConfig(conditioning_mix=KINDS["exact"])
+    assert student_conditioning(present, known, torch.arange(2), config).tolist() == [[True, True, False], [True] * 3]
+    told = teacher_conditioning(present, known, config)
     assert told is not None and told.tolist() == [[True, True, False], [True] * 3]
     assert present.tolist() == [[False, True, False], [False] * 3]  # not written to
 
 
-def test_a_picture_of_no_ingredient_has_a_list_of_background():
+def test_an_image_of_no_ingredient_has_a_list_of_background():
     present, known = torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
-    exact = DistillConfig(list_mix=KINDS["exact"])
-    assert student_lists(present, known, torch.zeros(1, dtype=torch.int64), exact).tolist() == [[True] + [False] * 3]
+    exact = DistillConfig(conditioning_mix=KINDS["exact"])
+    assert student_conditioning(present, known, torch.zeros(1, dtype=torch.int64), exact).tolist() == [
+        [True] + [False] * 3
+    ]
 
 
 def test_a_teacher_that_sees_the_vocabulary_is_told_nothing():
     present, known = torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
-    assert teacher_lists(present, known, DistillConfig(teacher_list="vocabulary")) is None
+    assert teacher_conditioning(present, known, DistillConfig(teacher_conditioning="vocabulary")) is None

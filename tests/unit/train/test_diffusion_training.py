@@ -13,20 +13,20 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.batch import Batch
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.losses.distillation import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.models.backbones import latents
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.predict.canvas_batch import BatchPredictor
 from foodseg.predict.predictor import Predictor
-from foodseg.train.conditioning import student_lists
+from foodseg.train.conditioning import student_conditioning
 from foodseg.train.loop import Trainer
 from tests.support.compare import assert_close, close
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_table
+from tests.support.synthetic_set import synthetic_config, write_table
 
-K = len(PLATE_CLASSES)
+K = len(SYNTHETIC_CLASSES)
 TAUGHT = (
     "loss.distill=1", "loss.features=0.5", "loss.stages=0.5", "loss.deeper=0.2", "loss.attention=0.3",
     "distill.ramp=0", "optim.warmup=0",
@@ -43,7 +43,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def tiny(data: str, run: object, names: str, *settings: str) -> ExperimentConfig:
-    return drawn_config(
+    return synthetic_config(
         data, str(run), "model.kind=diffusion", "model.backbone=tiny", "model.strides=[8, 16, 32, 64]", names,
         "model.fusion=cross_attention", "augment.longest_side=64", "eval.longest_side=64", "train.steps=2",
         "data.val_split=null", *settings,
@@ -135,11 +135,11 @@ def test_a_checkpoint_is_a_whole_model(data, names, tmp_path, unet):
     torn = {name: tensor for name, tensor in checkpoint.teacher.items() if name != "classifier.bias"}
     with pytest.raises(UserError, match=r"is not whole: classifier\.bias is missing"):
         load_model(replace(checkpoint, teacher=torn), "ema")
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     for weights, own in (("student", trainer.student.eval()), ("ema", trainer.teacher.module)):
         model = load_model(checkpoint, weights)
         with torch.no_grad():
-            assert torch.equal(model(picture).logits, own(picture).logits)
+            assert torch.equal(model(image).logits, own(image).logits)
 
 
 def test_every_parameter_is_taught(data, names, tmp_path):
@@ -163,7 +163,7 @@ def test_rates(data, names, tmp_path):
 
 
 def a_batch() -> Batch:
-    """Two pictures of 64 x 64, of the second one the upper half is real."""
+    """Two images of 64 x 64, of the second one the upper half is real."""
     ingredients = np.zeros((2, K), bool)
     ingredients[0, 3] = True
     return Batch.from_arrays(
@@ -217,13 +217,13 @@ def test_terms_are_sums_over_stages_and_maps(data, names, tmp_path):
         assert expected > 0
 
 
-def test_the_head_learns_from_pictures_that_were_told_all_names(data, names, tmp_path):
+def test_the_head_learns_from_images_that_were_told_all_names(data, names, tmp_path):
     """The features know the list, so that from the others it would learn to read that."""
-    trainer = trainer_of(tiny(data, tmp_path / "r", names, *GUESSES, "distill.list_mix=[0.5, 0.5, 0, 0]"))
+    trainer = trainer_of(tiny(data, tmp_path / "r", names, *GUESSES, "distill.conditioning_mix=[0.5, 0.5, 0, 0]"))
     seeds = torch.arange(16)
     batch = a_batch()
     drawn = [
-        student_lists(batch.ingredients[:1], batch.list_known[:1], seed[None], trainer.config.distill)[0].all()
+        student_conditioning(batch.ingredients[:1], batch.list_known[:1], seed[None], trainer.config.distill)[0].all()
         for seed in seeds
     ]
     assert 0 < sum(map(int, drawn)) < 16
@@ -269,7 +269,7 @@ def test_a_list_changes_the_scores(trained):
 
 
 def test_kept_latents_change_nothing(data, names, tmp_path, monkeypatch):
-    """Student and teacher see the same pixels where colours stay, so each picture goes through the VAE once in all."""
+    """Student and teacher see the same pixels where colours stay, so each image goes through the VAE once in all."""
     still = ("augment.crop=64", "augment.scale=[1, 1]", "augment.contrast=[1, 1]", "augment.brightness=0")
     made = []
     real = latents.encoded
@@ -279,13 +279,13 @@ def test_kept_latents_change_nothing(data, names, tmp_path, monkeypatch):
     assert made == []
     cached = tiny(data, tmp_path / "cached", names, *settings, f"train.latent_cache={tmp_path / 'latents'}")
     trainer_of(cached).run()
-    pictures = len(list((tmp_path / "latents").rglob("*.safetensors")))
-    assert sum(made) == pictures == 12  # all of the data set, in 16 rows that two networks see
+    images = len(list((tmp_path / "latents").rglob("*.safetensors")))
+    assert sum(made) == images == 12  # all of the data set, in 16 rows that two networks see
     made.clear()
     trainer_of(tiny(data, tmp_path / "again", names, *settings, f"train.latent_cache={tmp_path / 'latents'}")).run()
     assert made == []
     assert same(newest(tmp_path / "cached").student, newest(tmp_path / "again").student)
-    # latents of one picture and of a batch may round otherwise, of which Adam makes weights where a gradient is 0
+    # latents of one image and of a batch may round otherwise, of which Adam makes weights where a gradient is 0
     plain, cached = (
         [json.loads(line)["loss/cross_entropy"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
         for run in ("plain", "cached")

@@ -1,4 +1,4 @@
-"""One update on 1 x 8, 4 + 4 accumulated, 2 x 4 and 2 x (2 + 2) pictures: the same gradients, or the count is wrong."""
+"""One update on 1 x 8, 4 + 4 accumulated, 2 x 4 and 2 x (2 + 2) images: the same gradients, or the count is wrong."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
 from tests.support.gloo_rank import first_gradients, prepared
-from tests.support.synthetic_set import drawn_config, write_table
+from tests.support.synthetic_set import synthetic_config, write_table
 
 ROOT = Path(__file__).parents[3]
 LOSSES = {
@@ -38,12 +38,12 @@ LOSSES = {
     ],
     "film": [
         "loss.cross_entropy=1e-2", "loss.features=5", "augment.scale=[0.4, 0.9]",
-        "distill.list_mix=[0.2, 0.2, 0.2, 0.4]",
+        "distill.conditioning_mix=[0.2, 0.2, 0.2, 0.4]",
         "loss.ingredients=1", "model.ingredient_head=true", "model.fusion=film",
         "model.text={kind: table, table: TABLE}",
     ],
     "cross_attention": [
-        "loss.distill=1", "distill.ramp=0", "optim.warmup=0", "distill.list_mix=[0.2, 0.2, 0.2, 0.4]",
+        "loss.distill=1", "distill.ramp=0", "optim.warmup=0", "distill.conditioning_mix=[0.2, 0.2, 0.2, 0.4]",
         "model.fusion=cross_attention", "model.text={kind: table, table: TABLE}",
     ],
     "stages": [
@@ -53,7 +53,7 @@ LOSSES = {
     "diffusion": [
         "loss.cross_entropy=1e-3", "loss.attention=20", "loss.stages=1", "loss.ingredients=1",
         "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",
-        "distill.list_mix=[0.2, 0.2, 0.2, 0.4]", "model.kind=diffusion", "model.backbone=tiny",
+        "distill.conditioning_mix=[0.2, 0.2, 0.2, 0.4]", "model.kind=diffusion", "model.backbone=tiny",
         # at stride 64 a crop is one place, whose GroupNorm makes much of a rounding error
         "model.strides=[8, 16, 32]", "model.fusion=cross_attention", "model.text={kind: table, table: TABLE}",
         "model.ingredient_head=true",
@@ -84,10 +84,10 @@ def losses(tmp_path_factory) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def whole(data, losses, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
-    """Gradients of one process that takes the 8 pictures at once."""
+    """Gradients of one process that takes the 8 images at once."""
     found = {}
     for name, loss in losses.items():
-        found[name] = gradients(drawn_config(data, tmp_path_factory.mktemp("run") / "r", *SAME, *loss))
+        found[name] = gradients(synthetic_config(data, tmp_path_factory.mktemp("run") / "r", *SAME, *loss))
     return found
 
 
@@ -105,13 +105,13 @@ def assert_close(found, expected) -> None:
         )
 
 
-# one picture at a time is the same code as four, and the diffusion models are slow
+# one image at a time is the same code as four, and the diffusion models are slow
 @pytest.mark.parametrize(
     ("name", "micro_batch"),
     [(name, 4) for name in LOSSES] + [(name, 1) for name in LOSSES if not name.startswith("diffusion")],
 )
 def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
-    config = drawn_config(data, tmp_path / "r", *SAME, *losses[name], f"train.micro_batch={micro_batch}")
+    config = synthetic_config(data, tmp_path / "r", *SAME, *losses[name], f"train.micro_batch={micro_batch}")
     assert_close(gradients(config), whole[name])
 
 
@@ -121,7 +121,7 @@ def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
 )
 def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_path, name, term):
     """Else the mean of means would be the mean, and the tests above would prove nothing."""
-    run, context = prepared(drawn_config(data, tmp_path / "r", *SAME, *losses[name], "train.micro_batch=4"))
+    run, context = prepared(synthetic_config(data, tmp_path / "r", *SAME, *losses[name], "train.micro_batch=4"))
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     halves = [int(trainer.task.counts(batch, 0)[term]) for batch in context.batches(0, 1)]
     assert len(halves) == 2
@@ -141,7 +141,7 @@ def test_the_teacher_moves_the_gradients(data, losses, whole, tmp_path, name, te
     """Those of the parameters that begin with `part`."""
     weights = [f"loss.{term}=0" for term in terms]
     settings = [word for word in losses[name] if not word.startswith("distill.stages")]
-    without = gradients(drawn_config(data, tmp_path / "r", *SAME, *settings, *weights))
+    without = gradients(synthetic_config(data, tmp_path / "r", *SAME, *settings, *weights))
     size = {n: float(g.norm()) for n, g in whole[name].items() if n.startswith(part)}
     shift = {n: float((without[n] - whole[name][n]).norm()) for n in size}
     assert sum(shift[n] > 0.5 * size[n] for n in size) > 0.8 * len(size)
@@ -152,14 +152,17 @@ def two_ranks(data, losses, tmp_path_factory):
     """What two processes under DDP computed for each configuration."""
     folder = tmp_path_factory.mktemp("ranks")
     trees = {
-        **{name: drawn_config(data, folder / name, *SAME, *losses[name]) for name in AT_ONCE},
+        **{name: synthetic_config(data, folder / name, *SAME, *losses[name]) for name in AT_ONCE},
         **{
-            name: drawn_config(data, folder / name.replace(" ", "-"), *SAME, *losses[of], "train.micro_batch=2")
+            name: synthetic_config(data, folder / name.replace(" ", "-"), *SAME, *losses[of], "train.micro_batch=2")
             for name, of in ACCUMULATED.items()
         },
-        "live": drawn_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
-        "live without validation": drawn_config(data, folder / "live-without-validation", *LIVE),
-        **{name: drawn_config(data, folder / name.replace(" ", "-"), *LIVE, *loss) for name, loss in TEACHING.items()},
+        "live": synthetic_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
+        "live without validation": synthetic_config(data, folder / "live-without-validation", *LIVE),
+        **{
+            name: synthetic_config(data, folder / name.replace(" ", "-"), *LIVE, *loss)
+            for name, loss in TEACHING.items()
+        },
     }
     (folder / "configs.json").write_text(json.dumps([tree.model_dump(mode="json") for tree in trees.values()]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -192,7 +195,7 @@ def test_two_ranks_that_accumulate(two_ranks, whole, name, of):
 
 @pytest.mark.parametrize("name", TEACHING)
 def test_two_ranks_learn_from_one_teacher(two_ranks, name):
-    """Live BatchNorm has each rank count its own pictures; the teacher of all is that of rank 0's statistics."""
+    """Live BatchNorm has each rank count its own images; the teacher of all is that of rank 0's statistics."""
     one, two = (rank["buffers"]["teacher"] for rank in two_ranks[1][name])
     averages = [key for key in one if key.endswith(("running_mean", "running_var"))]
     assert averages and all(torch.equal(one[key], two[key]) for key in one)
@@ -205,7 +208,7 @@ def test_the_halves_have_other_statistics(two_ranks):
 
 
 def test_two_ranks_score_the_model_that_is_saved(two_ranks):
-    """Each rank has BatchNorm statistics of its own pictures; the score is that of rank 0's, which are saved."""
+    """Each rank has BatchNorm statistics of its own images; the score is that of rank 0's, which are saved."""
     folder, results = two_ranks
     histories = [rank["history"] for rank in results["live"]]
     assert histories[0] == histories[1] and len(histories[0]) == 1

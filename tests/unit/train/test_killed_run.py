@@ -13,7 +13,7 @@ import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import newest_checkpoint
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
@@ -45,12 +45,12 @@ def log_lines(run: Path) -> list[dict]:
 
 
 def test_killed_and_resumed(tmp_path):
-    data = write_drawn(tmp_path / "data")
+    data = write_synthetic(tmp_path / "data")
     settings = ["train.steps=10", "train.checkpoint_every=4", "model.dropout=0.2", "data.val_split=null"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    victim = start(drawn_config(data, killed, *settings), "slow")
-    undisturbed = start(drawn_config(data, whole, *settings), "plain")
+    victim = start(synthetic_config(data, killed, *settings), "slow")
+    undisturbed = start(synthetic_config(data, whole, *settings), "plain")
     try:
         deadline = time.monotonic() + 200
         while not any(line["step"] == 6 for line in log_lines(killed)):
@@ -64,7 +64,7 @@ def test_killed_and_resumed(tmp_path):
             process.kill()
     assert newest_checkpoint(str(killed)).endswith("step-00000004")
 
-    assert start(drawn_config(data, killed, *settings), "resume").wait(timeout=200) == 0
+    assert start(synthetic_config(data, killed, *settings), "resume").wait(timeout=200) == 0
     expected, found = (load_checkpoint(newest_checkpoint(str(run))) for run in (whole, killed))
     assert expected.step == found.step == 10
     for name, tensor in expected.student.items():

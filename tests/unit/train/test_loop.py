@@ -18,7 +18,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest, write_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import Predictor
@@ -28,7 +28,7 @@ from foodseg.train.loop import Trainer, train
 from foodseg.train.validation import validate, validation_counts
 from tests.support.compare import assert_close, close
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,14 +76,14 @@ def assert_same(found, expected, where: str = "") -> None:
 def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
     settings = ["train.steps=6", "model.dropout=0.2", "train.validate_every=3", *settings]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert go(drawn_config(data, whole, *settings))["step"] == 6
-    assert go(drawn_config(data, parts, *settings), stop_after=4) == {
+    assert go(synthetic_config(data, whole, *settings))["step"] == 6
+    assert go(synthetic_config(data, parts, *settings), stop_after=4) == {
         "step": 4,
         "stopped": True,
         "miou": newest(parts).history[-1]["miou"],
     }
     assert newest(parts).step == 4
-    assert go(drawn_config(data, parts, *settings), resume=True)["stopped"] is False
+    assert go(synthetic_config(data, parts, *settings), resume=True)["stopped"] is False
     one, other = newest(parts), newest(whole)
     for name in ("step", "student", "teacher", "trainer", "history"):
         assert_same(getattr(one, name), getattr(other, name), name)
@@ -91,51 +91,51 @@ def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
 
 
 def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path):
-    config = drawn_config(data, tmp_path / "r", "train.steps=2")
+    config = synthetic_config(data, tmp_path / "r", "train.steps=2")
     first = go(config)
     assert go(config, resume=True) == first
 
 
 def test_a_torn_checkpoint_costs_its_steps_only(data, tmp_path):
     settings = ["train.steps=6", "train.checkpoint_every=2"]
-    go(drawn_config(data, tmp_path / "whole", *settings))
-    go(drawn_config(data, tmp_path / "torn", *settings), stop_after=4)
+    go(synthetic_config(data, tmp_path / "whole", *settings))
+    go(synthetic_config(data, tmp_path / "torn", *settings), stop_after=4)
     Path(checkpoint_uri(str(tmp_path / "torn"), 4), "model.safetensors").write_bytes(b"torn")
-    go(drawn_config(data, tmp_path / "torn", *settings), resume=True)
+    go(synthetic_config(data, tmp_path / "torn", *settings), resume=True)
     assert_same(newest(tmp_path / "torn").student, newest(tmp_path / "whole").student)
 
 
 def test_other_data_under_the_same_uri_is_refused(tmp_path):
-    uri = write_drawn(tmp_path / "d")
-    config = drawn_config(uri, tmp_path / "r", "train.steps=4")
+    uri = write_synthetic(tmp_path / "d")
+    config = synthetic_config(uri, tmp_path / "r", "train.steps=4")
     go(config, stop_after=2)
-    write_drawn(tmp_path / "d", train=10)
+    write_synthetic(tmp_path / "d", train=10)
     with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+, but data.uri now holds drawn@v1-\w+"):
         go(config, resume=True)
 
 
 def test_several_data_sets_train_validate_and_resume_as_one(data, tmp_path):
-    uri = write_drawn(tmp_path / "d", train=4, val=3, test=1)
+    uri = write_synthetic(tmp_path / "d", train=4, val=3, test=1)
     write_manifest(uri, read_manifest(uri).model_copy(update={"annotated": {"drawn": (0, 1, 2)}}))
     several = f"data.uris=[{{uri: {data}}}, {{uri: {uri}, weight: 2.5}}]"
     settings = [several, "train.steps=6", "train.validate_every=3", "loss.dice=0.3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    go(drawn_config("", whole, *settings))
-    go(drawn_config("", parts, *settings), stop_after=4)
-    go(drawn_config("", parts, *settings), resume=True)
+    go(synthetic_config("", whole, *settings))
+    go(synthetic_config("", parts, *settings), stop_after=4)
+    go(synthetic_config("", parts, *settings), resume=True)
     one, other = newest(parts), newest(whole)
     for name in ("step", "student", "trainer", "history", "data"):
         assert_same(getattr(one, name), getattr(other, name), name)
     assert one.data == " + ".join(read_manifest(u).identity for u in (data, uri))
-    go(drawn_config("", tmp_path / "r", *settings), stop_after=2)
-    write_drawn(tmp_path / "d", train=5, val=3, test=1)
+    go(synthetic_config("", tmp_path / "r", *settings), stop_after=2)
+    write_synthetic(tmp_path / "d", train=5, val=3, test=1)
     with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+ \+ drawn@v1-\w+, but data.uris now hold drawn@"):
-        go(drawn_config("", tmp_path / "r", *settings), resume=True)
+        go(synthetic_config("", tmp_path / "r", *settings), resume=True)
 
 
 def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    run, local = prepared(drawn_config(data, tmp_path / "r", "train.steps=1000"))
+    run, local = prepared(synthetic_config(data, tmp_path / "r", "train.steps=1000"))
     with local as context:
         trainer = Trainer(run.config, run.manifest, run.total_steps, context)
         trainer.optimizer.register_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) and None)
@@ -148,7 +148,7 @@ def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
 
 @pytest.mark.parametrize("settings", [["train.log_every=1"], ["train.log_every=100", "train.checkpoint_every=1"]])
 def test_nan_is_refused_before_it_is_saved(data, tmp_path, settings):
-    run, context = prepared(drawn_config(data, tmp_path / "r", *settings))
+    run, context = prepared(synthetic_config(data, tmp_path / "r", *settings))
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     with torch.no_grad():
         trainer.student.classifier.weight[0, 0] = float("nan")
@@ -164,7 +164,7 @@ def test_training_never_opens_test(data, tmp_path, monkeypatch):
     opened = []
     plain = storage.open_input
     monkeypatch.setattr(storage, "open_input", lambda uri: (opened.append(uri), plain(uri))[1])
-    go(drawn_config(data, tmp_path / "r", "train.steps=3", "train.validate_every=1"))
+    go(synthetic_config(data, tmp_path / "r", "train.steps=3", "train.validate_every=1"))
     splits = {Path(uri).parent.name for uri in opened}
     assert splits == {"train", "val"}
 
@@ -179,11 +179,11 @@ def test_log_says_what_was_consumed_and_leaves_out_validation(data, tmp_path, mo
     wait = lambda self, *a: (clock.update(now=clock["now"] + 100), validate(self, *a))[1]  # noqa: E731
     monkeypatch.setattr(Trainer, "_update", tick)
     monkeypatch.setattr(Trainer, "_validate", wait)
-    go(drawn_config(data, tmp_path / "r", "train.steps=6", "train.log_every=4", "train.validate_every=2"))
+    go(synthetic_config(data, tmp_path / "r", "train.steps=6", "train.log_every=4", "train.validate_every=2"))
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     progress = [line for line in lines if "positions" in line]
     assert [(line["step"], line["positions"]) for line in progress] == [(4, [0, 16]), (6, [16, 24])]
-    # 4 pictures a second, although 100 seconds of validation lie between
+    # 4 images a second, although 100 seconds of validation lie between
     assert [line["images_per_second"] for line in progress] == close([4, 4])
     scored = [line for line in lines if "val/miou" in line]
     assert [line["step"] for line in scored] == [2, 4, 6]
@@ -191,7 +191,7 @@ def test_log_says_what_was_consumed_and_leaves_out_validation(data, tmp_path, mo
 
 
 def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
-    run, context = prepared(drawn_config(data, tmp_path / "r"))
+    run, context = prepared(synthetic_config(data, tmp_path / "r"))
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     predictor = Predictor(trainer.student, run.config.eval, context.device)
     reader = RowReader(run.config.data.uri, run.manifest, ["train", "val"])
@@ -211,10 +211,10 @@ def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
 def test_the_temperature_is_of_the_weights_beside_it(data, tmp_path):
     """Fitted at each validation; a checkpoint that was not validated has none."""
     every = ("train.steps=3", "train.validate_every=2", "train.checkpoint_every=1", "train.keep_checkpoints=9")
-    go(drawn_config(data, tmp_path / "r", *every))
+    go(synthetic_config(data, tmp_path / "r", *every))
     kept = {step: load_checkpoint(checkpoint_uri(str(tmp_path / "r"), step)) for step in (1, 2, 3)}
     assert kept[1].calibration is None
-    run, context = prepared(drawn_config(data, tmp_path / "other"))
+    run, context = prepared(synthetic_config(data, tmp_path / "other"))
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
     for step in (2, 3):
         fitted = kept[step].calibration
@@ -230,7 +230,7 @@ def test_the_temperature_is_of_the_weights_beside_it(data, tmp_path):
 
 def _labelled_pixels(reader: RowReader) -> list[int]:
     masks = reader.column("mask").to_pylist()
-    return [int((decode_mask(mask) != PLATE_CLASSES.ignore_id).sum()) for mask in masks if mask is not None]
+    return [int((decode_mask(mask) != SYNTHETIC_CLASSES.ignore_id).sum()) for mask in masks if mask is not None]
 
 
 def test_pointers_and_pruning(tmp_path):
@@ -294,9 +294,9 @@ def test_killed_between_a_checkpoint_and_its_pointers(data, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_pointers", lambda *a: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
-            go(drawn_config(data, tmp_path / "r", *settings))
+            go(synthetic_config(data, tmp_path / "r", *settings))
     assert newest(tmp_path / "r").step == 2 and not (tmp_path / "r" / "best.json").exists()
-    run, context = prepared(drawn_config(data, tmp_path / "r", *settings), resume=True)
+    run, context = prepared(synthetic_config(data, tmp_path / "r", *settings), resume=True)
     Trainer(run.config, run.manifest, run.total_steps, context)
     for name in ("best.json", "last.json"):
         assert json.loads((tmp_path / "r" / name).read_text())["step"] == 2
@@ -306,22 +306,22 @@ def test_synchronised_batch_norm_keeps_the_activations():
     """Those that timm keeps inside its BatchNorm layers, as in every block of an EfficientNet."""
     torch.manual_seed(0)
     model = build_segmenter(ModelConfig(weights="none", pyramid_channels=16, decoder_channels=16), 5).eval()
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        expected = model(picture).logits
+        expected = model(image).logits
         converted = loop.convert_sync_batchnorm(model)
         assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
-        assert_close(converted(picture).logits, expected)
+        assert_close(converted(image).logits, expected)
 
 
 def test_more_checkpoints_can_be_kept(data, tmp_path):
-    go(drawn_config(data, tmp_path / "r", "train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=3"))
+    go(synthetic_config(data, tmp_path / "r", "train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=3"))
     names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004", "step-00000005"]
 
 
 def test_a_local_context_is_one_process(data, tmp_path):
-    _, context = prepared(drawn_config(data, tmp_path / "r"))
+    _, context = prepared(synthetic_config(data, tmp_path / "r"))
     assert isinstance(context, LocalContext) and (context.rank, context.world_size) == (0, 1)
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
     assert context.wrap(module) is module and context.all_reduce(tensor) is tensor and context.broadcast("x") == "x"

@@ -12,12 +12,12 @@ from foodseg.train.loop import train
 from foodseg.train.run_log import RunLog
 from foodseg.train.tracking import end_tracking
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_drawn(tmp_path_factory.mktemp("data"))
+    return write_synthetic(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def mlflow_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, mlflow_uri: str) -> None:
     from mlflow.tracking import MlflowClient
 
-    config = drawn_config(data, tmp_path / "first", f"train.mlflow_uri={mlflow_uri}", "train.steps=3")
+    config = synthetic_config(data, tmp_path / "first", f"train.mlflow_uri={mlflow_uri}", "train.steps=3")
     run, context = prepared(config)
     train(run.config, run.manifest, run.total_steps, context)
 
@@ -47,8 +47,8 @@ def test_mlflow_gets_the_numbers_of_the_log(data: str, tmp_path: Path, mlflow_ur
 def test_an_interrupted_run_is_one_run_in_mlflow(data: str, tmp_path: Path, mlflow_uri: str) -> None:
     from mlflow.tracking import MlflowClient
 
-    config = drawn_config(data, tmp_path / "a 'quoted' run", f"train.mlflow_uri={mlflow_uri}")
-    other = drawn_config(data, tmp_path / "other", f"train.mlflow_uri={mlflow_uri}")
+    config = synthetic_config(data, tmp_path / "a 'quoted' run", f"train.mlflow_uri={mlflow_uri}")
+    other = synthetic_config(data, tmp_path / "other", f"train.mlflow_uri={mlflow_uri}")
     client = MlflowClient(mlflow_uri)
 
     def tracked() -> dict[str, str]:
@@ -76,17 +76,17 @@ def test_an_interrupted_run_is_one_run_in_mlflow(data: str, tmp_path: Path, mlfl
 def test_a_server_that_is_gone_does_not_end_a_sweep(
     data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    end_tracking(drawn_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"), "KILLED")
+    end_tracking(synthetic_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"), "KILLED")
     assert "run stays open: train.mlflow_uri http://127.0.0.1:1: nobody answers there" in caplog.text
     caplog.clear()
-    end_tracking(drawn_config(data, tmp_path / "run"), "KILLED")
+    end_tracking(synthetic_config(data, tmp_path / "run"), "KILLED")
     assert not caplog.text
 
 
 def test_mlflow_that_is_lost_in_mid_run_costs_only_its_curves(
     data: str, tmp_path: Path, mlflow_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with RunLog(drawn_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")) as log:
+    with RunLog(synthetic_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")) as log:
         shutil.rmtree(tmp_path / "mlruns")
         for step in (1, 2):
             log.write(step, {"loss/cross_entropy": 0.5}, "a line")
@@ -97,7 +97,7 @@ def test_mlflow_that_is_lost_in_mid_run_costs_only_its_curves(
 def test_one_lost_request_does_not_change_how_the_run_ended(data: str, tmp_path: Path, mlflow_uri: str) -> None:
     from mlflow.tracking import MlflowClient
 
-    config = drawn_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")
+    config = synthetic_config(data, tmp_path / "run", f"train.mlflow_uri={mlflow_uri}")
     client = MlflowClient(mlflow_uri)
     with RunLog(config) as log, pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
@@ -110,7 +110,7 @@ def test_one_lost_request_does_not_change_how_the_run_ended(data: str, tmp_path:
 
 
 def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> None:
-    config = drawn_config(data, tmp_path, "train.mlflow_uri=gopher://nowhere")
+    config = synthetic_config(data, tmp_path, "train.mlflow_uri=gopher://nowhere")
     with pytest.raises(UserError, match=r"train.mlflow_uri gopher://nowhere: MLflow refuses it"), RunLog(config):
         pass
 
@@ -118,7 +118,7 @@ def test_an_address_that_mlflow_refuses_is_named(data: str, tmp_path: Path) -> N
 def test_tensorboard_gets_the_numbers_of_the_log(data: str, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with RunLog(drawn_config(data, tmp_path)) as log:
+    with RunLog(synthetic_config(data, tmp_path)) as log:
         log.write(1, {"loss/cross_entropy": 0.5, "positions": [0, 4]}, "one")
         log.write(2, {"loss/cross_entropy": 0.25}, "two")
     events = EventAccumulator(str(tmp_path / "tensorboard"))

@@ -1,4 +1,4 @@
-"""The segmentation task: partial labels reach the loss by the source of each picture, and cost nothing elsewhere."""
+"""The segmentation task: partial labels reach the loss by the source of each image, and cost nothing elsewhere."""
 
 from types import SimpleNamespace
 
@@ -7,25 +7,25 @@ import pytest
 import torch
 
 from foodseg.data.batch import Batch
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses import segmentation
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.support.compare import close
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import IGNORE, drawn_config, write_drawn
+from tests.support.synthetic_set import IGNORE, synthetic_config, write_synthetic
 
-K = len(PLATE_CLASSES)
+K = len(SYNTHETIC_CLASSES)
 ANNOTATED = {"all": None, "some": (0, 2, 4)}
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return drawn_config("data", tmp_path_factory.mktemp("run"), "loss.dice=0.5")
+    return synthetic_config("data", tmp_path_factory.mktemp("run"), "loss.dice=0.5")
 
 
 def a_batch() -> Batch:
-    """Two pictures of 16 x 16 pixels: the first from `all`, the second from `some`, with the ids that it annotates."""
+    """Two images of 16 x 16 pixels: the first from `all`, the second from `some`, with the ids that it annotates."""
     rng = np.random.default_rng(0)
     masks = np.stack([rng.choice([0, 1, 2, 3, IGNORE], (16, 16)), rng.choice([0, 0, 2, 4, IGNORE], (16, 16))])
     return Batch.from_arrays(
@@ -47,23 +47,23 @@ def a_model(logits: torch.Tensor):
 
 
 def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
-    return SegmentationTask(config, PLATE_CLASSES, annotated, pretrained=False, total_steps=10)
+    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10)
 
 
-def test_the_loss_of_each_picture_is_that_of_its_source(config):
+def test_the_loss_of_each_image_is_that_of_its_source(config):
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
     batch = a_batch()
     found = a_task(config).loss(a_model(logits), batch, 0)
     p = logits.double().softmax(1).numpy()
     mask = batch.mask.numpy()
     cross_entropy = dice = 0.0
-    for picture, annotated in enumerate([range(K), ANNOTATED["some"]]):
-        own = p[picture].copy()
+    for image, annotated in enumerate([range(K), ANNOTATED["some"]]):
+        own = p[image].copy()
         own[0] += sum(own[k] for k in range(K) if k not in annotated)
-        for y, x in zip(*np.nonzero(mask[picture] != IGNORE), strict=True):
-            cross_entropy -= np.log(own[mask[picture, y, x], y, x])
-        for k in set(mask[picture].ravel().tolist()) - {IGNORE}:
-            valid, truth = mask[picture] != IGNORE, mask[picture] == k
+        for y, x in zip(*np.nonzero(mask[image] != IGNORE), strict=True):
+            cross_entropy -= np.log(own[mask[image, y, x], y, x])
+        for k in set(mask[image].ravel().tolist()) - {IGNORE}:
+            valid, truth = mask[image] != IGNORE, mask[image] == k
             dice += 1 - 2 * own[k][truth].sum() / (own[k][valid].sum() + truth.sum())
     assert found["cross_entropy"].item() == close(cross_entropy)
     assert found["dice"].item() == close(dice)
@@ -83,7 +83,9 @@ def test_the_counts_are_those_of_the_masks(config):
 
 
 def test_the_trainer_takes_what_the_manifest_says(tmp_path):
-    run, context = prepared(drawn_config(write_drawn(tmp_path / "d", 4, 1, 1), tmp_path / "r", "data.val_split=null"))
+    run, context = prepared(
+        synthetic_config(write_synthetic(tmp_path / "d", 4, 1, 1), tmp_path / "r", "data.val_split=null")
+    )
     manifest = run.manifest.model_copy(update={"annotated": {"drawn": (0, 1)}})
     for given, expected in [(run.manifest, None), (manifest, [[False, False] + [True] * (K - 2)])]:
         table = Trainer(run.config, given, run.total_steps, context).task._unannotated

@@ -9,17 +9,17 @@ import torch
 from foodseg.data.image_io import decode_mask, image_size
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.eval.evaluate import Labels, labelled_rows, score_rows
 from foodseg.eval.mapped import common_space
 from foodseg.metrics.calibration import fit_temperature
 from foodseg.metrics.per_image import merge
 from foodseg.models.build import build_segmenter
-from foodseg.predict.predictor import RULED_OUT, PictureLogits
+from foodseg.predict.predictor import RULED_OUT, ImageLogits
 from foodseg.train import validation
 from foodseg.train.validation import validate, validation_counts
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import IGNORE, drawn_config, write_drawn
+from tests.support.synthetic_set import IGNORE, synthetic_config, write_synthetic
 
 STRIDE = 32
 
@@ -30,26 +30,26 @@ class OneAnswer:
     def __init__(self, index: int, lead: float = 1, ruled_out: Sequence[int] = ()) -> None:
         self._index, self._lead, self._ruled_out = index, lead, list(ruled_out)
 
-    def logits_of_file(self, data: bytes) -> PictureLogits:
+    def logits_of_file(self, data: bytes) -> ImageLogits:
         height, width = image_size(data)
-        values = torch.zeros(len(PLATE_CLASSES), -(-height // STRIDE), -(-width // STRIDE))
+        values = torch.zeros(len(SYNTHETIC_CLASSES), -(-height // STRIDE), -(-width // STRIDE))
         values[self._index] = self._lead
         values[self._ruled_out] += RULED_OUT
-        return PictureLogits(values, STRIDE, (height, width), height, width)
+        return ImageLogits(values, STRIDE, (height, width), height, width)
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return write_drawn(tmp_path_factory.mktemp("partial") / "d", train=2, val=6, test=1)
+    return write_synthetic(tmp_path_factory.mktemp("partial") / "d", train=2, val=6, test=1)
 
 
-@pytest.mark.parametrize("index", range(1, len(PLATE_CLASSES)))
+@pytest.mark.parametrize("index", range(1, len(SYNTHETIC_CLASSES)))
 def test_what_no_source_annotates_is_not_wrong_on_background(uri, index):
     manifest = read_manifest(uri)
     partial = manifest.model_copy(update={"annotated": {"drawn": (0,)}})
     reader = RowReader(uri, manifest, ["val"])
     masks = [decode_mask(row["mask"]) for row in labelled_rows(reader, range(6))]
-    background = {True: 0, False: 0}  # pixels of the pictures with and without the id
+    background = {True: 0, False: 0}  # pixels of the images with and without the id
     for mask in masks:
         background[bool((mask == index).any())] += int((mask == 0).sum())
 
@@ -62,7 +62,7 @@ def test_what_no_source_annotates_is_not_wrong_on_background(uri, index):
         assert matrix[0, index] == expected[name]
         assert matrix[1:].sum() == sum(int(((mask != 0) & (mask != IGNORE)).sum()) for mask in masks)
         scored = score_rows(reader, range(6), answer, common_space(None, about))
-        assert (merge(scored.pictures, len(PLATE_CLASSES)) == matrix).all()
+        assert (merge(scored.images, len(SYNTHETIC_CLASSES)) == matrix).all()
         assert scored.confidence[:, 0].sum() == matrix.sum() >= pixels[0]
 
 
@@ -71,8 +71,8 @@ def test_pixels_whose_true_id_is_ruled_out_do_not_fit_the_temperature(uri):
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
     everything = validation_counts(OneAnswer(0), reader, manifest, 0, 1)
-    ruled_out = [index for index in range(1, len(PLATE_CLASSES)) if index % 2]
-    possible = [index for index in range(len(PLATE_CLASSES)) if index not in ruled_out]
+    ruled_out = [index for index in range(1, len(SYNTHETIC_CLASSES)) if index % 2]
+    possible = [index for index in range(len(SYNTHETIC_CLASSES)) if index not in ruled_out]
     truths = everything[0].sum(1)
     assert truths[ruled_out].sum() > 0 and everything[2][0] < everything[0].sum(), "ruled out truth, and a sample"
     share = truths[0] / truths[possible].sum()
@@ -84,9 +84,9 @@ def test_pixels_whose_true_id_is_ruled_out_do_not_fit_the_temperature(uri):
 
 
 def test_without_a_possible_pixel_there_is_no_temperature(uri, tmp_path, monkeypatch):
-    run, context = prepared(drawn_config(uri, tmp_path / "r", "train.global_batch=2"))
-    model = build_segmenter(run.config.model, len(PLATE_CLASSES), pretrained=False)
-    monkeypatch.setattr(validation, "Predictor", lambda *arguments: OneAnswer(0, 1, range(len(PLATE_CLASSES))))
+    run, context = prepared(synthetic_config(uri, tmp_path / "r", "train.global_batch=2"))
+    model = build_segmenter(run.config.model, len(SYNTHETIC_CLASSES), pretrained=False)
+    monkeypatch.setattr(validation, "Predictor", lambda *arguments: OneAnswer(0, 1, range(len(SYNTHETIC_CLASSES))))
     reader = RowReader(uri, run.manifest, ["val"])
     found, calibration = validate(model, reader, run.manifest, run.config, context, 3)
     assert found.miou > 0 and calibration is None

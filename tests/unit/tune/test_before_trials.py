@@ -16,7 +16,7 @@ from foodseg.tune.search import ListedSearch
 from foodseg.tune.sweep_files import read_ablation, read_sweep
 from foodseg.tune.trials import Ledger
 from tests.support.sweep_files import write_ablation, write_sweep
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_file_that_one_option_lacks_is_refused_before_a_training(tmp_path: Pat
         }
     }
     path = write_sweep(
-        tmp_path / "s.yaml", write_drawn(tmp_path / "data"), tmp_path / "sweep", space=space, sweep={"trials": 4}
+        tmp_path / "s.yaml", write_synthetic(tmp_path / "data"), tmp_path / "sweep", space=space, sweep={"trials": 4}
     )
     with pytest.raises(UserError, match=r"names\.safetensors: no such file"):
         run_sweep(read_sweep(path, []))
@@ -79,11 +79,11 @@ def test_a_file_that_one_option_lacks_is_refused_before_a_training(tmp_path: Pat
 
 
 def test_label_maps_that_are_not_there_are_refused_before_a_training(tmp_path: Path):
-    arms = {"plain": None, "peer": {"predictions": str(tmp_path / "maps-{seed}")}}
+    variants = {"plain": None, "peer": {"predictions": str(tmp_path / "maps-{seed}")}}
     path = write_ablation(
-        tmp_path / "a.yaml", write_drawn(tmp_path / "data"), tmp_path / "ablation", arms=arms,
+        tmp_path / "a.yaml", write_synthetic(tmp_path / "data"), tmp_path / "ablation", variants=variants,
         ablation={"seeds": [3], "split": "test"}, overrides=["data.val_split=null"],
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"arms\.peer\.predictions: .*maps-3 is empty or not there"):
+    with pytest.raises(UserError, match=r"variants\.peer\.predictions: .*maps-3 is empty or not there"):
         run_ablation(read_ablation(path, []))
     assert not (tmp_path / "ablation").exists()

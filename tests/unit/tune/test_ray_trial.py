@@ -9,7 +9,7 @@ from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
 from foodseg.storage import files
 from foodseg.tune.ray_trial import run_trial
 from foodseg.tune.trials import Ledger, Trial
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_what_ends_a_trial(
         raise error
 
     monkeypatch.setattr("foodseg.train.ray_trainer.run_training", fail)
-    config = drawn_config(write_drawn(tmp_path / "data"), tmp_path / "run", "train.steps=4")
+    config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", "train.steps=4")
     ledger = Ledger(str(tmp_path / "sweep"))
     ledger.put(Trial("trial-0000", 0, {}, config.model_dump(mode="json")))
 

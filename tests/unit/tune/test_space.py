@@ -14,7 +14,7 @@ FILM = {"model.fusion": "film", "model.ingredient_head": True, "loss.ingredients
         "model.text.table": "names.safetensors"}  # fmt: skip
 SPACE: dict[str, Any] = {
     "fusion": {"options": {"none": None, "film": FILM}},
-    "distill.list_mix": {"choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15]], "when": {"fusion": "film"}},
+    "distill.conditioning_mix": {"choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15]], "when": {"fusion": "film"}},
     "loss.distill": {"uniform": [0, 1]},
     "distill.temperature": {"loguniform": [1, 4]},
     "train.micro_batch": {"int": [4, 6]},
@@ -31,18 +31,26 @@ def test_every_value_lies_in_its_range() -> None:
     assert {values["fusion"] for values in drawn} == {"none", "film"}
 
 
-def test_a_knob_is_drawn_only_where_it_is_used() -> None:
+def test_a_hyperparameter_is_drawn_only_where_it_is_used() -> None:
     space = parse_space(SPACE)
     drawn = [space.draw(RandomSource(np.random.default_rng(seed))) for seed in range(40)]
-    assert {(values["fusion"], "distill.list_mix" in values) for values in drawn} == {("none", False), ("film", True)}
+    assert {(values["fusion"], "distill.conditioning_mix" in values) for values in drawn} == {
+        ("none", False),
+        ("film", True),
+    }
 
 
 def test_settings_become_a_configuration() -> None:
     space = parse_space(SPACE)
-    values = {"fusion": "film", "distill.list_mix": "[1, 0, 0, 0]", "loss.distill": 1e-7, "distill.temperature": 2.0}
+    values = {
+        "fusion": "film",
+        "distill.conditioning_mix": "[1, 0, 0, 0]",
+        "loss.distill": 1e-7,
+        "distill.temperature": 2.0,
+    }
     config = configured(parse_config({}), space.settings(values))
     assert config.model.fusion == "film" and config.loss.ingredients == 0.2
-    assert config.distill.list_mix == (1, 0, 0, 0)
+    assert config.distill.conditioning_mix == (1, 0, 0, 0)
     assert config.loss.distill == 1e-7 and config.train.micro_batch == 16
 
 
@@ -72,7 +80,7 @@ def test_a_space_that_fits_is_let_pass() -> None:
         ({"loss.distil": {"uniform": [0, 1]}}, r"unknown key 'loss.distil'; did you mean loss.distill\?"),
         ({"loss.distill": {"uniform": [-1, 1]}}, r"loss.distill: must be at least 0, found -1"),
         ({"optim.schedule": {"choice": ["poly", "step"]}}, r"optim.schedule: must be .*found 'step'"),
-        ({"distill.list_mix": {"choice": [[1, 1, 0, 0]]}}, r"four shares of at least 0 that add up to 1"),
+        ({"distill.conditioning_mix": {"choice": [[1, 1, 0, 0]]}}, r"four shares of at least 0 that add up to 1"),
         ({"model.fusion": {"choice": ["none", "film"]}}, r"model.fusion = film needs model.text.kind.*tried with"),
         ({"train.global_batch": {"uniform": [8, 16]}}, r"train.global_batch: must be a whole number"),
         ({"train.global_batch": {"int": [4, 5]}, "scaling.num_workers": {"choice": [2]}}, "cannot be searched"),
@@ -116,7 +124,10 @@ def test_a_wrong_key_is_found_in_a_large_space() -> None:
         ({"kind": {"options": ["a"]}}, "options must be names"),
         ({"run.uri": {"choice": ["a"]}}, "run.uri cannot be searched"),
         ({"kind": {"options": {"a": {"data.val_split": "test"}}}}, "data.val_split cannot be searched"),
-        ({"loss.distill": {"uniform": [0, 1], "when": {"fusion": "film"}}}, "'fusion' is no knob with choices"),
+        (
+            {"loss.distill": {"uniform": [0, 1], "when": {"fusion": "film"}}},
+            "'fusion' is no hyperparameter with choices",
+        ),
         (
             {**SPACE, "loss.dice": {"uniform": [0, 1], "when": {"fusion": "text"}}},
             "fusion is never text; it may be none",

@@ -23,7 +23,7 @@ def test_a_sweep_is_read(tmp_path):
     tree = {"sweep": {"trials": 3}, "space": SPACE, "config": {"train": {"steps": 70}, "optim": None}}
     plan = read_sweep(written(tmp_path / "s.yaml", tree), ["sweep.hours=2", "config.optim.lr=3e-4"])
     assert (plan.sweep.trials, plan.sweep.hours, plan.base.optim.lr, plan.base.train.steps) == (3, 2, 3e-4, 70)
-    assert [knob.name for knob in plan.space.knobs] == ["loss.dice"]
+    assert [param.name for param in plan.space.hyperparameters] == ["loss.dice"]
 
 
 @pytest.mark.parametrize(
@@ -47,36 +47,36 @@ def test_what_is_wrong_with_a_sweep(tmp_path, tree, message):
 
 
 def test_an_ablation_is_read(tmp_path):
-    path = written(tmp_path / "a.yaml", {"ablation": {"subsets": ["soy.txt"]}, "arms": ARMS})
+    path = written(tmp_path / "a.yaml", {"ablation": {"subsets": ["soy.txt"]}, "variants": ARMS})
     plan = read_ablation(path, ["ablation.seeds=[1, 2]"], ["rice.txt"])
     assert plan.ablation.seeds == (1, 2)
     assert [Path(name).name for name in plan.ablation.subsets] == ["soy.txt", "rice.txt"]
-    assert plan.arms["A image only"].settings == {} and plan.arms["D"].settings == {"loss.distill": 0.5}
-    assert plan.arms["peer"].predictions == str(Path("maps/{seed}").absolute())
+    assert plan.variants["A image only"].settings == {} and plan.variants["D"].settings == {"loss.distill": 0.5}
+    assert plan.variants["peer"].predictions == str(Path("maps/{seed}").absolute())
     assert plan.contrasts == {
         "D - A image only": ("D", "A image only"),
         "peer - A image only": ("peer", "A image only"),
     }
-    named = read_ablation(written(tmp_path / "b.yaml", {"arms": ARMS, "contrasts": {"x": ["D", "peer"]}}), [])
+    named = read_ablation(written(tmp_path / "b.yaml", {"variants": ARMS, "contrasts": {"x": ["D", "peer"]}}), [])
     assert named.contrasts == {"x": ("D", "peer")}
 
 
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"arms": {}}, "arms: must name at least one arm"),
-        ({"arms": {"A b": {}, "a-B": {}}}, "the names must differ"),
-        ({"arms": {"A": {"loss.distil": 1}}}, "arms: A: unknown key 'loss.distil'"),
-        ({"arms": {"A": [1]}}, "arms: A: must hold the keys that it sets"),
+        ({"variants": {}}, "variants: must name at least one variant"),
+        ({"variants": {"A b": {}, "a-B": {}}}, "the names must differ"),
+        ({"variants": {"A": {"loss.distil": 1}}}, "variants: A: unknown key 'loss.distil'"),
+        ({"variants": {"A": [1]}}, "variants: A: must hold the keys that it sets"),
         (
-            {"arms": {"A": {"predictions": "x", "loss.dice": 1}}},
+            {"variants": {"A": {"predictions": "x", "loss.dice": 1}}},
             "predictions must be a folder of label maps, and stand",
         ),
-        ({"arms": {"A": {"train.seed": 1}}}, "train.seed is set for every run by the ablation itself"),
-        ({"arms": ARMS, "contrasts": {"x": ["D", "E"]}}, "contrasts: x: must be two of the arms"),
-        ({"arms": ARMS, "ablation": {"seeds": [1, 1]}}, "ablation.seeds must differ"),
-        ({"arms": ARMS, "ablation": {"weights": "all"}}, "ablation.weights: must be 'both'"),
-        ({"arms": ARMS, "space": SPACE}, "'space' is no part"),
+        ({"variants": {"A": {"train.seed": 1}}}, "train.seed is set for every run by the ablation itself"),
+        ({"variants": ARMS, "contrasts": {"x": ["D", "E"]}}, "contrasts: x: must be two of the variants"),
+        ({"variants": ARMS, "ablation": {"seeds": [1, 1]}}, "ablation.seeds must differ"),
+        ({"variants": ARMS, "ablation": {"weights": "all"}}, "ablation.weights: must be 'both'"),
+        ({"variants": ARMS, "space": SPACE}, "'space' is no part"),
     ],
 )
 def test_what_is_wrong_with_an_ablation(tmp_path, tree, message):
@@ -104,19 +104,19 @@ def test_a_folder_belongs_to_one_sweep(tmp_path):
         begin(str(tmp_path / "full"), "sweep.yaml", {}, resume=True)
 
 
-def test_an_ablation_may_get_more_arms(tmp_path):
+def test_an_ablation_may_get_more_variants(tmp_path):
     uri = str(tmp_path / "ablation")
 
-    def given(arms: dict[str, Any]) -> Any:
-        return read_ablation(written(tmp_path / "a.yaml", {"arms": arms}), []).given
+    def given(variants: dict[str, Any]) -> Any:
+        return read_ablation(written(tmp_path / "a.yaml", {"variants": variants}), []).given
 
     begin(uri, "ablation.yaml", given(ARMS), resume=False)
     begin(uri, "ablation.yaml", given({**ARMS, "E": {"loss.distill": 0.1}}), resume=True)
-    with pytest.raises(UserError, match=r"other settings: the arm 'E' is gone"):
+    with pytest.raises(UserError, match=r"other settings: the variant 'E' is gone"):
         begin(uri, "ablation.yaml", given(ARMS), resume=True)
-    with pytest.raises(UserError, match=r"other settings: the arm 'A image only' is gone"):  # it sets nothing
+    with pytest.raises(UserError, match=r"other settings: the variant 'A image only' is gone"):  # it sets nothing
         begin(uri, "ablation.yaml", given({"D": {}, "peer": {}, "E": {}}), resume=True)
-    with pytest.raises(UserError, match=r"arms\.E\.loss\.distill was 0\.1, now 0\.2"):
+    with pytest.raises(UserError, match=r"variants\.E\.loss\.distill was 0\.1, now 0\.2"):
         begin(uri, "ablation.yaml", given({**ARMS, "E": {"loss.distill": 0.2}}), resume=True)
 
 
@@ -126,5 +126,5 @@ def test_slugs():
 
 def test_the_examples_are_read():
     plan = read_sweep(str(CONFIGS / "sweep.yaml"), ["config.data.uri=prepared/meals"])
-    assert {"loss.distill", "distill.temperature"} <= {knob.name for knob in plan.space.knobs}
+    assert {"loss.distill", "distill.temperature"} <= {param.name for param in plan.space.hyperparameters}
     assert len(read_ablation(str(CONFIGS / "ablate.yaml"), []).contrasts) == 2

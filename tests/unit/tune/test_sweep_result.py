@@ -11,7 +11,7 @@ from foodseg.tune.space import parse_space
 from foodseg.tune.sweep_report import sweep_html
 from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise, write_results
 from foodseg.tune.trials import Trial
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 SPACE = parse_space({
     "<kind>": {"options": {"a": {}, "<b>": {"loss.dice": 0.5}}},
@@ -22,7 +22,7 @@ SPACE = parse_space({
 
 def trial(number, score, status="finished", share=1.0, kind="a", lr=1e-3, parameters=1e6, **values):
     reports = () if score is None else ({"step": 5, "share": share, "miou": score, "seconds": 36.0},)
-    config = drawn_config("data", "old", f"optim.lr={lr}").model_dump(mode="json")
+    config = synthetic_config("data", "old", f"optim.lr={lr}").model_dump(mode="json")
     known = {"<kind>": kind, "optim.lr": lr, **values}
     reason = "a reason <i>" if status == "failed" else None
     return Trial(f"t{number}", number, known, config, status, reason, 36.0, reports, {"parameters": parameters})
@@ -36,35 +36,35 @@ def test_finished_trials_come_first_and_then_those_that_went_far():
     assert [t.number for t in ranked(trials)] == [3, 1, 4, 5, 0, 2]
 
 
-def test_a_knob_that_decides_alone_explains_all_but_chance():
+def test_a_hyperparameter_that_decides_alone_explains_all_but_chance():
     # ranks 0 1 | 2 3: total 5, within 0.5 + 0.5 = 1, chance (2 - 1) * 1 / (4 - 2) = 0.5; (5 - 1 - 0.5) / 5 = 0.7
     order = [trial(0, 0.4), trial(1, 0.3), trial(2, 0.2, kind="<b>"), trial(3, 0.1, kind="<b>")]
-    assert explained_share(SPACE.knobs[0], order) == pytest.approx(0.7)
+    assert explained_share(SPACE.hyperparameters[0], order) == pytest.approx(0.7)
 
 
 def test_a_number_is_cut_into_thirds():
     # lr rises with the rank: groups of ranks 0 1 | 2 3 | 4 5; total 17.5, within 1.5, chance 2 * 1.5 / 3 = 1
     order = [trial(n, 1 - 0.1 * n, lr=1e-4 * (n + 1)) for n in range(6)]
-    assert explained_share(SPACE.knobs[1], order) == pytest.approx((17.5 - 1.5 - 1) / 17.5)
+    assert explained_share(SPACE.hyperparameters[1], order) == pytest.approx((17.5 - 1.5 - 1) / 17.5)
 
 
 def test_equal_numbers_stay_together():
     """One value for all says nothing, whatever the order of the trials."""
-    assert explained_share(SPACE.knobs[1], [trial(n, 1 - 0.1 * n, lr=1e-3) for n in range(6)]) is None
+    assert explained_share(SPACE.hyperparameters[1], [trial(n, 1 - 0.1 * n, lr=1e-3) for n in range(6)]) is None
     # two values: groups of ranks 0 1 2 4 | 3 5; total 17.5, within 8.75 + 2, chance 10.75 / 4
     order = [trial(n, 1 - 0.1 * n, lr=1e-3 if n in (0, 1, 2, 4) else 2e-3) for n in range(6)]
-    assert explained_share(SPACE.knobs[1], order) == pytest.approx((17.5 - 10.75 - 10.75 / 4) / 17.5)
+    assert explained_share(SPACE.hyperparameters[1], order) == pytest.approx((17.5 - 10.75 - 10.75 / 4) / 17.5)
 
 
-def test_a_knob_without_effect_explains_nothing():
+def test_a_hyperparameter_without_effect_explains_nothing():
     order = [trial(0, 0.4), trial(1, 0.3, kind="<b>"), trial(2, 0.2, kind="<b>"), trial(3, 0.1)]
-    assert explained_share(SPACE.knobs[0], order) == 0
+    assert explained_share(SPACE.hyperparameters[0], order) == 0
 
 
-def test_too_few_trials_say_nothing_of_a_knob():
+def test_too_few_trials_say_nothing_of_a_hyperparameter():
     order = [trial(0, 0.4), trial(1, 0.3, kind="<b>"), trial(2, None, "failed", kind="<b>")]
-    assert explained_share(SPACE.knobs[0], order) is None
-    assert explained_share(SPACE.knobs[2], order) is None
+    assert explained_share(SPACE.hyperparameters[0], order) is None
+    assert explained_share(SPACE.hyperparameters[2], order) is None
 
 
 def test_the_front_is_what_none_beats_in_both():

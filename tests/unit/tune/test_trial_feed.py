@@ -13,7 +13,7 @@ from foodseg.tune import backoff
 from foodseg.tune.ray_trial_feed import Budget, Limits, Plan, TrialFeed
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.trials import Ledger
-from tests.support.synthetic_set import drawn_config
+from tests.support.synthetic_set import synthetic_config
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(
         ledger=Ledger(str(tmp_path / "sweep")),
         search=ListedSearch([{"number": 0}, {"number": 1}]),
-        configure=lambda number, values: drawn_config("data", tmp_path / f"run-{number}"),
+        configure=lambda number, values: synthetic_config("data", tmp_path / f"run-{number}"),
         name=lambda number, values: f"trial-{number}",
         limits=Limits(),
     )

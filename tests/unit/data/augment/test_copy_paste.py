@@ -1,6 +1,6 @@
 """Copy-paste: partners are a function of the position, regions are taken whole, nothing lands on padding.
 
-What is pasted is something that the picture's own source annotates.
+What is pasted is something that the image's own source annotates.
 """
 
 import cv2
@@ -19,7 +19,7 @@ from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import read_manifest
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))
 PLAIN = AugmentConfig.model_validate({"longest_side": 8, "scale": (1, 1), "crop": 8, "flip": 0})
@@ -71,7 +71,7 @@ def test_a_partner_without_ingredients_changes_nothing(value: int) -> None:
     np.testing.assert_array_equal(made.image, onto.image)
 
 
-def test_the_list_of_an_unlabelled_picture_stays_unknown() -> None:
+def test_the_list_of_an_unlabelled_image_stays_unknown() -> None:
     made = pasted(crop(np.full((8, 8), 255, np.uint8), labelled=False), np.full((8, 8), 2, np.uint8))
     assert (made.mask == 2).all() and not made.ingredients.any() and not made.list_known
 
@@ -95,7 +95,7 @@ def test_only_what_the_source_of_the_crop_annotates() -> None:
 
 def test_partial_labels_stay_partial_among_several_sources(tmp_path) -> None:
     """Else an id from elsewhere in the mask would make all unlabelled background of it count as background."""
-    uri = write_drawn(tmp_path / "data")
+    uri = write_synthetic(tmp_path / "data")
     reader = RowReader(uri, read_manifest(uri), ["train"])
     manifest = read_manifest(uri).model_copy(update={"annotated": {"whole": None, "partial": (0, 1, 2, 3)}})
     augment = AugmentConfig.model_validate({"longest_side": 64, "crop": 64, "paste": 1})
@@ -133,7 +133,7 @@ def test_with_one_source_everybody_is_a_partner() -> None:
     assert (order(1.0, [5] * 40).partners(0, 100) >= 0).all()
 
 
-def test_a_picture_without_ingredients_is_no_partner() -> None:
+def test_an_image_without_ingredients_is_no_partner() -> None:
     pastable = [number % 4 == 0 for number in range(200)]
     made = order(1.0, [number % 2 for number in range(200)], pastable=pastable)
     partners = made.partners(0, 400)
@@ -141,8 +141,8 @@ def test_a_picture_without_ingredients_is_no_partner() -> None:
     assert np.array(pastable)[partners].all()
 
 
-def test_an_unlabelled_picture_is_no_partner(tmp_path) -> None:
-    uri = write_drawn(tmp_path / "data", train=4)
+def test_an_unlabelled_image_is_no_partner(tmp_path) -> None:
+    uri = write_synthetic(tmp_path / "data", train=4)
     reader = RowReader(uri, read_manifest(uri), ["train"])
     assert reader.column("mask").null_count == 1
     partners = training_order(reader, DataConfig(uri=uri), 0, 4, paste=1.0).partners(0, 200)
@@ -161,7 +161,7 @@ def test_any_slice_gives_the_same_partners() -> None:
 
 
 def test_batches_do_not_depend_on_how_positions_are_cut(tmp_path) -> None:
-    uri = write_drawn(tmp_path / "data")
+    uri = write_synthetic(tmp_path / "data")
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["train"])
     augment = AugmentConfig.model_validate({"longest_side": 64, "crop": 32, "paste": 0.7})

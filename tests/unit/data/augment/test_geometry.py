@@ -18,7 +18,7 @@ def settings(**changes: object) -> AugmentConfig:
 
 
 def crop_of(mask: np.ndarray, augment: AugmentConfig, seed: int = 0, *, labelled: bool = True, k: int = 4) -> Crop:
-    """The crop of a picture whose red is 10 x row, green 10 x column, blue 20 x id."""
+    """The crop of an image whose red is 10 x row, green 10 x column, blue 20 x id."""
     rows, columns = np.indices(mask.shape)
     image = np.stack((10 * rows % 256, 10 * columns % 256, 20 * mask.astype(int) % 256), 2).astype(np.uint8)
     data = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
@@ -31,7 +31,7 @@ def quarters(height: int = 8, width: int = 8) -> np.ndarray:
     return (2 * (rows >= height // 2) + (columns >= width // 2)).astype(np.uint8)
 
 
-def test_nothing_random_gives_the_picture_itself() -> None:
+def test_nothing_random_gives_the_image_itself() -> None:
     crop = crop_of(quarters(), settings())
     np.testing.assert_array_equal(crop.mask, quarters())
     np.testing.assert_array_equal(crop.image[:, :, 2], 20 * quarters())
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_crop_and_others_differ() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 8), (8, 4), (3, 5)])
-def test_a_small_picture_is_padded_below_and_right(height: int, width: int) -> None:
+def test_a_small_image_is_padded_below_and_right(height: int, width: int) -> None:
     mask = np.ones((height, width), np.uint8)
     crop = crop_of(mask, settings(longest_side=max(8, height), crop=16))
     factor = 8 / max(height, width)
@@ -64,7 +64,7 @@ def test_a_small_picture_is_padded_below_and_right(height: int, width: int) -> N
     assert (crop.image[:tall, :wide, 2] == 20).all()
 
 
-def test_flip_mirrors_picture_and_mask_together_and_keeps_padding_right() -> None:
+def test_flip_mirrors_image_and_mask_together_and_keeps_padding_right() -> None:
     mask = quarters(8, 4)
     plain, flipped = crop_of(mask, settings()), crop_of(mask, settings(flip=1))
     np.testing.assert_array_equal(flipped.mask[:, :4], plain.mask[:, 3::-1])
@@ -103,7 +103,7 @@ def test_class_aware_crops_are_centred_on_a_pixel_of_a_class_drawn_evenly() -> N
     assert len(spots) > 30, "any pixel of the class"
 
 
-def test_class_aware_crops_stay_inside_the_picture() -> None:
+def test_class_aware_crops_stay_inside_the_image() -> None:
     mask = np.zeros((40, 40), np.uint8)
     mask[0, 39] = 3
     crop = crop_of(mask, settings(longest_side=40, class_aware=1))
@@ -116,14 +116,14 @@ def test_class_aware_without_a_class_takes_any_crop(labelled: bool) -> None:
     assert crop.extent.tolist() == [0, 0, 8, 8]
 
 
-def test_one_pixel_is_a_picture() -> None:
+def test_one_pixel_is_an_image() -> None:
     crop = crop_of(np.full((1, 1), 2, np.uint8), settings(class_aware=1, scale=(0.5, 1.5)))
     side = crop.extent[2]
     assert crop.extent.tolist() == [0, 0, side, side] and 4 <= side <= 8
     assert (crop.mask[:side, :side] == 2).all() and crop.ingredients.tolist() == [False, False, True, False]
 
 
-def test_an_unlabelled_picture_is_all_ignored_and_its_list_unknown() -> None:
+def test_an_unlabelled_image_is_all_ignored_and_its_list_unknown() -> None:
     crop = crop_of(quarters(), settings(class_aware=1), labelled=False)
     assert (crop.mask == 255).all() and crop.mask.dtype == np.uint8
     assert not crop.list_known and not crop.ingredients.any()

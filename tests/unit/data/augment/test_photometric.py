@@ -13,7 +13,7 @@ WHOLE = torch.tensor([[0, 0, 2, 2]], dtype=torch.int32)
 
 
 def grey(*values: int) -> torch.Tensor:
-    """One picture (1, 3, 2, 2) of the four values."""
+    """One image (1, 3, 2, 2) of the four values."""
     return torch.tensor(values, dtype=torch.uint8).view(1, 1, 2, 2).expand(1, 3, 2, 2)
 
 
@@ -39,11 +39,11 @@ def test_contrast_by_hand(contrast: float, expected: list[float]) -> None:
     assert_close(view[0, 2].flatten(), torch.tensor(expected))
 
 
-def test_brightness_shifts_all_pixels_of_a_picture_alike_within_its_range() -> None:
+def test_brightness_shifts_all_pixels_of_an_image_alike_within_its_range() -> None:
     seeds = torch.arange(300)
-    pictures = grey(102, 102, 128, 153).expand(300, 3, 2, 2)
-    view = jittered_view(pictures, WHOLE.expand(300, 4), MEAN, seeds, jitter(brightness=0.2))
-    shift = view - pictures / 255
+    images = grey(102, 102, 128, 153).expand(300, 3, 2, 2)
+    view = jittered_view(images, WHOLE.expand(300, 4), MEAN, seeds, jitter(brightness=0.2))
+    shift = view - images / 255
     assert_close(shift, shift[:, :1, :1, :1].expand_as(shift))
     each = shift[:, 0, 0, 0]
     assert -0.2 <= each.min() < -0.18 and 0.18 < each.max() <= 0.2 and abs(each.mean()) < 0.03
@@ -51,14 +51,14 @@ def test_brightness_shifts_all_pixels_of_a_picture_alike_within_its_range() -> N
 
 def test_each_row_has_its_own_draw_whatever_stands_beside_it() -> None:
     augment, seeds = AugmentConfig(), torch.tensor([11, 12, 2**62, 11])
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 2, 2), np.uint8)).expand(4, 3, 2, 2)
-    view = jittered_view(pictures, WHOLE.expand(4, 4), MEAN, seeds, augment)
-    again = jittered_view(pictures[:1], WHOLE, MEAN, seeds[2:3], augment)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 2, 2), np.uint8)).expand(4, 3, 2, 2)
+    view = jittered_view(images, WHOLE.expand(4, 4), MEAN, seeds, augment)
+    again = jittered_view(images[:1], WHOLE, MEAN, seeds[2:3], augment)
     assert torch.equal(view[2], again[0])
     assert torch.equal(view[0], view[3]) and not torch.equal(view[0], view[1])
 
 
-def test_the_plain_view_is_the_picture() -> None:
+def test_the_plain_view_is_the_image() -> None:
     extent = torch.tensor([[0, 0, 1, 2]], dtype=torch.int32)
     view = plain_view(grey(0, 51, 153, 255), extent, MEAN)
     assert_close(view[0, 1], torch.tensor([[0, 0.2], [0.2, 0.2]]))  # the second row is padding
@@ -71,10 +71,10 @@ def test_the_view_of_the_defaults_is_contrast_and_brightness_to_the_bit() -> Non
     image = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8), np.uint8))
     seeds, extent = torch.tensor([5, 6, 2**40]), torch.tensor([[0, 0, 8, 8]] * 3, dtype=torch.int32)
     expected = []
-    for picture, seed in zip(image, seeds.tolist(), strict=True):
+    for sample_image, seed in zip(image, seeds.tolist(), strict=True):
         rng = np.random.default_rng([seed, 1])
         contrast, shift = (torch.tensor(rng.uniform(*span), dtype=torch.float32) for span in ((0.8, 1.2), (-0.1, 0.1)))
-        expected.append(((picture.float() / 255 - 0.5) * contrast + (0.5 + shift)).clamp(0, 1))
+        expected.append(((sample_image.float() / 255 - 0.5) * contrast + (0.5 + shift)).clamp(0, 1))
     assert torch.equal(jittered_view(image, extent, MEAN, seeds, AugmentConfig()), torch.stack(expected))
     changes = {"saturation": (0.5, 1.5), "light": 0.3, "blur": 2.0}
     assert not torch.equal(jittered_view(image, extent, MEAN, seeds, jitter(**changes)), torch.stack(expected))
@@ -87,10 +87,10 @@ def test_saturation_by_hand() -> None:
         assert_close(view[0, :, 0, 0], torch.tensor(expected))
 
 
-def test_light_multiplies_each_channel_of_a_picture_within_its_range() -> None:
+def test_light_multiplies_each_channel_of_an_image_within_its_range() -> None:
     seeds = torch.arange(300)
-    pictures = grey(128, 128, 64, 0).expand(300, 3, 2, 2)
-    view = jittered_view(pictures, WHOLE.expand(300, 4), MEAN, seeds, jitter(light=0.3))
+    images = grey(128, 128, 64, 0).expand(300, 3, 2, 2)
+    view = jittered_view(images, WHOLE.expand(300, 4), MEAN, seeds, jitter(light=0.3))
     factors = view[:, :, 0, 0] / (128 / 255)
     assert_close(view[:, :, 1, 0], factors * 64 / 255)
     assert 0.7 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3
@@ -98,13 +98,13 @@ def test_light_multiplies_each_channel_of_a_picture_within_its_range() -> None:
     assert abs(float(np.corrcoef(factors.T.numpy())[0, 1])) < 0.2
 
 
-def test_blur_spreads_a_point_as_a_gaussian_and_keeps_flat_pictures() -> None:
+def test_blur_spreads_a_point_as_a_gaussian_and_keeps_flat_images() -> None:
     image = torch.zeros(40, 3, 33, 33, dtype=torch.uint8)
     image[:, :, 16, 16] = 255
     extent = torch.tensor([[0, 0, 33, 33]] * 40, dtype=torch.int32)
     view = jittered_view(image, extent, MEAN, torch.arange(40), jitter(blur=3.0))
     offsets = torch.arange(33.0) - 16
-    widths = (view[:, 0] * offsets**2).sum((1, 2)).sqrt()  # along x, of a picture that adds up to 1
+    widths = (view[:, 0] * offsets**2).sum((1, 2)).sqrt()  # along x, of an image that adds up to 1
     torch.testing.assert_close(view.sum((2, 3)), torch.ones(40, 3), rtol=0, atol=1e-3)
     assert 2 < widths.max() <= 3 and widths.min() < 0.7
     flat = torch.full((1, 3, 33, 33), 128, dtype=torch.uint8)

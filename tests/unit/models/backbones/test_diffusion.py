@@ -49,7 +49,7 @@ def told() -> Segmenter:
     return build().eval()
 
 
-def picture(height: int, width: int, count: int = 2) -> torch.Tensor:
+def sample_image(height: int, width: int, count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height + width))
 
 
@@ -59,7 +59,7 @@ def picture(height: int, width: int, count: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192), (256, 64)])
 def test_any_sides_that_are_multiples_of_64(told, height, width):
     with torch.no_grad():
-        output = told(picture(height, width))
+        output = told(sample_image(height, width))
     assert told.stride == output.stride == 8 and told.size_multiple == 64
     assert output.logits.shape == (2, K, height // 8, width // 8)
     assert [tuple(stage.shape) for stage in output.stages] == [
@@ -72,9 +72,9 @@ def test_any_sides_that_are_multiples_of_64(told, height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 64)])
 def test_other_sides_are_a_mistake_of_ours(told, height, width):
-    """Whoever shows pictures to a model pads them first."""
+    """Whoever shows images to a model pads them first."""
     with pytest.raises(AssertionError, match="sides of"):
-        told(picture(height, width))
+        told(sample_image(height, width))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def by_hand(backbone: Diffusion, image: torch.Tensor, context: torch.Tensor) -> 
 def test_features_by_hand(strides):
     """Taken before the upsampler of each stage; what lies behind the finest one is gone."""
     model = build(strides=strides).eval()
-    image = picture(128, 64)
+    image = sample_image(128, 64)
     with torch.no_grad():
         levels, _ = model._levels(image, None, None)
         context, _ = model.fusion(model._names(None), None)
@@ -163,7 +163,7 @@ def test_latents(scaled, factor):
     model = build(scale_latents=scaled).eval()
     seen = []
     model.backbone.unet.register_forward_pre_hook(lambda module, args: seen.append(args))
-    image = picture(64, 64)
+    image = sample_image(64, 64)
     with torch.no_grad():
         model(image)
         expected = model.backbone.vae.encode(2 * image - 1).latent_dist.mean
@@ -172,7 +172,7 @@ def test_latents(scaled, factor):
 
 
 def test_a_learned_timestep_starts_at_the_fixed_one():
-    image = picture(64, 64)
+    image = sample_image(64, 64)
     fixed, other, learned = (build(**settings).eval() for settings in ({}, {"timestep": 300}, {"learn_timestep": True}))
     code = learned.backbone.unet.time_proj.code
     assert code.shape == (24,) and code.requires_grad
@@ -184,7 +184,7 @@ def test_a_learned_timestep_starts_at_the_fixed_one():
 
 def test_image_only_has_a_learned_token_and_no_maps():
     model = build("none").eval()
-    output = model(picture(64, 64))
+    output = model(sample_image(64, 64))
     assert output.maps == [] and model.fusion is None and model.backbone.no_name.shape == (1, 64)
     output.logits.square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -224,7 +224,7 @@ def recomputed(model: Segmenter, image: torch.Tensor, ingredients: torch.Tensor 
 @pytest.mark.parametrize("ingredients", [None, SOME], ids=["all", "listed"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192), (192, 64)])
 def test_maps_are_the_softmax_of_queries_and_keys(told, height, width, ingredients):
-    image = picture(height, width)
+    image = sample_image(height, width)
     with torch.no_grad():
         maps = told(image, ingredients=ingredients).maps
     for own, expected in zip(maps, recomputed(told, image, ingredients).values(), strict=True):
@@ -233,7 +233,7 @@ def test_maps_are_the_softmax_of_queries_and_keys(told, height, width, ingredien
 
 def test_maps_of_512_x_384(told):
     """VPD's square root of 32 x 24 places would be 27.7."""
-    image = picture(512, 384, count=1)
+    image = sample_image(512, 384, count=1)
     with torch.no_grad():
         maps = told(image).maps
     assert [tuple(each.shape[2:]) for each in maps] == [(32, 24), (16, 12)]
@@ -245,14 +245,14 @@ def test_maps_of_512_x_384(told):
 def test_a_token_that_is_left_out_has_no_say(maps):
     """Its map is 0, and nothing depends on its vector; whoever stays has one."""
     model = build(maps=maps).eval()
-    image, changed = picture(64, 128), names()
+    image, changed = sample_image(64, 128), names()
     changed[2] += 100
     with torch.no_grad():
         told = model(image, ingredients=SOME)
         again = model(image, text=changed, ingredients=SOME)
         assert torch.equal(told.logits, again.logits)
         assert not torch.allclose(model(image).logits, model(image, text=changed).logits)
-        changed[3] += 100  # on the first picture's list, not on the second one's
+        changed[3] += 100  # on the first image's list, not on the second one's
         third = model(image, text=changed, ingredients=SOME).logits
     assert not torch.allclose(third[0], told.logits[0]) and torch.equal(third[1], told.logits[1])
     for each in told.maps:
@@ -263,7 +263,7 @@ def test_a_token_that_is_left_out_has_no_say(maps):
 
 def test_an_empty_list_leaves_background_and_the_null_token(told):
     with torch.no_grad():
-        output = told(picture(64, 64), ingredients=torch.zeros(2, K, dtype=torch.bool))
+        output = told(sample_image(64, 64), ingredients=torch.zeros(2, K, dtype=torch.bool))
     assert output.logits.isfinite().all()
     assert_close(output.maps[1][:, [0, K]].sum(1), torch.ones(2, 2, 2))
 
@@ -282,7 +282,7 @@ def test_weights_exist_only_where_they_are_shown(told):
 
 def test_both_kinds_of_attention_give_the_same_features(told):
     silent = build(maps=False).eval()
-    image = picture(64, 128)
+    image = sample_image(64, 128)
     with torch.no_grad():
         shown, fused = (model._levels(image, None, SOME)[0] for model in (told, silent))
     for one, other in zip(shown, fused, strict=True):
@@ -290,7 +290,7 @@ def test_both_kinds_of_attention_give_the_same_features(told):
 
 
 def test_name_maps_are_the_finest(told):
-    image = picture(64, 64)
+    image = sample_image(64, 64)
     with torch.no_grad():
         assert torch.equal(told.name_maps(image, SOME), told(image, ingredients=SOME).maps[0])
 
@@ -300,7 +300,7 @@ def test_name_maps_are_the_finest(told):
 
 def test_low_rank_changes_start_as_none():
     frozen, lora = build(unet="frozen").backbone.eval(), build(unet="lora", lora_rank=3).backbone.eval()
-    image, tokens = 2 * picture(64, 64) - 1, torch.randn(K, D)
+    image, tokens = 2 * sample_image(64, 64) - 1, torch.randn(K, D)
     both = [backbone(image, tokens) for backbone in (frozen, lora)]
     for one, other in zip(both[0][0] + both[0][1], both[1][0] + both[1][1], strict=True):
         assert torch.equal(one, other)
@@ -323,7 +323,7 @@ def test_gradients_reach_what_is_trained(unet, checkpointing):
             for name, parameter in model.named_parameters():
                 if ".lora_B." in name:
                     parameter.normal_(std=0.1)
-    model(picture(64, 128), ingredients=SOME).logits.square().sum().backward()
+    model(sample_image(64, 128), ingredients=SOME).logits.square().sum().backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert [name for name, p in model.named_parameters() if (p.grad is None) == p.requires_grad] == []
     for name in ("fusion.adapter.gamma", "fusion.adapter.mlp.0.weight", "names.background", "names.null"):
@@ -343,7 +343,7 @@ def test_activations_that_are_computed_again_change_nothing():
     gradients = []
     for checkpointing in (False, True):
         model = build(gradient_checkpointing=checkpointing).train()
-        output = model(picture(64, 128), ingredients=SOME)
+        output = model(sample_image(64, 128), ingredients=SOME)
         (output.logits.square().mean() + sum(maps.square().mean() for maps in output.maps)).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         seen = model.backbone._seen
@@ -357,7 +357,7 @@ def test_a_copy_looks_for_itself(told):
     """Hooks and processors of a copy must not report to the original."""
     other = copy.deepcopy(told)
     nn.init.zeros_(told.backbone.unet.conv_in.weight)
-    image = picture(64, 64)
+    image = sample_image(64, 64)
     with torch.no_grad():
         one, two = told(image), other(image)
         assert not torch.allclose(one.logits, two.logits)

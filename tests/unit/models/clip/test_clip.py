@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 
 
-# --- planted towers: a picture's vector is its mean colour without the grey, a name's vector is its colour ---
+# --- planted towers: an image's vector is its mean colour without the grey, a name's vector is its colour ---
 
 
 VECTORS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -51,8 +51,8 @@ class Colours(torch.nn.Module):
 def planted(cache_names: int = 10) -> tuple[ClipModel, Colours]:
     towers = Colours()
 
-    def pixels(picture: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(np.array(picture.resize((8, 8), Image.Resampling.BOX))).permute(2, 0, 1).float()
+    def pixels(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image.resize((8, 8), Image.Resampling.BOX))).permute(2, 0, 1).float()
 
     return ClipModel(towers, pixels, towers.tokenizer, CPU, cache_names), towers
 
@@ -158,7 +158,7 @@ def test_a_folder_scores_as_open_clip_does(folder):
         expected = (model.logit_scale.exp() * seen @ torch.stack(text).T).softmax(1)[0]
     assert clip.scores(image, names) == close(expected.tolist())
     assert not clip._model.training and clip._fill == (102, 128, 153)
-    # the middle square is all that CLIP sees of a whole picture
+    # the middle square is all that CLIP sees of a whole image
     assert clip.mask_scores(image[:, 10:60], [np.ones((50, 50), bool)], names) != clip.scores(image, names)
 
 

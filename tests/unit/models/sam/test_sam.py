@@ -1,4 +1,4 @@
-"""SAM: real weights on real pictures, a tiny one with random weights against the package's own classes, refusals."""
+"""SAM: real weights on real images, a tiny one with random weights against the package's own classes, refusals."""
 
 import threading
 from functools import partial
@@ -102,7 +102,7 @@ def tiny_sam(seed: int = 0) -> Sam:
     return sam.eval()
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def sample_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -110,11 +110,11 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (37, 90), (201, 120)])
 def test_prompts_equal_the_package(height, width):
     sam = tiny_sam()
-    model, image = SamModel(sam, CPU), picture(height, width)
+    model, image = SamModel(sam, CPU), sample_image(height, width)
     predictor = SamPredictor(sam)
     predictor.set_image(image)
     embedding = model.embed(image)
-    model.embed(picture(64, 80, seed=1))  # another picture in between changes nothing
+    model.embed(sample_image(64, 80, seed=1))  # another image in between changes nothing
     assert_close(embedding.features, predictor.features)
     for points, box in (
         ([(10.0, 20.0, 1)], None),
@@ -142,7 +142,7 @@ def test_prompts_equal_the_package(height, width):
     [(1.0, 64, 64, 5), (1.0, 37, 90, 1), (1.0, 37, 90, 64), (1.0, 201, 120, 5), (0.7, 37, 90, 5)],
 )
 def test_automatic_masks_equal_the_package(overlap, height, width, batch):
-    sam, image = tiny_sam(), picture(height, width)
+    sam, image = tiny_sam(), sample_image(height, width)
     model = SamModel(sam, CPU, MaskGrid(6, batch, predicted_iou=0.88, stability=0.6, overlap=overlap))
     package = SamAutomaticMaskGenerator(
         sam, 6, pred_iou_thresh=0.88, stability_score_thresh=0.6, box_nms_thresh=overlap
@@ -162,7 +162,7 @@ def _assert_same(found: list[SamMask], expected: list[dict[str, Any]]) -> None:
 
 def test_automatic_masks_end_when_nobody_waits_for_them():
     model, gone = SamModel(tiny_sam(), CPU, MaskGrid(6, 4, predicted_iou=0.88, stability=0.6)), threading.Event()
-    embedding, seen = model.embed(picture(40, 60)), []
+    embedding, seen = model.embed(sample_image(40, 60)), []
     promising = model._promising
 
     def counted(predictor, clicks):
@@ -177,7 +177,7 @@ def test_automatic_masks_end_when_nobody_waits_for_them():
 
 def test_no_automatic_mask_is_an_answer():
     model = SamModel(tiny_sam(), CPU, MaskGrid(points_per_side=2, predicted_iou=9.0))
-    assert model.automatic(model.embed(picture(40, 60))) == []
+    assert model.automatic(model.embed(sample_image(40, 60))) == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_no_automatic_mask_is_an_answer():
     [
         ([], None, "a prompt needs at least one point or a box"),
         ([(5, 5, 2)], None, r"the label of a point is 1 .* or 0 .*, found 2"),
-        ([(5, 5, 1), (61, 5, 1)], None, r"the point \(61, 5\) lies outside the picture of 60 x 40 pixels"),
+        ([(5, 5, 1), (61, 5, 1)], None, r"the point \(61, 5\) lies outside the image of 60 x 40 pixels"),
         ([(5, -0.5, 1)], None, r"the point \(5, -0.5\) lies outside"),
         ([(float("nan"), 5, 1)], None, r"the point \(nan, 5\) lies outside"),
         ([], (10, 5, 10, 9), r"the box \(10, 5, 10, 9\) is not x0 < x1, y0 < y1 within 60 x 40 pixels"),
@@ -196,10 +196,10 @@ def test_no_automatic_mask_is_an_answer():
 def test_prompts_that_are_refused(points, box, expected):
     model = SamModel(tiny_sam(), CPU)
     with pytest.raises(UserError, match=expected):
-        model.prompt(model.embed(picture(40, 60)), points, box)
+        model.prompt(model.embed(sample_image(40, 60)), points, box)
 
 
-def test_a_picture_of_one_line_is_refused():
+def test_an_image_of_one_line_is_refused():
     with pytest.raises(UserError, match="3000 x 1 pixels is too narrow"):
         SamModel(tiny_sam(), CPU).embed(np.zeros((1, 3000, 3), np.uint8))
 

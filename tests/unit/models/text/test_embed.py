@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import read_table
 from foodseg.models.text.embed import embed_names, permutation, random_vectors
 from tests.support.compare import assert_close
-from tests.support.synthetic_set import write_drawn
+from tests.support.synthetic_set import write_synthetic
 
 CLASSES = "0\tbackground\n1\trice\n2\tcheese butter\n3\tfried tofu\n"
 
@@ -66,15 +66,15 @@ def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
 
 
 def test_random_vectors_are_called_random(tmp_path):
-    uri = write_drawn(tmp_path / "d", train=2, val=2, test=2)
+    uri = write_synthetic(tmp_path / "d", train=2, val=2, test=2)
     out = str(tmp_path / "t.safetensors")
     result = embed_names(uri, out, random_seed=7)
-    table = read_table(out, PLATE_CLASSES)
+    table = read_table(out, SYNTHETIC_CLASSES)
     assert table.made_by == "random unit vectors, seed 7" == result["made_by"]
-    assert table.vectors.shape == (len(PLATE_CLASSES), 384)
-    assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(PLATE_CLASSES) - 1))
-    assert torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 7))
-    assert not torch.equal(table.vectors[1:], random_vectors(len(PLATE_CLASSES) - 1, 8))
+    assert table.vectors.shape == (len(SYNTHETIC_CLASSES), 384)
+    assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(SYNTHETIC_CLASSES) - 1))
+    assert torch.equal(table.vectors[1:], random_vectors(len(SYNTHETIC_CLASSES) - 1, 7))
+    assert not torch.equal(table.vectors[1:], random_vectors(len(SYNTHETIC_CLASSES) - 1, 8))
 
 
 def test_permuted_names_are_called_permuted(classes, tmp_path):

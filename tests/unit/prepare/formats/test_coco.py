@@ -31,7 +31,7 @@ def document(images: list[Any], annotations: list[Any] | None = None, categories
 
 
 def write(folder: Path, files: dict[str, Any]) -> str:
-    """Writes JSON files, and pictures of 4 x 3 pixels."""
+    """Writes JSON files, and images of 4 x 3 pixels."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write(folder: Path, files: dict[str, Any]) -> str:
 
 
 def summary(src: str) -> list[tuple[str, str, str | None]]:
-    """Id, split and the place of the picture of each record."""
+    """Id, split and the place of the image of each record."""
     places = [
         str(Path(r.image.uri).relative_to(src)) if isinstance(r.image, ImageFile) else None
         for r in list_coco(src).records
@@ -82,7 +82,7 @@ def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert missing_in_coco(src) == []
 
 
-def test_pictures_in_images_or_in_a_folder_of_their_split_there(tmp_path: Path) -> None:
+def test_images_in_images_or_in_a_folder_of_their_split_there(tmp_path: Path) -> None:
     src = write(
         tmp_path,
         {
@@ -110,7 +110,7 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
         {f"{name}/_annotations.coco.json": document([image(0, "1.jpg")], []) for name in ("valid", "train", "test")}
         | {f"{name}/1.jpg": None for name in ("valid", "train", "test")},
     )
-    # three pictures of one name are three pictures
+    # three images of one name are three images
     assert summary(src) == [
         ("train/1.jpg", "train", "train/1.jpg"),
         ("valid/1.jpg", "val", "valid/1.jpg"),
@@ -120,7 +120,7 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["1.jpg", "images/1.jpg"])
-def test_one_json_with_its_pictures_beside(place: str, tmp_path: Path) -> None:
+def test_one_json_with_its_images_beside(place: str, tmp_path: Path) -> None:
     src = write(tmp_path, {"labels.json": document([image(0, "1.jpg")], [annotation(1, 0)]), place: None})
     assert summary(src) == [("1", "train", place)]
     assert missing_in_coco(src) == []
@@ -132,7 +132,7 @@ def test_an_id_that_an_export_wrote_is_taken(tmp_path: Path) -> None:
     assert [image_id for image_id, _, _ in summary(src)] == ["train/1", "2", "3"]
 
 
-def test_a_picture_in_two_splits_keeps_one_id(tmp_path: Path) -> None:
+def test_an_image_in_two_splits_keeps_one_id(tmp_path: Path) -> None:
     files = {f"annotations/{name}.json": document([image(0, "1.jpg")], []) for name in ("train", "test")}
     src = write(tmp_path, {**files, "images/1.jpg": None})
     assert summary(src) == [("1", "train", "images/1.jpg"), ("1", "test", "images/1.jpg")]

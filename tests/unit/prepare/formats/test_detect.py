@@ -112,9 +112,9 @@ EMPTY: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("format", EMPTY)
-def test_a_source_without_pictures_is_refused(format: str, tmp_path: Path) -> None:
+def test_a_source_without_images_is_refused(format: str, tmp_path: Path) -> None:
     EMPTY[format](tmp_path)
-    with pytest.raises(UserError, match=rf"{tmp_path} \(format {format}\) lists no pictures"):
+    with pytest.raises(UserError, match=rf"{tmp_path} \(format {format}\) lists no images"):
         list_source(str(tmp_path))
 
 
@@ -135,7 +135,7 @@ def test_sources_tsv_tells_what_a_source_annotates(format: str, tmp_path: Path) 
     (tmp_path / "sources.tsv").write_text("canteen\t1\n")
     assert list_source(str(tmp_path)).annotated == {"canteen": (0, 1)}
     (tmp_path / "sources.tsv").write_text("kantine\t1\n")
-    with pytest.raises(UserError, match=r"sources.tsv, line 1: no picture has the source 'kantine'"):
+    with pytest.raises(UserError, match=r"sources.tsv, line 1: no image has the source 'kantine'"):
         list_source(str(tmp_path))
 
 

@@ -11,7 +11,7 @@ from foodseg.prepare.formats.foodseg103 import list_foodseg103, missing_in_foods
 
 
 def write(folder: Path, train: str = "00000000\n00000004.jpg\n", test: str | None = "00000048\n") -> Path:
-    """Writes four pictures of 4 x 3 pixels, each mask full of one id."""
+    """Writes four images of 4 x 3 pixels, each mask full of one id."""
     images, masks = folder / "Images" / "img_dir", folder / "Images" / "ann_dir"
     for index, name in enumerate(("train/00000000", "train/00000004", "train/00000007", "test/00000048")):
         for path in (images / f"{name}.jpg", masks / f"{name}.png"):
@@ -67,13 +67,13 @@ def test_folders_in_another_case(tmp_path: Path) -> None:
     assert all(record.image.read()[:2] == b"\xff\xd8" for record in listing.records)
 
 
-def test_a_listed_picture_without_its_files_is_refused_when_it_is_read(tmp_path: Path) -> None:
+def test_a_listed_image_without_its_files_is_refused_when_it_is_read(tmp_path: Path) -> None:
     root = write(tmp_path, train="00000000\n12345678\n")
     (root / "Images" / "ann_dir" / "train" / "00000000.png").unlink()
     first, gone = list_foodseg103(str(root)).records[:2]
     assert first.mask is not None
     with pytest.raises(UserError, match=r"ann_dir/train has no mask 00000000\.png"):
-        first.mask.read()  # a mask that is missing is no unlabelled picture
+        first.mask.read()  # a mask that is missing is no unlabelled image
     with pytest.raises(UserError, match=r"train.txt lists '12345678', and no image in train/ has that name"):
         gone.image.read()
 

@@ -36,7 +36,7 @@ def mask(index: int) -> np.ndarray:
 
 
 def rows(count: int, start: int = 0, *, path: str | None = "{:08d}") -> dict[str, list[Any]]:
-    """Pictures of 4 x 3 pixels whose grey value is their number."""
+    """Images of 4 x 3 pixels whose grey value is their number."""
     names = [None if path is None else path.format(index) for index in range(start, start + count)]
     grey = [png(np.full((3, 4, 3), index, np.uint8)) for index in range(start, start + count)]
     labels = [png(mask(index)) for index in range(start, start + count)]
@@ -65,14 +65,14 @@ def mirror(folder: Path, **splits: tuple[int, int]) -> str:
 
 
 def check(listing: Any, numbers: list[int]) -> None:
-    """Pictures and masks are those of `rows`."""
+    """Images and masks are those of `rows`."""
     assert len(listing.records) == len(numbers)
     for record, number in zip(listing.records, numbers, strict=True):
         assert np.array(Image.open(BytesIO(record.image.read())))[0, 0, 0] == number
         np.testing.assert_array_equal(record.mask.read(), mask(number))
 
 
-def test_pictures_and_masks_of_a_mirror(tmp_path: Path) -> None:
+def test_images_and_masks_of_a_mirror(tmp_path: Path) -> None:
     src = mirror(tmp_path, train=(0, 5), test=(5, 3))
     assert pq.ParquetFile(tmp_path / "data" / "train-00000-of-00001.parquet").num_row_groups == 3
     listing = list_huggingface(src)
@@ -153,7 +153,7 @@ def test_a_split_in_several_files_beside_the_class_names(tmp_path: Path) -> None
         ("same", False, ["train-000000", "train-000001"]),
     ],
 )
-def test_what_a_picture_is_called(path: str | None, has_id: bool, ids: list[str], tmp_path: Path) -> None:
+def test_what_an_image_is_called(path: str | None, has_id: bool, ids: list[str], tmp_path: Path) -> None:
     columns = rows(2, path=path)
     write(tmp_path / "train.parquet", columns if has_id else {k: v for k, v in columns.items() if k != "id"})
     (tmp_path / "classes.txt").write_text(CLASSES)
@@ -218,7 +218,7 @@ def test_a_row_without_mask_is_unlabelled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(records[2].mask.read(), mask(2))
 
 
-def test_a_row_without_picture_is_refused_when_it_is_read(tmp_path: Path) -> None:
+def test_a_row_without_image_is_refused_when_it_is_read(tmp_path: Path) -> None:
     columns = rows(2)
     columns["image"][1] = None
     write(tmp_path / "train.parquet", columns)
@@ -235,7 +235,7 @@ def test_a_row_group_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(huggingface.storage, "open_input", lambda uri: opened.append(uri) or real(uri))
     huggingface._read_leaf.cache_clear()
     check(listing, list(range(6)))
-    assert len(opened) == 6  # three row groups, pictures and masks of each
+    assert len(opened) == 6  # three row groups, images and masks of each
 
 
 # --- masks ---
@@ -267,7 +267,7 @@ def test_the_indices_of_a_palette_are_the_ids() -> None:
 
 def test_colours_that_are_no_ids_are_refused() -> None:
     colours = np.array([[0, 0, 0], [200, 10, 30], [90, 90, 90]], np.uint8)[mask(1)]
-    with pytest.raises(UserError, match="the mask is a picture in colours"):
+    with pytest.raises(UserError, match="the mask is an image in colours"):
         decode_label(png(colours))
 
 
@@ -359,8 +359,8 @@ def test_class_labels_however_deep_and_odd() -> None:
 
 @pytest.mark.parametrize(
     ("drop", "words"),
-    [("label", "has no columns of pictures among label, mask, annotation.*columns are image, id"),
-     ("image", "has no columns of pictures among image,.*columns are label, id")],
+    [("label", "has no columns of images among label, mask, annotation.*columns are image, id"),
+     ("image", "has no columns of images among image,.*columns are label, id")],
 )  # fmt: skip
 def test_a_missing_column_is_named(drop: str, words: str, tmp_path: Path) -> None:
     columns = rows(1)
@@ -373,7 +373,7 @@ def test_a_missing_column_is_named(drop: str, words: str, tmp_path: Path) -> Non
 def test_two_columns_of_masks_are_one_too_many(tmp_path: Path) -> None:
     columns = rows(1)
     write(tmp_path / "train.parquet", {**columns, "mask": columns["label"]}, mask=datasets.Image())
-    with pytest.raises(UserError, match="has 2 columns of pictures among label, mask, annotation"):
+    with pytest.raises(UserError, match="has 2 columns of images among label, mask, annotation"):
         list_huggingface(str(tmp_path))
 
 

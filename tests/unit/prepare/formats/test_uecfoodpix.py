@@ -60,7 +60,7 @@ def test_the_source_is_any_folder_around_the_data(below: str, tmp_path: Path) ->
     write(tmp_path)
     listing = list_uecfoodpix(str(tmp_path / below))
     assert listing.classes.names == ("background", "rice", "eels on rice", "pilaf")
-    # picture 1 of train and picture 1 of test are two pictures
+    # image 1 of train and image 1 of test are two images
     assert [(r.image_id, r.split) for r in listing.records] == [
         ("train/1", "train"),
         ("2", "train"),
@@ -152,7 +152,7 @@ def jpeg() -> bytes:
         (jpeg(), "is a PNG file, this one is not", "mask_mode"),
         (png(np.tile(colours(), (50, 50, 1)))[:-300], "the mask cannot be decoded", "truncated"),
         (b"", "the file is empty", "empty_file"),
-        (b"no picture", "this is plain text", "other_format"),
+        (b"no image", "this is plain text", "other_format"),
     ],
 )
 def test_other_masks_are_refused(data: bytes, words: str, fault: str) -> None:

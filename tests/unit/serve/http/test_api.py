@@ -14,7 +14,7 @@ import pytest
 
 from foodseg.config.serve import ServeConfig, parse_serve_config
 from foodseg.data.image_io import decode_mask
-from foodseg.serve.embedding_cache import picture_digest
+from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
@@ -53,7 +53,7 @@ class Sam:
         self.asked: list[tuple[list[tuple[float, float, int]], Any]] = []
 
     async def embed(self, image: np.ndarray) -> str:
-        digest = picture_digest(image)
+        digest = image_digest(image)
         self.kept.add(digest)
         return digest
 
@@ -116,89 +116,91 @@ def code(response: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def sample_image() -> bytes:
     return png(meal(3, HEIGHT, WIDTH))
 
 
-def test_segment_names_measures_and_masks(picture: bytes) -> None:
+def test_segment_names_measures_and_masks(sample_image: bytes) -> None:
     segmenter = Segmenter()
-    answer = Server(Backends(segmenter)).post("/v1/segment", picture).json()
+    answer = Server(Backends(segmenter)).post("/v1/segment", sample_image).json()
     assert segmenter.asked == [((HEIGHT, WIDTH, 3), "meals@abababababab", None)]
     assert answer["image"] == {"width": WIDTH, "height": HEIGHT, "id": None}
     assert answer["model"] == {"name": "meals", "sha": SHA}
     rice, egg = answer["ingredients"]
-    assert (rice["name"], rice["pixels"], rice["share_of_food"], rice["share_of_picture"]) == ("rice", 1200, 0.5, 0.25)
+    assert (rice["name"], rice["pixels"], rice["share_of_food"], rice["share_of_image"]) == ("rice", 1200, 0.5, 0.25)
     assert (rice["confidence"], egg["confidence"]) == (0.75, 0.5)
     np.testing.assert_array_equal(from_rle(Rle(**egg["mask"])), ids_of(HEIGHT, WIDTH) == 2)
     assert (answer["label_map"], answer["refined"]) == (None, False)
 
 
-def test_segment_as_png_and_polygons_and_with_a_scale(picture: bytes) -> None:
+def test_segment_as_png_and_polygons_and_with_a_scale(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter()))
-    answer = server.post("/v1/segment", picture, format="png", pixels_per_cm="10").json()
+    answer = server.post("/v1/segment", sample_image, format="png", pixels_per_cm="10").json()
     np.testing.assert_array_equal(decode_mask(base64.b64decode(answer["label_map"])), ids_of(HEIGHT, WIDTH))
     assert [one["mask"] for one in answer["ingredients"]] == [None, None]
     assert [one["cm2"] for one in answer["ingredients"]] == [12.0, 12.0]
-    (ring,) = server.post("/v1/segment", picture, format="polygons").json()["ingredients"][0]["mask"]
+    (ring,) = server.post("/v1/segment", sample_image, format="polygons").json()["ingredients"][0]["mask"]
     assert len(ring) >= 8
 
 
-def test_a_large_picture_is_decoded_small_and_answered_at_its_own_size() -> None:
+def test_a_large_image_is_decoded_small_and_answered_at_its_own_size() -> None:
     segmenter, large = Segmenter(), png(meal(1, 300, 400))
-    config = parse_serve_config({"picture": {"longest_side": 100}})
+    config = parse_serve_config({"image": {"longest_side": 100}})
     answer = Server(Backends(segmenter), config).post("/v1/segment", large).json()
     assert segmenter.asked[0][0] == (75, 100, 3)
     assert answer["ingredients"][0]["mask"]["size"] == [300, 400]
 
 
-def test_ingredients_reach_a_model_that_takes_them(picture: bytes) -> None:
+def test_ingredients_reach_a_model_that_takes_them(sample_image: bytes) -> None:
     segmenter = Segmenter(guided=True)
     server = Server(Backends(segmenter))
-    assert server.post("/v1/segment", picture, ingredients="egg, Rice").status_code == 200
+    assert server.post("/v1/segment", sample_image, ingredients="egg, Rice").status_code == 200
     assert segmenter.asked[0][2] == (1, 2)
-    assert code(server.post("/v1/segment", picture, ingredients="stone")) == (422, "unknown_ingredient")
+    assert code(server.post("/v1/segment", sample_image, ingredients="stone")) == (422, "unknown_ingredient")
     other = Server(Backends(Segmenter()))
-    assert code(other.post("/v1/segment", picture, ingredients="egg")) == (422, "ingredients_unsupported")
+    assert code(other.post("/v1/segment", sample_image, ingredients="egg")) == (422, "ingredients_unsupported")
 
 
-def test_refine_and_its_own_deadline(picture: bytes) -> None:
-    answer = Server(Backends(Segmenter(), Sam(), refine=Refine())).post("/v1/segment", picture, refine="sam").json()
+def test_refine_and_its_own_deadline(sample_image: bytes) -> None:
+    answer = (
+        Server(Backends(Segmenter(), Sam(), refine=Refine())).post("/v1/segment", sample_image, refine="sam").json()
+    )
     assert ([one["name"] for one in answer["ingredients"]], answer["refined"]) == (["tofu"], True)
     config = parse_serve_config({"refine": {"seconds": 0.05}})
     slow = Server(Backends(Segmenter(), Sam(), refine=Refine(5.0)), config)
-    answer = slow.post("/v1/segment", picture, refine="sam").json()
+    answer = slow.post("/v1/segment", sample_image, refine="sam").json()
     assert ([one["name"] for one in answer["ingredients"]], answer["refined"]) == (["rice", "egg"], False)
 
 
-def test_what_is_not_configured_says_how_to_add_it(picture: bytes) -> None:
+def test_what_is_not_configured_says_how_to_add_it(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter()))
-    assert code(server.post("/v1/segment", picture, refine="sam")) == (503, "sam_not_configured")
-    assert code(server.post("/v1/prompt", picture, points="[[1, 1, 1]]")) == (503, "sam_not_configured")
-    assert code(server.post("/v1/zero-shot", picture, names="a,b")) == (503, "clip_not_configured")
+    assert code(server.post("/v1/segment", sample_image, refine="sam")) == (503, "sam_not_configured")
+    assert code(server.post("/v1/prompt", sample_image, points="[[1, 1, 1]]")) == (503, "sam_not_configured")
+    assert code(server.post("/v1/zero-shot", sample_image, names="a,b")) == (503, "clip_not_configured")
     only_clip = Server(Backends(Segmenter(), clip=Clip()))
-    assert code(only_clip.post("/v1/zero-shot", picture, names="a,b", masks="true")) == (503, "sam_not_configured")
+    assert code(only_clip.post("/v1/zero-shot", sample_image, names="a,b", masks="true")) == (503, "sam_not_configured")
     assert [server.get("/v1/models").json()[name] for name in ("sam", "clip")] == [False, False]
     assert [only_clip.get("/v1/models").json()[name] for name in ("sam", "clip")] == [False, True]
 
 
-def test_a_prompt_by_picture_then_by_id(picture: bytes) -> None:
+def test_a_prompt_by_image_then_by_id(sample_image: bytes) -> None:
     sam = Sam()
     server = Server(Backends(Segmenter(), sam))
-    first = server.post("/v1/prompt", picture, points="[[8, 6, 1]]").json()
+    first = server.post("/v1/prompt", sample_image, points="[[8, 6, 1]]").json()
     assert sam.asked == [([(8.0, 6.0, 1)], None)]
     assert [mask["pixels"] for mask in first["masks"]] == [1200, 2400]
     public = first["image"]["id"]
     second = server.post("/v1/prompt", image_id=public, box="[0, 0, 40, 30]")
     assert second.json()["masks"] == first["masks"]
     assert sam.asked[1] == ([], (0.0, 0.0, 40.0, 30.0))
-    # the id of /v1/segment is the same one, but stands for a picture that nobody has embedded yet
-    assert server.post("/v1/segment", picture).json()["image"]["id"] == public
+    # the id of /v1/segment is the same one, but stands for an image that nobody has embedded yet
+    assert server.post("/v1/segment", sample_image).json()["image"]["id"] == public
     sam.kept.clear()
     assert code(server.post("/v1/prompt", image_id=public, points="[[8, 6, 1]]")) == (404, "image_expired")
 
 
 class Forgetful(Sam):
-    """Of several replicas another is asked than has embedded the picture."""
+    """Of several replicas another is asked than has embedded the image."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -212,32 +214,34 @@ class Forgetful(Sam):
         return digest
 
 
-def test_a_picture_that_was_sent_is_embedded_again_where_its_replica_is_lost(picture: bytes) -> None:
+def test_an_image_that_was_sent_is_embedded_again_where_its_replica_is_lost(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter(), Forgetful(2)))
-    assert len(server.post("/v1/prompt", picture, points="[[8, 6, 1]]").json()["masks"]) == 2
+    assert len(server.post("/v1/prompt", sample_image, points="[[8, 6, 1]]").json()["masks"]) == 2
     lost = Server(Backends(Segmenter(), Forgetful(3)))
-    assert code(lost.post("/v1/prompt", picture, points="[[8, 6, 1]]")) == (404, "image_expired")
+    assert code(lost.post("/v1/prompt", sample_image, points="[[8, 6, 1]]")) == (404, "image_expired")
 
 
-def test_an_id_of_another_server_or_none_at_all(picture: bytes) -> None:
+def test_an_id_of_another_server_or_none_at_all(sample_image: bytes) -> None:
     sam = Sam()
-    public = Server(Backends(Segmenter(), sam)).post("/v1/prompt", picture, points="[[1, 1, 1]]").json()["image"]["id"]
+    public = (
+        Server(Backends(Segmenter(), sam)).post("/v1/prompt", sample_image, points="[[1, 1, 1]]").json()["image"]["id"]
+    )
     other = Server(Backends(Segmenter(), sam), secret=b"other")
     assert code(other.post("/v1/prompt", image_id=public, points="[[1, 1, 1]]")) == (404, "image_expired")
     assert code(other.post("/v1/prompt", image_id="x", points="[[1, 1, 1]]")) == (404, "image_expired")
-    assert code(other.post("/v1/prompt", points="[[1, 1, 1]]")) == (422, "no_picture")
-    assert code(other.post("/v1/prompt", picture)) == (422, "no_prompt")
-    assert code(other.post("/v1/prompt", picture, points="[[80, 1, 1]]")) == (422, "point_outside")
+    assert code(other.post("/v1/prompt", points="[[1, 1, 1]]")) == (422, "no_image")
+    assert code(other.post("/v1/prompt", sample_image)) == (422, "no_prompt")
+    assert code(other.post("/v1/prompt", sample_image, points="[[80, 1, 1]]")) == (422, "point_outside")
 
 
-def test_zero_shot_of_the_picture_and_its_regions(picture: bytes) -> None:
+def test_zero_shot_of_the_image_and_its_regions(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter(), Sam(), Clip()))
-    answer = server.post("/v1/zero-shot", picture, names="rice, egg").json()
+    answer = server.post("/v1/zero-shot", sample_image, names="rice, egg").json()
     assert answer["scores"] == [{"name": "egg", "score": 0.75}, {"name": "rice", "score": 0.25}]
     assert answer["masks"] is None
-    (region,) = server.post("/v1/zero-shot", picture, names='["rice", "egg"]', masks="true").json()["masks"]
+    (region,) = server.post("/v1/zero-shot", sample_image, names='["rice", "egg"]', masks="true").json()["masks"]
     assert (region["pixels"], region["scores"][0]) == (1200, {"name": "rice", "score": 0.9})
-    assert code(server.post("/v1/zero-shot", picture, names=" ")) == (422, "no_names")
+    assert code(server.post("/v1/zero-shot", sample_image, names=" ")) == (422, "no_names")
 
 
 def test_models_classes_and_health() -> None:
@@ -253,17 +257,17 @@ def test_models_classes_and_health() -> None:
     assert code(server.get("/page/none.js")) == (404, "not_found")
 
 
-def test_the_errors_of_forms_come_in_the_envelope(picture: bytes) -> None:
+def test_the_errors_of_forms_come_in_the_envelope(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter()))
-    assert server.post("/v1/segment", picture, format="gif").status_code == 422
-    assert server.post("/v1/segment", picture, pixels_per_cm="nan").status_code == 422
-    assert server.post("/v1/segment", picture, pixels_per_cm="0").status_code == 422
+    assert server.post("/v1/segment", sample_image, format="gif").status_code == 422
+    assert server.post("/v1/segment", sample_image, pixels_per_cm="nan").status_code == 422
+    assert server.post("/v1/segment", sample_image, pixels_per_cm="0").status_code == 422
     assert server.post("/v1/segment").status_code == 422
     assert server.get("/v1/segment").status_code == 405
-    for response in (server.post("/v1/segment", picture, format="gif"), server.get("/v1/segment")):
+    for response in (server.post("/v1/segment", sample_image, format="gif"), server.get("/v1/segment")):
         assert set(response.json()["error"]) == {"code", "message", "hint"}
     jpeg = cv2.imencode(".jpg", meal(1, 40, 40))[1].tobytes()
-    assert code(server.post("/v1/segment", jpeg[:100])) == (422, "damaged_picture")
+    assert code(server.post("/v1/segment", jpeg[:100])) == (422, "damaged_image")
 
 
 def test_the_openapi_document_names_every_route() -> None:
@@ -287,9 +291,9 @@ class Nobody(Segmenter):
         return self._states
 
 
-def test_an_endpoint_without_a_model_says_how_to_get_one(picture: bytes) -> None:
+def test_an_endpoint_without_a_model_says_how_to_get_one(sample_image: bytes) -> None:
     server = Server(Backends(Nobody()))
-    for response in (server.get("/readyz"), server.post("/v1/segment", picture)):
+    for response in (server.get("/readyz"), server.post("/v1/segment", sample_image)):
         assert code(response) == (503, "no_model")
         hint = response.json()["error"]["hint"]
         assert "foodseg train" in hint and "foodseg serve swap meals" in hint
@@ -298,16 +302,16 @@ def test_an_endpoint_without_a_model_says_how_to_get_one(picture: bytes) -> None
     assert Server(Backends(Nobody(), Sam())).get("/readyz").status_code == 200  # clicks need no model
 
 
-def test_a_model_that_is_gone_is_a_state_with_its_reason(picture: bytes) -> None:
+def test_a_model_that_is_gone_is_a_state_with_its_reason(sample_image: bytes) -> None:
     why = "runs/a/checkpoints/step-1 is neither a checkpoint nor a run with one"
     server = Server(Backends(Nobody(ModelState("meals", "runs/a", None, None, why, (), True))))
     for path in ("/readyz", "/v1/classes"):
         response = server.get(path)
         assert response.status_code == 503 and why in response.json()["error"]["message"]
-    assert code(server.post("/v1/segment", picture)) == (503, "model_unavailable")
+    assert code(server.post("/v1/segment", sample_image)) == (503, "model_unavailable")
 
 
-def test_a_server_that_stops_answers_what_it_has_and_refuses_the_rest(picture: bytes) -> None:
+def test_a_server_that_stops_answers_what_it_has_and_refuses_the_rest(sample_image: bytes) -> None:
     class Slow(Segmenter):
         async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
             await asyncio.sleep(0.3)
@@ -318,10 +322,10 @@ def test_a_server_that_stops_answers_what_it_has_and_refuses_the_rest(picture: b
     async def run() -> tuple[int, int, httpx.Response, httpx.Response, float]:
         transport = httpx.ASGITransport(app=server.app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            first = asyncio.create_task(client.post("/v1/segment", files={"image": ("a", picture)}))
+            first = asyncio.create_task(client.post("/v1/segment", files={"image": ("a", sample_image)}))
             await asyncio.sleep(0.1)
             impatient = await server.app.drain(0.01)
-            late = await client.post("/v1/segment", files={"image": ("a", picture)})
+            late = await client.post("/v1/segment", files={"image": ("a", sample_image)})
             left = await server.app.drain(20)
             began = asyncio.get_running_loop().time()
             await server.app.drain(20)

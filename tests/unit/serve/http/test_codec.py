@@ -1,4 +1,4 @@
-"""Pictures from bytes, refused by their first bytes where they should be, and answers made from maps by hand."""
+"""Images from bytes, refused by their first bytes where they should be, and answers made from maps by hand."""
 
 import base64
 import io
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foodseg.config.serve import PictureConfig
+from foodseg.config.serve import ImageConfig
 from foodseg.data.image_io import decode_mask
 from foodseg.serve.http import codec
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import ApiError, Rle
 from foodseg.serve.protocols import Labelled, Mask
 
-LIMITS = PictureConfig(max_pixels=100_000, longest_side=64)
+LIMITS = ImageConfig(max_pixels=100_000, longest_side=64)
 NAMES = ("background", "rice", "egg", "soup")
 
 
@@ -38,49 +38,49 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
-def _refused(data: bytes, config: PictureConfig = LIMITS) -> ApiError:
+def _refused(data: bytes, config: ImageConfig = LIMITS) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        codec.read_picture(data, config)
+        codec.read_image(data, config)
     return caught.value
 
 
-# --- pictures ---
+# --- images ---
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_small_picture_keeps_its_size(format: str) -> None:
+def test_a_small_image_keeps_its_size(format: str) -> None:
     image = _rainbow(40, 50)
-    picture = codec.read_picture(_encoded(image, format), LIMITS)
-    assert (picture.height, picture.width) == (40, 50)
-    assert picture.image.shape == (40, 50, 3) and picture.image.dtype == np.uint8
-    assert picture.image.flags["C_CONTIGUOUS"]
-    assert np.abs(picture.image.astype(int) - image).mean() < 6
+    sample_image = codec.read_image(_encoded(image, format), LIMITS)
+    assert (sample_image.height, sample_image.width) == (40, 50)
+    assert sample_image.image.shape == (40, 50, 3) and sample_image.image.dtype == np.uint8
+    assert sample_image.image.flags["C_CONTIGUOUS"]
+    assert np.abs(sample_image.image.astype(int) - image).mean() < 6
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_large_picture_is_decoded_within_the_longest_side(format: str) -> None:
+def test_a_large_image_is_decoded_within_the_longest_side(format: str) -> None:
     image = _rainbow(300, 200)
-    picture = codec.read_picture(_encoded(image, format), LIMITS)
-    assert (picture.height, picture.width) == (300, 200)
-    assert picture.image.shape == (64, 43, 3)
-    assert picture.image.flags["C_CONTIGUOUS"]
-    assert np.abs(picture.image.astype(int) - _rainbow(64, 43)).mean() < 6
+    sample_image = codec.read_image(_encoded(image, format), LIMITS)
+    assert (sample_image.height, sample_image.width) == (300, 200)
+    assert sample_image.image.shape == (64, 43, 3)
+    assert sample_image.image.flags["C_CONTIGUOUS"]
+    assert np.abs(sample_image.image.astype(int) - _rainbow(64, 43)).mean() < 6
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_turned_picture_is_upright(format: str) -> None:
+def test_a_turned_image_is_upright(format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, to be turned clockwise
     lying = np.rot90(_rainbow(300, 200))
-    picture = codec.read_picture(_encoded(np.ascontiguousarray(lying), format, exif=exif), LIMITS)
-    assert (picture.height, picture.width) == (300, 200)
-    assert np.abs(picture.image.astype(int) - _rainbow(64, 43)).mean() < 6
+    sample_image = codec.read_image(_encoded(np.ascontiguousarray(lying), format, exif=exif), LIMITS)
+    assert (sample_image.height, sample_image.width) == (300, 200)
+    assert np.abs(sample_image.image.astype(int) - _rainbow(64, 43)).mean() < 6
 
 
 def test_extreme_shapes() -> None:
-    picture = codec.read_picture(_encoded(_rainbow(1, 2000), "PNG"), LIMITS)
-    assert picture.image.shape == (1, 64, 3)
-    assert codec.read_picture(_encoded(_rainbow(1, 1), "PNG"), LIMITS).image.shape == (1, 1, 3)
+    sample_image = codec.read_image(_encoded(_rainbow(1, 2000), "PNG"), LIMITS)
+    assert sample_image.image.shape == (1, 64, 3)
+    assert codec.read_image(_encoded(_rainbow(1, 1), "PNG"), LIMITS).image.shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_what_lies_behind_a_jpeg_has_no_scans_that_count(behind: str, options: d
         "zeros": bytes(10_000),
     }[behind]
     assert behind != "motion photo" or trailer.count(b"\xff\xda") > codec.MAX_SCANS
-    picture = codec.read_picture(sink.getvalue() + trailer, PictureConfig())
-    np.testing.assert_array_equal(picture.image, codec.read_picture(sink.getvalue(), PictureConfig()).image)
+    sample_image = codec.read_image(sink.getvalue() + trailer, ImageConfig())
+    np.testing.assert_array_equal(sample_image.image, codec.read_image(sink.getvalue(), ImageConfig()).image)
 
 
-def test_an_empty_picture() -> None:
-    assert (_refused(b"").status, _refused(b"").code) == (422, "empty_picture")
+def test_an_empty_image() -> None:
+    assert (_refused(b"").status, _refused(b"").code) == (422, "empty_image")
 
 
 WEBP_LOSSLESS = b"RIFF" + bytes(4) + b"WEBPVP8L" + bytes(4) + b"\x2f" + ((16382 | 16382 << 14).to_bytes(4, "little"))
@@ -141,7 +141,7 @@ BOMBS = [_png_header(60000, 60000) + bytes(100), WEBP_LOSSLESS, WEBP_EXTENDED, W
 @pytest.mark.parametrize("data", BOMBS)
 def test_pixels_are_counted_before_they_are_decoded(data: bytes) -> None:
     tracemalloc.start()
-    error = _refused(data, PictureConfig(max_pixels=50_000_000))
+    error = _refused(data, ImageConfig(max_pixels=50_000_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (error.status, error.code) == (422, "too_many_pixels")
@@ -154,18 +154,18 @@ def test_a_real_bomb_is_refused() -> None:
     rows = zlib.compress(bytes(1 + 20000 * 3) * 100, 9)
     body = b"IDAT" + rows
     data = _png_header(20000, 20000) + struct.pack(">I", len(rows)) + body + struct.pack(">I", zlib.crc32(body))
-    assert _refused(data, PictureConfig()).code == "too_many_pixels"
+    assert _refused(data, ImageConfig()).code == "too_many_pixels"
 
 
 def test_the_limit_itself_is_allowed() -> None:
     data = _encoded(_rainbow(250, 400), "PNG")
-    assert codec.read_picture(data, LIMITS).width == 400
-    assert _refused(data, PictureConfig(max_pixels=99_999, longest_side=64)).code == "too_many_pixels"
+    assert codec.read_image(data, LIMITS).width == 400
+    assert _refused(data, ImageConfig(max_pixels=99_999, longest_side=64)).code == "too_many_pixels"
 
 
 def test_a_jpeg_of_countless_scans() -> None:
     data = _encoded(_rainbow(30, 30), "JPEG", progressive=True)
-    assert codec.read_picture(data, LIMITS).width == 30
+    assert codec.read_image(data, LIMITS).width == 30
     scan = data.rindex(b"\xff\xda")
     assert _refused(data[:scan] + data[scan:-2] * 200 + data[-2:]).code == "too_many_scans"
 
@@ -188,34 +188,34 @@ def _with_noise(data: bytes, random: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("damage", _damaged())
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_damage_is_a_refusal_or_a_picture(format: str, damage: Callable[[bytes, np.random.Generator], bytes]) -> None:
+def test_damage_is_a_refusal_or_an_image(format: str, damage: Callable[[bytes, np.random.Generator], bytes]) -> None:
     data = _encoded(_rainbow(120, 90), format)
     random = np.random.default_rng(7)
     for _ in range(40):
         try:
-            picture = codec.read_picture(damage(data, random), LIMITS)
+            sample_image = codec.read_image(damage(data, random), LIMITS)
         except ApiError as error:
             assert error.status in (415, 422)
         else:  # a changed pixel is no damage that can be seen
-            assert picture.image.ndim == 3 and max(picture.image.shape[:2]) <= 64
+            assert sample_image.image.ndim == 3 and max(sample_image.image.shape[:2]) <= 64
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_half_a_picture_is_not_labelled(format: str) -> None:
+def test_half_an_image_is_not_labelled(format: str) -> None:
     data = _encoded(np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.uint8), format)
     error = _refused(data[: len(data) // 2])
-    assert (error.status, error.code) == (422, "damaged_picture")
+    assert (error.status, error.code) == (422, "damaged_image")
 
 
 # --- coordinates ---
 
 
 def test_decoded_size() -> None:
-    assert codec.decoded_size(3000, 4000, PictureConfig(longest_side=1024)) == (768, 1024)
-    assert codec.decoded_size(300, 400, PictureConfig(longest_side=1024)) == (300, 400)
+    assert codec.decoded_size(3000, 4000, ImageConfig(longest_side=1024)) == (768, 1024)
+    assert codec.decoded_size(300, 400, ImageConfig(longest_side=1024)) == (300, 400)
 
 
-def test_points_and_boxes_follow_the_picture() -> None:
+def test_points_and_boxes_follow_the_image() -> None:
     points, region = codec.to_decoded([(400.0, 100.0, 1)], (0.0, 40.0, 800.0, 80.0), (400, 800), (50, 200))
     assert points == [(100.0, 12.5, 1)]
     assert region == (0.0, 5.0, 200.0, 10.0)
@@ -230,12 +230,12 @@ def _labelled() -> Labelled:
 
 
 def test_an_answer_by_hand() -> None:
-    # twice as high and wide: each pixel of the map is 4 of the picture
+    # twice as high and wide: each pixel of the map is 4 of the image
     answer = codec.segment_answer(_labelled(), NAMES, (4, 8), "rle", request_id="r", image_id="i", pixels_per_cm=2.0)
     assert (answer.image.width, answer.image.height, answer.image.id) == (8, 4, "i")
     assert (answer.model.name, answer.model.sha, answer.refined) == ("meals", "ab" * 32, False)
     assert answer.label_map is None
-    assert [(i.id, i.name, i.pixels, i.share_of_food, i.share_of_picture, i.cm2) for i in answer.ingredients] == [
+    assert [(i.id, i.name, i.pixels, i.share_of_food, i.share_of_image, i.cm2) for i in answer.ingredients] == [
         (2, "egg", 12, 12 / 24, 12 / 32, 3.0),
         (3, "soup", 8, 8 / 24, 8 / 32, 2.0),
         (1, "rice", 4, 4 / 24, 4 / 32, 1.0),
@@ -269,7 +269,7 @@ def test_nothing_on_the_plate() -> None:
 def test_a_region_by_hand() -> None:
     mask = Mask(np.array([[False, True], [False, False]]), 0.75)
     found = codec.region(mask, (4, 6), "rle")
-    assert (found.score, found.pixels, found.share_of_picture, found.box) == (0.75, 6, 0.25, (3, 0, 3, 2))
+    assert (found.score, found.pixels, found.share_of_image, found.box) == (0.75, 6, 0.25, (3, 0, 3, 2))
 
 
 def test_scores_are_sorted() -> None:

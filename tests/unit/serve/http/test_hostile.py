@@ -15,20 +15,20 @@ from tests.support.hostile_requests import (
     HONEST_503,
     STATUSES,
     HostileRequest,
-    good_picture,
+    good_image,
     hostile_requests,
     multipart,
     random,
 )
-from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownPictures
+from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownImages
 
 NAMES = ("background", "rice", "egg")
 
 
 def _api(complete: bool, config: ServeConfig) -> Guard:
-    pictures = KnownPictures(NAMES, [])
-    segmenter = FakeSegmenter(pictures)
-    rest = (FakeSam(pictures), FakeClip(), FakeRefine()) if complete else ()
+    images = KnownImages(NAMES, [])
+    segmenter = FakeSegmenter(images)
+    rest = (FakeSam(images), FakeClip(), FakeRefine()) if complete else ()
     return make_api(config, Backends(segmenter, *rest), secret=b"secret", keys=None)
 
 
@@ -51,10 +51,10 @@ def _check(request: HostileRequest, reply: Reply) -> None:
 
 @pytest.mark.parametrize("complete", [True, False], ids=["with SAM and CLIP", "without"])
 def test_no_request_breaks_the_server(complete: bool) -> None:
-    # a picture of nine megapixels by its header may still be decoded
-    app = _api(complete, parse_serve_config({"picture": {"max_pixels": 9_000_000}}))
+    # an image of nine megapixels by its header may still be decoded
+    app = _api(complete, parse_serve_config({"image": {"max_pixels": 9_000_000}}))
     process, statuses, before = psutil.Process(), set(), 0
-    good = multipart([("image", "a.jpg", good_picture(random.Random(1)))])
+    good = multipart([("image", "a.jpg", good_image(random.Random(1)))])
     friendly = HostileRequest("POST", "/v1/segment", {"Content-Type": "multipart/form-data; boundary=b0undary"}, good)
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""Regions at the size of the client's picture, compared with pycocotools on maps that are really enlarged."""
+"""Regions at the size of the client's image, compared with pycocotools on maps that are really enlarged."""
 
 import cv2
 import numpy as np

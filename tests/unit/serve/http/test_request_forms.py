@@ -17,7 +17,7 @@ from foodseg.serve.http.api import make_api
 from foodseg.serve.protocols import Backends
 from tests.support.asgi import Reply, ask
 from tests.support.hostile_requests import multipart
-from tests.support.page_server import FakeClip, FakeSam, FakeSegmenter, KnownPictures
+from tests.support.page_server import FakeClip, FakeSam, FakeSegmenter, KnownImages
 from tests.support.tiny_checkpoints import meal
 
 CLASSES = ("background", "rice", "egg", "fried tofu")
@@ -35,8 +35,8 @@ URLENCODED = "application/x-www-form-urlencoded"
 def app() -> Any:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[:16], mask[16:32] = 1, 2
-    pictures = KnownPictures(CLASSES, [(meal(4, HEIGHT, WIDTH), mask)])
-    backends = Backends(FakeSegmenter(pictures), FakeSam(pictures), FakeClip())
+    images = KnownImages(CLASSES, [(meal(4, HEIGHT, WIDTH), mask)])
+    backends = Backends(FakeSegmenter(images), FakeSam(images), FakeClip())
     config = parse_serve_config({"http": {"max_body_bytes": 200_000}})
     return make_api(config, backends, secret=b"s", keys=None)
 
@@ -136,35 +136,35 @@ def test_gzip_is_undone_within_the_limit(app: Any) -> None:
 
 
 REFUSED = {
-    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_a_picture", "an @ stands before its name"),
-    "-d image=@lunch.jpg": (b"image=@lunch.jpg", URLENCODED, "not_a_picture", "'@lunch.jpg', the name of a file"),
-    "a word": (form(("image", None, b"lunch")), FORM, "not_a_picture", "the text 'lunch'"),
+    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_an_image", "an @ stands before its name"),
+    "-d image=@lunch.jpg": (b"image=@lunch.jpg", URLENCODED, "not_an_image", "'@lunch.jpg', the name of a file"),
+    "a word": (form(("image", None, b"lunch")), FORM, "not_an_image", "the text 'lunch'"),
     "an address": (as_json(image="https://x.example/a.jpg"), JSON, "address_not_fetched", "nothing is fetched"),
     "an address in a bucket": (form(("image", None, b"s3://b/a.jpg")), FORM, "address_not_fetched", "s3://b/a.jpg"),
-    "an empty field": (form(("image", None, b"")), FORM, "no_picture", "an empty 'image'"),
-    "an empty file": (form(("image", "a.jpg", b"")), FORM, "empty_picture", "0 bytes"),
-    "no file chosen": (form(("image", "", b"")), FORM, "no_picture", "'image'"),
-    "nothing": (b"", "", "no_picture", "an empty body"),
-    "an empty object": (b"{}", JSON, "no_picture", "JSON"),
-    "two pictures": (form(("image", "a", JPEG), ("image", "b", JPEG)), FORM, "several_pictures", "2 pictures"),
-    "two fields": (form(("image", "a", JPEG), ("file", "b", PNG)), FORM, "several_pictures", "image, file"),
-    "a list of pictures": (as_json(image=[B64, B64]), JSON, "several_pictures", "one request takes one"),
-    "a list of requests": (json.dumps([{"image": B64}]).encode(), JSON, "several_pictures", "a list"),
-    "an object": (as_json(image={"data": B64}), JSON, "not_a_picture", "a JSON object"),
+    "an empty field": (form(("image", None, b"")), FORM, "no_image", "an empty 'image'"),
+    "an empty file": (form(("image", "a.jpg", b"")), FORM, "empty_image", "0 bytes"),
+    "no file chosen": (form(("image", "", b"")), FORM, "no_image", "'image'"),
+    "nothing": (b"", "", "no_image", "an empty body"),
+    "an empty object": (b"{}", JSON, "no_image", "JSON"),
+    "two images": (form(("image", "a", JPEG), ("image", "b", JPEG)), FORM, "several_images", "2 images"),
+    "two fields": (form(("image", "a", JPEG), ("file", "b", PNG)), FORM, "several_images", "image, file"),
+    "a list of images": (as_json(image=[B64, B64]), JSON, "several_images", "one request takes one"),
+    "a list of requests": (json.dumps([{"image": B64}]).encode(), JSON, "several_images", "a list"),
+    "an object": (as_json(image={"data": B64}), JSON, "not_an_image", "a JSON object"),
     "numbers": (as_json(image=list(JPEG)), JSON, "too_many_values", "base64"),
-    "cut off": (as_json(image=URL[:-7]), JSON, "damaged_picture", "cut off"),
-    "cut off, another name": (as_json(picture=B64[:-7]), JSON, "damaged_picture", "cut off"),
+    "cut off": (as_json(image=URL[:-7]), JSON, "damaged_image", "cut off"),
+    "cut off, another name": (as_json(image=B64[:-7]), JSON, "damaged_image", "cut off"),
     "cut JSON": (as_json(image=B64)[:-9], JSON, "bad_request", '{"image": '),
     "curl -d": (JPEG.translate(None, b"\0\r\n"), URLENCODED, "bad_request", "--data-binary"),
     "curl -d of a PNG": (PNG.translate(None, b"\0\r\n"), URLENCODED, "bad_request", "--data-binary"),
-    "XML": (b"<image/>", "application/xml", "not_a_picture", "'<image/>'"),
+    "XML": (b"<image/>", "application/xml", "not_an_image", "'<image/>'"),
     "a near name": (form(("image", "a", JPEG), ("ingredient", None, b"egg")), FORM, "unknown_field", "'ingredient'"),
     "another path's field": (as_json(image=B64, points=[[1, 1, 1]]), JSON, "unknown_field", "'points'"),
     "two formats": (form(("image", "a", JPEG), ("format", None, b"png"), ("format", None, b"rle")), FORM,
                     "sent_twice", "format"),
-    "two keys": (b'{"image": "' + B64.encode() + b'", "image": "' + B64.encode() + b'"}', JSON, "several_pictures",
-                 "2 pictures"),
-    "a torn form": (form(("image", "a.jpg", JPEG))[:80], FORM, "no_picture", "a form"),
+    "two keys": (b'{"image": "' + B64.encode() + b'", "image": "' + B64.encode() + b'"}', JSON, "several_images",
+                 "2 images"),
+    "a torn form": (form(("image", "a.jpg", JPEG))[:80], FORM, "no_image", "a form"),
     "no form at all": (b"hello", FORM, "bad_request", "multipart"),
 }  # fmt: skip
 

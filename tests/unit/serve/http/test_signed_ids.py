@@ -1,4 +1,4 @@
-"""The public id of a picture: useful to the key that got it, worthless to others."""
+"""The public id of an image: useful to the key that got it, worthless to others."""
 
 import hashlib
 import hmac
@@ -40,5 +40,5 @@ def test_a_changed_id_is_expired(change: object) -> None:
 
 @pytest.mark.parametrize(("secret", "key_id"), [(SECRET, "lab"), (SECRET, ""), (b"another", "canteen")])
 def test_another_key_or_server_cannot_use_it(secret: bytes, key_id: str) -> None:
-    with pytest.raises(ApiError, match="no picture is kept"):
+    with pytest.raises(ApiError, match="no image is kept"):
         unseal(seal(IMAGE, SECRET, "canteen"), secret, key_id)

@@ -21,7 +21,7 @@ SCREENS: dict[str, dict[str, Any]] = {
 PATIENCE_MS = 120_000
 
 
-def photograph_page(url: str, pictures: Sequence[Path], out: Path) -> dict[str, list[list[str]]]:
+def photograph_page(url: str, images: Sequence[Path], out: Path) -> dict[str, list[list[str]]]:
     """Writes `page-<screen>-start.png` and `page-<screen>-<n>.png`, the last one with an outline.
 
     Returns:
@@ -37,12 +37,12 @@ def photograph_page(url: str, pictures: Sequence[Path], out: Path) -> dict[str, 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            return {screen: _photographed(browser, url, pictures, out, screen) for screen in SCREENS}
+            return {screen: _photographed(browser, url, images, out, screen) for screen in SCREENS}
         finally:
             browser.close()
 
 
-def _photographed(browser: Browser, url: str, pictures: Sequence[Path], out: Path, screen: str) -> list[list[str]]:
+def _photographed(browser: Browser, url: str, images: Sequence[Path], out: Path, screen: str) -> list[list[str]]:
     context = browser.new_context(**SCREENS[screen])
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -53,17 +53,17 @@ def _photographed(browser: Browser, url: str, pictures: Sequence[Path], out: Pat
     page.wait_for_selector("#model option", state="attached")  # it has asked what the server can do
     page.screenshot(path=out / f"page-{screen}-start.png", full_page=True)
     legends = []
-    for number, picture in enumerate(pictures, start=1):
-        page.goto(url)  # what is waited for below would still be there of the picture before
-        page.set_input_files("#choose", picture)
+    for number, image in enumerate(images, start=1):
+        page.goto(url)  # what is waited for below would still be there of the image before
+        page.set_input_files("#choose", image)
         page.wait_for_selector("#result:not([hidden])")
         page.wait_for_selector("#busy", state="hidden")
         legend = page.locator("#legend li:visible").all_inner_texts()
         if not legend or page.locator("#problem").is_visible():
             said = page.locator("#problem").inner_text() or "no ingredient"
-            raise ItemError(f"{picture.name}: the page shows {said}")
+            raise ItemError(f"{image.name}: the page shows {said}")
         legends.append([" ".join(line.split()) for line in legend])
-        if number == len(pictures):
+        if number == len(images):
             _outline(page)
         page.screenshot(path=out / f"page-{screen}-{number}.png", full_page=True)
     context.close()

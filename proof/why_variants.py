@@ -1,4 +1,4 @@
-"""Why an arm helps or does not: how well it fits, which classes it exchanges, and whether it listens to its list."""
+"""Why a variant helps or does not: how well it fits, which classes it exchanges, and whether it listens to its list."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import rank_rows
 from foodseg.eval.report_html import confusion_pairs, read_losses
-from foodseg.metrics.per_image import merge, read_pictures
+from foodseg.metrics.per_image import merge, read_images
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
 
@@ -42,8 +42,8 @@ def classes_of(scored: Path, baseline: Path, ids: Mapping[int, str]) -> dict[str
     """
     matrices = []
     for folder in (scored, baseline):
-        pictures, about = read_pictures(str(folder / "pictures.parquet"))
-        matrices.append(merge(pictures, len(about["classes"])))
+        images, about = read_images(str(folder / "images.parquet"))
+        matrices.append(merge(images, len(about["classes"])))
     own, other = (_iou(matrix) for matrix in matrices)
     pairs = confusion_pairs(matrices[0], about["classes"])[:PAIRS]
     return {
@@ -56,7 +56,7 @@ def listening_of(run: Path, data: Path, split: str) -> dict[str, float]:
     """Returns how good the guessed lists are, and which share of the labels a list changes.
 
     Returns:
-        precision, recall: of the guessed ingredients, over all pictures. changed_by_the_true_list,
+        precision, recall: of the guessed ingredients, over all images. changed_by_the_true_list,
         changed_by_a_wrong_list: share of the pixels that get another label than with the whole vocabulary.
     """
     loaded = load_checkpoint(resolve_checkpoint(str(run)))
