@@ -13,7 +13,7 @@ from foodseg.bench.memory import PeakMemory
 from foodseg.classes import ClassTable
 from foodseg.data.shards import read_manifest, read_quarantine
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, write_meals
-from foodseg.metrics.per_image import merge, read_images
+from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.prepare.formats.detect import list_source
 from proof.data_copies import (
     equal_foodseg103,
@@ -169,7 +169,7 @@ def report(bench: Bench) -> dict[str, Any]:
         raise ItemError(f"the confidences of the report are {metrics['calibration_note']}")
     for width in (1280, 390):
         screenshot(out / "report.html", width, out / f"report-{width}.png")
-    images, about = read_images(str(out / "images.parquet"))
+    images, about = read_image_counts(str(out / "images.parquet"))
     kept = ("boundary", "ingredients", "calibration", "calibration_note", "temperature")
     return {
         "scores": scores_of(metrics),

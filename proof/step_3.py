@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from proof.why_variants import classes_of, fit_of, listening_of
 
 from foodseg.bench.memory import PeakMemory
 from foodseg.classes import parse_id_lines
@@ -16,6 +15,7 @@ from foodseg.train.ray_trainer import KEEP_MEMORY
 from proof.name_maps import draw_name_maps
 from proof.proof_queue import ROOT, Bench, Item, ItemError, read_evidence
 from proof.step_1 import PARITY_STEPS, SEEDS, SUBSETS, foodmix, prepared_foodmix, run_tests, scores_of, sets, weights
+from proof.why_variants import classes_of, fit_of, listening_of
 
 EVIDENCE = ROOT / "evidence" / "step-3.json"
 Job = tuple[str, tuple[str, ...], int]  # name, settings and updates of a training

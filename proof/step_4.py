@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import httpx
 import yaml
-from proof.page_images import photograph_page
 from pycocotools import mask as coco
 
 from foodseg.checkpoint.manifest import resolve_checkpoint
@@ -21,6 +20,7 @@ from foodseg.data.image_io import decode_image
 from foodseg.serve.served_model import checkpoint_sha
 from proof.endpoint import Endpoint, MemorySamples, replaced, settled
 from proof.hostile_http import batches, send_hostile, send_schemathesis, send_slow_bodies, sent, wrong
+from proof.page_images import photograph_page
 from proof.proof_queue import ROOT, Bench, Item, ItemError, say
 from proof.served_meals import broken_copy, deploy_tree, deployment, is_free, meal_files, meals, trained
 from proof.steady_load import Ask, SteadyLoad, ask_prompt, ask_segment

@@ -11,7 +11,7 @@ import yaml
 
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import read_subsets
-from foodseg.metrics.per_image import ImageCounts, read_images
+from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.tune.ablation import ablation_table
 from proof.proof_queue import ROOT, Bench, Item, ItemError
 from proof.step_1 import (
@@ -165,7 +165,7 @@ def winner(bench: Bench) -> dict[str, Any]:
                 score(bench, run, "test", STUDENT, *WAYS[told])
                 for weights_of, file in (("student", "images"), ("averaged", "images-ema")):
                     if name != plain or weights_of == "student":
-                        images = read_images(str(scored / f"{file}.parquet"))[0]
+                        images = read_image_counts(str(scored / f"{file}.parquet"))[0]
                         runs.setdefault(f"{name}, {told}, {weights_of}", {})[seed] = images
     first = next(iter(runs))
     contrasts = {name: (name, first) for name in runs if name != first}

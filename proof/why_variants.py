@@ -15,7 +15,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.eval.evaluate import rank_rows
 from foodseg.eval.report_html import confusion_pairs, read_losses
-from foodseg.metrics.per_image import merge, read_images
+from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
 
@@ -42,7 +42,7 @@ def classes_of(scored: Path, baseline: Path, ids: Mapping[int, str]) -> dict[str
     """
     matrices = []
     for folder in (scored, baseline):
-        images, about = read_images(str(folder / "images.parquet"))
+        images, about = read_image_counts(str(folder / "images.parquet"))
         matrices.append(merge(images, len(about["classes"])))
     own, other = (_iou(matrix) for matrix in matrices)
     pairs = confusion_pairs(matrices[0], about["classes"])[:PAIRS]

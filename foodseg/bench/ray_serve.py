@@ -87,7 +87,7 @@ def bench_serve(
         **result,
         "threads": threads,
         "model": {"name": model.card.name, "sha": model.card.sha, "longest_side": model.card.longest_side},
-        "images": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(images or "drawn")},
+        "images": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(images or "synthetic")},
         # of a cluster that runs already, the variables are its own
         "modes": {} if address else {name: os.environ[name] for name in sorted(os.environ) if name in MODES},
         **facts,

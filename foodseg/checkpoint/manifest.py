@@ -13,7 +13,7 @@ from foodseg import storage
 from foodseg.checkpoint.run_layout import list_checkpoints, name_of, run_of
 from foodseg.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had other names for keys of the configuration
 REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
 SERVED = "served"  # folder of a run with a file for each of its checkpoints that is served
 HOLD_SECONDS = 7 * 24 * 3600.0
@@ -130,7 +130,7 @@ def read_manifest_file(uri: str) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise UserError(
             f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
-            "update foodseg"
+            + ("train again" if version < FORMAT_VERSION else "update foodseg")
         )
     return manifest
 

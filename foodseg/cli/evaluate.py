@@ -85,9 +85,9 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     from foodseg.classes import ClassTable
     from foodseg.eval.compare import compare, shown_side
     from foodseg.eval.evaluate import read_subsets
-    from foodseg.metrics.per_image import read_images
+    from foodseg.metrics.per_image import read_image_counts
 
-    (a, about_a), (b, about_b) = (read_images(storage.join(folder, "images.parquet")) for folder in folders)
+    (a, about_a), (b, about_b) = (read_image_counts(storage.join(folder, "images.parquet")) for folder in folders)
     for key in ("classes", "split", "data"):
         if about_a[key] != about_b[key]:
             raise UserError(f"--compare: the evaluations differ in their {key}, and cannot be compared image by image")

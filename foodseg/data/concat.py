@@ -57,7 +57,8 @@ def join_manifests(uris: Sequence[str], manifests: Sequence[Manifest]) -> Manife
     return Manifest(
         format_version=FORMAT_VERSION,
         name="+".join(names),
-        generation=0,  # it has none of its own: see `members`
+        generation=0,  # those of the data sets are in `members`
+        folder="",
         classes=first.classes,
         ignore_id=first.ignore_id,
         annotated={
@@ -83,12 +84,11 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:
-    ignored = [c.ignored_pixels for c in counts if c.ignored_pixels is not None]
     return SplitCounts(
         images=sum(c.images for c in counts),
         unlabelled=sum(c.unlabelled for c in counts),
         groups=sum(c.groups for c in counts),
         class_images=tuple(sum(column) for column in zip(*(c.class_images for c in counts), strict=True)),
         class_pixels=tuple(sum(column) for column in zip(*(c.class_pixels for c in counts), strict=True)),
-        ignored_pixels=sum(ignored) if len(ignored) == len(counts) else None,
+        ignored_pixels=sum(c.ignored_pixels for c in counts),
     )

@@ -17,13 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 counted `pictures`
 MAX_ROWS = 1_000  # per shard
 MAX_SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 4 * 2**20  # small enough that a few rows cost few bytes, large enough for one good GET
@@ -84,23 +84,18 @@ class Shard(_Frozen):
 
 
 class SplitCounts(_Frozen):
-    """What a split holds. The tuples have one entry per class id; pixels include background, not ignored pixels.
-
-    `ignored_pixels`: of the masks; None = this data set was written before they were counted.
-    """
+    """What a split holds. The tuples have one entry per class id; pixels include background, not ignored pixels."""
 
     images: int
     unlabelled: int
     groups: int
     class_images: tuple[int, ...]
     class_pixels: tuple[int, ...]
-    ignored_pixels: int | None = None
+    ignored_pixels: int
 
     @property
-    def ignored_share(self) -> float | None:
-        """Ignored pixels as a share of the pixels of the masks, 0 where there are none; None = unknown."""
-        if self.ignored_pixels is None:
-            return None
+    def ignored_share(self) -> float:
+        """Ignored pixels as a share of the pixels of the masks, 0 where there are none."""
         return self.ignored_pixels / max(1, self.ignored_pixels + sum(self.class_pixels))
 
 
@@ -110,7 +105,7 @@ class Manifest(_Frozen):
     format_version: int
     name: str
     generation: int
-    folder: str = ""  # of the generation, below the data set's URI; older versions have written v-<generation>
+    folder: str  # of the generation, below the data set's URI; "" where it is of several data sets
     classes: tuple[str, ...]
     ignore_id: int
     annotated: dict[str, tuple[int, ...] | None]  # per source the ids that it annotates; None = every one
@@ -119,13 +114,6 @@ class Manifest(_Frozen):
     quarantined: int
     audit: dict[str, int] = {}  # what the audit found, refused or not, and how often: names of findings.FINDINGS
     members: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _folder_of_older_versions(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and "generation" in tree:
-            return {"folder": f"v-{tree['generation']}", **tree}
-        return tree
 
     @property
     def class_table(self) -> ClassTable:
@@ -161,7 +149,7 @@ def read_manifest(uri: str) -> Manifest:
     """Reads `<uri>/dataset.json`.
 
     Raises:
-        UserError: there is none, it is damaged, or a newer foodseg wrote it.
+        UserError: there is none, it is damaged, or it has another format.
     """
     if not uri:
         raise UserError(

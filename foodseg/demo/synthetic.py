@@ -1,10 +1,10 @@
-"""Draws meals with exact masks: the offline substitute for photographs. Images made here are always called "drawn".
+"""Draws meals with exact masks: the offline substitute for photographs. Images made here are always called "synthetic".
 
 A meal is a textured table, a plate, bowl or tray, and two to seven ingredients whose pieces overlap and cast shadows.
 Pieces are laid one on the other without anti-aliasing; light, lens blur and sensor noise come after and touch only the
 image, so that every mask pixel names the piece drawn last over it.
 
-    write_meals(Path("drawn"), train=40, test=10, seed=0)
+    write_meals(Path("synthetic"), train=40, test=10, seed=0)
 """
 
 from pathlib import Path

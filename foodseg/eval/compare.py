@@ -1,6 +1,6 @@
 """Is checkpoint A better than B, or is it the choice of test images? The bootstrap of `bootstrap.py`, for two runs.
 
-comparison = compare(read_images(uri_a)[0], read_images(uri_b)[0], 104, subsets={"soy": [3, 4, 9]})
+comparison = compare(read_image_counts(uri_a)[0], read_image_counts(uri_b)[0], 104, subsets={"soy": [3, 4, 9]})
 print(comparison.to_markdown())
 """
 

@@ -15,7 +15,7 @@ from foodseg.eval.report_html import Page, page_html
 from foodseg.eval.report_markdown import condition_mark, scores_markdown
 from foodseg.eval.scores import Evaluation
 from foodseg.metrics.calibration import write_confidence
-from foodseg.metrics.per_image import merge, write_images
+from foodseg.metrics.per_image import merge, write_image_counts
 
 RESULT_FILES = (
     "images.parquet", "images-ema.parquet", "images-student.parquet", "confidence.parquet", "report.md",
@@ -61,12 +61,12 @@ def write_results(
         title, facts, evaluation, matrix, classes, manifest, worst, best, curves.history, curves.losses, condition
     )
     counts = storage.join(out, "images.parquet")
-    write_images(counts, scored.images, classes.names, metrics["split"], space.data, conditions)
+    write_image_counts(counts, scored.images, classes.names, metrics["split"], space.data, conditions)
     if scored.other is not None:
         kind = metrics["other_weights"]["weights"]
         counts = storage.join(out, f"images-{kind}.parquet")
         own = {**conditions, "weights": kind} if conditions else None
-        write_images(counts, scored.other, classes.names, metrics["split"], space.data, own)
+        write_image_counts(counts, scored.other, classes.names, metrics["split"], space.data, own)
     if scored.confidence is not None:
         write_confidence(storage.join(out, "confidence.parquet"), scored.confidence)
     storage.write_text(storage.join(out, "report.md"), scores_markdown(evaluation, title, facts, condition))

@@ -4,8 +4,8 @@ An image shows a handful of the K classes, so only the non-zero cells of its con
 any score can be taken again, on any list of images, and two checkpoints can be compared (`compare.py`), without
 running a model.
 
-    write_images("s3://runs/a/images.parquet", images, names, "test", "foodmix@3")
-    images, metadata = read_images("s3://runs/a/images.parquet")
+    write_image_counts("s3://runs/a/images.parquet", images, names, "test", "foodmix@3")
+    images, metadata = read_image_counts("s3://runs/a/images.parquet")
     print(scores(merge(images, len(metadata["classes"])), metadata["classes"]).miou)
 """
 
@@ -23,7 +23,8 @@ from foodseg import storage
 from foodseg.errors import UserError
 
 _METADATA_KEY = b"foodseg.images"
-_FORMAT_VERSION = 2  # 1 had no boundary columns
+_FORMAT_VERSION = 3  # the versions before it stood under another key
+_EARLIER_KEY = b"foodseg.pictures"
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
     pa.field("group_id", pa.string(), nullable=False),
@@ -45,7 +46,7 @@ class ImageCounts:
     """The non-zero cells of one image's confusion matrix: `count[i]` pixels of id `truth[i]` got id `prediction[i]`.
 
     truth, prediction: (n,) int32. count: (n,) int64. n is 0 when every pixel is ignored.
-    boundary: (m, 4) int64 of `boundary.boundary_counts`; None where they were not taken (files of format version 1).
+    boundary: (m, 4) int64 of `boundary.boundary_counts`; None where they were not taken.
     Near-duplicates share `group_id`.
     """
 
@@ -87,7 +88,7 @@ def refuse_strange_ids(image: ImageCounts, classes: int) -> None:
             raise UserError(f"image {image.image_id!r} holds id {strange}, valid ids are 0 to {classes - 1}")
 
 
-def write_images(
+def write_image_counts(
     uri: str,
     images: Iterable[ImageCounts],
     classes: Sequence[str],
@@ -127,16 +128,15 @@ def write_images(
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 
-def read_images(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
-    """Reads what `write_images` wrote.
+def read_image_counts(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
+    """Reads what `write_image_counts` wrote.
 
     Returns:
-        The images in the order in which they were written (those of a file of version 1 without boundary counts),
-        and the metadata: `classes` (list of K names), `split`, `data`, `version` and `conditions` (as they were
-        written; None where the file is older than they are).
+        The images in the order in which they were written, and the metadata: `classes` (list of K names), `split`,
+        `data`, `version` and `conditions` (as they were written).
 
     Raises:
-        UserError: the file is not Parquet, was not written by `write_images`, or has a newer format version.
+        UserError: the file is not Parquet, was not written by `write_image_counts`, or has another format version.
     """
     content, shown = storage.read_bytes(uri), storage.redact(uri)
     try:
@@ -144,15 +144,22 @@ def read_images(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
     except pa.ArrowInvalid as error:
         raise UserError(f"{shown} is not a Parquet file of image counts: {error}") from error
     written = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if written is None and (earlier := (table.schema.metadata or {}).get(_EARLIER_KEY)) is not None:
+        raise _other_version(shown, json.loads(earlier)["version"])
     if written is None:
         raise UserError(f"{shown} holds no image counts: expected a file that `foodseg evaluate` wrote")
-    metadata = {"conditions": None, **json.loads(written)}
-    if metadata["version"] > _FORMAT_VERSION:
-        raise UserError(f"{shown} has format version {metadata['version']}, this foodseg reads up to {_FORMAT_VERSION}")
+    metadata = json.loads(written)
+    if metadata["version"] != _FORMAT_VERSION:
+        raise _other_version(shown, metadata["version"])
     columns = [table.column(name).to_pylist() for name in ("image_id", "group_id")]
     columns += [[cells.values.to_numpy() for cells in table.column(name)] for name in _CELLS]
-    columns.append(_boundaries(table) if metadata["version"] > 1 else [None] * len(table))
+    columns.append(_boundaries(table))
     return [ImageCounts(*row) for row in zip(*columns, strict=True)], metadata
+
+
+def _other_version(shown: str, version: int) -> UserError:
+    remedy = "evaluate again" if version < _FORMAT_VERSION else "update foodseg"
+    return UserError(f"{shown} has format version {version}, this foodseg reads {_FORMAT_VERSION}: {remedy}")
 
 
 def _boundaries(table: pa.Table) -> list[np.ndarray | None]:

@@ -93,11 +93,11 @@ def warn_of_labels(counts: Mapping[str, SplitCounts], classes: ClassTable) -> No
             len(never), len(classes), named, more,
         )  # fmt: skip
     for split, own in counts.items():
-        if (own.ignored_share or 0) > MUCH_IGNORED:
+        if own.ignored_share > MUCH_IGNORED:
             _log.warning(
                 "%s: %.0f %% of the pixels of the masks are %d = ignored, which is never learned; where it marks food, "
                 "write the id of the food there",
-                split, 100 * (own.ignored_share or 0), classes.ignore_id,
+                split, 100 * own.ignored_share, classes.ignore_id,
             )  # fmt: skip
 
 

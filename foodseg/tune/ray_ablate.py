@@ -18,7 +18,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.metrics.per_image import ImageCounts, read_images
+from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.ablation import TITLES, ablation_table, page_markdown
@@ -199,7 +199,7 @@ def _table(
                 counts = "images.parquet" if first else f"images-{kind}.parquet"
                 where = storage.join(_scores_uri(ablation.uri, name), counts)
                 if storage.exists(where):
-                    runs.setdefault(variant, {})[seed] = read_images(where)[0]
+                    runs.setdefault(variant, {})[seed] = read_image_counts(where)[0]
         if not any(plan.variants[variant].predictions is None for variant in runs):
             continue
         result[kind] = ablation_table(runs, plan.contrasts, len(classes), subsets=subsets, resamples=ablation.resamples)

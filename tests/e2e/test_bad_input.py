@@ -298,7 +298,7 @@ DATA = [
         "dataset.json that lacks keys",
         TRAIN,
         ("dataset.json", "damaged", "--overwrite"),
-        arrange=write("prepared/dataset.json", '{"format_version": 1}'),
+        arrange=write("prepared/dataset.json", '{"format_version": 2}'),
     ),
     Bad(
         "newer format",

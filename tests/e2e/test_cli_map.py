@@ -55,7 +55,7 @@ def test_map_a_data_set(ray_cluster: None, ids: int, capsys: pytest.CaptureFixtu
 
     before, after = read_manifest("prepared"), read_manifest("mapped")
     assert answer["data"] == after.identity and after.name == "few" and answer["classes"] == len(after.classes) == 3
-    assert answer["splits"] == {"train": 8, "val": 2, "test": 3} and answer["annotated"] == {"drawn": None}
+    assert answer["splits"] == {"train": 8, "val": 2, "test": 3} and answer["annotated"] == {"synthetic": None}
     pixels = np.array(before.counts["test"].class_pixels)
     kinds = [int(pixels[[index for index in range(1, ids - 1) if index % 2 == odd]].sum()) for odd in (0, 1)]
     assert after.counts["test"].class_pixels == (int(pixels[0]), *kinds)

@@ -23,7 +23,7 @@ from foodseg.checkpoint.manifest import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals
-from foodseg.metrics.per_image import merge, read_images
+from foodseg.metrics.per_image import merge, read_image_counts
 from tests.integration.test_faults import logged_steps
 from tests.support.drivers import wait_for
 from tests.support.synthetic_set import synthetic_config
@@ -119,7 +119,7 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Clu
         if "positions" in line:
             assert line["positions"] == [(line["step"] - 1) * BATCH, line["step"] * BATCH]
 
-    images, _ = read_images(str(tmp_path / "scores" / "images.parquet"))
+    images, _ = read_image_counts(str(tmp_path / "scores" / "images.parquet"))
     assert len(images) == scored["images"] == read_manifest(str(prepared)).counts["val"].images
     masks = [tmp_path / "meals" / "masks" / f"{image.image_id}.png" for image in images]
     truth = sum(np.bincount(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).ravel(), minlength=256) for mask in masks)

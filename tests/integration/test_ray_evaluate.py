@@ -18,7 +18,7 @@ from foodseg.eval.mapped import common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
-from foodseg.metrics.per_image import merge, read_images
+from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_synthetic
@@ -51,9 +51,9 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
 
     assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
     assert shared["calibration"] is None and "label maps carry none" in shared["calibration_note"]
-    images, _ = read_images(str(tmp_path / "shared" / "images.parquet"))
+    images, _ = read_image_counts(str(tmp_path / "shared" / "images.parquet"))
     assert [p.image_id for p in images] == [
-        p.image_id for p in read_images(str(tmp_path / "alone" / "images.parquet"))[0]
+        p.image_id for p in read_image_counts(str(tmp_path / "alone" / "images.parquet"))[0]
     ]
     manifest = read_manifest(data)
     truth = merge(images, len(manifest.classes)).sum(1)
@@ -149,7 +149,7 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
     assert metrics["mapped"] == ["data", "predictions"] and " mapped to few-" in metrics["data"]
     matrices = {}
     for name in ("plain", "mapped"):
-        images, about = read_images(str(tmp_path / name / "images.parquet"))
+        images, about = read_image_counts(str(tmp_path / name / "images.parquet"))
         matrices[name] = merge(images, len(about["classes"]))
     assert about["classes"] == ["n0", "n1", "n2", "n3"] and about["data"] == metrics["data"]
     rows, columns = np.zeros((len(names), 4), np.int64), np.zeros((len(names), 4), np.int64)

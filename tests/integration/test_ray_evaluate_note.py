@@ -56,13 +56,13 @@ def test_partial_labels_are_said(folder):
     plain = scored(folder, "one", "val")
     assert "partly_annotated" not in plain and "partial labels" not in (folder / "out" / "report.md").read_text()
     manifest = read_manifest(str(folder / "a"))
-    partial = manifest.model_copy(update={"annotated": {"drawn": (0, 1)}})
+    partial = manifest.model_copy(update={"annotated": {"synthetic": (0, 1)}})
     write_manifest(str(folder / "a"), partial)
     try:
         found = scored(folder, "one", "val")
     finally:
         write_manifest(str(folder / "a"), manifest)
-    assert found["partly_annotated"] == {"drawn": 2}
+    assert found["partly_annotated"] == {"synthetic": 2}
     assert "- partial labels: drawn (2 ids); background predicted as" in (folder / "out" / "report.md").read_text()
     counted = [sum(row["truth_pixels"] for row in metrics["scores"]["classes"]) for metrics in (plain, found)]
     assert counted[1] <= counted[0] == sum(manifest.counts["val"].class_pixels)

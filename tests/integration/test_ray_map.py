@@ -14,7 +14,7 @@ from foodseg.prepare.ray_map import map_data_set
 from tests.support.synthetic_set import IGNORE, write_synthetic
 
 K = len(SYNTHETIC_CLASSES)
-REFUSED = [{"image_id": "torn", "reason": "the file is empty", "source": "drawn"}]
+REFUSED = [{"image_id": "torn", "reason": "the file is empty", "source": "synthetic"}]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
     assert manifest == read_manifest(dst)
     assert (manifest.name, manifest.generation, manifest.ignore_id) == ("drawn-as-wide", 1, 65535)
     assert len(manifest.classes) == 300 and manifest.classes[299] == "food 299" and manifest.classes[1] == "unused 1"
-    assert manifest.annotated == {"drawn": tuple(sorted({t for t in becomes.values() if t is not None}))}
+    assert manifest.annotated == {"synthetic": tuple(sorted({t for t in becomes.values() if t is not None}))}
     assert read_quarantine(dst, manifest.folder) == read_quarantine(src, "v-1") != []
     before = read_manifest(src)
     table = np.full(256, 65535)
@@ -78,7 +78,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
 def test_a_map_that_leaves_nothing_out_annotates_everything_and_is_switched_in_place(ray_cluster, src, tmp_path):
     becomes = dict.fromkeys(range(1, K), 1) | {0: 0}
     label_map, dst = write_map(tmp_path / "m.tsv", becomes, "food"), str(tmp_path / "dst")
-    assert map_data_set(src, label_map, dst, name="foods").annotated == {"drawn": None}
+    assert map_data_set(src, label_map, dst, name="foods").annotated == {"synthetic": None}
     with pytest.raises(UserError, match="--overwrite"):
         map_data_set(src, label_map, dst)
     again = map_data_set(src, label_map, dst, overwrite=True)

@@ -32,7 +32,7 @@ def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp
 
     assert manifest == read_manifest(uri)
     quarantine = read_quarantine(uri, manifest.folder)
-    assert [(q["image_id"], q["source"], q["split"]) for q in quarantine] == [("synthetic__0002", "drawn", "train")]
+    assert [(q["image_id"], q["source"], q["split"]) for q in quarantine] == [("synthetic__0002", "synthetic", "train")]
     assert "plain text" in quarantine[0]["reason"] and quarantine[0]["findings"] == ["other_format"]
     assert manifest.audit == {"other_format": 1, "unlabelled": 1}
     carved = {row["image_id"]: row["split"] for row in read_findings(uri, manifest.folder)}["synthetic__0003"]

@@ -28,7 +28,7 @@ SETTINGS = [
 def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     """From two data sets, one with partial labels."""
     data, other = write_synthetic(tmp_path / "data"), write_synthetic(tmp_path / "other", train=5, val=2, test=1)
-    write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"drawn": (0, 1, 2, 3)}}))
+    write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"synthetic": (0, 1, 2, 3)}}))
     settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
     alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
     shared = run_training(synthetic_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))

@@ -31,7 +31,7 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
     manifest = read_manifest(uri).model_copy(
         update={"classes": NAMES, "audit": {"exif_orientation": 3, "<i>odd</i>": 1}, "quarantined": 2}
     )
-    space = CommonSpace(ClassTable(NAMES), "drawn")
+    space = CommonSpace(ClassTable(NAMES), "synthetic")
     reader = RowReader(uri, manifest, ["val"])
     masks = {row["image_id"]: row["mask"] for row in reader.take(range(13)).to_pylist()}
 

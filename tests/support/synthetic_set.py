@@ -15,7 +15,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.data import shards
 from foodseg.data.image_io import encode_mask
-from foodseg.data.shards import Manifest, Shard, SplitCounts, write_manifest, write_shard
+from foodseg.data.shards import FORMAT_VERSION, Manifest, Shard, SplitCounts, write_manifest, write_shard
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 
 SIDE = 96
@@ -48,14 +48,16 @@ def write_synthetic(
             groups=images,
             class_images=tuple((pixels > 0).sum(0).tolist()),
             class_pixels=tuple(pixels.sum(0).tolist()),
+            ignored_pixels=0,
         )
     manifest = Manifest(
-        format_version=1,
-        name="drawn",
+        format_version=FORMAT_VERSION,
+        name="synthetic",
         generation=1,
+        folder="v-1",
         classes=SYNTHETIC_CLASSES.names,
         ignore_id=IGNORE,
-        annotated={"drawn": None},
+        annotated={"synthetic": None},
         shards=tuple(listed),
         counts=counts,
         quarantined=0,
@@ -80,7 +82,7 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
         "ingredients": present,
         "ingredient_pixels": pixels[present].tolist(),
         "group_id": name,
-        "source": "drawn",
+        "source": "synthetic",
         "class_pixels": pixels.tolist(),
     }
 

@@ -73,10 +73,11 @@ def write_prepared(meals: Path, prepared: Path) -> None:
             groups=len(rows),
             class_images=tuple(int(n) for n in (seen > 0).sum(0)),
             class_pixels=tuple(int(n) for n in seen.sum(0)),
+            ignored_pixels=0,
         )
     manifest = Manifest(
-        format_version=FORMAT_VERSION, name="meals", generation=1, classes=listing.classes.names,
-        ignore_id=listing.classes.ignore_id, annotated={"drawn": None}, shards=tuple(shards), counts=counts,
+        format_version=FORMAT_VERSION, name="meals", generation=1, folder="v-1", classes=listing.classes.names,
+        ignore_id=listing.classes.ignore_id, annotated={"synthetic": None}, shards=tuple(shards), counts=counts,
         quarantined=0,
     )  # fmt: skip
     write_manifest(str(prepared), manifest)

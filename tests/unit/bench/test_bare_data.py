@@ -15,7 +15,7 @@ from tests.support.synthetic_set import SIDE, synthetic_config, write_synthetic
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> EncodedRows:
-    folder: Path = tmp_path_factory.mktemp("drawn")
+    folder: Path = tmp_path_factory.mktemp("synthetic")
     config = synthetic_config(write_synthetic(folder / "data"), folder / "run")
     manifest = read_manifest(config.data.uri)
     reader = RowReader(config.data.uri, manifest, ["train"])

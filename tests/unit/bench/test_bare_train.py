@@ -21,7 +21,7 @@ from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_synthetic(tmp_path_factory.mktemp("drawn") / "data")
+    return write_synthetic(tmp_path_factory.mktemp("synthetic") / "data")
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2])

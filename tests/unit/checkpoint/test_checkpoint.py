@@ -170,7 +170,7 @@ def test_torn(saved, tmp_path, name, how):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{}", "3", '{"format_version": 1, "files": {}}', '{"format_version": 1, "files": {"config.json": 3}}'],
+    ["[]", "{}", "3", '{"format_version": 2, "files": {}}', '{"format_version": 2, "files": {"config.json": 3}}'],
 )
 def test_damaged_manifest(saved, tmp_path, text):
     uri = put(tmp_path / "c", {**saved[1], "manifest.json": text.encode()})

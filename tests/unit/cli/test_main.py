@@ -15,7 +15,7 @@ from foodseg import storage
 from foodseg.cli import diagnosis
 from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
-from foodseg.metrics.per_image import ImageCounts, write_images
+from foodseg.metrics.per_image import ImageCounts, write_image_counts
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -71,7 +71,9 @@ PLAIN = {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
 def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counted = [ImageCounts.from_matrix("p", "p", np.diag([3, 4]))]
     for name, conditions in {"told": ORACLE, "plain": PLAIN, "maps": None}.items():
-        write_images(str(tmp_path / name / "images.parquet"), counted, ("background", "rice"), "val", "d", conditions)
+        write_image_counts(
+            str(tmp_path / name / "images.parquet"), counted, ("background", "rice"), "val", "d", conditions
+        )
     told, plain, maps = (str(tmp_path / name) for name in ("told", "plain", "maps"))
 
     assert run(["evaluate", "--compare", told, plain, "--json"]) == 0

@@ -15,7 +15,7 @@ from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
-from foodseg.data.shards import Manifest, SplitCounts, write_shard
+from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, write_shard
 
 PLAIN = AugmentConfig(longest_side=8, scale=(1, 1), crop=8, flip=0)
 
@@ -40,9 +40,11 @@ def dataset(folder: Path, classes: int = 4) -> tuple[RowReader, Manifest]:
         for n in range(6)
     ]  # fmt: skip
     shard = write_shard(str(folder), "v-1/train/part-0.parquet", "train", rows)
-    counts = SplitCounts(images=6, unlabelled=1, groups=6, class_images=(0,) * classes, class_pixels=(0,) * classes)
+    counts = SplitCounts(
+        images=6, unlabelled=1, groups=6, class_images=(0,) * classes, class_pixels=(0,) * classes, ignored_pixels=0
+    )
     manifest = Manifest(
-        format_version=1, name="m", generation=1, classes=names, ignore_id=ignore,
+        format_version=FORMAT_VERSION, name="m", generation=1, folder="v-1", classes=names, ignore_id=ignore,
         annotated={"": None, "a": None, "x": None}, shards=(shard,), counts={"train": counts}, quarantined=0,
     )  # fmt: skip
     return RowReader(str(folder), manifest, ["train"]), manifest

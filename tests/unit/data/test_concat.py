@@ -32,7 +32,7 @@ def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         write_synthetic(folder / "b", 3, 2, 1),
         write_synthetic(folder / "c", 5, 1, 1),
     ]
-    change(sets[1], name="plates", annotated={"drawn": (0, 1, 2)}, audit={"jpeg": 2})
+    change(sets[1], name="plates", annotated={"synthetic": (0, 1, 2)}, audit={"jpeg": 2})
     return sets
 
 
@@ -66,7 +66,7 @@ def test_rows_are_those_of_each_set_in_turn(uris: list[str]) -> None:
     parts = [RowReader(uri, read_manifest(uri), ["train"]) for uri in uris]
     assert len(joined) == 20 and joined.shard_rows == [6, 6, 1, 2, 2, 3]
     expected = [row for part in parts for row in part.take(range(len(part))).to_pylist()]
-    for row, name in zip(expected, ["drawn"] * 12 + ["plates"] * 3 + ["drawn#3"] * 5, strict=True):
+    for row, name in zip(expected, ["synthetic"] * 12 + ["plates"] * 3 + ["drawn#3"] * 5, strict=True):
         row["source"] = f"{name}/drawn"
     assert joined.take(range(20)).to_pylist() == expected
     assert joined.take([19, 0, 13]).to_pylist() == [expected[19], expected[0], expected[13]]

@@ -16,7 +16,7 @@ from foodseg.data.batch import read_batches
 from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import COLUMNS, RowReader, training_order
 from foodseg.data.sampler import TrainingOrder, rank_blocks
-from foodseg.data.shards import Manifest, SplitCounts, write_shard
+from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, write_shard
 from foodseg.errors import RetryLater, UserError
 from foodseg.storage import files
 
@@ -43,9 +43,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
         rows = [row(number) for number in range(start, start + count)]
         made.append(write_shard(str(tmp_path), f"v-1/{split}/part-{index}.parquet", split, rows))
         start += count
-    zero = SplitCounts(images=0, unlabelled=0, groups=0, class_images=(0,) * 3, class_pixels=(0,) * 3)
+    zero = SplitCounts(images=0, unlabelled=0, groups=0, class_images=(0,) * 3, class_pixels=(0,) * 3, ignored_pixels=0)
     return Manifest(
-        format_version=1, name="m", generation=1, classes=("background", "rice", "egg"), ignore_id=255,
+        format_version=FORMAT_VERSION, name="m", generation=1, folder="v-1",
+        classes=("background", "rice", "egg"), ignore_id=255,
         annotated={"a": None, "b": None}, shards=tuple(made), counts={"train": zero, "val": zero}, quarantined=0,
     )  # fmt: skip
 

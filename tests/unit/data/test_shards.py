@@ -10,6 +10,7 @@ import pytest
 
 from foodseg.data import shards
 from foodseg.data.shards import (
+    FORMAT_VERSION,
     SCHEMA,
     Manifest,
     SplitCounts,
@@ -39,10 +40,14 @@ def row(number: int, image: bytes = b"12345", mask: bytes | None = b"678") -> di
 
 
 def manifest(*entries: shards.Shard) -> Manifest:
-    counts = SplitCounts(images=3, unlabelled=0, groups=3, class_images=(3, 1, 0), class_pixels=(90, 5, 0))
-    test = SplitCounts(images=1, unlabelled=0, groups=1, class_images=(1, 0, 1), class_pixels=(9, 0, 1))
+    counts = SplitCounts(
+        images=3, unlabelled=0, groups=3, class_images=(3, 1, 0), class_pixels=(90, 5, 0), ignored_pixels=0
+    )
+    test = SplitCounts(
+        images=1, unlabelled=0, groups=1, class_images=(1, 0, 1), class_pixels=(9, 0, 1), ignored_pixels=0
+    )
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         name="meals",
         generation=2,
         classes=("background", "rice", "egg"),
@@ -120,8 +125,8 @@ def test_split_shards_come_in_the_order_asked_for(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (
-            lambda tree: tree.update(format_version=2),
-            "has format 2, this foodseg reads 1: update foodseg or prepare again",
+            lambda tree: tree.update(format_version=1),
+            "has format 1, this foodseg reads 2: update foodseg or prepare again",
         ),
         (lambda tree: tree.pop("format_version"), r"is damaged \('format_version'\): prepare the data set again"),
         (lambda tree: tree.pop("classes"), r"is damaged \(Field required\)"),

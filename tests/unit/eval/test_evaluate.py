@@ -27,7 +27,7 @@ from foodseg.metrics.per_image import merge
 from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
-PLATES = CommonSpace(SYNTHETIC_CLASSES, "drawn")
+PLATES = CommonSpace(SYNTHETIC_CLASSES, "synthetic")
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])

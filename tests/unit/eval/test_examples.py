@@ -15,7 +15,7 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.per_image import ImageCounts
 from tests.support.synthetic_set import write_synthetic
 
-SPACE = CommonSpace(SYNTHETIC_CLASSES, "drawn")
+SPACE = CommonSpace(SYNTHETIC_CLASSES, "synthetic")
 
 
 def image(name: str, right: int, group: str | None = None) -> ImageCounts:

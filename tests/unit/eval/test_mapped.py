@@ -7,7 +7,7 @@ import pytest
 
 from foodseg.classes import ClassTable
 from foodseg.data.label_map import parse_label_map
-from foodseg.data.shards import Manifest
+from foodseg.data.shards import FORMAT_VERSION, Manifest
 from foodseg.errors import UserError
 from foodseg.eval.mapped import common_space
 from foodseg.metrics.confusion import confusion, scores
@@ -25,7 +25,8 @@ TRUTH_B = np.array([[0, 2, 2], [255, 3, 255]], np.uint8)
 
 def manifest(classes: ClassTable, *sources: str) -> Manifest:
     return Manifest(
-        format_version=1, name="meals", generation=1, classes=classes.names, ignore_id=classes.ignore_id,
+        format_version=FORMAT_VERSION, name="meals", generation=1, folder="v-1",
+        classes=classes.names, ignore_id=classes.ignore_id,
         annotated=dict.fromkeys(sources or ("s",)), shards=(), counts={}, quarantined=0,
     )  # fmt: skip
 

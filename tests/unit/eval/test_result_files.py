@@ -13,7 +13,7 @@ from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
 from foodseg.eval.scores import Evaluation, summarise
 from foodseg.metrics.calibration import CERTAIN
-from foodseg.metrics.per_image import read_images
+from foodseg.metrics.per_image import read_image_counts
 from tests.support.synthetic_set import write_synthetic
 
 ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
@@ -40,7 +40,7 @@ def test_the_files(tmp_path, confident, conditions):
     assert {path.name for path in (tmp_path / "o").iterdir()} == names
     written = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert written == metrics and Evaluation.from_json(written) == evaluation
-    images, about = read_images(str(tmp_path / "o" / "images.parquet"))
+    images, about = read_image_counts(str(tmp_path / "o" / "images.parquet"))
     assert about["data"] == space.data and about["conditions"] == conditions and len(images) == 4
     assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(images, scored.images, strict=True))
     for name in ("report.html", "report.md"):

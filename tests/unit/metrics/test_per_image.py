@@ -1,6 +1,5 @@
 """Per-image counts: sparse form, merging, and the Parquet file."""
 
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.metrics.per_image import ImageCounts, merge, read_images, write_images
+from foodseg.metrics.per_image import ImageCounts, merge, read_image_counts, write_image_counts
 
 NAMES = ["background", "rice", "tofu", "fig", "date"]
 
@@ -65,8 +64,8 @@ def test_file_round_trip(tmp_path):
     images = [*random_images(7), empty, huge, outlined, bare]
     uri = str(tmp_path / "images.parquet")
     conditions = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
-    write_images(uri, iter(images), NAMES, "test", "foodmix@3", conditions)
-    read, metadata = read_images(uri)
+    write_image_counts(uri, iter(images), NAMES, "test", "foodmix@3", conditions)
+    read, metadata = read_image_counts(uri)
     assert metadata == {
         "version": 2, "classes": NAMES, "split": "test", "data": "foodmix@3", "conditions": conditions
     }  # fmt: skip
@@ -84,36 +83,30 @@ def test_file_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images.parquet"]
 
 
-def test_files_of_the_first_version_are_read(tmp_path):
-    uri = str(tmp_path / "images.parquet")
-    images = random_images(3)
-    write_images(uri, images, NAMES, "test", "foodmix@3")
+def test_files_of_earlier_versions_are_refused_by_name(tmp_path):
+    uri = str(tmp_path / "counts.parquet")
+    write_image_counts(uri, random_images(3), NAMES, "test", "foodmix@3")
     table = pq.read_table(uri)
-    old = table.select(["image_id", "group_id", "truth", "prediction", "count"])
-    metadata = json.loads(table.schema.metadata[b"foodseg.images"])
-    del metadata["conditions"]
-    pq.write_table(old.replace_schema_metadata({"foodseg.images": json.dumps({**metadata, "version": 1})}), uri)
-    read, metadata = read_images(uri)
-    assert metadata["version"] == 1 and metadata["conditions"] is None
-    assert [image.boundary for image in read] == [None] * 3
-    np.testing.assert_array_equal(merge(read, 5), merge(images, 5))
+    pq.write_table(table.replace_schema_metadata({"foodseg.pictures": '{"version": 2}'}), uri)
+    with pytest.raises(UserError, match=r"counts\.parquet has format version 2, this foodseg reads 3: evaluate again"):
+        read_image_counts(uri)
 
 
 def test_file_without_images(tmp_path):
     uri = (tmp_path / "images.parquet").as_uri()
-    write_images(uri, [], NAMES, "val", "foodmix@3")
-    assert read_images(uri)[0] == []
+    write_image_counts(uri, [], NAMES, "val", "foodmix@3")
+    assert read_image_counts(uri)[0] == []
 
 
 def test_an_image_counted_twice_is_refused(tmp_path):
     images = random_images(3)
     with pytest.raises(UserError, match="'p1' stands more than once"):
-        write_images(str(tmp_path / "images.parquet"), [*images, images[1]], NAMES, "test", "foodmix@3")
+        write_image_counts(str(tmp_path / "images.parquet"), [*images, images[1]], NAMES, "test", "foodmix@3")
 
 
 def test_ids_outside_the_label_space_are_not_written(tmp_path):
     with pytest.raises(UserError, match="valid ids are 0 to 1"):
-        write_images(str(tmp_path / "images.parquet"), random_images(3), NAMES[:2], "test", "foodmix@3")
+        write_image_counts(str(tmp_path / "images.parquet"), random_images(3), NAMES[:2], "test", "foodmix@3")
 
 
 def test_foreign_files_are_refused(tmp_path):
@@ -122,8 +115,8 @@ def test_foreign_files_are_refused(tmp_path):
     pq.write_table(pa.table({"x": [1]}), foreign)
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"foodseg.images": '{"version": 99}'}), newer)
     with pytest.raises(UserError, match=r"a\.txt is not a Parquet file"):
-        read_images(str(text))
+        read_image_counts(str(text))
     with pytest.raises(UserError, match=r"b\.parquet holds no image counts"):
-        read_images(str(foreign))
-    with pytest.raises(UserError, match="format version 99, this foodseg reads up to 2"):
-        read_images(str(newer))
+        read_image_counts(str(foreign))
+    with pytest.raises(UserError, match="format version 99, this foodseg reads 3: update foodseg"):
+        read_image_counts(str(newer))

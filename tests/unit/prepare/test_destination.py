@@ -14,7 +14,7 @@ def src(tmp_path: Path) -> Path:
     for name in ("images/a.jpg", "masks/deep/a.png", "classes.txt", "empty/.DS_Store", "done/dataset.json", "done/v-1"):
         path = tmp_path / "meals" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"format_version": 1}')
+        path.write_text('{"format_version": 2}')
     return tmp_path / "meals"
 
 
@@ -54,7 +54,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(text)
         with pytest.raises(UserError, match=r"dataset\.json is no file of foodseg and would be replaced"):
             check_destination("hf://datasets/a/b", str(tmp_path))
-    (tmp_path / "dataset.json").write_text('{"format_version": 1, "na')
+    (tmp_path / "dataset.json").write_text('{"format_version": 2, "na')
     check_destination("hf://datasets/a/b", str(tmp_path))  # a damaged one is ours
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foodseg.data.reader import RowReader
-from foodseg.data.shards import Manifest, SplitCounts, read_manifest, write_shard
+from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_shard
 from foodseg.errors import RetryLater, UserError
 from foodseg.prepare.generations import Generation, next_generation, switch_to
 
@@ -18,9 +18,9 @@ def written(generation: Generation, name: str) -> Manifest:
         "ingredient_pixels": [1], "group_id": name, "source": "s",
     }  # fmt: skip
     shard = write_shard(generation.uri, f"{generation.folder}/train/part-00000.parquet", "train", [row])
-    counts = SplitCounts(images=1, unlabelled=0, groups=1, class_images=(0, 1), class_pixels=(0, 1))
+    counts = SplitCounts(images=1, unlabelled=0, groups=1, class_images=(0, 1), class_pixels=(0, 1), ignored_pixels=0)
     return Manifest(
-        format_version=1, name="meals", generation=generation.number, folder=generation.folder,
+        format_version=FORMAT_VERSION, name="meals", generation=generation.number, folder=generation.folder,
         classes=("background", "rice"), ignore_id=255, annotated={"s": None}, shards=(shard,),
         counts={"train": counts}, quarantined=0,
     )  # fmt: skip

@@ -116,7 +116,7 @@ def test_other_data_under_the_same_uri_is_refused(tmp_path):
 
 def test_several_data_sets_train_validate_and_resume_as_one(data, tmp_path):
     uri = write_synthetic(tmp_path / "d", train=4, val=3, test=1)
-    write_manifest(uri, read_manifest(uri).model_copy(update={"annotated": {"drawn": (0, 1, 2)}}))
+    write_manifest(uri, read_manifest(uri).model_copy(update={"annotated": {"synthetic": (0, 1, 2)}}))
     several = f"data.uris=[{{uri: {data}}}, {{uri: {uri}, weight: 2.5}}]"
     settings = [several, "train.steps=6", "train.validate_every=3", "loss.dice=0.3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -46,7 +46,7 @@ def uri(tmp_path_factory):
 @pytest.mark.parametrize("index", range(1, len(SYNTHETIC_CLASSES)))
 def test_what_no_source_annotates_is_not_wrong_on_background(uri, index):
     manifest = read_manifest(uri)
-    partial = manifest.model_copy(update={"annotated": {"drawn": (0,)}})
+    partial = manifest.model_copy(update={"annotated": {"synthetic": (0,)}})
     reader = RowReader(uri, manifest, ["val"])
     masks = [decode_mask(row["mask"]) for row in labelled_rows(reader, range(6))]
     background = {True: 0, False: 0}  # pixels of the images with and without the id
