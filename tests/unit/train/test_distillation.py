@@ -14,14 +14,14 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader
 from foodseg.data.rng import position_seed
-from foodseg.demo.synthetic import PLATE_CLASSES
+from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.validation import validate
 from tests.support.gloo_rank import prepared
-from tests.support.synthetic_set import drawn_config, write_drawn
+from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 ON = ("loss.distill=1", "loss.features=0.5", "distill.ramp=0", "optim.warmup=0")
 
@@ -52,7 +52,7 @@ def by_hand(config: ExperimentConfig) -> dict[str, torch.Tensor]:
     """Plain training written out: no task, no teacher, no terms."""
     run, context = prepared(config)
     torch.manual_seed(config.train.seed)
-    model = build_segmenter(config.model, len(PLATE_CLASSES)).to(memory_format=torch.channels_last)
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES)).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config.optim, model)
     schedule = build_schedule(config.optim, optimizer, run.total_steps)
     mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
@@ -61,8 +61,8 @@ def by_hand(config: ExperimentConfig) -> dict[str, torch.Tensor]:
         model.train()
         mask = batch.mask.long()
         logits = model(jittered_view(batch.image, batch.extent, mean, batch.seed, config.augment)).logits
-        count = (mask != PLATE_CLASSES.ignore_id).sum().double()
-        (cross_entropy_sum(logits, mask, PLATE_CLASSES.ignore_id) * (1 / count)).backward()
+        count = (mask != SYNTHETIC_CLASSES.ignore_id).sum().double()
+        (cross_entropy_sum(logits, mask, SYNTHETIC_CLASSES.ignore_id) * (1 / count)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
@@ -73,7 +73,7 @@ def by_hand(config: ExperimentConfig) -> dict[str, torch.Tensor]:
     "settings",
     [
         [],
-        ["distill.temperature=5", "distill.ramp=0", "distill.teacher_list=vocabulary", "distill.drop=0.5"],
+        ["distill.temperature=5", "distill.ramp=0", "distill.teacher_conditioning=vocabulary", "distill.drop=0.5"],
         ["train.ema_horizon=0", "eval.weights=student"],
         # on, but the warm-up lasts longer than the run
         ["loss.distill=1", "optim.warmup=0.99", "train.ema_horizon=0.5", "optim.schedule=one_cycle"],
@@ -82,13 +82,13 @@ def by_hand(config: ExperimentConfig) -> dict[str, torch.Tensor]:
 )
 def test_with_all_weights_at_zero_it_is_plain_training_to_the_bit(data, tmp_path, settings):
     plain = ["train.steps=3", "data.val_split=null", "model.dropout=0.2"]
-    config = drawn_config(data, tmp_path / "r", *plain, *settings)
-    expected = by_hand(drawn_config(data, tmp_path / "hand", *plain, f"optim.warmup={config.optim.warmup}"))
+    config = synthetic_config(data, tmp_path / "r", *plain, *settings)
+    expected = by_hand(synthetic_config(data, tmp_path / "hand", *plain, f"optim.warmup={config.optim.warmup}"))
     assert same(trained(config), expected)
 
 
 def test_a_teacher_that_is_not_asked_does_not_run(data, tmp_path, monkeypatch):
-    trainer = trainer_of(drawn_config(data, tmp_path / "r", "train.steps=2", "data.val_split=null"))
+    trainer = trainer_of(synthetic_config(data, tmp_path / "r", "train.steps=2", "data.val_split=null"))
     asked = []
     monkeypatch.setattr(trainer.teacher.module, "forward", lambda *args, **kwargs: asked.append(args))
     trainer.run()
@@ -100,15 +100,15 @@ def test_a_teacher_that_is_not_asked_does_not_run(data, tmp_path, monkeypatch):
 
 def test_it_learns_something_else_and_says_so(data, tmp_path):
     plain = ["train.steps=4", "data.val_split=null"]
-    found = trained(drawn_config(data, tmp_path / "on", *plain, *ON))
-    assert not same(found, trained(drawn_config(data, tmp_path / "off", *plain, "optim.warmup=0")))
+    found = trained(synthetic_config(data, tmp_path / "on", *plain, *ON))
+    assert not same(found, trained(synthetic_config(data, tmp_path / "off", *plain, "optim.warmup=0")))
     lines = [json.loads(line) for line in (tmp_path / "on" / "log.jsonl").read_text().splitlines()]
     assert all(line["loss/distill"] > 0 and 0 < line["loss/features"] < 2 for line in lines)
 
 
 def test_the_divergence_joins_after_the_warm_up(data, tmp_path):
     settings = ("train.steps=6", "loss.distill=2", "optim.warmup=0.34", "distill.ramp=0.34", "data.val_split=null")
-    trainer = trainer_of(drawn_config(data, tmp_path / "r", *settings))
+    trainer = trainer_of(synthetic_config(data, tmp_path / "r", *settings))
     weights = [trainer.task.weights_at(step).get("distill") for step in range(6)]
     assert weights == [None, None, 1.0, 2.0, 2.0, 2.0]
     trainer.run()
@@ -117,7 +117,7 @@ def test_the_divergence_joins_after_the_warm_up(data, tmp_path):
 
 
 def test_the_teacher_never_gets_a_gradient(data, tmp_path):
-    trainer = trainer_of(drawn_config(data, tmp_path / "r", "train.steps=3", "data.val_split=null", *ON))
+    trainer = trainer_of(synthetic_config(data, tmp_path / "r", "train.steps=3", "data.val_split=null", *ON))
     teacher = trainer.teacher.module
     seen: list[bool] = []
     teacher.register_forward_hook(
@@ -133,7 +133,7 @@ def test_the_teacher_never_gets_a_gradient(data, tmp_path):
 
 
 def test_student_and_teacher_see_one_crop_in_two_views(data, tmp_path):
-    trainer = trainer_of(drawn_config(data, tmp_path / "r", "train.steps=1", "data.val_split=null", *ON))
+    trainer = trainer_of(synthetic_config(data, tmp_path / "r", "train.steps=1", "data.val_split=null", *ON))
     (batch,) = trainer.context.batches(0, 1)
     seen: dict[str, torch.Tensor] = {}
 
@@ -151,7 +151,7 @@ def test_student_and_teacher_see_one_crop_in_two_views(data, tmp_path):
 
 def test_the_teachers_forward_is_in_mixed_precision(data, tmp_path):
     settings = ("train.steps=1", "data.val_split=null", "train.precision=bf16", *ON)
-    trainer = trainer_of(drawn_config(data, tmp_path / "r", *settings))
+    trainer = trainer_of(synthetic_config(data, tmp_path / "r", *settings))
     seen = []
     trainer.teacher.module.register_forward_hook(lambda module, args, output: seen.append(output.logits.dtype))
     trainer.run()
@@ -162,18 +162,18 @@ def test_the_teachers_forward_is_in_mixed_precision(data, tmp_path):
 def test_a_resumed_run_is_the_undisturbed_one(data, tmp_path, settings):
     settings = ["train.steps=6", "train.checkpoint_every=2", "data.val_split=null", "optim.warmup=0.2",
                 "loss.distill=1", "loss.features=0.5", "model.dropout=0.2", *settings]  # fmt: skip
-    trainer_of(drawn_config(data, tmp_path / "whole", *settings)).run()
-    part = trainer_of(drawn_config(data, tmp_path / "parts", *settings))
+    trainer_of(synthetic_config(data, tmp_path / "whole", *settings)).run()
+    part = trainer_of(synthetic_config(data, tmp_path / "parts", *settings))
     answers = iter([False, False, True])
     part.context.stop_requested = lambda: next(answers)
     assert part.run()["stopped"]
-    trainer_of(drawn_config(data, tmp_path / "parts", *settings), resume=True).run()
+    trainer_of(synthetic_config(data, tmp_path / "parts", *settings), resume=True).run()
     one, other = (load_checkpoint(newest_checkpoint(str(tmp_path / name))) for name in ("whole", "parts"))
     assert one.step == other.step == 6
     assert same(one.student, other.student) and same(one.teacher, other.teacher)
 
 
-# --- pictures without masks ---
+# --- images without masks ---
 
 
 def gradient_of(trainer: Trainer, batch: Any) -> float:
@@ -186,34 +186,34 @@ def gradient_of(trainer: Trainer, batch: Any) -> float:
     return size
 
 
-def test_a_picture_without_a_mask_teaches_through_the_teacher_alone(data, tmp_path):
-    bare = write_drawn(tmp_path / "bare", train=8, val=1, test=1, masks=False)
+def test_an_image_without_a_mask_teaches_through_the_teacher_alone(data, tmp_path):
+    bare = write_synthetic(tmp_path / "bare", train=8, val=1, test=1, masks=False)
     several = f"data.uris=[{{uri: {data}}}, {{uri: {bare}}}]"
     steps = ("train.steps=5", "train.micro_batch=1", "data.val_split=null")
     sizes = {}
     for name, settings in {"off": [], "on": ON}.items():
-        config = drawn_config("", tmp_path / name, several, *steps, *settings)
+        config = synthetic_config("", tmp_path / name, several, *steps, *settings)
         trainer = trainer_of(config)
         unlabelled = [batch for batch in trainer.context.batches(0, 5) if not batch.list_known.any()]
         assert len(unlabelled) == 9  # of 20: the others have masks
-        assert all((batch.mask == PLATE_CLASSES.ignore_id).all() for batch in unlabelled)
+        assert all((batch.mask == SYNTHETIC_CLASSES.ignore_id).all() for batch in unlabelled)
         assert trainer.task.counts(unlabelled[0], 4)["cross_entropy"] == 0
         sizes[name] = gradient_of(trainer, unlabelled[0])
         assert trainer.run()["step"] == 5
     assert sizes["off"] == 0 and sizes["on"] > 0
 
 
-def test_unlabelled_pictures_that_teach_nothing_are_named(data, tmp_path, caplog):
-    config = drawn_config(data, tmp_path / "r")
+def test_unlabelled_images_that_teach_nothing_are_named(data, tmp_path, caplog):
+    config = synthetic_config(data, tmp_path / "r")
     prepared(config)
     without_masks = [said for said in caplog.messages if "no mask" in said]
     assert without_masks == [
-        "1 of the training pictures have no mask: nothing is learned from them while loss.distill and the other "
+        "1 of the training images have no mask: nothing is learned from them while loss.distill and the other "
         "terms of a teacher are 0"
     ]
     caplog.clear()
-    prepared(drawn_config(data, tmp_path / "on", *ON))
-    prepared(drawn_config(data, tmp_path / "features", "loss.features=0.5"))
+    prepared(synthetic_config(data, tmp_path / "on", *ON))
+    prepared(synthetic_config(data, tmp_path / "features", "loss.features=0.5"))
     assert not any("no mask" in said for said in caplog.messages)
 
 
@@ -225,7 +225,7 @@ def test_student_and_teacher_are_both_scored_and_kept(data, tmp_path, weights):
     """Each validation has both scores; the run is steered by the weights that eval.weights names."""
     settings = ("train.steps=4", "train.validate_every=2", f"eval.weights={weights}", "optim.lr=0.01",
                 "train.ema_horizon=1", *ON)  # fmt: skip
-    run, context = prepared(drawn_config(data, tmp_path / "r", *settings))
+    run, context = prepared(synthetic_config(data, tmp_path / "r", *settings))
     Trainer(run.config, run.manifest, run.total_steps, context).run()
     checkpoint = load_checkpoint(newest_checkpoint(str(tmp_path / "r")))
     assert [line["step"] for line in checkpoint.history] == [2, 4]
@@ -241,7 +241,7 @@ def test_student_and_teacher_are_both_scored_and_kept(data, tmp_path, weights):
 
 
 def test_without_an_average_the_student_alone_is_scored(data, tmp_path):
-    config = drawn_config(data, tmp_path / "r", "train.ema_horizon=0", "eval.weights=student")
+    config = synthetic_config(data, tmp_path / "r", "train.ema_horizon=0", "eval.weights=student")
     trainer = trainer_of(config)
     trainer.run()
     (line,) = trainer.history
@@ -249,5 +249,5 @@ def test_without_an_average_the_student_alone_is_scored(data, tmp_path):
 
 
 def test_scoring_both_does_not_disturb_the_training(data, tmp_path):
-    often = trained(drawn_config(data, tmp_path / "often", "train.steps=4", "train.validate_every=1", *ON))
-    assert same(often, trained(drawn_config(data, tmp_path / "never", "train.steps=4", "data.val_split=null", *ON)))
+    often = trained(synthetic_config(data, tmp_path / "often", "train.steps=4", "train.validate_every=1", *ON))
+    assert same(often, trained(synthetic_config(data, tmp_path / "never", "train.steps=4", "data.val_split=null", *ON)))
