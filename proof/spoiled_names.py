@@ -32,7 +32,7 @@ def val_miou(run: Path, data: Path, how: How, *, told: bool) -> float:
     spoil(model, how)
     manifest = read_manifest(str(data))
     classes = manifest.class_table
-    config = checkpoint.config.eval.model_copy(update={"ingredients": "given" if told else "vocabulary"})
+    config = checkpoint.config.eval.model_copy(update={"ingredients": "provided" if told else "vocabulary"})
     predictor = Predictor(model, config, torch.device("cpu"))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for row in rank_rows(RowReader(str(data), manifest, ["val"]), 0, 1):

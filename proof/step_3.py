@@ -32,7 +32,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "C names": NAMES,
     "C1 names permuted": (*TEXT, "model.text.table={permuted}"),
     "D C and distillation": (*NAMES, *DISTILL, "distill.teacher_conditioning=vocabulary"),
-    "E D, the teacher told the truth": (*NAMES, *DISTILL, "distill.teacher_conditioning=truth"),
+    "E D, the teacher told the truth": (*NAMES, *DISTILL, "distill.teacher_conditioning=present"),
 }
 # The names that a row is told; soft and hard restrict the class scores to those that the model guesses.
 VOCABULARY = ("eval.ingredients=vocabulary",)
@@ -41,7 +41,7 @@ LISTS: dict[str, tuple[str, ...]] = {
     "predicted": ("eval.ingredients=predicted",),
     "predicted, soft": ("eval.ingredients=predicted", "eval.restrict=soft", "eval.restrict_lambda={lambda}"),
     "predicted, hard": ("eval.ingredients=predicted", "eval.restrict=hard"),
-    "given (oracle)": ("eval.ingredients=given",),
+    "provided (oracle)": ("eval.ingredients=provided",),
 }
 STUDENT = "eval.weights=student"
 LAMBDAS = (0.1, 0.25, 0.5, 1.0)

@@ -61,7 +61,7 @@ def listening_of(run: Path, data: Path, split: str) -> dict[str, float]:
     """
     loaded = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(loaded, "student")
-    plain, guessing, told = (_predictor(loaded, model, listed) for listed in ("vocabulary", "predicted", "given"))
+    plain, guessing, told = (_predictor(loaded, model, listed) for listed in ("vocabulary", "predicted", "provided"))
     rng = np.random.default_rng(0)
     right = guessed = present = pixels = by_true = by_wrong = 0
     manifest = read_manifest(str(data))

@@ -95,7 +95,7 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
     named = dict(zip("ab", map(storage.redact, folders), strict=True))
     conditions = {"a": about_a["conditions"], "b": about_b["conditions"]}
-    oracles = [side for side, each in conditions.items() if each and each["ingredients"] == "given"]
+    oracles = [side for side, each in conditions.items() if each and each["ingredients"] == "provided"]
 
     def show() -> None:
         for side, folder in named.items():

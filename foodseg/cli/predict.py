@@ -19,7 +19,7 @@ def predict(
     ],
     ingredients: Annotated[
         str | None,
-        typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=given."),
+        typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=provided."),
     ] = None,
     device: Device = "auto",
     overrides: Overrides = None,

@@ -31,8 +31,8 @@ class DistillConfig(Section):
         description="strides of the decoder's stages that loss.stages and loss.deeper compare; null = all of "
         "model.strides",
     )
-    teacher_conditioning: Literal["vocabulary", "truth"] = Field(
-        "truth", description="names that the teacher is told: all of them, or those on the crop"
+    teacher_conditioning: Literal["vocabulary", "present"] = Field(
+        "present", description="conditioning classes of the teacher: all of them, or those present on the crop"
     )
     conditioning_mix: tuple[float, float, float, float] = Field(
         (0.5, 0.15, 0.2, 0.15),

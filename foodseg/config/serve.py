@@ -134,7 +134,7 @@ class ClipConfig(Section):
 
 
 class RefineConfig(Section):
-    """The SAM vote over a label map (FoodSAM), and CLIP's second opinion where the segmenter is unsure."""
+    """The SAM vote over a label map (FoodSAM), and CLIP's second opinion where its confidence is low."""
 
     seconds: float = Field(30.0, gt=0, description="deadline of its own; when it passes, the map stays as it was")
     largest_masks: int = Field(80, ge=1, description="masks that vote, the largest ones")

@@ -33,7 +33,7 @@ from foodseg.train.ray_trainer import run_training
 
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
 PARTS = (
-    "meals", "prepared", "names.safetensors", "run", "scores", "scores-given", "images", "labelled", "images.png",
+    "meals", "prepared", "names.safetensors", "run", "scores", "scores-provided", "images", "labelled", "images.png",
     "test_openings.jsonl", "test_access.jsonl",
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
                 workers=2,
                 test_log=str(out / "test_access.jsonl"),
             )
-            for folder, ingredients in (("scores", "vocabulary"), ("scores-given", "given"))
+            for folder, ingredients in (("scores", "vocabulary"), ("scores-provided", "provided"))
         )
     images = _write_some(RowReader(prepared, manifest, [split]), out / "images")
     labelled = label_images(run, images, str(out / "labelled")).results
@@ -83,7 +83,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         "seconds": seconds,
         "steps": trained["step"],
         "metrics": metrics,
-        "given": told,
+        "provided": told,
         "text": text["made_by"],
         "images": str(out / "images.png"),
         "summary": _summary(metrics, told, manifest.classes[1:3], out, seconds, drawn=data is None),

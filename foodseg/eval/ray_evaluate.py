@@ -200,7 +200,7 @@ def _checkpoint_subject(
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     calibration = calibration_of(loaded, config.eval)
-    told = true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "given" else None
+    told = true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
     return _Subject(
         facts={
             "checkpoint": storage.redact(uri),
@@ -250,7 +250,7 @@ def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manif
 class CheckpointLabeller:
     """Makes a labeller from a checkpoint, where it is called: pickled without its weights.
 
-    `told` holds by image_id the ids that may be on the image, for `eval.ingredients` = given.
+    `told` holds by image_id the ids that may be on the image, for `eval.ingredients` = provided.
     """
 
     def __init__(self, uri: str, config: dict[str, Any], told: Mapping[str, Sequence[int]] | None = None) -> None:

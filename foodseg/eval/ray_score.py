@@ -23,7 +23,7 @@ from foodseg.data.reader import RowReader
 from foodseg.errors import OutOfMemory, RetryLater
 from foodseg.eval.evaluate import Labeller, Scored, score_rows
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.scoring_plan import ScoringPlace, scoring_place
+from foodseg.eval.scoring_plan import ScoringPlan, scoring_plan
 from foodseg.predict.device import Device, has_mps, in_words, pick_device
 from foodseg.progress import Progress
 
@@ -64,21 +64,21 @@ def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[
                 progress.advance(size)
 
 
-def _place(wanted: Device | None, workers: int) -> ScoringPlace:
+def _place(wanted: Device | None, workers: int) -> ScoringPlan:
     if wanted is None:
-        return ScoringPlace("cpu", 0, workers, "label maps need no GPU")
+        return ScoringPlan("cpu", 0, workers, "label maps need no GPU")
     nodes = living_nodes().values()
     gpus, to_come = sum(int(node.get("GPU", 0)) for node in nodes), gpus_to_come()
     if wanted != "cpu" and not gpus and len(nodes) == 1 and has_mps():
         # Ray does not count this kind of GPU; all processes of its machine share it
-        place = ScoringPlace("gpu", 0, workers, "the GPU of this machine")
+        place = ScoringPlan("gpu", 0, workers, "the GPU of this machine")
     else:
-        place = scoring_place(wanted, workers, gpus=gpus, gpus_to_come=to_come)
+        place = scoring_plan(wanted, workers, gpus=gpus, gpus_to_come=to_come)
     _log.info("%d scoring process%s: %s", place.workers, "" if place.workers == 1 else "es", place.why)
     return place
 
 
-def _score_on_ray(job: ScoringJob, place: ScoringPlace) -> Iterator[tuple[Scored, int]]:
+def _score_on_ray(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored, int]]:
     done = losses = 0
     while done < len(job.parts):
         try:
@@ -99,7 +99,7 @@ def _score_on_ray(job: ScoringJob, place: ScoringPlace) -> Iterator[tuple[Scored
             _log.warning("a scoring process was lost (%s): scoring what it had not finished again", line_of(lost, 0))
 
 
-def _score_once(job: ScoringJob, place: ScoringPlace) -> Iterator[tuple[Scored, int]]:
+def _score_once(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored, int]]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here

@@ -45,7 +45,7 @@ def condition_mark(conditions: Mapping[str, str] | None) -> str | None:
     """
     if conditions is None or conditions["ingredients"] == "vocabulary":
         return None
-    told = {"given": "given, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
+    told = {"provided": "provided, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
     return told if conditions["restrict"] == "none" else f"{told}, restrict {conditions['restrict']}"
 
 

@@ -117,7 +117,7 @@ def conditions_note(metrics: Mapping[str, Any]) -> str | None:
     conditions = metrics.get("conditions", {})
     told = {
         "predicted": "the model's own guess of what is on each image",
-        "given": "the true list of each image, an oracle: no result to compare with others",
+        "provided": "the true list of each image, an oracle: no result to compare with others",
     }.get(conditions.get("ingredients"))
     if told is None:
         return None

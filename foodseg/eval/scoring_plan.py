@@ -1,6 +1,6 @@
 """On which device a cluster scores, and with how many processes. Arithmetic only, without Ray.
 
-scoring_place("auto", 4, gpus=0, gpus_to_come=8)       # GPUs, of nodes that are started for it
+scoring_plan("auto", 4, gpus=0, gpus_to_come=8)       # GPUs, of nodes that are started for it
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from foodseg.predict.device import Device
 
 
 @dataclass(frozen=True)
-class ScoringPlace:
+class ScoringPlan:
     """device: what a process asks torch for. gpus: that it reserves, 0 or 1. workers: how many processes. why: for the
     log."""
 
@@ -20,7 +20,7 @@ class ScoringPlace:
     why: str
 
 
-def scoring_place(wanted: Device, workers: int, *, gpus: int, gpus_to_come: int | None) -> ScoringPlace:
+def scoring_plan(wanted: Device, workers: int, *, gpus: int, gpus_to_come: int | None) -> ScoringPlan:
     """Decides for a cluster.
 
     Args:
@@ -32,19 +32,19 @@ def scoring_place(wanted: Device, workers: int, *, gpus: int, gpus_to_come: int 
         UserError: with auto, nodes may be started, and nobody knows whether with GPUs.
     """
     if wanted == "cpu":
-        return ScoringPlace("cpu", 0, workers, "--device cpu")
+        return ScoringPlan("cpu", 0, workers, "--device cpu")
     most = gpus if gpus_to_come is None else max(gpus, gpus_to_come)
     if most:
         fewer = gpus_to_come is not None and most < workers
         why = "a GPU each" if gpus else "a GPU each, for which nodes have to be started"
-        return ScoringPlace("gpu", 1, min(workers, most) if fewer else workers, why)
+        return ScoringPlan("gpu", 1, min(workers, most) if fewer else workers, why)
     if gpus_to_come is None:
         if wanted == "gpu":
-            return ScoringPlace("gpu", 1, workers, "a GPU each, for which nodes have to be started")
+            return ScoringPlan("gpu", 1, workers, "a GPU each, for which nodes have to be started")
         raise UserError(
             "the cluster has no GPU now, starts nodes on demand, and does not say whether some have GPUs: "
             "say --device gpu or --device cpu"
         )
     if wanted == "gpu":
         raise Unavailable("--device gpu: no node of the cluster has a GPU, and it starts none: choose auto or cpu")
-    return ScoringPlace("cpu", 0, workers, "the cluster has no GPU")
+    return ScoringPlan("cpu", 0, workers, "the cluster has no GPU")

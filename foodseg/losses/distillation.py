@@ -24,7 +24,7 @@ def divergence_sum(
     Args:
         student: (B, K, h, w) float logits.
         teacher: the same of the teacher; no gradient goes there.
-        pixels: (B, h, w) float, how many pixels each place stands for (`views.real_pixels_per_place`).
+        pixels: (B, h, w) float, how many pixels each place stands for (`views.real_pixels_per_cell`).
         temperature: T; the factor T^2 keeps the gradient's size whatever T is.
 
     Returns:

@@ -68,7 +68,7 @@ class BatchPredictor:
         images: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         canvas: tuple[int, int],
-        given: Sequence[Sequence[int]] | None = None,
+        provided: Sequence[Sequence[int]] | None = None,
     ) -> list[ImageLogits]:
         """Returns the class scores of each image.
 
@@ -76,10 +76,10 @@ class BatchPredictor:
             images: (H, W, 3) uint8 RGB each, upright, at any scale of the image.
             sizes: (height, width) of the label map of each; the model sees what `eval.longest_side` says of this size.
             canvas: what `pick_canvas` gives for every one of the sizes.
-            given: ids that may be on each image, for `eval.ingredients` = given, which needs them.
+            provided: ids that may be on each image, for `eval.ingredients` = provided, which needs them.
         """
         if self._config.window is not None:
-            lists = [None] * len(images) if given is None else given
+            lists = [None] * len(images) if provided is None else provided
             arrays = zip(images, sizes, lists, strict=True)
             return [self._alone.logits(image, *size, ids) for image, size, ids in arrays]
         views = self._model.mean.expand(len(images), 3, *canvas).clone()
@@ -87,7 +87,7 @@ class BatchPredictor:
         for view, image, (height, width) in zip(views, images, fitted, strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
             view[:, :height, :width] = pixels.permute(2, 0, 1).float() / 255
-        probabilities = self._probabilities(views, given)
+        probabilities = self._probabilities(views, provided)
         listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
         values = self._forward(views, listed)
         if self._config.flip:
@@ -112,16 +112,16 @@ class BatchPredictor:
         if not bool(torch.isfinite(self._forward(grey, None)).all()):
             raise RuntimeError("the class scores are not finite")
 
-    def _probabilities(self, views: torch.Tensor, given: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
+    def _probabilities(self, views: torch.Tensor, provided: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
         """Returns (B, K) float32, how probable each id is on each image; None = all names may be."""
         if self._config.ingredients == "vocabulary":
             return None
         if self._config.ingredients == "predicted":
             with self._precision():
                 return self._model.predict_ingredients(views.contiguous(memory_format=torch.channels_last))
-        assert given is not None, "eval.ingredients = given needs a list with each image"
+        assert provided is not None, "eval.ingredients = provided needs a list with each image"
         known = torch.zeros(len(views), self._model.classifier.out_channels, device=self._device)
-        for row, ids in zip(known, given, strict=True):
+        for row, ids in zip(known, provided, strict=True):
             row[[BACKGROUND, *ids]] = 1
         return known
 

@@ -51,7 +51,7 @@ def label_images(
         images: files, folders (all images in them) or URIs. out: folder or URI; files in it that `predict` did not
             write itself are never replaced.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
-        ingredients: names with commas between, the ones that may be on the images: sets eval.ingredients=given.
+        ingredients: names with commas between, the ones that may be on the images: sets eval.ingredients=provided.
         device: what the model computes on.
 
     Returns:
@@ -67,10 +67,10 @@ def label_images(
     images = list_images(listed)
     require_different_stems(images)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
-    told = [] if ingredients is None else ["eval.ingredients=given"]
+    told = [] if ingredients is None else ["eval.ingredients=provided"]
     config = with_eval_overrides(loaded.config, [*overrides, *told])
-    if ingredients is None and config.eval.ingredients == "given":
-        raise UserError('eval.ingredients = given needs the list: --ingredients "rice, fried tofu"')
+    if ingredients is None and config.eval.ingredients == "provided":
+        raise UserError('eval.ingredients = provided needs the list: --ingredients "rice, fried tofu"')
     given = None if ingredients is None else parse_names(ingredients, loaded.classes)
     where = pick_device(device)
     _log.info("labelling on %s", in_words(where))

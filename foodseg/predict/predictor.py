@@ -6,7 +6,7 @@ bands of rows, so that the K x height x width scores never exist at once.
     ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
 
 Which names may be on an image is settled once for it, before it is cut into windows: all (vocabulary), those that the
-model guesses from the whole image (predicted), or those that come with it (given). The list conditions the features
+model guesses from the whole image (predicted), or those that come with it (provided). The list conditions the features
 of a model with text fusion; the class scores themselves it changes only by `eval.restrict`.
 
 Shape letters: K classes; h, w grid of the logits; n pixels.
@@ -42,27 +42,29 @@ class Predictor:
         self._device = device
         self._autocast = AUTOCAST[precision]
 
-    def logits_of_file(self, data: bytes, given: Sequence[int] | None = None) -> "ImageLogits":
-        """Returns the class scores of an encoded image, for label maps of its own size; `given` as for `logits`.
+    def logits_of_file(self, data: bytes, provided: Sequence[int] | None = None) -> "ImageLogits":
+        """Returns the class scores of an encoded image, for label maps of its own size; `provided` as for `logits`.
 
         Raises:
             UserError: the image cannot be read.
         """
         height, width = image_size(data)
-        return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width, given)
+        return self.logits(decode_image(data, at_least=self._fitted(height, width)), height, width, provided)
 
     @torch.inference_mode()
-    def logits(self, image: np.ndarray, height: int, width: int, given: Sequence[int] | None = None) -> "ImageLogits":
+    def logits(
+        self, image: np.ndarray, height: int, width: int, provided: Sequence[int] | None = None
+    ) -> "ImageLogits":
         """Returns the class scores of an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, upright, at any scale of the image.
             height, width: size of the label map; the model sees what `eval.longest_side` says of this size.
-            given: ids that may be on the image, for `eval.ingredients` = given, which needs them.
+            provided: ids that may be on the image, for `eval.ingredients` = provided, which needs them.
         """
         fitted = self._fitted(height, width)
         view = self._view(image, *fitted)
-        probabilities = self._probabilities(image, fitted, view, given)
+        probabilities = self._probabilities(image, fitted, view, provided)
         listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
         logits = self._windows(view, listed)
         if self._config.flip:
@@ -79,15 +81,15 @@ class Predictor:
         return self._padded(pixels.permute(2, 0, 1)[None].float() / 255)
 
     def _probabilities(
-        self, image: np.ndarray, fitted: tuple[int, int], view: torch.Tensor, given: Sequence[int] | None
+        self, image: np.ndarray, fitted: tuple[int, int], view: torch.Tensor, provided: Sequence[int] | None
     ) -> torch.Tensor | None:
         """Returns (K,) float32, how probable each id is on the image, background certain; None = all names may be."""
         if self._config.ingredients == "vocabulary":
             return None
-        if self._config.ingredients == "given":
-            assert given is not None, "eval.ingredients = given needs a list with each image"
+        if self._config.ingredients == "provided":
+            assert provided is not None, "eval.ingredients = provided needs a list with each image"
             known = torch.zeros(self._model.classifier.out_channels, device=self._device)
-            known[[BACKGROUND, *given]] = 1
+            known[[BACKGROUND, *provided]] = 1
             return known
         window = self._config.window
         if window is not None and max(fitted) > window:

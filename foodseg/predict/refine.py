@@ -1,9 +1,9 @@
-"""The SAM vote (FoodSAM: Lan et al., 2023), and CLIP's second opinion where the segmenter is unsure.
+"""The SAM vote (FoodSAM: Lan et al., 2023), and CLIP's second opinion where the segmenter has low confidence.
 
 Each mask of Segment Anything takes the label that most of its pixels have: borders become those of the mask, and specks
-inside it vanish. Where the segmenter was unsure of a whole mask, CLIP may name it again.
+inside it vanish. Where a whole mask has low confidence, CLIP may name it again.
 
-    ballots = count_votes(ids, masks, unsure)
+    ballots = count_votes(ids, masks, low_confidence)
     questions = doubtful(ballots)
     scores = clip.mask_scores(image, [masks[ballot.mask] for ballot in questions], names[1:])
     ids = paint(ids, masks, second_opinion(ballots, questions, scores))
@@ -20,7 +20,7 @@ from foodseg.classes import BACKGROUND
 
 KEEP = 80  # masks, the largest ones
 MAJORITY = 0.5  # share of a mask's pixels below which it has no label
-UNSURE = 0.5  # share of unsure pixels from which on a mask is doubtful
+LOW_CONFIDENCE = 0.5  # share of low-confidence pixels from which on a mask is doubtful
 CERTAIN = 0.5  # score from which on CLIP is believed
 
 
@@ -29,7 +29,7 @@ class Ballot:
     """What the pixels of one mask voted for.
 
     mask: index into the masks. label: id that the mask takes. pixels: its size.
-    majority: share of its pixels that have the label. unsure: share of its pixels that the segmenter is unsure of.
+    majority: share of its pixels that have the label. low_confidence: share of its low-confidence pixels.
     certainty: CLIP's score where it chose the label, else None.
     """
 
@@ -37,7 +37,7 @@ class Ballot:
     label: int
     pixels: int
     majority: float
-    unsure: float
+    low_confidence: float
     certainty: float | None = None
 
 
@@ -51,7 +51,7 @@ def sam_vote(
 def count_votes(
     ids: np.ndarray,
     masks: Sequence[np.ndarray],
-    unsure: np.ndarray | None = None,
+    low_confidence: np.ndarray | None = None,
     *,
     keep: int = KEEP,
     majority: float = MAJORITY,
@@ -60,7 +60,7 @@ def count_votes(
 
     Args:
         ids: (H, W) uint8 or uint16. masks: n x (H, W) bool.
-        unsure: (H, W) bool, or None where the segmenter did not say: then no mask is doubtful.
+        low_confidence: (H, W) bool, or None where the segmenter did not say: then no mask is doubtful.
 
     Among equally frequent ids the smallest wins; every mask votes on the map as the segmenter drew it.
     """
@@ -73,7 +73,7 @@ def count_votes(
         label = int(counts.argmax())
         share = int(counts[label]) / size
         if share >= majority:
-            doubt = 0.0 if unsure is None else np.count_nonzero(unsure & mask) / size
+            doubt = 0.0 if low_confidence is None else np.count_nonzero(low_confidence & mask) / size
             ballots.append(Ballot(index, label, size, share, doubt))
     return ballots
 
@@ -86,12 +86,12 @@ def paint(ids: np.ndarray, masks: Sequence[np.ndarray], ballots: Sequence[Ballot
     return painted
 
 
-def doubtful(ballots: Sequence[Ballot], unsure: float = UNSURE) -> list[Ballot]:
-    """Returns the ballots that CLIP is asked about: an ingredient, and mostly pixels that the segmenter is unsure of.
+def doubtful(ballots: Sequence[Ballot], low_confidence: float = LOW_CONFIDENCE) -> list[Ballot]:
+    """Returns the ballots that CLIP is asked about: an ingredient, and mostly low-confidence pixels.
 
     Background is left out: it is no word, so CLIP has no score to compare with.
     """
-    return [ballot for ballot in ballots if ballot.label != BACKGROUND and ballot.unsure >= unsure]
+    return [ballot for ballot in ballots if ballot.label != BACKGROUND and ballot.low_confidence >= low_confidence]
 
 
 def second_opinion(

@@ -34,7 +34,7 @@ class PackedLabels:
     """A `Labelled` whose maps are runs."""
 
     ids: Runs
-    unsure: Runs | None
+    low_confidence: Runs | None
     confidences: dict[int, float]
     model: str
     sha: str
@@ -65,14 +65,14 @@ def unpack(packed: PackedMasks) -> list[np.ndarray]:
 
 def pack_labels(labelled: Labelled) -> PackedLabels:
     """Packs a label map."""
-    unsure = None if labelled.unsure is None else _runs(labelled.unsure)
-    return PackedLabels(_runs(labelled.ids), unsure, labelled.confidences, labelled.model, labelled.sha)
+    low_confidence = None if labelled.low_confidence is None else _runs(labelled.low_confidence)
+    return PackedLabels(_runs(labelled.ids), low_confidence, labelled.confidences, labelled.model, labelled.sha)
 
 
 def unpack_labels(packed: PackedLabels) -> Labelled:
     """Returns the label map again."""
-    unsure = None if packed.unsure is None else _map(packed.unsure)
-    return Labelled(_map(packed.ids), unsure, packed.confidences, packed.model, packed.sha)
+    low_confidence = None if packed.low_confidence is None else _map(packed.low_confidence)
+    return Labelled(_map(packed.ids), low_confidence, packed.confidences, packed.model, packed.sha)
 
 
 def _runs(values: np.ndarray) -> Runs:

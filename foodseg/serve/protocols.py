@@ -29,13 +29,13 @@ class Labelled:
     """The label map of one image.
 
     ids: (H, W) uint8 or uint16, 0 = background.
-    unsure: (H, W) bool, where the confidence is low, or None where nobody asked for it.
+    low_confidence: (H, W) bool, where the confidence is low, or None where nobody asked for it.
     confidences: calibrated mean confidence in [0, 1] of the pixels of each id present.
     model, sha: public name and sha256 (hex) of the checkpoint that answered.
     """
 
     ids: np.ndarray
-    unsure: np.ndarray | None
+    low_confidence: np.ndarray | None
     confidences: dict[int, float]
     model: str
     sha: str

@@ -119,7 +119,7 @@ class SegmenterDeployment:
         # only CLIP's second opinion on SAM's masks asks for it
         asked = self._config.sam is not None and self._config.clip is not None
         confidence_below = self._config.refine.confidence_below if asked else 0.0
-        return model.label(images, sizes, canvas, given=lists if told else None, confidence_below=confidence_below)
+        return model.label(images, sizes, canvas, provided=lists if told else None, confidence_below=confidence_below)
 
     async def _keep_holding(self) -> None:
         """Renews from time to time that what serves here is not to be deleted by the run that wrote it."""

@@ -88,28 +88,28 @@ class ServedModel:
         sizes: Sequence[tuple[int, int]],
         canvas: tuple[int, int],
         *,
-        given: Sequence[Sequence[int]] | None = None,
+        provided: Sequence[Sequence[int]] | None = None,
         confidence_below: float = 0.0,
     ) -> list[Labelled]:
         """Returns the label map of each image.
 
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
-            canvas: of all of them. given: ids that may be on each; None = nobody said.
-            confidence_below: confidence in [0, 1] below which a pixel is unsure; 0 = do not say.
+            canvas: of all of them. provided: ids that may be on each; None = nobody said.
+            confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = do not say.
         """
         loaded = self._loaded
         if loaded is None:  # released, and asked for once more
             checkpoint = self._checkpoint()
             loaded = self._loaded = _loaded(checkpoint, load_model(checkpoint, self._eval.weights))
-        predictor = loaded.untold if given is None else loaded.told
+        predictor = loaded.untold if provided is None else loaded.told
         answers = []
-        for logits in predictor.logits(images, sizes, canvas, given):
+        for logits in predictor.logits(images, sizes, canvas, provided):
             ids, confidence = logits.ids_and_confidence(loaded.temperature)
             means = mean_confidences(ids, confidence, len(self.card.classes))
             confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
-            unsure = confidence < confidence_below * CERTAIN if confidence_below else None
-            answers.append(Labelled(ids, unsure, confidences, self.card.name, self.card.sha))
+            low_confidence = confidence < confidence_below * CERTAIN if confidence_below else None
+            answers.append(Labelled(ids, low_confidence, confidences, self.card.name, self.card.sha))
         return answers
 
     def check(self) -> None:
@@ -149,9 +149,9 @@ def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
     """The checkpoint decides how images without a list are taken; a checkpoint for lists alone takes all names."""
     config, precision = checkpoint.config.eval, checkpoint.config.train.precision
     untold = config
-    if config.ingredients == "given":
+    if config.ingredients == "provided":
         untold = config.model_copy(update={"ingredients": "vocabulary", "restrict": "none"})
-    told = config.model_copy(update={"ingredients": "given"})
+    told = config.model_copy(update={"ingredients": "provided"})
     calibration = calibration_of(checkpoint, config)
     device = pick_device()
     return _Loaded(

@@ -102,7 +102,7 @@ def expect(*uris: str) -> None:
 
 
 @contextlib.contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def retry_for(seconds: float) -> Iterator[None]:
     """Within, this process tries an S3 operation again for `seconds` before it gives RetryLater."""
     global RETRY_SECONDS
     before, RETRY_SECONDS = RETRY_SECONDS, seconds
@@ -112,7 +112,7 @@ def patience(seconds: float) -> Iterator[None]:
         RETRY_SECONDS = before
 
 
-def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, str], T]) -> T:
+def _with_retries(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, str], T]) -> T:
     """Run an S3 operation, again and again while the failure looks temporary. UserError, RetryLater."""
     endpoint, path = s3.endpoint_of(uri)
     began, delay = time.monotonic(), FIRST_DELAY
@@ -128,12 +128,12 @@ def _patiently(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSystem, 
                 kind = MissingFile if mistake == s3.NO_SUCH_FILE else UserError
                 raise kind(f"cannot {verb} {redact(uri)}: {mistake}") from None
             known = endpoint.url in _ANSWERED
-            patience = RETRY_SECONDS if known else min(RETRY_SECONDS, FIRST_CONTACT_SECONDS)
-            if time.monotonic() - began + delay > patience:
+            limit = RETRY_SECONDS if known else min(RETRY_SECONDS, FIRST_CONTACT_SECONDS)
+            if time.monotonic() - began + delay > limit:
                 where = f"cannot {verb} {redact(uri)}: {endpoint.name}"
                 if known:
                     advice = "run the same command again when it is back"
-                    raise RetryLater(f"{where} failed for {patience:.0f} s ({s3.reason(text)}); {advice}") from None
+                    raise RetryLater(f"{where} failed for {limit:.0f} s ({s3.reason(text)}); {advice}") from None
                 advice = "start that server or correct AWS_ENDPOINT_URL (http or https, host, port)"
                 raise UserError(f"{where} is not reachable ({s3.reason(text)}); {advice}") from None
             _LOG.warning("cannot %s %s (%s); trying again in %.1f s", verb, redact(uri), s3.reason(text), delay)
@@ -150,7 +150,7 @@ def exists(uri: str) -> bool:
         with local.errors(uri, "look for"):
             info = pyarrow.fs.LocalFileSystem().get_file_info(absolute(uri))
     else:
-        info = _patiently(uri, "look for", lambda fs, path: fs.get_file_info(path))
+        info = _with_retries(uri, "look for", lambda fs, path: fs.get_file_info(path))
     return bool(info.type != pyarrow.fs.FileType.NotFound)
 
 
@@ -168,7 +168,7 @@ def list_names(uri: str) -> list[str]:
                 raise FileNotFoundError(path)
             return [info.base_name for info in found]
 
-        names = _patiently(uri, "list", children)
+        names = _with_retries(uri, "list", children)
     return sorted(name for name in names if not name.startswith(local.TEMPORARY))
 
 
@@ -183,7 +183,7 @@ def list_tree(uri: str) -> list[str]:
             found = fs.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=True))
             return [info.path[len(path) :].strip("/") for info in found if info.is_file]
 
-        paths = _patiently(uri, "list", files)
+        paths = _with_retries(uri, "list", files)
     return sorted(path for path in paths if not path.rpartition("/")[2].startswith(local.TEMPORARY))
 
 
@@ -200,13 +200,13 @@ def _local_tree(root: Path) -> list[str]:
     return paths
 
 
-class _PatientFile(io.RawIOBase):
+class _RetryingFile(io.RawIOBase):
     """Random access to one S3 object whose reads outlive a restart of the server."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()
         self._uri = uri
-        self._stream = _patiently(uri, "read", lambda fs, path: fs.open_input_file(path))
+        self._stream = _with_retries(uri, "read", lambda fs, path: fs.open_input_file(path))
         self._size, self._position = self._stream.size(), 0
 
     def readable(self) -> bool:
@@ -225,7 +225,7 @@ class _PatientFile(io.RawIOBase):
     def read(self, count: int | None = -1) -> bytes:
         left = max(0, self._size - self._position)
         count = left if count is None or count < 0 else min(count, left)
-        data = _patiently(self._uri, "read", lambda fs, path: self._stream.read_at(count, self._position))
+        data = _with_retries(self._uri, "read", lambda fs, path: self._stream.read_at(count, self._position))
         self._position += len(data)
         return bytes(data)
 
@@ -235,7 +235,7 @@ def open_input(uri: str) -> pyarrow.NativeFile:
     if is_local(uri):
         with local.errors(uri, "read"):
             return pyarrow.OSFile(absolute(uri), "rb")
-    return pyarrow.PythonFile(_PatientFile(uri), mode="r")
+    return pyarrow.PythonFile(_RetryingFile(uri), mode="r")
 
 
 def read_bytes(uri: str) -> bytes:
@@ -244,7 +244,7 @@ def read_bytes(uri: str) -> bytes:
         with local.errors(uri, "read"):
             return Path(absolute(uri)).read_bytes()
 
-    return _patiently(uri, "read", lambda fs, path: s3.get(fs, path, lambda stream: bytes(stream.read())))
+    return _with_retries(uri, "read", lambda fs, path: s3.get(fs, path, lambda stream: bytes(stream.read())))
 
 
 def read_text(uri: str) -> str:
@@ -269,7 +269,7 @@ def download(uri: str, path: Path) -> None:
 
             s3.get(fs, key, copy)
 
-    _patiently(uri, "read", fetch)
+    _with_retries(uri, "read", fetch)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -278,7 +278,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         with local.errors(uri, "write"), local.replacing(Path(absolute(uri))) as stream:
             stream.write(data)
     else:
-        _patiently(uri, "write", lambda fs, path: s3.put(fs, path, io.BytesIO(data)))
+        _with_retries(uri, "write", lambda fs, path: s3.put(fs, path, io.BytesIO(data)))
 
 
 def write_text(uri: str, text: str) -> None:
@@ -323,7 +323,7 @@ def upload(path: Path, uri: str) -> None:
             source.seek(0)  # an earlier attempt may have read a part
             s3.put(fs, key, source)
 
-        _patiently(uri, "write", send)
+        _with_retries(uri, "write", send)
 
 
 def delete(uri: str) -> None:
@@ -347,4 +347,4 @@ def delete(uri: str) -> None:
             elif kind == pyarrow.fs.FileType.File:
                 fs.delete_file(path)
 
-    _patiently(uri, "delete", remove)
+    _with_retries(uri, "delete", remove)

@@ -59,7 +59,7 @@ def in_use(uri: str, key: str) -> Iterator[None]:
         _ACTIVE.discard(own)
         thread.join(timeout=SIGN_SECONDS)
         # where storage is away the file stays: it says of a process that has ended
-        with contextlib.suppress(FoodsegError), storage.patience(SIGN_SECONDS):
+        with contextlib.suppress(FoodsegError), storage.retry_for(SIGN_SECONDS):
             if _read(where).get("id") == own:
                 storage.delete(where)
 

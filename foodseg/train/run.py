@@ -57,9 +57,9 @@ def plan_run(config: ExperimentConfig) -> Run:
             validation with the true names given.
     """
     config = with_absolute_uris(config)
-    if config.eval.ingredients == "given":
+    if config.eval.ingredients == "provided":
         raise UserError(
-            "eval.ingredients = given is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
+            "eval.ingredients = provided is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
             "scores that know the truth; set it to vocabulary or predicted"
         )
     manifest = training_manifest(config.data)

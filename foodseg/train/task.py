@@ -8,7 +8,7 @@ from torch import nn
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig
-from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_place
+from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_cell
 from foodseg.data.batch import Batch
 from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import (
@@ -170,7 +170,7 @@ class SegmentationTask:
 
         def pixels(values: torch.Tensor, stride: int) -> torch.Tensor:
             height, width = values.shape[-2:]
-            return real_pixels_per_place(batch.extent, height, width, stride)
+            return real_pixels_per_cell(batch.extent, height, width, stride)
 
         at_logits = pixels(own.logits, own.stride)
         sums = {}

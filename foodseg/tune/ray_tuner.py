@@ -92,7 +92,7 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
             if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
                 concurrent = _beside_others(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
-        with storage.patience(PATIENCE_SECONDS):
+        with storage.retry_for(PATIENCE_SECONDS):
             _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
 
 

@@ -276,7 +276,7 @@ DATA = [
     Bad(
         "a list for a model that takes none",
         [*PREDICT, "--ingredients", "tomato"],
-        ("eval.ingredients = given changes nothing", "eval.restrict"),
+        ("eval.ingredients = provided changes nothing", "eval.restrict"),
     ),
     Bad(
         "an ingredient that is none",

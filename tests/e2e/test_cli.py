@@ -337,20 +337,20 @@ def test_text_from_the_names_to_labelled_images(
     plain = answered(*score, "--out", "plain")
     assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none", "weights": "ema"}
     assert plain["text"] == "random unit vectors, seed 5"
-    for mode, restrict in (("predicted", "soft"), ("given", "none"), ("given", "hard")):
+    for mode, restrict in (("predicted", "soft"), ("provided", "none"), ("provided", "hard")):
         told = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
         metrics = answered(*score, "--out", f"{mode}-{restrict}", *told)
         assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "ema"}
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
     # with the true list and a hard restriction nothing that is not on an image is ever found on it
     assert metrics["ingredients"]["per_image"]["precision"] == 1
-    assert "Ingredients: given, the true list of each image, an oracle" in said(*score, "--out", "again", *told)
+    assert "Ingredients: provided, the true list of each image, an oracle" in said(*score, "--out", "again", *told)
 
     (labelled,) = answered(
         "predict", "run", "meals/images/synthetic__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",
         *set_options("eval.restrict=hard"),
     )["images"]  # fmt: skip
-    assert labelled["listed"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "given"
+    assert labelled["listed"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "provided"
     assert {entry["name"] for entry in labelled["ingredients"]} <= {"white rice", "tomato"}
 
 

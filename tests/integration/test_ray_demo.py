@@ -33,9 +33,9 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result["text"].startswith("all-MiniLM-L6-v2 (") and f"text:      {result['text']}\n" in result["summary"]
     table = read_table(str(out / "names.safetensors"))
     assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == SYNTHETIC_CLASSES.names
-    assert result["steps"] == 4 and result["metrics"]["images"] == result["given"]["images"] == 4
+    assert result["steps"] == 4 and result["metrics"]["images"] == result["provided"]["images"] == 4
     assert result["metrics"]["conditions"]["ingredients"] == "vocabulary"
-    assert result["given"]["conditions"]["ingredients"] == "given"
+    assert result["provided"]["conditions"]["ingredients"] == "provided"
     assert "mIoU, told what is there" in result["summary"]
     lines = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
     distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]

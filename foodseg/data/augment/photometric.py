@@ -86,7 +86,7 @@ def real_pixels(extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
-def real_pixels_per_place(extent: torch.Tensor, height: int, width: int, stride: int) -> torch.Tensor:
+def real_pixels_per_cell(extent: torch.Tensor, height: int, width: int, stride: int) -> torch.Tensor:
     """(B, 4) int32 -> (B, height, width) float32: of the stride x stride pixels at each place, how many are real."""
     top, left, bottom, right = extent.unbind(1)
     rows, columns = _overlap(height, stride, top, bottom), _overlap(width, stride, left, right)

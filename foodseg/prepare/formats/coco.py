@@ -57,13 +57,13 @@ class _Found:
     mask: Mask | None
 
 
-def missing_in_coco(src: str, *, own_place: bool = False) -> list[str]:
+def missing_in_coco(src: str, *, own_location: bool = False) -> list[str]:
     """Returns what `src` lacks to be a COCO data set; [] = nothing.
 
     Args:
-        own_place: only files that lie where COCO files lie count: the others may be there for another reason.
+        own_location: only files that lie where COCO files lie count: the others may be there for another reason.
     """
-    files = coco_layout.find_annotation_files(src, own_place=own_place)
+    files = coco_layout.find_annotation_files(src, own_location=own_location)
     if files.coco:
         return []
     return [f"{files.paths[0]} with `images`" if files.paths else "a .json with annotations"]

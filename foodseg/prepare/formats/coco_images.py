@@ -124,10 +124,10 @@ class ImageFinder:
             stem = _fold(without_extension(name))
             same_stem = tree.get(stem, [])
             same_name = [path for path in same_stem if _fold(posixpath.basename(path)) == _fold(name)]
-            own_places = {
+            own_locations = {
                 _fold(posixpath.join(folder, *way[:-1], stem)) for folder in folders for way in ([stem], *spelled)
             }
-            other_extension = [path for path in same_stem if _fold(without_extension(path)) in own_places]
+            other_extension = [path for path in same_stem if _fold(without_extension(path)) in own_locations]
             for candidates in (same_name, other_extension):
                 best = _best(candidates, spelled, folders, wanted)
                 if len(best) == 1:

@@ -47,14 +47,14 @@ class AnnotationFiles:
     coco: bool
 
 
-def find_annotation_files(src: str, *, own_place: bool = False) -> AnnotationFiles:
+def find_annotation_files(src: str, *, own_location: bool = False) -> AnnotationFiles:
     """Finds the COCO files of a data set; looks into those whose names do not tell.
 
     Args:
-        own_place: only where nothing else lies: in annotations/, or in a folder named after a split.
+        own_location: only where nothing else lies: in annotations/, or in a folder named after a split.
     """
     nearest: list[str] = []
-    for jsons in _levels(src, own_place):
+    for jsons in _levels(src, own_location):
         found = _coco_files(src, jsons)
         if found:
             return AnnotationFiles(tuple(found), tuple(path for path in jsons if path not in found), True)
@@ -62,7 +62,7 @@ def find_annotation_files(src: str, *, own_place: bool = False) -> AnnotationFil
     return AnnotationFiles(tuple(nearest[:1]), (), False)
 
 
-def _levels(src: str, own_place: bool) -> Iterator[list[str]]:
+def _levels(src: str, own_location: bool) -> Iterator[list[str]]:
     """Yields the .json files of one place after the other, the likeliest first."""
     here = visible_names(src)
     own = [name for name in here if name.lower() == _ANNOTATIONS]
@@ -70,7 +70,7 @@ def _levels(src: str, own_place: bool) -> Iterator[list[str]]:
     below = [f"{folder}/{name}" for folder in own for name in _names(src, folder) if name.lower() in _SPLIT_FOLDERS]
     for places in (own, below, [*splits, *(f"{name}/{_ANNOTATIONS}" for name in splits)]):
         yield [path for place in places for path in _json_paths(src, place, _names(src, place))]
-    if own_place:
+    if own_location:
         return
     yield _json_paths(src, "", here)
     deeper: dict[int, list[str]] = defaultdict(list)

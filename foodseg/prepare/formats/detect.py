@@ -72,7 +72,7 @@ def find_format(src: str) -> Known:
         "huggingface": huggingface.missing_in_huggingface(src),
     }
     # a .json beside what another format needs may be there for another reason
-    missing["coco"] = coco.missing_in_coco(src, own_place=not all(missing.values()))
+    missing["coco"] = coco.missing_in_coco(src, own_location=not all(missing.values()))
     fitting = [format for format, absent in missing.items() if not absent]
     if not fitting and huggingface.has_conversion(src):
         fitting.append("huggingface")

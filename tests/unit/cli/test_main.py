@@ -64,7 +64,7 @@ def test_a_run_that_was_asked_to_stop_gives_its_result(
     assert capsys.readouterr() == ("", "foodseg: stopped after 7 steps; run it again with --resume\n")
 
 
-ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
+ORACLE = {"ingredients": "provided", "restrict": "hard", "weights": "ema"}
 PLAIN = {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
 
 

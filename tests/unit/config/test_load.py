@@ -159,8 +159,8 @@ def refusal(overrides: list[str]) -> str:
             "eval.ingredients = predicted needs a model trained with model.ingredient_head: true",
         ),
         (
-            "eval.ingredients=given",
-            "eval.ingredients = given changes nothing: the model takes no list (model.fusion is none); "
+            "eval.ingredients=provided",
+            "eval.ingredients = provided changes nothing: the model takes no list (model.fusion is none); "
             "set eval.restrict to soft or hard, or eval.ingredients to vocabulary",
         ),
         # a section within a section

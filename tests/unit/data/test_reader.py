@@ -166,7 +166,7 @@ def test_a_data_set_that_is_away_is_no_wrong_address(data: Manifest, monkeypatch
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(files, "_ANSWERED", set())
-    with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/data/"):
+    with storage.retry_for(0.1), pytest.raises(RetryLater, match="cannot read s3://food/data/"):
         RowReader("s3://food/data", data, ["train"]).take([0])
 
 

@@ -101,8 +101,8 @@ def test_untrained_ids_are_told():
         ({"ingredients": "vocabulary", "restrict": "none"}, None),
         ({"ingredients": "predicted", "restrict": "none"}, "predicted"),
         ({"ingredients": "predicted", "restrict": "soft"}, "predicted, restrict soft"),
-        ({"ingredients": "given", "restrict": "none"}, "given, oracle"),
-        ({"ingredients": "given", "restrict": "hard"}, "given, oracle, restrict hard"),
+        ({"ingredients": "provided", "restrict": "none"}, "provided, oracle"),
+        ({"ingredients": "provided", "restrict": "hard"}, "provided, oracle, restrict hard"),
     ],
 )
 def test_no_number_without_its_condition(conditions, mark):

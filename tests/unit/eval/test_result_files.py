@@ -16,7 +16,7 @@ from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import read_image_counts
 from tests.support.synthetic_set import write_synthetic
 
-ORACLE = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
+ORACLE = {"ingredients": "provided", "restrict": "hard", "weights": "ema"}
 
 
 @pytest.mark.parametrize(("confident", "conditions"), [(True, ORACLE), (True, None), (False, None)])
@@ -80,7 +80,7 @@ def test_facts_of_a_checkpoint():
             "predicted, the model's own guess of what is on each image; class scores restricted to it (soft)",
         ),
         (
-            "given",
+            "provided",
             "hard",
             "given, the true list of each image, an oracle: no result to compare with others; "
             "class scores restricted to it (hard)",

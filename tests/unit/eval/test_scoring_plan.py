@@ -3,7 +3,7 @@
 import pytest
 
 from foodseg.errors import Unavailable, UserError
-from foodseg.eval.scoring_plan import scoring_place
+from foodseg.eval.scoring_plan import scoring_plan
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,15 @@ from foodseg.eval.scoring_plan import scoring_place
     ],
 )
 def test_places(wanted, gpus, to_come, device, reserved, workers, why):
-    place = scoring_place(wanted, 4, gpus=gpus, gpus_to_come=to_come)
+    place = scoring_plan(wanted, 4, gpus=gpus, gpus_to_come=to_come)
     assert (place.device, place.gpus, place.workers, place.why) == (device, reserved, workers, why)
 
 
 def test_a_gpu_that_can_never_come_is_refused():
     with pytest.raises(Unavailable, match=r"^--device gpu: no node of the cluster has a GPU, and it starts none"):
-        scoring_place("gpu", 2, gpus=0, gpus_to_come=0)
+        scoring_plan("gpu", 2, gpus=0, gpus_to_come=0)
 
 
 def test_auto_does_not_guess_what_nodes_may_come():
     with pytest.raises(UserError, match=r"does not say whether some have GPUs: say --device gpu or --device cpu$"):
-        scoring_place("auto", 2, gpus=0, gpus_to_come=None)
+        scoring_plan("auto", 2, gpus=0, gpus_to_come=None)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foodseg.data.augment.photometric import real_pixels, real_pixels_per_place
+from foodseg.data.augment.photometric import real_pixels, real_pixels_per_cell
 from foodseg.losses.distillation import (
     attention_divergence_sum,
     deeper_distance_sum,
@@ -42,7 +42,7 @@ def test_divergence_by_hand(pixels, temperature):
 def test_the_mean_is_over_pixels_that_are_no_padding_labelled_or_not():
     """4 x 4 pixels at stride 2, of which the last row is padding: 12 pixels, the lower places weigh half."""
     extent = torch.tensor([[0, 0, 3, 4]], dtype=torch.int32)
-    pixels = real_pixels_per_place(extent, 2, 2, 2)
+    pixels = real_pixels_per_cell(extent, 2, 2, 2)
     assert pixels.tolist() == [[[4, 4], [2, 2]]]
     count = real_pixels(extent, 4, 4).sum()
     assert count.item() == 12 and pixels.sum().item() == close(12)

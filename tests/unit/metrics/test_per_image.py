@@ -63,7 +63,7 @@ def test_file_round_trip(tmp_path):
     bare = ImageCounts.from_matrix("bare", "o", some, np.zeros((0, 4), np.int64))
     images = [*random_images(7), empty, huge, outlined, bare]
     uri = str(tmp_path / "images.parquet")
-    conditions = {"ingredients": "given", "restrict": "hard", "weights": "ema"}
+    conditions = {"ingredients": "provided", "restrict": "hard", "weights": "ema"}
     write_image_counts(uri, iter(images), NAMES, "test", "foodmix@3", conditions)
     read, metadata = read_image_counts(uri)
     assert metadata == {

@@ -61,9 +61,9 @@ class ListModel(nn.Module):
         return PROBABILITIES[None]
 
 
-def logits(model: ListModel, given=None, side: int = 64, **settings):
+def logits(model: ListModel, provided=None, side: int = 64, **settings):
     predictor = Predictor(model, config(**settings), torch.device("cpu"))
-    return predictor.logits(np.zeros((side, side, 3), np.uint8), side, side, given)
+    return predictor.logits(np.zeros((side, side, 3), np.uint8), side, side, provided)
 
 
 def test_vocabulary_tells_the_model_nothing():
@@ -75,14 +75,16 @@ def test_vocabulary_tells_the_model_nothing():
 
 def test_given():
     model = ListModel()
-    found = logits(model, given=[1, 2], ingredients="given")
+    found = logits(model, provided=[1, 2], ingredients="provided")
     assert model.lists == [[True, True, True, False]] and model.guessed == []
     assert found.names.tolist() == [True, True, True, False]
     assert (found.ids() == 1).all(), "the list conditions the model"
     model = ListModel()
-    assert (logits(model, given=[2], ingredients="given", restrict="hard").ids() != 3).all()
-    assert (logits(ListModel(), given=[], ingredients="given").ids() == 3).all(), "no name, and still no restriction"
-    ids, confidence = logits(ListModel(), given=[], ingredients="given", restrict="hard").ids_and_confidence(1.0)
+    assert (logits(model, provided=[2], ingredients="provided", restrict="hard").ids() != 3).all()
+    assert (logits(ListModel(), provided=[], ingredients="provided").ids() == 3).all(), (
+        "no name, and still no restriction"
+    )
+    ids, confidence = logits(ListModel(), provided=[], ingredients="provided", restrict="hard").ids_and_confidence(1.0)
     assert (ids == 0).all() and (confidence == 65535).all()
 
 
@@ -111,6 +113,6 @@ def test_a_guess_before_windows_keeps_the_shape_of_the_image():
 
 def test_an_image_only_model_is_only_restricted():
     model = ListModel(fusion=False)
-    found = logits(model, given=[1, 2], ingredients="given", restrict="soft", restrict_lambda=1.0)
+    found = logits(model, provided=[1, 2], ingredients="provided", restrict="soft", restrict_lambda=1.0)
     assert model.lists == [None] and (found.ids() != 3).all()
     assert_close(found.values[:, 0, 0], torch.tensor([0, math.log(1.01), math.log(1.01), 1 + math.log(0.01)]))

@@ -112,7 +112,7 @@ def test_a_list_of_ingredients(text_run, image, tmp_path):
         ]
     )
     assert plain["ingredients_from"] == "vocabulary" and plain["listed"] is None
-    assert hard["ingredients_from"] == "given" and sorted(hard["listed"]) == ["tomato", "white rice"]
+    assert hard["ingredients_from"] == "provided" and sorted(hard["listed"]) == ["tomato", "white rice"]
     assert {entry["name"] for entry in hard["ingredients"]} <= {"tomato", "white rice"}
     assert guessed["ingredients_from"] == "predicted" and len(guessed["listed"]) == len(SYNTHETIC_CLASSES) - 1
     assert not hard["calibrated"], "the temperature is that of the whole vocabulary"
@@ -122,7 +122,11 @@ def test_a_list_of_ingredients(text_run, image, tmp_path):
     ("overrides", "ingredients", "words"),
     [
         ([], "white rise", "'white rise' is none of the [0-9]+ ingredients; did you mean 'white rice'"),
-        (["eval.ingredients=given"], None, 'eval.ingredients = given needs the list: --ingredients "rice, fried tofu"'),
+        (
+            ["eval.ingredients=provided"],
+            None,
+            'eval.ingredients = provided needs the list: --ingredients "rice, fried tofu"',
+        ),
     ],
 )
 def test_lists_that_are_refused(text_run, image, tmp_path, overrides, ingredients, words):
@@ -132,7 +136,7 @@ def test_lists_that_are_refused(text_run, image, tmp_path, overrides, ingredient
 
 
 def test_a_list_that_changes_nothing_is_refused(run, image, tmp_path):
-    with pytest.raises(UserError, match=r"eval.ingredients = given changes nothing: the model takes no list"):
+    with pytest.raises(UserError, match=r"eval.ingredients = provided changes nothing: the model takes no list"):
         label_images(run, [image], str(tmp_path / "o"), [], "tomato")
     label_images(run, [image], str(tmp_path / "o"), ["eval.restrict=hard"], "tomato")
 

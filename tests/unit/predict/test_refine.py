@@ -74,19 +74,19 @@ def test_majority_and_sixteen_bits():
 
 
 def test_ballots():
-    unsure = mask("#...", "....", "...#", "..##")
-    assert count_votes(IDS, [LEFT, CORNER, TOP], unsure) == [
-        Ballot(mask=2, label=1, pixels=8, majority=5 / 8, unsure=1 / 8),
-        Ballot(mask=0, label=0, pixels=4, majority=2 / 4, unsure=1 / 4),
-        Ballot(mask=1, label=3, pixels=4, majority=2 / 4, unsure=3 / 4),
+    low_confidence = mask("#...", "....", "...#", "..##")
+    assert count_votes(IDS, [LEFT, CORNER, TOP], low_confidence) == [
+        Ballot(mask=2, label=1, pixels=8, majority=5 / 8, low_confidence=1 / 8),
+        Ballot(mask=0, label=0, pixels=4, majority=2 / 4, low_confidence=1 / 4),
+        Ballot(mask=1, label=3, pixels=4, majority=2 / 4, low_confidence=3 / 4),
     ]
-    assert {ballot.unsure for ballot in count_votes(IDS, [LEFT, CORNER, TOP])} == {0.0}
+    assert {ballot.low_confidence for ballot in count_votes(IDS, [LEFT, CORNER, TOP])} == {0.0}
 
 
 def test_clip_is_asked_about_unsure_ingredients_only():
     ballots = [ballot(0, 1, 0.49), ballot(1, 0, 1.0), ballot(2, 3, 0.5), ballot(3, 2, 0.9)]
     assert [question.mask for question in doubtful(ballots)] == [2, 3]
-    assert [question.mask for question in doubtful(ballots, unsure=0.9)] == [3]
+    assert [question.mask for question in doubtful(ballots, low_confidence=0.9)] == [3]
 
 
 def test_second_opinion_where_clip_is_certain():
@@ -107,5 +107,5 @@ def test_the_whole_way_and_its_confidences():
     assert refined_confidences(ids, {0: 0.9, 1: 0.8, 2: 0.7, 3: 0.3}, decided) == {1: 0.8, 2: 0.7, 5: 0.6}
 
 
-def ballot(mask: int, label: int, unsure: float) -> Ballot:
-    return Ballot(mask, label, 10, 1.0, unsure)
+def ballot(mask: int, label: int, low_confidence: float) -> Ballot:
+    return Ballot(mask, label, 10, 1.0, low_confidence)

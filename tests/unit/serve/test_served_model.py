@@ -37,13 +37,13 @@ def test_a_batch_answers_as_each_image_alone_and_as_the_predictor(uri: str) -> N
         assert_same_ids(answer.ids, ids, scores_of(logits))
         from_half = confidence / 65535 - 0.5
         decided = np.abs(from_half) > CLOSE_CALL
-        np.testing.assert_array_equal(answer.unsure[decided], from_half[decided] < 0)
+        np.testing.assert_array_equal(answer.low_confidence[decided], from_half[decided] < 0)
         means = mean_confidences(answer.ids, confidence, len(loaded.classes))
         assert answer.confidences == close({i: means[i] for i in np.unique(answer.ids).tolist()})
         assert (answer.model, answer.sha) == ("meals", checkpoint_sha(uri))
         (alone,) = served.label([image], [(120, 160)], canvas)
         assert_same_ids(alone.ids, ids, scores_of(logits))
-        assert alone.unsure is None
+        assert alone.low_confidence is None
 
 
 def test_released_weights_come_back(uri: str) -> None:
@@ -75,12 +75,12 @@ def test_masks_survive_the_way() -> None:
     labelled = Labelled(random.integers(0, 9, (5, 6), dtype=np.uint8), masks[0].mask[:5, :6], {1: 0.5}, "m", "s")
     packed = unpack_labels(pack_labels(labelled))
     np.testing.assert_array_equal(packed.ids, labelled.ids)
-    np.testing.assert_array_equal(packed.unsure, labelled.unsure)
+    np.testing.assert_array_equal(packed.low_confidence, labelled.low_confidence)
     wide = np.full((40, 30), 300, np.uint16)
     wide[3:9, 4:] = 7
     packed = pack_labels(Labelled(wide, None, {}, "m", "s"))
     assert packed.ids.ends.tolist()[:3] == [94, 120, 124]  # 3 rows and 4 pixels; a row ends; the next row begins
     assert packed.ids.values.nbytes + packed.ids.ends.nbytes == 13 * 6
     back = unpack_labels(packed)
-    assert (back.ids.dtype, back.unsure) == (np.uint16, None)
+    assert (back.ids.dtype, back.low_confidence) == (np.uint16, None)
     np.testing.assert_array_equal(back.ids, wide)

@@ -316,7 +316,7 @@ def test_a_flaky_server_is_asked_again(
         return "worked"
 
     with caplog.at_level(logging.WARNING, logger="foodseg.storage"):
-        assert files._patiently(bucket, "read", flaky) == "worked"
+        assert files._with_retries(bucket, "read", flaky) == "worked"
     assert slept == [0.5, 1.0]
     assert sum(record.name == "foodseg.storage" for record in caplog.records) == 2
 
@@ -329,7 +329,7 @@ def test_patience_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError("AWS Error INTERNAL_FAILURE during PutObject operation: we are sorry")
 
     with pytest.raises(RetryLater, match=r"failed for 0 s \(INTERNAL_FAILURE .* run the same command again"):
-        files._patiently(bucket, "write", broken)
+        files._with_retries(bucket, "write", broken)
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_an_endpoint_that_answered_another_process_is_away(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_ANSWERED", set())
     storage.expect("s3://food/k", "/a/local/path", "")
-    with storage.patience(0.1), pytest.raises(RetryLater, match="failed for 0 s"):
+    with storage.retry_for(0.1), pytest.raises(RetryLater, match="failed for 0 s"):
         storage.exists("s3://food/k")
     assert files.RETRY_SECONDS == 90
 

@@ -243,17 +243,17 @@ def trained(data, names, tmp_path_factory) -> Checkpoint:
     return newest(run)
 
 
-@pytest.mark.parametrize("mode", ["vocabulary", "predicted", "given"])
+@pytest.mark.parametrize("mode", ["vocabulary", "predicted", "provided"])
 @pytest.mark.parametrize("window", [None, 64])
 def test_every_mode_of_the_list(trained, mode, window):
     """Whole and in windows, padded to multiples of 64; the batch of the endpoint gives the same."""
     settings = EvalConfig(longest_side=100, window=window, ingredients=mode, ingredients_threshold=0.5)
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
-    given = [2, 3] if mode == "given" else None
+    given = [2, 3] if mode == "provided" else None
     alone = Predictor(model, settings, torch.device("cpu")).logits(image, 75, 100, given)
     assert alone.values.shape == (K, 16, 16) and alone.ids().shape == (75, 100)
-    if mode == "given":
+    if mode == "provided":
         assert np.flatnonzero(alone.names).tolist() == [0, 2, 3]
     batched = BatchPredictor(model, settings, torch.device("cpu"))
     (other,) = batched.logits([image], [(75, 100)], (128, 128), None if given is None else [given])
@@ -263,7 +263,7 @@ def test_every_mode_of_the_list(trained, mode, window):
 def test_a_list_changes_the_scores(trained):
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    predictor = Predictor(model, EvalConfig(longest_side=64, ingredients="given"), torch.device("cpu"))
+    predictor = Predictor(model, EvalConfig(longest_side=64, ingredients="provided"), torch.device("cpu"))
     one, other = (predictor.logits(image, 64, 64, ids).values for ids in ([1], [2]))
     assert not torch.allclose(one, other)
 

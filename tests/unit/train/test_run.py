@@ -217,9 +217,9 @@ def test_the_names_are_embedded_once(data, tmp_path):
 def test_the_truth_chooses_no_checkpoint(data, tmp_path):
     config = synthetic_config(
         data, tmp_path / "r", "model.ingredient_head=true", "loss.ingredients=0.1",
-        "eval.ingredients=given", "eval.restrict=hard",
+        "eval.ingredients=provided", "eval.restrict=hard",
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"eval.ingredients = given is for `evaluate` and `predict`"):
+    with pytest.raises(UserError, match=r"eval.ingredients = provided is for `evaluate` and `predict`"):
         prepare_run(config, resume=False)
 
 

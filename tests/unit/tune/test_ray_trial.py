@@ -46,5 +46,5 @@ def test_storage_that_is_away_when_a_trial_begins_is_no_wrong_address(
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(files, "_ANSWERED", set())
-    with storage.patience(0.1), pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
+    with storage.retry_for(0.1), pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
         run_trial("s3://food/sweep", "trial-0000", "none", None)

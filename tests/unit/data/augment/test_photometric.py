@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_place
+from foodseg.data.augment.photometric import jittered_view, plain_view, real_pixels, real_pixels_per_cell
 from tests.support.compare import assert_close, close
 
 MEAN = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
@@ -125,7 +125,7 @@ def test_mixed_precision_leaves_the_view_as_it_is() -> None:
 
 def test_real_pixels_of_each_place() -> None:
     extent = torch.tensor([[0, 0, 5, 3], [2, 1, 6, 6], [0, 0, 0, 0]], dtype=torch.int32)
-    places = real_pixels_per_place(extent, 3, 3, 2)
+    places = real_pixels_per_cell(extent, 3, 3, 2)
     assert places.tolist() == [
         [[4, 2, 0], [4, 2, 0], [2, 1, 0]],
         [[0, 0, 0], [2, 4, 4], [2, 4, 4]],
