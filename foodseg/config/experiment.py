@@ -25,14 +25,14 @@ from foodseg.config.train import TrainConfig
 class ExperimentConfig(Section):
     """Every setting of a training run; the checkpoint carries it, evaluation and serving rebuild the model from it."""
 
-    data: DataConfig = Field(DataConfig(), description="which pictures")
-    augment: AugmentConfig = Field(AugmentConfig(), description="what happens to a training picture")
+    data: DataConfig = Field(DataConfig(), description="which images")
+    augment: AugmentConfig = Field(AugmentConfig(), description="what happens to a training image")
     model: ModelConfig = Field(ModelConfig(), description="backbone and decoder")
     loss: LossConfig = Field(LossConfig(), description="what is minimised")
     distill: DistillConfig = Field(DistillConfig(), description="the teacher, and the names that are told")
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
-    eval: EvalConfig = Field(EvalConfig(), description="how pictures are shown when scored or labelled")
+    eval: EvalConfig = Field(EvalConfig(), description="how images are shown when scored or labelled")
     scaling: Annotated[ScalingConfig, Placement()] = Field(ScalingConfig(), description="workers")
     run: Annotated[RunConfig, Placement()] = Field(RunConfig(), description="where the run lives")
 
@@ -96,10 +96,10 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _guesses_are_learned(self) -> "ExperimentConfig":
-        if self.model.kind == "diffusion" and self.model.ingredient_head and self.distill.list_mix[0] == 0:
+        if self.model.kind == "diffusion" and self.model.ingredient_head and self.distill.conditioning_mix[0] == 0:
             raise ValueError(
-                "distill.list_mix must tell some students all names (its first share above 0): from them alone the "
-                "ingredient head of model.kind = diffusion learns, since the features know the list"
+                "distill.conditioning_mix must condition some students on all names (first share above 0): from them "
+                "alone the ingredient head of model.kind = diffusion learns, since the features know the list"
             )
         return self
 
@@ -132,10 +132,10 @@ class ExperimentConfig(Section):
         }
         drawn = [f"augment.{key} ({found})" for key, (found, wanted) in still.items() if found != wanted]
         if augment.longest_side * augment.scale[1] > augment.crop:
-            drawn.append(f"the place of the crop (augment.crop = {augment.crop} is smaller than a picture)")
+            drawn.append(f"the place of the crop (augment.crop = {augment.crop} is smaller than an image)")
         if drawn:
             raise ValueError(
-                f"train.latent_cache needs pictures that come again, but these are drawn anew: {', '.join(drawn)}; "
+                f"train.latent_cache needs images that come again, but these are drawn again: {', '.join(drawn)}; "
                 "switch them off, or leave train.latent_cache null"
             )
         return self

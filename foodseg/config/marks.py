@@ -40,7 +40,8 @@ class Uri:
 class Placement:
     """A section that says where a training runs and lives, not what it learns.
 
-    It may change on resume, is no part of the configuration's hash, and neither sweeps nor arms of an ablation set it.
+    It may change on resume, is no part of the configuration's hash, and neither sweeps nor variants of an ablation set
+    it.
     """
 
 
@@ -56,7 +57,7 @@ class NotSearched:
 
 @dataclass(frozen=True)
 class SetByAblation:
-    """A key that an ablation sets for every run itself, so that no arm may."""
+    """A key that an ablation sets for every run itself, so that no variant may."""
 
 
 Mark = TypeVar("Mark")

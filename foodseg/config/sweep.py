@@ -29,7 +29,7 @@ class SweepConfig(Section):
     reduction: float = Field(3, gt=1, description="one of so many trials goes on at each rung")
     against: Against = Field(
         "none",
-        description="second objective beside mIoU on val: the model's parameters or its milliseconds a picture; the "
+        description="second objective beside mIoU on val: the model's parameters or its milliseconds an image; the "
         "report then shows the Pareto front",
     )
     trials: Annotated[int | None, MayChangeOnResume()] = Field(
@@ -62,13 +62,13 @@ class SweepFile(Section):
 
 
 class AblationConfig(Section):
-    """Which seeds every arm is trained with, and what its score is taken on."""
+    """Which seeds every variant is trained with, and what its score is taken on."""
 
     uri: Annotated[str, Uri(written=True), MayChangeOnResume()] = Field(
         "runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table"
     )
     seeds: Annotated[tuple[int, ...], MayChangeOnResume()] = Field(
-        (0, 1, 2), min_length=1, description="train.seed of each arm's runs"
+        (0, 1, 2), min_length=1, description="train.seed of each variant's runs"
     )
     data: str | None = Field(None, description="prepared data set that is scored; null = config.data.uri")
     split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
@@ -93,6 +93,6 @@ class AblationConfig(Section):
 
 
 class AblationFile(Section):
-    """The part `ablation` of the file of an ablation; `arms`, `contrasts` and `config` stand beside it."""
+    """The part `ablation` of the file of an ablation; `variants`, `contrasts` and `config` stand beside it."""
 
     ablation: AblationConfig = Field(AblationConfig(), description="seeds, split, subsets")

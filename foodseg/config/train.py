@@ -15,9 +15,9 @@ class TrainConfig(Section):
         None, ge=1, description="optimizer updates; null = by `epochs`; 1000 where neither stands"
     )
     epochs: float | None = Field(None, gt=0, description="passes over the rows of train_splits; null = by `steps`")
-    global_batch: int = Field(8, ge=1, description="pictures in one update over all workers, whatever their number")
+    global_batch: int = Field(8, ge=1, description="images in one update over all workers, whatever their number")
     micro_batch: Annotated[int, MayChangeOnResume()] = Field(
-        16, ge=1, description="most pictures in one forward pass of one worker; the rest is accumulated"
+        16, ge=1, description="most images in one forward pass of one worker; the rest is accumulated"
     )
     seed: Annotated[int, SetByAblation()] = Field(
         0, ge=0, description="seed of the weights, the order, the crops and dropout"
@@ -54,9 +54,9 @@ class TrainConfig(Section):
     )
     latent_cache: Annotated[str | None, Uri(written=True), MayChangeOnResume()] = Field(
         None,
-        description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of pictures that come again, for "
-        "any number of runs; null = they are made each time. Needs crops that are not drawn anew: augment.scale of one "
-        "value, longest_side x scale within crop, no class_aware, no paste, no changes of colour",
+        description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of images that come again, for "
+        "any number of runs; null = they are made each time. Needs crops that are the same each time: augment.scale of "
+        "one value, longest_side x scale within crop, no class_aware, no paste, no changes of colour",
     )
 
     @model_validator(mode="before")

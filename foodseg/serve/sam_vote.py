@@ -1,4 +1,4 @@
-"""The SAM vote over a label map, with CLIP's second opinion where the segmenter is unsure, as one coroutine.
+"""The SAM vote over a label map, with CLIP's second opinion where the segmenter is low_confidence, as one coroutine.
 
 Apart from its deployment (`ray_refine`), so that it runs and is tested without Ray.
 """
@@ -24,7 +24,7 @@ async def vote(
     """
     masks = [found.mask for found in await sam.masks(image)]
     ballots = await asyncio.to_thread(
-        count_votes, labelled.ids, masks, labelled.unsure, keep=config.largest_masks, majority=config.majority
+        count_votes, labelled.ids, masks, labelled.low_confidence, keep=config.largest_masks, majority=config.majority
     )
     questions = doubtful(ballots) if clip is not None else []
     if clip is not None and questions:

@@ -31,7 +31,7 @@ class SweepPlan:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One row of an ablation: what it sets, or a folder of label maps of others, in which {seed} stands for a seed."""
 
     settings: Mapping[str, Any]
@@ -40,10 +40,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """An ablation that may start. contrasts: by name two arms, of which the second is taken from the first."""
+    """An ablation that may start. contrasts: by name two variants, of which the second is taken from the first."""
 
     ablation: AblationConfig
-    arms: Mapping[str, Arm]
+    variants: Mapping[str, Variant]
     contrasts: Mapping[str, tuple[str, str]]
     base: ExperimentConfig
     given: Mapping[str, Any]
@@ -68,40 +68,42 @@ def read_sweep(path: str, overrides: Sequence[str]) -> SweepPlan:
 
 
 def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = ()) -> AblationPlan:
-    """Reads the file of an ablation, and tries every arm.
+    """Reads the file of an ablation, and tries every variant.
 
     Args:
         subsets: files of class ids, besides those of the file.
 
     Raises:
-        UserError: as `read_sweep`; a contrast of arms that there are not.
+        UserError: as `read_sweep`; a contrast of variants that there are not.
     """
-    tree = _parts(path, overrides, ("ablation", "arms", "contrasts", "config"))
+    tree = _parts(path, overrides, ("ablation", "variants", "contrasts", "config"))
     ablation = validated({"ablation": tree.get("ablation", {})}, AblationFile, path).ablation
     everything = tuple(map(storage.absolute, (*ablation.subsets, *subsets)))
     data = storage.absolute(ablation.data) if ablation.data else None
     ablation = ablation.model_copy(update={"data": data, "subsets": everything})
     base = _shared_config(path, tree)
-    listed = sections(tree["arms"]) if isinstance(tree.get("arms"), dict) else {}
+    listed = sections(tree["variants"]) if isinstance(tree.get("variants"), dict) else {}
     named = {name: _settings(path, name, given) for name, given in listed.items()}
-    arms = {name: _arm(path, name, given) for name, given in named.items()}
-    if not arms:
-        raise UserError(f"{path}: arms: must name at least one arm, each with the keys that it sets")
-    if len({slug(name) for name in arms}) < len(arms):
-        raise UserError(f"{path}: arms: the names must differ in their letters and digits, found {', '.join(arms)}")
-    for name, arm in arms.items():
+    variants = {name: _variant(path, name, given) for name, given in named.items()}
+    if not variants:
+        raise UserError(f"{path}: variants: must name at least one variant, each with the keys that it sets")
+    if len({slug(name) for name in variants}) < len(variants):
+        raise UserError(
+            f"{path}: variants: the names must differ in their letters and digits, found {', '.join(variants)}"
+        )
+    for name, variant in variants.items():
         try:
-            configured(base, arm.settings)
+            configured(base, variant.settings)
         except UserError as error:
-            raise UserError(f"{path}: arms: {name}: {error}") from None
-    contrasts = _contrasts(path, _names(tree.get("contrasts")), list(arms))
+            raise UserError(f"{path}: variants: {name}: {error}") from None
+    contrasts = _contrasts(path, _names(tree.get("contrasts")), list(variants))
     given = {
         "ablation": ablation.model_dump(mode="json"),
-        "arms": named,
+        "variants": named,
         "contrasts": {name: list(pair) for name, pair in contrasts.items()},
         "config": base.model_dump(mode="json"),
     }
-    return AblationPlan(ablation, arms, contrasts, base, given)
+    return AblationPlan(ablation, variants, contrasts, base, given)
 
 
 def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
@@ -117,10 +119,12 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
         was = plain(read_tree(where))
-        # further arms are no change of those that are there
-        arms = {name: arm for name, arm in given.get("arms", {}).items() if name in was.get("arms", {})}
-        before, now = _flat(was), _flat({**given, "arms": arms})
-        gone = [f"the arm {name!r} is gone" for name in was.get("arms", {}) if name not in arms]
+        # further variants are no change of those that are there
+        variants = {
+            name: variant for name, variant in given.get("variants", {}).items() if name in was.get("variants", {})
+        }
+        before, now = _flat(was), _flat({**given, "variants": variants})
+        gone = [f"the variant {name!r} is gone" for name in was.get("variants", {}) if name not in variants]
         may_change = _keys_that_may_change()
         changed = gone + [
             f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
@@ -130,7 +134,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         if changed:
             raise UserError(
                 f"--resume: {shown} was begun with other settings: {'; '.join(changed[:3])}; "
-                "give the same ones, or another folder to start anew"
+                "give the same ones, or another folder to start again"
             )
     storage.write_text(where, write_yaml(dict(given)))
 
@@ -174,11 +178,11 @@ def _shared_config(path: str, tree: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def _settings(path: str, name: str, given: Any) -> Any:
-    """Returns what an arm sets, each value in the type of its key."""
+    """Returns what a variant sets, each value in the type of its key."""
     try:
         read = settings_of_file(given)
     except Unclear as error:
-        raise UserError(f"{path}: arms: {name}: {error}") from None
+        raise UserError(f"{path}: variants: {name}: {error}") from None
     if isinstance(given, dict) and isinstance(given.get("predictions"), str):
         read["predictions"] = str(given["predictions"])
     return read
@@ -191,32 +195,38 @@ def _names(tree: Any) -> Any:
     return [_names(value) for value in tree] if isinstance(tree, list) else str(tree) if tree else plain(tree)
 
 
-def _arm(path: str, name: str, given: Any) -> Arm:
+def _variant(path: str, name: str, given: Any) -> Variant:
     if not isinstance(given or {}, dict):
-        raise UserError(f"{path}: arms: {name}: must hold the keys that it sets, such as loss.distill: 0.5")
+        raise UserError(f"{path}: variants: {name}: must hold the keys that it sets, such as loss.distill: 0.5")
     settings = {str(key): value for key, value in (given or {}).items()}
     predictions = settings.pop("predictions", None)
     if predictions is not None and (settings or not isinstance(predictions, str)):
-        raise UserError(f"{path}: arms: {name}: predictions must be a folder of label maps, and stand alone")
+        raise UserError(f"{path}: variants: {name}: predictions must be a folder of label maps, and stand alone")
     whole = [key for key in settings if "." not in key]
     if whole:
-        raise UserError(f"{path}: arms: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
+        raise UserError(
+            f"{path}: variants: {name}: {whole[0]!r} is no key of the configuration: write it with its section"
+        )
     own = keys_with(ExperimentConfig, Placement, SetByAblation)
     fixed = [key for key in settings if is_below(key, own)]
     if fixed:
-        raise UserError(f"{path}: arms: {name}: {fixed[0]} is set for every run by the ablation itself: leave it out")
-    return Arm(settings, storage.absolute(predictions) if predictions else None)
+        raise UserError(
+            f"{path}: variants: {name}: {fixed[0]} is set for every run by the ablation itself: leave it out"
+        )
+    return Variant(settings, storage.absolute(predictions) if predictions else None)
 
 
-def _contrasts(path: str, given: Any, arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _contrasts(path: str, given: Any, variants: Sequence[str]) -> dict[str, tuple[str, str]]:
     if not given:
-        return {f"{name} - {arms[0]}": (name, arms[0]) for name in arms[1:]}
+        return {f"{name} - {variants[0]}": (name, variants[0]) for name in variants[1:]}
     if not isinstance(given, dict):
-        raise UserError(f"{path}: contrasts: must be names, each with two of the arms, found {given!r}")
+        raise UserError(f"{path}: contrasts: must be names, each with two of the variants, found {given!r}")
     contrasts = {}
     for name, pair in given.items():
-        if not (isinstance(pair, list) and len(pair) == 2 and all(arm in arms for arm in pair)):
-            raise UserError(f"{path}: contrasts: {name}: must be two of the arms, {', '.join(arms)}, found {pair!r}")
+        if not (isinstance(pair, list) and len(pair) == 2 and all(variant in variants for variant in pair)):
+            raise UserError(
+                f"{path}: contrasts: {name}: must be two of the variants, {', '.join(variants)}, found {pair!r}"
+            )
         contrasts[str(name)] = (pair[0], pair[1])
     return contrasts
 

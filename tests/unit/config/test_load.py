@@ -153,7 +153,7 @@ def refusal(overrides: list[str]) -> str:
             "loss.ingredients=0.1",
             "loss.ingredients above 0 and model.ingredient_head: true need each other: found 0.1 and false",
         ),
-        ("eval.restrict=hard", "eval.restrict needs a list: set eval.ingredients to predicted or given"),
+        ("eval.restrict=hard", "eval.restrict needs a list: set eval.ingredients to predicted or provided"),
         (
             "eval.ingredients=predicted",
             "eval.ingredients = predicted needs a model trained with model.ingredient_head: true",
