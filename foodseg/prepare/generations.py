@@ -17,7 +17,7 @@ from foodseg import storage
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
 from foodseg.errors import RetryLater, UserError
 
-_FOLDER = re.compile(r"v-(\d+)(?:-[0-9a-f]+)?")  # without a suffix in sets that older versions have prepared
+_FOLDER = re.compile(r"v-(\d+)(?:-[0-9a-f]+)?")
 _log = logging.getLogger(__name__)
 
 

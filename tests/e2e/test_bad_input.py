@@ -257,7 +257,7 @@ DATA = [
     Bad(
         "sources.tsv with a source that no image has",
         PREPARE,
-        ("sources.tsv, line 1", "'cantine'", "'drawn'"),
+        ("sources.tsv, line 1", "'cantine'", "'synthetic'"),
         arrange=write("meals/sources.tsv", "cantine\t1\n"),
     ),
     Bad(

@@ -26,7 +26,7 @@ def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     rates = [result[name]["images_per_second"] for name in ("stream", "bare", "loader")]
     assert min(rates) > 0
     assert result["share_of_bare"] == pytest.approx(rates[0] / rates[1])
-    assert result["data"].startswith("drawn@v1-") and len(result["config_hash"]) == 12
+    assert result["data"].startswith("synthetic@v1-") and len(result["config_hash"]) == 12
     assert "| bare loop" in bench_markdown(result)
 
 

@@ -79,5 +79,5 @@ def test_each_run_opens_the_test_split_once(ablated: tuple[Path, AblationPlan, d
 def test_a_split_that_is_none(ablated: tuple[Path, AblationPlan, dict[str, Any], Path], tmp_path: Path) -> None:
     located = ablated[1].ablation.model_copy(update={"split": "tset", "uri": str(tmp_path)})
     plan = AblationPlan(located, ablated[1].variants, {}, ablated[1].base, {})
-    with pytest.raises(UserError, match="data set 'drawn' has no split 'tset'"):
+    with pytest.raises(UserError, match="data set 'synthetic' has no split 'tset'"):
         run_ablation(plan)

@@ -35,7 +35,7 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
         step=seed,
         config=config,
         classes=SYNTHETIC_CLASSES,
-        data="drawn@v1-0123456789ab",
+        data="synthetic@v1-0123456789ab",
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))),
         student=model.state_dict(),
         teacher=None,

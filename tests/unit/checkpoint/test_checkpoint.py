@@ -50,7 +50,7 @@ def make(step: int = 3, teacher: bool = True) -> Checkpoint:
         step=step,
         config=config,
         classes=SYNTHETIC_CLASSES,
-        data="drawn@v1-0123456789ab",
+        data="synthetic@v1-0123456789ab",
         trained_ids=(0, 2, 5),
         student=model.state_dict(),
         teacher=other.state_dict() if teacher else None,
@@ -181,7 +181,7 @@ def test_damaged_manifest(saved, tmp_path, text):
 def test_a_newer_format_is_refused(saved, tmp_path):
     manifest = {**json.loads(saved[1]["manifest.json"]), "format_version": 9}
     uri = put(tmp_path / "c", {**saved[1], "manifest.json": json.dumps(manifest).encode()})
-    with pytest.raises(UserError, match=r"format 9, this foodseg reads 1"):
+    with pytest.raises(UserError, match=r"format 9, this foodseg reads 2"):
         load_checkpoint(uri)
 
 
@@ -206,7 +206,7 @@ def test_only_a_torn_one_is_passed_over(saved, tmp_path):
         put(Path(checkpoint_uri(run, step)), saved[1])
     newer = {"format_version": 9, "files": "another way"}
     Path(checkpoint_uri(run, 20), "manifest.json").write_text(json.dumps(newer))
-    with pytest.raises(UserError, match=r"step-00000020 has format 9, this foodseg reads 1: update foodseg"):
+    with pytest.raises(UserError, match=r"step-00000020 has format 9, this foodseg reads 2: update foodseg"):
         newest_checkpoint(run)
     Path(checkpoint_uri(run, 20), "manifest.json").write_bytes(b"\xff")
     assert newest_checkpoint(run) == checkpoint_uri(run, 3)

@@ -84,7 +84,7 @@ def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys:
     assert run(["evaluate", "--compare", told, plain]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        f"A: {told} (ingredients given, oracle, restrict hard; ema weights)",
+        f"A: {told} (ingredients provided, oracle, restrict hard; ema weights)",
         f"B: {plain} (ingredients vocabulary; student weights)",
         "",
     ]

@@ -174,7 +174,9 @@ def test_a_sweep_keeps_texts(text: str, tmp_path: Path) -> None:
 def test_an_ablation_keeps_texts(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     variants = f"  {text}: {{}}\n  peer: {{predictions: {text}}}\n  loss: {{loss.dice: 1, model.backbone: {text}}}\n"
-    path.write_text(f"ablation:\n  subsets: [{text}]\narms:\n{variants}contrasts:\n  {text}: [loss, {text}]\nconfig:\n")
+    path.write_text(
+        f"ablation:\n  subsets: [{text}]\nvariants:\n{variants}contrasts:\n  {text}: [loss, {text}]\nconfig:\n"
+    )
     plan = read_ablation(str(path), [])
     assert list(plan.variants) == [text, "peer", "loss"] and plan.contrasts == {text: ("loss", text)}
     assert plan.variants["peer"].predictions == str(Path(text).absolute())

@@ -478,8 +478,8 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
         ),
         (
             [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.conditioning_mix=[0, 1, 0, 0]"],
-            "distill.conditioning_mix must tell some students all names (its first share above 0): from them alone the "
-            "ingredient head of model.kind = diffusion learns, since the features know the list",
+            "distill.conditioning_mix must condition some students on all names (first share above 0): from them "
+            "alone the ingredient head of model.kind = diffusion learns, since the features know the list",
         ),
         (
             [*DIFFUSION, "loss.attention=1"],

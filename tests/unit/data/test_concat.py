@@ -48,8 +48,12 @@ def test_one_data_set_is_what_it_was(uris: list[str]) -> None:
 def test_the_joined_manifest(uris: list[str]) -> None:
     parts = [read_manifest(uri) for uri in uris]
     joined = training_manifest(config(uris))
-    assert joined.name == "drawn+plates+drawn#3"
-    assert joined.annotated == {"drawn/drawn": None, "plates/drawn": (0, 1, 2), "drawn#3/drawn": None}
+    assert joined.name == "synthetic+plates+synthetic#3"
+    assert joined.annotated == {
+        "synthetic/synthetic": None,
+        "plates/synthetic": (0, 1, 2),
+        "synthetic#3/synthetic": None,
+    }
     assert joined.identity == " + ".join(part.identity for part in parts)
     assert joined.classes == SYNTHETIC_CLASSES.names and joined.audit == {"jpeg": 2}
     for split in ("train", "val", "test"):
@@ -66,8 +70,8 @@ def test_rows_are_those_of_each_set_in_turn(uris: list[str]) -> None:
     parts = [RowReader(uri, read_manifest(uri), ["train"]) for uri in uris]
     assert len(joined) == 20 and joined.shard_rows == [6, 6, 1, 2, 2, 3]
     expected = [row for part in parts for row in part.take(range(len(part))).to_pylist()]
-    for row, name in zip(expected, ["synthetic"] * 12 + ["plates"] * 3 + ["drawn#3"] * 5, strict=True):
-        row["source"] = f"{name}/drawn"
+    for row, name in zip(expected, ["synthetic"] * 12 + ["plates"] * 3 + ["synthetic#3"] * 5, strict=True):
+        row["source"] = f"{name}/synthetic"
     assert joined.take(range(20)).to_pylist() == expected
     assert joined.take([19, 0, 13]).to_pylist() == [expected[19], expected[0], expected[13]]
     assert joined.column("source").to_pylist() == [row["source"] for row in expected]

@@ -50,6 +50,7 @@ def manifest(*entries: shards.Shard) -> Manifest:
         format_version=FORMAT_VERSION,
         name="meals",
         generation=2,
+        folder="v-2",
         classes=("background", "rice", "egg"),
         ignore_id=255,
         annotated={"a": None, "b": (0, 1)},

@@ -45,8 +45,10 @@ def test_the_files(tmp_path, confident, conditions):
     assert all(np.array_equal(a.boundary, b.boundary) for a, b in zip(images, scored.images, strict=True))
     for name in ("report.html", "report.md"):
         text = (tmp_path / "o" / name).read_text()
-        assert "drawn val" in text and "label maps in elsewhere" in text and "4 images, 1 unlabelled left out" in text
-        assert ("mIoU (given, oracle, restrict hard)" in text) is (conditions is not None)
+        assert (
+            "synthetic val" in text and "label maps in elsewhere" in text and "4 images, 1 unlabelled left out" in text
+        )
+        assert ("mIoU (provided, oracle, restrict hard)" in text) is (conditions is not None)
 
 
 def test_facts_of_a_checkpoint():
@@ -82,7 +84,7 @@ def test_facts_of_a_checkpoint():
         (
             "provided",
             "hard",
-            "given, the true list of each image, an oracle: no result to compare with others; "
+            "provided, the true list of each image, an oracle: no result to compare with others; "
             "class scores restricted to it (hard)",
         ),
     ],

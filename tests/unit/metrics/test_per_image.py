@@ -67,7 +67,7 @@ def test_file_round_trip(tmp_path):
     write_image_counts(uri, iter(images), NAMES, "test", "foodmix@3", conditions)
     read, metadata = read_image_counts(uri)
     assert metadata == {
-        "version": 2, "classes": NAMES, "split": "test", "data": "foodmix@3", "conditions": conditions
+        "version": 3, "classes": NAMES, "split": "test", "data": "foodmix@3", "conditions": conditions
     }  # fmt: skip
     assert len(read) == len(images)
     for got, expected in zip(read, images, strict=True):

@@ -11,7 +11,7 @@ from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotati
 from foodseg.prepare.record import LostAnnotations
 
 
-def counts(*class_pixels: int, images: int = 3, unlabelled: int = 0, ignored: int | None = None) -> SplitCounts:
+def counts(*class_pixels: int, images: int = 3, unlabelled: int = 0, ignored: int = 0) -> SplitCounts:
     return SplitCounts(
         images=images,
         unlabelled=unlabelled,

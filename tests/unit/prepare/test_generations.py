@@ -83,20 +83,17 @@ def test_files_that_somebody_else_deleted_are_missed_before_the_switch(tmp_path:
     assert rows(tmp_path) == ["c"]
 
 
-def test_a_set_of_an_older_version_is_read_and_followed(tmp_path: Path) -> None:
+def test_a_set_of_an_older_format_is_refused_and_replaced_by_the_next_generation(tmp_path: Path) -> None:
     old = Generation(str(tmp_path), 4, "v-4", None, False)
     switch_to(old, written(old, "old"))
     tree = json.loads((tmp_path / "dataset.json").read_text())
-    del tree["folder"]
-    (tmp_path / "dataset.json").write_text(json.dumps(tree))
-    assert read_manifest(str(tmp_path)).folder == "v-4" and rows(tmp_path) == ["old"]
+    (tmp_path / "dataset.json").write_text(json.dumps({**tree, "format_version": 1}))
+    with pytest.raises(UserError, match="has format 1, this foodseg reads 2: update foodseg or prepare again"):
+        read_manifest(str(tmp_path))
     begun = next_generation(str(tmp_path), overwrite=True)
-    assert (begun.number, begun.replaces) == (5, "v-4")
+    assert begun.number == 5
     switch_to(begun, written(begun, "new"))
-    assert rows(tmp_path) == ["new"] and (tmp_path / "v-4").exists()
-    begun = next_generation(str(tmp_path), overwrite=True)
-    switch_to(begun, written(begun, "newer"))
-    assert not (tmp_path / "v-4").exists()
+    assert rows(tmp_path) == ["new"]
 
 
 def test_a_damaged_list_is_replaced_by_a_generation_after_all_that_are_there(tmp_path: Path) -> None:

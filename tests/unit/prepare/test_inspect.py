@@ -94,7 +94,7 @@ def test_what_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[s
     for words in (
         "my/odd name@v1-",
         "val 2 images, 1 of them without mask in 2 near-duplicate groups",
-        "source 'drawn': 8 images, every id annotated",
+        "source 'synthetic': 8 images, every id annotated",
         "1 grey (counted): the image has no colour val-000 of val: the image has no colour",
         "1 near_duplicate (counted): a pair of images of different splits that look alike test-001 of test: looks",
         "refused: 1 records torn of test: image: [cut]",

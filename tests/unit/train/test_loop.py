@@ -110,7 +110,7 @@ def test_other_data_under_the_same_uri_is_refused(tmp_path):
     config = synthetic_config(uri, tmp_path / "r", "train.steps=4")
     go(config, stop_after=2)
     write_synthetic(tmp_path / "d", train=10)
-    with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+, but data.uri now holds drawn@v1-\w+"):
+    with pytest.raises(UserError, match=r"was trained on synthetic@v1-\w+, but data.uri now holds synthetic@v1-\w+"):
         go(config, resume=True)
 
 
@@ -129,7 +129,9 @@ def test_several_data_sets_train_validate_and_resume_as_one(data, tmp_path):
     assert one.data == " + ".join(read_manifest(u).identity for u in (data, uri))
     go(synthetic_config("", tmp_path / "r", *settings), stop_after=2)
     write_synthetic(tmp_path / "d", train=5, val=3, test=1)
-    with pytest.raises(UserError, match=r"was trained on drawn@v1-\w+ \+ drawn@v1-\w+, but data.uris now hold drawn@"):
+    with pytest.raises(
+        UserError, match=r"was trained on synthetic@v1-\w+ \+ synthetic@v1-\w+, but data.uris now hold synthetic@"
+    ):
         go(synthetic_config("", tmp_path / "r", *settings), resume=True)
 
 

@@ -257,7 +257,7 @@ def test_several_data_sets(data, tmp_path, monkeypatch):
             resume=True,
         )
     with pytest.raises(
-        UserError, match=r"data set 'drawn\+drawn#2' has no split 'dev', .*; it has train \(16\), val \(3\)"
+        UserError, match=r"data set 'synthetic\+synthetic#2' has no split 'dev', .*; it has train \(16\), val \(3\)"
     ):
         prepare_run(synthetic_config("", tmp_path / "x", several, "data.val_split=dev"), resume=False)
     assert other == str(tmp_path / "other")

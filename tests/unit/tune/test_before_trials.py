@@ -20,7 +20,7 @@ from tests.support.synthetic_set import write_synthetic
 
 
 @pytest.mark.parametrize(
-    ("gpu", "provided", "expected"),
+    ("gpu", "given", "expected"),
     [
         (False, None, {"CPU": 1}),
         (False, {"CPU": 4}, {"CPU": 4}),

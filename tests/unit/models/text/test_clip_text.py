@@ -248,7 +248,7 @@ def test_openai_weights_get_their_own_gelu():
 
 
 @pytest.mark.parametrize(
-    ("model", "provided", "quick"),
+    ("model", "given", "quick"),
     [
         ("ViT-L-14", True, True),
         ("ViT-L-14", False, False),
