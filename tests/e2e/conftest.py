@@ -35,7 +35,7 @@ def meal() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def image(meal: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_file(meal: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The meal as a PNG file."""
     path = tmp_path_factory.mktemp("images") / "lunch.png"
     cv2.imwrite(str(path), cv2.cvtColor(meal[0], cv2.COLOR_RGB2BGR))

@@ -303,7 +303,7 @@ DATA = [
     Bad(
         "newer format",
         TRAIN,
-        ("dataset.json", "format 9", "reads 1", "update"),
+        ("dataset.json", "format 9", "reads 2", "update"),
         arrange=lambda: edit_json(Path("prepared/dataset.json"), format_version=9),
     ),
     Bad("missing split", [*TRAIN, "--set", "data.train_splits=[holdout]"], ("'holdout'", "train (8)", "val (2)")),
@@ -391,7 +391,7 @@ MODELS = [
     Bad(
         "newer checkpoint",
         PREDICT,
-        ("model", "format 9", "reads 1", "update"),
+        ("model", "format 9", "reads 2", "update"),
         arrange=lambda: edit_json(Path("model/manifest.json"), format_version=9),
     ),
     Bad(

@@ -126,7 +126,7 @@ def test_version(said: Callable[..., str]) -> None:
 def test_secrets_of_a_uri_are_not_said(world: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest("prepared").model_copy(update={"quarantined": 1})
     for name in ("ray_prepare.prepare", "ray_map.map_data_set"):
-        monkeypatch.setattr(f"foodseg.data.{name}", lambda *arguments, **options: manifest)
+        monkeypatch.setattr(f"foodseg.prepare.{name}", lambda *arguments, **options: manifest)
     uri, query = "s3://key:hidden@bucket/out", "?region=us-east-1"
     prepare, relabel = ["data", "prepare", "meals", uri + query], ["data", "map", "prepared", "m.tsv", uri + query]
     for command in (prepare, relabel, [*prepare, "--json"], [*relabel, "--json"]):
@@ -229,7 +229,7 @@ def test_val_is_not_noted_as_an_access_to_test(world: Path, said: Callable[..., 
 def test_subset_and_images(world: Path, answered: Callable[..., Any]) -> None:
     perfect_maps("maps", wrong="synthetic__0012")
     Path("two_classes.txt").write_text("1\twhite rice\n2\n")
-    Path("list.txt").write_text("synthetic__0011\ndrawn__0013\n")
+    Path("list.txt").write_text("synthetic__0011\nsynthetic__0013\n")
     arguments = ["evaluate", "--predictions", "maps", "--data", "prepared", "--split", "test", "--workers", "0",
                  "--test-log", "log.jsonl", "--subset", "two_classes.txt"]  # fmt: skip
 

@@ -21,11 +21,11 @@ OPACITY = 0.55  # where the slider stands at first
 # --- an image comes in ---
 
 
-def test_upload_colours_names_and_measures(server, show, meal, sample_image):
+def test_upload_colours_names_and_measures(server, show, meal, image_file):
     image, mask = meal
     table = SYNTHETIC_CLASSES
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
 
     counts = np.bincount(mask.ravel(), minlength=len(table))
     counts[0] = 0
@@ -47,10 +47,10 @@ def test_upload_colours_names_and_measures(server, show, meal, sample_image):
     assert np.abs(shot[y, x] - image[y, x]).max() <= 30
 
 
-def test_the_slider_takes_the_colour_away(server, show, meal, sample_image):
+def test_the_slider_takes_the_colour_away(server, show, meal, image_file):
     image, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     x, y = middle_of(mask == largest(mask))
     coloured = seen(page)[y, x]
     page.fill("#opacity", "0")
@@ -61,7 +61,7 @@ def test_the_slider_takes_the_colour_away(server, show, meal, sample_image):
     expect(page.locator("#opacity-value")).to_have_text("0 %")
 
 
-def test_dropped_and_pasted_images_are_taken(server, show, sample_image):
+def test_dropped_and_pasted_images_are_taken(server, show, image_file):
     page = show(server)
     give = """([event, name, data]) => {
       const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -72,7 +72,7 @@ def test_dropped_and_pasted_images_are_taken(server, show, sample_image):
       document.body.dispatchEvent(made);
     }"""
     for event in ("drop", "paste"):
-        page.evaluate(give, [event, f"{event}.png", base64.b64encode(sample_image.read_bytes()).decode()])
+        page.evaluate(give, [event, f"{event}.png", base64.b64encode(image_file.read_bytes()).decode()])
         expect(page.locator("#result")).to_be_visible()
         assert saved(page, "#save-json")[0] == f"{event}.json"
 
@@ -80,10 +80,10 @@ def test_dropped_and_pasted_images_are_taken(server, show, sample_image):
 # --- hover to see, click to hide ---
 
 
-def test_hover_names_what_is_there_and_a_click_hides_it(server, show, meal, sample_image):
+def test_hover_names_what_is_there_and_a_click_hides_it(server, show, meal, image_file):
     image, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     index = largest(mask)
     x, y = middle_of(mask == index)
     name = SYNTHETIC_CLASSES.names[index]
@@ -135,10 +135,10 @@ def test_traces_are_folded_away_where_there_are_several(show, tmp_path, folded):
 # --- outline something and name it ---
 
 
-def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, sample_image):
+def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     index = largest(mask)
     x, y = middle_of(mask == index)
     before = seen(page)[y + 8, x]
@@ -169,10 +169,10 @@ def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, sampl
     assert "edited" not in json.loads(saved(page, "#save-json")[1])
 
 
-def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, meal, sample_image):
+def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     one, other = (entry[0] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2])
     x, y = middle_of(mask == one)
     page.mouse.click(*at(page, x, y))
@@ -187,10 +187,10 @@ def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, mea
     np.testing.assert_array_equal(decode_mask(saved(page, "#save-mask")[1]), expected)
 
 
-def test_the_image_is_sent_again_only_where_it_was_forgotten(server, show, meal, sample_image):
+def test_the_image_is_sent_again_only_where_it_was_forgotten(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     x, y = middle_of(mask == largest(mask))
     for calls in (["prompt", "embed", "prompt"], ["prompt"], ["prompt", "embed", "prompt"]):
         if len(server.sam.remembered) and len(calls) == 3:
@@ -203,10 +203,10 @@ def test_the_image_is_sent_again_only_where_it_was_forgotten(server, show, meal,
         page.click("#drop")
 
 
-def test_clicks_add_and_take_away(server, show, meal, sample_image):
+def test_clicks_add_and_take_away(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     one, other = (entry[0] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2])
     page.mouse.click(*at(page, *middle_of(mask == one)))
     expect(page.locator("#other")).to_have_text("Other size 1/3")
@@ -224,13 +224,13 @@ def test_clicks_add_and_take_away(server, show, meal, sample_image):
     expect(page.locator("#points i")).to_have_count(1)
 
 
-def test_everything_goes_by_keyboard(server, show, meal, sample_image):
+def test_everything_goes_by_keyboard(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "choose"
-    upload(page, sample_image)
+    upload(page, image_file)
     page.focus("#stage")
     expect(page.locator("#keys")).to_be_visible()
     page.keyboard.press("ArrowRight")  # the first press shows the cross, in the middle
@@ -252,10 +252,10 @@ def test_everything_goes_by_keyboard(server, show, meal, sample_image):
 # --- names that the person gives ---
 
 
-def test_given_ingredients_guide_the_answer(server, show, meal, sample_image):
+def test_given_ingredients_guide_the_answer(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
-    upload(page, sample_image)
+    upload(page, image_file)
     names = [SYNTHETIC_CLASSES.names[entry[0]] for entry in food_shares(mask, SYNTHETIC_CLASSES)[:2]]
     page.fill("#ingredient", f"{names[0]},  {names[1]}")
     page.press("#ingredient", "Enter")
@@ -270,9 +270,9 @@ def test_given_ingredients_guide_the_answer(server, show, meal, sample_image):
     expect(page.locator("#problem-retry")).to_be_hidden()
 
 
-def test_a_model_without_lists_says_so(show, meal, sample_image):
+def test_a_model_without_lists_says_so(show, meal, image_file):
     with meal_server(SYNTHETIC_CLASSES, [meal], guided=False) as server:
         page = show(server)
-        upload(page, sample_image)
+        upload(page, image_file)
         expect(page.locator("#guide-note")).to_be_visible()
         expect(page.locator("#ingredient")).to_be_disabled()

@@ -27,20 +27,20 @@ BUSY = Scripted(
 # --- what went wrong ---
 
 
-def test_a_file_that_is_no_image(server, show, image, tmp_path):
+def test_a_file_that_is_no_image(server, show, image_file, tmp_path):
     page = show(server)
     (tmp_path / "menu.jpg").write_bytes(b"%PDF-1.7 not a picture")
     page.set_input_files("#choose", tmp_path / "menu.jpg")
-    expect(page.locator("#problem-message")).to_have_text("The picture is a PDF document.")
-    expect(page.locator("#problem-hint")).to_have_text("Send a JPEG, PNG or WebP picture.")
+    expect(page.locator("#problem-message")).to_have_text("The image is a PDF document.")
+    expect(page.locator("#problem-hint")).to_have_text("Send a JPEG, PNG or WebP image.")
     expect(page.locator("#problem-request")).to_contain_text("Request ")
     expect(page.locator("#problem-retry")).to_be_hidden()  # it would end the same
     expect(page.locator("#start")).to_be_visible()
-    upload(page, image)
+    upload(page, image_file)
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_a_key_is_asked_for_and_used(meal, show, image):
+def test_a_key_is_asked_for_and_used(meal, show, image_file):
     keys = Keys((Key("canteen", hashlib.sha256(b"a-long-random-key").hexdigest()),))
     with meal_server(SYNTHETIC_CLASSES, [meal], keys=keys) as server:
         page = show(server)
@@ -51,36 +51,36 @@ def test_a_key_is_asked_for_and_used(meal, show, image):
         page.fill("#key", "a-long-random-key")
         page.press("#key", "Enter")
         expect(page.locator("#problem")).to_be_hidden()
-        upload(page, image)
+        upload(page, image_file)
         page.reload()
-        upload(page, image)  # the tab remembers the key
+        upload(page, image_file)  # the tab remembers the key
 
 
-def test_a_key_that_is_asked_for_late_goes_on_where_it_was(server, show, image):
+def test_a_key_that_is_asked_for_late_goes_on_where_it_was(server, show, image_file):
     page = show(server)
     refused = b'{"error": {"code": "missing_key", "message": "this endpoint needs an API key", "hint": ""}}'
     server.scripted["/v1/segment"] = [Scripted(401, refused)]
-    page.set_input_files("#choose", image)
+    page.set_input_files("#choose", image_file)
     page.fill("#key", "a-long-random-key")
     page.press("#key", "Enter")
     page.wait_for_selector("#legend li")
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_a_busy_server_is_asked_again(server, show, image):
+def test_a_busy_server_is_asked_again(server, show, image_file):
     page = show(server)
     server.scripted["/v1/segment"] = [BUSY, BUSY]
-    page.set_input_files("#choose", image)
+    page.set_input_files("#choose", image_file)
     expect(page.locator("#busy-text")).to_have_text("32 requests are in hand already. Trying again in 1 s.")
     page.wait_for_selector("#legend li")
     assert server.scripted["/v1/segment"] == []
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_waiting_can_be_cancelled_and_taken_up_again(server, show, image):
+def test_waiting_can_be_cancelled_and_taken_up_again(server, show, image_file):
     page = show(server)
     server.scripted["/v1/segment"] = [Scripted(503, BUSY.body, headers=((b"retry-after", b"600"),))]
-    page.set_input_files("#choose", image)
+    page.set_input_files("#choose", image_file)
     expect(page.locator("#busy-text")).to_contain_text("Trying again in 600 s")
     page.click("#cancel")
     expect(page.locator("#busy")).to_be_hidden()
@@ -98,17 +98,17 @@ def test_waiting_can_be_cancelled_and_taken_up_again(server, show, image):
         (Scripted(200, b"{}"), "The server's answer cannot be read."),
     ],
 )
-def test_answers_that_are_none_of_ours(server, show, image, answer, message):
+def test_answers_that_are_none_of_ours(server, show, image_file, answer, message):
     page = show(server)
     server.scripted["/v1/segment"] = [answer]
-    page.set_input_files("#choose", image)
+    page.set_input_files("#choose", image_file)
     expect(page.locator("#problem-message")).to_contain_text(message)
 
 
-def test_a_server_that_is_gone(meal, show, image):
+def test_a_server_that_is_gone(meal, show, image_file):
     with meal_server(SYNTHETIC_CLASSES, [meal]) as server:
         page = show(server)
-        upload(page, image)
+        upload(page, image_file)
         server.stop()
         page.click("#again")
         expect(page.locator("#problem-message")).to_have_text("The server cannot be reached.")
@@ -116,10 +116,10 @@ def test_a_server_that_is_gone(meal, show, image):
         expect(page.locator("#legend li")).not_to_have_count(0)  # what was there stays
 
 
-def test_without_sam_the_page_says_how_to_add_it(meal, show, image):
+def test_without_sam_the_page_says_how_to_add_it(meal, show, image_file):
     with meal_server(SYNTHETIC_CLASSES, [meal], sam=False) as server:
         page = show(server)
-        upload(page, image)
+        upload(page, image_file)
         expect(page.locator("#stage-hint")).to_contain_text("needs SAM")
         expect(page.locator("#refine")).to_be_disabled()
         page.mouse.click(*at(page, 200, 150))
@@ -132,11 +132,11 @@ def test_without_sam_the_page_says_how_to_add_it(meal, show, image):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_wider_than_the_screen(server, show, meal, image, width):
+def test_nothing_is_wider_than_the_screen(server, show, meal, image_file, width):
     page = show(server, viewport={"width": width, "height": 800}, has_touch=width < 800, is_mobile=width < 800)
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) == width
-    upload(page, image)
+    upload(page, image_file)
     assert page.evaluate(wide) == width
     x, y = at(page, *middle_of(meal[1] == largest(meal[1])))
     if width < 800:

@@ -63,7 +63,7 @@ def test_partial_labels_are_said(folder):
     finally:
         write_manifest(str(folder / "a"), manifest)
     assert found["partly_annotated"] == {"synthetic": 2}
-    assert "- partial labels: drawn (2 ids); background predicted as" in (folder / "out" / "report.md").read_text()
+    assert "- partial labels: synthetic (2 ids); background predicted as" in (folder / "out" / "report.md").read_text()
     counted = [sum(row["truth_pixels"] for row in metrics["scores"]["classes"]) for metrics in (plain, found)]
     assert counted[1] <= counted[0] == sum(manifest.counts["val"].class_pixels)
 

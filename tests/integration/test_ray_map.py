@@ -46,7 +46,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
     manifest = map_data_set(src, write_map(tmp_path / "m.tsv", becomes), dst)
 
     assert manifest == read_manifest(dst)
-    assert (manifest.name, manifest.generation, manifest.ignore_id) == ("drawn-as-wide", 1, 65535)
+    assert (manifest.name, manifest.generation, manifest.ignore_id) == ("synthetic-as-wide", 1, 65535)
     assert len(manifest.classes) == 300 and manifest.classes[299] == "food 299" and manifest.classes[1] == "unused 1"
     assert manifest.annotated == {"synthetic": tuple(sorted({t for t in becomes.values() if t is not None}))}
     assert read_quarantine(dst, manifest.folder) == read_quarantine(src, "v-1") != []
