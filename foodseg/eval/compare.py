@@ -22,8 +22,8 @@ from foodseg.report.formatting import markdown_cell, percent
 class Difference:
     """One measure on both sides, in [0, 1]; `low` to `high` is the 95 % interval of `difference` = a - b.
 
-    `resamples` counts those the interval rests on: a resample in which no id of the measure has truth pixels has no
-    mean and is left out.
+    `resamples` counts those that the interval rests on: a resample in which no id of the measure has truth pixels is
+    left out, as it has no mean.
     """
 
     a: float
@@ -96,11 +96,11 @@ def compare(
 
 
 def shown_side(folder: str, conditions: Mapping[str, str] | None) -> str:
-    """Names one side of a comparison, with the conditions that its images.parquet notes; "oracle" where it is one."""
+    """Names one side of a comparison with the conditions in its images.parquet; "oracle" for provided true classes."""
     if conditions is None:
         return f"{folder} (label maps, or an older evaluation that does not note its conditions)"
-    told = condition_mark(conditions) or conditions["ingredients"]
-    return f"{folder} (ingredients {told}; {conditions['weights']} weights)"
+    mark = condition_mark(conditions) or conditions["ingredients"]
+    return f"{folder} (ingredients {mark}; {conditions['weights']} weights)"
 
 
 def _difference(title: str, observed: np.ndarray, means: np.ndarray, groups: int, images: int) -> Difference:

@@ -1,8 +1,8 @@
 """Scores a model or anybody's label maps on rows of a prepared data set, at each mask's own resolution.
 
 Every image gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
-confidence; whoever scored which rows, the sums are the same. Background on which an id is predicted that the source of
-the image never annotates is not scored: neither right nor wrong.
+confidence; the sums do not depend on which process scored which rows. Background is not scored (neither right nor
+wrong) where the predicted id is one that the source of the image never annotates.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ ROWS_AT_ONCE = 16  # how many encoded images are in memory at a time
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What a labeller says of an image: ids (H, W), and the confidences (H, W) uint16 (65535 = certain) it has.
+    """What a labeller predicts for an image: ids (H, W), and confidences (H, W) uint16 (65535 = certain) if it has any.
 
-    other_ids: (H, W), what the checkpoint's other weights (student's or averaged) say; None where there are none.
+    other_ids: (H, W), prediction of the checkpoint's other weights (student's or averaged); None where it has none.
     """
 
     ids: np.ndarray
@@ -38,7 +38,7 @@ class Labels:
 
 
 class BadPrediction(UserError):
-    """The label map that somebody made of an image is missing or wrong; the sentence names it."""
+    """A label map from a folder is missing or wrong; the message names it."""
 
 
 Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
@@ -50,7 +50,7 @@ class Scored:
     """The counts of some images, and over all of them those of confidence: (BINS, 3), None without confidences.
 
     other: the same counts, without boundaries, of a checkpoint's other weights; None where there are none.
-    refused: what is wrong with label maps of others that could not be counted, one sentence each.
+    refused: what is wrong with label maps from a folder that could not be counted, one sentence each.
     """
 
     images: list[ImageCounts]
@@ -80,52 +80,53 @@ def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[dict[st
 
 
 def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, space: CommonSpace) -> Scored:
-    """Labels the rows and counts them against their masks, in `space`; rows without a mask are left out."""
+    """Labels the rows and scores them against their masks, in `space`; rows without a mask are left out."""
     return merge_scored(_score_row(row, labeller, space) for row in labelled_rows(reader, rows))
 
 
 def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:
-    """Returns the mask (H, W) of a row of `labelled_rows` and what the labeller says, both in ids of `space.classes`.
+    """Returns the mask (H, W) of a row of `labelled_rows` and what the labeller predicts, both in ids of
+    `space.classes`.
 
     A confidence stays that of the id before it was mapped.
 
     Raises:
         BadFile: the image or its mask in the data set is damaged.
-        BadPrediction: the labeller has no label map, or one that says nothing of some labelled pixels.
+        BadPrediction: the labeller has no label map, or one that ignores some labelled pixels.
     """
     try:
         truth = decode_mask(row["mask"])
         found = labeller(row["image_id"], row["image"], truth.shape)
     except BadFile as error:  # it was whole when it was prepared
         raise BadFile(f"{row['image_id']}: {error}; prepare the data set again", error.fault) from None
-    _refuse_unsaid(row["image_id"], truth, found.ids, space)
+    _refuse_ignored(row["image_id"], truth, found.ids, space)
     ids = space.predicted_ids(found.ids, row["source"])
     other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row["source"])
     return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence, other)
 
 
 def true_conditioning(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
-    """Returns by image_id which of a model's `count` ids are on the image, in truth: what an oracle would be told."""
+    """Returns by image_id which of a model's `count` ids are truly on the image: the conditioning of an oracle."""
     columns = (reader.column(name).to_pylist() for name in ("image_id", "ingredients", "source"))
     rows = zip(*columns, strict=True)
     return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
 
 
-def _refuse_unsaid(image_id: str, truth: np.ndarray, ids: np.ndarray, space: CommonSpace) -> None:
-    """Refuses a label map that is "ignored" where the truth is not: wrong, background and not scored may be meant."""
+def _refuse_ignored(image_id: str, truth: np.ndarray, ids: np.ndarray, space: CommonSpace) -> None:
+    """Refuses a label map with ignored pixels where the truth has labels: how to score them is unclear."""
     ignored = (space.prediction or space).classes.ignore_id
     if ids.max(initial=0) < ignored:
         return
-    unsaid = np.count_nonzero((ids == ignored) & (truth != (space.truth or space).classes.ignore_id))
-    if unsaid:
+    unlabelled = np.count_nonzero((ids == ignored) & (truth != (space.truth or space).classes.ignore_id))
+    if unlabelled:
         raise BadPrediction(
-            f"the label map of {image_id} is {ignored} (ignored) at {unsaid:,} pixels that are labelled: a label map "
-            "says an id of each, 0 where there is background"
+            f"the label map of {image_id} is {ignored} (ignored) at {unlabelled:,} pixels that are labelled: a label map "
+            "has an id at each pixel, 0 for background"
         )
 
 
 def merge_scored(parts: Iterable[Scored]) -> Scored:
-    """Puts parts together; what no part has stays None."""
+    """Adds parts together; what no part has stays None."""
     images: list[ImageCounts] = []
     confidence: np.ndarray | None = None
     other: list[ImageCounts] | None = None

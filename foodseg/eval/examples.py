@@ -1,4 +1,4 @@
-"""The best and the worst images of an evaluation, beside their truth."""
+"""The best and the worst images of an evaluation, each with its truth."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -61,12 +61,14 @@ def image_miou(counts: ImageCounts, classes: int) -> float | None:
     return float(class_iou(hits, truth, predicted)[present].mean())
 
 
-def worst_and_best(pictures: Sequence[ImageCounts], classes: int) -> tuple[list[ImageCounts], list[ImageCounts]]:
+def worst_and_best(
+    counts_of_images: Sequence[ImageCounts], classes: int
+) -> tuple[list[ImageCounts], list[ImageCounts]]:
     """Returns the SHOWN worst images, worst first, and the SHOWN best, best first; no image is in both.
 
-    Of near-duplicates only the worst is considered: its twins would tell the same.
+    Only the worst of near-duplicates is considered: the others would show the same.
     """
-    scored = [(image_miou(counts, classes), counts.image_id, counts) for counts in pictures]
+    scored = [(image_miou(counts, classes), counts.image_id, counts) for counts in counts_of_images]
     all_ranked = [counts for _, _, counts in sorted(entry for entry in scored if entry[0] is not None)]
     worst_of_group = {counts.group_id: counts for counts in reversed(all_ranked)}
     ranked = [counts for counts in all_ranked if worst_of_group[counts.group_id] is counts]
@@ -75,17 +77,17 @@ def worst_and_best(pictures: Sequence[ImageCounts], classes: int) -> tuple[list[
 
 
 def draw_examples(
-    reader: RowReader, pictures: Sequence[ImageCounts], labeller: Labeller, space: CommonSpace
+    reader: RowReader, counts_of_images: Sequence[ImageCounts], labeller: Labeller, space: CommonSpace
 ) -> tuple[list[Example], list[Example]]:
     """Draws the worst and the best of the images, which are rows of `reader`; only these are labelled once more."""
-    place = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
+    row_of = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
     worst, best = (
         [
             draw_example(row, counts, labeller, space)
             for counts in chosen
-            for row in labelled_rows(reader, [place[counts.image_id]])
+            for row in labelled_rows(reader, [row_of[counts.image_id]])
         ]
-        for chosen in worst_and_best(pictures, len(space.classes))
+        for chosen in worst_and_best(counts_of_images, len(space.classes))
     )
     return worst, best
 
@@ -94,7 +96,7 @@ def draw_example(row: Mapping[str, Any], counts: ImageCounts, labeller: Labeller
     """Labels a row of the data set once more and draws it.
 
     Args:
-        row: as `evaluate.labelled_rows` gives it. image: its counts, in ids of `space.classes`.
+        row: as `evaluate.labelled_rows` gives it. counts: of the image, in ids of `space.classes`.
     """
     truth, found = truth_and_labels(row, labeller, space)
     classes = space.classes
@@ -105,7 +107,7 @@ def draw_example(row: Mapping[str, Any], counts: ImageCounts, labeller: Labeller
     miou = image_miou(counts, len(classes))
     assert miou is not None
     drawn = (overlay(image, resize_mask(mask, height, width), classes) for mask in (truth, found.ids))
-    # the legend stands beside or below; the page writes its own, in letters that grow with the reader's
+    # without the legend at the right or below: the page writes its own, in letters that scale with the page
     shown, predicted = (_jpeg(whole[:height, :width]) for whole in drawn)
     return Example(row["image_id"], miou, shown, predicted, width, height, *_shares(counts, classes))
 
@@ -116,7 +118,7 @@ def colours(classes: ClassTable) -> list[str]:
 
 
 def _shares(counts: ImageCounts, classes: ClassTable) -> tuple[tuple[ShownShare, ...], int]:
-    """Returns the NAMED ingredients with most of the food in truth or prediction, and how many others there are.
+    """Returns the NAMED ingredients with the most food in truth or prediction, and how many others there are.
 
     Those with less than MIN_SHARE in both are not counted.
     """

@@ -17,7 +17,7 @@ def listed_rows(text: str, ids: Sequence[str], where: str) -> list[int]:
         where: names the list in errors.
 
     Raises:
-        UserError: a line is no id of `ids`.
+        UserError: a line does not name an id of `ids`.
     """
     row_of = {unicodedata.normalize("NFC", image_id): row for row, image_id in enumerate(ids)}
     rows, unknown = set(), []

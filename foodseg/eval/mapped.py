@@ -1,12 +1,12 @@
-"""The label space that an evaluation counts in; with `--map MAP.tsv`, a map from space A into space B, that is B.
+"""The label space that an evaluation counts in; with `--map MAP.tsv`, a map from space A into space B, this is B.
 
     space = common_space(checkpoint.classes, manifest, read_label_map("to_foodseg103.tsv"))
     truth, prediction = space.truth_ids(truth, source), space.predicted_ids(prediction, source)
 
 Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
 argmax). Label maps from a folder are in the space of their data set. A truth pixel that becomes `ignore` is not scored;
-a predicted id that does counts as background, since it is none of B's ingredients. Nor is background scored where an id
-is predicted that the source of the image never annotates (`sources.scorable_mask`), as in validation.
+a predicted id that does counts as background, since it is not an ingredient of B. As in validation, background is not
+scored where the predicted id is one that the source of the image never annotates (`sources.scorable_mask`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,12 +31,12 @@ class SpaceTables:
 
 @dataclass(frozen=True, eq=False)
 class CommonSpace:
-    """Where truth and prediction meet.
+    """The label space in which truth and prediction are compared.
 
     Attributes:
         classes: the label space that is counted in.
         data: names the truth: the identity of the data set, and the map if its masks are mapped.
-        truth, prediction: how they come into `classes`; None = they are in it already.
+        truth, prediction: how they are mapped into `classes`; None = they are in it already.
         annotated: per source the ids of `classes` that it annotates; sources that annotate all may be left out.
     """
 
@@ -55,27 +55,27 @@ class CommonSpace:
         return _mapped(ids, self.prediction, source)
 
     def scorable(self, truth: np.ndarray, prediction: np.ndarray, source: str) -> np.ndarray:
-        """Returns the mask (H, W), in ids of `classes`, without the pixels that the source says nothing about."""
+        """Returns the mask (H, W), in ids of `classes`, without the pixels that its source does not annotate."""
         return scorable_mask(truth, prediction, self.annotated.get(source), self.classes)
 
     def trained_ids(self, ids: Iterable[int]) -> list[int]:
-        """Returns the ids of `classes` that a model can know which was trained on `ids` of its own."""
+        """Returns the ids of `classes` that a model can predict if it was trained on `ids` of its own."""
         if self.prediction is None:
             return sorted(ids)
         own = list(ids)
         return sorted({int(to) for table in self.prediction.by_source.values() for to in table[own]})
 
-    def possible_ids(self, listed: Iterable[int], source: str, count: int) -> list[int]:
-        """Returns which of a model's ids may be on an image of `source` whose truth has the ids `listed`.
+    def possible_ids(self, present: Iterable[int], source: str, count: int) -> list[int]:
+        """Returns which of a model's ids may be on an image of `source` whose truth has the ids `present`.
 
         Args:
-            listed: foreground ids of the data set. count: ids of the model.
+            present: foreground ids of the data set. count: ids of the model.
 
         Returns:
-            Foreground ids of the model: those that mean, in `classes`, what is listed or what the source never
-            annotates, of which nobody knows.
+            Foreground ids of the model: those that are mapped, in `classes`, to an id that is present, or to one that
+            the source never annotates, which may be present.
         """
-        there = {self._one(index, self.truth, source) for index in listed}
+        there = {self._one(index, self.truth, source) for index in present}
         annotated = self.annotated.get(source)
         means = [self._one(index, self.prediction, source) for index in range(count)]
         return [
@@ -107,7 +107,7 @@ def common_space(
 
     Args:
         model: label space of the checkpoint; None = the predictions are in that of the data set.
-        target: file of the class table of the map's target space; None = as a side that is in it has it, or as far as
+        target: file of the class table of the map's target space; None = that of a side that is in it, or as far as
             the map names it.
 
     Raises:
@@ -125,30 +125,32 @@ def common_space(
             f"--map {label_map.where}: {' and '.join(sides)} {'are' if len(sides) > 1 else 'is'} in the label space "
             f"{label_map.to_space} already, so there is nothing to map: leave --map out"
         )
-    given = read_target(label_map, target) if target is not None or not in_target else None
+    target_table = read_target(label_map, target) if target is not None or not in_target else None
     for side, table in in_target.items():
-        difference = first_difference(given.names, table.names) if given is not None else None
+        difference = first_difference(target_table.names, table.names) if target_table is not None else None
         if difference is not None:
             index, name, other = difference
             raise UserError(f"--classes {target}: id {index} is {name} there, but {other} in {side}")
-        given = table
-    assert given is not None
+        target_table = table
+    assert target_table is not None
     if "the data set" in in_target:
-        predicted = _tables(label_map, sides["the checkpoint"], given, manifest)
-        return CommonSpace(given, manifest.identity, None, predicted, manifest.annotated)
+        predicted = _tables(label_map, sides["the checkpoint"], target_table, manifest)
+        return CommonSpace(target_table, manifest.identity, None, predicted, manifest.annotated)
     label_map.refuse_other_sources(manifest.annotated)
-    annotated = {source: label_map.annotated(source, ids, data, given) for source, ids in manifest.annotated.items()}
+    annotated = {
+        source: label_map.annotated(source, ids, data, target_table) for source, ids in manifest.annotated.items()
+    }
     return CommonSpace(
-        given,
+        target_table,
         f"{manifest.identity} mapped to {label_map.to_space}-{label_map.digest}",
-        _tables(label_map, data, given, manifest, ignored=given.ignore_id),
-        None if "the checkpoint" in in_target else _tables(label_map, model or data, given, manifest),
+        _tables(label_map, data, target_table, manifest, ignored=target_table.ignore_id),
+        None if "the checkpoint" in in_target else _tables(label_map, model or data, target_table, manifest),
         annotated,
     )
 
 
 def _is_source(side: str, table: ClassTable, label_map: LabelMap) -> bool:
-    """Whether `table` is the space that is mapped; UserError where it is the target space no more than that."""
+    """Whether `table` is the space that is mapped; UserError where it is neither that nor the target space."""
     no_source, no_target = label_map.source_mismatch(table), label_map.target_mismatch(table)
     if no_source is not None and no_target is not None:
         raise UserError(

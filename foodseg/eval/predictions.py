@@ -1,10 +1,10 @@
-"""Label maps that anybody has made, in a folder: which file is that of which image, and what is wrong with it.
+"""Label maps in a folder, made by any other program: which file belongs to which image, and what is wrong with it.
 
     labels = find_predictions("peer/maps", classes, image_ids)  # refuses a folder in which none is found
     labels("lunch-1", b"", (480, 640)).ids
 
-`<image_id>.png` is the rule. Where an image has no such file, but one other that can only be meant (another ending,
-`_mask` behind the id, the ending of the image before `.png`), that one is read, and a log line says so.
+`<image_id>.png` is the rule. Where an image has no such file, but exactly one other that can be meant (another
+extension, `_mask` behind the id, the extension of the image before `.png`), that one is read, and a log line says so.
 """
 
 import logging
@@ -27,16 +27,16 @@ LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 _ENDINGS = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".gif", ".npy")
 _MARK = re.compile(r"[_.-]?(mask|pred|prediction|seg|segmentation|label|label_?map|jpe?g|tiff?|webp|bmp)s?$", re.I)
 _SHOWN = 3
-_FOLDERS = 20  # that are looked into for a hint
+_FOLDERS = 20  # subfolders that are searched for a hint
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """Label maps of one channel of ids, of the mask's own size.
+    """A folder of label maps, each one channel of ids of the mask's own size.
 
     Attributes:
-        files: by image_id the file below `uri`, of images that have one; None = `<image_id>.png` of every image.
+        files: by image_id the file below `uri`, for images that have one; None = `<image_id>.png` of every image.
     """
 
     uri: str
@@ -47,7 +47,7 @@ class PredictionFolder:
         """Reads the label map of an image of which the mask has `size` (height, width).
 
         Raises:
-            BadPrediction: it is missing or no label map, has another size, or holds an id outside the label space.
+            BadPrediction: it is missing or not a label map, has another size, or holds an id outside the label space.
         """
         name = f"{image_id}.png" if self.files is None else self.files.get(image_id)
         where = storage.join(self.uri, name or f"{image_id}.png")
@@ -80,10 +80,11 @@ class PredictionFolder:
 
 
 def find_predictions(uri: str, classes: ClassTable, image_ids: Sequence[str]) -> PredictionFolder:
-    """Looks for the label maps of images, and says what it takes for one, and what it passes over.
+    """Finds the label maps of images; logs unusual names that are read, and files that are passed over.
 
     Raises:
-        UserError: there is no such folder, or no file in it belongs to any of the images. RetryLater.
+        UserError: there is no such folder, or no file in it belongs to any of the images. RetryLater: the storage does
+            not answer.
     """
     shown = storage.redact(uri)
     if not image_ids:
@@ -112,8 +113,8 @@ def find_predictions(uri: str, classes: ClassTable, image_ids: Sequence[str]) ->
     odd = [file for image_id, file in files.items() if file != f"{image_id}.png"]
     if odd:
         _log.warning(
-            "--predictions: %d label maps are called otherwise than <image_id>.png, and taken for what they can only "
-            "be (%s)", len(odd), _some(odd),
+            "--predictions: %d label maps are not called <image_id>.png, but each can belong to one image only: "
+            "they are read (%s)", len(odd), _some(odd),
         )  # fmt: skip
     taken = set(files.values())
     others = [name for name in names if name not in taken]
@@ -124,7 +125,7 @@ def find_predictions(uri: str, classes: ClassTable, image_ids: Sequence[str]) ->
 
 
 def _file_of(image_id: str, own: Sequence[str], marked: Sequence[str]) -> str | None:
-    """Chooses the file of an image; None where there is none, or where one can not tell."""
+    """Chooses the file of an image; None where there is none, or where it is ambiguous."""
     if f"{image_id}.png" in own:
         return f"{image_id}.png"
     for candidates in (own, marked):
@@ -135,7 +136,7 @@ def _file_of(image_id: str, own: Sequence[str], marked: Sequence[str]) -> str | 
 
 
 def _nothing(shown: str, uri: str, first: str, names: Sequence[str]) -> str:
-    """Says why no label map was found, with the nearest that is there."""
+    """Says why no label map was found, and which folder or files were found instead."""
     expected = f"no file in {shown} is the label map of an image that is scored, such as {first}.png"
     if not names:
         return f"{shown} is empty or not there; it must hold {first}.png and so on"

@@ -86,10 +86,10 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
-        DataRefused: label maps are missing or wrong; all are listed.
+        DataRefused: label maps are missing or wrong; the message lists them.
         UserError: label spaces differ, the map does not fit, no such split, a folder without a label map, results that
-            would replace files of others, unknown image ids, no GPU where one is wanted, a cluster that may or may
-            not start nodes with GPUs.
+            would replace files of other programs, unknown image ids, no GPU where one is wanted, a cluster of which it
+            is not known whether it can start nodes with GPUs.
     """
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
@@ -151,7 +151,9 @@ def evaluate(
         **evaluation.to_json(),
         **other_weights,
     }
-    labeller = subject.build("cpu" if device == "cpu" else "auto")  # those who scored may have been elsewhere
+    labeller = subject.build(
+        "cpu" if device == "cpu" else "auto"
+    )  # the scoring processes may have been on other machines
     with outputs:
         write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
@@ -162,7 +164,7 @@ def evaluate(
 
 
 def _refused_maps(scored: Scored) -> str:
-    """Lists what is wrong with label maps; a score over the others alone would be that of another split."""
+    """Lists what is wrong with label maps. There is no score of the others alone: it would be that of another split."""
     count = len(scored.refused)
     listed = "; ".join(scored.refused[:LISTED]) + (f"; and {count - LISTED} more" if count > LISTED else "")
     if count == 1:
@@ -181,7 +183,7 @@ Spaces = tuple[LabelMap | None, str | None]
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is scored: a checkpoint, or somebody's label maps."""
+    """What is scored: a checkpoint, or a folder of label maps."""
 
     facts: dict[str, Any]
     space: CommonSpace
@@ -200,7 +202,9 @@ def _checkpoint_subject(
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     calibration = calibration_of(loaded, config.eval)
-    told = true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
+    conditioning = (
+        true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
+    )
     return _Subject(
         facts={
             "checkpoint": storage.redact(uri),
@@ -213,7 +217,7 @@ def _checkpoint_subject(
             "temperature": calibration.temperature if calibration else 1.0,
         },
         space=space,
-        build=CheckpointLabeller(uri, config.model_dump(mode="json"), told),
+        build=CheckpointLabeller(uri, config.model_dump(mode="json"), conditioning),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -228,7 +232,7 @@ def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Su
         space=common_space(None, manifest, *spaces),
         build=lambda device: folder,
         trained_ids=None,
-        calibration_note="label maps carry none, so there is nothing to score",
+        calibration_note="label maps carry no confidences, so there is nothing to score",
         curves=TrainingCurves(),
     )
 
@@ -248,13 +252,15 @@ def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manif
 
 
 class CheckpointLabeller:
-    """Makes a labeller from a checkpoint, where it is called: pickled without its weights.
+    """Makes a labeller from a checkpoint in the process that calls it: pickled without its weights.
 
-    `told` holds by image_id the ids that may be on the image, for `eval.ingredients` = provided.
+    `conditioning` holds by image_id the conditioning classes (ids), for `eval.ingredients` = provided.
     """
 
-    def __init__(self, uri: str, config: dict[str, Any], told: Mapping[str, Sequence[int]] | None = None) -> None:
-        self._uri, self._config, self._told = uri, config, told
+    def __init__(
+        self, uri: str, config: dict[str, Any], conditioning: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self._uri, self._config, self._conditioning = uri, config, conditioning
 
     def __call__(self, wanted: Device) -> Labeller:
         config, device = parse_config(self._config), pick_device(wanted)
@@ -267,12 +273,12 @@ class CheckpointLabeller:
         if loaded.teacher is not None:
             other_model = load_model(loaded, OTHER_WEIGHTS[config.eval.weights])
             other = Predictor(other_model, config.eval, device, config.train.precision)
-        told = self._told
+        conditioning = self._conditioning
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
-            listed = None if told is None else told[image_id]
-            found = predictor.logits_of_file(image, listed).ids_and_confidence(temperature)
-            return Labels(*found, None if other is None else other.logits_of_file(image, listed).ids())
+            provided = None if conditioning is None else conditioning[image_id]
+            found = predictor.logits_of_file(image, provided).ids_and_confidence(temperature)
+            return Labels(*found, None if other is None else other.logits_of_file(image, provided).ids())
 
         return label
 
@@ -281,8 +287,9 @@ def note_test_access(path: str, event: str, facts: Mapping[str, Any]) -> None:
     """Appends one line to the test-set access log.
 
     Args:
-        path: the log; of two accesses noted in S3 at the same moment one may be lost (`storage.append_line`).
-        event: "opened" before the first image is read, so that a look that fails later counts too; "scored" after.
+        path: the log; if two accesses are noted in S3 at the same moment, one may be lost (`storage.append_line`).
+        event: "opened" before the first image is read, so that an evaluation that fails later counts too; "scored"
+            after.
         facts: configuration, what is scored, data; with "scored" the number of images and mIoU.
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,4 +1,4 @@
-"""Scores the rows of a split with several processes: each row once, whichever process is lost meanwhile."""
+"""Scores the rows of a split with several processes: each row once, also when processes are lost."""
 
 import logging
 import pickle
@@ -27,7 +27,7 @@ from foodseg.eval.scoring_plan import ScoringPlan, scoring_plan
 from foodseg.predict.device import Device, has_mps, in_words, pick_device
 from foodseg.progress import Progress
 
-MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost each time
+MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost at every retry
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 _log = logging.getLogger(__name__)
 
@@ -58,31 +58,31 @@ def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[
                 progress.advance(len(part))
             return
         with ray_session(address, logical_cpus=max(workers, cores()) + 1):
-            place = _place(job.device, min(workers, len(job.parts)))
-            for counted, size in _score_on_ray(job, place):
+            plan = _plan(job.device, min(workers, len(job.parts)))
+            for counted, size in _score_on_ray(job, plan):
                 yield counted
                 progress.advance(size)
 
 
-def _place(wanted: Device | None, workers: int) -> ScoringPlan:
+def _plan(wanted: Device | None, workers: int) -> ScoringPlan:
     if wanted is None:
         return ScoringPlan("cpu", 0, workers, "label maps need no GPU")
     nodes = living_nodes().values()
     gpus, to_come = sum(int(node.get("GPU", 0)) for node in nodes), gpus_to_come()
     if wanted != "cpu" and not gpus and len(nodes) == 1 and has_mps():
         # Ray does not count this kind of GPU; all processes of its machine share it
-        place = ScoringPlan("gpu", 0, workers, "the GPU of this machine")
+        plan = ScoringPlan("gpu", 0, workers, "the GPU of this machine")
     else:
-        place = scoring_plan(wanted, workers, gpus=gpus, gpus_to_come=to_come)
-    _log.info("%d scoring process%s: %s", place.workers, "" if place.workers == 1 else "es", place.why)
-    return place
+        plan = scoring_plan(wanted, workers, gpus=gpus, gpus_to_come=to_come)
+    _log.info("%d scoring process%s: %s", plan.workers, "" if plan.workers == 1 else "es", plan.why)
+    return plan
 
 
-def _score_on_ray(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored, int]]:
+def _score_on_ray(job: ScoringJob, plan: ScoringPlan) -> Iterator[tuple[Scored, int]]:
     done = losses = 0
     while done < len(job.parts):
         try:
-            for counted, size in _score_once(replace(job, parts=job.parts[done:]), place):
+            for counted, size in _score_once(replace(job, parts=job.parts[done:]), plan):
                 done += 1
                 yield counted, size
         except ray.exceptions.RayError as error:
@@ -95,25 +95,25 @@ def _score_on_ray(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored,
             losses += 1
             if losses > MAX_LOSSES:
                 kind = OutOfMemory if isinstance(lost, OutOfMemoryError) else RetryLater
-                raise kind(f"{losses} scoring processes were lost, the last one so: {line_of(lost, 0)}") from None
+                raise kind(f"{losses} scoring processes were lost, the last one with: {line_of(lost, 0)}") from None
             _log.warning("a scoring process was lost (%s): scoring what it had not finished again", line_of(lost, 0))
 
 
-def _score_once(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored, int]]:
+def _score_once(job: ScoringJob, plan: ScoringPlan) -> Iterator[tuple[Scored, int]]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
-    context.execution_options.preserve_order = True  # results in the order of the rows, whoever was faster
+    context.raise_original_map_exception = True  # else a UserError loses its type and its message on the way here
+    context.execution_options.preserve_order = True  # results in the order of the rows, whichever process was faster
     listed = ray.data.from_items([{"rows": part} for part in job.parts], override_num_blocks=len(job.parts))
     scored = listed.map_batches(
         _Scorer,
-        fn_constructor_args=(job, place.device),
+        fn_constructor_args=(job, plan.device),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
-        num_gpus=place.gpus,
-        compute=ActorPoolStrategy(size=min(place.workers, len(job.parts))),
-        # Ray Data's restarts have no end, and the core of Ray says of each actor that they may fail
+        num_gpus=plan.gpus,
+        compute=ActorPoolStrategy(size=min(plan.workers, len(job.parts))),
+        # Ray Data restarts actors without end, and Ray Core logs a warning for each actor that may be restarted
         max_restarts=0,
     )
     seen: set[str] = set()
@@ -121,7 +121,7 @@ def _score_once(job: ScoringJob, place: ScoringPlan) -> Iterator[tuple[Scored, i
         for row in table.to_pylist():
             if job.device is not None and row["process"] not in seen:
                 seen.add(row["process"])
-                _log.info("scoring process %d of %d computes on %s", len(seen), place.workers, row["device"])
+                _log.info("scoring process %d of %d computes on %s", len(seen), plan.workers, row["device"])
             yield pickle.loads(row["counts"]), row["size"]
 
 

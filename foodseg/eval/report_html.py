@@ -37,9 +37,9 @@ class Page:
     manifest: of the data set that was scored.
     worst, best: images, as `examples.draw_example` made them.
     history: one dict per validation of the training (step, miou, and of both kinds of weights miou_student and
-        miou_ema); empty for label maps of others.
+        miou_ema); empty for label maps from a folder.
     losses: (step, loss terms by name), as `read_losses` found them.
-    condition: under which the scores stand, as in `headlines`.
+    condition: as in `headlines`.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`share` of the truth pixels of the id `truth`, namely `pixels`, were called `prediction`."""
+    """`share` of the truth pixels of the id `truth`, namely `pixels`, were predicted as `prediction`."""
 
     truth: str
     prediction: str
@@ -90,7 +90,8 @@ def page_html(page: Page) -> str:
 def confusion_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[Confusion]:
     """Returns the CONFUSIONS worst pairs of a true and another predicted class, by share of the true class's pixels.
 
-    True classes with less than MIN_SHARE of all labelled pixels are left out: a handful of pixels would come first.
+    True classes with less than MIN_SHARE of all labelled pixels are left out: else classes with a handful of pixels
+        would come first.
     """
     truth = matrix.sum(1)
     shares = matrix / np.maximum(1, truth)[:, None]
@@ -153,12 +154,12 @@ def _confidence_charts(evaluation: Evaluation) -> list[Markup]:
     if found is None:
         return []
     curve = [Line("risk", [(coverage, 100 * risk) for coverage, risk in found.risk_coverage])]
-    drawn = line_chart("Risk over coverage", curve, x="coverage", y="wrong pixels, %", x_range=(0, 1))
-    return [Markup(reliability_chart("Share right over confidence", found.bins)), Markup(drawn)]
+    risk_chart = line_chart("Risk over coverage", curve, x="coverage", y="wrong pixels, %", x_range=(0, 1))
+    return [Markup(reliability_chart("Share right over confidence", found.bins)), Markup(risk_chart)]
 
 
 def _audit_rows(manifest: Manifest) -> list[tuple[str, str, int]]:
-    """Returns what the audit found: in words, what became of the records, how many there were."""
+    """Returns the findings of the audit: a description, what was done with the records, how many there were."""
     known = [(FINDINGS[name].text, FINDINGS[name].effect, n) for name, n in manifest.audit.items() if name in FINDINGS]
     return known + [(name, "", count) for name, count in manifest.audit.items() if name not in FINDINGS]
 

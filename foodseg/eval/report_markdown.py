@@ -31,22 +31,22 @@ def headlines(evaluation: Evaluation, condition: str | None = None) -> list[Head
     """Returns the summary, most important first; all values are shares, shown in percent.
 
     Args:
-        condition: of `condition_mark`; it stands after every name, so that no number is quoted without it.
+        condition: of `condition_mark`; it is appended to every name, so that no number is quoted without it.
     """
     rows = _plain_headlines(evaluation)
     return rows if condition is None else [replace(row, name=f"{row.name} ({condition})") for row in rows]
 
 
 def condition_mark(conditions: Mapping[str, str] | None) -> str | None:
-    """Returns the keys of `eval` that make a score another than that of the whole vocabulary; None where none does.
+    """Returns how a score differs from one over the whole vocabulary, in a few words; None where it does not.
 
     Args:
-        conditions: `ingredients` and `restrict` of the section `eval`; None for label maps of others.
+        conditions: `ingredients` and `restrict` of the section `eval`; None for label maps from a folder.
     """
     if conditions is None or conditions["ingredients"] == "vocabulary":
         return None
-    told = {"provided": "provided, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
-    return told if conditions["restrict"] == "none" else f"{told}, restrict {conditions['restrict']}"
+    source = {"provided": "provided, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
+    return source if conditions["restrict"] == "none" else f"{source}, restrict {conditions['restrict']}"
 
 
 def _plain_headlines(evaluation: Evaluation) -> list[Headline]:
@@ -151,13 +151,13 @@ def scores_table(evaluation: Evaluation, condition: str | None = None) -> Table:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """Returns what to know about the summary, a sentence each."""
+    """Returns notes on the summary, one sentence each."""
     untrained = untrained_note(evaluation.scores)
     return [*([untrained] if untrained else []), f"Confidences: {evaluation.calibration_note}."]
 
 
 def untrained_note(scores: Scores) -> str | None:
-    """Says how many ids count 0 because training never showed them; None when that is not known."""
+    """Says how many ids count 0 because they do not occur in the training data; None when that is not known."""
     if scores.untrained is None:
         return None
     return f"Ids with truth pixels that never occur in train, counted with IoU 0: {scores.untrained}."

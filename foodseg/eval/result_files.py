@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: scores for programs, pages for people, counts for later questions."""
+"""Writes the results of an evaluation: scores as JSON, reports to read, counts for later comparisons."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -91,9 +91,9 @@ def shown_facts(metrics: Mapping[str, Any]) -> dict[str, str]:
         facts["partial labels"] = f"{sources}; background predicted as an id that its source lacks is not scored"
     if "text" in metrics:
         facts["text"] = metrics["text"]
-    told = conditions_note(metrics)
-    if told is not None:
-        facts["ingredients"] = told
+    note = conditions_note(metrics)
+    if note is not None:
+        facts["ingredients"] = note
     if "eval" in metrics:
         facts["settings"] = shown_settings({key: value for key, value in metrics["eval"].items() if key != "weights"})
     facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"
@@ -113,13 +113,15 @@ def shown_settings(settings: Mapping[str, Any]) -> str:
 
 
 def conditions_note(metrics: Mapping[str, Any]) -> str | None:
-    """Says under which conditions a score stands that is not that of the whole vocabulary; None for one that is."""
+    """Says how a score was conditioned; None for a score over the whole vocabulary."""
     conditions = metrics.get("conditions", {})
-    told = {
-        "predicted": "the model's own guess of what is on each image",
-        "provided": "the true list of each image, an oracle: no result to compare with others",
+    source = {
+        "predicted": "the model's image-level prediction",
+        "provided": "the true classes of each image, an oracle: not comparable with other results",
     }.get(conditions.get("ingredients"))
-    if told is None:
+    if source is None:
         return None
-    narrowed = "" if conditions["restrict"] == "none" else f"; class scores restricted to it ({conditions['restrict']})"
-    return f"{conditions['ingredients']}, {told}{narrowed}"
+    narrowed = (
+        "" if conditions["restrict"] == "none" else f"; class scores restricted to them ({conditions['restrict']})"
+    )
+    return f"{conditions['ingredients']}, {source}{narrowed}"

@@ -19,7 +19,7 @@ class Evaluation:
     """Scores of labels, of their outlines, of the ingredients named, of confidences.
 
     calibration: None for label maps without confidences.
-    calibration_note: what to know about the confidences: where the temperature comes from, or why there are no scores.
+    calibration_note: where the temperature comes from, or why there are no scores of confidences.
     """
 
     scores: Scores

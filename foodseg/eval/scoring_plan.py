@@ -21,15 +21,15 @@ class ScoringPlan:
 
 
 def scoring_plan(wanted: Device, workers: int, *, gpus: int, gpus_to_come: int | None) -> ScoringPlan:
-    """Decides for a cluster.
+    """Decides on the device and the number of processes for a cluster.
 
     Args:
         workers: processes that are wanted.
-        gpus: of the nodes that are there. gpus_to_come: of all that may be started; None = nobody knows.
+        gpus: of the nodes that are there. gpus_to_come: of all that may be started; None = not known.
 
     Raises:
         Unavailable: a GPU is wanted, and there is none and will be none.
-        UserError: with auto, nodes may be started, and nobody knows whether with GPUs.
+        UserError: with auto, nodes may be started, and it is not known whether they have GPUs.
     """
     if wanted == "cpu":
         return ScoringPlan("cpu", 0, workers, "--device cpu")
@@ -43,7 +43,7 @@ def scoring_plan(wanted: Device, workers: int, *, gpus: int, gpus_to_come: int |
             return ScoringPlan("gpu", 1, workers, "a GPU each, for which nodes have to be started")
         raise UserError(
             "the cluster has no GPU now, starts nodes on demand, and does not say whether some have GPUs: "
-            "say --device gpu or --device cpu"
+            "choose --device gpu or --device cpu"
         )
     if wanted == "gpu":
         raise Unavailable("--device gpu: no node of the cluster has a GPU, and it starts none: choose auto or cpu")

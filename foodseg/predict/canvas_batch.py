@@ -34,8 +34,8 @@ def pick_canvas(
 ) -> tuple[int, int]:
     """Returns the (height, width) that an image of this size is padded to.
 
-    That is the smallest of `canvases` that holds it, else the least size that the model can take, whose sides are
-    multiples of `multiple`: so it is where none holds it, where the best one is mostly padding, and with sliding
+    That is the smallest of `canvases` that holds it. Else it is the least size that the model can take, whose sides are
+    multiples of `multiple`: where no canvas holds the image, where the best one is mostly padding, and with sliding
     windows, which depend on the padded size.
     """
     own_height, own_width = (-(-side // multiple) * multiple for side in fitted_size(config, height, width))
@@ -76,11 +76,11 @@ class BatchPredictor:
             images: (H, W, 3) uint8 RGB each, upright, at any scale of the image.
             sizes: (height, width) of the label map of each; the model sees what `eval.longest_side` says of this size.
             canvas: what `pick_canvas` gives for every one of the sizes.
-            provided: ids that may be on each image, for `eval.ingredients` = provided, which needs them.
+            provided: conditioning classes of each image (ids), needed by `eval.ingredients` = provided.
         """
         if self._config.window is not None:
-            lists = [None] * len(images) if provided is None else provided
-            arrays = zip(images, sizes, lists, strict=True)
+            conditioning = [None] * len(images) if provided is None else provided
+            arrays = zip(images, sizes, conditioning, strict=True)
             return [self._alone.logits(image, *size, ids) for image, size, ids in arrays]
         views = self._model.mean.expand(len(images), 3, *canvas).clone()
         fitted = [fitted_size(self._config, *size) for size in sizes]
@@ -113,13 +113,13 @@ class BatchPredictor:
             raise RuntimeError("the class scores are not finite")
 
     def _probabilities(self, views: torch.Tensor, provided: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
-        """Returns (B, K) float32, how probable each id is on each image; None = all names may be."""
+        """Returns (B, K) float32, how probable each id is on each image; None = not conditioned."""
         if self._config.ingredients == "vocabulary":
             return None
         if self._config.ingredients == "predicted":
             with self._precision():
                 return self._model.predict_ingredients(views.contiguous(memory_format=torch.channels_last))
-        assert provided is not None, "eval.ingredients = provided needs a list with each image"
+        assert provided is not None, "eval.ingredients = provided needs the conditioning classes of each image"
         known = torch.zeros(len(views), self._model.classifier.out_channels, device=self._device)
         for row, ids in zip(known, provided, strict=True):
             row[[BACKGROUND, *ids]] = 1
@@ -129,7 +129,7 @@ class BatchPredictor:
         """Returns (B, K, h, w) float32."""
         views = views.contiguous(memory_format=torch.channels_last)
         with self._precision():
-            if listed is None or self._model.fusion is None:  # then the list does no more than restrict
+            if listed is None or self._model.fusion is None:  # then the conditioning classes only restrict the scores
                 return self._model(views).logits.float()
             return self._model(views, ingredients=listed).logits.float()
 

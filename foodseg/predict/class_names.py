@@ -1,4 +1,4 @@
-"""From the names that somebody writes to ids of the label space; an unknown one is answered with the nearest.
+"""Parses the names of ingredients into ids of the label space; for an unknown name the nearest ones are suggested.
 
 parse_names("rice, fried tofu", classes)  # [66, 33]
 """
@@ -16,7 +16,7 @@ def parse_names(text: str, classes: ClassTable) -> list[int]:
     """Returns the ids of names with commas between, each once, in the order of the ids; case does not matter.
 
     Raises:
-        UserError: no name, or one that is no ingredient of `classes`, with the nearest that are.
+        UserError: there is no name, or one is not an ingredient of `classes`; the nearest ones are suggested.
     """
     wanted = [word.strip() for word in text.split(",") if word.strip()]
     if not wanted:
@@ -25,7 +25,7 @@ def parse_names(text: str, classes: ClassTable) -> list[int]:
     found = set()
     for word in wanted:
         if word.lower() not in own:
-            raise UserError(f"--ingredients: {word!r} is none of the {len(own)} ingredients{_hint(word, classes)}")
+            raise UserError(f"--ingredients: {word!r} is not one of the {len(own)} ingredients{_hint(word, classes)}")
         found.add(own[word.lower()])
     return sorted(found)
 

@@ -10,7 +10,7 @@ Device = Literal["auto", "cpu", "gpu"]
 
 
 def parse_device(value: str) -> Device:
-    """Returns what `--device` says. UserError: it is none of the three."""
+    """Returns what `--device` says. UserError: it is not one of the three."""
     for device in get_args(Device):
         if value == device:
             return device

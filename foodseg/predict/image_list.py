@@ -1,4 +1,4 @@
-"""Which images a command line names: files as they are, and of a folder all images that lie in it."""
+"""Which images a command line names: single files, and all images of a folder."""
 
 import logging
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 def list_images(arguments: Sequence[str]) -> list[str]:
     """Returns the images that files, folders and URIs of both name: those of a folder by name, without subfolders.
 
-    One that is named twice is returned once. Hidden files and what `foodseg` wrote itself are left out; of other files
-    one log line says how many there are.
+    An image that is named twice is returned once. Hidden files and what `foodseg` wrote itself are left out; one log
+    line counts the other files that are passed over.
 
     Raises:
         UserError: a folder without an image. RetryLater: the storage does not answer.

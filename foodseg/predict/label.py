@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
-    """What became of the images: of each that was labelled the content of its JSON, of the others file and reason."""
+    """`results`: the content of the JSON of each labelled image. `refused`: file and reason of each of the others."""
 
     results: list[dict[str, Any]]
     refused: list[dict[str, str]]
@@ -51,27 +51,28 @@ def label_images(
         images: files, folders (all images in them) or URIs. out: folder or URI; files in it that `predict` did not
             write itself are never replaced.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
-        ingredients: names with commas between, the ones that may be on the images: sets eval.ingredients=provided.
+        ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
         device: what the model computes on.
 
     Returns:
-        `results`, per image what its JSON holds: paths, size; the names that might be on it and where that list is
-        from (vocabulary: all, listed null); whether confidences are calibrated and the temperature that they
+        `results`, per image what its JSON holds: paths, size; its conditioning classes (`listed`) and where they are
+        from (vocabulary: all classes, listed null); whether confidences are calibrated and the temperature that they
         were taken with; per ingredient id, name, pixels, shares of food and image, mean confidence of its pixels.
         `refused`, `image` and `reason` of those that are missing or cannot be read.
 
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
-            replace another file, an ingredient that the label space has not, a list that the model cannot use.
+            replace another file, an ingredient that is not in the label space, conditioning classes that the model
+            cannot use.
     """
     images = list_images(listed)
     require_different_stems(images)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
-    told = [] if ingredients is None else ["eval.ingredients=provided"]
-    config = with_eval_overrides(loaded.config, [*overrides, *told])
+    conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
+    config = with_eval_overrides(loaded.config, [*overrides, *conditioned])
     if ingredients is None and config.eval.ingredients == "provided":
-        raise UserError('eval.ingredients = provided needs the list: --ingredients "rice, fried tofu"')
-    given = None if ingredients is None else parse_names(ingredients, loaded.classes)
+        raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
+    provided = None if ingredients is None else parse_names(ingredients, loaded.classes)
     where = pick_device(device)
     _log.info("labelling on %s", in_words(where))
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
@@ -89,21 +90,21 @@ def label_images(
             try:
                 image = _read_image(uri)
             except MissingFile:
-                if len(images) == 1:  # a slip of the pen, not a fault of the data
+                if len(images) == 1:  # a mistyped name, not a fault of the data
                     raise
                 done.refused.append({"image": storage.redact(uri), "reason": "there is no such file"})
             except UserError as error:
                 done.refused.append({"image": storage.redact(uri), "reason": str(error)})
             else:
                 height, width = image.shape[:2]
-                logits = predictor.logits(image, height, width, given)
+                logits = predictor.logits(image, height, width, provided)
                 done.results.append(_write_labels(uri, image, logits, loaded, facts, outputs))
             progress.advance(1)
     return done
 
 
 def _read_image(uri: str) -> np.ndarray:
-    """Returns (H, W, 3) uint8; UserError where there is no such file, or none that can be read."""
+    """Returns (H, W, 3) uint8; UserError where there is no such file, or it cannot be read."""
     data = storage.read_bytes(uri)
     image = decode_image(data)
     if "frames" in image_kind(data).traits:

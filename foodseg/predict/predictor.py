@@ -5,9 +5,9 @@ bands of rows, so that the K x height x width scores never exist at once.
 
     ids, confidence = predictor.logits(image, height, width).ids_and_confidence(temperature)
 
-Which names may be on an image is settled once for it, before it is cut into windows: all (vocabulary), those that the
-model guesses from the whole image (predicted), or those that come with it (provided). The list conditions the features
-of a model with text fusion; the class scores themselves it changes only by `eval.restrict`.
+The conditioning classes of an image are chosen once, before it is cut into windows: all classes (vocabulary), the
+model's image-level prediction from the whole image (predicted), or the caller's list (provided). The features of a
+model with text fusion are conditioned on them; the class scores are restricted to them only by `eval.restrict`.
 
 Shape letters: K classes; h, w grid of the logits; n pixels.
 """
@@ -25,14 +25,14 @@ from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_
 from foodseg.models.segmenter import Segmenter
 
 BAND_BYTES = 4 * 2**20  # of float32 scores in one band: what stays in the processor's cache
-RULED_OUT = -1e4  # finite, so that scores can still be blended; no softmax gives such a class anything
+RULED_OUT = -1e4  # finite, so that scores can still be blended; softmax gives such a class probability 0
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
     """Labels images with one model; not safe to call from several threads at once.
 
-    The model stays as it is but for mode and device: a training goes on with it after validation.
+    Only the mode and the device of the model are changed: training continues with it after validation.
     """
 
     def __init__(self, model: Segmenter, config: EvalConfig, device: torch.device, precision: str = "fp32") -> None:
@@ -60,7 +60,7 @@ class Predictor:
         Args:
             image: (H, W, 3) uint8 RGB, upright, at any scale of the image.
             height, width: size of the label map; the model sees what `eval.longest_side` says of this size.
-            provided: ids that may be on the image, for `eval.ingredients` = provided, which needs them.
+            provided: conditioning classes (ids), needed by `eval.ingredients` = provided.
         """
         fitted = self._fitted(height, width)
         view = self._view(image, *fitted)
@@ -83,17 +83,18 @@ class Predictor:
     def _probabilities(
         self, image: np.ndarray, fitted: tuple[int, int], view: torch.Tensor, provided: Sequence[int] | None
     ) -> torch.Tensor | None:
-        """Returns (K,) float32, how probable each id is on the image, background certain; None = all names may be."""
+        """Returns (K,) float32, how probable each id is on the image, background 1; None = not conditioned."""
         if self._config.ingredients == "vocabulary":
             return None
         if self._config.ingredients == "provided":
-            assert provided is not None, "eval.ingredients = provided needs a list with each image"
+            assert provided is not None, "eval.ingredients = provided needs the conditioning classes of each image"
             known = torch.zeros(self._model.classifier.out_channels, device=self._device)
             known[[BACKGROUND, *provided]] = 1
             return known
         window = self._config.window
         if window is not None and max(fitted) > window:
-            # a guess needs the whole in one piece, in the shape of the image and not of the padded view
+            # image-level prediction needs the whole image in one piece, in its own shape and not that of the padded
+            # view
             view = self._view(image, *fit_longest(*fitted, window))
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
@@ -136,7 +137,7 @@ class Predictor:
     def _forward(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            if listed is None or self._model.fusion is None:  # then the list does no more than restrict
+            if listed is None or self._model.fusion is None:  # then the conditioning classes only restrict the scores
                 return self._model(view).logits[0].float()
             return self._model(view, ingredients=listed[None]).logits[0].float()
 
@@ -144,10 +145,11 @@ class Predictor:
 def restricted(logits: torch.Tensor, probabilities: torch.Tensor, config: EvalConfig) -> torch.Tensor:
     """Returns (K, h, w) class scores as `eval.restrict` changes them; background stays as it is.
 
-    soft: logit_k + lambda x log(p_k + 0.01). hard: names less probable than `eval.ingredients_threshold` are ruled out.
+    soft: logit_k + lambda x log(p_k + 0.01). hard: classes less probable than `eval.ingredients_threshold` are ruled
+        out.
 
     Args:
-        logits: (K, h, w) float32. probabilities: (K,) of each id on the image; a list that was given is 0 and 1.
+        logits: (K, h, w) float32. probabilities: (K,) of each id on the image; 0 and 1 for provided classes.
     """
     if config.restrict == "none":
         return logits
@@ -168,11 +170,11 @@ def _starts(side: int, window: int, step: int, stride: int) -> Iterator[int]:
 
 @dataclass(frozen=True, eq=False)
 class ImageLogits:
-    """Class scores of one image on the model's grid; resized bilinearly (half-pixel centres) when they are asked for.
+    """Class scores of one image on the model's grid; resized bilinearly (half-pixel centres) when ids are computed.
 
     values: (K, h, w) float32 at `stride` of an image of size `fitted` (height, width), padded right and bottom.
     height, width: of the label map.
-    names: (K,) bool, the names that might be on the image; None = all.
+    names: (K,) bool, the conditioning classes; None = all classes.
     """
 
     values: torch.Tensor
@@ -209,8 +211,8 @@ class ImageLogits:
     @torch.inference_mode()
     def at(self, pixels: np.ndarray) -> np.ndarray:
         """Returns (K, n) float32 logits of single pixels of the label map, numbered row by row: (n,) integers."""
-        places = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.int64)).to(self.values.device)
-        rows, columns = places // self.width, places % self.width
+        positions = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.int64)).to(self.values.device)
+        rows, columns = positions // self.width, positions % self.width
         tops, bottoms, down = (tap[rows] for tap in self._row_taps())
         lefts, rights, across = (tap[columns] for tap in self._column_taps())
         upper = torch.lerp(self.values[:, tops, lefts], self.values[:, tops, rights], across)

@@ -1,7 +1,7 @@
 """The SAM vote (FoodSAM: Lan et al., 2023), and CLIP's second opinion where the segmenter has low confidence.
 
 Each mask of Segment Anything takes the label that most of its pixels have: borders become those of the mask, and specks
-inside it vanish. Where a whole mask has low confidence, CLIP may name it again.
+inside it vanish. Where a whole mask has low confidence, CLIP may relabel it.
 
     ballots = count_votes(ids, masks, low_confidence)
     questions = doubtful(ballots)
@@ -21,7 +21,7 @@ from foodseg.classes import BACKGROUND
 KEEP = 80  # masks, the largest ones
 MAJORITY = 0.5  # share of a mask's pixels below which it has no label
 LOW_CONFIDENCE = 0.5  # share of low-confidence pixels from which on a mask is doubtful
-CERTAIN = 0.5  # score from which on CLIP is believed
+CERTAIN = 0.5  # score from which on CLIP's label is used
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def count_votes(
     keep: int = KEEP,
     majority: float = MAJORITY,
 ) -> list[Ballot]:
-    """Counts for the `keep` largest masks, the largest first; one whose majority is below `majority` is left out.
+    """Counts the votes of the `keep` largest masks, the largest first; a mask with a lower majority is left out.
 
     Args:
         ids: (H, W) uint8 or uint16. masks: n x (H, W) bool.
-        low_confidence: (H, W) bool, or None where the segmenter did not say: then no mask is doubtful.
+        low_confidence: (H, W) bool, or None where it is not known: then no mask is doubtful.
 
-    Among equally frequent ids the smallest wins; every mask votes on the map as the segmenter drew it.
+    Among equally frequent ids the smallest wins; every mask votes on the segmenter's own map.
     """
     sizes = np.array([np.count_nonzero(mask) for mask in masks], np.int64)
     largest = [int(index) for index in np.argsort(-sizes, kind="stable")[:keep] if sizes[index]]
@@ -87,9 +87,9 @@ def paint(ids: np.ndarray, masks: Sequence[np.ndarray], ballots: Sequence[Ballot
 
 
 def doubtful(ballots: Sequence[Ballot], low_confidence: float = LOW_CONFIDENCE) -> list[Ballot]:
-    """Returns the ballots that CLIP is asked about: an ingredient, and mostly low-confidence pixels.
+    """Returns the ballots that CLIP is asked about: of an ingredient, with mostly low-confidence pixels.
 
-    Background is left out: it is no word, so CLIP has no score to compare with.
+    Background is left out: it has no text embedding, so CLIP has no score to compare with.
     """
     return [ballot for ballot in ballots if ballot.label != BACKGROUND and ballot.low_confidence >= low_confidence]
 
@@ -120,8 +120,8 @@ def refined_confidences(
 ) -> dict[int, float]:
     """Returns a confidence for each id of the repainted map, in order of ids.
 
-    Of an id that the segmenter drew it is the segmenter's (mean over the pixels as it drew them); of one that only CLIP
-    brought in it is CLIP's, the mean over its masks.
+    An id of the segmenter's map has the segmenter's confidence (the mean over its pixels in that map). An id that only
+    CLIP brought in has CLIP's, the mean over its masks.
     """
     found: dict[int, float] = {}
     for label in (int(value) for value in np.flatnonzero(np.bincount(ids.ravel()))):

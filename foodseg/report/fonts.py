@@ -1,10 +1,11 @@
-"""Text in drawings, in the script that it is written in: the fonts that come along, and what they can show.
+"""Text in drawings, in any script: the fonts that are installed with foodseg, and which letters they have.
 
     draw_text(ImageDraw.Draw(image), (4, 11), "white rice", 14, fill=(0, 0, 0))
     if not is_legible(name): ...        # no font here has its letters
 
-Pillow's own font has Latin letters, the Noto fonts of two packages those of most scripts in use. Scripts whose letters
-join or change their order (Arabic, Hebrew, those of India) also need the library FriBidi, which Pillow takes from the
+Pillow's own font has Latin letters; the Noto fonts of two packages have those of most scripts. Scripts whose letters
+connect or change their order (Arabic, Hebrew, those of India) also need the library FriBidi, which Pillow takes from
+the
 system: without it they are not legible.
 """
 
@@ -18,7 +19,7 @@ from PIL import ImageDraw, ImageFont, features
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 UNKNOWN = "?"  # stands for a letter that no font has
 _OWN = ""  # Pillow's font
-# most used first, since the first that has a letter draws it
+# the most used ones first, since the first font that has a letter draws it
 _FONTS = (
     _OWN,
     *(
@@ -32,14 +33,14 @@ _FONTS = (
     "manimgx_fonts/NotoEmoji[wght].ttf",
     "manimgx_fonts/NotoSansSymbols[wght].ttf",
 )  # fmt: skip
-_PROBE = 20  # pixels at which it is seen whether a font has a letter
+_PROBE = 20  # size in pixels at which letters are drawn to see whether a font has them
 _NO_LETTER = "\U0010fffe"
 # Brahmic scripts from Devanagari to Sinhala, Tibetan and Myanmar, Khmer
 _REORDERED = ((0x0900, 0x0DFF), (0x0F00, 0x109F), (0x1780, 0x17FF))
 
 
 def is_legible(text: str) -> bool:
-    """True where every letter of the text is drawn as its readers know it."""
+    """True where every letter of the text can be drawn correctly."""
     return all(_font_of(letter) is not None for letter in _printable(text))
 
 
@@ -67,7 +68,7 @@ def draw_text(
         font = _load(name, size)
         if name == _OWN:
             draw.text((left, middle), part, fill=fill, font=font, anchor="lm")
-        else:  # fonts differ in their heights, and letters beside each other stand on one line
+        else:  # fonts differ in their heights: adjacent letters share one baseline
             draw.text((left, middle + 0.36 * size), part, fill=fill, font=font, anchor="ls")
         left += font.getlength(part)
 
@@ -102,7 +103,7 @@ def _runs(text: str) -> Iterator[tuple[str, str]]:
     for at, letter in enumerate(letters):
         found = name if name is not None and (letter == " " or _joins(letter)) else _font_of(letter)
         if name is not None and _has(name, letter):
-            found = name  # digits and marks stay with the word that they stand in
+            found = name  # digits and marks keep the font of their word
         if found != name and name is not None:
             yield name, letters[start:at]
             start = at
@@ -113,7 +114,7 @@ def _runs(text: str) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=65536)
 def _font_of(letter: str) -> str | None:
-    """Names the first font that has a letter; None where there is none, or its script cannot be set here."""
+    """Names the first font that has a letter; None where no font has it, or its script cannot be laid out here."""
     if _is_complex(letter) and not features.check_feature("fribidi"):
         return None
     return next((name for name in _FONTS if _has(name, letter)), None)
@@ -121,7 +122,7 @@ def _font_of(letter: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def _has(name: str, letter: str) -> bool:
-    """True where a font has a letter: what it lacks looks like what no font has."""
+    """True where a font has a letter: a missing one is drawn like a letter that no font has."""
     if letter == " " or _joins(letter):
         return True
     try:

@@ -1,6 +1,6 @@
 """Numbers and names as every report writes them.
 
-So short because two kinds of report, Markdown and HTML, stand on it, and neither on the other.
+A module of its own because both kinds of report, Markdown and HTML, import it, and neither imports the other.
 """
 
 

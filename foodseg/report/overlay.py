@@ -1,10 +1,10 @@
 """Image + mask -> image with a legend; shares of the food; contact sheets.
 
-Plain arrays in and out, so that `predict`, `evaluate` and the web page show the same thing.
+Plain arrays in and out, so that `predict`, `evaluate` and the web page show the same.
 
     shown = overlay(image, mask, classes)
 
-Shape letters: H, W of the image; H', W' with the legend beside or below it.
+Shape letters: H, W of the image; H', W' with the legend at the right or below.
 """
 
 import logging
@@ -31,7 +31,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity
     """Tints the ingredients of an image and adds a legend of them, largest first.
 
     Background keeps its pixels, ignored pixels are hatched in grey. The legend stands below wide images and at the
-    right of others. Works in bands of rows: beside the result it needs a few megabytes.
+    right of others. Works in bands of rows: it needs a few megabytes in addition to the result.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -72,10 +72,10 @@ def food_shares(mask: np.ndarray, classes: ClassTable) -> list[tuple[int, int, f
 
     Returns:
         (id, pixels, share of all food pixels in 0..1) of every ingredient present, largest first, equal ones by id.
-        Background and ignored pixels are no food.
+        Background and ignored pixels are not food.
 
     Raises:
-        UserError: the mask is no (H, W) array of integers or holds an id that the table does not know.
+        UserError: the mask is not an (H, W) array of integers, or holds an id that is not in the table.
     """
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise UserError(f"a mask must be an (H, W) array of integers, found {mask.shape} {mask.dtype}")
@@ -109,15 +109,15 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, cell: int = 32
         )
     columns = min(columns, len(images))
     sheet = np.full((-(-len(images) // columns) * cell, columns * cell, 3), LEGEND_BACKGROUND, np.uint8)
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(f"image {place} must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
+            raise UserError(f"image {index} must be (H, W, 3) uint8, found {image.shape} {image.dtype}")
         height, width = image.shape[:2]
         scale = cell / max(height, width)
         tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
         fitted = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.LANCZOS))
-        top = place // columns * cell + (cell - tall) // 2
-        left = place % columns * cell + (cell - wide) // 2
+        top = index // columns * cell + (cell - tall) // 2
+        left = index % columns * cell + (cell - wide) // 2
         sheet[top : top + tall, left : left + wide] = fitted
     return sheet
 
@@ -140,7 +140,7 @@ def _tinted(
     band[food] = np.rint(band[food] * np.float32(1 - opacity) + colours * np.float32(opacity)).astype(np.uint8)
     thick = max(1, max(height, width) // 600)
     border = food & _at_border(mask, rows, thick)
-    # A darker shade of the region's own colour parts it from its neighbours, whatever colour those have.
+    # A darker shade of the region's own colour separates it from its neighbours, whatever colour those have.
     band[border] = (palette[ids[border]] * np.float32(0.6)).astype(np.uint8)
     ignored = ids == ignore_id
     if ignored.any():
@@ -152,7 +152,7 @@ def _tinted(
 
 
 def _at_border(mask: np.ndarray, rows: slice, thick: int) -> np.ndarray:
-    """Returns (h, W) bool: another id stands within `thick` pixels straight above, below, at the left or right."""
+    """Returns (h, W) bool: another id is within `thick` pixels straight above, below, left or right."""
     ids = mask[rows]
     border = np.zeros(ids.shape, bool)
     for step in range(1, thick + 1):
@@ -180,30 +180,30 @@ def _legend(
     if below:
         columns = min(len(entries), max(1, (width - pad) // column))
     else:
-        # Four rows are the least, so that the legend of a tiny image does not become one long line.
+        # At least four rows, so that the legend of a tiny image does not become one long line.
         columns = -(-len(entries) // max(4, (height - 2 * pad) // line))
     rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (columns * column + pad, rows * line + 2 * pad), LEGEND_BACKGROUND)
     draw = ImageDraw.Draw(legend)
     palette = classes.palette()
-    for place, (index, name, share) in enumerate(entries):
-        # Read along the lines below an image, down the columns beside it.
-        across, down = (place % columns, place // columns) if below else (place // rows, place % rows)
+    for position, (index, name, share) in enumerate(entries):
+        # Read along the rows below an image, down the columns at its right.
+        across, down = (position % columns, position // columns) if below else (position // rows, position % rows)
         left, top = pad + across * column, pad + down * line
         if swatch:
             draw.rectangle((left, top + 1, left + size - 1, top + size), fill=tuple(palette[index].tolist()))
         middle = top + 1 + size / 2
         draw_text(draw, (left + swatch, middle), name, size, LEGEND_TEXT)
-        # apart from the name: in one line with it, the share would stand at the left of one in Arabic
+        # drawn separately: in one text with an Arabic name, the share would be at its left
         draw_text(draw, (left + swatch + text_width(name, size), middle), share, size, LEGEND_TEXT)
     return np.asarray(legend)
 
 
 @lru_cache(maxsize=4096)
 def legend_name(index: int, name: str) -> str:
-    """Returns what stands for a class in a drawing: its name, cut where it is long; its id where no font has the name.
+    """Returns the label of a class in drawings: its name, cut where it is long, or its id where no font has the name.
 
-    Of a name that cannot be drawn, a log line says so once.
+    The first time that a name cannot be drawn, a warning is logged.
     """
     if is_legible(name):
         return shortened(name, LONGEST_NAME)

@@ -1,8 +1,8 @@
-"""Pages of one file that loads nothing: a template of `report/templates`, and the style that all pages share.
+"""Pages of a single file, without external ones: a template of `report/templates`, and the style that all pages share.
 
     html = render_page("evaluation.html.j2", title="foodmix test")
 
-So short because the page of an evaluation and that of a sweep are made elsewhere, and both from here.
+A module of its own because the page of an evaluation and that of a sweep are made in different packages, with this.
 """
 
 from importlib.resources import files

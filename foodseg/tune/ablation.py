@@ -3,9 +3,8 @@
     table = ablation_table(scored, contrasts, classes, subsets=subsets, resamples=10_000)
     print(table_markdown(table, "Student weights"))
 
-Seeds and near-duplicate groups are drawn together (`metrics/bootstrap.py`), the same ones for both variants of a
-contrast.
-A handful of seeds is few: the deviation over them is the more honest word on what another seed would give.
+Seeds and near-duplicate groups are resampled together (`metrics/bootstrap.py`), the same ones for both variants of a
+contrast. With only a handful of seeds, the deviation over them is a better estimate of what another seed would give.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,10 +51,10 @@ def ablation_table(
     keys = [(variant, seed) for variant, of_variant in runs.items() for seed in of_variant]
     sides = {f"{variant}, seed {seed}": runs[variant][seed] for variant, seed in keys}
     draws = draw_scores(sides, classes, list(measures.values()), resamples=resamples)
-    place = {key: column for column, key in enumerate(keys)}
+    column_of = {key: column for column, key in enumerate(keys)}
 
     def over_seeds(variant: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        return _over_seeds(draws, [place[variant, seed] for seed in seeds])
+        return _over_seeds(draws, [column_of[variant, seed] for seed in seeds])
 
     variants: dict[str, Any] = {}
     for variant, of_variant in runs.items():
@@ -79,7 +78,7 @@ def ablation_table(
         for m, (name, row) in enumerate(zip(measures, observed, strict=True)):
             spread = _spread(row, drawn[m])
             low, high = spread["low"], spread["high"]
-            # one seed says nothing of the next
+            # one seed says nothing about others
             clear = len(seeds) > 1 and low is not None and high is not None and (low > 0 or high < 0)
             found[title][name] = {"difference": _mean(row), **spread, "significant": clear}
     return {"variants": variants, "contrasts": found, "images": draws.images, "groups": draws.groups}
@@ -96,7 +95,7 @@ def page_markdown(result: Mapping[str, Any]) -> str:
 
 
 def table_markdown(table: Mapping[str, Any], title: str) -> str:
-    """Returns the table for people: percent, in brackets the 95 % interval; a star where it leaves 0 out."""
+    """Returns the table as Markdown: percent, in brackets the 95 % interval; a star where it leaves 0 out."""
     measures = list(next(iter(table["variants"].values())))
     names = ["mIoU", *measures[1:]]
     head = [f"| variant | seeds | {' | '.join(map(markdown_cell, names))} |", "|---|---:|" + "---:|" * len(names)]
@@ -112,13 +111,13 @@ def table_markdown(table: Mapping[str, Any], title: str) -> str:
         lines.append(f"| {markdown_cell(name)}: {variants} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table['groups']} groups of "
               f"{table['images']} images and over seeds; differences in percentage points; * where the interval "
-              "leaves 0 out. Few seeds make it too narrow. Drawn images lack rare classes, so the interval of an "
+              "leaves 0 out. Few seeds make it too narrow. Resamples may lack rare classes, so the interval of a "
               "variant's own mIoU may lie above its mean, and that of a difference too far from 0."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def _over_seeds(draws: Draws, columns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (M, S) the seeds' own scores, and (M, R) means over drawn groups and seeds."""
+    """Returns (M, S) the seeds' own scores, and (M, R) means over resampled groups and seeds."""
     drawn = draws.drawn[:, :, list(columns)]
     chosen = draw_seeds(len(columns), drawn.shape[1])
     return draws.observed[:, list(columns)], np.take_along_axis(drawn, chosen[None], axis=2).mean(axis=2)
@@ -129,7 +128,7 @@ def _mean(row: np.ndarray) -> float | None:
 
 
 def _spread(row: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
-    """The deviation of (S,) values over seeds, and the interval of (R,) drawn means."""
+    """The deviation of (S,) values over seeds, and the interval of (R,) resampled means."""
     found = None if np.isnan(row).any() else interval(drawn)
     low, high = (None, None) if found is None else found[:2]
     return {"deviation": float(row.std(ddof=1)) if len(row) > 1 and found else None, "low": low, "high": high}

@@ -1,4 +1,4 @@
-"""What a model costs, for sweeps that weigh mIoU against it."""
+"""The cost of a model, for sweeps with two objectives: mIoU and cost."""
 
 import statistics
 import time
@@ -12,15 +12,15 @@ from foodseg.models.build import build_segmenter
 from foodseg.predict.device import pick_device
 from foodseg.train.run import text_of_run
 
-PASSES = 10  # that are measured, after one that is not
+PASSES = 10  # measured, after one warm-up pass
 
 
 def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) -> dict[str, float]:
-    """Returns {"parameters": trainable numbers}, {"latency": milliseconds an image}, or {} for "none".
+    """Returns {"parameters": number of trainable parameters}, {"latency": milliseconds an image}, or {} for "none".
 
     The latency is the median of PASSES passes of one square image of `eval.longest_side` (512 where that is null)
     through a model with random weights, on the GPU if the process of the trial has one (with workers it has none).
-    Trials that run beside it slow it down: it ranks models, and is no benchmark.
+    Trials that run at the same time slow it down: it ranks models, and is not a benchmark.
     """
     if against == "none":
         return {}

@@ -1,5 +1,4 @@
-"""`foodseg ablate`: every variant with every seed, each run scored once, and what the differences between variants
-tell.
+"""`foodseg ablate`: every variant with every seed, each run scored once, and the differences between variants.
 
 run_ablation(read_ablation("jobs/configs/ablate.yaml", [], ["soy_classes.txt"]))
 """
@@ -43,20 +42,20 @@ class Target:
 def run_ablation(
     plan: AblationPlan, *, resume: bool = False, address: str | None = None, test_log: str | None = None
 ) -> dict[str, Any]:
-    """Trains, scores and compares the variants; goes on with what is there.
+    """Trains, scores and compares the variants; with `resume` it resumes.
 
     Args:
         plan: of `read_ablation`.
-        resume: go on with the ablation in `ablation.uri`; runs that are scored are kept.
+        resume: resume the ablation in `ablation.uri`; runs that are scored are kept.
         address: Ray cluster to join; None starts one here.
-        test_log: the test-set access log; None = beside each run's scores.
+        test_log: the test-set access log; None = in the folder of each run's scores.
 
     Returns:
         {"ablation", "split", "student": table, "ema": table, "failed": {run: reason}} with the tables of
-        `ablation_table`; also written to table.json, and table.md for people.
+        `ablation_table`; also written to table.json and table.md.
 
     Raises:
-        UserError: a variant or a split that cannot work; every run failed.
+        UserError: an invalid variant or split; every run failed.
         RetryLater: runs were interrupted, since storage or cluster were lost.
         KeyboardInterrupt: Ctrl-C.
     """
@@ -64,7 +63,7 @@ def run_ablation(
     plan = replace(plan, ablation=located)
     ablation = plan.ablation
     trained = [name for name, variant in plan.variants.items() if variant.predictions is None]
-    # seeds outside: an ablation that is interrupted has some seeds of every variant
+    # the outer loop is over seeds: an interrupted ablation has some seeds of every variant
     listed: list[Values] = [{"variant": variant, "seed": seed} for seed in ablation.seeds for variant in trained]
     configs = [_configuration(plan, values) for values in listed]
     without = [
@@ -81,7 +80,7 @@ def run_ablation(
     if not data:
         raise UserError("ablation.data must name the data set that is scored, as config.data.uris has several")
     manifest = read_manifest(data)
-    manifest.split_shards([ablation.split])  # refuses a split that there is not
+    manifest.split_shards([ablation.split])  # refuses a split that does not exist
     classes = manifest.class_table
     chosen = read_subsets(ablation.subsets, classes)
     label_maps = [
@@ -167,7 +166,7 @@ def _score_once(
     overrides: Sequence[str] = (),
     workers: int = 0,
 ) -> None:
-    """Scores a run, or label maps of others; a score that is there already is kept: `test` is opened once."""
+    """Scores a run, or a folder of label maps; an existing score is kept, so that `test` is read once."""
     out = _scores_uri(target.uri, run)
     if storage.exists(storage.join(out, "metrics.json")):
         return
@@ -192,10 +191,10 @@ def _table(
     result: dict[str, Any] = {"ablation": storage.redact(ablation.uri), "split": ablation.split, "failed": failed}
     for kind in _kinds(plan):
         runs: dict[str, dict[int, list[ImageCounts]]] = {}
-        for variant, given in plan.variants.items():
+        for variant, spec in plan.variants.items():
             for seed in ablation.seeds:
                 name = _run_name({"variant": variant, "seed": seed})
-                first = given.predictions or kind == _kinds(plan)[0]
+                first = spec.predictions or kind == _kinds(plan)[0]
                 counts = "images.parquet" if first else f"images-{kind}.parquet"
                 where = storage.join(_scores_uri(ablation.uri, name), counts)
                 if storage.exists(where):
@@ -204,7 +203,7 @@ def _table(
             continue
         result[kind] = ablation_table(runs, plan.contrasts, len(classes), subsets=subsets, resamples=ablation.resamples)
     if not result.keys() & TITLES.keys():
-        reason = next(iter(failed.values()), "none was scored")
+        reason = next(iter(failed.values()), "no run was scored")
         raise UserError(f"no run of the ablation {storage.redact(ablation.uri)} was scored; the first: {reason}")
     storage.write_json(storage.join(ablation.uri, "table.json"), result)
     storage.write_text(storage.join(ablation.uri, "table.md"), page_markdown(result))

@@ -26,16 +26,17 @@ def early_stop(sweep: SweepConfig) -> EarlyStop | None:
     """Returns what `sweep.scheduler` names; None = every trial trains to its end."""
     if sweep.scheduler == "none":
         return None
-    # each bracket begins `reduction` times later than the one before; one that began at the end would stop nobody
+    # each bracket begins `reduction` times later than the one before; one that began at the end would stop no trial
     useful = math.ceil(round(math.log(1 / sweep.grace, sweep.reduction), 6))
     brackets = min(BRACKETS, useful) if sweep.scheduler == "hyperband" else 1
     return EarlyStop(sweep.grace, sweep.reduction, brackets)
 
 
 class _ByName(AsyncHyperBandScheduler):
-    """Knows a trial by its name: Tune gives one that is taken up again another id.
+    """Identifies a trial by its name: Tune gives a resumed trial another id.
 
-    It would be compared at its next validation with what others had at the first rung, and stand there twice.
+    By its id, a resumed trial would be compared at its next validation with the others' first rung, and be counted
+    twice.
     """
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
@@ -46,7 +47,7 @@ class _ByName(AsyncHyperBandScheduler):
         return str(super().on_trial_result(controller, _named(trial), result))
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        pass  # its results are known; it stays in its bracket, should it be taken up again
+        pass  # its results are known; it stays in its bracket, in case it is resumed
 
     def on_trial_remove(self, controller: Any, trial: Any) -> None:
         pass
@@ -57,7 +58,7 @@ def _named(trial: Any) -> Any:
 
 
 def build_scheduler(rule: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
-    """Builds the scheduler, and tells it what the trials of earlier calls had reached."""
+    """Builds the scheduler, and replays the validations of the trials of earlier calls."""
     if rule is None:
         return FIFOScheduler()
     scheduler = _ByName(

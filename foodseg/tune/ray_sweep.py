@@ -30,11 +30,11 @@ from foodseg.tune.trials import Ledger
 def run_sweep(
     plan: SweepPlan, *, resume: bool = False, address: str | None = None, run_each: RunTrial = run_trial
 ) -> dict[str, Any]:
-    """Runs a sweep, or goes on with it.
+    """Runs a sweep, or resumes it.
 
     Args:
         plan: of `read_sweep`.
-        resume: go on with the sweep in `sweep.uri`: finished trials are kept, running ones go on where they were.
+        resume: resume the sweep in `sweep.uri`: finished trials are kept, unfinished ones are resumed.
         address: Ray cluster to join; None starts one here.
         run_each: what is done in the process of each trial.
 
@@ -42,8 +42,8 @@ def run_sweep(
         `SweepResult.to_json`, with the names of the files.
 
     Raises:
-        UserError: a configuration that cannot work; no room on the cluster; no trial finished.
-        RetryLater: no trial finished, since storage, cluster or budget ran out.
+        UserError: an invalid configuration; the cluster has too little capacity; no trial finished.
+        RetryLater: no trial finished, since storage or cluster were lost or the budget is used up.
         KeyboardInterrupt: Ctrl-C.
     """
     plan = replace(plan, sweep=plan.sweep.model_copy(update={"uri": storage.absolute(plan.sweep.uri)}))
@@ -57,7 +57,7 @@ def run_sweep(
 
 
 def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, run_each: RunTrial) -> dict[str, Any]:
-    """Runs the trials and gives what `run_sweep` does."""
+    """Runs the trials; returns what `run_sweep` returns."""
     sweep = plan.sweep
     ledger = Ledger(sweep.uri)
     workers = max(run.config.world_sizes)
@@ -84,7 +84,7 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, ru
     )
     result = report()
     if result.best is None and not result.count("interrupted"):
-        reason = next((trial.reason for trial in ledger if trial.status == "failed"), "none was begun")
+        reason = next((trial.reason for trial in ledger if trial.status == "failed"), "no trial was begun")
         raise UserError(f"no trial of the sweep {storage.redact(sweep.uri)} came to its end; the first: {reason}")
     lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
     if result.best is None:
@@ -104,7 +104,7 @@ def _configuration(plan: SweepPlan, name: str, values: Values) -> ExperimentConf
 
 
 def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:
-    """What can be known before a trial starts: the data of the first of them, and the models of all."""
+    """Checks what can be checked before a trial starts: the data of the first trial, and the models of all."""
     run = plan_run(example)
     config = run.config.train
     if plan.sweep.scheduler != "none" and config.validate_every >= run.total_steps:

@@ -1,6 +1,6 @@
-"""One trial of a sweep, in its Tune actor: the same `run_training` as everywhere, and how it ended written down.
+"""One trial of a sweep, in its Tune actor: the same `run_training` as everywhere, and a record of how it ended.
 
-What is heavy is imported inside: Ray's controller of a training unpickles `TuneReports`, and needs no torch for it.
+Heavy modules are imported inside functions: Ray's controller of a training unpickles `TuneReports` without torch.
 """
 
 import json
@@ -19,7 +19,7 @@ from foodseg.errors import FoodsegError, OutOfMemory, RetryLater, Unavailable
 from foodseg.tune.trials import End, Status, Trial, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
-"""What is done with a trained run, by its trial's name, before that counts as finished; it is pickled."""
+"""Called with the trial's name and configuration after training, before the trial counts as finished; it is pickled."""
 RunTrial = Callable[[str, str, Against, Afterwards | None], None]
 """Runs a trial of the sweep at a URI, by its name, and writes how it ended: `run_trial`; it is pickled."""
 
@@ -27,7 +27,7 @@ RunTrial = Callable[[str, str, Against, Afterwards | None], None]
 class TuneReports:
     """Passes validations on to Tune: from this process, or from the controller of a training with workers.
 
-    Here it waits until Tune has decided whether the trial goes on; a training with workers goes on meanwhile.
+    In this process it waits until Tune has decided whether the trial continues; a training with workers does not wait.
     """
 
     def __init__(self, trial: Trial, workers: int, costs: dict[str, float]) -> None:
@@ -49,10 +49,10 @@ class TuneReports:
 
 
 def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:
-    """Trains the trial `name` of the sweep at `uri`, or goes on with it, and writes how it ended.
+    """Trains or resumes the trial `name` of the sweep at `uri`, and writes how it ended.
 
-    A training that fails does not raise: Tune tries again whatever raises, and a loss of NaN would be NaN again. What
-    ends the process itself is Tune's to see.
+    A training that fails does not raise: Tune retries whatever raises, and a loss of NaN would be NaN again. Tune
+    itself notices when the process ends.
     """
     storage.expect(uri)  # the driver has written there
     trial = read_trial(uri, name)
@@ -74,11 +74,11 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
         if afterwards is not None:
             afterwards(name, config)
     except (RetryLater, Unavailable) as error:
-        # the sweep began with room and with a server that answered; but who took too much memory will do so again
+        # capacity and servers were there when the sweep began; but a trial that took too much memory will do so again
         status, reason = "failed" if isinstance(error, OutOfMemory) else "interrupted", str(error)
     except FoodsegError as error:
         status, reason = "failed", str(error)
-    except Exception as error:  # a mistake of ours, or no memory: the other trials go on
+    except Exception as error:  # a bug, or out of memory: the other trials continue
         lines = str(error).strip().splitlines() or [""]
         status, reason, trace = "failed", f"{type(error).__name__}: {lines[0]}"[:500], traceback.format_exc()
     seconds = time.time() - started
@@ -87,7 +87,7 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
 
 
 def _validations(uri: str, trial: Trial, total: int, seconds: float) -> tuple[dict[str, Any], ...]:
-    """Returns the validations that the run has written down, each after as many seconds as the ledger noted."""
+    """Returns the validations that the run has recorded, with the seconds that the ledger has for each."""
     noted = read_trial(uri, trial.name).reports
     where = storage.join(trial.run_uri, "history.jsonl")
     if not total or not storage.exists(where):

@@ -1,4 +1,4 @@
-"""What a sweep or an ablation runs: which trial Tune is given next, and when no more."""
+"""What a sweep or an ablation runs: which trial Tune is given next, and when there are no more."""
 
 import logging
 import signal
@@ -14,14 +14,14 @@ from ray.tune.search import Searcher
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.errors import UserError
-from foodseg.tune.backoff import Patience
+from foodseg.tune.backoff import Backoff
 from foodseg.tune.ray_early_stop import EarlyStop
 from foodseg.tune.ray_trial import Afterwards, RunTrial, run_trial
 from foodseg.tune.search import Search
 from foodseg.tune.space import Values
 from foodseg.tune.trials import FINAL, Ledger, Status, Trial
 
-REFUSED = 100  # invalid configurations in a row, after which a search has nothing more to give
+REFUSED = 100  # invalid configurations in a row, after which the search is taken as exhausted
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +40,7 @@ class Plan:
     """What is run.
 
     configure: the configuration of a trial from its number and values, with its own run.uri.
-    final: what counts as an end; a trial with another status is taken up again.
+    final: statuses that count as an end; a trial with another one is resumed.
     changed: called after every trial that ended.
     run: what is done in the process of a trial.
     """
@@ -58,15 +58,15 @@ class Plan:
     run: RunTrial = run_trial
 
 
-class Apart:
-    """Tune pickles what it is given, for a way of resuming that is not used: then it holds nothing."""
+class NotPickled:
+    """Pickled as empty: Tune pickles its callbacks and searchers for its own way of resuming, which is not used."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class Budget(Apart, tune.Stopper):
-    """Ends the sweep when its hours are used up."""
+class Budget(NotPickled, tune.Stopper):
+    """Stops the sweep when its hours are used up."""
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self._plan, self._workers, self._started = plan, workers, time.monotonic()
@@ -76,7 +76,7 @@ class Budget(Apart, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Called by Tune after everything that happens."""
+        """Called by Tune after every event."""
         return self.is_spent()
 
     def is_spent(self) -> bool:
@@ -91,16 +91,16 @@ class Budget(Apart, tune.Stopper):
         return self.used_up is not None
 
 
-class TrialFeed(Apart, Searcher):
-    """Gives Tune one trial after the other: first those that did not come to their end, then new ones.
+class TrialFeed(NotPickled, Searcher):
+    """Gives Tune one trial after the other: first unfinished ones, then new ones.
 
-    One that is interrupted while this runs is taken up again, when what it lacked may be there.
+    A trial that is interrupted meanwhile is resumed after a pause.
     """
 
     def __init__(self, plan: Plan, budget: Budget) -> None:
         super().__init__(metric=None, mode=None)
         self._plan, self._budget, self._next = plan, budget, 0
-        self._patience = Patience()
+        self._backoff = Backoff()
         self._unfinished: list[str] = []
         self._running: set[str] = set()
         self._exhausted = False
@@ -116,12 +116,12 @@ class TrialFeed(Apart, Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns what Tune hands to the trial: its name. What it is to do stands in the ledger. None = ask later."""
-        if self._patience.lasts():
+        """Returns what Tune passes to the trial: its name; the rest is in the ledger. None = ask again later."""
+        if self._backoff.is_pausing():
             if self._running:
                 return None
             self._wait()
-        if self._budget.is_spent() or self._patience.is_over():
+        if self._budget.is_spent() or self._backoff.is_exhausted():
             return Searcher.FINISHED
         trial = self._next_trial()
         if trial is None:
@@ -130,19 +130,19 @@ class TrialFeed(Apart, Searcher):
         return {"trial": trial.name}
 
     def _wait(self) -> None:
-        """Waits till the pause ends or the hours are used up, open to Ctrl-C: Tune would not look for it meanwhile."""
+        """Waits until the pause ends or the hours are used up; Ctrl-C works meanwhile, which Tune would not check."""
         ours = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGINT, signal.default_int_handler) if ours else None
         try:
-            while self._patience.lasts() and not self._budget.is_spent():
-                time.sleep(min(1, self._patience.seconds_left))
+            while self._backoff.is_pausing() and not self._budget.is_spent():
+                time.sleep(min(1, self._backoff.seconds_left))
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
 
     def _next_trial(self) -> Trial | None:
         ways = [self._unfinished_trial, self._new_trial]
-        for way in reversed(ways) if self._patience.in_doubt else ways:
+        for way in reversed(ways) if self._backoff.in_doubt else ways:
             trial = way()
             if trial is not None:
                 return trial
@@ -174,22 +174,22 @@ class TrialFeed(Apart, Searcher):
         return None
 
     def ended(self, trial: Trial) -> None:
-        """Hears how a trial ended that was given out."""
+        """Takes note of how a trial ended."""
         self._running.discard(trial.name)
         if trial.status != "interrupted":
-            self._patience.ended()
+            self._backoff.ended()
             return
-        again = self._patience.interrupted(trial.name)
+        again = self._backoff.interrupted(trial.name)
         if again:
             self._unfinished.append(trial.name)
-        if self._patience.is_over():
+        if self._backoff.is_exhausted():
             _log.warning("trials are interrupted again and again: no more begin; run it again with --resume")
         else:
             then = f"then {trial.name} is tried again" if again else f"{trial.name} is left to --resume"
-            _log.warning("no trial begins for %.0f s; %s", self._patience.seconds_left, then)
+            _log.warning("no trial begins for %.0f s; %s", self._backoff.seconds_left, then)
 
     def _configured(self, trial: Trial) -> bool:
-        """Writes the trial down with its configuration, or that its values make none: then it is over."""
+        """Records the trial with its configuration; where its values make no valid one, it is recorded as failed."""
         plan = self._plan
         try:
             config = plan.configure(trial.number, trial.values).model_dump(mode="json")
@@ -203,13 +203,13 @@ class TrialFeed(Apart, Searcher):
         return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pass  # `_Scribe` hears more of it
+        pass  # `_Recorder` records it
 
     def save(self, checkpoint_path: str) -> None:
         pass
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep goes on from its ledger")
+        raise NotImplementedError("a sweep resumes from its ledger")
 
 
 def _short(value: Any) -> str:

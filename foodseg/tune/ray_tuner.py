@@ -1,8 +1,8 @@
 """Runs the trials of a sweep, or the runs of an ablation, side by side on Ray Tune.
 
-Tune starts, stops and restarts trials and frees what they held; what is known of them lies in our ledger. So a sweep
-whose driver was killed starts a new Tune, with the trials that did not come to their end first, and the scheduler is
-told once more what the others had reached.
+Tune starts, stops and restarts trials and frees what they held; their state is in our ledger. A sweep whose driver was
+killed therefore starts a new Tune, with the unfinished trials first, and replays the validations of the others to the
+scheduler.
 """
 
 import logging
@@ -39,13 +39,13 @@ from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ray_early_stop import build_scheduler
-from foodseg.tune.ray_trial_feed import Apart, Budget, Plan, TrialFeed
+from foodseg.tune.ray_trial_feed import Budget, NotPickled, Plan, TrialFeed
 from foodseg.tune.trials import FINAL, Status, Trial
 
-LOOK_SECONDS = 2.0  # between two looks for what stopped trials had reserved
+LOOK_SECONDS = 2.0  # between two checks for what stopped trials had reserved
 LAST_LOOKS = 15
-PATIENCE_SECONDS = 6 * 3600.0  # of the driver with its storage: without it nothing could be written down
-DRIVER = {"memory": 2.0**20}  # Ray refuses a trial that needs nothing; a CPU would be taken from those who decode
+STORAGE_RETRY_SECONDS = 6 * 3600.0  # of the driver: without storage it can record nothing
+DRIVER = {"memory": 2.0**20}  # Ray refuses a trial without resources; a CPU would be missing for decoding
 # Tune's own files and tables are of no use here, and its way of printing errors hides ours
 _QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
           "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000", "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 def with_own_threads(config: ExperimentConfig) -> ExperimentConfig:
-    """Gives each worker one thread, and with GPUs one of those, where the configuration does not say how many."""
+    """Gives each worker one CPU thread (with GPUs also one GPU) where the configuration does not say how many."""
     gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
     own = {"CPU": 1.0, **gpus, **(config.scaling.resources_per_worker or {})}
     return with_settings(config, {"scaling.resources_per_worker": own})
@@ -69,14 +69,14 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
         address: Ray cluster to join; None starts one here.
 
     Raises:
-        UserError: no trial has room on the cluster.
-        KeyboardInterrupt: Ctrl-C; what runs goes on with the next call.
+        UserError: the cluster has too little capacity for a trial.
+        KeyboardInterrupt: Ctrl-C; running trials are resumed by the next call.
     """
     worker: dict[str, float] = {"CPU": 1.0, **(example.scaling.resources_per_worker or {})}
     workers = max(example.world_sizes)
     in_process = example.scaling.num_workers == 0
     threads = worker["CPU"]
-    # without Ray Data nobody but the trial needs a CPU
+    # without Ray Data only the trial itself needs a CPU
     stream = 0 if in_process else STREAM_CPUS
     here = plan.limits.concurrent or max(1, int(cores() / max(1.0, workers * threads)))
     cpus = here * (math.ceil(workers * threads) + (0 if in_process else data_cpus()))
@@ -87,23 +87,23 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
         if not room and not nodes_may_come():
             require_room(nodes, worker, [workers], stream)
         concurrent = plan.limits.concurrent or (here if address is None else max(1, room))
-        if not nodes_may_come():  # those that wait are what lets a cluster grow
+        if not nodes_may_come():  # trials that wait make a cluster grow
             concurrent = min(concurrent, room)
-            if not in_process:  # Tune itself makes the others wait, and they hold nothing meanwhile
-                concurrent = _beside_others(concurrent, worker, workers)
+            if not in_process:  # Tune itself makes the others wait without resources
+                concurrent = _in_free_capacity(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
-        with storage.retry_for(PATIENCE_SECONDS):
+        with storage.retry_for(STORAGE_RETRY_SECONDS):
             _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
 
 
-def _beside_others(most: int, worker: dict[str, float], workers: int) -> int:
-    """Returns how many trials have room beside what others hold: trials that lack CPUs to decode would stand still."""
-    for _ in range(LAST_LOOKS):  # what a killed driver held comes back within seconds
+def _in_free_capacity(most: int, worker: dict[str, float], workers: int) -> int:
+    """Returns how many trials fit into the free capacity: trials without CPUs to decode would make no progress."""
+    for _ in range(LAST_LOOKS):  # what a killed driver held is freed within seconds
         room = side_by_side(list(free_nodes().values()), worker, workers, STREAM_CPUS)
         if room >= most:
             return most
         time.sleep(LOOK_SECONDS)
-    _log.info("others hold a part of the cluster, which has room for %d of %d trials", room, most)
+    _log.info("others use a part of the cluster, which has capacity for %d of %d trials", room, most)
     return max(1, room)
 
 
@@ -132,7 +132,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
                 storage_path=folder,
                 stop=budget,
                 failure_config=tune.FailureConfig(max_failures=max_failures),
-                callbacks=[_Scribe(plan, feed)],
+                callbacks=[_Recorder(plan, feed)],
                 verbose=0,
             ),
         ).fit()
@@ -157,7 +157,7 @@ def _own_errors() -> Iterator[None]:
 
 
 def _release_all() -> None:
-    """The processes of a stopped trial end one after the other; the next user of the cluster finds it free."""
+    """Waits until the processes of stopped trials have ended, so that the cluster is free for the next user."""
     quiet = 0
     for _ in range(LAST_LOOKS):
         quiet = 0 if release_lost_groups() else quiet + 1
@@ -166,8 +166,8 @@ def _release_all() -> None:
         time.sleep(LOOK_SECONDS)
 
 
-class _Scribe(Apart, tune.Callback):
-    """Writes down what Tune sees, and gives back what stopped trials had reserved."""
+class _Recorder(NotPickled, tune.Callback):
+    """Records the events of Tune in the ledger, and frees what stopped trials had reserved."""
 
     def __init__(self, plan: Plan, feed: TrialFeed) -> None:
         self._plan, self._feed, self._looked_at = plan, feed, time.monotonic()
@@ -190,13 +190,13 @@ class _Scribe(Apart, tune.Callback):
         self._ended(self._plan.ledger.close(name, "stopped", reason))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        # what the process itself could not write down: it was killed, or its node was lost
-        told = (
+        # the process itself could not record it: it was killed, or its node was lost
+        text = (
             Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2] if trial.error_file else ""
         )
-        lines = [line for line in told.splitlines()[1:] if line.strip()] or ["the process ended"]
+        lines = [line for line in text.splitlines()[1:] if line.strip()] or ["the process ended"]
         reason = lines[-1 if "ray::" in lines[0] else 0]  # an exception stands at the end of its trace
-        status: Status = "interrupted" if RetryLater.__name__ in told else "failed"  # the former: storage is away
+        status: Status = "interrupted" if RetryLater.__name__ in text else "failed"  # RetryLater: storage is away
         self._ended(self._plan.ledger.close(trial.config["trial"], status, reason.strip()[:300]))
 
     def _ended(self, trial: Trial) -> None:

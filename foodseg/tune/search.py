@@ -1,4 +1,4 @@
-"""Which values the next trial takes. A search is asked by number, so that a sweep that goes on asks the same again."""
+"""Which values the next trial takes. A search is asked by number, so that a resumed sweep asks for the same again."""
 
 import itertools
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ RANDOM_FIRST = 10  # trials of TPE that are drawn at random
 
 
 class Search(Protocol):
-    """Asked for the trials 0, 1, 2, ... in turn, and told of each that came to its end."""
+    """Is asked for the trials 0, 1, 2, ... in turn, and receives the result of each that ended."""
 
     def ask(self, number: int, known: Values | None = None) -> Values | None:
         """Returns the values of a trial; None where there are no more.
@@ -26,7 +26,7 @@ class Search(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Hears how a trial ended that it was asked for."""
+        """Receives the result of a trial that it was asked for."""
         ...
 
 
@@ -94,7 +94,7 @@ class TpeSearch:
 
     def ask(self, number: int, known: Values | None = None) -> Values | None:
         if known is not None:
-            # what a sampler of this seed has drawn already must not be drawn once more
+            # a sampler with the same seed would draw the same values again
             self._study.sampler = self._sampler(seed=self._seed + number + 1, n_startup_trials=RANDOM_FIRST)
         elif number < RANDOM_FIRST:
             known = RandomSearch(self._space, self._seed).ask(number)
@@ -105,11 +105,11 @@ class TpeSearch:
 
     def tell(self, trial: Trial) -> None:
         asked = self._asked.pop(trial.number, None)
-        if asked is None:  # it was told already: Tune lets a trial end twice where writing it down failed
+        if asked is None:  # known already: Tune ends a trial twice where recording it failed
             return
         if trial.score is None or trial.status == "failed":
             self._study.tell(asked, state=self._states.FAIL)
-        elif self._against != "none":  # Optuna knows no early end of a trial with two objectives
+        elif self._against != "none":  # Optuna does not support early stopping with two objectives
             self._study.tell(asked, [trial.score, trial.costs[self._against]])
         elif trial.status == "stopped":
             asked.report(trial.score, trial.reports[-1]["step"])

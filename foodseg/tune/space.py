@@ -28,12 +28,12 @@ Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
 RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
             "parameters", "latency")  # fmt: skip
-CHECKED = 400  # combinations that are tried before a sweep starts; of a larger space a random part
-INSIDE = 50  # draws that are tried too: a range may be right at its ends alone
+CHECKED = 400  # combinations that are tried before a sweep starts; a random part of a larger space
+INSIDE = 50  # random draws that are tried too: a range may be valid at its ends only
 
 
 class Source(Protocol):
-    """Chooses values; the three methods of Optuna's `Trial` that a space needs."""
+    """Chooses values: the three methods of Optuna's `Trial` that a space needs."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
 
@@ -78,7 +78,7 @@ class Hyperparameter:
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def used(self, values: Values) -> bool:
-        """Whether the values of the hyperparameters before it are those that it is for."""
+        """Whether the hyperparameters that it depends on have the values of `when`."""
         return all(values.get(other) in labels for other, labels in self.when.items())
 
     def settings(self, value: Any) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def space_of_file(tree: Any) -> Any:
     """Returns the part `space` of a file with every value in the type of the key that it is for.
 
     Raises:
-        UserError: a value of which nobody can say what it means.
+        UserError: a value is ambiguous.
     """
     if not isinstance(tree, dict):
         return plain(tree)
@@ -170,8 +170,8 @@ def parse_space(tree: Any) -> Space:
     """Reads the part `space` of a sweep's file.
 
     Raises:
-        UserError: no hyperparameters, a hyperparameter of no known kind, a wrong range, `when` of a hyperparameter that
-            does not stand before it.
+        UserError: no hyperparameters, a hyperparameter of an unknown kind, a wrong range, `when` of a hyperparameter
+            that is not listed before it.
     """
     if not isinstance(tree, dict) or not tree:
         raise UserError("space: must name what is searched, for example loss.distill: {uniform: [0.1, 1.0]}")
@@ -192,7 +192,7 @@ def configured(base: ExperimentConfig, settings: Mapping[str, Any]) -> Experimen
 
 
 def corners(space: Space) -> list[Values]:
-    """Returns every combination of the choices and of the ends of the ranges; of more than CHECKED a random part."""
+    """Returns all combinations of choices and ends of ranges; if there are more than CHECKED, a random part."""
     combinations = list(itertools.islice(_combinations(space.hyperparameters, _ends), CHECKED + 1))
     if len(combinations) > CHECKED:
         source = _Ends(np.random.default_rng(0))
@@ -203,10 +203,10 @@ def corners(space: Space) -> list[Values]:
 def check_space(space: Space, base: ExperimentConfig) -> None:
     """Tries every key, every combination of the choices and of the ends of the ranges, and draws from within.
 
-    Of more than CHECKED combinations a random part is tried.
+    If there are more than CHECKED combinations, a random part of them is tried.
 
     Raises:
-        UserError: one of them is no valid configuration, naming it; a key that does not exist, naming the nearest.
+        UserError: one of them is not a valid configuration (it is named); a key does not exist (the nearest is named).
     """
     _check_keys(space, base)
     within = RandomSource(np.random.default_rng(0))
@@ -232,7 +232,7 @@ def _check_keys(space: Space, base: ExperimentConfig) -> None:
 
 
 class _Ends(RandomSource):
-    """As a random source, but of a range one of its ends."""
+    """A random source that draws only the ends of ranges."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return (low, high)[int(self.rng.integers(2))]
@@ -283,7 +283,7 @@ def _hyperparameter(name: str, given: Any, before: Mapping[str, Hyperparameter])
         }
         whole = [key for settings in choices.values() for key in settings if "." not in key]
         if whole:
-            raise UserError(f"space: {name}: {whole[0]!r} is no key of the configuration: write it with its section")
+            raise UserError(f"space: {name}: {whole[0]!r} is not a key of the configuration: write it with its section")
         if name in RESERVED:
             raise UserError(f"space: {name} is a column of trials.parquet: give the hyperparameter another name")
         _refuse_fixed(name, [key for settings in choices.values() for key in settings])
@@ -317,7 +317,7 @@ def _when(name: str, given: Any, before: Mapping[str, Hyperparameter]) -> dict[s
         if other not in before or not before[other].choices:
             choosing = [param.name for param in before.values() if param.choices]
             raise UserError(
-                f"space: {name}: when: {other!r} is no hyperparameter with choices that stands before it "
+                f"space: {name}: when: {other!r} is not a hyperparameter with choices that is listed before it "
                 f"(there {'are ' + ', '.join(choosing) if choosing else 'is none'})"
             )
         param = before[other]

@@ -32,7 +32,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: what it sets, or a folder of label maps of others, in which {seed} stands for a seed."""
+    """One row of an ablation: what it sets, or a folder of label maps, in whose name {seed} stands for a seed."""
 
     settings: Mapping[str, Any]
     predictions: str | None = None
@@ -40,7 +40,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """An ablation that may start. contrasts: by name two variants, of which the second is taken from the first."""
+    """An ablation that may start. contrasts: by name two variants; the second is subtracted from the first."""
 
     ablation: AblationConfig
     variants: Mapping[str, Variant]
@@ -74,7 +74,7 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
         subsets: files of class ids, besides those of the file.
 
     Raises:
-        UserError: as `read_sweep`; a contrast of variants that there are not.
+        UserError: as `read_sweep`; a contrast of variants that do not exist.
     """
     tree = _parts(path, overrides, ("ablation", "variants", "contrasts", "config"))
     ablation = validated({"ablation": tree.get("ablation", {})}, AblationFile, path).ablation
@@ -110,16 +110,17 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
     """Writes the file of a sweep or an ablation, complete, into its folder; `name`: of the file.
 
     Raises:
-        UserError: the folder is not empty (without `resume`), is none of this kind, or was begun with other settings.
+        UserError: the folder is not empty (without `resume`), does not hold one of this kind, or was begun with other
+            settings.
     """
     shown, where = storage.redact(uri), storage.join(uri, name)
     if set(storage.list_names(uri)) - {IN_USE}:
         if not resume:
-            raise UserError(f"{shown} is not empty: give --resume to go on with it, or name another folder")
+            raise UserError(f"{shown} is not empty: give --resume to resume it, or name another folder")
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
         was = plain(read_tree(where))
-        # further variants are no change of those that are there
+        # adding variants does not change the existing ones
         variants = {
             name: variant for name, variant in given.get("variants", {}).items() if name in was.get("variants", {})
         }
@@ -140,7 +141,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
 
 
 def _keys_that_may_change() -> tuple[str, ...]:
-    """Returns, for a sweep or an ablation that goes on: how long it runs, where, and what is compared."""
+    """Returns the keys that may differ when a sweep or an ablation is resumed: its length, where it runs, contrasts."""
     own = (*keys_with(SweepFile, MayChangeOnResume), *keys_with(AblationFile, MayChangeOnResume))
     return (*own, "contrasts", *keys_with(ExperimentConfig, Placement, prefix="config."))
 
@@ -161,8 +162,8 @@ def _parts(path: str, overrides: Sequence[str], known: Sequence[str]) -> dict[st
     strange = [key for key in tree if key not in known]
     if strange:
         raise UserError(
-            f"{path}: {strange[0]!r} is no part of such a file; there are {', '.join(known)} "
-            "(the settings of a training stand below config)"
+            f"{path}: {strange[0]!r} is not a part of such a file; the parts are {', '.join(known)} "
+            "(the settings of a training are below config)"
         )
     return tree
 
@@ -201,11 +202,11 @@ def _variant(path: str, name: str, given: Any) -> Variant:
     settings = {str(key): value for key, value in (given or {}).items()}
     predictions = settings.pop("predictions", None)
     if predictions is not None and (settings or not isinstance(predictions, str)):
-        raise UserError(f"{path}: variants: {name}: predictions must be a folder of label maps, and stand alone")
+        raise UserError(f"{path}: variants: {name}: predictions must be a folder of label maps, and the only key")
     whole = [key for key in settings if "." not in key]
     if whole:
         raise UserError(
-            f"{path}: variants: {name}: {whole[0]!r} is no key of the configuration: write it with its section"
+            f"{path}: variants: {name}: {whole[0]!r} is not a key of the configuration: write it with its section"
         )
     own = keys_with(ExperimentConfig, Placement, SetByAblation)
     fixed = [key for key in settings if is_below(key, own)]

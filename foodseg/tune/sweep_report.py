@@ -1,4 +1,4 @@
-"""`report.html` of a sweep: curves, hyperparameters, front, and what was stopped early; one file that loads nothing."""
+"""`report.html` of a sweep: curves, hyperparameters, front, and what was stopped early; a single file."""
 
 import time
 from typing import Any
@@ -51,7 +51,7 @@ def sweep_html(result: SweepResult, facts: dict[str, str]) -> str:
 def _facts(sweep: SweepConfig) -> dict[str, str]:
     early = {
         "none": "none",
-        "asha": f"ASHA from {100 * sweep.grace:g} % of the steps on, one of {sweep.reduction:g} goes on at each rung",
+        "asha": f"ASHA from {100 * sweep.grace:g} % of the steps on, one of {sweep.reduction:g} continues at each rung",
         "hyperband": f"brackets of ASHA, the first from {100 * sweep.grace:g} % of the steps on",
     }
     limits = {"trials": sweep.trials, "hours": sweep.hours, "worker-hours": sweep.worker_hours}

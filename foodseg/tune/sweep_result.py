@@ -1,4 +1,4 @@
-"""What a sweep has found: which trial is best, what each hyperparameter is worth, which models are worth their cost.
+"""The result of a sweep: the best trial, the importance of each hyperparameter, the Pareto front of score and cost.
 
 result = summarise(ledger, space, sweep)      # also while it runs
 write_results(result)                         # best.yaml, trials.parquet, report.html
@@ -19,7 +19,7 @@ from foodseg.config.sweep import Against, SweepConfig
 from foodseg.tune.space import Hyperparameter, Space
 from foodseg.tune.trials import Trial
 
-PARTS = 3  # that the values of a number are cut into
+PARTS = 3  # groups that the values of a number are cut into
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def summarise(trials: Sequence[Trial], space: Space, sweep: SweepConfig, workers
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Returns the trials best first: finished ones by score, then the others by how far they came and their score."""
 
-    def place(trial: Trial) -> tuple[bool, float, float, int]:
+    def rank(trial: Trial) -> tuple[bool, float, float, int]:
         score = -1.0 if trial.score is None else trial.score
         return trial.status != "finished", -trial.share, -score, trial.number
 
-    return sorted(trials, key=place)
+    return sorted(trials, key=rank)
 
 
 def explained_share(param: Hyperparameter, order: Sequence[Trial]) -> float | None:
@@ -93,7 +93,7 @@ def explained_share(param: Hyperparameter, order: Sequence[Trial]) -> float | No
         groups = [[rank for rank, value in used if value == label] for label in param.choices]
     else:
         values = np.array([value for _, value in used], float)
-        # by value, not by place: equal values stay together
+        # by value, not by rank: equal values stay together
         part = np.searchsorted(np.quantile(values, np.arange(1, PARTS) / PARTS), values) if used else values
         groups = [[rank for (rank, _), own in zip(used, part, strict=True) if own == index] for index in range(PARTS)]
     groups = [group for group in groups if group]
@@ -108,7 +108,7 @@ def explained_share(param: Hyperparameter, order: Sequence[Trial]) -> float | No
 
 
 def pareto_front(trials: Sequence[Trial], against: Against) -> tuple[str, ...]:
-    """Returns the finished trials that no other one beats in mIoU and cost both, the cheapest first."""
+    """Returns the Pareto front: finished trials that no other one beats in both mIoU and cost, the cheapest first."""
     if against == "none":
         return ()
     points = [

@@ -1,7 +1,7 @@
-"""What became of every trial: one small JSON file each, written whole whenever something happens.
+"""The state of every trial: one small JSON file each, rewritten whole at every event.
 
-A sweep resumes from these files alone. They hold plain data, so nothing foreign is ever unpickled, and an object store
-takes each in one PUT. The driver writes `ledger/<name>.json`; a trial that comes to its end writes `ended/<name>.json`
+A sweep resumes from these files alone. They hold plain data, so nothing foreign is ever unpickled, and each is one PUT
+in an object store. The driver writes `ledger/<name>.json`; a trial that ends writes `ended/<name>.json`
 itself, so that a driver that is killed at that moment loses nothing.
 """
 
@@ -14,7 +14,7 @@ from foodseg import storage
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.tune.space import Values
 
-# running: begun and not ended. interrupted: storage, cluster or budget ran out; --resume goes on with both
+# running: begun and not ended. interrupted: storage, cluster or budget ran out; --resume resumes both
 Status = Literal["running", "interrupted", "finished", "stopped", "failed"]
 FINAL: tuple[Status, ...] = ("finished", "stopped", "failed")
 
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """mIoU on val at the last validation: the best one on the way would reward those who are looked at often."""
+        """mIoU on val at the last validation: the best one would favour trials that are validated often."""
         return float(self.reports[-1]["miou"]) if self.reports else None
 
     @property
@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class End:
-    """How a trial ended, in its own words; `trace` of a mistake of ours."""
+    """How a trial ended, as it reports itself; `trace`: of an unexpected exception."""
 
     status: Status
     reason: str | None
@@ -74,7 +74,7 @@ class Ledger:
     """All trials of a sweep at `uri`; one process writes."""
 
     def __init__(self, uri: str) -> None:
-        """Reads what is there; trials that ended while nobody looked are taken note of."""
+        """Reads what is there; trials that ended without a driver are closed."""
         self.uri = uri
         names = storage.list_names(storage.join(uri, "ledger"))
         found = [read_trial(uri, name.removesuffix(".json")) for name in names if name.endswith(".json")]
@@ -93,13 +93,13 @@ class Ledger:
         return self._trials[name]
 
     def put(self, trial: Trial) -> Trial:
-        """Writes a trial down, new or changed."""
+        """Writes a trial, new or changed."""
         storage.write_json(_where(self.uri, "ledger", trial.name), asdict(trial))
         self._trials[trial.name] = trial
         return trial
 
     def note(self, name: str, report: dict[str, Any], costs: dict[str, float]) -> Trial:
-        """Adds a validation; one of the same step, from an attempt before, is replaced."""
+        """Adds a validation; one of the same step, from an earlier attempt, is replaced."""
         trial = self[name]
         kept = tuple(line for line in trial.reports if line["step"] < report["step"])
         return self.put(
@@ -107,7 +107,7 @@ class Ledger:
         )
 
     def close(self, name: str, otherwise: Status | None = None, reason: str | None = None) -> Trial:
-        """Takes over how a trial says that it ended; where it said nothing, `otherwise` stands (None: as before)."""
+        """Records how a trial ended by its own report; without one, as `otherwise` (None: it stays as it is)."""
         trial, where = self[name], _where(self.uri, "ended", name)
         if not storage.exists(where):
             return trial if otherwise is None else self.put(replace(trial, status=otherwise, reason=reason))
@@ -120,7 +120,7 @@ class Ledger:
         )  # fmt: skip
 
     def reopen(self, name: str) -> Trial:
-        """Makes a trial that did not come to its end ready to go on."""
+        """Makes an unfinished trial ready to be resumed."""
         storage.delete(_where(self.uri, "ended", name))
         return self.put(replace(self[name], status="running", reason=None))
 
@@ -132,7 +132,7 @@ def read_trial(uri: str, name: str) -> Trial:
 
 
 def write_end(uri: str, name: str, end: End) -> None:
-    """Says how a trial ended; written by the trial itself."""
+    """Writes how a trial ended; called by the trial itself."""
     storage.write_json(_where(uri, "ended", name), asdict(end))
 
 

@@ -344,7 +344,7 @@ def test_text_from_the_names_to_labelled_images(
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
     # with the true list and a hard restriction nothing that is not on an image is ever found on it
     assert metrics["ingredients"]["per_image"]["precision"] == 1
-    assert "Ingredients: provided, the true list of each image, an oracle" in said(*score, "--out", "again", *told)
+    assert "Ingredients: provided, the true classes of each image, an oracle" in said(*score, "--out", "again", *told)
 
     (labelled,) = answered(
         "predict", "run", "meals/images/synthetic__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",

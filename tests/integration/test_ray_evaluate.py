@@ -50,7 +50,7 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     shared = evaluate(None, out=str(tmp_path / "shared"), workers=workers, **arguments)
 
     assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
-    assert shared["calibration"] is None and "label maps carry none" in shared["calibration_note"]
+    assert shared["calibration"] is None and "label maps carry no confidences" in shared["calibration_note"]
     images, _ = read_image_counts(str(tmp_path / "shared" / "images.parquet"))
     assert [p.image_id for p in images] == [
         p.image_id for p in read_image_counts(str(tmp_path / "alone" / "images.parquet"))[0]
@@ -114,7 +114,7 @@ def test_a_scoring_process_that_is_lost_each_time_ends_the_evaluation(ray_cluste
         os.kill(os.getpid(), signal.SIGKILL)
 
     job = ScoringJob(RowReader(data, manifest, ["test"]), [[0, 1]], build, space, None)
-    with pytest.raises(RetryLater, match=r"^4 scoring processes were lost, the last one so: "):
+    with pytest.raises(RetryLater, match=r"^4 scoring processes were lost, the last one with: "):
         list(score_parts(job, 1, None))
 
 

@@ -146,7 +146,7 @@ def test_a_sweep_beside_others_starts_no_more_than_have_room(
     finally:
         ray.kill(other)
     assert result["finished"] == 2
-    assert "others hold a part of the cluster, which has room for 1 of 2 trials" in caplog.text
+    assert "others use a part of the cluster, which has capacity for 1 of 2 trials" in caplog.text
 
 
 class Holder:

@@ -102,8 +102,11 @@ def test_what_can_only_be_meant_is_read(data, truth, maps, capsys, kind):
     code, answer, error = score(data, maps, capsys)
     assert (code, answer.get("images")) == (0, len(truth)), answer
     assert answer["scores"]["miou"] == 1.0
-    told = f"1 label maps are called otherwise than <image_id>.png, and taken for what they can only be ({first}{said}"
-    assert (told in error) == bool(said)
+    said_so = (
+        "1 label maps are not called <image_id>.png, but each can belong to one image only: "
+        f"they are read ({first}{said}"
+    )
+    assert (said_so in error) == bool(said)
 
 
 def colours(path: Path) -> None:

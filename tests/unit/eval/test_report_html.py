@@ -74,7 +74,7 @@ def test_everything_is_there(page, parsed):
     text = " ".join(" ".join(parsed.text).split())
     for words in (
         "boundary mIoU", "ingredient F1", "share error", "calibration error", "Worst", "Best", "Legend", "Classes",
-        "What is taken for what", "Ingredients and their shares", "Confidence", "Training",
+        "Most frequent confusions", "Ingredients and their shares", "Confidence", "Training",
         "EXIF orientation says counted 3", "in the quarantine, each with its reason refused 2", "never occur in train",
     ):  # fmt: skip
         assert words in text, words

@@ -89,7 +89,7 @@ def test_markdown_by_hand():
     assert page.endswith("|\n")
 
 
-def test_untrained_ids_are_told():
+def test_untrained_ids_are_reported():
     assert "counted with IoU 0: 1." in scores_markdown(result(trained_ids=[0, 1]), "t", {})
     assert "never occur in train" not in scores_markdown(result(), "t", {})
 

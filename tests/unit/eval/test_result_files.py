@@ -75,17 +75,17 @@ def test_facts_of_a_checkpoint():
     ("ingredients", "restrict", "note"),
     [
         ("vocabulary", "none", None),
-        ("predicted", "none", "predicted, the model's own guess of what is on each image"),
+        ("predicted", "none", "predicted, the model's image-level prediction"),
         (
             "predicted",
             "soft",
-            "predicted, the model's own guess of what is on each image; class scores restricted to it (soft)",
+            "predicted, the model's image-level prediction; class scores restricted to them (soft)",
         ),
         (
             "provided",
             "hard",
-            "provided, the true list of each image, an oracle: no result to compare with others; "
-            "class scores restricted to it (hard)",
+            "provided, the true classes of each image, an oracle: not comparable with other results; "
+            "class scores restricted to them (hard)",
         ),
     ],
 )

@@ -39,5 +39,5 @@ def test_a_gpu_that_can_never_come_is_refused():
 
 
 def test_auto_does_not_guess_what_nodes_may_come():
-    with pytest.raises(UserError, match=r"does not say whether some have GPUs: say --device gpu or --device cpu$"):
+    with pytest.raises(UserError, match=r"does not say whether some have GPUs: choose --device gpu or --device cpu$"):
         scoring_plan("auto", 2, gpus=0, gpus_to_come=None)

@@ -20,16 +20,16 @@ def test_names(text, ids):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("ricce", "--ingredients: 'ricce' is none of the 5 ingredients; did you mean 'rice'?"),
+        ("ricce", "--ingredients: 'ricce' is not one of the 5 ingredients; did you mean 'rice'?"),
         (
             "rice, freid tofu",
-            "--ingredients: 'freid tofu' is none of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?",
+            "--ingredients: 'freid tofu' is not one of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?",
         ),
-        ("tofu", "--ingredients: 'tofu' is none of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?"),
-        ("scallions", "--ingredients: 'scallions' is none of the 5 ingredients; did you mean 'spring onion'?"),
+        ("tofu", "--ingredients: 'tofu' is not one of the 5 ingredients; did you mean 'fried tofu' or 'steamed tofu'?"),
+        ("scallions", "--ingredients: 'scallions' is not one of the 5 ingredients; did you mean 'spring onion'?"),
         (
             "xyzzy",
-            "--ingredients: 'xyzzy' is none of the 5 ingredients; `classes.tsv` of the checkpoint lists them",
+            "--ingredients: 'xyzzy' is not one of the 5 ingredients; `classes.tsv` of the checkpoint lists them",
         ),
         (" , ", '--ingredients is empty: name what is on the images, for example "rice, fried tofu"'),
     ],
@@ -41,6 +41,6 @@ def test_unknown_names(text, sentence):
 
 
 def test_background_is_no_ingredient():
-    with pytest.raises(UserError, match="'background' is none of the 5 ingredients"):
+    with pytest.raises(UserError, match="'background' is not one of the 5 ingredients"):
         parse_names("background", CLASSES)
     assert "background" not in nearest_names("background", CLASSES)

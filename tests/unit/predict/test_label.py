@@ -121,11 +121,11 @@ def test_a_list_of_ingredients(text_run, image, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "ingredients", "words"),
     [
-        ([], "white rise", "'white rise' is none of the [0-9]+ ingredients; did you mean 'white rice'"),
+        ([], "white rise", "'white rise' is not one of the [0-9]+ ingredients; did you mean 'white rice'"),
         (
             ["eval.ingredients=provided"],
             None,
-            'eval.ingredients = provided needs the list: --ingredients "rice, fried tofu"',
+            'eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"',
         ),
     ],
 )

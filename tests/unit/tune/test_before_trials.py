@@ -61,12 +61,12 @@ def test_how_many_trials_at_once(nodes, may_come, asked, expected, tmp_path, mon
 
 
 def test_a_file_that_one_option_lacks_is_refused_before_a_training(tmp_path: Path):
-    told = {"model.text.kind": "table", "model.text.table": str(tmp_path / "names.safetensors")}
+    text = {"model.text.kind": "table", "model.text.table": str(tmp_path / "names.safetensors")}
     space = {
         "fusion": {
             "options": {
                 "none": {},
-                "film": {"model.fusion": "film", "model.ingredient_head": True, "loss.ingredients": 0.2, **told},
+                "film": {"model.fusion": "film", "model.ingredient_head": True, "loss.ingredients": 0.2, **text},
             }
         }
     }

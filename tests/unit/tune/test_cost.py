@@ -8,8 +8,8 @@ from tests.support.synthetic_set import synthetic_config, write_table
 
 def test_parameters_are_those_that_are_trained(tmp_path):
     table = write_table(tmp_path / "t.safetensors")
-    told = ["model.fusion=cross_attention", "model.text.kind=table", f"model.text.table={table}"]
-    plain, fused = (synthetic_config("unused", tmp_path / "run", *settings) for settings in ([], told))
+    text = ["model.fusion=cross_attention", "model.text.kind=table", f"model.text.table={table}"]
+    plain, fused = (synthetic_config("unused", tmp_path / "run", *settings) for settings in ([], text))
     model = build_segmenter(plain.model, len(SYNTHETIC_CLASSES), pretrained=False)
     expected = sum(p.numel() for p in model.parameters())
     assert model_cost(plain, SYNTHETIC_CLASSES, "parameters") == {"parameters": expected}

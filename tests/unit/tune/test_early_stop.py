@@ -30,7 +30,7 @@ def test_every_bracket_can_stop_a_trial(scheduler, grace, reduction, brackets, t
     assert max(lowest) < 100
 
 
-def told(name, trial_id):
+def reports_of(name, trial_id):
     """As Tune shows a trial to its scheduler; the id is another one whenever it is taken up."""
     return SimpleNamespace(trial_id=trial_id, config={"trial": name})
 
@@ -42,7 +42,7 @@ def report(percent, miou):
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_trial_that_goes_on_is_compared_where_it_was(killed, tmp_path):
     """Had 0.40 at 20 % been taken for its score at 10 %, the other one would be stopped for its better 0.35."""
-    rule, first, other = EarlyStop(0.1, 3, 1), told("trial-0000", "a"), told("trial-0001", "b")
+    rule, first, other = EarlyStop(0.1, 3, 1), reports_of("trial-0000", "a"), reports_of("trial-0001", "b")
     if killed:
         ledger = Ledger(str(tmp_path))
         ledger.put(Trial("trial-0000", 0, {}, {}, "running", reports=({"step": 1, "share": 0.1, "miou": 0.3},)))
@@ -52,13 +52,13 @@ def test_a_trial_that_goes_on_is_compared_where_it_was(killed, tmp_path):
         scheduler.on_trial_add(None, first)
         assert scheduler.on_trial_result(None, first, report(10, 0.3)) == "CONTINUE"
         scheduler.on_trial_complete(None, first, report(10, 0.3))
-    again = told("trial-0000", "c")
+    again = reports_of("trial-0000", "c")
     scheduler.on_trial_add(None, again)
     assert scheduler.on_trial_result(None, again, report(20, 0.4)) == "CONTINUE"
     scheduler.on_trial_add(None, other)
     assert scheduler.on_trial_result(None, other, report(10, 0.35)) == "CONTINUE"
     # a third that is weaker than both at 10 % goes, and what the first one reaches at 30 % counts there
-    weak = told("trial-0002", "d")
+    weak = reports_of("trial-0002", "d")
     scheduler.on_trial_add(None, weak)
     assert scheduler.on_trial_result(None, weak, report(10, 0.2)) == "STOP"
     assert scheduler.on_trial_result(None, again, report(30, 0.5)) == "CONTINUE"

@@ -44,7 +44,7 @@ def test_tpe_draws_nothing_twice_after_its_random_trials() -> None:
     assert all(second.ask(number) not in values for number in range(12, 30))
 
 
-def test_an_end_that_is_told_twice_counts_once() -> None:
+def test_a_result_that_is_received_twice_counts_once() -> None:
     once, twice = (build_search(SweepConfig(searcher="tpe", seed=3), SPACE) for _ in range(2))
     for number in range(15):
         for search, times in ((once, 1), (twice, 2)):

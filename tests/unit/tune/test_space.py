@@ -126,7 +126,7 @@ def test_a_wrong_key_is_found_in_a_large_space() -> None:
         ({"kind": {"options": {"a": {"data.val_split": "test"}}}}, "data.val_split cannot be searched"),
         (
             {"loss.distill": {"uniform": [0, 1], "when": {"fusion": "film"}}},
-            "'fusion' is no hyperparameter with choices",
+            "'fusion' is not a hyperparameter with choices",
         ),
         (
             {**SPACE, "loss.dice": {"uniform": [0, 1], "when": {"fusion": "text"}}},

@@ -29,7 +29,10 @@ def test_a_sweep_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"space": SPACE, "train": {"steps": 7}}, "'train' is no part of such a file; there are sweep, space, config"),
+        (
+            {"space": SPACE, "train": {"steps": 7}},
+            "'train' is not a part of such a file; the parts are sweep, space, config",
+        ),
         ({"sweep": {"trails": 3}, "space": SPACE}, r"unknown key 'sweep.trails'; did you mean sweep.trials\?"),
         ({"sweep": {"grace": 1}, "space": SPACE}, "sweep.grace: must be below 1, found 1"),
         ({"sweep": {"trials": None}, "space": SPACE}, "the sweep would never end"),
@@ -70,13 +73,13 @@ def test_an_ablation_is_read(tmp_path):
         ({"variants": {"A": [1]}}, "variants: A: must hold the keys that it sets"),
         (
             {"variants": {"A": {"predictions": "x", "loss.dice": 1}}},
-            "predictions must be a folder of label maps, and stand",
+            "predictions must be a folder of label maps, and the only",
         ),
         ({"variants": {"A": {"train.seed": 1}}}, "train.seed is set for every run by the ablation itself"),
         ({"variants": ARMS, "contrasts": {"x": ["D", "E"]}}, "contrasts: x: must be two of the variants"),
         ({"variants": ARMS, "ablation": {"seeds": [1, 1]}}, "ablation.seeds must differ"),
         ({"variants": ARMS, "ablation": {"weights": "all"}}, "ablation.weights: must be 'both'"),
-        ({"variants": ARMS, "space": SPACE}, "'space' is no part"),
+        ({"variants": ARMS, "space": SPACE}, "'space' is not a part"),
     ],
 )
 def test_what_is_wrong_with_an_ablation(tmp_path, tree, message):
