@@ -52,7 +52,7 @@ chaos: install  ## what takes minutes: parts of a run are taken away, jobs, swee
 test-kernels: install  ## the unit tests as other processors compute: .ci/kernels
 	.ci/kernels
 
-# parts of `make test` that run beside each other
+# parts of `make test` that run in parallel
 types:
 	$(BIN)/mypy
 

@@ -124,7 +124,7 @@ def parse_id_lines(text: str, where: str) -> dict[int, str]:
     """Parses lines `id<TAB>name` (a name may be left out) into {id: name}; used for class tables and subsets of them.
 
     Blanks, a comma, a colon and the like are read in place of the tab, which the log says. A header, comments (`#`),
-    blank lines and columns behind the name are passed over, as is a line that stands there again. Names are NFC.
+    blank lines, repeated lines and columns behind the name are skipped. Names are NFC.
 
     Raises:
         UserError: a line does not start with an id, or an id stands twice with different names.
@@ -132,8 +132,8 @@ def parse_id_lines(text: str, where: str) -> dict[int, str]:
     named: dict[int, str] = {}
     other_form, repeated = [], []
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    for place, (number, line) in enumerate(lines):
-        if line.lstrip().startswith("#") or (place == 0 and _is_header(line)):
+    for position, (number, line) in enumerate(lines):
+        if line.lstrip().startswith("#") or (position == 0 and _is_header(line)):
             continue
         found = _id_and_name(line)
         if found is None:

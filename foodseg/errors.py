@@ -30,7 +30,7 @@ class Unavailable(UserError):
 
 
 class DataRefused(FoodsegError, ValueError):
-    """The data is not good enough to go on with, for example more bad records than allowed."""
+    """The data is not good enough to continue with, for example more bad records than allowed."""
 
     exit_code = 3
 

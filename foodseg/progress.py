@@ -1,4 +1,4 @@
-"""A progress bar on stderr with an estimate of the time left; plain lines where stderr is no terminal."""
+"""A progress bar on stderr with an estimate of the time left; plain lines where stderr is not a terminal."""
 
 import sys
 import time

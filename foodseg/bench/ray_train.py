@@ -101,7 +101,7 @@ def bench_train(
         raise UserError("bench train compares CPU training over gloo: set scaling.use_gpu=false")
     if config.model.kind != "timm":
         raise UserError("bench train compares timm pyramids: set model.kind=timm")
-    if config.model.fusion != "none" or config.model.ingredient_head or config.loss.taught:
+    if config.model.fusion != "none" or config.model.ingredient_head or config.loss.needs_teacher:
         raise UserError(
             "bench train compares training on masks alone: set model.fusion=none, model.text.kind=none, "
             "model.ingredient_head=false and loss.distill=0"

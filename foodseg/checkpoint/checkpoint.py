@@ -1,4 +1,4 @@
-"""A checkpoint: one directory that is a whole model, and all that training needs to go on from it.
+"""A checkpoint: one directory that is a whole model, and all that training needs to resume from it.
 
     model.safetensors    the trained weights             config.json   the whole configuration
     teacher.safetensors  their running average (EMA),    classes.tsv   the label space
@@ -9,7 +9,7 @@
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
-name, and a run goes on from the checkpoint before. A run directory holds `checkpoints/step-<n>`, `best.json` and
+name, and a run resumes from the checkpoint before. A run directory holds `checkpoints/step-<n>`, `best.json` and
 `last.json`.
 """
 
@@ -62,7 +62,7 @@ class Checkpoint:
         config, classes: what it was trained with.
         data: identity of the prepared data set that it was trained on.
         trained_ids: ids with pixels in the training splits.
-        student, teacher: state dicts; `teacher` has what was averaged (see `distill.teacher`), and is None when no
+        student, teacher: state dicts; `teacher` has what was averaged (see `train.ema`), and is None when no
             average was kept.
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
         history: one dict per validation.
@@ -181,7 +181,7 @@ def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _torch_state(data: bytes) -> dict[str, Any]:
-    # a run may go on elsewhere: the optimizer puts each tensor where its parameter is
+    # a run may be resumed on another device: the optimizer moves each tensor to that of its parameter
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 

@@ -39,7 +39,7 @@ def newest_checkpoint(run_uri: str) -> str | None:
     """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none.
 
     Raises:
-        UserError: one has another format, or may not be read: going on from the one before would lose what it holds.
+        UserError: one has another format, or may not be read: resuming from the one before would lose what it holds.
     """
     for uri in reversed(list_checkpoints(run_uri)):
         try:
@@ -79,9 +79,9 @@ def resolve_checkpoint(argument: str) -> str:
 
 
 def hold(uri: str) -> None:
-    """Notes beside the checkpoints of a run that one of them is being served: the run will not delete it for a week.
+    """Notes in a run that one of its checkpoints is being served: the run will not delete it for a week.
 
-    Whoever serves it calls this again in between. A checkpoint that lies in no run is deleted by nobody.
+    The server calls this again before the week is over. A checkpoint outside a run is never deleted.
 
     Raises:
         UserError, RetryLater: the run may not be written to, or storage stays away.
@@ -92,7 +92,7 @@ def hold(uri: str) -> None:
 
 
 def held(run_uri: str) -> set[str]:
-    """Returns the names of the checkpoints of a run that are served somewhere; what nobody has renewed is removed."""
+    """Returns the names of the checkpoints of a run that are served somewhere; removes the notes that have expired."""
     folder, names = storage.join(run_uri, SERVED), set()
     for entry in storage.list_names(folder):
         where = storage.join(folder, entry)

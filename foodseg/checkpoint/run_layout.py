@@ -1,6 +1,6 @@
 """Where the checkpoints of a run lie and how they are called: `<run>/checkpoints/step-00000160`.
 
-The one place that spells these names; nothing else builds or takes them apart.
+Only this module builds and parses these names.
 """
 
 from foodseg import storage

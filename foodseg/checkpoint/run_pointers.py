@@ -20,9 +20,9 @@ def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> No
 
 
 def restore_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:
-    """Writes the pointers of a run that goes on from `step`; the part before may have died before it wrote them.
+    """Writes the pointers of a run that resumes from `step`; the process before may have died before it wrote them.
 
-    `best.json` may also name a later step, whose checkpoint was torn: then the best that is left stands.
+    `best.json` may also name a later step, whose checkpoint was torn: then it names the best that is left.
     """
     kept = [
         line for line in history if storage.exists(storage.join(checkpoint_uri(run_uri, line["step"]), "manifest.json"))
@@ -42,7 +42,7 @@ def prune_checkpoints(run_uri: str, step: int, keep: int) -> None:
 
     That one has just been written.
 
-    Later ones go first: they are torn, left by a part of the run that had come further.
+    Later ones are deleted first: they are torn, left from before the run was resumed.
     """
     checkpoints = list_checkpoints(run_uri)
     best_uri = storage.join(run_uri, "best.json")

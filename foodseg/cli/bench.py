@@ -18,7 +18,7 @@ def bench_data(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Streamed images per second beside a bare decoding loop and a torch DataLoader.
+    """Streamed images per second, compared with a bare decoding loop and a torch DataLoader.
 
     Example: foodseg bench data --data s3://bucket/meals --json
     """
@@ -39,7 +39,7 @@ def bench_train(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Training speed beside a bare PyTorch loop under torchrun, on batches in memory and end to end.
+    """Training speed, compared with a bare PyTorch loop under torchrun: on batches in memory and end to end.
 
     Example: foodseg bench train --data s3://bucket/meals --json
     """
@@ -60,7 +60,7 @@ def bench_serve(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests a second and time to answer, beside the same decode, predict and encode in one process.
+    """Requests a second and time to answer, compared with the same decode, predict and encode in one process.
 
     Example: foodseg bench serve serve_configs/local.yaml --images meals/ --json
     """

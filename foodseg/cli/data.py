@@ -67,8 +67,8 @@ def data_prepare(
             kind = FINDINGS[name]
             print(f"  {count} {name} ({kind.effect}): {kind.text}")
         print(f"look: {shlex.join(['foodseg', 'data', 'inspect', where])}")
-        given = shlex.join(["foodseg", "train", "--set", f"data.uri={where}", "--set", "run.uri=runs/first"])
-        print(f"next: {given}")
+        command = shlex.join(["foodseg", "train", "--set", f"data.uri={where}", "--set", "run.uri=runs/first"])
+        print(f"next: {command}")
 
     emit(result, as_json, show)
 
@@ -122,15 +122,15 @@ def data_embed(
     src: Annotated[str, typer.Argument(help="Prepared data set, or a class table of lines id<TAB>name.")],
     out: Annotated[str, typer.Argument(help="The .safetensors file or URI to write.")],
     random: Annotated[
-        bool, typer.Option("--random", help="Random vectors instead of those of the sentence encoder.")
+        bool, typer.Option("--random", help="Random embeddings instead of those of the sentence encoder.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --random.", min=0)] = 0,
     permute: Annotated[
-        int | None, typer.Option(help="Give each name the vector of another one; the number is the seed.", min=0)
+        int | None, typer.Option(help="Give each name the embedding of another one; the number is the seed.", min=0)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a table of one vector per class name, for model.text.table; needs pip install 'foodseg\\[minilm]'.
+    """Make a table of one text embedding per class, for model.text.table; needs pip install 'foodseg\\[minilm]'.
 
     Example: foodseg data embed prepared/meals meals.safetensors
 
@@ -141,7 +141,7 @@ def data_embed(
     result = embed_names(src, out, random_seed=seed if random else None, permute=permute)
 
     def show() -> None:
-        print(f"{result['table']}: {result['ids']} ids, vectors of {result['width']}, {result['made_by']}")
+        print(f"{result['table']}: {result['ids']} ids, embeddings of {result['width']}, {result['made_by']}")
         print("closest names:")
         for pair in result["closest"]:
             print(f"  {pair['cosine']:.2f}  {' / '.join(pair['names'])}")
@@ -156,7 +156,7 @@ def data_inspect(
     uri: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
     out: Annotated[str | None, typer.Option(help="Where the images go; left out: ./inspect-NAME.")] = None,
     text: Annotated[
-        str | None, typer.Option(help="Table of `data embed`: also list the names whose vectors are closest.")
+        str | None, typer.Option(help="Table of `data embed`: also list the names with the closest embeddings.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -176,11 +176,11 @@ def shared_memory() -> Check:
 
 def disk(name: str, folder: Path) -> Check:
     """Space below `folder` (or its nearest parent that exists), and the right to write there."""
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    usage = shutil.disk_usage(place)
-    found = f"{place}: {_gib(usage.free)} free"
-    if not os.access(place, os.W_OK):
-        return Check(name, False, f"{place}: not writable", f"give this user the right to write to {place}")
+    path = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    usage = shutil.disk_usage(path)
+    found = f"{path}: {_gib(usage.free)} free"
+    if not os.access(path, os.W_OK):
+        return Check(name, False, f"{path}: not writable", f"give this user the right to write to {path}")
     ok = usage.free >= MIN_DISK and 1 - usage.free / usage.total < MAX_DISK_USED
     return _check(
         name, ok, found, f"free space there: {_gib(MIN_DISK)} and {1 - MAX_DISK_USED:.0%} of the disk are needed"
@@ -189,7 +189,7 @@ def disk(name: str, folder: Path) -> Check:
 
 def storage_usable(uri: str) -> Check:
     """A probe object can be written, read back and deleted."""
-    place = storage.redact(uri)
+    shown = storage.redact(uri)
     try:
         probe, content = storage.join(uri, f"foodseg-doctor-{uuid.uuid4().hex}"), os.urandom(16)
         storage.write_bytes(probe, content)
@@ -197,10 +197,10 @@ def storage_usable(uri: str) -> Check:
         storage.delete(probe)
         gone = not storage.exists(probe)
     except FoodsegError as error:
-        return Check("storage", False, f"{place}: not usable", str(error))
+        return Check("storage", False, f"{shown}: not usable", str(error))
     if not same:
-        return Check("storage", False, f"{place}: reads back something else", "look for a cache or proxy before it")
-    return _check("storage", gone, f"{place}: write, read and delete work", "give the key the right to delete objects")
+        return Check("storage", False, f"{shown}: reads back something else", "look for a cache or proxy before it")
+    return _check("storage", gone, f"{shown}: write, read and delete work", "give the key the right to delete objects")
 
 
 def port_free(port: int, option: str) -> Check:

@@ -73,8 +73,8 @@ def evaluate(
 
         evaluation = Evaluation.from_json(metrics)
         Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))
-        told = conditions_note(metrics)
-        print("\n".join([*([f"Ingredients: {told}."] if told else []), *notes(evaluation)]))
+        conditioning = conditions_note(metrics)
+        print("\n".join([*([f"Ingredients: {conditioning}."] if conditioning else []), *notes(evaluation)]))
         print(f"written to {redact(out)}: report.html, report.md, metrics.json, images.parquet")
 
     emit(metrics, as_json, show)

@@ -22,7 +22,7 @@ class _RunByDefault(TyperGroup):
 
 serve_app = typer.Typer(
     cls=_RunByDefault,
-    help="Serve checkpoints by HTTP, with SAM and CLIP beside them: foodseg serve [FILE], foodseg serve swap ...",
+    help="Serve checkpoints, SAM and CLIP by HTTP: foodseg serve [FILE], foodseg serve swap ...",
     no_args_is_help=False,
 )
 

@@ -12,7 +12,7 @@ from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, Stopped,
 def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in run.uri.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in run.uri.")] = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`foodseg tune` and `foodseg ablate`: what helps, searched and then shown."""
+"""`foodseg tune` and `foodseg ablate`: sweeps and ablations."""
 
 import shlex
 import sys
@@ -12,7 +12,7 @@ File = Annotated[str, typer.Option("--config", "-c", help="YAML file; jobs/confi
 PartOverrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="part.key=value, such as config.train.steps=500.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume what is there.")]
 
 
 def tune(
@@ -50,7 +50,7 @@ def tune(
     emit(result, as_json, show)
     if result["interrupted"]:
         count = result["interrupted"]
-        print(f"foodseg: {count} trials did not come to their end; run it again with --resume", file=sys.stderr)
+        print(f"foodseg: {count} trials are not finished; run it again with --resume", file=sys.stderr)
 
 
 def ablate(

@@ -4,7 +4,7 @@
         ...                            # start them
 
 A command that is killed (SIGKILL) cannot tidy up. Ray's own processes notice the loss, but not all of them: the
-controller of a training waits for its workers without end. So a small process of our own holds one end of a pipe whose
+controller of a training waits for its workers forever. So a small process of our own holds one end of a pipe whose
 other end the command holds. The kernel closes that end however the command dies. Then whatever carries the mark of the
 command in its environment is given a moment to end, and is killed. Children inherit the mark, on Linux and on macOS, a
 process group of their own or not.
@@ -50,9 +50,9 @@ def keeper(grace: float = GRACE_SECONDS) -> Iterator[dict[str, str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", _STARTER, json.dumps(sys.path), str(grace), mark, *left],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,  # else who reads what this command prints would wait for it
+        stdout=subprocess.DEVNULL,  # else a reader of this command's output would wait for it
         stderr=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != MARK},  # nobody's child
+        env={name: value for name, value in os.environ.items() if name != MARK},  # itself it carries no mark
         start_new_session=True,  # Ctrl-C and a closed terminal are for the command
     )
     assert process.stdin is not None
@@ -90,8 +90,8 @@ def leftovers() -> dict[str, list[psutil.Process]]:
     """Returns by mark the processes whose command has ended."""
     found: dict[str, list[psutil.Process]] = {}
     for process, mark in _marked():
-        pid, place, _ = mark.split("/")
-        if place == namespace() and not lives(int(pid)):
+        pid, container, _ = mark.split("/")
+        if container == namespace() and not lives(int(pid)):
             found.setdefault(mark, []).append(process)
     return found
 
@@ -113,8 +113,8 @@ def lives(pid: int) -> bool:
 
 def namespace() -> str:
     """Tells the process ids of one container from those of another, where the system knows such."""
-    place = Path("/proc/self/ns/pid")
-    return str(place.stat().st_ino) if place.exists() else "0"
+    path = Path("/proc/self/ns/pid")
+    return str(path.stat().st_ino) if path.exists() else "0"
 
 
 def _in_words(process: psutil.Process) -> str:

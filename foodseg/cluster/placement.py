@@ -1,7 +1,7 @@
-"""Which numbers of training workers a cluster can hold and still feed. Arithmetic only, without Ray.
+"""How many training workers a cluster can hold and still feed with data. Arithmetic only, without Ray.
 
-Ray gives training workers precedence over Ray Data: what they leave free is all that reads and decodes. So a cluster
-that is filled with workers stands still, and nobody says why.
+Ray gives training workers precedence over Ray Data, which reads and decodes with what they leave free. So a cluster
+that is filled with workers makes no progress, and Ray does not say why.
 
     usable_workers(nodes, {"CPU": 4}, [1, 2, 4], cpus_for_data=2)       # 2, on two nodes of 6 CPUs
 """
@@ -17,7 +17,7 @@ Resources = Mapping[str, float]  # of Ray's scheduler: {"CPU": 8, "GPU": 1, ...}
 
 @dataclass(frozen=True)
 class Placement:
-    """How many workers found room, and how many whole CPUs they leave (Ray Data counts no fractions of a CPU)."""
+    """How many workers fit, and how many whole CPUs they leave (Ray Data counts no fractions of a CPU)."""
 
     workers: int
     cpus_left: int
@@ -45,7 +45,7 @@ def usable_workers(nodes: Sequence[Resources], worker: Resources, sizes: Sequenc
 def side_by_side(nodes: Sequence[Resources], worker: Resources, workers: int, cpus_for_data: int) -> int:
     """Returns how many trainings of `workers` have room at once, each with `cpus_for_data` of its own.
 
-    More would hold a part of what they need each, and wait for each other without end.
+    With more, each would hold a part of what it needs and wait for the others forever.
     """
     count = 0
     while usable_workers(nodes, worker, [(count + 1) * workers], (count + 1) * cpus_for_data):

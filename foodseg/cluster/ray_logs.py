@@ -39,7 +39,7 @@ class RelayHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             send_line(self._relay, record.levelno, record.getMessage())
-        except Exception:  # a line that is lost is no reason to end a training
+        except Exception:  # losing a line must not end a training
             self.handleError(record)
 
 

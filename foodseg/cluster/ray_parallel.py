@@ -44,7 +44,7 @@ def in_parallel(batches: Sequence[Sequence[Any]], function: Callable[[Any], Any]
 
 
 class _Pickled(Sequence[dict[str, bytes]]):
-    """The batches as rows for Ray, each pickled when Ray asks for it and puts it into its store: never all at once."""
+    """The batches as rows for Ray, each pickled when Ray asks for it: never all at once."""
 
     def __init__(self, batches: Sequence[Sequence[Any]]) -> None:
         self._batches = batches

@@ -40,7 +40,7 @@ _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # of a head that `ray up` has 
 _NODE_GROUP = "ray.io/node-group"  # label of the nodes that belong to a type in a cluster.yaml or RayCluster
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # for places, not for the start: until Ray knows that a node is lost, it may wait for a place on it
+    # a limit on waiting for resources, not on starting: until Ray knows that a node is lost, it may wait for that node
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     # a worker waits in `report` until the controller looks again: every checkpoint would cost up to 2 seconds
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
@@ -71,9 +71,9 @@ def data_cpus() -> int:
 def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Runs the body on a Ray cluster: the one at `address`, or one started here and ended with the body.
 
-    What is started here ends with this process, however that ends (`leftovers`). A Ray that is connected already (a
-    test, a notebook) is used as it is. Otherwise what is printed meanwhile goes to
-    stderr, cut to one line each: Ray prints what goes wrong on a node to stdout, which belongs to the result.
+    What is started here ends with this process, however that ends (`orphans`). A Ray that is connected already (a test,
+    a notebook) is used as it is. Otherwise what is printed meanwhile goes to stderr, the first line of each text: Ray
+    prints what goes wrong on a node to stdout, which belongs to the result.
 
     Args:
         address: None = start one; "auto" or host:port = join.
@@ -91,7 +91,7 @@ def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str
     for name, value in {**_ENVIRONMENT, **(_LOCAL_ENVIRONMENT if address is None else {})}.items():
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
-        marks = stack.enter_context(keeper()) if address is None else {}  # a cluster has a life of its own
+        marks = stack.enter_context(keeper()) if address is None else {}  # a cluster outlives this process
         stack.enter_context(contextlib.redirect_stdout(_Briefly()))
         stack.callback(ray.shutdown)
         with _environment(marks), _own_sigterm():
@@ -115,7 +115,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray's `init` takes SIGTERM for itself; where somebody has a handler already, that one stays, and is asked."""
+    """Ray's `init` takes SIGTERM for itself; a handler that was set before stays, and is called."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -139,7 +139,7 @@ class _Briefly(io.TextIOBase):
 def _connect(address: str | None, logical_cpus: int, environment: dict[str, str] | None) -> None:
     runtime = {"env_vars": environment} if environment else None
     if address is None:
-        # a machine with little memory keeps room for the model
+        # a machine with little memory keeps some for the model
         store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available * 0.3))
         try:
             with loopback_only():
@@ -209,7 +209,7 @@ def living_nodes() -> dict[str, dict[str, float]]:
 
 
 def free_nodes() -> dict[str, dict[str, float]]:
-    """Returns for each node that answers its id and what nobody holds of it at this moment, as far as Ray has heard."""
+    """Returns for each node that answers its id and what is free on it at this moment, as far as Ray has heard."""
     free = available_resources_per_node()
     return {node: free.get(node, {}) for node in living_nodes()}
 

@@ -17,7 +17,7 @@ class AugmentConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="probability that the crop is centred on a pixel of a class drawn evenly from the image",
+        description="probability that the crop is centred on a pixel of one of the image's classes, chosen uniformly",
     )
     paste: float = Field(
         0.0,

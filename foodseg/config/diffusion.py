@@ -11,28 +11,28 @@ LORA_RANK = 16
 
 
 class DiffusionConfig(Section):
-    """One pass through the UNet at one timestep, without noise, with the names as its text (VPD, Zhao et al., 2023)."""
+    """One pass of the UNet at one timestep, without noise, conditioned on class embeddings (VPD, Zhao et al., 2023)."""
 
     scale_latents: bool = Field(
         False,
         description="multiply the latents by the VAE's scaling factor (0.18215), which the UNet was trained with; "
         "VPD does not, TADP does",
     )
-    timestep: int = Field(1, ge=0, le=999, description="what the UNet is told of the noise, of which there is none")
+    timestep: int = Field(1, ge=0, le=999, description="timestep that the UNet is conditioned on; no noise is added")
     learn_timestep: bool = Field(
-        False, description="learn the numbers that encode the timestep, from those of `timestep` on"
+        False, description="learn the embedding of the timestep, starting from that of `timestep`"
     )
     maps: bool = Field(
         True,
-        description="with model.fusion = cross_attention, give the decoder the attention of each place to each name "
-        "too, at strides 16 and 32",
+        description="with model.fusion = cross_attention, also give the decoder the cross-attention maps (of each grid "
+        "cell to each class), at strides 16 and 32",
     )
     unet: Literal["full", "frozen", "lora"] = Field(
-        "full", description="train the whole UNet, nothing of it, or low-rank changes of its attention (LoRA)"
+        "full", description="train the whole UNet, none of it, or low-rank updates of its attention (LoRA)"
     )
-    lora_rank: int = Field(LORA_RANK, ge=1, description="unet = lora: rank of the changes; they start at 0")
+    lora_rank: int = Field(LORA_RANK, ge=1, description="unet = lora: rank of the updates, which start at 0")
     gradient_checkpointing: Annotated[bool, MayChangeOnResume()] = Field(
-        False, description="keep fewer activations and compute them again in the backward pass: less memory, more time"
+        False, description="keep fewer activations and recompute them in the backward pass: less memory, more time"
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""`distill`: the teacher that sees more, and which names the student is told."""
+"""`distill`: self-distillation, and the conditioning classes of teacher and student."""
 
 import math
 from typing import Literal
@@ -9,38 +9,42 @@ from foodseg.config.section import Section
 
 
 class DistillConfig(Section):
-    """Self-distillation. Its weights are `loss.distill`, `features`, `stages`, `deeper` and `attention`; the teacher is
-    the EMA of `train`.
+    """Self-distillation. The teacher is the running average of the weights (EMA, `train.ema_horizon`).
 
-    `conditioning_mix` and `drop` hold for every model that takes a list (`model.fusion` other than none), with a
-    teacher or without.
+    The weights of its loss terms are `loss.distill`, `features`, `stages`, `deeper` and `attention`. `conditioning_mix`
+    and `drop` apply to every model with text fusion (`model.fusion` other than none), with a teacher or without.
     """
 
     temperature: float = Field(
-        2.0, gt=0, le=100, description="what both logits are divided by before they are compared (the loss times T^2)"
+        2.0,
+        gt=0,
+        le=100,
+        description="temperature T, which the logits of student and teacher are divided by; the loss is times T^2",
     )
     ramp: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="share of the steps over which loss.distill rises to its weight, from the end of optim.warmup on",
+        description="share of the steps over which loss.distill rises to its weight, from the end of optim.warmup",
     )
     stages: tuple[int, ...] | None = Field(
         None,
         min_length=1,
-        description="strides of the decoder's stages that loss.stages and loss.deeper compare; null = all of "
-        "model.strides",
+        description="strides of the decoder stages that loss.stages and loss.deeper compare; null = model.strides",
     )
     teacher_conditioning: Literal["vocabulary", "present"] = Field(
         "present", description="conditioning classes of the teacher: all of them, or those present on the crop"
     )
     conditioning_mix: tuple[float, float, float, float] = Field(
         (0.5, 0.15, 0.2, 0.15),
-        description="shares of the images whose student is told all names, those on the crop, those and some others, "
-        "the same without some of those on the crop",
+        description="shares of the images whose student is conditioned on: all classes; those present on the crop; "
+        "those present and some others; the same without some of those present",
     )
     drop: float = Field(
-        0.1, ge=0, lt=1, description="in the last kind of list, probability that a name on the crop is left out"
+        0.1,
+        ge=0,
+        lt=1,
+        description="last share of conditioning_mix: probability that a class present is left out",
     )
 
     @field_validator("conditioning_mix")

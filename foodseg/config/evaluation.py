@@ -24,19 +24,19 @@ class EvalConfig(Section):
     )
     ingredients: Literal["vocabulary", "predicted", "provided"] = Field(
         "vocabulary",
-        description="which names may be on an image: all, those that the model guesses from it, or those that are "
-        "given with it (`predict --ingredients`; `evaluate` gives the true ones: an oracle)",
+        description="conditioning classes of an image: the whole vocabulary, those that the model predicts for it, or "
+        "those that are provided with it (`predict --ingredients`; `evaluate` provides the true ones: an oracle)",
     )
     ingredients_threshold: float = Field(
-        0.2, gt=0, lt=1, description="least probability of a guessed name to be on the list, for ingredients=predicted"
+        0.2, gt=0, lt=1, description="ingredients=predicted: lowest predicted probability of a conditioning class"
     )
     restrict: Literal["none", "soft", "hard"] = Field(
         "none",
-        description="what the list does to the scores of the classes themselves: nothing, lower them where a name is "
-        "improbable, or rule out the names that are not on it",
+        description="effect of the conditioning classes on the scores: none, soft = lower those of improbable classes, "
+        "hard = rule out all other classes",
     )
     restrict_lambda: float = Field(
-        1.0, gt=0, description="weight of log(probability + 0.01) for restrict=soft; choose it on val"
+        1.0, gt=0, description="restrict=soft: weight of log(probability + 0.01); choose it on val"
     )
 
     @model_validator(mode="after")
@@ -52,5 +52,5 @@ class EvalConfig(Section):
     @model_validator(mode="after")
     def _something_to_restrict_by(self) -> "EvalConfig":
         if self.restrict != "none" and self.ingredients == "vocabulary":
-            raise ValueError("eval.restrict needs a list: set eval.ingredients to predicted or provided")
+            raise ValueError("eval.restrict needs conditioning classes: set eval.ingredients to predicted or provided")
         return self

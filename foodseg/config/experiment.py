@@ -29,7 +29,7 @@ class ExperimentConfig(Section):
     augment: AugmentConfig = Field(AugmentConfig(), description="what happens to a training image")
     model: ModelConfig = Field(ModelConfig(), description="backbone and decoder")
     loss: LossConfig = Field(LossConfig(), description="what is minimised")
-    distill: DistillConfig = Field(DistillConfig(), description="the teacher, and the names that are told")
+    distill: DistillConfig = Field(DistillConfig(), description="self-distillation, conditioning classes")
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
     eval: EvalConfig = Field(EvalConfig(), description="how images are shown when scored or labelled")
@@ -55,7 +55,7 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _terms_and_what_they_need(self) -> "ExperimentConfig":
-        if self.loss.taught and self.train.ema_horizon == 0:
+        if self.loss.needs_teacher and self.train.ema_horizon == 0:
             raise ValueError(
                 "loss.distill, features, stages, deeper and attention need the averaged weights as their teacher: "
                 "set train.ema_horizon above 0, or all of these weights to 0"
@@ -95,11 +95,12 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _guesses_are_learned(self) -> "ExperimentConfig":
+    def _ingredient_head_is_trained(self) -> "ExperimentConfig":
         if self.model.kind == "diffusion" and self.model.ingredient_head and self.distill.conditioning_mix[0] == 0:
             raise ValueError(
-                "distill.conditioning_mix must condition some students on all names (first share above 0): from them "
-                "alone the ingredient head of model.kind = diffusion learns, since the features know the list"
+                "distill.conditioning_mix must condition some students on all classes (first share above 0): the "
+                "ingredient head of model.kind = diffusion learns from these alone, since its features depend on the "
+                "conditioning classes"
             )
         return self
 
@@ -114,13 +115,13 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _latents_come_again(self) -> "ExperimentConfig":
+    def _crops_repeat(self) -> "ExperimentConfig":
         if self.train.latent_cache is None:
             return self
         if self.model.kind != "diffusion":
             raise ValueError("train.latent_cache keeps latents of model.kind = diffusion alone: leave it null")
         augment = self.augment
-        still: dict[str, tuple[object, object]] = {
+        fixed: dict[str, tuple[object, object]] = {
             "scale": (augment.scale, (augment.scale[0], augment.scale[0])),
             "class_aware": (augment.class_aware, 0),
             "paste": (augment.paste, 0),
@@ -130,25 +131,25 @@ class ExperimentConfig(Section):
             "light": (augment.light, 0),
             "blur": (augment.blur, 0),
         }
-        drawn = [f"augment.{key} ({found})" for key, (found, wanted) in still.items() if found != wanted]
+        random = [f"augment.{key} ({found})" for key, (found, wanted) in fixed.items() if found != wanted]
         if augment.longest_side * augment.scale[1] > augment.crop:
-            drawn.append(f"the place of the crop (augment.crop = {augment.crop} is smaller than an image)")
-        if drawn:
+            random.append(f"the position of the crop (augment.crop = {augment.crop} is smaller than an image)")
+        if random:
             raise ValueError(
-                f"train.latent_cache needs images that come again, but these are drawn again: {', '.join(drawn)}; "
-                "switch them off, or leave train.latent_cache null"
+                "train.latent_cache needs crops that are the same each time, but these are random: "
+                f"{', '.join(random)}; switch them off, or leave train.latent_cache null"
             )
         return self
 
     @model_validator(mode="after")
-    def _lists_have_a_source_and_an_effect(self) -> "ExperimentConfig":
+    def _conditioning_has_a_source_and_an_effect(self) -> "ExperimentConfig":
         ingredients = self.eval.ingredients
         if ingredients == "predicted" and not self.model.ingredient_head:
             raise ValueError("eval.ingredients = predicted needs a model trained with model.ingredient_head: true")
         if ingredients != "vocabulary" and self.model.fusion == "none" and self.eval.restrict == "none":
             raise ValueError(
-                f"eval.ingredients = {ingredients} changes nothing: the model takes no list (model.fusion is none); "
-                "set eval.restrict to soft or hard, or eval.ingredients to vocabulary"
+                f"eval.ingredients = {ingredients} changes nothing: the model has no text fusion (model.fusion is "
+                "none); set eval.restrict to soft or hard, or eval.ingredients to vocabulary"
             )
         return self
 

@@ -35,24 +35,26 @@ def validated(tree: dict[str, Any], whole_config: type[Whole], where: str = "") 
         raise UserError(storage.redact(f"{where}: {error}" if where else str(error))) from None
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
-        sentences = {place(item, whole_config): explain(item, tree, whole_config) for item in reversed(error.errors())}
+        sentences = {
+            field_path(item, whole_config): explain(item, tree, whole_config) for item in reversed(error.errors())
+        }
         sentence = "; ".join(list(sentences.values())[::-1][:5])
         raise UserError(storage.redact(f"{where}: {sentence}" if where else sentence)) from None
 
 
-def place(item: Any, whole_config: type[Section]) -> tuple[str, ...]:
+def field_path(item: Any, whole_config: type[Section]) -> tuple[str, ...]:
     """Returns the keys down to the field that one of pydantic's errors is about, or to the section."""
     path: list[str] = []
     for part in item["loc"]:
         if path and _section(path, whole_config) is None:
-            break  # what follows names members of a union and places in a list
+            break  # what follows names members of a union and positions in a list
         path.append(str(part))
     return tuple(path)
 
 
 def explain(item: Any, tree: dict[str, Any], whole_config: type[Section]) -> str:
     """Returns the sentence for one of pydantic's errors about `tree`, which should have become a `whole_config`."""
-    path = place(item, whole_config)
+    path = field_path(item, whole_config)
     key = ".".join(path)
     inside = item["loc"][len(path) :]
     in_entry = len(inside) == 2 and isinstance(inside[0], int)  # of a list of mappings
@@ -130,7 +132,7 @@ def _did_you_mean(near: list[str]) -> str:
 
 
 def _all_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yields the dotted keys below a section; sections themselves are none."""
+    """Yields the dotted keys of all values below a section."""
     for name in section.model_fields:
         inner = _section([name], section)
         if inner is None:
@@ -147,7 +149,7 @@ def _annotation(path: Sequence[str], whole_config: type[Section]) -> Any:
 
 
 def _section(path: Sequence[str], whole_config: type[Section]) -> type[Section] | None:
-    """Returns the section at a path of keys; None where it leads to a value, or is no key at all."""
+    """Returns the section at a path of keys; None where it leads to a value, or to nothing."""
     found: Any = whole_config
     for key in path:
         if found is None or key not in found.model_fields:

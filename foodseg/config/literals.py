@@ -41,7 +41,7 @@ class Typed(Written):
 
 
 class Unclear(ValueError):
-    """A value that must not be guessed; `key` is where it stands."""
+    """A value whose meaning is not clear; `key` is where it stands."""
 
     def __init__(self, key: str, sentence: str) -> None:
         super().__init__(f"{key}: {sentence}" if key else sentence)
@@ -152,7 +152,7 @@ def typed(value: Any, annotation: Any, key: str = "") -> Any:
         key: dotted path of `value`, for errors.
 
     Raises:
-        Unclear: a text of which nobody can say what it means.
+        Unclear: a text whose meaning is not clear.
     """
     parts = _parts(annotation)
     optional = type(None) in parts

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
-from foodseg.config.explain import explain, place
+from foodseg.config.explain import explain, field_path
 from foodseg.config.literals import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
 from foodseg.config.marks import Placement, keys_with
 from foodseg.errors import UserError
@@ -78,14 +78,14 @@ def with_values(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def _apply(tree: dict[str, Any], overrides: Sequence[str], origins: dict[str, str]) -> None:
-    """Puts overrides into the tree, and their origins beside those of the file."""
+    """Puts overrides into the tree, and their origins among those of the file."""
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not all(key.split(".")):
             raise UserError(f"--set {override!r}: expected section.key=value, for example optim.lr=3e-4")
         _put(tree, key, Typed(text))
         origins[key] = "--set"
-        # two ways to say one thing exclude each other: the later word stands
+        # the two keys exclude each other: the later one wins
         rival = _RIVALS.get(key)
         if rival is not None and _typed(Typed(text), type_of(ExperimentConfig, key), key, {}) not in (None, "", []):
             section, _, name = rival.partition(".")
@@ -105,7 +105,7 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
     except ValidationError as error:
         # a wrong member of a list or a union gives several errors about one key
         sentences = {
-            place(item, ExperimentConfig): _file_of(place(item, ExperimentConfig), origins or {})
+            field_path(item, ExperimentConfig): _file_of(field_path(item, ExperimentConfig), origins or {})
             + explain(item, tree, ExperimentConfig)
             for item in reversed(error.errors())
         }
@@ -128,7 +128,7 @@ def _typed(tree: Any, annotation: Any, key: str, origins: Mapping[str, str]) -> 
 
 
 def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
-    """Returns 'file: ' where everything that was given at or below the place of an error stands in one file."""
+    """Returns 'file: ' where everything that was set at or below the key of an error stands in one file."""
     key = ".".join(path)
     found = {origin for name, origin in origins.items() if not key or f"{name}.".startswith(f"{key}.")}
     return f"{found.pop()}: " if len(found) == 1 and "--set" not in found else ""

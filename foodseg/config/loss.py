@@ -14,26 +14,26 @@ class LossConfig(Section):
         0.0, ge=0, description="weight of the cross entropy of the pixel-text scores of model.fusion = score_map"
     )
     ingredients: float = Field(
-        0.0, ge=0, description="weight of the cross entropy of the ingredient head, per image and name"
+        0.0, ge=0, description="weight of the cross entropy of the ingredient head, per image and class"
     )
     distill: float = Field(
-        0.0, ge=0, description="weight of the divergence from the teacher's pixels, unlabelled ones included"
+        0.0, ge=0, description="weight of the divergence from the teacher's soft targets, unlabelled pixels included"
     )
-    features: float = Field(0.0, ge=0, description="weight of 1 - cosine between the teacher's features and one's own")
+    features: float = Field(0.0, ge=0, description="weight of 1 - cosine between features of student and teacher")
     stages: float = Field(
-        0.0, ge=0, description="weight of the same for the decoder's stages of the strides distill.stages"
+        0.0, ge=0, description="weight of 1 - cosine between decoder stages of student and teacher (distill.stages)"
     )
     deeper: float = Field(
         0.0,
         ge=0,
         description="weight of 1 - cosine between each of these stages and the teacher's next deeper one (twice its "
-        "stride): what the deepest stage sees goes down to the shallower ones",
+        "stride), so that shallow stages learn from deeper ones",
     )
     attention: float = Field(
         0.0,
         ge=0,
-        description="weight of the divergence from the teacher's attention of each place to the names; needs "
-        "model.kind = diffusion with model.diffusion.maps",
+        description="weight of the divergence from the teacher's cross-attention maps; needs model.kind = diffusion "
+        "with model.diffusion.maps",
     )
 
     @model_validator(mode="after")
@@ -46,6 +46,6 @@ class LossConfig(Section):
         return self
 
     @property
-    def taught(self) -> bool:
+    def needs_teacher(self) -> bool:
         """Whether a term compares with the teacher."""
         return max(self.distill, self.features, self.stages, self.deeper, self.attention) > 0

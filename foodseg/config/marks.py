@@ -22,7 +22,7 @@ class Uri:
 
     Attributes:
         written: the command writes there, so on a cluster it must outlive the job.
-        names, schemes: texts that are no path: these, and those that begin with one of `schemes`.
+        names, schemes: texts that are not paths: these, and those that begin with one of `schemes`.
     """
 
     written: bool = False
@@ -40,14 +40,14 @@ class Uri:
 class Placement:
     """A section that says where a training runs and lives, not what it learns.
 
-    It may change on resume, is no part of the configuration's hash, and neither sweeps nor variants of an ablation set
+    It may change on resume, is not part of the configuration's hash, and neither sweeps nor variants of an ablation set
     it.
     """
 
 
 @dataclass(frozen=True)
 class MayChangeOnResume:
-    """A key that may change when a run, a sweep or an ablation goes on; a key without this mark may not."""
+    """A key that may change when a run, a sweep or an ablation is resumed; a key without this mark may not."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ DIFFUSION_STRIDES = (8, 16, 32, 64)
 
 
 class ModelConfig(Section):
-    """A pyramid of features, an FPN decoder, and what the names of the ingredients tell."""
+    """A backbone, the fusion of class embeddings with its features, and an FPN decoder."""
 
     kind: Literal["timm", "diffusion"] = Field(
         "timm", description="where the features come from: a timm model, or the UNet of Stable Diffusion"
@@ -47,14 +47,15 @@ class ModelConfig(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout in front of the classifier")
     fusion: Literal["none", "score_map", "cross_attention", "film"] = Field(
         "none",
-        description="how the names' vectors enter: not at all, as cosines with every place, as attention from every "
-        "place to the names, or as scale and shift of all places; kind diffusion: none or cross_attention, the UNet's",
+        description="how class embeddings are fused with the features: none = not at all, score_map = by their cosines "
+        "with every grid cell, cross_attention = by attention from every grid cell to the classes, film = by one scale "
+        "and shift of every channel; kind diffusion: none or cross_attention, the UNet's own",
     )
     fusion_stride: int | None = Field(
         None, description="stride of the level that score_map and cross_attention act on; null = the coarsest"
     )
     ingredient_head: bool = Field(
-        False, description="also guess which ingredients are on the image: for eval.ingredients=predicted and film"
+        False, description="also predict which ingredients are on the image: for eval.ingredients=predicted and film"
     )
     text: TextConfig = Field(TextConfig(), description="class embeddings")
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="kind diffusion: the UNet as a backbone")
@@ -73,7 +74,7 @@ class ModelConfig(Section):
 
     @property
     def has_maps(self) -> bool:
-        """Whether the decoder is given the attention of each place to each name."""
+        """Whether the decoder is given the cross-attention maps: the attention of each grid cell to each class."""
         shown = self.kind == "diffusion" and self.fusion == "cross_attention" and self.diffusion.maps
         return shown and not {16, 32}.isdisjoint(self.strides)
 
@@ -99,7 +100,8 @@ class ModelConfig(Section):
             raise ValueError(f"model.fusion = {self.fusion} needs model.text.kind: table or open_clip")
         if self.fusion == "film" and not self.ingredient_head:
             raise ValueError(
-                "model.fusion = film needs model.ingredient_head: true, whose guess it takes where no list is given"
+                "model.fusion = film needs model.ingredient_head: true, whose prediction it uses where no conditioning "
+                "classes are provided"
             )
         if self.fusion_stride is not None:
             if self.fusion not in ("score_map", "cross_attention"):
@@ -125,7 +127,7 @@ class ModelConfig(Section):
                 "neighbours among 8, 16, 32 and 64, and not 64 alone,",
             ),
             "fusion": (self.fusion, self.fusion in ("none", "cross_attention"), "none or cross_attention"),
-            "fusion_stride": (self.fusion_stride, self.fusion_stride is None, "null: all layers attend to the names"),
+            "fusion_stride": (self.fusion_stride, self.fusion_stride is None, "null: all layers attend to the classes"),
             "mean": (list(self.mean), set(self.mean) == {0.5}, "0.5 each, since the VAE takes numbers in [-1, 1]"),
             "std": (list(self.std), set(self.std) == {0.5}, "0.5 each, since the VAE takes numbers in [-1, 1]"),
         }
@@ -135,6 +137,6 @@ class ModelConfig(Section):
         if self.text.kind == "open_clip" and self.text.centre:
             raise ValueError(
                 "model.text.centre must be false with model.kind = diffusion and model.text.kind = open_clip: the UNet "
-                "was trained with CLIP's vectors as they are"
+                "was trained with CLIP's embeddings as they are"
             )
         return self

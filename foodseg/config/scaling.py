@@ -20,7 +20,7 @@ class ScalingConfig(Section):
     resources_per_worker: dict[str, float] | None = Field(
         None,
         description="Ray resources of a worker, e.g. {CPU: 4}; its CPUs are its threads; null = the cores of this "
-        "machine shared evenly, on a cluster 1 CPU beside a GPU, else as many CPUs as leave room for the data",
+        "machine shared evenly, on a cluster 1 CPU with a GPU, else as many CPUs as leave enough for the data",
     )
 
     @field_validator("num_workers")

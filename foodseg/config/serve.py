@@ -117,7 +117,7 @@ class SamConfig(Section):
 
 
 class ClipConfig(Section):
-    """CLIP: scores of any names."""
+    """CLIP: scores of any class names."""
 
     model: str = Field(
         "ViT-B-16", description="open_clip's name of the architecture, or a folder or URI with open_clip_config.json"

@@ -26,10 +26,10 @@ class SweepConfig(Section):
         "brackets that begin later and later",
     )
     grace: float = Field(0.1, gt=0, lt=1, description="share of its steps that every trial may train")
-    reduction: float = Field(3, gt=1, description="one of so many trials goes on at each rung")
+    reduction: float = Field(3, gt=1, description="one of so many trials continues at each rung")
     against: Against = Field(
         "none",
-        description="second objective beside mIoU on val: the model's parameters or its milliseconds an image; the "
+        description="second objective next to mIoU on val: the model's parameters or its milliseconds an image; the "
         "report then shows the Pareto front",
     )
     trials: Annotated[int | None, MayChangeOnResume()] = Field(
@@ -56,7 +56,7 @@ class SweepConfig(Section):
 
 
 class SweepFile(Section):
-    """The part `sweep` of the file of a sweep; `space` and `config` stand beside it."""
+    """The part `sweep` of the file of a sweep; its other parts are `space` and `config`."""
 
     sweep: SweepConfig = Field(SweepConfig(), description="search, early stopping, budget")
 
@@ -93,6 +93,6 @@ class AblationConfig(Section):
 
 
 class AblationFile(Section):
-    """The part `ablation` of the file of an ablation; `variants`, `contrasts` and `config` stand beside it."""
+    """The part `ablation` of the file of an ablation; its other parts are `variants`, `contrasts` and `config`."""
 
     ablation: AblationConfig = Field(AblationConfig(), description="seeds, split, subsets")

@@ -9,13 +9,14 @@ from foodseg.config.section import Section
 
 
 class TextConfig(Section):
-    """One vector per class name, read once at the start of a run; the checkpoint holds them from then on."""
+    """One text embedding per class, read once at the start of a run; the checkpoint holds them from then on."""
 
     kind: Literal["none", "open_clip", "table"] = Field(
-        "none", description="none, an open_clip text tower (pip install open_clip_torch), or a table of vectors"
+        "none", description="none, an open_clip text tower (pip install open_clip_torch), or a table of embeddings"
     )
     table: Annotated[str | None, Uri()] = Field(
-        None, description="kind table: .safetensors file or URI of one vector per id, made by `foodseg data embed`"
+        None,
+        description="kind table: .safetensors file or URI of one embedding a class, made by `foodseg data embed`",
     )
     model: str | None = Field(
         None,
@@ -35,18 +36,18 @@ class TextConfig(Section):
     prompts: tuple[str, ...] = Field(
         ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}."),
         min_length=1,
-        description="kind open_clip: sentences with {} for the name; the vectors of all are averaged",
+        description="kind open_clip: sentences with {} for the name; the embeddings of all are averaged",
     )
     centre: bool = Field(
         True,
-        description="subtract the mean of all names and bring each vector to length 1 (for model.kind = diffusion to "
-        "the square root of its width): names crowd together; where there is one name alone, nothing is subtracted",
+        description="subtract the mean of all class embeddings, which are much alike, and scale each to length 1 (for "
+        "model.kind = diffusion to the square root of its width); a single one has nothing subtracted",
     )
-    gamma: float = Field(1e-4, ge=0, le=1, description="initial weight of the learned change of the vectors")
+    gamma: float = Field(1e-4, ge=0, le=1, description="initial weight of the learned change of the embeddings")
 
     @field_validator("prompts")
     @classmethod
-    def _one_place_for_the_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _one_slot_for_the_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = next((prompt for prompt in value if prompt.count("{}") != 1), None)
         if wrong is not None:
             raise ValueError(f"each prompt must have one {{}} for the name, found {wrong!r}")

@@ -12,7 +12,7 @@ class TrainConfig(Section):
     """The loop. At most one of `steps` and `epochs` is given."""
 
     steps: int | None = Field(
-        None, ge=1, description="optimizer updates; null = by `epochs`; 1000 where neither stands"
+        None, ge=1, description="optimizer updates; null = by `epochs`; 1000 where neither is set"
     )
     epochs: float | None = Field(None, gt=0, description="passes over the rows of train_splits; null = by `steps`")
     global_batch: int = Field(8, ge=1, description="images in one update over all workers, whatever their number")
@@ -36,14 +36,15 @@ class TrainConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="memory of the averaged weights as a share of all steps (decay 1 - 1/(horizon x steps)); 0 = none",
+        description="time constant of the weights' running average (EMA) as a share of all steps: decay "
+        "1 - 1/(horizon x steps); 0 = no average",
     )
     validate_every: int = Field(500, ge=1, description="steps between validations on val_split")
     checkpoint_every: Annotated[int, MayChangeOnResume()] = Field(
         500, ge=1, description="steps between checkpoints; a killed run loses no more than these"
     )
     keep_checkpoints: Annotated[int, MayChangeOnResume()] = Field(
-        2, ge=2, description="newest checkpoints that are kept beside the best one"
+        2, ge=2, description="newest checkpoints that are kept in addition to the best one"
     )
     log_every: Annotated[int, MayChangeOnResume()] = Field(10, ge=1, description="steps between progress lines")
     max_failures: Annotated[int, MayChangeOnResume()] = Field(
@@ -54,8 +55,8 @@ class TrainConfig(Section):
     )
     latent_cache: Annotated[str | None, Uri(written=True), MayChangeOnResume()] = Field(
         None,
-        description="kind diffusion: folder or s3:// URI that keeps the VAE's latents of images that come again, for "
-        "any number of runs; null = they are made each time. Needs crops that are the same each time: augment.scale of "
+        description="kind diffusion: folder or s3:// URI that caches the VAE's latents of the crops, for any number of "
+        "runs; null = they are computed each time. Needs crops that are the same each time: augment.scale of "
         "one value, longest_side x scale within crop, no class_aware, no paste, no changes of colour",
     )
 

@@ -42,7 +42,7 @@ T = TypeVar("T")
 def absolute(uri: str) -> str:
     """A plain or file:// path as an absolute plain path; an s3 URI as it is, without trailing slash.
 
-    UserError: unknown scheme, s3 without bucket, file:// with a host, ~name of nobody.
+    UserError: unknown scheme, s3 without bucket, file:// with a host, ~name of an unknown user.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -97,7 +97,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def expect(*uris: str) -> None:
-    """Says of endpoints that they have answered to another process, so that silence is no mistake in their name."""
+    """Notes that endpoints have answered to another process, so that silence does not count as a wrong address."""
     _ANSWERED.update(s3.endpoint_of(uri)[0].url for uri in uris if not is_local(uri))
 
 
@@ -295,7 +295,7 @@ def append_line(uri: str, line: str) -> None:
     """Add a line of UTF-8 text at the end of a file, which may be missing. UserError, RetryLater.
 
     On a local disk any number of processes may do so at once. S3 cannot append: the object is read and written again,
-    so of two writers at the same moment one is lost.
+    so one of two simultaneous writes is lost.
     """
     data = f"{line}\n".encode()
     if is_local(uri):

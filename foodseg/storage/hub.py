@@ -119,7 +119,7 @@ def _api() -> HfApi:
 
 @contextlib.contextmanager
 def _explained(uri: str, *, first: bool = False) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence. `first`: a hub that never answered is no passing failure."""
+    """Turns what huggingface_hub raises into one sentence. `first`: a hub that never answered is a wrong address."""
     host = _api().endpoint
     try:
         yield

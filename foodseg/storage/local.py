@@ -1,4 +1,4 @@
-"""The local half of `storage`: files that take their place whole, and what errors mean."""
+"""The local half of `storage`: files that are replaced in one step, and what errors mean."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones
 
 
 def mistake(error: Exception) -> str | None:
-    """What the user can do where the local end of an upload or a download failed; None if that was not it.
+    """What the user can do where the local end of an upload or a download failed; None where the other end did.
 
     S3 failures carry no errno, or that of a missing file.
     """
@@ -32,8 +32,8 @@ def reason(error: OSError) -> str:
         return "it is a folder, name a file in it"
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return f"{error.filename or 'a part of it'} is a file, not a folder; name a folder"
-    place = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{place}; give a path that can be read and written and has space left"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}; give a path that can be read and written and has space left"
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def errors(uri: str, verb: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` in one step, or leaves it as it was."""
+    """A new file that replaces `path` in one step, or leaves it as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:

@@ -1,11 +1,11 @@
-"""Folders of results that a user names: a command replaces there only what it wrote itself, and nobody has changed.
+"""Output folders that a user names: a command replaces only its own files there, and only where they are unchanged.
 
     outputs = claim_outputs(out, ["lunch.png", "lunch.json"], by="predict", inputs=["meals/lunch.jpg"])  # refuses
     with outputs:
         outputs.write_bytes("lunch.png", data)
 
 `.foodseg-outputs` in the folder says of every such file which command wrote it, and its SHA-256. It names what will be
-written before that is done, so that a command that was killed can be given again.
+written before that is done, so that a command that was killed can be run again.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 
 def folded(name: str) -> str:
-    """Returns what a name has in common with those that some file system takes for the same one."""
+    """Returns the form that all names share which some file system takes for the same one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -107,7 +107,7 @@ class Outputs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # what went wrong within is what the user has to know
+        # an error of the body comes first: the user has to see that one
         with contextlib.suppress(FoodsegError) if kind is not None else contextlib.nullcontext():
             present = set(storage.list_names(self._out))
             entries: dict[str, dict[str, Any] | None] = {}
@@ -146,7 +146,7 @@ def renew_folder(folder: Path, parts: Sequence[str], inputs: Sequence[str] = ())
             raise UserError(f"--out {folder} holds {uri}, which is read: name another folder")
     if folder.exists() and any(folder.iterdir()):
         if not mark.is_file():
-            raise UserError(f"--out {folder} is not empty and is no earlier result of this command: name another one")
+            raise UserError(f"--out {folder} is not empty and does not hold an earlier result: name another one")
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
         listed = mark.read_text(encoding="utf-8").splitlines()  # none where the command did not come to its end
         strange = sorted(

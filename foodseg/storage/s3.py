@@ -117,7 +117,7 @@ def get(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile
     """What `read` takes from one object while nobody wrote it again. OSError as pyarrow gives it.
 
     pyarrow asks for the size first and for so many bytes later: of an object that has grown in between it gives a part,
-    of one that has shrunk all of it and then bytes of no meaning.
+    of one that has shrunk all of it and then meaningless bytes.
     """
     for _ in range(CHANGED_READS):
         with fs.open_input_file(path) as stream:
@@ -138,14 +138,14 @@ def put(fs: pyarrow.fs.FileSystem, path: str, source: BinaryIO) -> None:
                 stream.flush()
         stream.close()
     except BaseException:
-        # pyarrow has no abort, and destroying an open stream completes the upload: a cut object would take the place
-        # of the old one. So this stream is never destroyed, at the price of one part in memory.
+        # pyarrow has no abort, and destroying an open stream completes the upload: a cut object would replace the
+        # old one. So this stream is never destroyed, at the price of one part in memory.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
 
 
 def reason(text: str) -> str:
-    """The telling part of "When doing this: AWS Error CODE during X operation: curlCode: 7, Could not connect"."""
+    """The informative part of "When doing this: AWS Error CODE during X operation: curlCode: 7, Could not connect"."""
     found = re.search(r"AWS Error (.*)", text, re.S)
     return (found[1] if found else text).partition("; Details")[0].partition(" (Request ID")[0].strip()
 
@@ -187,7 +187,7 @@ def _bucket_exists(endpoint: Endpoint, bucket: str) -> bool:
 
 
 def _ask_again(endpoint: Endpoint, bucket: str) -> str | None:
-    """A HEAD answer has no body, so a wrong key looks like a missing right; listing a name that is not there tells."""
+    """A HEAD answer has no body, so a wrong key looks like a missing right; listing an absent name shows which."""
     try:
         client(endpoint).get_file_info(pyarrow.fs.FileSelector(f"{bucket}/{_ABSENT}", allow_not_found=True))
     except OSError as error:

@@ -29,7 +29,7 @@ def decode_text(data: bytes, where: str) -> str:
         where: names the file in errors.
 
     Raises:
-        UserError: another encoding, or NUL bytes, as UTF-16 without a mark and files that are no text have.
+        UserError: another encoding, or NUL bytes, as in UTF-16 without a mark and in files that are not text.
     """
     mark, encoding = next(((mark, name) for mark, name in _MARKED if data.startswith(mark)), (b"", "utf-8"))
     body = data[len(mark) :]

@@ -3,10 +3,10 @@
     with in_use("s3://bucket/runs/a", "run.uri"):
         ...                            # nobody else writes there meanwhile
 
-The folder holds `in-use.json` meanwhile: who writes there, and when it last said so. What a killed command has left
-there does not count: on its own machine from the moment on that its process is gone, elsewhere once it has been silent
-for SILENT_SECONDS. S3 is not asked for a create-only write, so of two commands that begin within the same second both
-may go on there.
+The folder holds `in-use.json` meanwhile: which process writes there, and its newest sign of life. The file of a killed
+command does not count: on its own machine as soon as its process is gone, elsewhere once it has been silent for
+SILENT_SECONDS. S3 is not asked for a create-only write, so two commands that begin within the same second may both
+write there.
 """
 
 import contextlib
@@ -58,14 +58,14 @@ def in_use(uri: str, key: str) -> Iterator[None]:
         done.set()
         _ACTIVE.discard(own)
         thread.join(timeout=SIGN_SECONDS)
-        # where storage is away the file stays: it says of a process that has ended
+        # where storage is away the file stays, and names a process that has ended
         with contextlib.suppress(FoodsegError), storage.retry_for(SIGN_SECONDS):
             if _read(where).get("id") == own:
                 storage.delete(where)
 
 
 def refuse_in_use(uri: str, key: str) -> None:
-    """Raises UserError where another process writes; of one on another machine that is silent it waits for a sign."""
+    """Raises UserError where another process writes; waits for a sign of life of one on another machine."""
     where = storage.join(uri, FILE)
     found = _read(where)
     if not found or _ended(found):
@@ -112,7 +112,7 @@ def _keep_signing(where: str, own: str, done: threading.Event) -> None:
 
 
 def _read(where: str) -> dict[str, Any]:
-    """Returns what the file holds; nothing where there is none, or not one of ours."""
+    """Returns what the file holds; {} where there is no such file, or it is not one of ours."""
     try:
         found = json.loads(storage.read_text(where))
     except (MissingFile, ValueError):

@@ -85,7 +85,7 @@ class Trainer:
         horizon = config.train.ema_horizon
         self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
         # else each rank would have a teacher of its own; from the first step on, though what it teaches begins later
-        self.shares_statistics = config.loss.taught and config.train.batch_norm == "live"
+        self.shares_statistics = config.loss.needs_teacher and config.train.batch_norm == "live"
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.calibration: Calibration | None = None  # of the last validation

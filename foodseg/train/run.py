@@ -152,7 +152,7 @@ def begin_run(run: Run, *, resume: bool) -> None:
             *map(list, (*trained_with, config.model.mean, config.model.std)),
         )
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
-    if idle and not config.loss.taught:
+    if idle and not config.loss.needs_teacher:
         _log.warning(
             "%d of the training images have no mask: nothing is learned from them while loss.distill and the other "
             "terms of a teacher are 0",

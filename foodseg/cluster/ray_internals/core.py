@@ -44,7 +44,7 @@ def release_lost_groups() -> int:
     """Removes the placement groups of this job whose actor is dead; returns how many groups that were.
 
     Ray removes a placement group when its job ends, not when the actor that asked for it ends. A sweep that stops a
-    trial would never see the CPUs of its workers again. Ray Train starts a process beside every training that watches
+    trial would never see the CPUs of its workers again. Ray Train starts a process with every training that watches
     for this, but that process asks the dashboard: a Ray that foodseg starts has none, and where several clusters run
     on one machine the process cannot tell which to ask. So foodseg looks into the table of all groups of the cluster.
     """

@@ -153,14 +153,17 @@ def refusal(overrides: list[str]) -> str:
             "loss.ingredients=0.1",
             "loss.ingredients above 0 and model.ingredient_head: true need each other: found 0.1 and false",
         ),
-        ("eval.restrict=hard", "eval.restrict needs a list: set eval.ingredients to predicted or provided"),
+        (
+            "eval.restrict=hard",
+            "eval.restrict needs conditioning classes: set eval.ingredients to predicted or provided",
+        ),
         (
             "eval.ingredients=predicted",
             "eval.ingredients = predicted needs a model trained with model.ingredient_head: true",
         ),
         (
             "eval.ingredients=provided",
-            "eval.ingredients = provided changes nothing: the model takes no list (model.fusion is none); "
+            "eval.ingredients = provided changes nothing: the model has no text fusion (model.fusion is none); "
             "set eval.restrict to soft or hard, or eval.ingredients to vocabulary",
         ),
         # a section within a section
@@ -357,7 +360,7 @@ def test_a_mistake_in_an_inner_section_names_the_file(tmp_path: Path) -> None:
     assert resolved.origins["model.text.gamma"] == "default" and resolved.config.model.fusion_stride == 16
     with pytest.raises(UserError, match=r"model.fusion_stride must be one of model.strides \[4, 8, 16, 32\], found 2$"):
         load_config(path, ["model.fusion_stride=2"])
-    with pytest.raises(UserError, match=r"^model.fusion = film needs model.ingredient_head: true, whose guess"):
+    with pytest.raises(UserError, match=r"^model.fusion = film needs model.ingredient_head: true, whose prediction"):
         load_config(path, ["model.fusion=film"])
     assert load_config(written(tmp_path, to_yaml(resolved.config))).config == resolved.config
 
@@ -448,12 +451,12 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
         ),
         (
             [*TOLD, "model.fusion_stride=16"],
-            "model.fusion_stride must be null: all layers attend to the names with model.kind = diffusion, found 16",
+            "model.fusion_stride must be null: all layers attend to the classes with model.kind = diffusion, found 16",
         ),
         (
             [*TOLD, "model.text={kind: open_clip, model: ViT-L-14, tag: openai}"],
             "model.text.centre must be false with model.kind = diffusion and model.text.kind = open_clip: the UNet was "
-            "trained with CLIP's vectors as they are",
+            "trained with CLIP's embeddings as they are",
         ),
         ([*DIFFUSION, "model.diffusion.timestep=1000"], "model.diffusion.timestep: must be at most 999, found 1000"),
         ([*DIFFUSION, "model.diffusion.unet=half"],
@@ -478,8 +481,9 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
         ),
         (
             [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.conditioning_mix=[0, 1, 0, 0]"],
-            "distill.conditioning_mix must condition some students on all names (first share above 0): from them "
-            "alone the ingredient head of model.kind = diffusion learns, since the features know the list",
+            "distill.conditioning_mix must condition some students on all classes (first share above 0): the "
+            "ingredient head of model.kind = diffusion learns from these alone, since its features depend on the "
+            "conditioning classes",
         ),
         (
             [*DIFFUSION, "loss.attention=1"],

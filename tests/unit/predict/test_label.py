@@ -136,7 +136,7 @@ def test_lists_that_are_refused(text_run, image, tmp_path, overrides, ingredient
 
 
 def test_a_list_that_changes_nothing_is_refused(run, image, tmp_path):
-    with pytest.raises(UserError, match=r"eval.ingredients = provided changes nothing: the model takes no list"):
+    with pytest.raises(UserError, match=r"eval.ingredients = provided changes nothing: the model has no text fusion"):
         label_images(run, [image], str(tmp_path / "o"), [], "tomato")
     label_images(run, [image], str(tmp_path / "o"), ["eval.restrict=hard"], "tomato")
 

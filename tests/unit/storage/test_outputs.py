@@ -178,7 +178,7 @@ def test_a_folder_with_files_of_others_stays(tmp_path: Path, finished: bool, nam
 
 def test_a_folder_that_is_not_of_the_command_or_holds_its_input_stays(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and is no earlier result"):
+    with pytest.raises(UserError, match="is not empty and does not hold an earlier result"):
         demo(tmp_path)
     demo(tmp_path / "demo")
     with pytest.raises(UserError, match="which is read: name another folder"):

@@ -76,7 +76,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: bytes | None) -> N
     ("augment", "named"),
     [
         ({"scale": [0.9, 1.0]}, r"augment.scale \(\(0.9, 1.0\)\)"),
-        ({"scale": [1.5, 1.5]}, "the place of the crop"),
+        ({"scale": [1.5, 1.5]}, "the position of the crop"),
         ({"class_aware": 0.5}, "augment.class_aware"),
         ({"paste": 0.5}, "augment.paste"),
         ({"contrast": [0.8, 1]}, "augment.contrast"),
