@@ -167,4 +167,4 @@ def _code(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
-        return "without envelope"
+        return "without an error response"

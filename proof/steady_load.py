@@ -18,7 +18,7 @@ from foodseg.errors import FoodsegError
 from foodseg.serve.client import Client
 from foodseg.serve.http.schema import PromptAnswer, SegmentAnswer
 
-PATIENCE = 120.0  # seconds in which the client heals 429 and 503
+RETRY_SECONDS = 120.0  # seconds in which the client heals 429 and 503
 Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the image -> who answered, what
 
 
@@ -115,7 +115,7 @@ class SteadyLoad:
     def _run(self, number: int) -> None:
         # each starts elsewhere, so that the same image does not come from all of them at once
         turn = random.Random(number).randrange(self._images)
-        with Client(self._url, patience=PATIENCE, transport=Counting(self._statuses)) as client:
+        with Client(self._url, retry_seconds=RETRY_SECONDS, transport=Counting(self._statuses)) as client:
             while not self._done.is_set():
                 image = turn % self._images
                 turn += 1

@@ -63,7 +63,7 @@ def serve_run(
         # the usual end, not an interruption; SIGTERM and SIGHUP raise it, too
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        _say("stopping: requests in hand are answered first; the same once more ends at once")
+        _say("stopping: requests in flight are answered first; the same once more ends at once")
 
 
 def _say(sentence: str) -> None:

@@ -35,7 +35,7 @@ class HttpConfig(Section):
     body_seconds: float = Field(20.0, gt=0, description="time to send a request body, then 408")
     request_seconds: float = Field(60.0, gt=0, description="time for a whole request, body included, then 408")
     max_requests: int = Field(
-        32, ge=1, description="requests that one ingress replica has in hand at once; more are refused with 429"
+        32, ge=1, description="requests in flight at once in one ingress replica; more are refused with 429"
     )
     retry_after_seconds: float = Field(1.0, gt=0, description="what Retry-After says with a 429 of the ingress")
 

@@ -1,11 +1,12 @@
-"""Batches that form while the processor is busy: one queue for each kind of work, one piece of work at a time.
+"""Continuous batching: requests that arrive while the processor is busy form the next batch, one queue per kind.
 
     batcher = Batcher(run, max_batch=8)        # run(kind, items) -> results, in a thread of its own
     result = await batcher.submit(kind, item)
 
-Nothing waits for company: an item that finds the processor free goes at once, and those that come while it is busy are
-the next batch, the kind that has waited longest first. (`ray.serve.batch` takes a batch off its queue before the
-processor is free: with several queues, half-filled batches stand in line while what would fill them queues behind.)
+No item waits for a batch to fill: if the processor is free, the item runs at once. Items that arrive while it is busy
+form the next batch; the kind that has waited longest comes first. (`ray.serve.batch` takes a batch off its queue before
+the processor is free. With several queues, half-filled batches then wait while the items that would fill them queue
+behind them.)
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class Batcher:
         max_batch: int,
         on_batch: Callable[[int, int], None] = lambda size, waiting: None,
     ) -> None:
-        """`run` gives one result an item, or raises for all; on_batch(size, waiting) is called before each run."""
+        """`run` returns one result per item, or raises for all; on_batch(size, waiting) is called before each run."""
         self._run = run
         self._max_batch = max_batch
         self._on_batch = on_batch
@@ -62,7 +63,7 @@ class Batcher:
     async def submit(self, kind: Hashable, item: Any) -> Any:
         """Returns the result of `item`, which is only ever batched with others of its kind.
 
-        Raises what `run` raises. An item whose caller has gone away before its batch starts is dropped.
+        Raises what `run` raises. An item is dropped if its caller has gone away before its batch starts.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queues.add(kind, item, done)
@@ -80,7 +81,7 @@ class Batcher:
         try:
             while self._queues.by_kind:
                 kind, taken = self._queues.take(self._max_batch)
-                batch = [waiting for waiting in taken if not waiting.done.done()]  # cancelled: nobody wants it now
+                batch = [waiting for waiting in taken if not waiting.done.done()]  # cancelled: the caller has gone
                 if not batch:
                     continue
                 self._on_batch(len(batch), self.waiting)

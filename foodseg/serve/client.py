@@ -5,8 +5,9 @@
         print([(i.name, i.share_of_food) for i in answer.ingredients])
         mask = client.prompt("lunch.jpg", points=[(320, 240, 1)]).masks[0]
 
-A server that is full (429) or not ready (503) says when to come again, and the client does. An image that SAM has seen
-is named by its id instead of being sent again; where the server has forgotten it, it is sent once more.
+When the server is full (429) or not ready (503), the client retries after the time that the server names. For an image
+that SAM has embedded, the client sends its id instead of the image; if the server no longer keeps it, the image is sent
+again.
 """
 
 import base64
@@ -45,7 +46,7 @@ REMEMBERED_IMAGES = 256
 
 
 class Client:
-    """Not to be shared between threads. An image is its bytes, or a path or URI where they are."""
+    """Not to be shared between threads. An image is passed as bytes, or as a path or URI."""
 
     def __init__(
         self,
@@ -53,17 +54,17 @@ class Client:
         key: str | None = None,
         *,
         timeout: float = 90.0,
-        patience: float = 60.0,
+        retry_seconds: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout`: seconds for one attempt. `patience`: seconds in which 429 and 503 are tried again.
+        """`timeout`: seconds for one attempt. `retry_seconds`: how long 429 and 503 are retried, in all.
 
         `transport`: of httpx, for a proxy or a test.
         """
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._url = url
-        self._patience = patience
+        self._retry_seconds = retry_seconds
         self._ids: OrderedDict[bytes, str] = OrderedDict()
 
     def __enter__(self) -> "Client":
@@ -88,10 +89,10 @@ class Client:
         format: MaskFormat = "rle",
         pixels_per_cm: float | None = None,
     ) -> SegmentAnswer:
-        """Says which ingredient is where. `ingredients`: names of what is on the plate, for models that take them.
+        """Segments the ingredients. `ingredients`: names of the conditioning classes, for models that take them.
 
         Raises:
-            ApiError: the server refused, or was full for longer than `patience`.
+            ApiError: the server refused, or was full for longer than `retry_seconds`.
             RetryLater: the server could not be reached.
             UserError: the image cannot be read.
         """
@@ -168,14 +169,14 @@ class Client:
             self._ids.popitem(last=False)
 
     def _post(self, path: str, fields: Mapping[str, Any], image: bytes | None) -> bytes:
-        # a field with file name None is an ordinary one; so the body is multipart without an image, too
+        # a file name of None makes an ordinary field, so that the body is multipart even without an image
         parts = {name: (None, value) for name, value in _given(fields).items()}
         part = {} if image is None else {"image": ("image", image, "application/octet-stream")}
         return self._send("POST", path, files={**parts, **part})
 
     def _send(self, method: str, path: str, **request: Any) -> bytes:
         """Returns the body of an answer with status 200."""
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._retry_seconds
         while True:
             try:
                 response = self._http.request(method, path, **request)
@@ -185,7 +186,7 @@ class Client:
             if response.status_code == 200:
                 return response.content
             refused = _error(response)
-            # a little later than asked for, so that those who were refused together do not come back together
+            # jitter: clients that were refused at the same time do not all come back at the same time
             pause = None if refused.retry_after is None else refused.retry_after * random.uniform(1.0, 1.25)
             if response.status_code not in (429, 503) or pause is None or time.monotonic() + pause > until:
                 raise refused
@@ -222,7 +223,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _error(response: httpx.Response) -> ApiError:
-    """Returns the error of an answer; one without our envelope was made by something in between."""
+    """Returns the error in a response; one that is not in the API's own form came from a proxy in between."""
     seconds = response.headers.get("Retry-After", "")
     retry_after = float(seconds) if seconds.isdecimal() else None
     try:

@@ -23,7 +23,9 @@ from foodseg.errors import UserError
 
 IMPORT_PATH = "foodseg.serve.ray_app:build"
 SEGMENTER, INGRESS = "Segmenter", "Ingress"
-ABOVE_SECONDS = 15.0  # by which Serve waits longer than we do: what it answers itself is no envelope
+ABOVE_SECONDS = (
+    15.0  # by which Serve's time limit exceeds ours: its own answers are plain text, not our error responses
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
     """
     where = path or "the defaults"
     tree, given_args = ({"applications": [{"import_path": IMPORT_PATH}]}, {}) if path is None else _read(path)
-    # a line of each deployment for each request takes its time, and the guard's own says more
+    # a log line per deployment and request takes time, and the line that Guard writes says more
     tree["logging_config"] = {"encoding": "JSON", "enable_access_log": False} | (tree.get("logging_config") or {})
     if not isinstance(tree.get("applications"), list):
         raise UserError(
@@ -62,8 +64,8 @@ def read_deploy_file(path: str | None, overrides: Sequence[str] = ()) -> DeployF
             f"{where}: user_config of the {SEGMENTER} says which models there are, so --set segmenter.models has no "
             "effect: change it there"
         )
-    said = {override.partition("=")[0] for override in overrides}  # after the file was written, so it stands
-    options = {key: value for key, value in (tree.get("http_options") or {}).items() if f"http.{key}" not in said}
+    overridden = {override.partition("=")[0] for override in overrides}  # an override wins over the file
+    options = {key: value for key, value in (tree.get("http_options") or {}).items() if f"http.{key}" not in overridden}
     tree["http_options"] = _http_options(options, config, where)
     return DeployFile(tree, config)
 
@@ -87,7 +89,7 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def find_application(applications: Sequence[dict[str, Any]], where: str) -> dict[str, Any]:
-    """Returns ours among Serve's applications. UserError: there is none, or more than one."""
+    """Returns the foodseg application among those of Serve. UserError: there is none, or more than one."""
     ours = [app for app in applications if isinstance(app, dict) and app.get("import_path") == IMPORT_PATH]
     if len(ours) != 1:
         raise UserError(f"{where}: expected one application with import_path {IMPORT_PATH}, found {len(ours)}")
@@ -95,7 +97,7 @@ def find_application(applications: Sequence[dict[str, Any]], where: str) -> dict
 
 
 def given_sections(deploy: DeployFile, where: str) -> dict[str, Any]:
-    """Returns what a file and overrides say, section by section, models of `user_config` among it."""
+    """Returns what a file and overrides say, section by section, the models of `user_config` included."""
     sections = deploy.config.model_dump(mode="json", exclude_unset=True)
     models = wanted_models(find_application(deploy.tree["applications"], where))["models"]
     return {**sections, "segmenter": {**sections.get("segmenter", {}), "models": models}}
@@ -116,14 +118,14 @@ def with_model(application: dict[str, Any], name: str, checkpoint: str) -> dict[
 
 
 def wanted_models(application: dict[str, Any]) -> dict[str, Any]:
-    """Returns {"models": {name: checkpoint}, "default": name or None} of an application, from either place."""
+    """Returns {"models": {name: checkpoint}, "default": name or None}, from `user_config`, or else from `args`."""
     segmenter = (application.get("args") or {}).get("segmenter") or {}
     wanted = _segmenter_options(application).get("user_config") or segmenter
     return {"models": dict(wanted.get("models") or {}), "default": wanted.get("default")}
 
 
 def _models_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the models of a `user_config`; {} where there are none."""
+    """Returns the models of a `user_config`; {} if it has none."""
     config = options.get("user_config")
     models = config.get("models") if isinstance(config, dict) else None
     return models if isinstance(models, dict) else {}
@@ -140,7 +142,7 @@ def _segmenter_options(application: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(config: ServeConfig) -> ServeConfig:
-    """Paths as replicas need them; what is not there is said now, in one sentence."""
+    """Returns the settings with absolute paths. UserError: a file that they name does not exist."""
     tree = config.model_dump(mode="json", exclude_unset=True)
     for name, checkpoint in config.segmenter.models.items():
         resolve_checkpoint(checkpoint)
@@ -150,7 +152,7 @@ def _absolute(config: ServeConfig) -> ServeConfig:
         if not storage.exists(tree["sam"]["weights"]):
             raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")
     if config.clip is not None:
-        # either may be a name that open_clip knows; it is asked where CLIP is loaded
+        # either may be a name that open_clip knows; that is checked when CLIP is loaded
         for key, path in (("model", config.clip.model), ("weights", config.clip.weights)):
             if path is not None and storage.is_local(path) and storage.exists(path):
                 tree["clip"][key] = storage.absolute(path)

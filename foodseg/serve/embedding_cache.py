@@ -1,4 +1,4 @@
-"""The embeddings of the images that were seen last, by content, within a limit of bytes."""
+"""An LRU cache of image embeddings, by the digest of the image, with a limit in bytes."""
 
 import hashlib
 import threading
@@ -25,7 +25,7 @@ def image_digest(image: np.ndarray) -> str:
 
 
 class EmbeddingCache(Generic[T]):
-    """Least recently used first out; safe to use from several threads."""
+    """Drops the least recently used first; safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
         """`limit` is in bytes of `nbytes`; an embedding larger than that is not kept."""
@@ -35,14 +35,14 @@ class EmbeddingCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> T | None:
-        """Returns the embedding of an image, None where it is not kept (any more)."""
+        """Returns the embedding of an image, None if the cache does not hold it (any more)."""
         with self._lock:
             if digest in self._entries:
                 self._entries.move_to_end(digest)
             return self._entries.get(digest)
 
     def put(self, digest: str, embedding: T) -> None:
-        """Keeps an embedding, and drops what was not asked for longest until the limit holds."""
+        """Stores an embedding, and drops the least recently used ones until the limit holds."""
         with self._lock:
             before = self._entries.pop(digest, None)
             self._bytes -= before.nbytes if before is not None else 0
@@ -54,7 +54,7 @@ class EmbeddingCache(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept now."""
+        """Bytes in the cache now."""
         return self._bytes
 
     def __len__(self) -> int:

@@ -1,12 +1,13 @@
-"""Whether a model still answers: what Serve asks every few seconds, to replace a replica whose model is broken.
+"""The health check of a model: Serve calls it every few seconds and replaces a replica whose model is broken.
 
     health = Health(forward)          # forward: a tiny one, which raises where the model is broken
     health.worked()                   # after each real answer
-    health.failed()                   # after an answer that the model broke at
+    health.failed()                   # after a request at which the model failed
     await health.check()              # in the deployment's `check_health`
 
-A model that has just answered is healthy, so under load nothing is computed for this; an idle one is asked at most once
-in `EVERY_SECONDS`. One that failed is asked at once: whether it was the image's fault.
+A model that has just answered is healthy, so that under load nothing is computed for the check. An idle model runs the
+tiny forward pass at most once in `EVERY_SECONDS`. After a failure the next check runs it, to tell a broken model from a
+bad image.
 """
 
 import asyncio
@@ -35,20 +36,20 @@ class Health:
         self._asking: asyncio.Task[None] | None = None
 
     def worked(self) -> None:
-        """Notes an answer."""
+        """Records a request that was answered."""
         self._answers += 1
         self._good_at = self._clock()
         self._suspect = False
 
     def failed(self) -> None:
-        """Notes that a request was not answered for a reason other than the request."""
+        """Records a request that failed for a reason other than the request itself."""
         self._suspect = True
 
     async def check(self) -> None:
-        """Returns where the model answers.
+        """Returns if the model answers.
 
         Raises:
-            RuntimeError: it fails at the tiny forward, or nothing has left it for longer than the limit.
+            RuntimeError: the tiny forward pass fails, or the model has answered nothing for longer than the limit.
         """
         if not self._suspect and self._clock() - self._good_at < self._every:
             return

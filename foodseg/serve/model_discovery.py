@@ -1,4 +1,4 @@
-"""What `foodseg serve` finds to serve where its configuration names nothing, and where the rest is to be had.
+"""Finds what `foodseg serve` can serve where its configuration names nothing, and says where to get the rest.
 
 found = look(Path("."), {})      # .overrides of the configuration, .sentences for people
 """
@@ -25,16 +25,16 @@ CLIP_SOURCE = "pip install 'foodseg[clip]', get weights of https://github.com/ml
 
 @dataclass(frozen=True)
 class Found:
-    """overrides: `section.key=value`. sentences: what was taken, and what to add for the rest, one a line."""
+    """overrides: `section.key=value`. sentences: what was found, and how to add the rest, one a line."""
 
     overrides: list[str]
     sentences: list[str]
 
 
 def settings_here(file: str | None, overrides: Sequence[str], address: str | None) -> Found:
-    """Returns the overrides of a command with those for what the current folder holds in front of them.
+    """Returns the overrides for what the current folder holds, followed by those of the command.
 
-    On a cluster nothing is looked for: replicas elsewhere do not see this folder.
+    On a cluster it looks for nothing: replicas on other nodes do not see this folder.
 
     Raises:
         UserError: as `read_deploy_file`.
@@ -46,20 +46,20 @@ def settings_here(file: str | None, overrides: Sequence[str], address: str | Non
 
 
 def look(folder: Path, given: Mapping[str, Any]) -> Found:
-    """Looks below `folder` for what `given` (the sections that are written down somewhere) does not name."""
+    """Looks below `folder` for what `given`, the sections of the file and the overrides, does not name."""
     overrides: list[str] = []
     sentences = []
     if not (given.get("segmenter") or {}).get("models"):
         run = newest_run(folder)
         if run is None:
-            sentences.append(f"no model of food is here, so /v1/segment answers 503: {MODEL_SOURCE}")
+            sentences.append(f"no segmentation model is here, so /v1/segment answers 503: {MODEL_SOURCE}")
         else:
             overrides.append(f"segmenter.models.meals={run}")
             sentences.append(f"model: {run}, the newest run here (another: --set segmenter.models.meals=RUN)")
     if "sam" not in given:
         weights = next(
-            ((folder / place / name, kind) for place in WEIGHTS for name, kind in SAM_FILES
-             if (folder / place / name).is_file()), None,
+            ((folder / subfolder / name, kind) for subfolder in WEIGHTS for name, kind in SAM_FILES
+             if (folder / subfolder / name).is_file()), None,
         )  # fmt: skip
         if weights is None:
             sentences.append(
@@ -78,10 +78,10 @@ def look(folder: Path, given: Mapping[str, Any]) -> Found:
 
 
 def newest_run(folder: Path) -> Path | None:
-    """Returns the run whose checkpoints were written last, of those that have a good one."""
+    """Returns the run whose checkpoints were written last, of those that have a valid one."""
     written = {}
-    for place in RUNS:
-        for pointer in (folder / place).glob("**/last.json"):
+    for subfolder in RUNS:
+        for pointer in (folder / subfolder).glob("**/last.json"):
             written[pointer.parent] = pointer.stat().st_mtime
     for run in sorted(written, key=lambda path: (-written[path], path)):
         try:

@@ -1,4 +1,4 @@
-"""From what a request names to what the segmenter understands: a model's id, ingredients' ids."""
+"""Resolves the names in a request: a model's name to its id, the names of ingredients to class ids."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelNames:
-    """The states of the models, asked for at most once a second; requests do not wait while they are asked again."""
+    """The states of the models, refreshed at most once a second; requests do not wait for a refresh."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
@@ -36,7 +36,7 @@ class ModelNames:
         """Returns the model of a public name ('' = the default) and its id `name@sha12`.
 
         Raises:
-            ApiError: 422 unknown_model, 503 no_model (none is configured) or model_unavailable.
+            ApiError: 422 unknown_model, 503 no_model (no model is configured) or model_unavailable.
         """
         states = await self.states()
         if not states:
@@ -76,9 +76,9 @@ def no_model() -> ApiError:
 
 
 def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
-    """Returns the ids of the ingredients that a request names, in their order; None where it names none.
+    """Returns the ids of the ingredients that a request names, ascending; None if it names none.
 
-    Not for an event loop: looking for names like an unknown one takes its time.
+    Not for an event loop: the search for names similar to an unknown one is slow.
 
     Raises:
         ApiError: 422 bad_ingredients, ingredients_unsupported, unknown_ingredient.
@@ -88,7 +88,7 @@ def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
         return None
     if not model.guided:
         raise ApiError(
-            422, "ingredients_unsupported", f"the model {model.name} takes no list of ingredients",
+            422, "ingredients_unsupported", f"the model {model.name} is not conditioned on ingredients",
             "leave ingredients out, or name a model for which /v1/models says guided: true",
         )  # fmt: skip
     ids = {name.lower(): index for index, name in enumerate(model.classes) if index}

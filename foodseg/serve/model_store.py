@@ -1,12 +1,13 @@
-"""Which checkpoint each public name means: wanted, serving, and what went wrong with the one that was wanted.
+"""The models of one replica: which checkpoint each public name means, which one serves, and why they differ.
 
-    shelf = ModelStore(ServedModel, memory)
-    shelf.want({"models": {"meals": "runs/b"}})  # never raises: a bad checkpoint changes nothing
-    shelf.model("meals@0a1b2c3d4e5f")
+    store = ModelStore(ServedModel, registry)
+    store.want({"models": {"meals": "runs/b"}})  # never raises: a bad checkpoint changes nothing
+    store.model("meals@0a1b2c3d4e5f")
 
-A checkpoint that opened and labelled an image is noted in the memory, which outlives this process: a process that
-starts later with a bad checkpoint serves the one noted there, and any process can open what another already serves. So
-is what the name of a run meant when it was deployed: the run goes on, but what answers changes only when it is swapped.
+A checkpoint that loaded and labelled an image is recorded in the registry, which outlives this process. A process that
+starts later with a bad checkpoint serves the recorded one, and any process can load what another already serves. The
+registry also pins the name of a run to the checkpoint that it meant at deployment: the run may continue to train, but
+the served checkpoint changes only by a swap.
 """
 
 import logging
@@ -32,23 +33,23 @@ class Wanted:
     default: str | None
 
 
-class Memory(Protocol):
-    """What is known to be good; shared by the processes of one application, safe to write from several at once."""
+class ModelRegistry(Protocol):
+    """The checkpoints known to be good, shared by the processes of one application; several may write at once."""
 
     def latest(self) -> dict[str, ModelCard]:
-        """Returns for each name the checkpoint that answers."""
+        """Returns the checkpoint that serves under each name."""
 
     def find(self, model_id: str) -> ModelCard | None:
-        """Returns a checkpoint that answered at some time."""
+        """Returns a checkpoint that serves, or has served; None: there is no such one."""
 
-    def note(self, card: ModelCard) -> None:
-        """Makes a checkpoint the one that answers for its name."""
+    def record(self, card: ModelCard) -> None:
+        """Makes a checkpoint the one that serves under its name."""
 
-    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
-        """Returns what the run or URI that is wanted for a name was found to mean, None = nobody has looked yet."""
+    def pinned(self, name: str, checkpoint: str) -> ModelCard | None:
+        """Returns the checkpoint to which the run or URI that is wanted for a name is pinned, None = not pinned yet."""
 
-    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
-        """Notes what it means, for the processes that start later; the run may have gone on by then."""
+    def pin(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        """Pins it for the processes that start later; the run may have written newer checkpoints by then."""
 
 
 def parse_wanted(user_config: Any) -> Wanted:
@@ -76,29 +77,29 @@ def parse_wanted(user_config: Any) -> Wanted:
 class ModelStore:
     """`want` may run in one thread while `states` and `model` are called from others."""
 
-    def __init__(self, open_model: Callable[[str, str, str], ServedModel], memory: Memory) -> None:
+    def __init__(self, open_model: Callable[[str, str, str], ServedModel], registry: ModelRegistry) -> None:
         """open_model(name, uri of a checkpoint directory, its sha) loads one, or raises."""
         self._open = open_model
-        self._memory = memory
+        self._registry = registry
         self._wanted = Wanted({}, None)
         self._errors: dict[str, str] = {}
         self._serving: dict[str, ModelCard] = {}  # by this process
-        self._opened: dict[str, ServedModel] = {}  # until somebody asks for it
+        self._opened: dict[str, ServedModel] = {}  # until `model` returns it
         self._may_heal = False
         self._round = 0
 
     @property
     def may_heal(self) -> bool:
-        """Whether a checkpoint could not be read for a reason that passes, such as storage that stays away."""
+        """Whether a checkpoint could not be read for a transient reason, such as storage that does not answer."""
         return self._may_heal
 
     def want(self, user_config: Any) -> list[str]:
-        """Opens every checkpoint that does not serve yet; one that fails leaves its name as it was.
+        """Loads every checkpoint that does not serve yet; if one fails, what its name serves does not change.
 
-        A later call wins over an earlier one that is still at work. Takes as long as loading takes.
+        A later call wins over an earlier one that is still running. Takes as long as loading takes.
 
         Returns:
-            The ids that this process now serves; `model` gives each of them at once the first time.
+            The ids that this process now serves; the first call of `model` with each returns at once.
         """
         self._round += 1
         mine = self._round
@@ -114,10 +115,10 @@ class ModelStore:
             changed: str | None = None
             try:
                 card, changed = self._opened_card(name, checkpoint)
-            except Exception as error:  # whatever a checkpoint does to this process, the old one goes on serving
+            except Exception as error:  # whatever the checkpoint raises, the old one continues to serve
                 errors[name] = _sentence(error)
                 may_heal |= isinstance(error, RetryLater)
-                _log.error("model %s: %s; what served before goes on", name, errors[name])
+                _log.error("model %s: %s; what served before continues to serve", name, errors[name])
                 card = self._last_good(name)
             if mine != self._round:
                 return []
@@ -127,55 +128,55 @@ class ModelStore:
                 if refused is not None or changed is not None:
                     errors[name] = refused or changed or ""
                 assert card is not None
-                self._memory.note(card)
+                self._registry.record(card)
         self._serving, self._errors, self._may_heal = serving, errors, may_heal
         ready = [card.id for card in serving.values()]
-        for model_id in set(self._opened) - set(ready):  # of an earlier call that this one has overtaken
+        for model_id in set(self._opened) - set(ready):  # left by an earlier call that this one has overtaken
             self._opened.pop(model_id, None)
         return ready
 
     def states(self) -> list[ModelState]:
-        """Returns what `/v1/models` shows; the same in every process once all have noted what they serve.
+        """Returns what `/v1/models` shows; the same in every process once all have recorded what they serve.
 
-        A process that has found nothing to serve under a name says so: it cannot answer for the others.
+        A process that could load nothing for a name reports that, even where others serve it.
         """
-        latest = {name: card for name, card in self._memory.latest().items() if name in self._serving}
+        latest = {name: card for name, card in self._registry.latest().items() if name in self._serving}
         return [self._state(name, checkpoint, latest.get(name)) for name, checkpoint in self._wanted.models.items()]
 
     def model(self, model_id: str) -> ServedModel:
-        """Returns an opened model; loads it where this process has not.
+        """Returns a loaded model; loads it if this process has not yet.
 
         Raises:
-            UserError: no such model was ever served, or its files are gone. RetryLater: storage stays away.
+            UserError: no such model was ever served, or its files are gone. RetryLater: storage does not answer.
         """
         opened = self._opened.pop(model_id, None)
         if opened is not None:
             return opened
-        card = self._memory.find(model_id)
+        card = self._registry.find(model_id)
         if card is None:
             raise UserError(f"no model {model_id!r} was ever served here")
         return self._open(card.name, card.uri, card.sha)
 
     def _opened_card(self, name: str, checkpoint: str) -> tuple[ModelCard, str | None]:
-        """Returns what serves under a name from now on, and why it is not what the name has meant until now."""
-        settled = self._memory.settled(name, checkpoint)
-        if settled is None:
+        """Returns the card that serves under a name from now on and, if it is not the pinned one, why."""
+        pinned = self._registry.pinned(name, checkpoint)
+        if pinned is None:
             uri = resolve_checkpoint(checkpoint)
             card = self._open_once(name, uri, checkpoint_sha(uri))
-            self._memory.settle(name, checkpoint, card)
+            self._registry.pin(name, checkpoint, card)
             return card, None
         try:
-            return self._open_once(name, settled.uri, settled.sha), None
+            return self._open_once(name, pinned.uri, pinned.sha), None
         except RetryLater:
             raise
         except Exception as error:
-            # somebody has deleted or replaced it; the name of a run still means its best checkpoint
+            # the pinned checkpoint was deleted or replaced; the name of a run still means its best checkpoint
             uri = resolve_checkpoint(checkpoint)
             sha = checkpoint_sha(uri)
-            if (uri, sha) == (settled.uri, settled.sha):
+            if (uri, sha) == (pinned.uri, pinned.sha):
                 raise
             card = self._open_once(name, uri, sha)
-            self._memory.settle(name, checkpoint, card)
+            self._registry.pin(name, checkpoint, card)
             return card, f"{_sentence(error)}; what serves instead is {storage.redact(uri)}, {sha[:12]}"
 
     def _open_once(self, name: str, uri: str, sha: str) -> ModelCard:
@@ -187,24 +188,24 @@ class ModelStore:
         return model.card
 
     def _last_good(self, name: str) -> ModelCard | None:
-        """Returns what serves under the name after all: what did so here, else what did so elsewhere."""
+        """Returns the last checkpoint that served under the name: in this process, else in another one."""
         if name in self._serving:
             return self._serving[name]
-        card = self._memory.latest().get(name)
+        card = self._registry.latest().get(name)
         if card is None:
             return None
         try:
             self._opened[card.id] = self._open(card.name, card.uri, card.sha)
         except Exception as error:
-            _log.error("model %s: nor does the last good one serve: %s", name, _sentence(error))
+            _log.error("model %s: the last good checkpoint cannot be loaded either: %s", name, _sentence(error))
             return None
         return card
 
     def _known(self) -> Wanted:
-        """What to go on with where the new configuration cannot be read."""
+        """Returns what to keep serving where the new configuration cannot be read."""
         if self._wanted.models:
             return self._wanted
-        latest = self._memory.latest()
+        latest = self._registry.latest()
         return Wanted({name: card.uri for name, card in latest.items()}, next(iter(latest), None))
 
     def _state(self, name: str, checkpoint: str, card: ModelCard | None) -> ModelState:

@@ -1,7 +1,7 @@
-"""How label maps and masks travel between deployments: exact, and small enough to go within a message.
+"""Lossless compression of label maps and masks between deployments, small enough to travel within a message.
 
-What is larger than 100 KB Ray moves through its object store, which costs milliseconds. A label map of 1024 x 768 is
-some 20 KB as runs of equal pixels, and 786 KB as it is; fifty masks of that size take 5 MB as bits, 40 MB as bool.
+Ray moves what is larger than 100 KB through its object store, which costs milliseconds. A label map of 1024 x 768 is
+some 20 KB run-length encoded and 786 KB raw; fifty masks of that size take 5 MB as bits and 40 MB as bool.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class PackedMasks:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """A map (H, W) row by row. ends: (n,) uint32, the pixel behind each run. values: (n,), of the map's dtype."""
+    """A map (H, W) as runs, row by row. ends: (n,) uint32, the pixel behind each run. values: (n,), dtype of the map"""
 
     ends: np.ndarray
     values: np.ndarray
@@ -31,7 +31,7 @@ class Runs:
 
 @dataclass(frozen=True, eq=False)
 class PackedLabels:
-    """A `Labelled` whose maps are runs."""
+    """A `Labelled` whose maps are run-length encoded."""
 
     ids: Runs
     low_confidence: Runs | None
@@ -58,7 +58,7 @@ def pack(masks: Sequence[np.ndarray]) -> PackedMasks:
 
 
 def unpack(packed: PackedMasks) -> list[np.ndarray]:
-    """Returns the masks again, (H, W) bool each."""
+    """Returns the masks, (H, W) bool each."""
     _, height, width = packed.shape
     return [np.unpackbits(row, count=height * width).reshape(height, width).view(bool) for row in packed.bits]
 
@@ -70,7 +70,7 @@ def pack_labels(labelled: Labelled) -> PackedLabels:
 
 
 def unpack_labels(packed: PackedLabels) -> Labelled:
-    """Returns the label map again."""
+    """Returns the label map."""
     low_confidence = None if packed.low_confidence is None else _map(packed.low_confidence)
     return Labelled(_map(packed.ids), low_confidence, packed.confidences, packed.model, packed.sha)
 
@@ -91,5 +91,5 @@ def pack_regions(masks: Sequence[Mask]) -> PackedRegions:
 
 
 def unpack_regions(packed: PackedRegions) -> list[Mask]:
-    """Returns the masks with their scores again."""
+    """Returns the masks with their scores."""
     return [Mask(mask, score) for mask, score in zip(unpack(packed.masks), packed.scores, strict=True)]

@@ -1,4 +1,4 @@
-"""What the HTTP ingress asks of the deployments behind it, as protocols: Ray handles and plain fakes both fit.
+"""Protocols of the deployments behind the HTTP ingress; Ray handles and plain fakes both implement them.
 
 Every call is a coroutine. Images travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
 masks come back, never logits. A backend that is not configured is None.
@@ -21,7 +21,7 @@ def model_id(name: str, sha: str) -> str:
 
 
 class ImageExpired(Exception):
-    """The embedding of an image is no longer in the cache; the client heals it by sending the image again."""
+    """The embedding of an image is no longer in the cache; the client must send the image again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Labelled:
     """The label map of one image.
 
     ids: (H, W) uint8 or uint16, 0 = background.
-    low_confidence: (H, W) bool, where the confidence is low, or None where nobody asked for it.
+    low_confidence: (H, W) bool, True where the confidence is low; None if it was not requested.
     confidences: calibrated mean confidence in [0, 1] of the pixels of each id present.
     model, sha: public name and sha256 (hex) of the checkpoint that answered.
     """
@@ -53,10 +53,10 @@ class Mask:
 class ModelState:
     """One public model name.
 
-    wanted, serving: URIs of the checkpoint asked for and of the one that answers (None: none yet), without secrets.
+    wanted, serving: URIs of the wanted checkpoint and of the one that answers (None: not loaded yet), without secrets.
     sha: sha256 (hex) of the one that answers. error: why `wanted` does not serve, one sentence, or None.
-    classes: its names, id by id. default: answers where the client names no model. guided: takes ingredients.
-    longest_side: pixels of the longer side at which the model sees images; None = their own.
+    classes: its names, id by id. default: answers where the client names no model. guided: it can be
+    conditioned on ingredients. longest_side: pixels of the longer side at which it sees images; None = their own.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Segmenter(Protocol):
     """Labels images with one of several models."""
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
-        """Returns the label map. model: `name@sha12`. ingredients: ids of what is on the plate, None = not told."""
+        """Returns the label map. model: `name@sha12`. ingredients: ids of the conditioning classes, None = none."""
 
     async def models(self) -> list[ModelState]:
         """Returns the state of every model."""
@@ -102,12 +102,12 @@ class Clip(Protocol):
     """Scores any names; softmax over the names, 0 to 1."""
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        """Returns one score a name for the whole image."""
+        """Returns one score per name for the whole image."""
 
     async def mask_scores(
         self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
     ) -> list[list[float]]:
-        """Returns for each (H, W) bool mask one score a name."""
+        """Returns one score per name for each (H, W) bool mask."""
 
 
 class Refine(Protocol):
@@ -119,7 +119,7 @@ class Refine(Protocol):
 
 @dataclass(frozen=True)
 class Backends:
-    """All that the ingress composes."""
+    """All deployments that the ingress calls; None: not configured."""
 
     segmenter: Segmenter
     sam: Sam | None = None

@@ -1,4 +1,4 @@
-"""The Ray Serve application: an ingress that decodes each image once, and the deployments that it composes by handle.
+"""The Ray Serve application: an ingress that decodes each image once and calls the other deployments by handle.
 
     serve run serve_configs/local.yaml          # or: foodseg serve serve_configs/local.yaml, serve deploy ...
 
@@ -37,7 +37,7 @@ SECRET = "FOODSEG_SERVE_SECRET"
 
 @serve.deployment(
     name="Ingress",
-    max_ongoing_requests=1000,  # the guard's admission is the limit that a client meets
+    max_ongoing_requests=1000,  # the limit that a client meets is that of Guard
     max_surge_percent=100,
     graceful_shutdown_wait_loop_s=0.2,
     ray_actor_options={"num_cpus": 0.1},
@@ -45,7 +45,7 @@ SECRET = "FOODSEG_SERVE_SECRET"
 )
 @serve.ingress()
 class Ingress:
-    """Guard, codec and routes; holds no model."""
+    """The HTTP application (middleware, codec and routes); it holds no model."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Ingress:
         return self._guard
 
     async def check_health(self) -> None:
-        """Decodes a tiny image. The models behind have checks of their own: theirs must not take the ingress away."""
+        """Decodes a tiny image. The models have health checks of their own, which must not take the ingress down."""
         read_image(TINY_IMAGE, self._config.image)
 
     async def drain(self, seconds: float) -> int:
-        """Refuses new requests from now on; returns how many are left in hand after at most so many seconds."""
+        """Refuses new requests from now on; returns how many are in flight after at most so many seconds."""
         return await self._guard.drain(seconds)
 
 
@@ -91,15 +91,15 @@ def build(args: dict[str, Any]) -> Application:
     """Builds the application from the `args` of a Serve YAML file, the sections of `ServeConfig`.
 
     Raises:
-        UserError: an unknown key, a value out of range, an address that needs API keys and has none.
+        UserError: an unknown key, a value out of range, an address that needs API keys without any.
     """
     config = parse_serve_config(args)
-    keys_for(_listening(config.http), os.environ)  # else it would be seen only in the log of the ingress
+    keys_for(_listening(config.http), os.environ)  # else an error would be only in the log of the ingress
     # heavy: torch and the models' packages
     from foodseg.serve.ray_segmenter import SegmenterDeployment
 
     models = {"models": dict(config.segmenter.models), "default": config.segmenter.default}
-    # of each deployment again: what a run means is found once, and holds for replicas that start later
+    # a new release: the name of a run is pinned once per deployment, and replicas that start later use that
     segmenter = _bound(SegmenterDeployment, config, secrets.token_hex(8), user_config=models)
     sam = clip = refine = None
     if config.clip is not None:
@@ -117,13 +117,13 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _bound(deployment: Any, *arguments: Any, **options: Any) -> Application:
-    # a class decorator's type is lost on mypy: to it, deployments are plain classes
+    # mypy loses the type of a class decorator and takes deployments for plain classes
     application: Application = deployment.options(**options).bind(*arguments)
     return application
 
 
 def _listening(config: HttpConfig) -> HttpConfig:
-    """Returns the settings with the address that Serve's proxies really listen on: a deploy file may name another."""
-    # asking for the client would start a Ray where there is none yet, as in `serve run` before it connects
+    """Returns the settings with the address that Serve's proxies listen on, which may differ from the deploy file."""
+    # without a running Ray, as in `serve run` before it connects, the call would start one
     client = connected_client() if ray.is_initialized() else None
     return config if client is None else config.model_copy(update={"host": client.http_config.host})

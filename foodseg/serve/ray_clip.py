@@ -25,7 +25,7 @@ from foodseg.serve.ray_replica import start_replica
     health_check_period_s=5,
 )
 class ClipDeployment:
-    """See the protocol `Clip` of `serve/protocols.py`, which `RayClip` makes of a handle to this."""
+    """See the protocol `Clip` of `serve/protocols.py`, which `RayClip` implements over a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
         start_replica()
@@ -36,21 +36,21 @@ class ClipDeployment:
         self._health = Health(self._probe)
 
     async def check_health(self) -> None:
-        """Serve replaces this replica where it raises."""
+        """Serve replaces this replica if it raises."""
         await self._health.check()
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
-        """Returns one score a name for an image (H, W, 3) uint8."""
+        """Returns one score per name for an image (H, W, 3) uint8."""
         scores: list[float] = await self._watched(self._clip.scores, image, names)
         return scores
 
     async def mask_scores(self, image: np.ndarray, masks: PackedMasks, names: Sequence[str]) -> list[list[float]]:
-        """Returns for each mask one score a name."""
+        """Returns one score per name for each mask."""
         scores: list[list[float]] = await self._watched(self._clip.mask_scores, image, unpack(masks), names)
         return scores
 
     async def _watched(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Runs work in the model's thread; what fails there is asked about at the next check of health."""
+        """Runs work in the model's thread; a failure makes the next health check probe the model."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
         except Exception:

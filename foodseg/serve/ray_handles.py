@@ -1,7 +1,7 @@
-"""Handles of the deployments as the plain protocols of `serve/protocols.py`.
+"""The protocols of `serve/protocols.py`, implemented over handles of the deployments.
 
-Serve does not send an accepted request again when its replica dies: here it is sent once more, to another replica. What
-Serve raises becomes an answer that a client can act on.
+Serve does not retry an accepted request when its replica dies; here it is retried once, on another replica. Serve's
+exceptions become error responses that a client can act on.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from foodseg.serve.packing import pack, pack_labels, unpack_labels, unpack_regio
 from foodseg.serve.protocols import ImageExpired, Labelled, Mask, ModelState, model_id
 
 RETRY_AFTER_SECONDS = 1.0
-# the last one: in the throughput mode calls are gRPC's, and so is how some connections break
+# AioRpcError: in throughput mode calls use gRPC, and some connections break with it
 _LOST = (
     ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, WorkerCrashedError, ObjectLostError, AioRpcError,
 )  # fmt: skip
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:
-    """Calls a method of a deployment; once more where its replica was lost, within the deadline of the request.
+    """Calls a method of a deployment; retries once if its replica was lost, within the deadline of the request.
 
     Raises:
-        ApiError: 429 its queue is full, 503 it is not there, or what the deployment itself raised as one.
+        ApiError: 429 its queue is full, 503 it is not available, or an ApiError that the deployment raised.
         ImageExpired: as the deployment raised it.
     """
     for first in (True, False):
@@ -42,26 +42,25 @@ async def ask(handle: DeploymentHandle, method: str, *args: Any) -> Any:
         try:
             return await response
         except asyncio.CancelledError:
-            response.cancel()  # the client has left or its time is over; Serve would go on with the work
+            response.cancel()  # the client has left or the deadline has passed; Serve would continue the work
             raise
         except BackPressureError as error:
-            retry_after = (
-                getattr(error, "retry_after_s", None) or RETRY_AFTER_SECONDS
-            )  # None: it came from further away
+            # None: the error came from another process
+            retry_after = getattr(error, "retry_after_s", None) or RETRY_AFTER_SECONDS
             raise _answer(429, "too_many_requests", handle, "has a full queue", retry_after) from None
         except DeploymentUnavailableError:
             raise _answer(503, "backend_unavailable", handle, "did not start", 5.0) from None
         except _LOST as error:
             if not first:
                 raise _answer(503, "backend_lost", handle, "was lost twice", RETRY_AFTER_SECONDS) from None
-            _log.warning("%s was lost (%s), asking again", handle.deployment_name, type(error).__name__)
+            _log.warning("%s was lost (%s), retrying", handle.deployment_name, type(error).__name__)
         except (RayTaskError, FoodsegError) as error:
             raise _own(error) from None
     raise AssertionError
 
 
 def _own(error: Exception) -> Exception:
-    """Returns what to raise instead of an error of the deployment, which Ray has wrapped in its default mode."""
+    """Returns what to raise for an error of the deployment, which Ray has wrapped in its default mode."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, ApiError | ImageExpired):
         return cause
@@ -85,7 +84,7 @@ class RaySegmenter:
         height, width = image.shape[:2]
         side = self._sides.get(model)
         if side is not None and side < max(height, width):
-            # what the model does not see need not travel; it would be resized there in the same way
+            # the model sees the image at this size; resizing it here, in the same way, sends fewer bytes
             image = await asyncio.to_thread(resize_image, image, *fit_longest(height, width, side))
         handle = self._handle.options(multiplexed_model_id=model)
         return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients))
@@ -99,7 +98,7 @@ class RaySegmenter:
 
 
 class RaySam:
-    """`Sam` over a handle of `SamDeployment`; one image always goes to the same replica, while that lives."""
+    """`Sam` over a handle of `SamDeployment`; an image always goes to the same replica while that one lives."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle

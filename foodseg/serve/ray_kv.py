@@ -1,7 +1,7 @@
-"""What the replicas of one application know to be good, in the key-value store that every Ray cluster has.
+"""The registry of models that are known to be good, in the key-value store that every Ray cluster has.
 
-It outlives replicas, deployments and, where the cluster's head is fault tolerant, the head. Every process writes whole
-values under keys of their own, so that none has to wait for another.
+The store outlives replicas, deployments and, where the cluster's head is fault tolerant, the head. A write replaces one
+whole value, so that processes need no lock.
 """
 
 import json
@@ -13,11 +13,11 @@ from foodseg.serve.served_model import ModelCard
 _NAMESPACE = "foodseg-serve"
 
 
-class ClusterMemory:
-    """The `Memory` of `serve/model_store.py` for one Serve application."""
+class ClusterModelRegistry:
+    """The `ModelRegistry` of `serve/model_store.py` for one Serve application."""
 
     def __init__(self, application: str, release: str) -> None:
-        """release: of the application, another one each time that it is deployed again."""
+        """release: an id of the deployed application; it changes with each deployment."""
         self._application = application
         self._release = release
 
@@ -29,22 +29,22 @@ class ClusterMemory:
     def find(self, model_id: str) -> ModelCard | None:
         return _card(kv_get(_NAMESPACE, self._key("id", model_id)))
 
-    def note(self, card: ModelCard) -> None:
+    def record(self, card: ModelCard) -> None:
         value = json.dumps(asdict(card)).encode()
         for key in (self._key("id", card.id), self._key("latest", card.name)):
             kv_put(_NAMESPACE, key, value)
 
-    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
-        value = kv_get(_NAMESPACE, self._settled_key(name))
+    def pinned(self, name: str, checkpoint: str) -> ModelCard | None:
+        value = kv_get(_NAMESPACE, self._pinned_key(name))
         found = {} if value is None else json.loads(value)
-        return _card(json.dumps(found["card"]).encode()) if found.get("asked") == checkpoint else None
+        return _card(json.dumps(found["card"]).encode()) if found.get("wanted") == checkpoint else None
 
-    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
-        value = json.dumps({"asked": checkpoint, "card": asdict(card)}).encode()
-        kv_put(_NAMESPACE, self._settled_key(name), value)
+    def pin(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        value = json.dumps({"wanted": checkpoint, "card": asdict(card)}).encode()
+        kv_put(_NAMESPACE, self._pinned_key(name), value)
 
-    def _settled_key(self, name: str) -> str:
-        return self._key(f"settled/{self._release}", name)
+    def _pinned_key(self, name: str) -> str:
+        return self._key(f"pinned/{self._release}", name)
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._application}/{kind}/{name}"

@@ -1,7 +1,7 @@
-"""Prometheus metrics of the endpoint, beside those that Serve exports itself (`ray_serve_*`).
+"""Prometheus metrics of the endpoint, in addition to those that Serve itself exports (`ray_serve_*`).
 
 Ray adds the tags deployment, replica and application, and exports every name with the prefix `ray_`. The dashboard
-`serve_configs/grafana.json` is drawn from these.
+`serve_configs/grafana.json` shows them.
 """
 
 from ray.serve.metrics import Counter, Gauge, Histogram
@@ -14,7 +14,7 @@ _SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 
 class RequestMetrics:
-    """What the ingress counts: every request that the guard has answered."""
+    """Metrics of the ingress: every request that `Guard` has answered."""
 
     def __init__(self) -> None:
         tags = ("path", "status")
@@ -24,7 +24,7 @@ class RequestMetrics:
         )
 
     def count(self, exchange: Exchange) -> None:
-        """Counts one request; paths that do not exist are one, or a stranger could make a series of each."""
+        """Counts one request; all unknown paths share one label, or each would create a time series."""
         known = exchange.path in ROUTES
         path = exchange.path if known else "/page" if exchange.path.startswith("/page/") else "other"
         tags = {"path": path, "status": str(exchange.status)}
@@ -33,20 +33,20 @@ class RequestMetrics:
 
 
 class BatchMetrics:
-    """What the segmenter counts."""
+    """Metrics of the segmenter."""
 
     def __init__(self) -> None:
         self._size = Histogram("foodseg_batch_size", "Images in one forward pass.", _SIZES)
         self._waiting = Gauge("foodseg_batch_waiting", "Images that wait for a forward pass.")
 
     def count(self, size: int, waiting: int) -> None:
-        """Counts one batch and those that are left behind."""
+        """Counts one batch, and the images that still wait."""
         self._size.observe(size, tags={})
         self._waiting.set(waiting, tags={})
 
 
 class CacheMetrics:
-    """What the image embeddings of SAM count."""
+    """Metrics of the cache of SAM's image embeddings."""
 
     def __init__(self) -> None:
         self._asked = Counter("foodseg_sam_embeddings", "Embeddings asked for, by whether they were kept.", ("found",))

@@ -1,9 +1,9 @@
-"""What stands in front of Serve's own proxy: headers that would steer it, or that it cannot read, are taken out.
+"""Middleware for Serve's own proxy, which removes headers that control Serve or that it cannot read.
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=foodseg.serve.ray_proxy:middlewares     (on every node, before Ray starts)
 
-Serve lets any client choose a time limit, a replica and a model by header, and where it reads one that is not UTF-8,
-its answer is a bare 500 that our guard never sees. `foodseg serve` sets the variable where it starts Ray.
+Serve lets any client choose a time limit, a replica and a model by header. A header that is not UTF-8 makes it answer
+with a bare 500, which `Guard` never sees. `foodseg serve` sets the variable where it starts Ray.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from foodseg.cluster.ray_internals.serve import SESSION_ID_HEADER
 from foodseg.serve.http.middleware import VALID_REQUEST_ID, App, Receive, Scope, Send
 
-# names are compared as Serve does: - and _ are one; that of a session can be configured
+# compared as Serve does it, with - and _ alike; the name of the session header can be configured
 STEERING = (
     b"serve_multiplexed_model_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled",
     SESSION_ID_HEADER.lower().replace("-", "_").encode(),
@@ -22,7 +22,7 @@ TRACING = (b"traceparent", b"tracestate")
 
 
 class SafeHeaders:
-    """ASGI middleware: passes on a request without the headers that Serve must not read."""
+    """ASGI middleware: forwards a request without the headers that Serve must not read."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -44,7 +44,9 @@ def _safe(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     for name, value in headers:
         key = name.lower()
         if key == b"x-request-id":
-            if identified or VALID_REQUEST_ID.fullmatch(value) is None:  # of two, Serve answers one and logs the other
+            if (
+                identified or VALID_REQUEST_ID.fullmatch(value) is None
+            ):  # if two came, Serve would answer with one and log the other
                 continue
             identified = True
         if key.replace(b"-", b"_") in STEERING or (key in TRACING and not value.isascii()):

@@ -1,4 +1,4 @@
-"""The deployment that redraws label maps along SAM's masks; it asks Sam and Clip, and holds no model itself."""
+"""The deployment that redraws label maps along SAM's masks; it calls Sam and Clip, and holds no model itself."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ from foodseg.serve.sam_vote import vote
     health_check_period_s=5,
 )
 class RefineDeployment:
-    """See the protocol `Refine` of `serve/protocols.py`, which `RayRefine` makes of a handle to this."""
+    """See the protocol `Refine` of `serve/protocols.py`, which `RayRefine` implements over a handle to this."""
 
     def __init__(self, config: RefineConfig, sam: DeploymentHandle, clip: DeploymentHandle | None) -> None:
         start_replica()

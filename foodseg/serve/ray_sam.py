@@ -1,7 +1,7 @@
-"""The deployment of Segment Anything: embeddings of images kept by content, prompts on them, masks of everything.
+"""The deployment of Segment Anything: cached image embeddings, prompts on them, masks of everything.
 
-Requests about one image come to the replica that has its embedding: the digest is Serve's session id, and the router
-hashes it to a replica. When that replica goes, so do its embeddings, and the client sends the image again.
+All requests for one image go to the replica that holds its embedding: the digest is Serve's session id, and the router
+hashes it to a replica. When a replica stops, its embeddings are lost, and the client sends the image again.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
     health_check_period_s=5,
 )
 class SamDeployment:
-    """See the protocol `Sam` of `serve/protocols.py`, which `RaySam` makes of a handle to this."""
+    """See the protocol `Sam` of `serve/protocols.py`, which `RaySam` implements over a handle to this."""
 
     def __init__(self, config: SamConfig) -> None:
         start_replica()
@@ -47,18 +47,18 @@ class SamDeployment:
         self._sam = load_sam(config.kind, config.weights, pick_device(mps=False), grid)
         self._cache: EmbeddingCache[SamEmbedding] = EmbeddingCache(config.cache_bytes)
         self._metrics = CacheMetrics()
-        # a click takes milliseconds: it does not stand in line behind images to embed, which take seconds
+        # a click takes milliseconds: it must not queue behind images to embed, which take seconds
         self._slow = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._quick = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._health = Health(self._probe)
-        self._doubt_encoder = False
+        self._encoder_failed = False
 
     async def check_health(self) -> None:
-        """Serve replaces this replica where it raises."""
+        """Serve replaces this replica if it raises."""
         await self._health.check()
 
     async def embed(self, digest: str, image: np.ndarray) -> None:
-        """Keeps the embedding of an image (H, W, 3) uint8; nothing is computed where it is kept already.
+        """Caches the embedding of an image (H, W, 3) uint8; computes nothing if it is cached already.
 
         Raises:
             ApiError: 422, it cannot be embedded.
@@ -71,7 +71,7 @@ class SamDeployment:
         points: Sequence[tuple[float, float, int]],
         box: tuple[float, float, float, float] | None,
     ) -> PackedRegions:
-        """Returns masks, best first. Raises ImageExpired: the embedding is not kept (any more) by this replica."""
+        """Returns masks, best first. Raises ImageExpired: this replica does not hold the embedding (any more)."""
         embedding = self._cache.get(digest)
         self._metrics.count(embedding is not None, self._cache.nbytes)
         if embedding is None:
@@ -86,16 +86,16 @@ class SamDeployment:
             packed: PackedRegions = await self._watched(self._slow, self._masks, digest, image, gone)
             return packed
         finally:
-            gone.set()  # seconds of a thread, which others wait for
+            gone.set()  # stops work that would hold the thread for seconds
 
     async def _watched(self, thread: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Any:
-        """Runs work in a thread; what fails there is asked about at the next check of health."""
+        """Runs work in a thread; a failure makes the next health check probe the model."""
         try:
             result = await asyncio.get_running_loop().run_in_executor(thread, work, *args)
-        except ApiError:  # of the image
+        except ApiError:  # the fault of the image
             raise
         except Exception:
-            self._doubt_encoder |= thread is self._slow
+            self._encoder_failed |= thread is self._slow
             self._health.failed()
             raise
         self._health.worked()
@@ -104,9 +104,9 @@ class SamDeployment:
     async def _probe(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._quick, self._sam.check)
-        if self._doubt_encoder:  # an encoder takes seconds: it is asked only where it has failed
+        if self._encoder_failed:  # the encoder takes seconds, so it is probed only after a failure
             await loop.run_in_executor(self._slow, self._sam.check, True)
-            self._doubt_encoder = False
+            self._encoder_failed = False
 
     def _embedding(self, digest: str, image: np.ndarray) -> SamEmbedding:
         embedding = self._cache.get(digest)

@@ -1,8 +1,8 @@
 """The deployment that labels images: several checkpoints by name, batches by canvas, hot swap by `user_config`.
 
 A new `user_config` does not restart replicas. Each loads the new checkpoint in the background while the old one
-answers, labels an image with it, and notes it in the cluster's memory; from then on the ingress asks for it. Requests
-name a checkpoint by `name@sha12`, Serve's multiplexed model id, so that every answer is of the one it was asked of.
+answers, labels an image with it, and records it in the registry of the cluster; from then on the ingress requests it.
+A request names a checkpoint by `name@sha12`, Serve's multiplexed model id, so that exactly that checkpoint answers.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from foodseg.serve.health import Health
 from foodseg.serve.model_store import ModelStore
 from foodseg.serve.packing import PackedLabels, pack_labels
 from foodseg.serve.protocols import Labelled, ModelState
-from foodseg.serve.ray_kv import ClusterMemory
+from foodseg.serve.ray_kv import ClusterModelRegistry
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.served_model import ServedModel
 
-KNOWN_MODELS = 32  # per replica, nearly all of them without weights: these go when a model is replaced
+KNOWN_MODELS = 32  # per replica; most hold no weights, since a replaced model releases them
 GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when another took its place
-RETRY_SECONDS = 30.0  # until storage that stayed away is asked again
-_PROBE = (0, 0)  # canvas of what asks whether a model still computes
+RETRY_SECONDS = 30.0  # until storage that did not answer is asked again
+_PROBE = (0, 0)  # the canvas that stands for a health check
 _log = logging.getLogger(__name__)
 
-Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch has in common: model, canvas, whether lists came
-Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its label map, its list
+Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch shares: model, canvas, whether conditioned
+Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its label map, its conditioning classes
 
 
 @serve.deployment(
@@ -45,13 +45,13 @@ Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its
     health_check_period_s=5,
 )
 class SegmenterDeployment:
-    """See the protocol `Segmenter` of `serve/protocols.py`, which `RaySegmenter` makes of a handle to this."""
+    """See the protocol `Segmenter` of `serve/protocols.py`, which `RaySegmenter` implements over a handle to this."""
 
     def __init__(self, config: ServeConfig, release: str) -> None:
-        """release: of the application, see `ClusterMemory`."""
+        """release: of the application, see `ClusterModelRegistry`."""
         start_replica()
         self._config = config
-        self._store = ModelStore(_open, ClusterMemory(serve.get_replica_context().app_name, release))
+        self._store = ModelStore(_open, ClusterModelRegistry(serve.get_replica_context().app_name, release))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
         self._health = Health(self._probe)
         self._holding: asyncio.Task[None] | None = None
@@ -74,7 +74,7 @@ class SegmenterDeployment:
         self._holding = self._holding or asyncio.create_task(self._keep_holding())
 
     async def check_health(self) -> None:
-        """Serve replaces this replica where it raises."""
+        """Serve replaces this replica if it raises."""
         await self._health.check()
 
     async def segment(
@@ -82,10 +82,10 @@ class SegmenterDeployment:
     ) -> PackedLabels:
         """Returns the label map of `size` (height, width) of an image (H, W, 3) uint8 at any scale.
 
-        ingredients: ids of what may be on it, for models that are `guided`; None = nobody said.
+        ingredients: ids of the conditioning classes, for models that are `guided`; None = not provided.
 
         Raises:
-            UserError: the checkpoint that the request was sent for is not there any more.
+            UserError: the checkpoint that the request names is not there any more.
         """
         model = await self._model(serve.get_multiplexed_model_id())
         canvas = model.canvas(*size, self._config.segmenter.canvases)
@@ -111,25 +111,26 @@ class SegmenterDeployment:
             await self._batcher.submit((model, _PROBE, False), None)
 
     def _forward(self, kind: Kind, items: Sequence[Item | None]) -> Sequence[Labelled | None]:
-        model, canvas, told = kind
+        model, canvas, conditioned = kind
         if canvas == _PROBE:
             model.check()
             return [None] * len(items)
-        images, sizes, lists = zip(*(item for item in items if item is not None), strict=True)
-        # only CLIP's second opinion on SAM's masks asks for it
-        asked = self._config.sam is not None and self._config.clip is not None
-        confidence_below = self._config.refine.confidence_below if asked else 0.0
-        return model.label(images, sizes, canvas, provided=lists if told else None, confidence_below=confidence_below)
+        images, sizes, provided = zip(*(item for item in items if item is not None), strict=True)
+        # only CLIP's second opinion on SAM's masks needs the low-confidence pixels
+        needed = self._config.sam is not None and self._config.clip is not None
+        confidence_below = self._config.refine.confidence_below if needed else 0.0
+        conditioning = provided if conditioned else None
+        return model.label(images, sizes, canvas, provided=conditioning, confidence_below=confidence_below)
 
     async def _keep_holding(self) -> None:
-        """Renews from time to time that what serves here is not to be deleted by the run that wrote it."""
+        """Renews the holds, which keep the runs from deleting the checkpoints that serve here."""
         while True:
             await asyncio.sleep(HOLD_SECONDS / 100)
             for model in list(self._serving.values()):
                 await asyncio.to_thread(_hold, model.card.uri)
 
     async def _keep_wanting(self, user_config: dict[str, Any], at_once: bool) -> None:
-        """Loads what is wanted, again after a while where storage stayed away."""
+        """Loads what is wanted, and retries after a while if storage did not answer."""
         if at_once:
             await self._want(user_config)
         while self._store.may_heal:
@@ -166,5 +167,5 @@ def _open(name: str, uri: str, sha: str) -> ServedModel:
 def _hold(uri: str) -> None:
     try:
         hold(uri)
-    except FoodsegError as error:  # storage that only the run may write to
-        _log.warning("the run may delete what is served here, as that cannot be noted there: %s", error)
+    except FoodsegError as error:  # such as storage that is read-only here
+        _log.warning("cannot hold the checkpoint, so its run may delete it while it is served: %s", error)

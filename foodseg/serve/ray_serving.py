@@ -1,4 +1,4 @@
-"""Starts the endpoint from a deploy file, and swaps a model of a running one; what `foodseg serve` calls.
+"""Starts the endpoint from a deploy file, and swaps a model of a running one; `foodseg serve` calls it.
 
 with serving("serve_configs/local.yaml") as endpoint: ...
 swap("meals", "runs/b", address="auto")
@@ -41,16 +41,16 @@ from foodseg.serve.deploy_file import INGRESS, SEGMENTER, find_application, read
 from foodseg.serve.http.api_keys import keys_for
 from foodseg.serve.protocols import ModelState
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
-from foodseg.serve.startup_progress import Starting
+from foodseg.serve.startup_progress import StartupProgress
 
 START_SECONDS = 300.0  # a large SAM is read from a slow disk in less
 STOP_SECONDS = 30.0  # replicas that are still busy have 20
 _POLL_SECONDS = 0.2
-# Of a Ray that is started for the endpoint. foodseg's own has metrics off, for training; Ray gives workers a niceness
-# of 15, by which everything else on the machine goes before those who wait for an answer; a proxy that is not ready
-# within 5 seconds is killed, which is short on a busy machine; what is larger than 100 KB, such as an image, is not
-# sent but put into the object store and fetched from there, which takes milliseconds; so do Serve's own threads for
-# a deployment's code and for its router, which guard against code that blocks, as ours does only while it starts.
+# Set for a Ray that is started for the endpoint. By default foodseg turns metrics off, for training. Ray gives workers
+# a niceness of 15, so that everything else on the machine runs before requests. Serve kills a proxy that is not ready
+# within 5 seconds, which is short on a busy machine. Ray moves what is larger than 100 KB, such as an image, through
+# the object store, which costs milliseconds. So do Serve's own threads for a deployment's code and for its router;
+# they guard against code that blocks, and ours blocks only while it starts.
 _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "1",
     "RAY_worker_niceness": "0",
@@ -81,11 +81,11 @@ def serving(
 ) -> Iterator[Endpoint]:
     """Runs the body while the endpoint answers; on a Ray of its own, or on the cluster at `address`.
 
-    At the end requests in hand are answered first; KeyboardInterrupt meanwhile ends that.
+    At the end, requests in flight are answered first; KeyboardInterrupt cuts that short.
 
     Args:
         path: Serve's deploy file; None = defaults. overrides: `section.key=value` for our sections.
-        say: gets a line for each stage of the start.
+        say: called with each line of the progress of the start.
 
     Raises:
         UserError: the file, a checkpoint, an address without keys, a port that is taken, a deployment that fails.
@@ -99,22 +99,22 @@ def serving(
         _require_free(options["host"], options["port"])
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of each of its own parts that has started
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else it logs the start of each of its own actors
     name = find_application(file.tree["applications"], path or "the defaults")["name"]
     own = address is None and not ray.is_initialized()
     with contextlib.ExitStack() as stack:
-        with Starting(_stages(file.config), say) as starting:
-            starting.next()
+        with StartupProgress(_stages(file.config), say) as progress:
+            progress.next()
             stack.enter_context(ray_session(address, logical_cpus=max(2, cores())))
-            starting.next()
+            progress.next()
             try:
                 client = start_serve(schema.http_options.model_dump(), ProxyLocation(schema.proxy_location))
             except (RayError, TimeoutError) as error:
                 raise RetryLater(f"the HTTP proxy does not start ({line_of(error, 0)}): free processors") from None
             stack.callback(_forget if own else _shut_down)
-            starting.next()
+            progress.next()
             deploy(client, schema)
-            _wait(client, name, starting.note)
+            _wait(client, name, progress.note)
         try:
             yield _endpoint(options["host"], options["port"])
         finally:
@@ -123,12 +123,12 @@ def serving(
 
 
 def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
-    """Makes a public name mean another checkpoint, in the endpoint on the cluster at `address`, without a restart.
+    """Swaps the checkpoint of a public name, in the endpoint on the cluster at `address`, without a restart.
 
     The checkpoint is loaded and labels an image here first, so that a bad one is refused before anything changes.
 
     Returns:
-        name, checkpoint, sha; `before`: the sha that answered until now, or None; seconds that it took.
+        name, checkpoint, sha; `before`: the sha that served until now, or None; `seconds` that it took.
 
     Raises:
         UserError: the checkpoint is bad, no endpoint runs there, or the replicas cannot load it.
@@ -149,7 +149,7 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
         deployed = deployed_applications(client)
         application = find_application(deployed, f"the cluster at {address}")
         handle = DeploymentHandle(SEGMENTER, application["name"])
-        # in Serve's throughput mode a handle works only within an event loop, unless it is told otherwise
+        # in Serve's throughput mode a handle works only within an event loop by default
         route_in_own_loop(handle)
         before = next((state.sha for state in _states(handle) if state.name == name), None)
         began = time.monotonic()
@@ -163,7 +163,7 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
 
 
 def _stages(config: ServeConfig) -> list[tuple[str, float]]:
-    """Returns what is done while the endpoint starts, and about how long it takes on an idle laptop."""
+    """Returns the stages of the start, and about how long each takes on an idle laptop."""
     models = ", ".join(f"{name} ({storage.redact(uri)})" for name, uri in config.segmenter.models.items())
     parts = [models or "no model", *(["Segment Anything"] if config.sam else []), *(["CLIP"] if config.clip else [])]
     return [
@@ -174,22 +174,24 @@ def _stages(config: ServeConfig) -> list[tuple[str, float]]:
 
 
 def _drain(name: str, seconds: float) -> None:
-    """Lets the ingress refuse new requests and answer those that it has in hand."""
+    """Makes the ingress refuse new requests and answer those in flight."""
     try:
         replicas = sum(serve.status().applications[name].deployments[INGRESS].replica_states.values())
         handle = DeploymentHandle(INGRESS, name)
         route_in_own_loop(handle)
-        calls = [handle.drain.remote(seconds) for _ in range(replicas)]  # the router takes the one with the least to do
+        calls = [
+            handle.drain.remote(seconds) for _ in range(replicas)
+        ]  # the router picks the replica with the fewest requests
         for call in calls:
             call.result(timeout_s=seconds + 5)
-    except Exception as error:  # whatever it is, the endpoint ends
-        _log.warning("requests in hand are not waited for (%s)", line_of(error, 0))
+    except Exception as error:  # of any kind: the endpoint ends all the same
+        _log.warning("cannot wait for requests in flight (%s)", line_of(error, 0))
 
 
 def _forget() -> None:
-    """Ends the connection to a Serve whose Ray is about to be ended whole.
+    """Closes the connection to a Serve whose Ray cluster is about to be stopped.
 
-    Serve's own shutdown would stop part by part what goes at once, and waits for each; its last message is an error.
+    Serve's own shutdown would stop its actors one by one and wait for each; its last message is an error.
     """
     client = connected_client()
     if client is not None:
@@ -198,9 +200,10 @@ def _forget() -> None:
 
 
 def _shut_down() -> None:
-    """Ends the endpoint on a cluster that goes on, as `serve.shutdown` does.
+    """Stops the endpoint on a cluster that continues to run, as `serve.shutdown` does.
 
-    That one waits in a call of the controller which ends with it, so that Ray calls it a failure, on the terminal.
+    `serve.shutdown` waits in a call of the controller, which ends with the controller; Ray reports that as a failure on
+    the terminal.
     """
     client = connected_client()
     if client is None:
@@ -211,7 +214,7 @@ def _shut_down() -> None:
         begin_shutdown(client, STOP_SECONDS)
         while controller_runs():
             if time.monotonic() >= deadline:
-                _log.warning("Serve still stops what ran on the cluster after %.0f s", STOP_SECONDS)
+                _log.warning("Serve is still stopping its actors on the cluster after %.0f s", STOP_SECONDS)
                 break
             time.sleep(_POLL_SECONDS)
     except (RayError, TimeoutError):  # the controller is gone
@@ -257,7 +260,7 @@ def _wait(client: ServeControllerClient, name: str, note: Callable[[str], None])
 
 
 def _failure(message: str) -> FoodsegError:
-    """Returns the sentence in what Serve says of a failed deployment, mostly the traceback of a worker."""
+    """Returns the error behind Serve's message on a failed deployment, which is mostly the traceback of a worker."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     ours = next((line for line in reversed(lines) if line.startswith("foodseg.errors.")), None)
     if ours is not None:

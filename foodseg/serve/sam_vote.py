@@ -1,6 +1,6 @@
-"""The SAM vote over a label map, with CLIP's second opinion where the segmenter is low_confidence, as one coroutine.
+"""The SAM vote over a label map, with a second opinion of CLIP where confidence is low, as one coroutine.
 
-Apart from its deployment (`ray_refine`), so that it runs and is tested without Ray.
+It is separate from its deployment (`ray_refine`), so that it runs and is tested without Ray.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One checkpoint as the endpoint serves it: opened, warmed up, answering batches of images with label maps.
+"""One checkpoint as the endpoint serves it: loaded, warmed up, labelling batches of images.
 
 model = ServedModel("meals", uri, checkpoint_sha(uri))
 (labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases))
@@ -21,8 +21,8 @@ from foodseg.predict.label import mean_confidences
 from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
-_TINY = 64  # pixels of a side, or a little more, of what shows that the model still computes
-_BLANK = 512  # pixels of a side of the first image, where the model takes any
+_TINY = 64  # pixels of a side, or a little more, of the image of the health check
+_BLANK = 512  # pixels of a side of the warm-up image, where the model takes any size
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelCard:
     """What is known of a checkpoint without its weights; plain JSON, so that it outlives the process.
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
-    guided: takes a list of ingredients. longest_side: pixels of the longer side at which the model sees images;
+    guided: is conditioned on ingredients. longest_side: pixels of the longer side at which the model sees images;
     None = their own.
     """
 
@@ -43,20 +43,20 @@ class ModelCard:
 
     @property
     def id(self) -> str:
-        """Under which requests find it, `meals@0a1b2c3d4e5f`."""
+        """The id by which requests name it, `meals@0a1b2c3d4e5f`."""
         return model_id(self.name, self.sha)
 
 
 def checkpoint_sha(uri: str) -> str:
-    """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: there is none."""
+    """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: it has no manifest."""
     return sha256(storage.read_bytes(storage.join(uri, "manifest.json")))
 
 
 class _Loaded(NamedTuple):
-    """The weights, shown to an image without and with a list of ingredients."""
+    """The weights, as predictors for images without and with provided ingredients."""
 
-    untold: BatchPredictor
-    told: BatchPredictor
+    unconditioned: BatchPredictor
+    conditioned: BatchPredictor
     temperature: float
 
 
@@ -67,7 +67,7 @@ class ServedModel:
         """Loads a checkpoint directory and labels a blank image with it.
 
         Raises:
-            UserError: it is torn, not the one of this sha, or does not run. RetryLater: storage stays away.
+            UserError: it is damaged, has another sha, or does not run. RetryLater: storage does not answer.
         """
         self._uri, self._sha = uri, sha
         checkpoint = self._checkpoint()
@@ -95,14 +95,14 @@ class ServedModel:
 
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
-            canvas: of all of them. provided: ids that may be on each; None = nobody said.
-            confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = do not say.
+            canvas: of all of them. provided: ids of the conditioning classes of each; None = not provided.
+            confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = not computed.
         """
         loaded = self._loaded
-        if loaded is None:  # released, and asked for once more
+        if loaded is None:  # released, and needed again
             checkpoint = self._checkpoint()
             loaded = self._loaded = _loaded(checkpoint, load_model(checkpoint, self._eval.weights))
-        predictor = loaded.untold if provided is None else loaded.told
+        predictor = loaded.unconditioned if provided is None else loaded.conditioned
         answers = []
         for logits in predictor.logits(images, sizes, canvas, provided):
             ids, confidence = logits.ids_and_confidence(loaded.temperature)
@@ -113,17 +113,17 @@ class ServedModel:
         return answers
 
     def check(self) -> None:
-        """Computes the smallest image that the model takes; nothing while its weights are given back.
+        """Computes the smallest image that the model takes; does nothing while the weights are released.
 
         Raises:
-            RuntimeError, or whatever a broken model ends with.
+            RuntimeError, or whatever else a broken model raises.
         """
         loaded = self._loaded
         if loaded is not None:
-            loaded.untold.probe(-(-_TINY // self._multiple) * self._multiple)
+            loaded.unconditioned.probe(-(-_TINY // self._multiple) * self._multiple)
 
     def release(self) -> None:
-        """Gives the memory of the weights back; a later `label` loads them again."""
+        """Frees the weights; a later `label` loads them again."""
         self._loaded = None
 
     def _checkpoint(self) -> Checkpoint:
@@ -146,16 +146,19 @@ class ServedModel:
 
 
 def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
-    """The checkpoint decides how images without a list are taken; a checkpoint for lists alone takes all names."""
+    """Returns both predictors. Without provided ingredients the checkpoint's `eval.ingredients` decides.
+
+    A checkpoint that was evaluated with provided ingredients uses the whole vocabulary then.
+    """
     config, precision = checkpoint.config.eval, checkpoint.config.train.precision
-    untold = config
+    unconditioned = config
     if config.ingredients == "provided":
-        untold = config.model_copy(update={"ingredients": "vocabulary", "restrict": "none"})
-    told = config.model_copy(update={"ingredients": "provided"})
+        unconditioned = config.model_copy(update={"ingredients": "vocabulary", "restrict": "none"})
+    conditioned = config.model_copy(update={"ingredients": "provided"})
     calibration = calibration_of(checkpoint, config)
     device = pick_device()
     return _Loaded(
-        BatchPredictor(model, untold, device, precision),
-        BatchPredictor(model, told, device, precision),
+        BatchPredictor(model, unconditioned, device, precision),
+        BatchPredictor(model, conditioned, device, precision),
         calibration.temperature if calibration else 1.0,
     )

@@ -1,12 +1,12 @@
-"""What an endpoint does while it starts, in lines on stderr: a stage when it begins, the time now and then.
+"""Progress of the start of the endpoint, as lines on stderr: each stage when it begins, the time now and then.
 
-    with Starting([("starting Ray", 6.0), ("loading the models", 20.0)]) as starting:
-        starting.next()
+    with StartupProgress([("starting Ray", 6.0), ("loading the models", 20.0)]) as progress:
+        progress.next()
         ...
-        starting.note("Segmenter is ready")
+        progress.note("Segmenter is ready")
 
-Lines, with a terminal and without one. The estimate begins as what the stages mostly take; a machine that took longer
-for those that are over is expected to do so for the rest.
+It prints lines, with or without a terminal. The estimate begins with the usual time of each stage; if the finished
+stages took longer, the rest is expected to take longer by the same factor.
 """
 
 import sys
@@ -22,7 +22,7 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Starting:
+class StartupProgress:
     """Context manager; `next` begins the next stage."""
 
     def __init__(
@@ -32,14 +32,14 @@ class Starting:
         every: float = EVERY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """stages: what each does, and the seconds that it mostly takes."""
+        """stages: what each does, and the seconds that it usually takes."""
         self._stages, self._say, self._every, self._clock = stages, say, every, clock
         self._began = self._stage_began = clock()
         self._index = -1
         self._over = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="starting", daemon=True)
 
-    def __enter__(self) -> "Starting":
+    def __enter__(self) -> "StartupProgress":
         self._say(f"starting the endpoint: about {sum(seconds for _, seconds in self._stages):.0f} s")
         self._ticker.start()
         return self
@@ -59,11 +59,11 @@ class Starting:
         self._say(f"[{self._index + 1}/{len(self._stages)}] {self._stages[self._index][0]}{self.times()}")
 
     def note(self, sentence: str) -> None:
-        """Says something that has happened."""
+        """Prints something that has happened."""
         self._say(f"  {sentence} ({self._clock() - self._began:.0f} s)")
 
     def times(self) -> str:
-        """Returns the time so far and about what is left, nothing before the first stage is over."""
+        """Returns the time so far and about what is left; "" before the first stage is over."""
         if self._index <= 0 and self._clock() - self._began < self._every:
             return ""
         over = sum(seconds for _, seconds in self._stages[: self._index])

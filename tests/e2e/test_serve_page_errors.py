@@ -1,4 +1,4 @@
-"""The page says plainly what went wrong, and goes on where it can; it fits a telephone; its arithmetic is exact."""
+"""The page says plainly what went wrong, and continues where it can; it fits a telephone; its arithmetic is exact."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from tests.support.page_view import at, largest, middle_of, saved, upload
 
 WIDTHS = (320, 390, 768, 1280)
 BUSY = Scripted(
-    429, b'{"error": {"code": "too_many_requests", "message": "32 requests are in hand already", "hint": ""}}',
+    429, b'{"error": {"code": "too_many_requests", "message": "32 requests are in flight already", "hint": ""}}',
     headers=((b"retry-after", b"1"),),
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_a_busy_server_is_asked_again(server, show, image_file):
     page = show(server)
     server.scripted["/v1/segment"] = [BUSY, BUSY]
     page.set_input_files("#choose", image_file)
-    expect(page.locator("#busy-text")).to_have_text("32 requests are in hand already. Trying again in 1 s.")
+    expect(page.locator("#busy-text")).to_have_text("32 requests are in flight already. Trying again in 1 s.")
     page.wait_for_selector("#legend li")
     assert server.scripted["/v1/segment"] == []
     expect(page.locator("#problem")).to_be_hidden()

@@ -59,7 +59,7 @@ def test_an_image_goes_in_and_ingredients_come_out(app: Any) -> None:
     assert (rice["name"], rice["pixels"], rice["confidence"]) == ("rice", 800, 0.75)
 
 
-def test_errors_of_guard_codec_and_deployments_come_in_the_envelope(app: Any) -> None:
+def test_errors_of_guard_codec_and_deployments_have_one_form(app: Any) -> None:
     for request, status, code in [
         ({"content": b"x" * 200_000}, 413, "body_too_large"),
         ({"files": {"image": ("a", b"GIF89a")}}, 415, "unsupported_format"),

@@ -21,7 +21,7 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The code in the envelope of an error."""
+        """The code of an error response."""
         error = self.json()["error"]
         assert set(error) == {"code", "message", "hint"}
         assert self.headers["content-type"] == "application/json"
@@ -48,11 +48,11 @@ async def ask(
         leaves: the client disconnects where its last part would come.
     """
     parts = [body] if isinstance(body, bytes) else list(body)
-    given = {name.lower(): value for name, value in (headers or {}).items()}
+    lowered = {name.lower(): value for name, value in (headers or {}).items()}
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": method,
         "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": root_path,
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in lowered.items()],
         "client": ("192.0.2.1", 1234), "server": ("127.0.0.1", 8000),
     }  # fmt: skip
     position = 0

@@ -1,4 +1,4 @@
-"""The whole HTTP app on a port of its own, for browser tests: fakes that know the truth about a few pictures.
+"""The whole HTTP app on a port of its own, for browser tests: fakes that know the right labels of a few images.
 
 with meal_server(classes, [(image, mask)]) as server:
     page.goto(server.url)
@@ -26,13 +26,13 @@ SHA = "3f" * 32
 
 @dataclass
 class KnownImages:
-    """Masks by picture. known: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each."""
+    """Label maps by image. known: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each."""
 
     classes: tuple[str, ...]
     known: Sequence[tuple[np.ndarray, np.ndarray]]
 
     def mask_of(self, image: np.ndarray) -> np.ndarray:
-        """Returns the mask of the nearest known picture of this size; background for a picture that is not known."""
+        """Returns the mask of the nearest known image of this size; background for an unknown image."""
         same = [(known, mask) for known, mask in self.known if known.shape == image.shape]
         if not same:
             return np.zeros(image.shape[:2], np.uint8)
@@ -40,13 +40,13 @@ class KnownImages:
 
 
 def confidence_of(index: int) -> float:
-    """Returns how sure the fake is of an id: some above and some below a half."""
+    """Returns the confidence of the fake for an id: some above and some below a half."""
     return 0.35 + 0.06 * (index * 7 % 11)
 
 
 @dataclass
 class FakeSegmenter:
-    """Answers the truth; told ingredients, only those."""
+    """Answers with the right labels; if ingredients are provided, only those."""
 
     images: KnownImages
     guided: bool = True
@@ -82,7 +82,7 @@ class FakeClip:
 
 @dataclass
 class FakeSam:
-    """Outlines the piece under the points; forgets every picture when told to."""
+    """Outlines the piece under the points; can forget every image."""
 
     images: KnownImages
     remembered: dict[str, np.ndarray] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class FakeRefine:
 
 @dataclass(frozen=True)
 class Scripted:
-    """An answer given instead of the server's own."""
+    """An answer that replaces the one of the server."""
 
     status: int
     body: bytes

@@ -1,4 +1,4 @@
-"""What the browser tests of the page do and look at. x, y are pixels of the picture that was sent."""
+"""What the browser tests of the page do and look at. x, y are pixels of the image that was sent."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ HEIGHT, WIDTH = 300, 400  # of the synthetic meal
 
 
 def upload(page: Page, image: Path) -> None:
-    """Chooses a picture and waits for its ingredients."""
+    """Chooses an image and waits for its ingredients."""
     page.set_input_files("#choose", image)
     page.wait_for_selector("#legend li")
 
 
 def seen(page: Page) -> np.ndarray:
-    """Returns the stage as it is on the screen: (H, W, 3) int RGB, of the picture's own size."""
+    """Returns the stage as it is on the screen: (H, W, 3) int RGB, of the image's own size."""
     shot = cv2.imdecode(np.frombuffer(page.locator("#stage").screenshot(), np.uint8), cv2.IMREAD_COLOR)
     return cv2.resize(shot, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)[..., ::-1].astype(int)
 
 
 def at(page: Page, x: int, y: int) -> tuple[float, float]:
-    """Returns where on the screen a pixel of the picture is."""
+    """Returns where on the screen a pixel of the image is."""
     box = page.locator("#stage").bounding_box()
     assert box is not None
     return box["x"] + (x + 0.5) * box["width"] / WIDTH, box["y"] + (y + 0.5) * box["height"] / HEIGHT

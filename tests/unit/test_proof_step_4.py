@@ -110,7 +110,7 @@ def test_hostile_requests_over_connections(server: MealServer) -> None:
 def test_what_an_answer_may_be() -> None:
     assert hostile_http.judged(422, b"") == "422"
     assert hostile_http.judged(503, b'{"error": {"code": "starting"}}') == "503 starting"
-    assert hostile_http.judged(503, b"no") == "WRONG 503 without envelope"
+    assert hostile_http.judged(503, b"no") == "WRONG 503 without an error response"
     assert hostile_http.judged(500, b"oh").startswith("WRONG 500")
     outcomes = Counter({"200": 2, "WRONG 500 b'oh'": 1, "closed: BadStatusLine": 3, "skipped: x": 4, "not sendable": 5})
     assert hostile_http.wrong(outcomes) == {"WRONG 500 b'oh'": 1}

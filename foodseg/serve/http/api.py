@@ -1,9 +1,8 @@
-"""The HTTP API as one ASGI application: guard, routes, page. Each route is decode -> ask a backend -> encode.
+"""The HTTP API as one ASGI application: middleware, routes, page. A route decodes, calls a backend and encodes.
 
     app = make_api(config, Backends(segmenter), secret=b"...", keys=None)   # `uvicorn` runs it as it is
 
-It starts no Ray: behind it stand the protocols of `serve/protocols.py`. It is a `ray_*` file since these alone import
-fastapi, as they alone import Ray Serve.
+It does not import Ray: it calls the deployments through the protocols of `serve/protocols.py`.
 """
 
 import asyncio
@@ -58,12 +57,12 @@ from foodseg.serve.model_lookup import ModelNames, ingredient_ids, no_model
 from foodseg.serve.page import PAGE_HEADERS, page_file
 from foodseg.serve.protocols import Backends, Clip, ImageExpired, Labelled, Mask, ModelState, Refine, Sam
 
-CODEC_THREADS = 2  # decoding and encoding release the interpreter only in part
-EMBEDDINGS = 3  # of an image that was sent: while replicas come and go, its prompt may reach another than its embedding
+CODEC_THREADS = 2  # decoding and encoding release the GIL only in part
+EMBEDDINGS = 3  # tries for one image: while replicas change, its prompt may reach another replica than its embedding
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 }
-DESCRIPTION = """Which ingredient is where on an image of food.
+DESCRIPTION = """Segments the ingredients on an image of food.
 
 An image may also be sent as the whole body (`--data-binary @lunch.jpg`, the other fields in the query of the address),
 or as base64 or a data URL, in a field or in JSON: `{"image": "<base64>", "format": "png"}`.
@@ -87,8 +86,8 @@ def make_api(
     """Returns the application.
 
     Args:
-        secret: seals image ids; equal in all processes that answer for one endpoint.
-        keys, on_finish, announce_request_id: as the guard takes them.
+        secret: signs image ids; the same in all processes of one endpoint.
+        keys, on_finish, announce_request_id: as for `Guard`.
     """
     api = FastAPI(
         title="foodseg",
@@ -133,17 +132,17 @@ class _Routes:
         format: Annotated[MaskFormat, Form()] = "rle",
         pixels_per_cm: Annotated[float | None, Form(gt=0, lt=1e6, allow_inf_nan=False)] = None,
     ) -> Response:
-        """Which ingredient is where: areas, shares, confidences and masks.
+        """Segments the ingredients: areas, shares, confidences and masks.
 
-        `ingredients`: names between commas or a JSON list, for models that take them. `refine=sam` redraws the borders
-        along SAM's masks. `pixels_per_cm` adds areas in square centimetres.
+        `ingredients`: names between commas or a JSON list, for models that can be conditioned on them. `refine=sam`
+        aligns the borders with SAM's masks. `pixels_per_cm` adds areas in square centimetres.
         """
         refiner = self._refine() if refine == "sam" else None
         state, model_id = await self._names.find(model)
-        listed = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
+        provided = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
         decoded = await self._read(image)
-        labelling = self._backends.segmenter.segment(decoded.image, model_id, listed)
-        # the digest of the pixels is made meanwhile: it takes milliseconds
+        labelling = self._backends.segmenter.segment(decoded.image, model_id, provided)
+        # the digest of the pixels, which takes milliseconds, is computed meanwhile
         labelled, image_id = await asyncio.gather(labelling, self._seal(request, decoded))
         voted = None if refiner is None else await self._vote(refiner, decoded, labelled, state)
         encode = partial(
@@ -240,7 +239,7 @@ class _Routes:
         return _json(Health(status="ok"))
 
     async def readyz(self) -> Response:
-        """The default model answers; 503 before. Another that cannot be loaded does not take the endpoint away."""
+        """The default model answers; 503 before. Another model that cannot be loaded does not matter."""
         states = await self._names.states()
         if not states and self._backends.sam is None and self._backends.clip is None:
             raise no_model()
@@ -265,7 +264,7 @@ class _Routes:
     async def _vote(
         self, refine: Refine, decoded: DecodedImage, labelled: Labelled, state: ModelState
     ) -> Labelled | None:
-        """Returns the refined label map; None where its own deadline has passed, and the answer says refined: false."""
+        """Returns the refined label map; None if its own deadline has passed: the answer has refined: false then."""
         try:
             voting = refine.vote(decoded.image, labelled, state.classes)
             return await asyncio.wait_for(voting, self._config.refine.seconds)
@@ -273,7 +272,7 @@ class _Routes:
             return None
 
     async def _seal(self, request: Request, decoded: DecodedImage) -> str | None:
-        """Returns the public id of an image, which nothing was computed for yet; None without SAM."""
+        """Returns the public id of an image, which need not be embedded yet; None without SAM."""
         if self._backends.sam is None:
             return None
         digest = await self._in_thread(partial(image_digest, decoded.image))

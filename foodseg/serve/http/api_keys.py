@@ -1,11 +1,11 @@
-"""API keys: who may call. A file of hashes, read again every few seconds, or the environment.
+"""API keys: a file of hashes, which is read again every few seconds, or an environment variable.
 
     key=$(openssl rand -hex 24)
     printf 'canteen %s\n' "$(printf %s "$key" | sha256sum | cut -d' ' -f1)" >> keys.txt
 
 A line of the file is a name and the SHA-256 of a key, in hex. Keys are random, so that a fast hash is enough. The name
-goes into log lines and seals image ids; several keys may have one name, so that a client can change its key at leisure.
-Deleting the line shuts the key out within 5 seconds, without a restart.
+appears in log lines and is part of the signature of image ids; several keys may have one name, so that a client can
+change its key without downtime. Deleting a line revokes its key within 5 seconds, without a restart.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from foodseg.serve.http.schema import ApiError
 from foodseg.storage.text_files import decode_text
 
 ENVIRONMENT = "FOODSEG_API_KEYS"
-REREAD_SECONDS = 3.0  # the promise is 5
+REREAD_SECONDS = 3.0  # revocation is documented as 5 seconds
 SHORTEST_KEY = 16
 
 _LOG = logging.getLogger("foodseg.serve")
@@ -41,7 +41,7 @@ class Key:
 
 
 class Keys:
-    """The keys that are valid now; of a file (read again when it is older than REREAD_SECONDS) or a fixed list."""
+    """The keys that are valid now: of a file, which is read again after REREAD_SECONDS, or a fixed list."""
 
     def __init__(self, keys: tuple[Key, ...], path: Path | None = None) -> None:
         self._keys = keys
@@ -53,12 +53,12 @@ class Keys:
         """Returns the name that a key belongs to, or None.
 
         Raises:
-            ApiError: 503 keys_unreadable, the file is gone: nobody is let in on old keys.
+            ApiError: 503 keys_unreadable: the file is gone, and old keys are not accepted.
         """
         digest = hashlib.sha256(presented).hexdigest()
         owner = None
         for key in self._current():
-            # every line is compared, each in the same time whatever it holds
+            # every key is compared, in constant time
             if hmac.compare_digest(digest, key.digest):
                 owner = key.name
         return owner
@@ -68,9 +68,9 @@ class Keys:
             try:
                 self._keys, wrong = _parse(self._path)
             except OSError as error:
-                self._say(f"API keys: cannot read {self._path} ({error.strerror}); nobody is let in")
+                self._say(f"API keys: cannot read {self._path} ({error.strerror}); all requests are refused")
                 raise ApiError(503, "keys_unreadable", "API keys cannot be checked now", retry_after=5.0) from None
-            self._say(f"API keys: {wrong[0]}; what is not readable is left out" if wrong else None)
+            self._say(f"API keys: {wrong[0]}; unreadable lines are ignored" if wrong else None)
             self._read_at = time.monotonic()
         return self._keys
 
@@ -81,11 +81,11 @@ class Keys:
 
 
 def keys_for(config: HttpConfig, environ: Mapping[str, str]) -> Keys | None:
-    """Returns the keys of http.keys_file, else those of FOODSEG_API_KEYS; None = open, on a loopback address only.
+    """Returns the keys of http.keys_file, else those of FOODSEG_API_KEYS; None = no key needed (loopback only).
 
     Raises:
         UserError: the file cannot be read or has a wrong line, a key of the environment is malformed, or there are no
-            keys although others than this machine can reach the address.
+            keys although other machines can reach the address.
     """
     if config.keys_file is not None:
         path = Path(config.keys_file).expanduser()
@@ -96,7 +96,7 @@ def keys_for(config: HttpConfig, environ: Mapping[str, str]) -> Keys | None:
         if wrong:
             raise UserError(f"http.keys_file: {wrong[0]}")
         if not keys:
-            _LOG.warning("API keys: %s holds none, nobody is let in", path)
+            _LOG.warning("API keys: %s holds no key, so all requests are refused", path)
         return Keys(keys, path)
     listed = environ.get(ENVIRONMENT, "").strip()
     if listed:
@@ -111,7 +111,7 @@ def keys_for(config: HttpConfig, environ: Mapping[str, str]) -> Keys | None:
 
 
 def presented_key(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """Returns the key of a request, from `Authorization: Bearer KEY` or `X-API-Key: KEY`; None where it has none."""
+    """Returns the key of a request, from `Authorization: Bearer KEY` or `X-API-Key: KEY`; None if it has no key."""
     scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
     found = value.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
     return found or None
@@ -128,9 +128,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _parse(path: Path) -> tuple[tuple[Key, ...], list[str]]:
-    """Returns the keys of a file and a sentence for each line that is none; blank lines and # comments are skipped.
+    """Returns the keys of a file and a sentence for each line that is not one; skips blank lines and # comments.
 
-    A byte that is no text shuts nobody out whose line is right.
+    A byte that is not UTF-8 does not invalidate the other lines.
     """
     data, keys, wrong = path.read_bytes(), [], []
     try:
@@ -141,7 +141,7 @@ def _parse(path: Path) -> tuple[tuple[Key, ...], list[str]]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
-        if match is None:  # the line itself is not shown: somebody may have written the key instead of its hash
+        if match is None:  # the line is not shown, as it may hold the key instead of its hash
             wrong.append(f"{path}, line {number}: expected a name and the SHA-256 of a key (64 hex digits)")
         else:
             keys.append(Key(match[1], match[2].lower()))

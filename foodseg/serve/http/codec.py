@@ -1,6 +1,6 @@
-"""From the bytes of a request to an image, and from label maps and masks to answers: plain functions on plain data.
+"""Decodes the image of a request, and encodes label maps and masks as answers: plain functions on plain data.
 
-image = read_image(data, config.image)            # 415 and 422 come from the first bytes, before decoding
+image = read_image(data, config.image)            # 415 and 422 are raised from the header, before decoding
 answer = segment_answer(labelled, names, (image.height, image.width), "rle", request_id="r1")
 """
 
@@ -39,7 +39,7 @@ from foodseg.serve.http.schema import (
 )
 from foodseg.serve.protocols import Labelled, Mask
 
-# A progressive JPEG has about ten scans. Each walks over every pixel again, so thousands of tiny ones in a small file
+# A progressive JPEG has about ten scans. Each visits every pixel again, so that thousands of tiny ones in a small file
 # would keep a decoder busy for hours (libjpeg-turbo, "Two Issues with the JPEG Standard").
 MAX_SCANS = 100
 TINY_IMAGE = base64.b64decode(  # a PNG of one pixel
@@ -58,7 +58,7 @@ class DecodedImage:
 
 
 def read_image(data: bytes, config: ImageConfig) -> DecodedImage:
-    """Checks format and pixels by the header, then decodes once, at a size within `longest_side`.
+    """Checks the format and the number of pixels by the header, then decodes once, at a size within `longest_side`.
 
     Raises:
         ApiError: 415 another format; 422 empty, too many pixels, or damaged.
@@ -67,13 +67,13 @@ def read_image(data: bytes, config: ImageConfig) -> DecodedImage:
         raise ApiError(422, "empty_image", "the image is empty (0 bytes)", SENDABLE)
     found = known_format(data)
     if found not in ("JPEG", "PNG", "WEBP"):
-        sentence = f"the image is {described_format(data) or 'in no format that we know'}"
+        sentence = f"the image is {described_format(data) or 'in no known format'}"
         raise ApiError(415, "unsupported_format", sentence, _advice(name_of_format(data)))
     try:
         width, height = _header_size(data, found)
         _check(width, height, data, found, config)
         if found == "JPEG":
-            # a JPEG can be decoded at a fraction of its size, so its orientation is asked for before
+            # a JPEG can be decoded at a fraction of its size, so its orientation is read first
             height, width = image_size(data)
             fitted = decoded_size(height, width, config)
             return DecodedImage(resize_image(decode_image(data, at_least=fitted), *fitted), height, width)
@@ -86,7 +86,7 @@ def read_image(data: bytes, config: ImageConfig) -> DecodedImage:
         if error.fault == "too_many_pixels":
             raise ApiError(422, "too_many_pixels", str(error), _smaller(config)) from None
         raise _damaged(found) from None
-    except Exception:  # a damaged file can end a parser in any way
+    except Exception:  # a damaged file can make a parser raise anything
         raise _damaged(found) from None
 
 
@@ -103,7 +103,7 @@ def to_decoded(
     size: tuple[int, int],
     decoded: tuple[int, int],
 ) -> tuple[list[tuple[float, float, int]], tuple[float, float, float, float] | None]:
-    """Takes points (x, y, label) and a box (x0, y0, x1, y1) from an image of `size` (height, width) to `decoded`."""
+    """Scales points (x, y, label) and a box (x0, y0, x1, y1) from an image of `size` (height, width) to `decoded`."""
     down, across = decoded[0] / size[0], decoded[1] / size[1]
     scaled = [(x * across, y * down, label) for x, y, label in points]
     if region is None:
@@ -167,7 +167,7 @@ def segment_answer(
 
 
 def region(mask: Mask, size: tuple[int, int], format: RegionFormat) -> Region:
-    """Returns one SAM mask (at the decoded size) as it is answered, in an image of `size` (height, width)."""
+    """Returns one SAM mask (at the decoded size) in the form of the API, in an image of `size` (height, width)."""
     height, width = size
     runs = mask_runs(mask.mask, height, width)
     return Region(
@@ -180,7 +180,7 @@ def region(mask: Mask, size: tuple[int, int], format: RegionFormat) -> Region:
 
 
 def name_scores(names: Sequence[str], scores: Sequence[float]) -> list[NameScore]:
-    """Returns names with their scores, best first, equal ones in the order of the request."""
+    """Returns names with their scores, best first, ties in the order of the request."""
     pairs = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
     return [NameScore(name=name, score=float(score)) for name, score in pairs]
 
@@ -194,7 +194,7 @@ def class_infos(names: Sequence[str]) -> list[ClassInfo]:
 
 
 def colours_of(names: Sequence[str]) -> list[str]:
-    """Returns the colour of each class as #rrggbb, as overlays have it."""
+    """Returns the colour of each class as #rrggbb, the same as in overlays."""
     palette = ClassTable(tuple(names)).palette()
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()]
 

@@ -1,4 +1,4 @@
-"""The one form that every error leaves in, whoever made it, and the headers that every answer carries."""
+"""The error response: gives every error, of any origin, the same JSON form, and adds the headers of every answer."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -10,9 +10,9 @@ from foodseg.serve.http.usage import no_such_path, usage, wrong_method
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-LONGEST_ERROR = 64 * 1024  # bytes of an error's body that are looked at
+LONGEST_ERROR = 64 * 1024  # bytes of an error's body that are read
 NOTHING_ELSE = "default-src 'none'; frame-ancestors 'none'"
-# Swagger's page, which FastAPI makes, takes its script from there; our own page takes nothing from anywhere
+# the Swagger page that FastAPI serves loads its script from there; our own page loads nothing from elsewhere
 DOCS = (
     "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; style-src https://cdn.jsdelivr.net "
     "'unsafe-inline'; img-src 'self' data: https://fastapi.tiangolo.com; connect-src 'self'; frame-ancestors 'none'"
@@ -24,11 +24,11 @@ _CODES = {
 }  # fmt: skip
 
 
-class Envelope:
-    """A `send` that puts errors into the envelope and adds headers; remembers what it sent."""
+class ErrorResponseSender:
+    """An ASGI `send` that rewrites errors as error responses, adds headers, and remembers what it sent."""
 
     def __init__(self, send: Send, request_id: str | None, method: str, path: str, base: str) -> None:
-        """`request_id`: announced in a header where it is given. `base`: the address that the client asked."""
+        """`request_id`: sent in a header, unless it is None. `base`: the address that the client has called."""
         self._send = send
         self._request_id = request_id
         self._method = method
@@ -42,7 +42,7 @@ class Envelope:
         self.bytes_out = 0
 
     async def __call__(self, message: Message) -> None:
-        """Passes a message on; the start of an error waits for its body."""
+        """Forwards a message; the start of an error is held until its body is complete."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": self._headers(message)}
@@ -59,8 +59,8 @@ class Envelope:
                 await self._send_held(self._held)
 
     async def _send_held(self, start: Message) -> None:
-        content = _understood(bytes(self._body))
-        if content is None or not _is_envelope(content):
+        content = _parsed(bytes(self._body))
+        if content is None or not _is_error_response(content):
             content = self._translated(start["status"], content).body()
         self.code = str(content["error"]["code"])
         body = json.dumps(content).encode()
@@ -71,7 +71,7 @@ class Envelope:
         await self._send({"type": "http.response.body", "body": b"" if self._head else body})
 
     def _translated(self, status: int, content: Any) -> ApiError:
-        """Returns the error that a framework meant: {"detail": text} or a validation's list of places and words."""
+        """Returns the error for the body of a framework: {"detail": text}, or a list of validation errors."""
         detail = content.get("detail") if isinstance(content, dict) else None
         code = _CODES.get(status, f"http_{status}")
         message = code.replace("_", " ")
@@ -80,7 +80,7 @@ class Envelope:
         if status == 405:
             return wrong_method(self._method, self._path, self._base)
         if status >= 500:
-            pass  # what broke is for the log
+            pass  # the details are only for the log
         elif isinstance(detail, str) and detail:
             message = detail
         elif isinstance(detail, list) and detail:
@@ -101,7 +101,7 @@ class Envelope:
 
 
 async def send_error(send: Send, error: ApiError) -> None:
-    """Sends an error as a whole answer."""
+    """Sends an error as a complete response."""
     body = json.dumps(error.body()).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     if error.status == 401:
@@ -113,21 +113,21 @@ async def send_error(send: Send, error: ApiError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _understood(body: bytes) -> Any:
+def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
 
 
-def _is_envelope(content: Any) -> bool:
+def _is_error_response(content: Any) -> bool:
     error = content.get("error") if isinstance(content, dict) else None
     return isinstance(error, dict) and set(error) == {"code", "message", "hint"}
 
 
 def _sentence(item: Any) -> str:
-    """Returns 'field: what is wrong' for one item of a validation; what the client sent is not repeated."""
+    """Returns 'field: what is wrong' for one validation error, without the value that the client sent."""
     if not isinstance(item, dict):
         return "invalid"
-    place = [str(part) for part in item.get("loc", ()) if part not in ("body", "query", "path", "header")]
-    return f"{'.'.join(place) or 'request'}: {item.get('msg', 'invalid')}"
+    location = [str(part) for part in item.get("loc", ()) if part not in ("body", "query", "path", "header")]
+    return f"{'.'.join(location) or 'request'}: {item.get('msg', 'invalid')}"

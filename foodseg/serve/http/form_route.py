@@ -1,8 +1,8 @@
-"""The form of a request as our routes get it, whichever way it was sent: FastAPI's custom route class.
+"""A custom FastAPI route class that reads the fields of a form from any kind of request body.
 
     router = APIRouter(route_class=FormRoute)
 
-To the outside a route stays what it declares, a multipart form (OpenAPI says so): this is what else is understood.
+The OpenAPI document describes each route as a multipart form; the class accepts other kinds of body in addition.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ _LOG = logging.getLogger("foodseg.serve")
 
 
 class _InMemory(MultiPartParser):
-    spool_max_size = 2**31  # the guard has bounded the body, and it is in memory already
+    spool_max_size = 2**31  # `Guard` has limited the body, and it is in memory already
 
 
 class FormRequest(Request):
-    """A request whose form was read."""
+    """A request whose form was already read."""
 
     def __init__(self, request: Request, form: FormData) -> None:
         super().__init__(request.scope, request.receive)
         self._given = form
 
     def form(self, **limits: Any) -> Any:
-        """Returns the form; its limits were kept while it was read."""
+        """Returns the form; its limits were applied when it was read."""
 
         async def given() -> FormData:
             return self._given
@@ -46,10 +46,10 @@ class FormRequest(Request):
 
 
 class FormRoute(APIRoute):
-    """A route whose declared form fields are found in whatever body came."""
+    """A route that finds its declared form fields in any kind of body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Returns FastAPI's own handler behind the reading of the form."""
+        """Returns FastAPI's own handler, called after the form was read."""
         handle = super().get_route_handler()
         params = self.dependant.body_params
         fields = tuple(param.alias for param in params)
@@ -99,8 +99,8 @@ async def _multipart(body: bytes, boundary: str) -> list[Part]:
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
-        said = error.message if isinstance(error, MultiPartException) else "a part without a name"
-        raise ApiError(400, "bad_request", f"the form cannot be read: {said}") from None
+        reason = error.message if isinstance(error, MultiPartException) else "a part without a name"
+        raise ApiError(400, "bad_request", f"the form cannot be read: {reason}") from None
     return [_part(name, value) for name, value in form.multi_items()]
 
 
@@ -109,7 +109,7 @@ def _part(name: str, value: str | UploadFile) -> Part:
 
 
 def _with_usage(error: ApiError, command: str) -> ApiError:
-    """Returns a refusal of what was sent that ends with the command that would have been right."""
+    """Returns the error with a hint that ends with a correct command."""
     if error.status not in (400, 413, 415, 422) or "curl " in error.hint:
         return error
     hint = f"{error.hint.rstrip('; ')}; for example: {command}" if error.hint else f"for example: {command}"

@@ -1,8 +1,8 @@
-"""Regions as the API sends them: COCO RLE, polygons, or a PNG label map, at the size of the client's own image.
+"""Encodes regions for the API: COCO RLE, polygons, or a PNG label map, at the size of the client's own image.
 
-The models see a smaller copy, so every region is enlarged: pixel (y, x) of the client's image takes what stands at
-(y * h // H, x * w // W) of the map (nearest neighbour). Runs and corners are enlarged as numbers, so that twelve
-megapixels cost no more than one; only a PNG is ever drawn at full size.
+The models see a smaller copy, so every region is enlarged: pixel (y, x) of the client's image takes the value at
+(y * h // H, x * w // W) of the map (nearest neighbour). Runs and corners are scaled as numbers, so that twelve
+megapixels cost no more than one; only a PNG is rendered at full size.
 
 Shape letters: h, w of a map from a model; H, W of the client's image.
 """
@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 
 from foodseg.serve.http.schema import Rle
 
-TOLERANCE = 0.5  # pixels of the model's map by which a polygon may leave the border of its region
+TOLERANCE = 0.5  # pixels of the model's map by which a polygon may deviate from the border of its region
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ def label_runs(ids: np.ndarray, height: int, width: int) -> Iterator[tuple[int, 
     order = np.argsort(labels, kind="stable")  # the runs of one id stay ascending
     found, firsts = np.unique(labels[order], return_index=True)
     for label, part in zip(found.tolist(), np.split(order, firsts[1:]), strict=True):
-        yield label, _joined(starts[part], ends[part])
+        yield label, _merged(starts[part], ends[part])
 
 
 def mask_runs(mask: np.ndarray, height: int, width: int) -> Runs:
     """Returns the runs of a (h, w) bool mask in an image of height x width."""
     starts, ends, labels = _enlarged_runs(mask, height, width)
-    return _joined(starts[labels], ends[labels])
+    return _merged(starts[labels], ends[labels])
 
 
 def rle(runs: Runs, height: int, width: int) -> Rle:
@@ -69,8 +69,8 @@ def from_rle(code: Rle) -> np.ndarray:
 def polygons(mask: np.ndarray, height: int, width: int) -> list[list[float]]:
     """Returns the outlines of a (h, w) bool mask in an image of height x width: rings of x0, y0, x1, y1, ...
 
-    A hole hangs on its ring by a bridge of no width, so that a reader who knows nothing of holes fills the right pixels
-    (even-odd or winding). Borders are followed to within TOLERANCE of the map's pixels; a ring has 3 points at least.
+    A bridge of zero width connects a hole to its ring, so that a renderer without support for holes fills the right
+    pixels (even-odd or winding). Borders are exact to within TOLERANCE of the map's pixels. A ring has 3 or more points.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
@@ -83,11 +83,11 @@ def polygons(mask: np.ndarray, height: int, width: int) -> list[list[float]]:
     grid = cv2.copyMakeBorder(grid, 0, 1, 0, 1, cv2.BORDER_CONSTANT, value=0)
     grid = cv2.dilate(grid, np.ones((2, 2), np.uint8), anchor=(1, 1))
     contours, tree = cv2.findContours(grid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = {place: _simple(ring) for place, ring in enumerate(contours) if tree[0, place, 3] < 0}
-    for place, hole in enumerate(contours):
-        outer = int(tree[0, place, 3])
+    rings = {index: _simplified(ring) for index, ring in enumerate(contours) if tree[0, index, 3] < 0}
+    for index, hole in enumerate(contours):
+        outer = int(tree[0, index, 3])
         if outer >= 0:
-            rings[outer] = _bridged(rings[outer], _simple(hole))
+            rings[outer] = _bridged(rings[outer], _simplified(hole))
     scale = np.array([width / mask.shape[1], height / mask.shape[0]])
     found = []
     for ring in rings.values():
@@ -97,7 +97,7 @@ def polygons(mask: np.ndarray, height: int, width: int) -> list[list[float]]:
 
 
 def enlarged(ids: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns a map (h, w) of any dtype at height x width, as the runs and polygons have it."""
+    """Returns a map (h, w) of any dtype at height x width, consistent with the runs and polygons."""
     if ids.shape == (height, width):
         return ids
     rows = np.arange(height) * ids.shape[0] // height
@@ -144,21 +144,21 @@ def _edges(small: int, large: int) -> np.ndarray:
     return -(np.arange(small + 1, dtype=np.int64) * -large // small)
 
 
-def _joined(starts: np.ndarray, ends: np.ndarray) -> Runs:
-    """Joins runs that touch: one that ends at the foot of a column with one at the head of the next."""
+def _merged(starts: np.ndarray, ends: np.ndarray) -> Runs:
+    """Merges runs that touch: one that ends at the foot of a column with one at the head of the next."""
     if not starts.size:
         return Runs(starts, ends)
     apart = starts[1:] != ends[:-1]
     return Runs(starts[np.append(True, apart)], ends[np.append(apart, True)])
 
 
-def _simple(ring: np.ndarray) -> np.ndarray:
-    """Returns (n, 2) corners of a ring on the grid, n >= 3, with the stairs of single pixels made straight."""
+def _simplified(ring: np.ndarray) -> np.ndarray:
+    """Returns (n, 2) corners of a ring on the grid, n >= 3, with the stairs of single pixels smoothed."""
     corners = cv2.approxPolyDP(ring, 2 * TOLERANCE, closed=True)
     return (corners if len(corners) > 2 else ring).reshape(-1, 2)
 
 
 def _bridged(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Returns one ring that walks to the hole, around it, and back by the way it came."""
+    """Returns one ring that leads to the hole, around it, and back the same way."""
     near = int(np.abs(hole - ring[0]).sum(1).argmin())
     return np.concatenate([ring, ring[:1], np.roll(hole, -near, axis=0), hole[near : near + 1]])

@@ -1,13 +1,14 @@
-"""What stands between a stranger and the application: pure ASGI, in front of routing and of multipart parsing.
+"""ASGI middleware in front of the application: authentication, limits, deadlines, error responses, request log.
 
     app = Guard(api, config.http, keys_for(config.http, os.environ))
 
-In order: a request id, CORS where it is set, the API key, admission, the body within its limit and its time, then the
-application within the time of the whole request. Every error leaves as `{"error": {"code", "message", "hint"}}`, those
-of the framework too; every request leaves one log line. `scope["state"]` tells the application `request_id`, `key_id`
-("" where no key is asked for) and `deadline` (of time.monotonic()).
+It runs before routing and multipart parsing, in this order: a request id, CORS if configured, the API key, admission,
+the body within its size and time limits, then the application within the time limit of the whole request. Every error,
+also of the framework, is sent as `{"error": {"code", "message", "hint"}}`; every request writes one log line.
+`scope["state"]` gives the application `request_id`, `key_id` ("" where no key is needed) and `deadline` (of
+time.monotonic()).
 
-Serve's own limits must lie above these: what its proxy answers is plain text.
+Serve's own limits must be higher than these, because its proxy answers in plain text.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from foodseg.config.serve import HttpConfig
 from foodseg.serve.http.api_keys import Keys, presented_key
-from foodseg.serve.http.error_response import Envelope, send_error
+from foodseg.serve.http.error_response import ErrorResponseSender, send_error
 from foodseg.serve.http.json_logs import REQUEST_ID
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.http.usage import base_of
@@ -34,10 +35,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# What the docs show is in the source of foodseg; a browser could not send a key to look at it.
+# The API documentation is no secret, and a browser cannot send a key when it opens a page.
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico")
 OPEN_FOLDER = "/page/"
-CLIENT_LEFT = 499  # nginx's status for its log; nobody receives it
+CLIENT_LEFT = 499  # nginx's status for its log; it is not sent
 CHUNK = 1 << 20
 
 _LOG = logging.getLogger("foodseg.serve")
@@ -61,7 +62,7 @@ class Exchange:
 
 
 class Guard:
-    """Wraps an ASGI application; one instance per process counts what it has in hand."""
+    """Wraps an ASGI application; one instance per process counts the requests in flight."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Guard:
         self._keys = keys
         self._on_finish = on_finish
         self._announce = announce_request_id
-        self._in_hand = 0
+        self._in_flight = 0
         self._draining = False
         self._inner: App = self._answered
         if config.cors_origins:
@@ -102,9 +103,10 @@ class Guard:
         request_id = sent_id.decode() if VALID_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state = {"request_id": request_id, "key_id": "", "deadline": began + self._config.request_seconds}
         scope = {**scope, "state": {**scope.get("state", {}), **state, "bytes_in": 0}}
-        if _route(scope).startswith("/v1/"):  # with a slash behind it, it can only mean the same
+        if _route(scope).startswith("/v1/"):  # a trailing slash is accepted
             scope["path"] = scope["path"].rstrip("/")
-        reply = Envelope(send, request_id if self._announce else None, scope["method"], _route(scope), base_of(scope))
+        announced = request_id if self._announce else None
+        reply = ErrorResponseSender(send, announced, scope["method"], _route(scope), base_of(scope))
         REQUEST_ID.set(request_id)
         try:
             await self._inner(scope, receive, reply)
@@ -113,7 +115,7 @@ class Guard:
         finally:
             self._finish(scope, reply, time.monotonic() - began)
 
-    def _finish(self, scope: Scope, reply: Envelope, seconds: float) -> None:
+    def _finish(self, scope: Scope, reply: ErrorResponseSender, seconds: float) -> None:
         state, path = scope["state"], _route(scope)
         exchange = Exchange(
             state["request_id"], scope["method"], path[:200], reply.status or CLIENT_LEFT, reply.code, seconds,
@@ -128,7 +130,7 @@ class Guard:
             self._on_finish(exchange)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Turns what is raised into an answer."""
+        """Turns exceptions into error responses."""
         gate = _Gate(send)
         try:
             await self._checked(scope, receive, gate)
@@ -148,12 +150,12 @@ class Guard:
             )
 
     async def drain(self, seconds: float) -> int:
-        """Refuses whatever comes from now on; returns the number in hand once that is 0, or after so many seconds."""
+        """Refuses new requests from now on; returns the number in flight once it is 0, or after so many seconds."""
         self._draining = True
         until = time.monotonic() + seconds
-        while self._in_hand and time.monotonic() < until:
+        while self._in_flight and time.monotonic() < until:
             await asyncio.sleep(0.05)
-        return self._in_hand
+        return self._in_flight
 
     async def _checked(self, scope: Scope, receive: Receive, gate: "_Gate") -> None:
         path, state, headers = _route(scope), scope["state"], dict(scope["headers"])
@@ -165,21 +167,21 @@ class Guard:
         _check_length(headers, self._config.max_body_bytes)
         if self._draining:
             raise ApiError(503, "stopping", "the endpoint is being stopped", "try again later", 5.0)
-        if self._in_hand >= self._config.max_requests:
+        if self._in_flight >= self._config.max_requests:
             raise ApiError(
-                429, "too_many_requests", f"{self._in_hand} requests are in hand already",
+                429, "too_many_requests", f"{self._in_flight} requests are in flight already",
                 "try again after the seconds that Retry-After says", self._config.retry_after_seconds,
             )  # fmt: skip
-        self._in_hand += 1
+        self._in_flight += 1
         try:
             body = await self._body(receive, scope)
         except BaseException:
-            self._in_hand -= 1
+            self._in_flight -= 1
             raise
         await self._in_time(scope, _replayed(body, receive), gate, self._release)
 
     def _release(self) -> None:
-        self._in_hand -= 1
+        self._in_flight -= 1
 
     def _owner(self, headers: dict[bytes, bytes]) -> str:
         assert self._keys is not None
@@ -193,7 +195,7 @@ class Guard:
         return owner
 
     async def _body(self, receive: Receive, scope: Scope) -> bytearray:
-        """Reads the whole body, so that nothing behind waits for a slow sender."""
+        """Reads the whole body, so that the application never waits for a slow sender."""
         body, limit = bytearray(), self._config.max_body_bytes
 
         async def read() -> None:
@@ -221,26 +223,26 @@ class Guard:
     async def _in_time(self, scope: Scope, receive: Receive, gate: "_Gate", release: Callable[[], None]) -> None:
         """Runs the application until the deadline; `release` is called when it has really ended.
 
-        It is not waited for after that: a thread that it waits for cannot be cancelled.
+        After the deadline it is cancelled but not awaited, because it may wait for a thread, which cannot be cancelled.
         """
         task = asyncio.ensure_future(self._app(scope, receive, gate))
 
         def ended(done: "asyncio.Future[None]") -> None:
             release()
             if not done.cancelled():
-                done.exception()  # was raised below, or came after the deadline, when nobody asks any more
+                done.exception()  # retrieves it: it was raised below, or came after the deadline
 
         task.add_done_callback(ended)
         try:
             await asyncio.wait({task}, timeout=max(0.0, scope["state"]["deadline"] - time.monotonic()))
         finally:
-            if not task.done():  # too late, or the client has left
+            if not task.done():  # the deadline has passed, or the client has left
                 gate.closed = True
                 task.cancel()
         if not task.done() or task.cancelled():
             raise ApiError(
                 408, "request_timeout", f"no answer was ready within {self._config.request_seconds:g} s",
-                "send a smaller image, or try again when there is less to do",
+                "send a smaller image, or try again when the server is less busy",
             )  # fmt: skip
         task.result()
 
@@ -252,8 +254,8 @@ class _ClientLeft(Exception):
 class _Gate:
     """Lets the application send until it is closed.
 
-    A 500 waits until the application has ended: Starlette sends one for every exception before it raises it again, and
-    what was raised may deserve a better answer.
+    A 500 is held until the application has ended: Starlette sends one for every exception before it raises it again,
+    and the exception may have a better response.
     """
 
     def __init__(self, send: Send) -> None:
@@ -272,18 +274,18 @@ class _Gate:
         await self._send(message)
 
     async def finish(self) -> None:
-        """Sends what waited."""
+        """Sends what was held."""
         for message in self._held:
             await self._send(message)
 
     async def refuse(self, error: ApiError) -> None:
-        """Answers with an error, unless an answer has begun: that one stays incomplete, which closes the connection."""
+        """Sends an error, unless a response has begun; that one stays incomplete, which closes the connection."""
         if not self._started:
             await send_error(self._send, error)
 
 
 def _nothing() -> None:
-    """Open paths have no admission to give back."""
+    """For open paths, which are not counted."""
 
 
 def _route(scope: Scope) -> str:
@@ -296,7 +298,7 @@ def _route(scope: Scope) -> str:
 
 
 def _check_length(headers: dict[bytes, bytes], limit: int) -> None:
-    """Refuses by Content-Length what would be refused when it has arrived."""
+    """Refuses a body that is too large by its Content-Length, before it is read."""
     length = headers.get(b"content-length", b"0")
     if not length.isdigit():
         raise ApiError(400, "bad_length", "Content-Length must be a whole number")
@@ -311,7 +313,7 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _replayed(body: bytearray, receive: Receive) -> Receive:
-    """Returns a `receive` that gives the body once more, in parts, and then what comes after it."""
+    """Returns a `receive` that yields the body again, in parts, and then what follows it."""
     position = 0
     complete = False
 

@@ -1,8 +1,8 @@
-"""What a request holds, whichever way its body was written: a form, JSON, an image as it is, or base64.
+"""Parses the body of a request into fields: a form, JSON, a raw image, or base64.
 
-    parts, read_as = parts_of(content_type, body, field_names)     # everything but multipart, which Starlette reads
+    parts, read_as = parts_of(content_type, body, field_names)     # all but multipart, which Starlette parses
 
-Clients name the wrong content type as often as the right one, so the body decides where it can have one meaning only.
+Clients often send the wrong content type, so the content of the body decides wherever it is unambiguous.
 """
 
 import json
@@ -17,7 +17,7 @@ from foodseg.serve.http.schema import MAX_FIELD, ApiError
 from foodseg.serve.http.text_image import decoded
 
 MAX_PARTS = 32
-MAX_VALUES = 20_000  # commas and brackets of a JSON body: each value of a list costs a hundred times its bytes
+MAX_VALUES = 20_000  # commas and brackets of a JSON body: a parsed value takes a hundred times its bytes
 _BOUNDARY = re.compile(rb"--([\x21-\x7e]{1,200})\r?\n")
 _STRIPPED = (b"\xff\xd8\xff", b"\x89PNG\x1a", b"RIFF")  # how images begin once their line breaks are gone
 
@@ -32,7 +32,7 @@ class Part:
 
 
 def plain_body(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undoes Content-Encoding, up to `limit` bytes; a body that is not compressed after all is taken as it is.
+    """Undoes Content-Encoding, up to `limit` bytes; a body that is not compressed after all is returned as it is.
 
     Raises:
         ApiError: 400 damaged, 413 larger than `limit`, 415 another encoding than gzip.
@@ -56,9 +56,9 @@ def plain_body(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def boundary_of(content_type: str, body: bytes) -> str | None:
-    """Returns the boundary of a multipart body, None where the body is no such thing.
+    """Returns the boundary of a multipart body, None if the body is not multipart.
 
-    A header written by hand lacks the boundary, or names another type: then the first line of the body says it.
+    A header written by hand may lack the boundary or name another type; the first line of the body gives it then.
     """
     first = _BOUNDARY.match(body)
     named = re.search(r'boundary="?([^";,]{1,200})', content_type, re.IGNORECASE)
@@ -75,7 +75,7 @@ def parts_of(content_type: str, body: bytes, fields: tuple[str, ...]) -> tuple[l
     fields: names that the path knows, `image` among them.
 
     Raises:
-        ApiError: 400 or 422, it can be read in no way, or in more than one.
+        ApiError: 400 or 422, it cannot be read, or is ambiguous.
     """
     kind = content_type.partition(";")[0].strip().lower()
     said = f"Content-Type {kind[:60]}" if kind else "no Content-Type"
@@ -101,7 +101,7 @@ def parts_of(content_type: str, body: bytes, fields: tuple[str, ...]) -> tuple[l
     if kind == "application/x-www-form-urlencoded" and text is not None:
         return _form_parts(text, fields), "an urlencoded form"
     if kind.startswith("multipart/"):
-        raise ApiError(400, "bad_request", "the body says multipart, but holds no part that its boundary would begin")
+        raise ApiError(400, "bad_request", "the body says multipart, but holds no part that begins with its boundary")
     if text is not None and "\0" not in text:
         return [Part("image", text)], f"text with {said}"
     return [Part("image", body, "")], f"a raw body with {said}"
@@ -122,7 +122,7 @@ def _form_parts(text: str, fields: tuple[str, ...]) -> list[Part]:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARTS)
     except ValueError:
         raise _too_many() from None
-    # + is a blank in such a form, and base64 has no blanks: who left it as it is meant a +
+    # such a form encodes a blank as +, and base64 has no blanks: a + in it was left unescaped
     return [Part(name, value if name in fields and name != "image" else _plus(value)) for name, value in pairs]
 
 
@@ -134,7 +134,7 @@ def _plus(value: str) -> str:
 def _json_parts(body: bytes, said: str) -> list[Part]:
     text = _text(body)
     wrong = ApiError(
-        400, "bad_request", f"the body ({said}) is no JSON object such as "
+        400, "bad_request", f"the body ({said}) is not a JSON object such as "
         '{"image": "<base64 or data URL>"}',
     )  # fmt: skip
     if text is None:
@@ -159,7 +159,7 @@ def _json_parts(body: bytes, said: str) -> list[Part]:
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as pairs: json itself keeps the last of two equal names in silence."""
+    """A JSON object as pairs: json itself silently keeps the last of two equal names."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> "_Object":

@@ -1,9 +1,9 @@
-"""From the fields that a client sent to those that a path knows, and one image among them.
+"""Maps the fields that a client sent to those that a path knows, and finds the one image among them.
 
     fields = arrange(parts, ("image", "format", "ingredients"), query)
     fields.image, fields.texts["format"], fields.notes
 
-What has one meaning is taken by it (the only file, whatever its field is called); what has none or two is refused.
+An unambiguous field is accepted (the only file, whatever its name); an unknown or ambiguous one is refused.
 """
 
 import difflib
@@ -16,12 +16,12 @@ from foodseg.serve.http.schema import MAX_FIELD, ApiError
 from foodseg.serve.http.text_image import image_in_file, image_of_text, looks_like_image
 
 IMAGE = "image"
-LISTS = ("ingredients", "names")  # fields that may be sent once for each name
+REPEATABLE = ("ingredients", "names")  # fields that may be sent once for each name
 
 
 @dataclass
 class Arranged:
-    """image: bytes of the image, None = none came. texts: by known field. notes: what was interpreted."""
+    """image: bytes of the image, None = no image came. texts: by known field. notes: what was interpreted, and how."""
 
     image: bytes | None = None
     texts: dict[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[s
 
 
 def described(parts: Sequence[Part], read_as: str) -> str:
-    """Returns what came, for the message that no image was among it."""
+    """Returns what came, for the message that it holds no image."""
     names = ", ".join(repr(part.name[:40]) for part in parts[:6])
     if not parts:
         return read_as
@@ -95,13 +95,13 @@ def _field_text(name: str, value: str | bytes) -> str:
 def _one(name: str, values: list[str]) -> str:
     if len(set(values)) == 1:
         return values[0]
-    if name in LISTS and not any(value.lstrip().startswith("[") for value in values):
+    if name in REPEATABLE and not any(value.lstrip().startswith("[") for value in values):
         return json.dumps([part.strip() for value in values for part in value.split(",")])
     raise ApiError(422, "sent_twice", f"{name} was sent {len(values)} times with different values")
 
 
 def _plain_name(name: str) -> str:
-    """Returns a name as paths have it: `Image`, `image[]` and ` image` are one."""
+    """Returns a normalised name: `Image`, `image[]` and ` image` become `image`."""
     return name.strip().removesuffix("[]").lower().replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP API answers (`/v1`), errors included, as pydantic models: the OpenAPI document is made from these.
+"""Pydantic models of the answers of the HTTP API (`/v1`), errors included; the OpenAPI document is made from them.
 
 Sizes, coordinates and masks are in pixels of the image as the client sent it, after EXIF orientation; x goes right,
 y goes down. Masks are COCO RLE, polygons, or one PNG label map; never arrays of pixels.
@@ -20,9 +20,9 @@ MAX_FIELD = 64 * 1024  # bytes of a text field of a form
 
 
 class ApiError(FoodsegError):
-    """An answer that is no success. Made of positional arguments only, so that it can be pickled.
+    """An error response. It has positional arguments only, so that it can be pickled.
 
-    status: of HTTP. code: a word for programs. message: one sentence for people. hint: what would be right, or empty.
+    status: of HTTP. code: a word for programs. message: one sentence for people. hint: how to do it right, or empty.
     retry_after: seconds after which the same request may succeed (429 and 503), or None.
     """
 
@@ -38,18 +38,18 @@ class ApiError(FoodsegError):
         return self.message
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers that go with the answer; Retry-After in whole seconds, at least 1."""
+        """Returns the headers of the error response; Retry-After in whole seconds, at least 1."""
         if self.retry_after is None:
             return {}
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
     def body(self) -> dict[str, Any]:
-        """Returns the envelope `{"error": {"code", "message", "hint"}}`."""
+        """Returns the error response, `{"error": {"code", "message", "hint"}}`."""
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
 
 class Answer(BaseModel):
-    """Frozen. A client passes over keys that it does not know: a newer server may say more."""
+    """Frozen. A client ignores keys that it does not know, which a newer server may send."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class Answer(BaseModel):
 class ErrorDetail(Answer):
     code: str = Field(description="a word for programs, such as body_too_large")
     message: str = Field(description="one sentence for people")
-    hint: str = Field(description="what would be right; may be empty")
+    hint: str = Field(description="how to do it right; may be empty")
 
 
 class ErrorAnswer(Answer):
@@ -67,7 +67,7 @@ class ErrorAnswer(Answer):
 
 
 class Rle(Answer):
-    """COCO's run-length code; `pycocotools.mask.decode` takes it as it is."""
+    """COCO's run-length code; `pycocotools.mask.decode` reads it."""
 
     size: tuple[int, int] = Field(description="height, width")
     counts: str
@@ -109,7 +109,7 @@ class SegmentAnswer(Answer):
     model: ModelInfo
     ingredients: list[Ingredient]
     label_map: str | None = Field(description="base64 of a PNG of ids (8 or 16 bit grey, 0 = background): format=png")
-    refined: bool = Field(description="whether SAM's masks have voted")
+    refined: bool = Field(description="whether the borders were refined by SAM's masks")
 
 
 class Region(Answer):
@@ -161,10 +161,10 @@ class ClassesAnswer(Answer):
 class ModelStateInfo(Answer):
     name: str
     default: bool = Field(description="answers where a request names no model")
-    guided: bool = Field(description="takes `ingredients`")
+    guided: bool = Field(description="can be conditioned on `ingredients`")
     classes: int
     wanted: str = Field(description="the checkpoint asked for")
-    serving: str | None = Field(description="the checkpoint that answers; null: none yet")
+    serving: str | None = Field(description="the checkpoint that answers; null: not loaded yet")
     sha: str | None
     error: str | None = Field(description="why `wanted` does not serve")
 
@@ -172,8 +172,8 @@ class ModelStateInfo(Answer):
 class ModelsAnswer(Answer):
     request_id: str
     models: list[ModelStateInfo]
-    sam: bool = Field(description="/v1/prompt and refine=sam are there")
-    clip: bool = Field(description="/v1/zero-shot is there")
+    sam: bool = Field(description="/v1/prompt and refine=sam are available")
+    clip: bool = Field(description="/v1/zero-shot is available")
 
 
 class Health(Answer):
@@ -234,7 +234,7 @@ def parse_names(text: str, field: str) -> list[str]:
     """Reads a form field of names, a JSON list of texts or names between commas; '' = none. Order is kept.
 
     Raises:
-        ApiError: 422, not texts, a name that stands twice or is longer than MAX_NAME, more than MAX_NAMES.
+        ApiError: 422, not texts, a name that occurs twice or is longer than MAX_NAME, more than MAX_NAMES.
     """
     wrong = ApiError(
         422, f"bad_{field}", f'{field} must be names between commas, or JSON such as ["rice", "egg"]',
@@ -244,7 +244,7 @@ def parse_names(text: str, field: str) -> list[str]:
     names = _json(stripped, wrong) if stripped.startswith("[") else stripped.split(",") if stripped else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise wrong
-    # control characters and lone surrogates have no place in a name, and break what prints or tokenises it
+    # control characters and lone surrogates are refused below: they break what prints or tokenises a name
     found = [" ".join(name.split()) for name in names]
     if len(found) > MAX_NAMES or len(set(found)) != len(found):
         raise wrong

@@ -1,8 +1,8 @@
-"""The public name of an image that SAM has seen: what a client sends to /v1/prompt instead of the image.
+"""Signed image ids: a client sends one to /v1/prompt instead of an image that SAM has embedded.
 
-It holds the digest under which the embedding is cached and the size of the client's image, and a seal over both that
-is made from the server's secret and the client's key: another key cannot guess or use it, and no server has to remember
-it.
+An id holds the digest under which the embedding is cached, the size of the client's image, and a signature of both
+(HMAC of the server's secret and the name of the client's key). Clients with another key name cannot forge or use it,
+and no server stores it.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ def seal(image: ImageId, secret: bytes, key_id: str) -> str:
 
 
 def unseal(public: str, secret: bytes, key_id: str) -> ImageId:
-    """Returns what a public id stands for.
+    """Verifies a public id and returns its content.
 
     Raises:
-        ApiError: 404 image_expired, not made with this secret for this key; the answer is the same for one that was
-            forgotten, so that it tells nothing.
+        ApiError: 404 image_expired, it was not signed with this secret for this key. An id whose image was dropped from
+            the cache gets the same answer, so that the answer reveals nothing.
     """
     parts = _FORM.fullmatch(public)
     if parts is None:
@@ -47,7 +47,7 @@ def unseal(public: str, secret: bytes, key_id: str) -> ImageId:
 
 
 def image_expired() -> ApiError:
-    """Returns the answer to an id that stands for no image (any more)."""
+    """Returns the error for an id whose image is not cached (any more)."""
     return ApiError(404, "image_expired", "no image is kept under this image_id", "send the image itself again")
 
 

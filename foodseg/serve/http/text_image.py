@@ -1,8 +1,8 @@
-"""An image that was sent as text: a data URL or base64, in any of the spellings that programs make of it.
+"""Decodes an image that was sent as text: a data URL or base64, in any of the variants that programs write.
 
     image_of_text("data:image/jpeg;base64,/9j/4AAQ...", "image")     # the bytes of the JPEG
 
-Whatever has one reading is read: line breaks, the alphabet of URLs, missing padding, Python's b'...' around it.
+It accepts every unambiguous variant: line breaks, the URL-safe alphabet, missing padding, Python's b'...' around it.
 """
 
 import base64
@@ -24,10 +24,10 @@ _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]", re.ASCII)
 
 
 def image_of_text(text: str, field: str) -> bytes:
-    """Returns the bytes of the image in a text field; whether they are one is for the decoder to say.
+    """Returns the bytes of the image in a text field; they are not decoded, and may be no image.
 
     Raises:
-        ApiError: 422, the text is an address, the name of a file, or no image at all; the hint is the caller's.
+        ApiError: 422, the text is an address, a file name, or not an image at all; the caller adds a hint.
     """
     found = _binary(text) or decoded(text)
     if found is not None:
@@ -36,7 +36,7 @@ def image_of_text(text: str, field: str) -> bytes:
     shown = repr(stripped[:40]) + ("..." if len(stripped) > 40 else "")
     if not stripped:
         raise ApiError(422, "empty_image", f"{field} is empty")
-    if _promises(stripped):
+    if _claims_image(stripped):
         raise ApiError(422, "damaged_image", f"{field} is base64 that is damaged or cut off: {shown}")
     if _ADDRESS.match(stripped):
         raise ApiError(
@@ -50,14 +50,14 @@ def image_of_text(text: str, field: str) -> bytes:
 
 
 def image_in_file(data: bytes) -> bytes:
-    """Returns the content of a file or, where it is the text of a data URL or base64, what that stands for."""
+    """Returns the content of a file, decoded if it is the text of a data URL or base64."""
     text = _as_text(data)
     found = decoded(text) if text is not None else None
     return data if found is None else found
 
 
 def decoded(text: str) -> bytes | None:
-    """Returns the bytes that a data URL or base64 stands for, None where the text is no such thing."""
+    """Returns the bytes that a data URL or base64 encodes, None if the text is neither."""
     text = text.strip().lstrip("\ufeff")
     quoted = _QUOTED.fullmatch(text)
     if quoted is not None:
@@ -70,37 +70,37 @@ def decoded(text: str) -> bytes | None:
         return _from_base64(text[prefix.end() :])
     found = _from_base64(text)
     if found is not None and known_format(found) is None and len(text) < SHORTEST:
-        return None  # "lunch" is base64 of something, too
+        return None  # "lunch" is valid base64, too
     return found
 
 
 def looks_like_image(text: str) -> bool:
-    """Whether a text field of any name holds an image, be it a damaged one."""
-    if _promises(text.strip()) or _binary(text):
+    """Whether a text field of any name holds an image, possibly a damaged one."""
+    if _claims_image(text.strip()) or _binary(text):
         return True
     found = decoded(text)
     return found is not None and known_format(found) is not None
 
 
-def _promises(text: str) -> bool:
+def _claims_image(text: str) -> bool:
     prefix = _DATA_URL.match(text) or _BASE64_PREFIX.match(text)
     return prefix is not None or text.startswith(_STARTS)
 
 
 def _from_base64(text: str) -> bytes | None:
-    if "%" in text[-12:]:  # its padding went through a URL
+    if "%" in text[-12:]:  # its padding was percent-encoded for a URL
         text = unquote_to_bytes(text).decode("latin-1")
     plain = "".join(text.split()).replace("-", "+").replace("_", "/").replace("\\n", "").rstrip("=")
     if not plain or len(plain) % 4 == 1 or _NOT_BASE64.search(plain):
         return None
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except binascii.Error:  # pragma: no cover - the alphabet and the length were looked at
+    except binascii.Error:  # pragma: no cover - the alphabet and the length were checked
         return None
 
 
 def _binary(text: str) -> bytes | None:
-    """Returns the bytes of an image that came as a text field (curl -F 'image=<lunch.jpg'): forms decode those."""
+    """Returns the bytes of an image that was sent as a text field (curl -F 'image=<lunch.jpg'), else None."""
     try:
         data = text.encode("latin-1")
     except UnicodeEncodeError:
@@ -109,7 +109,7 @@ def _binary(text: str) -> bytes | None:
 
 
 def _as_text(data: bytes) -> str | None:
-    """Returns the text in a file of text, as editors and shells write it; None for anything else."""
+    """Returns the text of a text file, as editors and shells write it; None for anything else."""
     try:
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return data.decode("utf-16")

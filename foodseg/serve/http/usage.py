@@ -1,4 +1,4 @@
-"""How each path is asked, as a command that can be copied: what every refusal of a request ends with.
+"""The curl command of each path, as a usage hint that every error response for a bad request ends with.
 
 usage("/v1/segment", "http://127.0.0.1:8000")   # curl -F image=@lunch.jpg http://127.0.0.1:8000/v1/segment
 """
@@ -20,7 +20,7 @@ _SHOWN = re.compile(r"[A-Za-z0-9.:\[\]-]{1,100}", re.ASCII)
 
 
 def usage(path: str, base: str) -> str:
-    """Returns the curl command for a path; for one that takes no image and is not there, that of /v1/segment."""
+    """Returns the curl command for a path; for an unknown one, that of /v1/segment."""
     if path in _GET:
         return f"curl {base}{path}"
     known = path if path in _FORM else "/v1/segment"
@@ -28,14 +28,14 @@ def usage(path: str, base: str) -> str:
 
 
 def base_of(scope: Mapping[str, Any]) -> str:
-    """Returns the address under which a client has reached us, as far as its ASGI scope says something sensible."""
+    """Returns the address by which a client has reached the server; a default if its Host header is not valid."""
     host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
     shown = host if _SHOWN.fullmatch(host) else "127.0.0.1:8000"
     return f"{scope.get('scheme', 'http')}://{shown}{scope.get('root_path', '').rstrip('/')}"
 
 
 def no_such_path(path: str, base: str) -> ApiError:
-    """Returns the 404 for a path that does not exist: the nearest one, and all of them."""
+    """Returns the 404 for a path that does not exist; it names all paths and a similar one as example."""
     every = (*_FORM, *_GET)
     tail = path.rstrip("/").rpartition("/")[2].lower().replace("_", "-")
     near = [known for known in every if tail and tail == known.rpartition("/")[2]]
@@ -45,7 +45,7 @@ def no_such_path(path: str, base: str) -> ApiError:
 
 
 def wrong_method(method: str, path: str, base: str) -> ApiError:
-    """Returns the 405: what the path is asked with."""
+    """Returns the 405, which names the right method of the path."""
     if path in _FORM:
         hint = f"send an image with POST: {usage(path, base)}"
     else:

@@ -45,8 +45,8 @@ class Server:
         self.answers = list(answers)
         self.requests: list[httpx.Request] = []
 
-    def client(self, key: str | None = None, patience: float = 60.0) -> Client:
-        return Client("http://food", key, patience=patience, transport=httpx.MockTransport(self._answer))
+    def client(self, key: str | None = None, retry_seconds: float = 60.0) -> Client:
+        return Client("http://food", key, retry_seconds=retry_seconds, transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -115,10 +115,10 @@ def test_429_and_503_are_tried_again_when_the_server_says_so(pauses: list[float]
     assert len(server.requests) == 3
 
 
-def test_patience_ends(pauses: list[float]) -> None:
+def test_retries_end_after_retry_seconds(pauses: list[float]) -> None:
     server = Server(*[_refused(429, "too_many_requests", "4") for _ in range(9)])
     with pytest.raises(ApiError) as caught:
-        server.client(patience=10).segment(b"x")
+        server.client(retry_seconds=10).segment(b"x")
     assert (caught.value.status, caught.value.retry_after, pauses) == (429, 4.0, [4.0, 4.0])
 
 

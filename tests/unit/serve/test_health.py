@@ -108,7 +108,7 @@ def test_the_tiny_forward_of_a_checkpoint_sees_what_breaks_it(tmp_path: Path) ->
     uri = write_checkpoint(tmp_path / "a", seed=1)
     model = ServedModel("meals", uri, checkpoint_sha(uri))
     seen: list[tuple[int, ...]] = []
-    network = model._loaded.untold._model  # type: ignore[union-attr]
+    network = model._loaded.unconditioned._model  # type: ignore[union-attr]
     network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
     model.check()
     assert seen and max(seen[0][-2:]) <= 96  # tiny
@@ -120,7 +120,7 @@ def test_the_tiny_forward_of_a_checkpoint_sees_what_breaks_it(tmp_path: Path) ->
     with pytest.raises((RuntimeError, TypeError)):
         model.check()
     model.release()
-    model.check()  # its weights were given back: there is nothing to be broken
+    model.check()  # its weights are released: nothing can be broken
 
 
 def deployed(deployment: Any, **parts: Any) -> Any:
@@ -158,7 +158,7 @@ def test_each_deployment_fails_its_check_where_its_model_is_broken() -> None:
                 replica._batcher = Batcher(replica._forward, 8)
             elif name == "sam":
                 threads = {part: ThreadPoolExecutor(1) for part in ("_slow", "_quick")}
-                replica = deployed(SamDeployment, _sam=model, _doubt_encoder=False, **threads)
+                replica = deployed(SamDeployment, _sam=model, _encoder_failed=False, **threads)
             else:
                 replica = deployed(ClipDeployment, _clip=model, _thread=ThreadPoolExecutor(1))
             await replica.check_health()
@@ -175,7 +175,7 @@ def test_each_deployment_fails_its_check_where_its_model_is_broken() -> None:
 def test_an_encoder_that_failed_at_an_image_is_asked_by_the_next_check() -> None:
     model = Checked()
     threads = {part: ThreadPoolExecutor(1) for part in ("_slow", "_quick")}
-    replica = deployed(SamDeployment, _sam=model, _doubt_encoder=False, **threads)
+    replica = deployed(SamDeployment, _sam=model, _encoder_failed=False, **threads)
 
     def fail(error: Exception) -> None:
         raise error

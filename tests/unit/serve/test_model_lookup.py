@@ -20,7 +20,7 @@ def state(name: str, sha: str | None = "ab" * 32, default: bool = False, guided:
 
 
 class Segmenter:
-    """Says what it is told to; counts how often it is asked."""
+    """Returns the states that the test sets; counts the calls."""
 
     def __init__(self, *states: ModelState) -> None:
         self.states = list(states)
@@ -95,7 +95,7 @@ def test_ingredients(text: str, expected: tuple[int, ...] | str | None) -> None:
 
 
 def test_a_model_without_fusion_takes_no_list() -> None:
-    with pytest.raises(ApiError, match="takes no list"):
+    with pytest.raises(ApiError, match="is not conditioned on ingredients"):
         ingredient_ids("egg", state("a"))
     with pytest.raises(ApiError) as caught:
         ingredient_ids("egs", state("a", guided=True))

@@ -13,13 +13,13 @@ from foodseg.serve.model_store import ModelStore, parse_wanted
 from foodseg.serve.served_model import ModelCard, checkpoint_sha
 
 
-class Memory:
-    """What Ray's key-value store is to the real ones."""
+class Registry:
+    """A `ModelRegistry` in a dictionary."""
 
     def __init__(self) -> None:
         self.newest: dict[str, ModelCard] = {}
         self.all: dict[str, ModelCard] = {}
-        self.meant: dict[str, tuple[str, ModelCard]] = {}
+        self.pins: dict[str, tuple[str, ModelCard]] = {}
 
     def latest(self) -> dict[str, ModelCard]:
         return dict(self.newest)
@@ -27,15 +27,15 @@ class Memory:
     def find(self, model_id: str) -> ModelCard | None:
         return self.all.get(model_id)
 
-    def note(self, card: ModelCard) -> None:
+    def record(self, card: ModelCard) -> None:
         self.newest[card.name] = self.all[card.id] = card
 
-    def settled(self, name: str, checkpoint: str) -> ModelCard | None:
-        asked, card = self.meant.get(name, ("", None))
-        return card if asked == checkpoint else None
+    def pinned(self, name: str, checkpoint: str) -> ModelCard | None:
+        wanted, card = self.pins.get(name, ("", None))
+        return card if wanted == checkpoint else None
 
-    def settle(self, name: str, checkpoint: str, card: ModelCard) -> None:
-        self.meant[name] = (checkpoint, card)
+    def pin(self, name: str, checkpoint: str, card: ModelCard) -> None:
+        self.pins[name] = (checkpoint, card)
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Opened:
 
 
 class Opener:
-    """Opens what has a manifest, unless it is told to fail; remembers what it was asked for."""
+    """Opens what has a manifest, unless the test makes it fail; remembers what it was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -77,8 +77,8 @@ def states(store: ModelStore) -> dict[str, tuple[str | None, str | None]]:
 
 
 def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
-    opener, memory = Opener(), Memory()
-    store = ModelStore(opener, memory)
+    opener, registry = Opener(), Registry()
+    store = ModelStore(opener, registry)
     first = store.want(wanted(meals=checkpoints["a"], soups=checkpoints["c"]))
     assert [part.partition("@")[0] for part in first] == ["meals", "soups"]
     assert [s.default for s in store.states()] == [True, False]
@@ -94,7 +94,7 @@ def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
 
 def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path: Path) -> None:
     opener = Opener()
-    store = ModelStore(opener, Memory())
+    store = ModelStore(opener, Registry())
     first = store.want(wanted(meals=checkpoints["a"]))
     opener.failing[checkpoints["b"]] = UserError("the checkpoint b is torn")
     for bad, sentence in [
@@ -113,7 +113,7 @@ def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path:
 
 def test_a_reason_that_passes_is_tried_again(checkpoints: dict[str, str]) -> None:
     opener = Opener()
-    store = ModelStore(opener, Memory())
+    store = ModelStore(opener, Registry())
     opener.failing[checkpoints["a"]] = RetryLater("storage stays away")
     assert store.want(wanted(meals=checkpoints["a"])) == []
     assert store.may_heal
@@ -125,11 +125,11 @@ def test_a_reason_that_passes_is_tried_again(checkpoints: dict[str, str]) -> Non
 
 
 def test_a_process_born_later_serves_the_last_good_one(checkpoints: dict[str, str]) -> None:
-    memory = Memory()
-    good = ModelStore(Opener(), memory).want(wanted(meals=checkpoints["a"]))
+    registry = Registry()
+    good = ModelStore(Opener(), registry).want(wanted(meals=checkpoints["a"]))
     opener = Opener()
     opener.failing[checkpoints["b"]] = UserError("torn")
-    later = ModelStore(opener, memory)
+    later = ModelStore(opener, registry)
     assert later.want(wanted(meals=checkpoints["b"])) == good
     assert opener.asked == ["b", "a"]
     assert states(later) == {"meals": ("a", "torn")}
@@ -145,13 +145,15 @@ def write_step(run: Path, step: int) -> str:
 
 
 def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
-    memory, run = Memory(), tmp_path / "run"
+    registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
-    store = ModelStore(Opener(), memory)
+    store = ModelStore(Opener(), registry)
     served = store.want(wanted(meals=str(run)))
     write_step(run, 2)
     assert store.want(wanted(meals=str(run))) == served
-    later = ModelStore(Opener(), memory)  # a replica that is started for more requests, or instead of one that was lost
+    later = ModelStore(
+        Opener(), registry
+    )  # a replica that is started for more requests, or instead of one that was lost
     assert later.want(wanted(meals=str(run))) == served
     assert states(later) == {"meals": (Path(first).name, None)}
     # asked for something else and back again, the run means what it means then
@@ -161,27 +163,27 @@ def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
 
 
 def test_what_was_deleted_is_said_and_the_best_that_is_left_serves(tmp_path: Path) -> None:
-    memory, run = Memory(), tmp_path / "run"
+    registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
-    served = ModelStore(Opener(), memory).want(wanted(meals=str(run)))
+    served = ModelStore(Opener(), registry).want(wanted(meals=str(run)))
     second = write_step(run, 2)
     storage.delete(first)
-    later = ModelStore(Opener(), memory)
+    later = ModelStore(Opener(), registry)
     found = later.want(wanted(meals=str(run)))
     assert len(found) == 1 and found != served
     serving, error = states(later)["meals"]
     assert serving == "step-00000002"
     assert error is not None and Path(first).name in error and second in error
     assert Path(later.model(found[0]).card.uri).name == "step-00000002"
-    assert ModelStore(Opener(), memory).want(wanted(meals=str(run))) == found  # and so it stays
+    assert ModelStore(Opener(), registry).want(wanted(meals=str(run))) == found  # and so it stays
 
 
 def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) -> None:
-    memory, run = Memory(), tmp_path / "run"
+    registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
-    ModelStore(Opener(), memory).want(wanted(meals=first))
+    ModelStore(Opener(), registry).want(wanted(meals=first))
     storage.delete(first)
-    later = ModelStore(Opener(), memory)
+    later = ModelStore(Opener(), registry)
     for _ in range(2):
         assert later.want(wanted(meals=first)) == []
     (state,) = later.states()
@@ -191,10 +193,10 @@ def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) ->
 
 @pytest.mark.parametrize("config", [None, [], {"model": {}}, {"models": {"a": 1}}, {"models": {}, "default": "x"}])
 def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkpoints: dict[str, str]) -> None:
-    memory = Memory()
-    store = ModelStore(Opener(), memory)
+    registry = Registry()
+    store = ModelStore(Opener(), registry)
     first = store.want(wanted(meals=checkpoints["a"]))
-    for served in (store, ModelStore(Opener(), memory)):  # also where a process starts with it
+    for served in (store, ModelStore(Opener(), registry)):  # also where a process starts with it
         assert served.want(config) == first
         serving, error = states(served)["meals"]
         assert serving == "a"
@@ -202,10 +204,10 @@ def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkp
 
 
 def test_a_checkpoint_that_changed_in_place_is_not_served_under_its_old_name(checkpoints: dict[str, str]) -> None:
-    memory = Memory()
-    (good,) = ModelStore(Opener(), memory).want(wanted(meals=checkpoints["a"]))
+    registry = Registry()
+    (good,) = ModelStore(Opener(), registry).want(wanted(meals=checkpoints["a"]))
     storage.write_text(f"{checkpoints['a']}/manifest.json", "another")
-    later = ModelStore(Opener(), memory)
+    later = ModelStore(Opener(), registry)
     with pytest.raises(UserError, match="changed"):
         later.model(good)
     with pytest.raises(UserError, match="was ever served"):
@@ -215,7 +217,7 @@ def test_a_checkpoint_that_changed_in_place_is_not_served_under_its_old_name(che
 
 
 def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
-    memory = Memory()
+    registry = Registry()
 
     class Nested(Opener):
         def __call__(self, name: str, uri: str, sha: str) -> Any:
@@ -224,7 +226,7 @@ def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
                 assert len(store.want(wanted(meals=checkpoints["b"]))) == 1  # comes in while a is still loading
             return super().__call__(name, uri, sha)
 
-    store = ModelStore(Nested(), memory)
+    store = ModelStore(Nested(), registry)
     assert store.want(wanted(meals=checkpoints["a"])) == []
     assert states(store) == {"meals": ("b", None)}
 

@@ -1,11 +1,11 @@
-"""The lines of a start, and the estimate in them."""
+"""The lines that the start of an endpoint prints, and the estimate in them."""
 
 import re
 import time
 
 import pytest
 
-from foodseg.serve.startup_progress import Starting
+from foodseg.serve.startup_progress import StartupProgress
 
 
 class Clock:
@@ -15,13 +15,13 @@ class Clock:
         return self.now
 
 
-def test_each_stage_says_itself_and_what_is_left() -> None:
+def test_each_stage_is_printed_with_the_time_left() -> None:
     clock, lines = Clock(), []
-    with Starting(
+    with StartupProgress(
         [("starting Ray", 6.0), ("starting Serve", 6.0), ("loading meals", 20.0)], lines.append, 60, clock
     ) as s:
         s.next()
-        clock.now = 12.0  # twice as slow as mostly
+        clock.now = 12.0  # twice the usual time
         s.next()
         clock.now = 24.0
         s.next()
@@ -38,10 +38,10 @@ def test_each_stage_says_itself_and_what_is_left() -> None:
     ]
 
 
-def test_a_long_stage_goes_on_saying_that_it_lasts() -> None:
+def test_a_long_stage_is_repeated_until_it_ends() -> None:
     lines: list[str] = []
-    with Starting([("loading meals", 1.0)], lines.append, 0.02) as starting:
-        starting.next()
+    with StartupProgress([("loading meals", 1.0)], lines.append, 0.02) as progress:
+        progress.next()
         end = time.monotonic() + 10
         while sum("still loading meals" in line for line in lines) < 3:
             assert time.monotonic() < end
@@ -54,7 +54,7 @@ def test_a_long_stage_goes_on_saying_that_it_lasts() -> None:
 
 def test_a_start_that_fails_does_not_say_that_it_is_ready() -> None:
     lines: list[str] = []
-    with pytest.raises(ValueError), Starting([("loading", 1.0)], lines.append) as starting:
-        starting.next()
+    with pytest.raises(ValueError), StartupProgress([("loading", 1.0)], lines.append) as progress:
+        progress.next()
         raise ValueError
     assert not any("ready" in line for line in lines)

@@ -257,7 +257,7 @@ def test_models_classes_and_health() -> None:
     assert code(server.get("/page/none.js")) == (404, "not_found")
 
 
-def test_the_errors_of_forms_come_in_the_envelope(sample_image: bytes) -> None:
+def test_the_errors_of_forms_are_error_responses(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter()))
     assert server.post("/v1/segment", sample_image, format="gif").status_code == 422
     assert server.post("/v1/segment", sample_image, pixels_per_cm="nan").status_code == 422

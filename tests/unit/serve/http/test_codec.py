@@ -94,8 +94,8 @@ def test_extreme_shapes() -> None:
         (b"\0\0\0\x18ftypavif" + bytes(50), "AVIF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"hello", "text"),
-        (b"RIFF\0\0\0\0WAVE", "no format"),
-        (b"\xff", "no format"),
+        (b"RIFF\0\0\0\0WAVE", "no known format"),
+        (b"\xff", "no known format"),
     ],
 )
 def test_other_formats_are_named(data: bytes, found: str) -> None:

@@ -31,7 +31,7 @@ def _keys() -> Keys:
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with what it was given."""
+    """Answers with what it received."""
     body = bytearray()
     while True:
         message = await receive()
@@ -272,7 +272,7 @@ def test_open_paths_below_a_prefix() -> None:
     assert _ask(guard, "GET", "/foodhealthz", root_path="/food").status == 401
 
 
-# --- the envelope ---
+# --- error responses ---
 
 
 def test_an_api_error_is_answered_as_it_says() -> None:
@@ -321,14 +321,14 @@ def test_what_starlette_sends_before_it_raises_is_replaced() -> None:
         (400, b"[" * 60_000, "bad_request", "bad request"),
     ],
 )  # fmt: skip
-def test_errors_of_frameworks_are_put_into_the_envelope(status: int, body: bytes, code: str, message: str) -> None:
+def test_errors_of_frameworks_become_error_responses(status: int, body: bytes, code: str, message: str) -> None:
     headers = [(b"Content-Type", b"text/plain"), (b"content-length", str(len(body)).encode()), (b"allow", b"GET")]
     reply = _ask(Guard(_answering(status, body, headers), _config(), None))
     assert (reply.status, reply.code, reply.json()["error"]["message"]) == (status, code, message)
     assert reply.headers["allow"] == "GET"
 
 
-def test_an_envelope_is_passed_on() -> None:
+def test_an_error_response_is_forwarded() -> None:
     body = json.dumps(ApiError(422, "bad_box", "no box").body()).encode()
     reply = _ask(Guard(_answering(422, body), _config(), None))
     assert (reply.status, reply.code) == (422, "bad_box")

@@ -88,5 +88,5 @@ def test_a_log_line_is_json() -> None:
     assert "\n" not in line and line.isascii()
     found = json.loads(line)
     assert (found["message"], found["level"], found["request_id"], found["status"]) == ("a\nb", "ERROR", "r-1", 500)
-    assert len(found["exception"]) == 200 and len(found["places"]) == 1
+    assert len(found["exception"]) == 200 and len(found["frames"]) == 1
     assert json.loads(JsonLines(lambda: "r-2").format(record))["request_id"] == "r-2"  # a replica behind the ingress
