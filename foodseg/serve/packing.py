@@ -22,7 +22,7 @@ class PackedMasks:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """A map (H, W) as runs, row by row. ends: (n,) uint32, the pixel behind each run. values: (n,), dtype of the map"""
+    """A map (H, W) as runs, row by row. ends: (n,) uint32, the pixel behind each run. values: (n,) in its dtype."""
 
     ends: np.ndarray
     values: np.ndarray

@@ -70,7 +70,7 @@ def polygons(mask: np.ndarray, height: int, width: int) -> list[list[float]]:
     """Returns the outlines of a (h, w) bool mask in an image of height x width: rings of x0, y0, x1, y1, ...
 
     A bridge of zero width connects a hole to its ring, so that a renderer without support for holes fills the right
-    pixels (even-odd or winding). Borders are exact to within TOLERANCE of the map's pixels. A ring has 3 or more points.
+    pixels (even-odd or winding). Borders are exact within TOLERANCE of the map's pixels. A ring has 3 points at least.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
