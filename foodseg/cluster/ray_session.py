@@ -34,7 +34,7 @@ from foodseg.cluster.ray_internals.core import (
 from foodseg.errors import FoodsegError, RetryLater, UserError
 
 OBJECT_STORE_BYTES = 2 * 2**30  # of a Ray that foodseg starts: blocks are small and few are in flight
-KNOCK_SECONDS = 10  # a cluster that is up answers at once
+CONNECT_SECONDS = 10  # a cluster that is up answers at once
 NODE_SECONDS = 2  # and so do its nodes to each other
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # of a head that `ray up` has started
 _NODE_GROUP = "ray.io/node-group"  # label of the nodes that belong to a type in a cluster.yaml or RayCluster
@@ -92,7 +92,7 @@ def ray_session(address: str | None, logical_cpus: int, environment: Mapping[str
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
         marks = stack.enter_context(keeper()) if address is None else {}  # a cluster outlives this process
-        stack.enter_context(contextlib.redirect_stdout(_Briefly()))
+        stack.enter_context(contextlib.redirect_stdout(_FirstLines()))
         stack.callback(ray.shutdown)
         with _environment(marks), _own_sigterm():
             _connect(address, logical_cpus, None if environment is None else {**_ENVIRONMENT, **environment})
@@ -128,7 +128,7 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-class _Briefly(io.TextIOBase):
+class _FirstLines(io.TextIOBase):
     """Passes the first line of each text on to stderr; Ray appends 20 lines of a lost node's log to what it says."""
 
     def write(self, text: str) -> int:
@@ -158,7 +158,7 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
             ) from None
     else:
         try:
-            _knock(address)
+            _require_listener(address)
             if _is_here(address):
                 offer_token()
             with loopback_only() if _is_loopback(address) else contextlib.nullcontext():
@@ -177,14 +177,14 @@ def _is_loopback(address: str) -> bool:
     return (urlsplit(address if "://" in address else f"//{address}").hostname or "") in ("127.0.0.1", "localhost")
 
 
-def _knock(address: str) -> None:
+def _require_listener(address: str) -> None:
     """Raises OSError or ValueError where nobody listens: Ray itself would try for more than two minutes."""
     if address in ("auto", "local"):
         return
     parts = urlsplit(address if "://" in address else f"//{address}")
     if not parts.hostname or not parts.port:
         raise ValueError("that is not 'auto' or host:port")
-    with socket.create_connection((parts.hostname, parts.port), timeout=KNOCK_SECONDS):
+    with socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS):
         pass
 
 

@@ -15,7 +15,7 @@ from foodseg.errors import Unavailable, UserError
 
 EXPERIMENT = "foodseg"
 RUN_URI = "foodseg.run_uri"  # tag: where the run lies
-KNOCK_SECONDS = 10  # a server that is up answers at once
+CONNECT_SECONDS = 10  # a server that is up answers at once
 _PARAMS = 100  # the most that MLflow takes at once
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def require_mlflow(uri: str) -> None:
     if parts.scheme in ("http", "https"):  # MLflow itself would try for minutes
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=KNOCK_SECONDS).close()
+            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
         except (OSError, ValueError) as error:
             raise Unavailable(f"train.mlflow_uri {storage.redact(uri)}: nobody answers there ({error})") from None
     with _errors(uri):

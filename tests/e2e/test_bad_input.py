@@ -143,7 +143,7 @@ CONFIG = [
     Bad("out of range", [*TRAIN, "--set", "model.dropout=1.5"], ("model.dropout", "must be below 1", "1.5")),
     Bad("not one of the words", [*TRAIN, "--set", "optim.schedule=step"], ("optim.schedule", "'poly'", "'step'")),
     Bad("an override without value", ["config", "show", "--set", "optim.lr"], ("optim.lr", "section.key=value")),
-    Bad("an override that is no YAML", ["config", "show", "--set", "train.steps={"], ("train.steps", "YAML")),
+    Bad("an override that is not YAML", ["config", "show", "--set", "train.steps={"], ("train.steps", "YAML")),
     Bad(
         "an override below a value",
         ["config", "show", "--set", "optim.lr.x=1"],
@@ -168,7 +168,7 @@ CONFIG = [
     ),
     Bad("a list as config", ["train", "-c", "c.yaml"], ("c.yaml", "sections", "list"), arrange=write("c.yaml", "- 1")),
     Bad("a word as section", ["train", "-c", "c.yaml"], ("train", "'fast'"), arrange=write("c.yaml", "train: fast")),
-    Bad("config that is no text", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xc3\x28")),
+    Bad("config of other bytes", ["train", "-c", "c.yaml"], ("c.yaml", "UTF-8"), arrange=write("c.yaml", b"\xc3\x28")),
     Bad("missing config", ["train", "-c", "nowhere.yaml"], ("nowhere.yaml", "no such file")),
     Bad("config diff of a missing file", ["config", "diff", "a.yaml", "b.yaml"], ("a.yaml", "no such file")),
     Bad(
@@ -195,7 +195,7 @@ CONFIG = [
     Bad("no such stride", [*TRAIN, "--set", "model.strides=[64]"], ("model.strides", "[2, 4, 8, 16, 32]", "[64]")),
     Bad("missing weights", [*TRAIN, "--set", "model.weights=w.safetensors"], ("w.safetensors", "no such file")),
     Bad(
-        "weights that are no weights",
+        "weights of another format",
         [*TRAIN, "--set", "model.weights=w.safetensors"],
         ("model.weights", "w.safetensors", "test_resnet", "safetensors"),
         arrange=write("w.safetensors", "hello"),
@@ -274,17 +274,17 @@ DATA = [
     Bad("nothing to embed", ["data", "embed", "empty", "t.safetensors"], ("empty", "foodseg data prepare")),
     Bad("a table of another kind", ["data", "embed", "prepared", "t.npz", "--random"], ("t.npz", ".safetensors")),
     Bad(
-        "a list for a model that takes none",
+        "ingredients for a model without text fusion",
         [*PREDICT, "--ingredients", "tomato"],
         ("eval.ingredients = provided changes nothing", "eval.restrict"),
     ),
     Bad(
-        "an ingredient that is none",
+        "an unknown ingredient",
         [*PREDICT, "--ingredients", "tomatoe", "--set", "eval.restrict=hard"],
         ("'tomatoe'", "none of the 12 ingredients", "did you mean 'tomato'?"),
     ),
     Bad(
-        "guessing without a head",
+        "predicted ingredients without a head",
         [*PREDICT, "--set", "eval.ingredients=predicted"],
         ("eval.ingredients = predicted", "model.ingredient_head"),
     ),
@@ -336,7 +336,7 @@ DATA = [
 RUNS = [
     Bad("run directory not empty", TRAIN, ("run", "not empty", "--resume"), arrange=write("run/notes.txt", "mine")),
     Bad(
-        "resume of what is no run",
+        "resume of what is not a run",
         [*TRAIN, "--resume"],
         ("run", "no config.yaml"),
         arrange=write("run/notes.txt", "mine"),
@@ -466,7 +466,7 @@ SCORES = [
         arrange=write_maps(synthetic__0010=np.arange(243, dtype=np.uint8).reshape(9, 9, 3)),
     ),
     Bad(
-        "label map that is no image",
+        "label map that is not an image",
         SCORE,
         ("maps/synthetic__0010.png", "this is plain text"),
         code=3,
@@ -501,7 +501,7 @@ SCORES = [
     ),
 ]
 
-PLACES = [
+LOCATIONS = [
     Bad("unknown scheme", [*TRAIN, "--set", "data.uri=gs://b/meals"], ("gs://", "s3://bucket/key")),
     Bad(
         "unknown scheme of an image",
@@ -515,7 +515,7 @@ PLACES = [
     ),
 ]
 
-TABLE = CONFIG + DATA + RUNS + MODELS + SCORES + PLACES
+TABLE = CONFIG + DATA + RUNS + MODELS + SCORES + LOCATIONS
 
 
 @pytest.fixture(scope="module")

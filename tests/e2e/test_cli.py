@@ -1,4 +1,4 @@
-"""The command line on a tiny drawn world, without Ray: help, versions, configuration, scores, labelled images."""
+"""The command line on tiny synthetic data, without Ray: help, versions, configuration, scores, labelled images."""
 
 import json
 import logging
@@ -319,7 +319,7 @@ def test_predict_prints_one_line_for_each_image(world: Path, said: Callable[...,
 def test_text_from_the_names_to_labelled_images(
     world: Path, answered: Callable[..., Any], said: Callable[..., str]
 ) -> None:
-    """Random vectors, a model with cross-attention and a head; vocabulary, predicted and given, in this process."""
+    """Random embeddings, cross-attention and an ingredient head; all kinds of conditioning, in this process."""
     from tests.support.tiny_world import TINY_RUN, set_options
 
     made = answered("data", "embed", "prepared", "names.safetensors", "--random", "--permute", "3")
@@ -338,13 +338,15 @@ def test_text_from_the_names_to_labelled_images(
     assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none", "weights": "ema"}
     assert plain["text"] == "random unit vectors, seed 5"
     for mode, restrict in (("predicted", "soft"), ("provided", "none"), ("provided", "hard")):
-        told = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
-        metrics = answered(*score, "--out", f"{mode}-{restrict}", *told)
+        settings = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
+        metrics = answered(*score, "--out", f"{mode}-{restrict}", *settings)
         assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "ema"}
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
-    # with the true list and a hard restriction nothing that is not on an image is ever found on it
+    # a hard restriction to the true ingredients: nothing that is not on an image is found on it
     assert metrics["ingredients"]["per_image"]["precision"] == 1
-    assert "Ingredients: provided, the true classes of each image, an oracle" in said(*score, "--out", "again", *told)
+    assert "Ingredients: provided, the true classes of each image, an oracle" in said(
+        *score, "--out", "again", *settings
+    )
 
     (labelled,) = answered(
         "predict", "run", "meals/images/synthetic__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",

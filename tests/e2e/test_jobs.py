@@ -162,7 +162,7 @@ def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic meals, `meals`."""
     folder = tmp_path_factory.mktemp("jobs")
     write_meals(folder / "meals", train=12, test=2, seed=0, longest_side=64)
@@ -170,16 +170,16 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_prepare_train_and_evaluate_in_one_job(head: Head, drawn: Path) -> None:
-    """One submission, since each takes some ten seconds beside its work: the scripts run in turn, as a user's would."""
-    prepared, run, scores = (drawn / name for name in ("prepared", "run", "scores"))
+def test_prepare_train_and_evaluate_in_one_job(head: Head, folder: Path) -> None:
+    """One submission, since each takes ten seconds on top of its work: the scripts run in turn, as a user's would."""
+    prepared, run, scores = (folder / name for name in ("prepared", "run", "scores"))
     settings = set_options(
         *TINY_MODEL, f"data.uri={prepared}", f"run.uri={run}", "augment.longest_side=64", "augment.crop=64",
         "eval.longest_side=64", "train.steps=3", "train.global_batch=2", "scaling.num_workers=2",
         "scaling.resources_per_worker={CPU: 1}",
     )  # fmt: skip
     scripts = [
-        ["jobs/prepare.py", drawn / "meals", prepared],
+        ["jobs/prepare.py", folder / "meals", prepared],
         ["jobs/train.py", "--config", "jobs/configs/smoke.yaml", *settings],
         ["jobs/evaluate.py", run, "--data", prepared, "--split", "test", "--out", scores],
     ]
@@ -200,13 +200,13 @@ def test_prepare_train_and_evaluate_in_one_job(head: Head, drawn: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_as_a_job(head: Head, drawn: Path) -> None:
-    prepared, sweep = drawn / "swept", drawn / "sweep"
+def test_a_sweep_as_a_job(head: Head, folder: Path) -> None:
+    prepared, sweep = folder / "swept", folder / "sweep"
     space, options = {"optim.lr": {"choice": [1e-2]}}, {"searcher": "grid", "trials": None, "scheduler": "none"}
-    write_sweep(drawn / "sweep.yaml", str(prepared), sweep, space=space, sweep=options)
+    write_sweep(folder / "sweep.yaml", str(prepared), sweep, space=space, sweep=options)
 
     said = submit_in_turn(
-        head, [["jobs/prepare.py", drawn / "meals", prepared], ["jobs/tune.py", "--config", drawn / "sweep.yaml"]]
+        head, [["jobs/prepare.py", folder / "meals", prepared], ["jobs/tune.py", "--config", folder / "sweep.yaml"]]
     )
 
     assert "1 of 1 trials finished" in said
@@ -215,7 +215,7 @@ def test_a_sweep_as_a_job(head: Head, drawn: Path) -> None:
 
 
 def test_a_job_that_fails_says_why(head: Head, tmp_path: Path) -> None:
-    """Of two commands the first would write into the folder that Ray deletes with the job; the second finds nothing."""
+    """The first command would write into the folder that Ray deletes with the job; the second finds nothing."""
     relative = shlex.join(["python", "-m", "foodseg", "data", "prepare", str(tmp_path), "prepared"])
     nowhere = shlex.join(["python", "jobs/prepare.py", str(tmp_path / "nowhere"), str(tmp_path / "out")])
 

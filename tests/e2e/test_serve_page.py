@@ -112,8 +112,8 @@ def test_traces_are_folded_away_where_there_are_several(show, tmp_path, folded):
     mask = np.zeros((200, 300), np.uint8)
     mask[20:180, 20:220] = 1
     unsure = [5, 8, 11] if folded else [5, 8]
-    for place, index in enumerate(unsure):
-        mask[20 + 40 * place : 30 + 40 * place, 240:250] = index
+    for position, index in enumerate(unsure):
+        mask[20 + 40 * position : 30 + 40 * position, 240:250] = index
     assert all(confidence_of(index) < 0.5 for index in unsure)
     image = SYNTHETIC_CLASSES.palette()[mask].astype(np.uint8)
     path = tmp_path / "traces.png"
@@ -169,7 +169,7 @@ def test_a_click_outlines_and_a_name_changes_the_plate(server, show, meal, image
     assert "edited" not in json.loads(saved(page, "#save-json")[1])
 
 
-def test_a_known_name_joins_its_class_and_what_is_no_food_goes(server, show, meal, image_file):
+def test_a_known_name_joins_its_class_and_what_is_not_food_goes(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
     upload(page, image_file)
@@ -252,7 +252,7 @@ def test_everything_goes_by_keyboard(server, show, meal, image_file):
 # --- names that the person gives ---
 
 
-def test_given_ingredients_guide_the_answer(server, show, meal, image_file):
+def test_provided_ingredients_guide_the_answer(server, show, meal, image_file):
     _, mask = meal
     page = show(server)
     upload(page, image_file)
@@ -270,7 +270,7 @@ def test_given_ingredients_guide_the_answer(server, show, meal, image_file):
     expect(page.locator("#problem-retry")).to_be_hidden()
 
 
-def test_a_model_without_lists_says_so(show, meal, image_file):
+def test_a_model_without_text_fusion_says_so(show, meal, image_file):
     with meal_server(SYNTHETIC_CLASSES, [meal], guided=False) as server:
         page = show(server)
         upload(page, image_file)

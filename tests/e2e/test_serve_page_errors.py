@@ -27,7 +27,7 @@ BUSY = Scripted(
 # --- what went wrong ---
 
 
-def test_a_file_that_is_no_image(server, show, image_file, tmp_path):
+def test_a_file_that_is_not_an_image(server, show, image_file, tmp_path):
     page = show(server)
     (tmp_path / "menu.jpg").write_bytes(b"%PDF-1.7 not a picture")
     page.set_input_files("#choose", tmp_path / "menu.jpg")
@@ -56,7 +56,7 @@ def test_a_key_is_asked_for_and_used(meal, show, image_file):
         upload(page, image_file)  # the tab remembers the key
 
 
-def test_a_key_that_is_asked_for_late_goes_on_where_it_was(server, show, image_file):
+def test_a_key_that_is_asked_for_late_resumes_the_request(server, show, image_file):
     page = show(server)
     refused = b'{"error": {"code": "missing_key", "message": "this endpoint needs an API key", "hint": ""}}'
     server.scripted["/v1/segment"] = [Scripted(401, refused)]
@@ -98,7 +98,7 @@ def test_waiting_can_be_cancelled_and_taken_up_again(server, show, image_file):
         (Scripted(200, b"{}"), "The server's answer cannot be read."),
     ],
 )
-def test_answers_that_are_none_of_ours(server, show, image_file, answer, message):
+def test_answers_of_another_server(server, show, image_file, answer, message):
     page = show(server)
     server.scripted["/v1/segment"] = [answer]
     page.set_input_files("#choose", image_file)

@@ -63,8 +63,8 @@ def test_it_has_the_command_and_the_licence(unpacked: Path) -> None:
 
 
 def test_it_works_outside_the_repository(unpacked: Path, tmp_path: Path) -> None:
-    place = outside(unpacked, tmp_path, "-c", "import foodseg; print(foodseg.__file__)").strip()
+    location = outside(unpacked, tmp_path, "-c", "import foodseg; print(foodseg.__file__)").strip()
 
-    assert Path(place).is_relative_to(unpacked)
+    assert Path(location).is_relative_to(unpacked)
     assert f"foodseg {__version__}\n" in outside(unpacked, tmp_path, "-m", "foodseg", "--version")
     assert "optim.lr = 0.001  # default\n" in outside(unpacked, tmp_path, "-m", "foodseg", "config", "show")

@@ -212,7 +212,7 @@ def test_only_a_torn_one_is_passed_over(saved, tmp_path):
     assert newest_checkpoint(run) == checkpoint_uri(run, 3)
 
 
-def test_a_file_that_may_not_be_read_is_no_torn_checkpoint(saved, tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_read_is_not_a_torn_checkpoint(saved, tmp_path, monkeypatch):
     put(Path(checkpoint_uri(str(tmp_path), 3)), saved[1])
 
     def refuse(uri):

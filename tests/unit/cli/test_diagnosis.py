@@ -106,7 +106,7 @@ def test_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("reachable", [True, False])
 def test_default_weights(cached: bool, reachable: bool, monkeypatch: pytest.MonkeyPatch, moto_endpoint: str) -> None:
-    """A machine that cannot have them is told what to do, and is not broken for that."""
+    """A machine that cannot have them gets advice, and is not broken for that."""
     monkeypatch.setenv("HF_ENDPOINT", moto_endpoint if reachable else "http://me:secret@127.0.0.1:9")
     monkeypatch.setattr(diagnosis, "_IMPORT_TORCH", f"print('cpu'); print('a_backbone {cached}')")
     check = diagnosis.torch_works()[2]

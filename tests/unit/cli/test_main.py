@@ -70,21 +70,21 @@ PLAIN = {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
 
 def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counted = [ImageCounts.from_matrix("p", "p", np.diag([3, 4]))]
-    for name, conditions in {"told": ORACLE, "plain": PLAIN, "maps": None}.items():
+    for name, conditions in {"oracle": ORACLE, "plain": PLAIN, "maps": None}.items():
         write_image_counts(
             str(tmp_path / name / "images.parquet"), counted, ("background", "rice"), "val", "d", conditions
         )
-    told, plain, maps = (str(tmp_path / name) for name in ("told", "plain", "maps"))
+    oracle, plain, maps = (str(tmp_path / name) for name in ("oracle", "plain", "maps"))
 
-    assert run(["evaluate", "--compare", told, plain, "--json"]) == 0
+    assert run(["evaluate", "--compare", oracle, plain, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["a"], answer["b"]) == (told, plain) and answer["miou"]["difference"] == 0
+    assert (answer["a"], answer["b"]) == (oracle, plain) and answer["miou"]["difference"] == 0
     assert answer["conditions"] == {"a": ORACLE, "b": PLAIN} and answer["oracles"] == ["a"]
 
-    assert run(["evaluate", "--compare", told, plain]) == 0
+    assert run(["evaluate", "--compare", oracle, plain]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        f"A: {told} (ingredients provided, oracle, restrict hard; ema weights)",
+        f"A: {oracle} (ingredients provided, oracle, restrict hard; ema weights)",
         f"B: {plain} (ingredients vocabulary; student weights)",
         "",
     ]
@@ -116,7 +116,7 @@ def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys:
         ),
     ],
 )
-def test_who_gives_too_little_is_shown_an_example(
+def test_a_missing_argument_shows_an_example(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

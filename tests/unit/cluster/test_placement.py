@@ -1,4 +1,4 @@
-"""Room for workers, and what they leave for the data: numbers worked out by hand."""
+"""How many workers fit, and what they leave for the data: numbers worked out by hand."""
 
 import re
 

@@ -67,7 +67,7 @@ def test_a_signal_while_ray_starts_is_answered_by_the_handler_that_was_there(sta
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_cluster_has_a_life_of_its_own(started, handler):
+def test_a_cluster_outlives_the_command(started, handler):
     with ray_session.ray_session("auto", logical_cpus=1):
         assert started == [("auto", None)]
         assert signal.getsignal(signal.SIGTERM) is handler

@@ -114,7 +114,7 @@ def test_other_keys_are_yaml(override: str, found: object) -> None:
         ("eval.restrict=null", "eval.restrict: must be 'none' or 'soft' or 'hard', found 'null'"),
     ],
 )  # fmt: skip
-def test_what_nobody_can_tell_is_refused(override: str, sentence: str) -> None:
+def test_unclear_values_are_refused(override: str, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(None, [override])
     assert str(caught.value) == sentence

@@ -288,7 +288,7 @@ def test_one_data_set_or_several(tmp_path: Path) -> None:
     several = written(tmp_path, "data:\n  uris:\n  - uri: a\n  - {uri: b, weight: 2.5}\n")
     data = load_config(several).config.data
     assert (data.uri, [(entry.uri, entry.weight) for entry in data.uris]) == ("", [("a", 1.0), ("b", 2.5)])
-    resolved = load_config(several, ["data.uri=c"])  # the later word stands
+    resolved = load_config(several, ["data.uri=c"])  # the later one wins
     assert (resolved.config.data.uri, resolved.config.data.uris) == ("c", ())
     assert (resolved.origins["data.uri"], resolved.origins["data.uris"]) == ("--set", "default")
     assert load_config(several, ["data.uri=c", "data.uris=[{uri: d}]"]).config.data.uris[0].uri == "d"
@@ -419,7 +419,7 @@ def test_overrides_leave_the_rest_and_the_original_alone() -> None:
 
 
 DIFFUSION = ["model.kind=diffusion", "model.backbone=tiny", "model.strides=[8, 16, 32, 64]"]
-TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, table: t}"]
+CONDITIONED = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, table: t}"]
 
 
 @pytest.mark.parametrize(
@@ -446,15 +446,15 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
             "[0.4, 0.4, 0.4]",
         ),
         (
-            [*TOLD, "model.fusion=score_map", "loss.score_map=1"],
+            [*CONDITIONED, "model.fusion=score_map", "loss.score_map=1"],
             "model.fusion must be none or cross_attention with model.kind = diffusion, found 'score_map'",
         ),
         (
-            [*TOLD, "model.fusion_stride=16"],
+            [*CONDITIONED, "model.fusion_stride=16"],
             "model.fusion_stride must be null: all layers attend to the classes with model.kind = diffusion, found 16",
         ),
         (
-            [*TOLD, "model.text={kind: open_clip, model: ViT-L-14, tag: openai}"],
+            [*CONDITIONED, "model.text={kind: open_clip, model: ViT-L-14, tag: openai}"],
             "model.text.centre must be false with model.kind = diffusion and model.text.kind = open_clip: the UNet was "
             "trained with CLIP's embeddings as they are",
         ),
@@ -480,7 +480,7 @@ TOLD = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: table, ta
             "model.diffusion.lora_rank = 4 has no effect with unet = full: set unet to lora",
         ),
         (
-            [*TOLD, "model.ingredient_head=true", "loss.ingredients=1", "distill.conditioning_mix=[0, 1, 0, 0]"],
+            [*CONDITIONED, "model.ingredient_head=true", "loss.ingredients=1", "distill.conditioning_mix=[0, 1, 0, 0]"],
             "distill.conditioning_mix must condition some students on all classes (first share above 0): the "
             "ingredient head of model.kind = diffusion learns from these alone, since its features depend on the "
             "conditioning classes",
@@ -516,7 +516,7 @@ def test_a_diffusion_model_has_levels_of_its_own(tmp_path):
     config = load_config(path).config
     assert config.model.strides == (8, 16, 32, 64) and not config.model.has_maps
     assert parse_config(config.model_dump(mode="json")) == config
-    assert load_config(None, [*TOLD, "loss.attention=1"]).config.model.has_maps
+    assert load_config(None, [*CONDITIONED, "loss.attention=1"]).config.model.has_maps
 
 
 def test_a_configuration_from_before_there_was_diffusion():

@@ -1,4 +1,4 @@
-"""The marks of the keys: each list that follows from them, key by key, and that a key without a mark is on none."""
+"""The marks of the keys: the keys of each mark, one by one, and that a key without a mark has none."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ def test_uris_of_a_training() -> None:
     assert set(keys) == expected and len(keys) == len(expected)
 
 
-def test_what_may_change_between_the_parts_of_a_run() -> None:
+def test_what_may_change_on_resume() -> None:
     assert set(keys_with(ExperimentConfig, Placement, MayChangeOnResume)) == {
         "scaling", "run", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_failures",
         "train.mlflow_uri", "train.micro_batch", "train.latent_cache", "model.diffusion.gradient_checkpointing",
@@ -48,7 +48,7 @@ def test_what_may_change_of_a_sweep_or_an_ablation() -> None:
     }  # fmt: skip
 
 
-def test_where_a_training_runs_is_no_part_of_its_hash() -> None:
+def test_where_a_training_runs_is_not_part_of_its_hash() -> None:
     assert keys_with(ExperimentConfig, Placement) == ("scaling", "run")
 
 
@@ -103,7 +103,7 @@ class _Outer(Section):
 
 
 @pytest.mark.parametrize("weights", ["none", "hf://owner/name", "s3://bucket/w", "/w"])
-def test_what_is_no_relative_path_stays(weights: str) -> None:
+def test_what_is_not_a_relative_path_stays(weights: str) -> None:
     assert with_resolved_uris(_Outer(weights=weights)) == {"weights": weights, "inner": None}
 
 

@@ -64,6 +64,6 @@ def test_what_is_to_run_offline_asks_for_no_weights() -> None:
         assert tree["model"]["weights"] == "none"
 
 
-def test_names_of_the_hub_are_no_paths() -> None:
+def test_names_of_the_hub_are_not_paths() -> None:
     config = with_absolute_uris(ExperimentConfig())
     assert config.model.weights == "timm" and config.run.uri == str(Path("runs/default").absolute())

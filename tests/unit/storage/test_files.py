@@ -1,4 +1,4 @@
-"""One interface for local paths and S3 (moto): round trips, atomic writes, sentences for mistakes, patience."""
+"""One interface for local paths and S3 (moto): round trips, atomic writes, sentences for mistakes, retries."""
 
 import io
 import logging
@@ -246,7 +246,7 @@ def test_a_failed_upload_leaves_the_old_object(bucket: str, read_before_failing:
 
 
 @pytest.mark.parametrize("newer", ["much longer than before", "short", ""])
-def test_an_object_written_anew_while_it_is_read_is_read_again(bucket: str, newer: str, tmp_path: Path) -> None:
+def test_an_object_rewritten_while_it_is_read_is_read_again(bucket: str, newer: str, tmp_path: Path) -> None:
     """Between pyarrow's two requests, of the size and of the content."""
     uri = storage.join(bucket, "a")
 
@@ -321,7 +321,7 @@ def test_a_flaky_server_is_asked_again(
     assert sum(record.name == "foodseg.storage" for record in caplog.records) == 2
 
 
-def test_patience_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_run_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_text(storage.join(bucket, "a"), "x")
     monkeypatch.setattr(files, "RETRY_SECONDS", 0.1)
 

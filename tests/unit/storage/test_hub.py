@@ -162,7 +162,7 @@ def test_a_hub_that_fails_in_mid_run_is_worth_retrying(
     assert records[0].image.read()
 
 
-def test_a_refusal_in_mid_run_is_no_passing_failure(hub: HubServer) -> None:
+def test_a_refusal_in_mid_run_is_not_worth_retrying(hub: HubServer) -> None:
     records = list_source(NAME).records
     hub.broken = 403
     with pytest.raises(UserError, match="answers 403; is HF_ENDPOINT a hub, and HF_TOKEN right"):

@@ -41,7 +41,7 @@ def test_an_empty_file_and_one_of_a_mark_alone() -> None:
         (b"\x89PNG\r\n\x1a\n", r"byte 0 \(0x89\) is not UTF-8"),
     ],
 )  # fmt: skip
-def test_what_is_no_such_text_is_refused_in_one_sentence(data: bytes, expected: str) -> None:
+def test_bytes_that_are_not_text_are_refused_in_one_sentence(data: bytes, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         decode_text(data, "train.txt")
 

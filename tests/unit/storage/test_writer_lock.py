@@ -94,7 +94,7 @@ def test_another_machine_is_given_time_for_a_sign_of_life(tmp_path: Path, monkey
         refuse_in_use(str(tmp_path), "run.uri")
 
 
-def test_signs_of_life_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signs_of_life_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SIGN_SECONDS", 0.05)
     with in_use(str(tmp_path), "run.uri"):
         first = json.loads((tmp_path / FILE).read_text())["at"]
