@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run lie and how they are called: `<run>/checkpoints/step-00000160`.
+"""Where the checkpoints of a run lie and how they are named: `<run>/checkpoints/step-00000160`.
 
 Only this module builds and parses these names.
 """

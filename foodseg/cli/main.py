@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: a missing argument, an unknown option
             message = error.format_message().strip().rstrip(".")
-            if not message:  # a bare `foodseg` or `foodseg data`: its help is the answer, and is printed already
+            if not message:  # a bare `foodseg` or `foodseg data`: its help is printed already
                 return UserError.exit_code
             return _fail(f"{message}{example_of(error)} (see --help)", UserError.exit_code, as_json)
         if type(error).__name__ == "Abort":

@@ -1,4 +1,4 @@
-"""Ends the processes of a Ray that foodseg started, once the command that started it has ended, whatever ended it.
+"""Ends the processes of a Ray that foodseg started once the command that started it has ended, for whatever reason.
 
     with keeper() as environment:      # of everything that is to end with this process
         ...                            # start them
@@ -105,6 +105,7 @@ def _marked() -> Iterator[tuple[psutil.Process, str]]:
 
 
 def lives(pid: int) -> bool:
+    """True for a process that exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -112,7 +113,7 @@ def lives(pid: int) -> bool:
 
 
 def namespace() -> str:
-    """Tells the process ids of one container from those of another, where the system knows such."""
+    """Returns an id of the process namespace: process ids of different containers are not compared. "0" if unknown."""
     path = Path("/proc/self/ns/pid")
     return str(path.stat().st_ino) if path.exists() else "0"
 

@@ -19,7 +19,7 @@ class DistillConfig(Section):
         2.0,
         gt=0,
         le=100,
-        description="temperature T, which the logits of student and teacher are divided by; the loss is times T^2",
+        description="temperature T that both logits are divided by; the loss is multiplied by T^2",
     )
     ramp: float = Field(
         0.1,

@@ -1,4 +1,4 @@
-"""`eval`: how an image is shown to the model when it is scored or labelled."""
+"""`eval`: size, windows, weights and conditioning when images are scored or labelled."""
 
 from typing import Annotated, Literal
 

@@ -1,6 +1,6 @@
 """Values as they are written, before the type of their key says what they mean.
 
-YAML gives an unquoted word a type by its looks: `2024-11-30` is a date, `no` is false, `1e3` a number. A folder may
+YAML gives an unquoted word a type by its form: `2024-11-30` is a date, `no` is false, `1e3` a number. A folder may
 have any of these names. So files and `--set` are read into trees whose scalars are still text, and `typed` gives each
 the type of its key: a text key takes the text as it stands, a number must look like one.
 

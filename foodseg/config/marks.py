@@ -1,4 +1,4 @@
-"""What a key means beyond its type: marks that stand on the fields, so that no list of keys is kept elsewhere.
+"""What a key means beyond its type: marks on the fields, so that no list of keys is kept elsewhere.
 
 class RunConfig(Section):
     uri: Annotated[str, Uri(written=True)] = Field("runs/default", description="run directory")

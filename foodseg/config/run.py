@@ -1,4 +1,4 @@
-"""`run`: where a training run lives."""
+"""`run`: where a training run is stored."""
 
 from typing import Annotated
 

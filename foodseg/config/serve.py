@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 class HttpConfig(Section):
-    """The address and what a stranger may send to it. Serve's own limits are set above these, so that ours answer."""
+    """The address and the limits of a request. Serve's own limits are set above these, so that ours answer."""
 
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")

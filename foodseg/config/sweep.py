@@ -62,7 +62,7 @@ class SweepFile(Section):
 
 
 class AblationConfig(Section):
-    """Which seeds every variant is trained with, and what its score is taken on."""
+    """Which seeds every variant is trained with, and the data that it is scored on."""
 
     uri: Annotated[str, Uri(written=True), MayChangeOnResume()] = Field(
         "runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table"

@@ -1,4 +1,4 @@
-"""Files wherever they lie: plain paths, `file://` and `s3://` by the functions of `files`, under one name.
+"""Files at plain paths, `file://` and `s3://`: the functions of `files` under one name.
 
 from foodseg import storage
 storage.write_text("s3://runs/r1/note.txt", "hello")

@@ -239,7 +239,7 @@ def open_input(uri: str) -> pyarrow.NativeFile:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file, as one writer left it. UserError: missing or not allowed. RetryLater: storage stays away."""
+    """The whole file, as one writer left it. UserError: missing or not allowed. RetryLater: storage does not answer."""
     if is_local(uri):
         with local.errors(uri, "read"):
             return Path(absolute(uri)).read_bytes()

@@ -56,7 +56,7 @@ def connected_client() -> ServeControllerClient | None:
 
 
 def forget_client() -> None:
-    """Ends this process's connection to Serve, without a word to Serve."""
+    """Ends this process's connection to Serve; Serve itself keeps running."""
     _set_global_client(None)
 
 

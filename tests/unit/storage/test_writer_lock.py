@@ -1,4 +1,4 @@
-"""Two commands never write one folder; what a killed one has left there does not stand in the way."""
+"""Two commands never write one folder; what a killed one has left there does not block the next."""
 
 import json
 import os
