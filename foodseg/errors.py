@@ -1,8 +1,8 @@
 """The ways in which foodseg refuses or gives up, each with the exit code that the command line answers with.
 
 `UserError` is a `ValueError`: library code raises it for a user's mistake, with one sentence that says what was found,
-where, and what would be right. Exit codes: 0 done, 1 a defect of foodseg, 2 the user's mistake, 3 data refused, 75 worth
-retrying, 130 interrupted.
+where, and what would be right. Exit codes: 0 done, 1 a defect of foodseg, 2 the user's mistake, 3 data refused, 75
+worth retrying, 130 interrupted.
 """
 
 EXIT_OUR_FAULT = 1

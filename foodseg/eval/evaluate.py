@@ -120,8 +120,8 @@ def _refuse_ignored(image_id: str, truth: np.ndarray, ids: np.ndarray, space: Co
     unlabelled = np.count_nonzero((ids == ignored) & (truth != (space.truth or space).classes.ignore_id))
     if unlabelled:
         raise BadPrediction(
-            f"the label map of {image_id} is {ignored} (ignored) at {unlabelled:,} pixels that are labelled: a label map "
-            "has an id at each pixel, 0 for background"
+            f"the label map of {image_id} is {ignored} (ignored) at {unlabelled:,} pixels that are labelled: a label "
+            "map has an id at each pixel, 0 for background"
         )
 
 
