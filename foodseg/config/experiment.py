@@ -32,9 +32,7 @@ class ExperimentConfig(Section):
     distill: DistillConfig = Field(DistillConfig(), description="self-distillation, conditioning classes")
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
-    eval: EvalConfig = Field(
-        EvalConfig(), description="size, windows, weights and conditioning in evaluation"
-    )
+    eval: EvalConfig = Field(EvalConfig(), description="size, windows, weights and conditioning in evaluation")
     scaling: Annotated[ScalingConfig, Placement()] = Field(ScalingConfig(), description="workers")
     run: Annotated[RunConfig, Placement()] = Field(RunConfig(), description="where the run is stored")
 

@@ -281,7 +281,7 @@ DATA = [
     Bad(
         "an unknown ingredient",
         [*PREDICT, "--ingredients", "tomatoe", "--set", "eval.restrict=hard"],
-        ("'tomatoe'", "none of the 12 ingredients", "did you mean 'tomato'?"),
+        ("'tomatoe'", "not one of the 12 ingredients", "did you mean 'tomato'?"),
     ),
     Bad(
         "predicted ingredients without a head",
