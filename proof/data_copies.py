@@ -90,7 +90,7 @@ def write_parquet(folder: Path, out: Path) -> None:
 
 
 def _parquet_rows(folder: str, stems: list[str]) -> Iterator[dict[str, Any]]:
-    # the library writes a path alone as a path, and no bytes; a name that is no file here goes with the bytes
+    # the library writes a path without bytes as a path; with bytes, a name that is not a file here is kept
     for stem in stems:
         files = (("image", "images", f"{stem}.jpg"), ("label", "masks", f"{stem}.png"))
         images = {key: {"bytes": Path(folder, kind, name).read_bytes(), "path": name} for key, kind, name in files}

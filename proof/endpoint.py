@@ -1,4 +1,4 @@
-"""`foodseg serve` as somebody runs it: a process with a Ray of its own, looked at and killed from outside.
+"""`foodseg serve` as a user runs it: a process with a Ray of its own, watched and killed from outside.
 
 with Endpoint(bench, "load", deploy_tree(bench, {"meals": run})) as endpoint:
     httpx.get(f"{endpoint.url}v1/models")
@@ -99,7 +99,7 @@ class Endpoint:
         sizes: dict[str, float] = {}
         for process in self.processes():
             try:
-                # Ray's titles go on with the method that runs just now
+                # Ray's titles end with the method that is running
                 name, info = command_name(process.cmdline()).partition(".")[0], process.memory_info()
             except psutil.Error:
                 continue

@@ -1,4 +1,4 @@
-"""What each place says to each name: heat maps of a model with text, for right, wrong and missing ingredient lists."""
+"""Heat maps of a model with text, by pixel and class name, with right, wrong and missing conditioning classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ CELL, LINE, NAMES = 300, 22, 3
 
 
 def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> dict[str, dict[str, float]]:
-    """Writes one sheet: per meal a row with the right list, one with a wrong list, one that lacks the largest name.
+    """Writes one contact sheet: per meal a row each with right and wrong classes, and without the largest class.
 
     Args:
         run: of a model whose fusion is score_map or cross_attention. folder: images in the folder layout.
 
     Returns:
-        Per meal and list, the share of the truth's food pixels that are labelled rightly.
+        Per meal and conditioning, the share of the truth's food pixels that are labelled correctly.
     """
     loaded = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(loaded, "ema").eval()
@@ -46,7 +46,7 @@ def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> 
             cells = [
                 _captioned(_labelled(image, truth.astype(ids.dtype), loaded.classes), f"{stem}: truth"),
                 _captioned(
-                    _labelled(image, ids, loaded.classes), f"list: {kind}, {100 * found[stem][kind]:.0f} % right"
+                    _labelled(image, ids, loaded.classes), f"classes: {kind}, {100 * found[stem][kind]:.0f} % right"
                 ),
             ]
             for index in right[:NAMES]:
@@ -59,7 +59,7 @@ def draw_name_maps(run: Path, folder: Path, stems: Sequence[str], out: Path) -> 
 
 @torch.inference_mode()
 def _look(model: torch.nn.Module, image: np.ndarray, listed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the label map (H, W) and what each place says to each name, (K, H, W) float32, at the image's size."""
+    """Returns the label map (H, W) and the map of each class name, (K, H, W) float32, at the image's size."""
     height, width = image.shape[:2]
     multiple = model.size_multiple
     canvas = model.mean.expand(1, 3, -(-height // multiple) * multiple, -(-width // multiple) * multiple).clone()

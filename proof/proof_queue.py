@@ -4,10 +4,10 @@
     python -m proof.proof_queue --only parity
     python -m proof.proof_queue --redo bench_data
 
-A finished item is not run again. An item that fails leaves the others alone; run the same command again to try it once
-more. Big files go to `proof-runs/` (FOODSEG_PROOF_DIR); real data is read from `../shared` (FOODSEG_SHARED).
+A finished item is not run again. A failed item does not stop the others; run the same command again to retry it.
+Big files go to `proof-runs/` (FOODSEG_PROOF_DIR); real data is read from `../shared` (FOODSEG_SHARED).
 `step_<n>.py` holds the items of a step: ITEMS, a list of (name, function of a Bench that returns figures).
-(This file is not called queue.py: it would hide Python's own `queue` from every script beside it.)
+(This file is not called queue.py: it would hide Python's own `queue` from the scripts in this folder.)
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOODSEG = (sys.executable, "-m", "foodseg")
+RECORDED_AS = {"variants": "arms", "diffusion_variants": "diffusion_arms"}  # items recorded under an earlier name
 
 
 class ItemError(Exception):
@@ -95,7 +96,7 @@ def run_queue(
     for name, function in items:
         if only and name not in only:
             continue
-        part = read_evidence(evidence).get(name)
+        part = finished_part(read_evidence(evidence), name)
         if part is not None and name not in redo:
             say(f"{name}: reused, finished {part['finished']} at commit {part['commit']}")
             continue
@@ -103,7 +104,7 @@ def run_queue(
         given, commit, started = bench(), current_commit(), time.monotonic()
         try:
             figures = function(given)
-        except Exception as error:  # whatever it is, the other items do not depend on it
+        except Exception as error:  # of any kind: the other items do not depend on it
             say(f"{name}: FAILED after {time.monotonic() - started:.0f} s: {type(error).__name__}: {error}")
             failed.append(name)
             continue
@@ -126,12 +127,18 @@ def read_evidence(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def finished_part(parts: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Returns the part of an item, also one that was recorded under its earlier name; None where it is not finished."""
+    part: dict[str, Any] | None = parts.get(name, parts.get(RECORDED_AS.get(name, name)))
+    return part
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def current_commit() -> str:
@@ -183,15 +190,16 @@ def main() -> int:
         if arguments.list:
             parts = read_evidence(evidence)
             for name, _ in items:
-                print(f"{stem} {name}: {'finished ' + parts[name]['finished'] if name in parts else 'to do'}")
+                part = finished_part(parts, name)
+                print(f"{stem} {name}: {'finished ' + part['finished'] if part else 'to do'}")
             continue
         try:
             failed += run_queue(items, evidence, open_bench, only=arguments.only, redo=arguments.redo)
         except KeyboardInterrupt:
-            say("interrupted; the same command goes on with what is not finished")
+            say("interrupted; the same command resumes what is not finished")
             return 130
     if failed:
-        say(f"failed: {', '.join(failed)}; the same command tries them again")
+        say(f"failed: {', '.join(failed)}; the same command retries them")
     return 1 if failed else 0
 
 

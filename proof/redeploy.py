@@ -1,7 +1,7 @@
 """Deploys the application of a running endpoint again with something changed; `python -m proof.redeploy ADDRESS ...`.
 
 --args http.retry_after_seconds=2 is another configuration: every replica is replaced. --model meals runs/broken is
-another checkpoint, without the look at it that `foodseg serve swap` takes.
+another checkpoint, without the check that `foodseg serve swap` does.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pictures of a page as a browser shows it, at a width that a window need not have."""
+"""Screenshots of a page in a browser, at any width, also narrower than a window can be."""
 
 import re
 import tempfile
@@ -11,7 +11,7 @@ from proof.proof_queue import ItemError
 from tests.support.browser import NAMES, browse, find_browser
 
 MOST_ROWS = 16_000  # pixels: what a browser draws into one image
-# A window has a least width, a frame has none.
+# A window has a least width, a frame does not.
 FRAME = '<body style="margin: 0"><iframe width="{}" height="{}" style="border: 0; display: block" srcdoc="{}"></iframe>'
 MEASURE = """<title>-</title>{}<script>onload = () => {{
   document.title = document.querySelector("iframe").contentDocument.documentElement.scrollHeight;
@@ -30,10 +30,10 @@ def screenshot(page: Path, width: int, image: Path) -> None:
         measured = browse(browser, Path(folder), MEASURE.format(frame), bare, "--dump-dom")
         title = re.search(r"<title>(\d+)</title>", measured)
         if title is None:
-            raise ItemError(f"the browser did not tell how high {page.name} is at {width} pixels")
+            raise ItemError(f"the browser did not report how high {page.name} is at {width} pixels")
         height = min(int(title[1]), MOST_ROWS)
         options = (bare, f"--window-size={max(width, 800)},{height}", f"--screenshot={image}")
         browse(browser, Path(folder), FRAME.format(width, height, html), *options)
-    with Image.open(image) as drawn:
-        whole = drawn.crop((0, 0, width, height))
+    with Image.open(image) as image_of_page:
+        whole = image_of_page.crop((0, 0, width, height))
     whole.save(image)

@@ -1,4 +1,4 @@
-"""Scores of a trained model whose names or maps are spoiled at test: what it loses without them is what they do."""
+"""Scores of a trained model whose names or maps are spoiled at test, to show what they contribute."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,37 +17,37 @@ from foodseg.metrics.confusion import confusion, scores
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor
 
-How = Literal["as trained", "vectors exchanged", "lists exchanged", "maps zeroed"]
+How = Literal["as trained", "embeddings exchanged", "conditioning exchanged", "maps zeroed"]
 
 
-def val_miou(run: Path, data: Path, how: How, *, told: bool) -> float:
+def val_miou(run: Path, data: Path, how: How, *, oracle: bool) -> float:
     """Returns the mIoU on val of a run's averaged weights.
 
     Args:
-        how: what is spoiled at test, see `spoil`; "lists exchanged": in the place of each name another one is told.
-        told: whether the model is told what is on each image, an oracle; else it may look for all names.
+        how: what is spoiled at test, see `spoil`; "conditioning exchanged": another class instead of each true one.
+        oracle: whether the true classes of each image are provided; else the whole vocabulary is used.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(checkpoint, "ema")
     spoil(model, how)
     manifest = read_manifest(str(data))
     classes = manifest.class_table
-    config = checkpoint.config.eval.model_copy(update={"ingredients": "provided" if told else "vocabulary"})
+    config = checkpoint.config.eval.model_copy(update={"ingredients": "provided" if oracle else "vocabulary"})
     predictor = Predictor(model, config, torch.device("cpu"))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for row in rank_rows(RowReader(str(data), manifest, ["val"]), 0, 1):
         mask = decode_mask(row["mask"])
         present = [int(i) for i in np.unique(mask) if i not in (0, classes.ignore_id)]
-        listed = [exchanged(i, len(classes)) for i in present] if how == "lists exchanged" else present
-        ids = predictor.logits_of_file(row["image"], listed if told else None).ids()
+        listed = [exchanged(i, len(classes)) for i in present] if how == "conditioning exchanged" else present
+        ids = predictor.logits_of_file(row["image"], listed if oracle else None).ids()
         truth = scorable_mask(mask, ids, manifest.annotated[row["source"]], classes)
         matrix += confusion(truth, ids, len(classes), classes.ignore_id)
     return scores(matrix, manifest.classes).miou
 
 
 def spoil(model: Segmenter, how: How) -> None:
-    """Gives each name the vector of another one, or sets the maps of a diffusion backbone to 0 for the decoder."""
-    if how == "vectors exchanged":
+    """Gives each class the embedding of another one, or sets the maps of a diffusion backbone to 0 for the decoder."""
+    if how == "embeddings exchanged":
         ids = range(len(model.text_table))
         model.text_table.copy_(model.text_table[[exchanged(i, len(ids)) if i else 0 for i in ids]].clone())
     elif how == "maps zeroed":
@@ -57,6 +57,6 @@ def spoil(model: Segmenter, how: How) -> None:
 
 
 def exchanged(name: int, classes: int) -> int:
-    """Returns the id, of 1 to `classes` - 1, that stands in the place of another one: half of the names further on."""
+    """Returns the id, of 1 to `classes` - 1, that is used instead of another one: half of the names further on."""
     names = classes - 1
     return 1 + (name - 1 + max(1, names // 2)) % names

@@ -18,7 +18,7 @@ from foodseg.errors import FoodsegError
 from foodseg.serve.client import Client
 from foodseg.serve.http.schema import PromptAnswer, SegmentAnswer
 
-RETRY_SECONDS = 120.0  # seconds in which the client heals 429 and 503
+RETRY_SECONDS = 120.0  # in which the client retries after 429 and 503
 Ask = Callable[[Client, int], tuple[str, object]]  # client, number of the image -> who answered, what
 
 
@@ -43,7 +43,7 @@ def ask_prompt(images: Sequence[bytes]) -> Ask:
 
 
 class Counting(httpx.HTTPTransport):
-    """Counts the answers as they come, before the client heals any."""
+    """Counts the answers as they come, before the client retries."""
 
     def __init__(self, statuses: Counter[str]) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class SteadyLoad:
         return sum(self._by.values())
 
     def figures(self) -> dict[str, Any]:
-        """Returns what happened; `statuses` as they came, `failed` after the client had healed what it could.
+        """Returns what happened; `statuses` as they came, `failed` after the client's retries.
 
         differing: answers that were not those of the same model on the same image before.
         """
@@ -107,9 +107,9 @@ class SteadyLoad:
         }
 
     def lost(self) -> int:
-        """Returns how many answers were neither 200 nor healed by the client."""
-        healed = {"200", "429", "404"}  # 404: of an image_id that was forgotten; another one is in `failed`
-        strange = sum(count for status, count in self._statuses.items() if status not in healed)
+        """Returns how many answers were neither 200 nor retried by the client."""
+        retried = {"200", "429", "404"}  # 404: of an image_id that was forgotten; another one is in `failed`
+        strange = sum(count for status, count in self._statuses.items() if status not in retried)
         return max(strange, sum(self._failed.values()))
 
     def _run(self, number: int) -> None:

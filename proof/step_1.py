@@ -106,7 +106,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 def bench_train(bench: Bench) -> dict[str, Any]:
-    """Training speed beside a bare loop."""
+    """Training speed compared with a bare loop."""
     return bench.foodseg("bench", "train", "--data", prepared_foodmix(bench), "--config", "jobs/configs/foodmix.yaml")
 
 
@@ -116,7 +116,7 @@ def kills(bench: Bench) -> dict[str, Any]:
 
 
 def bad_input(bench: Bench) -> dict[str, Any]:
-    """What people get wrong: one sentence and an exit code each."""
+    """Common mistakes: one sentence and an exit code each."""
     return run_tests(bench, "tests/e2e/test_bad_input.py")
 
 
@@ -159,7 +159,7 @@ def _train_peer(bench: Bench, out: Path, seed: int) -> dict[str, Any]:
 
 
 def train_ours(bench: Bench, out: Path, data: Path, seed: int) -> dict[str, Any]:
-    """Trains, or goes on with, one run; its seconds over all attempts that this queue made are kept beside it."""
+    """Trains or resumes one run; its seconds over all attempts of this queue are kept in a file next to it."""
     last, timing = out / "last.json", out.with_name(f"{out.name}-seconds.json")
     if last.exists() and json.loads(last.read_text(encoding="utf-8"))["step"] >= PARITY_STEPS:
         return json.loads(timing.read_text(encoding="utf-8")) if timing.exists() else {"train_seconds": None}
@@ -185,7 +185,7 @@ def sets(*values: str) -> list[str]:
 
 
 def scores_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    """All scores but those of the single classes, which stand in the metrics.json of the evaluation."""
+    """All scores but those of the single classes, which are in the metrics.json of the evaluation."""
     summary = {name: value for name, value in metrics["scores"].items() if name != "classes"}
     return {"config_hash": metrics.get("config_hash"), **summary}
 

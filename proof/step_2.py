@@ -130,24 +130,24 @@ def memory_ratio(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
 
 
 def several_sets(bench: Bench) -> dict[str, Any]:
-    """Real images and drawn plates of another label space, trained on together with partial labels."""
-    drawn = _fresh(bench.work / "plates-source")
-    write_meals(drawn, train=120, test=24, seed=7)
-    bench.foodseg("data", "prepare", drawn, _fresh(bench.work / "plates"))
+    """Real images and synthetic meals of another label space, trained on together with partial labels."""
+    synthetic = _fresh(bench.work / "synthetic-source")
+    write_meals(synthetic, train=120, test=24, seed=7)
+    bench.foodseg("data", "prepare", synthetic, _fresh(bench.work / "synthetic"))
     ours = read_manifest(str(prepared_foodmix(bench))).class_table
     union = ClassTable((*ours.names, *(name for name in SYNTHETIC_CLASSES.names if name not in ours.names)))
     (bench.work / "union.tsv").write_text(union.to_text(), encoding="utf-8")
     mapped = {}
     for name, prepared, table in (
         ("foodmix", prepared_foodmix(bench), ours),
-        ("plates", bench.work / "plates", SYNTHETIC_CLASSES),
+        ("synthetic", bench.work / "synthetic", SYNTHETIC_CLASSES),
     ):
         map_file = bench.work / f"{name}-to-union.tsv"
         write_map(map_file, name, table, union)
         mapped[name] = _fresh(bench.work / f"{name}-union")
         bench.foodseg("data", "map", prepared, map_file, mapped[name], "--classes", bench.work / "union.tsv")
     run = _fresh(bench.work / "several-run")
-    uris = json.dumps([{"uri": str(mapped["foodmix"]), "weight": 1}, {"uri": str(mapped["plates"]), "weight": 0.5}])
+    uris = json.dumps([{"uri": str(mapped["foodmix"]), "weight": 1}, {"uri": str(mapped["synthetic"]), "weight": 0.5}])
     where = (f"data.uris={uris}", f"run.uri={run}", "scaling.num_workers=2", f"model.weights={weights(bench)}")
     longer = tuple(setting.replace("=60", "=300").replace("every=20", "every=100") for setting in SMALL)
     trained = bench.foodseg("train", "--config", "jobs/configs/smoke.yaml", *sets(*where, *longer))
@@ -180,7 +180,7 @@ def report(bench: Bench) -> dict[str, Any]:
 
 
 def worst_classes(matrix: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
-    """The WORST classes with truth pixels, of least IoU first, and what they are taken for most.
+    """The WORST classes with truth pixels, of least IoU first, and what they are confused with most.
 
     Args:
         matrix: (K, K) whole numbers, rows truth, columns prediction. names: K class names.
@@ -218,7 +218,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _train_reported(bench: Bench) -> Path:
-    """Trains, or goes on with, a run that is validated, so that its confidences are calibrated."""
+    """Trains or resumes a run that is validated, so that its confidences are calibrated."""
     run = bench.work / "report-run"
     last, begun = run / "last.json", (run / "config.yaml").exists()
     if last.exists() and json.loads(last.read_text(encoding="utf-8"))["step"] >= REPORT_STEPS:

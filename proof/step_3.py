@@ -15,28 +15,28 @@ from foodseg.train.ray_trainer import KEEP_MEMORY
 from proof.name_maps import draw_name_maps
 from proof.proof_queue import ROOT, Bench, Item, ItemError, read_evidence
 from proof.step_1 import PARITY_STEPS, SEEDS, SUBSETS, foodmix, prepared_foodmix, run_tests, scores_of, sets, weights
-from proof.why_variants import classes_of, fit_of, listening_of
+from proof.why_variants import classes_of, conditioning_use_of, fit_of
 
 EVIDENCE = ROOT / "evidence" / "step-3.json"
 Job = tuple[str, tuple[str, ...], int]  # name, settings and updates of a training
 
 # How each variant differs from the image-only one, A, which is ours of item `parity` (step 1); all start with the same
-# backbone, decoder and classifier, and see the same images in the same order. {names} is a table of sentence vectors
+# backbone, decoder and classifier, and see the same images in the same order. {names} is a table of sentence embeddings
 # (MiniLM, not CLIP), {permuted} the same with the names exchanged.
-TOLD = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
-SCORE_MAP = ("loss.score_map=0.4", *TOLD)
+CONDITIONED = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
+SCORE_MAP = ("loss.score_map=0.4", *CONDITIONED)
 TEXT = ("model.fusion=score_map", "model.fusion_stride=8", *SCORE_MAP)
 NAMES = (*TEXT, "model.text.table={names}")
 DISTILL = ("loss.distill=0.5", "loss.features=0.1")
-ARMS: dict[str, tuple[str, ...]] = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "C names": NAMES,
     "C1 names permuted": (*TEXT, "model.text.table={permuted}"),
     "D C and distillation": (*NAMES, *DISTILL, "distill.teacher_conditioning=vocabulary"),
-    "E D, the teacher told the truth": (*NAMES, *DISTILL, "distill.teacher_conditioning=present"),
+    "E D, teacher conditioned on the true classes": (*NAMES, *DISTILL, "distill.teacher_conditioning=present"),
 }
-# The names that a row is told; soft and hard restrict the class scores to those that the model guesses.
+# What a row is conditioned on; soft and hard restrict the class scores to the predicted classes.
 VOCABULARY = ("eval.ingredients=vocabulary",)
-LISTS: dict[str, tuple[str, ...]] = {
+CONDITIONINGS: dict[str, tuple[str, ...]] = {
     "vocabulary": VOCABULARY,
     "predicted": ("eval.ingredients=predicted",),
     "predicted, soft": ("eval.ingredients=predicted", "eval.restrict=soft", "eval.restrict_lambda={lambda}"),
@@ -49,7 +49,7 @@ CONTRASTS = {
     "text": ("C names", "A image only"),
     "meaning of text": ("C names", "C1 names permuted"),
     "distillation": ("D C and distillation", "C names"),
-    "privilege": ("E D, the teacher told the truth", "D C and distillation"),
+    "privilege": ("E D, teacher conditioned on the true classes", "D C and distillation"),
 }
 
 # What is tried at 128 px, trained on train and scored on val, before a recipe is fixed; one change at a time.
@@ -62,13 +62,13 @@ SCOUT = (
 # stays with the process, as in Ray's workers.
 SIDE_BY_SIDE = 2
 ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
-# The teacher has its say from the first update on.
+# Distillation has its full weight from the first update on.
 COST_STEPS = 40
 COSTED = (
     f"train.steps={COST_STEPS}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
     "distill.ramp=0.0", f"train.checkpoint_every={COST_STEPS}",
 )  # fmt: skip
-CROSS_ATTENTION = ("model.fusion=cross_attention", *TOLD, "model.text.table={names}")
+CROSS_ATTENTION = ("model.fusion=cross_attention", *CONDITIONED, "model.text.table={names}")
 RARE = ("data.repeat_threshold=0.1", "augment.class_aware=0.5")
 SCOUTED: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -90,14 +90,14 @@ SCOUTED: dict[str, tuple[str, ...]] = {
     ),
     "repeat factors, encoder lr x 1": (*RARE, "optim.backbone_lr_factor=1.0"),
 }
-# The recipe for test, chosen by the figures of `scout` before its first opening of test.
+# The recipe for test, chosen by the figures of `scout` before test was first read.
 BEST = (*RARE, "optim.backbone_lr_factor=0.3", "augment.longest_side=320", "augment.crop=288")
 BEST_SCORED = ("eval.flip=true", "eval.longest_side=400")
 VAL_MEALS = ("hospital_trays__2001a", "indonesian_plates__s2_train_100", "canteen_leftovers__tray8_food_image")
 
 
 def method_tests(bench: Bench) -> dict[str, Any]:
-    """What is worked out by hand: masking, normalisation, the teacher, gradients, lists."""
+    """What is worked out by hand: masking, normalisation, the teacher, gradients, conditioning."""
     train = (f"tests/unit/train/test_{name}.py" for name in ("equal_gradients", "distillation", "told_names"))
     return run_tests(
         bench, "tests/unit/models", "tests/unit/distill", "tests/unit/predict/test_conditioning.py", *train
@@ -119,7 +119,7 @@ def scout(bench: Bench) -> dict[str, Any]:
 
 
 def restrict(bench: Bench) -> dict[str, Any]:
-    """The weight of restrict=soft, chosen on val with the scout that knows names."""
+    """The weight of restrict=soft, chosen on val with the scout that has class names."""
     run = train_variant(bench, *scout_job("score map", SCOUTED["score map"]))
     soft = ("eval.ingredients=predicted", "eval.restrict=soft")
     figures = {str(weight): score(bench, run, "val", STUDENT, *soft, f"eval.restrict_lambda={weight}")
@@ -129,57 +129,62 @@ def restrict(bench: Bench) -> dict[str, Any]:
 
 
 def best(bench: Bench) -> dict[str, Any]:
-    """The best recipe and A on test beside the peer of step 1, two seeds each."""
+    """The best recipe and A on test compared with the peer of step 1, two seeds each."""
     trained = train_side_by_side(bench, [_best_job(seed) for seed in SEEDS])
     figures: dict[str, Any] = {}
     for seed, run in zip(SEEDS, trained, strict=True):
-        figures[f"best recipe, seed {seed}"] = {"vocabulary": _beside_peer(bench, run, seed, BEST_SCORED)}
+        figures[f"best recipe, seed {seed}"] = {"vocabulary": _against_peer(bench, run, seed, BEST_SCORED)}
         # what of the best recipe is in the scoring alone
         ways = {"vocabulary": VOCABULARY, "320 px, mirrored": ("eval.flip=true", "eval.longest_side=320")}
         ours = bench.work / f"ours-{seed}"
-        figures[f"A image only, seed {seed}"] = {way: _beside_peer(bench, ours, seed, how) for way, how in ways.items()}
+        figures[f"A image only, seed {seed}"] = {
+            way: _against_peer(bench, ours, seed, how) for way, how in ways.items()
+        }
     return figures
 
 
 def variants(bench: Bench) -> dict[str, Any]:
-    """Each variant on test beside the peer of step 1, vocabulary, predicted, provided; and the differences."""
+    """Each variant on test compared with the peer of step 1, vocabulary, predicted, provided; and the differences."""
     chosen = read_evidence(EVIDENCE).get("restrict")
     if chosen is None:
         raise ItemError("the weight of restrict=soft is not chosen: run --only restrict first")
     weight, seed = chosen["figures"]["chosen"], SEEDS[0]
-    trained = train_side_by_side(bench, [full_size_job(*each) for each in ARMS.items()])
+    trained = train_side_by_side(bench, [full_size_job(*each) for each in VARIANTS.items()])
     figures: dict[str, Any] = {}
-    told = {"A image only": score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)}
-    for name, run in zip(ARMS, trained, strict=True):
+    vocabulary_scores = {"A image only": score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)}
+    for name, run in zip(VARIANTS, trained, strict=True):
         figures[f"{name}, seed {seed}"] = row = {}
-        for way, how in LISTS.items():
+        for way, how in CONDITIONINGS.items():
             settings = tuple(setting.replace("{lambda}", str(weight)) for setting in how)
-            row[way] = _beside_peer(bench, run, seed, settings)
-        told[name] = score_folder(bench, run, "test", STUDENT, *VOCABULARY)
+            row[way] = _against_peer(bench, run, seed, settings)
+        vocabulary_scores[name] = score_folder(bench, run, "test", STUDENT, *VOCABULARY)
     for name, (one, other) in CONTRASTS.items():
-        figures[name] = {"variants": [one, other], **_difference(bench, told[one], told[other])}
+        figures[name] = {
+            "variants": [one, other],
+            **_difference(bench, vocabulary_scores[one], vocabulary_scores[other]),
+        }
     return figures
 
 
 def reasons(bench: Bench) -> dict[str, Any]:
-    """What lies behind the figures of `variants`: the fit, the classes that differ from A, and the use of the lists."""
+    """Reasons for the figures of `variants`: the fit, the classes that differ from A, the use of the conditioning."""
     headline = parse_id_lines((foodmix(bench) / "headline_classes.txt").read_text(encoding="utf-8"), "headline")
     seed = SEEDS[0]
     baseline = score_folder(bench, bench.work / f"ours-{seed}", "test", STUDENT, *VOCABULARY)
     runs = {"A image only": bench.work / f"ours-{seed}", "best recipe": train_variant(bench, *_best_job(seed))}
-    runs |= {name: train_variant(bench, *full_size_job(name, ARMS[name])) for name in ARMS}
+    runs |= {name: train_variant(bench, *full_size_job(name, VARIANTS[name])) for name in VARIANTS}
     figures: dict[str, Any] = {}
     for name, run in runs.items():
         how = BEST_SCORED if name == "best recipe" else VOCABULARY
         scored = score_folder(bench, run, "test", STUDENT, *how)
         figures[name] = {"losses": fit_of(run), **classes_of(scored, baseline, headline)}
-        if name in ARMS:
-            figures[name]["lists"] = listening_of(run, Path(prepared_foodmix(bench)), "test")
+        if name in VARIANTS:
+            figures[name]["conditioning"] = conditioning_use_of(run, Path(prepared_foodmix(bench)), "test")
     return figures
 
 
 def name_maps(bench: Bench) -> dict[str, Any]:
-    """Score maps and attention for three meals of val with right, wrong and missing lists."""
+    """Score maps and attention for three meals of val with right, wrong and missing conditioning classes."""
     figures = {}
     for name in ("score map at stride 8", "cross attention at stride 8"):
         run = train_variant(bench, *scout_job(name, SCOUTED[name]))
@@ -192,7 +197,7 @@ def name_maps(bench: Bench) -> dict[str, Any]:
 def cost(bench: Bench) -> dict[str, Any]:
     """Seconds of an update and peak memory of each variant in one process, and of the peer: idle machine, one thread.
 
-    C1 and E do the same work as C and D, with other names and another list.
+    C1 and E do the same work as C and D, with other names and other conditioning.
     """
     peer = bench.work / "cost-peer"
     given = ("--data", foodmix(bench), "--weights", weights(bench), "--epochs", 1, "--threads", 1)
@@ -201,7 +206,7 @@ def cost(bench: Bench) -> dict[str, Any]:
     timing = json.loads((peer / "seconds.json").read_text(encoding="utf-8"))
     seconds = timing["train_seconds"] / timing["updates"]
     figures: dict[str, Any] = {"peer": {"seconds": round(seconds, 3), "peak_mib": round(memory.largest / 2**20)}}
-    working = {name: ARMS[name] for name in ("C names", "D C and distillation")}
+    working = {name: VARIANTS[name] for name in ("C names", "D C and distillation")}
     for name, settings in {"A image only": (), "best recipe": BEST, **working}.items():
         with PeakMemory() as memory:
             run = train_variant(bench, f"cost-{_slug(name)}", (*COSTED, *settings), COST_STEPS)
@@ -225,7 +230,7 @@ ITEMS: list[Item] = [
 
 
 def tables(bench: Bench) -> dict[str, Path]:
-    """Tables of one vector per name, made once: true, permuted, random."""
+    """Tables of one embedding per class name, made once: true, permuted, random."""
     made = {}
     for name, how in {"names": (), "permuted": ("--permute", 1), "random": ("--random",)}.items():
         made[name] = bench.work / f"{name}.safetensors"
@@ -242,7 +247,7 @@ def seconds_an_update(run: Path) -> float:
 
 
 def train_variant(bench: Bench, name: str, settings: tuple[str, ...], steps: int) -> Path:
-    """Trains, or goes on with, a run of the recipe of proof/parity.yaml with other settings; returns its directory.
+    """Trains or resumes a run of the recipe of proof/parity.yaml with other settings; returns its directory.
 
     Its name has a hash of the settings, so that a recipe that was changed is trained again.
     """
@@ -289,7 +294,7 @@ def train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
         return list(pool.map(lambda job: train_variant(bench, *job), jobs))
 
 
-def _beside_peer(bench: Bench, run: Path, seed: int, how: tuple[str, ...]) -> dict[str, Any]:
+def _against_peer(bench: Bench, run: Path, seed: int, how: tuple[str, ...]) -> dict[str, Any]:
     """Scores of a run on test, student's and averaged weights, and the student's less the peer's."""
     peer = bench.work / f"scores-peer-{seed}"
     if not (run / "last.json").exists() or not peer.exists():

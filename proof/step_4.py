@@ -101,7 +101,7 @@ def autoscaling(bench: Bench, seconds: float = 40.0, rounds: int = 2) -> dict[st
 
         settled(endpoint, "Segmenter", 1)
         note()
-        # somebody is always there, so that a request that is lost while replicas go is seen
+        # a slow client runs all the time, so that requests lost while replicas stop are seen
         with SteadyLoad(endpoint.url, ask, images=MEALS, threads=1, pause=2.0) as quiet:
             for _ in range(rounds):
                 with SteadyLoad(endpoint.url, ask, images=MEALS, threads=2 * CLIENTS) as clients:
@@ -119,7 +119,7 @@ def autoscaling(bench: Bench, seconds: float = 40.0, rounds: int = 2) -> dict[st
 
 
 def load(bench: Bench, seconds: float = 120.0) -> dict[str, Any]:
-    """What goes wrong while clients go on asking, `seconds` each; nothing may be lost but with the ingress."""
+    """Faults while clients keep sending requests, `seconds` each; only a lost ingress may lose requests."""
     run, other = trained(bench, 0), trained(bench, 1)
     broken = broken_copy(bench, run)
     images = meals(bench, MEALS)

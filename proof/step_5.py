@@ -28,15 +28,16 @@ TINY = (
     "augment.longest_side=128", "augment.crop=128", "eval.longest_side=128", "data.train_splits=[train]",
 )  # fmt: skip
 NAMED = ("model.fusion=cross_attention", "model.text.kind=table", "model.text.table={names}")
-GUESSED = ("model.ingredient_head=true", "loss.ingredients=0.2")
-TAUGHT = ("loss.distill=0.1", "loss.features=0.1", "loss.stages=0.1", "loss.deeper=0.05", "loss.attention=0.1")
+INGREDIENT_HEAD = ("model.ingredient_head=true", "loss.ingredients=0.2")
+DISTILLED = ("loss.distill=0.1", "loss.features=0.1", "loss.stages=0.1", "loss.deeper=0.05", "loss.attention=0.1")
 SEEDS = (0, 1, 2)
-ARM_STEPS = 606  # 12 epochs of 404 images, 8 at a time
-ARM = (f"train.steps={ARM_STEPS}", "train.checkpoint_every=202", "train.ema_horizon=0.1", "eval.weights=ema",
+VARIANT_STEPS = 606  # 12 epochs of 404 images, 8 at a time
+VARIANT = (f"train.steps={VARIANT_STEPS}", "train.checkpoint_every=202", "train.ema_horizon=0.1", "eval.weights=ema",
        "scaling.num_workers=2")  # fmt: skip
-# Three in five students are told what is on their crop: from all names some hundred updates learn nothing of names.
-ARMS = {"names": (*NAMED, "distill.conditioning_mix=[0.2, 0.6, 0.1, 0.1]"), "image only": ()}
-SPOILED: tuple[How, ...] = ("as trained", "vectors exchanged", "lists exchanged", "maps zeroed")
+# Three in five students are conditioned on the classes of their crop: with the whole vocabulary some hundred updates
+# learn nothing about names.
+VARIANTS = {"names": (*NAMED, "distill.conditioning_mix=[0.2, 0.6, 0.1, 0.1]"), "image only": ()}
+SPOILED: tuple[How, ...] = ("as trained", "embeddings exchanged", "conditioning exchanged", "maps zeroed")
 # Eight images by heart: always the same crop, the same colours, all names.
 EIGHT_STEPS, STOP_AFTER, ENOUGH = 500, 100, 0.95
 SERVED_AS_PREDICTED = 0.99  # share of the pixels; the endpoint fits an image to one of its canvases
@@ -56,9 +57,9 @@ COSTS: dict[str, tuple[str, ...]] = {
     "names, no maps": (*NAMED, "model.diffusion.maps=false"),
     "names and maps": NAMED,
     "names and maps, gradient checkpointing": (*NAMED, "model.diffusion.gradient_checkpointing=true"),
-    "names and maps, distillation": (*NAMED, *TAUGHT),
+    "names and maps, distillation": (*NAMED, *DISTILLED),
     "names and maps, distillation, gradient checkpointing": (
-        *NAMED, *TAUGHT, "model.diffusion.gradient_checkpointing=true"
+        *NAMED, *DISTILLED, "model.diffusion.gradient_checkpointing=true"
     ),
     "names and maps, LoRA": (*NAMED, "model.diffusion.unet=lora"),
     "names and maps, frozen UNet": (*NAMED, "model.diffusion.unet=frozen"),
@@ -109,7 +110,7 @@ def diffusion_path(bench: Bench) -> dict[str, Any]:
     """Eight images by heart with two workers of Ray Train: interrupted, resumed, evaluated, predicted, served."""
     data, run = _eight_images(bench), bench.work / "diffusion-eight"
     settings = (
-        f"data.uri={data}", f"run.uri={run}", "data.val_split=null", *TINY, *EIGHT, *TAUGHT, *GUESSED,
+        f"data.uri={data}", f"run.uri={run}", "data.val_split=null", *TINY, *EIGHT, *DISTILLED, *INGREDIENT_HEAD,
         *(setting.format(**tables(bench)) for setting in NAMED),
     )  # fmt: skip
     command = ["train", "--config", "proof/parity.yaml", *sets(*settings)]
@@ -122,47 +123,47 @@ def diffusion_path(bench: Bench) -> dict[str, Any]:
     accuracy = scores_of(scored)["aacc"]
     if accuracy < ENOUGH:
         raise ItemError(f"pixel accuracy on the eight images is {accuracy:.4f}, expected at least {ENOUGH}")
-    guess = ("--data", data, "--split", "train", "--out", f"{out}-predicted", "--workers", 0)
-    guessed = bench.foodseg("evaluate", run, *guess, "--set", "eval.ingredients=predicted")
+    arguments = ("--data", data, "--split", "train", "--out", f"{out}-predicted", "--workers", 0)
+    by_prediction = bench.foodseg("evaluate", run, *arguments, "--set", "eval.ingredients=predicted")
     source = foodmix(bench)
     stem = (bench.work / "eight-meals" / "train.txt").read_text(encoding="utf-8").split()[0]
     image, labelled = source / "images" / f"{stem}.jpg", bench.work / "labelled-diffusion"
     predicted = bench.foodseg("predict", run, image, "--out", labelled)
     listed = [each["name"] for each in predicted["images"][0]["ingredients"]]
-    told = bench.foodseg("predict", run, image, "--out", f"{labelled}-told", "--ingredients", ", ".join(listed))
+    provided = bench.foodseg("predict", run, image, "--out", f"{labelled}-provided", "--ingredients", ", ".join(listed))
     return {
         "interrupted_at": interrupted_at,
         "steps": trained["step"],
         "train_scores": scores_of(scored),
-        "train_scores_predicted": scores_of(guessed),
+        "train_scores_predicted": scores_of(by_prediction),
         "predicted": listed,
-        "told": {"listed": listed, "found": [each["name"] for each in told["images"][0]["ingredients"]]},
+        "provided": {"listed": listed, "found": [each["name"] for each in provided["images"][0]["ingredients"]]},
         "served": _served(run, image, np.asarray(Image.open(labelled / f"{stem}.png")), listed),
     }
 
 
 def diffusion_variants(bench: Bench) -> dict[str, Any]:
-    """Names against image only on val; and what the names' model, told what is on each image, loses by spoiling."""
+    """Names against image only on val; and what the model with names, given true classes, loses by spoiling."""
     data = prepared_foodmix(bench)
     figures: dict[str, list[float]] = {}
-    for name, settings in ARMS.items():
+    for name, settings in VARIANTS.items():
         for seed in SEEDS:
-            given = (*TINY, *ARM, *settings, f"train.seed={seed}")
-            run = train_variant(bench, f"diffusion-{name.replace(' ', '-')}-{seed}", given, ARM_STEPS)
-            figures.setdefault(name, []).append(val_miou(run, data, "as trained", told=False))
+            given = (*TINY, *VARIANT, *settings, f"train.seed={seed}")
+            run = train_variant(bench, f"diffusion-{name.replace(' ', '-')}-{seed}", given, VARIANT_STEPS)
+            figures.setdefault(name, []).append(val_miou(run, data, "as trained", oracle=False))
             for how in SPOILED if name == "names" else ():
-                figures.setdefault(f"told (oracle), {how}", []).append(val_miou(run, data, how, told=True))
+                figures.setdefault(f"provided (oracle), {how}", []).append(val_miou(run, data, how, oracle=True))
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     spreads = {name: max(values) - min(values) for name, values in figures.items()}
-    told = "told (oracle), as trained"
-    lost = {how: means[told] - means[f"told (oracle), {how}"] for how in SPOILED[1:]}
+    oracle = "provided (oracle), as trained"
+    lost = {how: means[oracle] - means[f"provided (oracle), {how}"] for how in SPOILED[1:]}
     return {
         "val_miou": figures,
         "spread_of_seeds": spreads,
         "lost": lost,
-        "beyond_the_spread": {how: value > spreads[told] for how, value in lost.items()},
+        "beyond_the_spread": {how: value > spreads[oracle] for how, value in lost.items()},
         "gained_over_image_only": means["names"] - means["image only"],
-        "ties_with_image_only": abs(means["names"] - means["image only"]) <= max(spreads[name] for name in ARMS),
+        "ties_with_image_only": abs(means["names"] - means["image only"]) <= max(spreads[name] for name in VARIANTS),
     }
 
 
@@ -188,7 +189,7 @@ ITEMS: list[Item] = [
 
 
 def _eight_images(bench: Bench) -> Path:
-    """Eight real training images as a data set of their own; one more each for val and test, which nobody opens."""
+    """Eight real training images as a data set of their own; one more each for val and test, which are not read."""
     source, folder, data = foodmix(bench), bench.work / "eight-meals", bench.work / "eight"
     if (data / "dataset.json").exists():
         return data
@@ -230,7 +231,7 @@ def _saved(run: Path) -> int:
 
 
 def _served(run: Path, image: Path, expected: np.ndarray, listed: list[str]) -> dict[str, Any]:
-    """Asks an endpoint of its own for the image, without and with a list; `expected`: what `predict` says."""
+    """Asks an endpoint of its own for the image, without and with conditioning; `expected`: what `predict` gives."""
     from foodseg.serve.client import Client, label_map
     from foodseg.serve.ray_serving import serving
     from tests.support.tiny_checkpoints import free_port
@@ -238,10 +239,10 @@ def _served(run: Path, image: Path, expected: np.ndarray, listed: list[str]) -> 
     overrides = [f"segmenter.models.meals={run}", f"http.port={free_port()}"]
     with serving(None, overrides) as endpoint, Client(endpoint.url) as client:
         found = label_map(client.segment(image, format="png"))
-        told = client.segment(image, ingredients=listed, format="png")
-    same, named = float((found == expected).mean()), [ingredient.name for ingredient in told.ingredients]
+        conditioned = client.segment(image, ingredients=listed, format="png")
+    same, named = float((found == expected).mean()), [ingredient.name for ingredient in conditioned.ingredients]
     if same < SERVED_AS_PREDICTED or not set(named) <= set(listed):
         raise ItemError(
-            f"the endpoint agrees with predict on {same:.4f} of the pixels; told {listed}, it found {named}"
+            f"the endpoint agrees with predict on {same:.4f} of the pixels; conditioned on {listed}, it found {named}"
         )
-    return {"pixels_as_predicted": same, "told": named}
+    return {"pixels_as_predicted": same, "conditioned": named}

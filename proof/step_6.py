@@ -1,4 +1,4 @@
-"""Step 6, "Show it": what stopping early saves and costs, the ablation that nobody published, and faults."""
+"""Step 6, "Show it": what stopping early saves and costs, the ablation of all variants, and faults."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +21,13 @@ from proof.step_1 import (
     run_tests,
     weights,
 )
-from proof.step_3 import ARMS as TAUGHT
 from proof.step_3 import (
+    CONDITIONED,
     DISTILL,
     ONE_THREAD,
     SIDE_BY_SIDE,
     STUDENT,
     TEXT,
-    TOLD,
     VOCABULARY,
     Job,
     full_size_job,
@@ -38,8 +37,9 @@ from proof.step_3 import (
     tables,
     train_side_by_side,
 )
+from proof.step_3 import VARIANTS as TEXT_VARIANTS
 
-SMALL = 128  # pixels; the classes are still told apart there (item `scout` of step 3)
+SMALL = 128  # pixels; the classes can still be distinguished there (item `scout` of step 3)
 SWEEP_STEPS = 120
 TRIALS = 16
 GRACE = 0.2  # share of its steps that every trial may train
@@ -48,31 +48,31 @@ SMALL_STEPS = EPOCHS * (475 // 8)  # of the 475 images of train and val, 8 at a 
 SEEDS = (0, 1, 2, 3, 4)
 FULL_SEEDS = (0, 1)
 PEER = "peer"
-ARMS: dict[str, tuple[str, ...]] = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "A image only": (),
-    **TAUGHT,
-    "C2 random vectors": (*TEXT, "model.text.table={random}"),
+    **TEXT_VARIANTS,
+    "C2 random embeddings": (*TEXT, "model.text.table={random}"),
     "D0 A and distillation": DISTILL,
 }
-# Trained as C, and the same to the last digit: only what it is told while it is scored differs.
-GUESSED = {"C names, its own guess": (*TAUGHT["C names"], "eval.ingredients=predicted")}
-# What may become the default: the variants that are no mere control.
-CANDIDATES = {name: settings for name, settings in ARMS.items() if not name.startswith(("C1", "C2"))}
+# Trained as C, and the same to the last digit: only its conditioning while it is scored differs.
+PREDICTED = {"C names, predicted": (*TEXT_VARIANTS["C names"], "eval.ingredients=predicted")}
+# What may become the default: all variants but the controls.
+CANDIDATES = {name: settings for name, settings in VARIANTS.items() if not name.startswith(("C1", "C2"))}
 SCOUTS = {"A image only": "plain", "C names": "score map at stride 8", "D0 A and distillation": "distillation"}
-WAYS: dict[str, tuple[str, ...]] = {"all names": VOCABULARY, "its own guess": ("eval.ingredients=predicted",)}
+WAYS: dict[str, tuple[str, ...]] = {"vocabulary": VOCABULARY, "predicted": ("eval.ingredients=predicted",)}
 RESAMPLES = 10_000
 CONTRASTS = {
     "A over the peer": ("A image only", PEER),
     "meaning of text": ("C names", "C1 names permuted"),
-    "conditioning machinery": ("C2 random vectors", "A image only"),
+    "conditioning machinery": ("C2 random embeddings", "A image only"),
     "text": ("C names", "A image only"),
-    "its own guess": ("C names, its own guess", "C names"),
-    "text and its own guess": ("C names, its own guess", "A image only"),
+    "image-level prediction": ("C names, predicted", "C names"),
+    "text and image-level prediction": ("C names, predicted", "A image only"),
     "distillation without text": ("D0 A and distillation", "A image only"),
     "distillation with text": ("D C and distillation", "C names"),
-    "privilege": ("E D, the teacher told the truth", "D C and distillation"),
+    "privilege": ("E D, teacher conditioned on the true classes", "D C and distillation"),
     "text and distillation": ("D C and distillation", "A image only"),
-    "everything": ("E D, the teacher told the truth", "A image only"),
+    "everything": ("E D, teacher conditioned on the true classes", "A image only"),
 }
 
 
@@ -118,12 +118,12 @@ def best_again(bench: Bench) -> dict[str, Any]:
 
 
 def ablation(bench: Bench) -> dict[str, Any]:
-    """Variants of FIELD_NOTES and the peer, five seeds each, small: means, deviations and intervals on test."""
+    """All variants and the peer, five seeds each, small: means, deviations and intervals on test."""
     peers = bench.work / "peer-small-{seed}" / "predictions"
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         list(pool.map(lambda seed: _train_small_peer(bench, Path(str(peers.parent).format(seed=seed)), seed), SEEDS))
     made = {name: str(path) for name, path in tables(bench).items()}
-    variants: dict[str, Any] = {name: _settings(words, made) for name, words in {**ARMS, **GUESSED}.items()}
+    variants: dict[str, Any] = {name: _settings(words, made) for name, words in {**VARIANTS, **PREDICTED}.items()}
     tree = {
         "ablation": {
             "uri": str(bench.work / "ablation"),
@@ -149,24 +149,24 @@ def winner(bench: Bench) -> dict[str, Any]:
     }
     best, way = max(val, key=lambda key: val[key])
     other = max((key for key in val if key[0] != plain), key=lambda key: val[key])[0]
-    trained = train_side_by_side(bench, [full_size_job(other, ARMS[other], seed) for seed in FULL_SEEDS])
+    trained = train_side_by_side(bench, [full_size_job(other, VARIANTS[other], seed) for seed in FULL_SEEDS])
     # A is that of step 1, which kept no average
     sides = {plain: [bench.work / f"ours-{seed}" for seed in FULL_SEEDS], other: trained}
     manifest = read_manifest(str(prepared_foodmix(bench)))
     subsets = read_subsets([str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS], manifest.class_table)
     runs: dict[str, dict[int, list[ImageCounts]]] = {}
     for name, folders in sides.items():
-        for told in _ways(name):
+        for way_of in _ways(name):
             for seed, run in zip(FULL_SEEDS, folders, strict=True):
-                scored = score_folder(bench, run, "test", STUDENT, *WAYS[told])
+                scored = score_folder(bench, run, "test", STUDENT, *WAYS[way_of])
                 if name != plain and not (scored / "images-ema.parquet").exists():
                     # step 3 scored its run before the counts of the averaged weights were kept
                     (scored / "metrics.json").unlink(missing_ok=True)
-                score(bench, run, "test", STUDENT, *WAYS[told])
+                score(bench, run, "test", STUDENT, *WAYS[way_of])
                 for weights_of, file in (("student", "images"), ("averaged", "images-ema")):
                     if name != plain or weights_of == "student":
                         images = read_image_counts(str(scored / f"{file}.parquet"))[0]
-                        runs.setdefault(f"{name}, {told}, {weights_of}", {})[seed] = images
+                        runs.setdefault(f"{name}, {way_of}, {weights_of}", {})[seed] = images
     first = next(iter(runs))
     contrasts = {name: (name, first) for name in runs if name != first}
     table = ablation_table(runs, contrasts, len(manifest.classes), subsets=subsets, resamples=RESAMPLES)
@@ -194,17 +194,17 @@ ITEMS: list[Item] = [
 
 
 def _swept(bench: Bench, scheduler: str) -> Path:
-    """Runs a sweep, or goes on with it; random values, so that both schedulers try the same."""
+    """Runs or resumes a sweep; random values, so that both schedulers try the same."""
     where = bench.work / f"sweep-{scheduler}"
     if not (where / "result.json").exists():
         made = {name: str(path) for name, path in tables(bench).items()}
         names = {"model.text.table": made["names"]}
-        told = _settings(TOLD, made)
+        conditioned = _settings(CONDITIONED, made)
         fusions = {
             "none": {},
             "score_map": {**_settings(TEXT, made), **names},
-            "cross_attention": {"model.fusion": "cross_attention", **told, **names},
-            "film": {"model.fusion": "film", **told, **names},
+            "cross_attention": {"model.fusion": "cross_attention", **conditioned, **names},
+            "film": {"model.fusion": "film", **conditioned, **names},
         }
         text = {"fusion": [name for name in fusions if name != "none"]}
         tree = {
@@ -217,9 +217,9 @@ def _swept(bench: Bench, scheduler: str) -> Path:
                 "distill.conditioning_mix": {
                     "choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15], [0, 1, 0, 0]], "when": text,
                 },
-                "teaching": {"options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}}},
-                "loss.distill": {"loguniform": [0.02, 1], "when": {"teaching": ["logits", "logits and features"]}},
-                "distill.temperature": {"uniform": [1, 4], "when": {"teaching": ["logits", "logits and features"]}},
+                "teacher": {"options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}}},
+                "loss.distill": {"loguniform": [0.02, 1], "when": {"teacher": ["logits", "logits and features"]}},
+                "distill.temperature": {"uniform": [1, 4], "when": {"teacher": ["logits", "logits and features"]}},
                 "train.ema_horizon": {"loguniform": [0.02, 0.2]},
             },
             "config": _recipe(
@@ -228,20 +228,20 @@ def _swept(bench: Bench, scheduler: str) -> Path:
                 *_small(SMALL),
             ),
         }  # fmt: skip
-        _goes_on(bench, "tune", f"sweep-{scheduler}", tree, where / "sweep.yaml", where / "result.json")
+        _run_or_resume(bench, "tune", f"sweep-{scheduler}", tree, where / "sweep.yaml", where / "result.json")
     return where
 
 
 def _ablated(bench: Bench, name: str, tree: dict[str, Any]) -> dict[str, Any]:
     where = bench.work / name
     log = ROOT / "evidence" / "test_openings.jsonl"
-    return _goes_on(bench, "ablate", name, tree, where / "ablation.yaml", None, "--test-log", log)
+    return _run_or_resume(bench, "ablate", name, tree, where / "ablation.yaml", None, "--test-log", log)
 
 
-def _goes_on(
+def _run_or_resume(
     bench: Bench, verb: str, name: str, tree: dict[str, Any], begun: Path, result: Path | None, *words: object
 ) -> dict[str, Any]:
-    """Runs `foodseg tune` or `foodseg ablate` on a file, or goes on with it; its answer is kept in `result`."""
+    """Runs `foodseg tune` or `foodseg ablate` on a file, or resumes it; its answer is kept in `result`."""
     path = bench.work / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     resume = ["--resume"] if begun.exists() else []
@@ -260,8 +260,8 @@ def _recipe(bench: Bench, *settings: str) -> dict[str, Any]:
 
 
 def _ways(name: str) -> list[str]:
-    """What a variant may be told: one without names nothing."""
-    return list(WAYS) if name in TAUGHT else ["all names"]
+    """How a variant may be conditioned: one without class names not at all."""
+    return list(WAYS) if name in TEXT_VARIANTS else ["vocabulary"]
 
 
 def _scout_job(name: str) -> Job:

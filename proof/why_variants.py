@@ -1,4 +1,4 @@
-"""Why a variant helps or does not: how well it fits, which classes it exchanges, and whether it listens to its list."""
+"""Why a variant helps or does not: how well it fits, which classes it confuses, whether it uses its conditioning."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,37 +52,39 @@ def classes_of(scored: Path, baseline: Path, ids: Mapping[int, str]) -> dict[str
     }
 
 
-def listening_of(run: Path, data: Path, split: str) -> dict[str, float]:
-    """Returns how good the guessed lists are, and which share of the labels a list changes.
+def conditioning_use_of(run: Path, data: Path, split: str) -> dict[str, float]:
+    """Returns how good image-level prediction is, and which share of the labels conditioning changes.
 
     Returns:
-        precision, recall: of the guessed ingredients, over all images. changed_by_the_true_list,
-        changed_by_a_wrong_list: share of the pixels that get another label than with the whole vocabulary.
+        precision, recall: of the predicted ingredients, over all images. changed_by_true_conditioning,
+        changed_by_wrong_conditioning: share of the pixels that get another label than with the whole vocabulary.
     """
     loaded = load_checkpoint(resolve_checkpoint(str(run)))
     model = load_model(loaded, "student")
-    plain, guessing, told = (_predictor(loaded, model, listed) for listed in ("vocabulary", "predicted", "provided"))
+    plain, predicting, provided = (
+        _predictor(loaded, model, listed) for listed in ("vocabulary", "predicted", "provided")
+    )
     rng = np.random.default_rng(0)
-    right = guessed = present = pixels = by_true = by_wrong = 0
+    right = predicted = present = pixels = by_true = by_wrong = 0
     manifest = read_manifest(str(data))
     for row in rank_rows(RowReader(str(data), manifest, [split]), 0, 1):
         truth = _present(row["mask"], loaded.classes.ignore_id)
         absent = np.setdiff1d(np.arange(1, len(loaded.classes)), truth)
         wrong = rng.choice(absent, max(1, len(truth)), replace=False)
-        names = guessing.logits_of_file(row["image"]).names
+        names = predicting.logits_of_file(row["image"]).names
         assert names is not None
-        guess = np.flatnonzero(names)[1:]
-        right += len(np.intersect1d(guess, truth))
-        guessed, present = guessed + len(guess), present + len(truth)
+        prediction = np.flatnonzero(names)[1:]
+        right += len(np.intersect1d(prediction, truth))
+        predicted, present = predicted + len(prediction), present + len(truth)
         labels = plain.logits_of_file(row["image"]).ids()
         pixels += labels.size
-        by_true += int((told.logits_of_file(row["image"], truth.tolist()).ids() != labels).sum())
-        by_wrong += int((told.logits_of_file(row["image"], wrong.tolist()).ids() != labels).sum())
+        by_true += int((provided.logits_of_file(row["image"], truth.tolist()).ids() != labels).sum())
+        by_wrong += int((provided.logits_of_file(row["image"], wrong.tolist()).ids() != labels).sum())
     figures = {
-        "guess_precision": right / guessed,
-        "guess_recall": right / present,
-        "changed_by_the_true_list": by_true / pixels,
-        "changed_by_a_wrong_list": by_wrong / pixels,
+        "prediction_precision": right / predicted,
+        "prediction_recall": right / present,
+        "changed_by_true_conditioning": by_true / pixels,
+        "changed_by_wrong_conditioning": by_wrong / pixels,
     }
     return {name: round(value, 4) for name, value in figures.items()}
 

@@ -18,14 +18,14 @@ def a_model() -> Segmenter:
     return build_segmenter(config, 5, text=torch.randn(5, 16)).eval()
 
 
-def test_each_name_gets_the_vector_of_another() -> None:
+def test_each_class_gets_the_embedding_of_another() -> None:
     model = a_model()
     before = model.text_table.clone()
-    spoil(model, "vectors exchanged")
+    spoil(model, "embeddings exchanged")
     after = model.text_table
     assert torch.equal(after[0], before[0]) and not (after[1:] == before[1:]).all(1).any()
     assert sorted(after[1:, 0].tolist()) == sorted(before[1:, 0].tolist())
-    # of four names the third stands in the place of the first
+    # of four names the third is used instead of the first
     assert torch.equal(after[1:], before[[3, 4, 1, 2]])
 
 
@@ -43,9 +43,9 @@ def test_the_decoder_sees_maps_of_zeros() -> None:
             shares = model(torch.full((1, 3, 64, 64), 0.5)).maps[0]
         if how == "as trained":
             assert torch.equal(seen[0][:, 48:], 6 * shares[:, :5])  # six tokens with the null one: 1 is an equal share
-    told, spoiled = seen
-    assert torch.equal(told[:, :48], spoiled[:, :48])
+    trained, spoiled = seen
+    assert torch.equal(trained[:, :48], spoiled[:, :48])
     assert torch.allclose(
-        told[:, 48:].sum(1), torch.tensor(6.0), atol=2.0
+        trained[:, 48:].sum(1), torch.tensor(6.0), atol=2.0
     )  # six tokens with the null one: 1 on average
-    assert (told[:, 48:] > 0).all() and (spoiled[:, 48:] == 0).all() and told.shape[1] == 48 + 5
+    assert (trained[:, 48:] > 0).all() and (spoiled[:, 48:] == 0).all() and trained.shape[1] == 48 + 5
