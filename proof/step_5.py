@@ -102,7 +102,8 @@ def diffusion_full_size(bench: Bench) -> dict[str, Any]:
 
 def diffusion_tests(bench: Bench) -> dict[str, Any]:
     """Attention against hooks, masks, sizes, LoRA, gradients, weights, distillation, resuming."""
-    models = (f"tests/unit/models/test_{name}.py" for name in ("diffusion", "diffusion_parts", "clip_text", "latents"))
+    models = [f"tests/unit/models/backbones/test_{name}.py" for name in ("diffusion", "diffusion_parts", "latents")]
+    models.append("tests/unit/models/text/test_clip_text.py")
     return run_tests(bench, *models, "tests/unit/distill", "tests/unit/train/test_diffusion_training.py")
 
 

@@ -217,9 +217,11 @@ def _swept(bench: Bench, scheduler: str) -> Path:
                 "distill.conditioning_mix": {
                     "choice": [[1, 0, 0, 0], [0.5, 0.15, 0.2, 0.15], [0, 1, 0, 0]], "when": text,
                 },
-                "teacher": {"options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}}},
-                "loss.distill": {"loguniform": [0.02, 1], "when": {"teacher": ["logits", "logits and features"]}},
-                "distill.temperature": {"uniform": [1, 4], "when": {"teacher": ["logits", "logits and features"]}},
+                "distillation": {
+                    "options": {"nothing": {}, "logits": {}, "logits and features": {"loss.features": 0.1}},
+                },
+                "loss.distill": {"loguniform": [0.02, 1], "when": {"distillation": ["logits", "logits and features"]}},
+                "distill.temperature": {"uniform": [1, 4], "when": {"distillation": ["logits", "logits and features"]}},
                 "train.ema_horizon": {"loguniform": [0.02, 0.2]},
             },
             "config": _recipe(
