@@ -59,7 +59,7 @@ class ModelNames:
         except Exception as error:
             if self._states is None:
                 raise
-            _log.warning("the state of the models cannot be asked for now (%s)", error)
+            _log.warning("the state of the models cannot be refreshed now (%s)", error)
             return self._states
         finally:
             self._asked = time.monotonic()

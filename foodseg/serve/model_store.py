@@ -40,7 +40,7 @@ class ModelRegistry(Protocol):
         """Returns the checkpoint that serves under each name."""
 
     def find(self, model_id: str) -> ModelCard | None:
-        """Returns a checkpoint that serves, or has served; None: there is no such one."""
+        """Returns a checkpoint that serves, or has served; None if no such checkpoint is recorded."""
 
     def record(self, card: ModelCard) -> None:
         """Makes a checkpoint the one that serves under its name."""

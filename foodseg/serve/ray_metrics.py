@@ -49,10 +49,12 @@ class CacheMetrics:
     """Metrics of the cache of SAM's image embeddings."""
 
     def __init__(self) -> None:
-        self._asked = Counter("foodseg_sam_embeddings", "Embeddings asked for, by whether they were kept.", ("found",))
-        self._bytes = Gauge("foodseg_sam_embedding_bytes", "Bytes of embeddings that are kept.")
+        self._asked = Counter(
+            "foodseg_sam_embeddings", "Embeddings requested, by whether they were cached.", ("found",)
+        )
+        self._bytes = Gauge("foodseg_sam_embedding_bytes", "Bytes of cached embeddings.")
 
     def count(self, found: bool, kept_bytes: int) -> None:
-        """Counts one embedding that was asked for."""
+        """Counts one requested embedding."""
         self._asked.inc(tags={"found": "yes" if found else "no"})
         self._bytes.set(kept_bytes, tags={})

@@ -27,8 +27,8 @@ from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.served_model import ServedModel
 
 KNOWN_MODELS = 32  # per replica; most hold no weights, since a replaced model releases them
-GRACE_SECONDS = 30.0  # for requests that were on their way to a checkpoint when another took its place
-RETRY_SECONDS = 30.0  # until storage that did not answer is asked again
+GRACE_SECONDS = 30.0  # for requests that still name a checkpoint after it was replaced
+RETRY_SECONDS = 30.0  # until storage that did not answer is retried
 _PROBE = (0, 0)  # the canvas that stands for a health check
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""`foodseg serve` as somebody starts it: a Ray of its own, a swap from another terminal, an end that leaves nothing."""
+"""`foodseg serve` from start to stop: a Ray of its own, a swap from another terminal, no process left behind."""
 
 import contextlib
 import json
@@ -89,7 +89,7 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
 
 
 def _listening_to_others(processes: list[psutil.Process]) -> list[str]:
-    """Returns what others than this machine could connect to."""
+    """Returns the addresses that other machines could connect to."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -100,7 +100,7 @@ def _listening_to_others(processes: list[psutil.Process]) -> list[str]:
 
 
 def _ask_what_serve_would_fail_at(url: str) -> None:
-    """Headers that Serve's proxy reads for itself: not UTF-8, and a limit of time that nothing can keep."""
+    """Headers that Serve's proxy reads itself: one that is not UTF-8, and an impossible time limit."""
     for name, value in (("X-Request-ID", b"\xe4"), ("X-Session-ID", b"\xff"), ("X-Request-Timeout-Seconds", b"1e-6")):
         answer = httpx.get(f"{url}v1/models", headers={name: value}, timeout=60)
         assert answer.status_code == 200, (name, answer.text)

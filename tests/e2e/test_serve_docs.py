@@ -1,4 +1,4 @@
-"""Every curl line and the Python example of README.md and docs/serve.md, word for word but for the address."""
+"""Every curl line and the Python example of README.md and docs/serve.md, exactly as written except for the address."""
 
 import json
 import re

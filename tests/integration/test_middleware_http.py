@@ -1,4 +1,4 @@
-"""The guard under a real HTTP server, with clients that misbehave at the level of the connection."""
+"""The middleware under a real HTTP server, with clients that misbehave at the level of the connection."""
 
 import json
 import socket
@@ -64,7 +64,7 @@ def _code(body: bytes) -> str:
     return json.loads(body)["error"]["code"]
 
 
-def test_a_chunked_body_without_end_is_refused_while_it_comes(port: int) -> None:
+def test_an_endless_chunked_body_is_refused_while_it_arrives(port: int) -> None:
     with _connect(port) as connection:
         connection.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"%x\r\n" % 65536 + bytes(65536) + b"\r\n"
@@ -81,7 +81,7 @@ def test_a_large_body_is_refused_by_its_length(port: int) -> None:
     assert (status, _code(body)) == (413, "body_too_large")
 
 
-def test_a_sender_that_stops_is_given_up_and_others_are_served(port: int) -> None:
+def test_a_sender_that_stops_times_out_and_others_are_served(port: int) -> None:
     with _connect(port) as slow, _connect(port) as quick:
         began = time.monotonic()
         slow.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
@@ -90,10 +90,10 @@ def test_a_sender_that_stops_is_given_up_and_others_are_served(port: int) -> Non
         status, headers, body = _answer(slow)
         assert time.monotonic() - began >= 1.0
         assert (status, _code(body), headers["connection"]) == (408, "body_timeout", "close")
-        assert slow.recv(100) == b""  # closed: what comes late is no request
+        assert slow.recv(100) == b""  # closed: what comes late is not read as a request
 
 
-def test_senders_that_drip_do_not_keep_their_place(port: int) -> None:
+def test_slow_senders_do_not_block_the_server(port: int) -> None:
     dripping = [_connect(port) for _ in range(8)]
     for connection in dripping:
         connection.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
@@ -106,7 +106,7 @@ def test_senders_that_drip_do_not_keep_their_place(port: int) -> None:
         assert _answer(later)[0] == 200
 
 
-def test_a_client_that_hangs_up_leaves_nothing_behind(port: int) -> None:
+def test_a_client_that_disconnects_leaves_nothing_behind(port: int) -> None:
     for _ in range(20):
         with _connect(port) as connection:
             connection.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")

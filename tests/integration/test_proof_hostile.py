@@ -1,11 +1,11 @@
-"""The OpenAPI document of the endpoint, and what schemathesis makes of it, over real connections with plain fakes."""
+"""Schemathesis against the OpenAPI document of the endpoint, over real connections with plain fakes."""
 
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from proof.hostile_http import send_schemathesis, sent, wrong
 from tests.support.page_server import meal_server
 
 
-def test_what_schemathesis_makes_of_the_document() -> None:
+def test_schemathesis_finds_no_error() -> None:
     with meal_server(SYNTHETIC_CLASSES, [draw_meal(1, 60, 80)]) as server:
         outcomes = send_schemathesis(server.url, "a-key", examples=2)
     assert sent(outcomes) >= 14 and not wrong(outcomes), outcomes

@@ -1,4 +1,4 @@
-"""Private parts of Ray that foodseg takes are there, and do what they are taken for: a test for each of our names.
+"""The private parts of Ray that foodseg uses exist and do what it expects: a test for each of our names.
 
 When another version of Ray is installed, these tests fail first, and each says which part has changed.
 """
@@ -62,14 +62,14 @@ def in_a_process_of_its_own(code: str, environment: dict[str, str]) -> str:
 # --- core ---
 
 
-def test_what_a_node_has_free(ray_cluster: None) -> None:
+def test_free_resources_of_a_node(ray_cluster: None) -> None:
     (node,) = ray.nodes()
     free = wait_until(core.available_resources_per_node, "no node is known")
     assert set(free) == {node["NodeID"]}
     assert free[node["NodeID"]]["memory"] <= node["Resources"]["memory"]
 
 
-def test_what_a_cluster_could_have(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maximum_resources_of_a_cluster(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert core.max_resources_from_cluster_config() is None  # no launcher has started this one
     groups = [NodeGroupConfig(resources={"CPU": 4, "GPU": 2}, min_count=0, max_count=3, name="gpu")]
     monkeypatch.setattr(core.state, "get_cluster_config", lambda: ClusterConfig(node_group_configs=groups))
@@ -111,7 +111,7 @@ def test_whether_the_node_is_loopback(ray_cluster: None, monkeypatch: pytest.Mon
         assert core.node_is_loopback() is local
 
 
-def test_the_loopback_switch_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loopback_switch_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray._private.worker, "_global_node", None)  # as before Ray is started
     before, environment = core.ray_constants.ENABLE_RAY_CLUSTER, dict(os.environ)
     with pytest.raises(KeyError), core.loopback_only():
@@ -144,7 +144,7 @@ def test_the_key_value_store(ray_cluster: None) -> None:
     core.kv_delete("another", "a/3")
 
 
-def test_what_an_error_of_ray_carries() -> None:
+def test_the_cause_in_an_error_of_ray() -> None:
     cause = KeyError("the cause")
     for error in (
         RayTaskError("f", "trace", cause),

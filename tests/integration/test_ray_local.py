@@ -1,4 +1,4 @@
-"""Serve's local testing mode: ingress, codec and guard with plain classes behind real handles, without a cluster."""
+"""Serve's local testing mode: ingress, codec and middleware with plain classes behind handles, without a cluster."""
 
 import asyncio
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     bound = Ingress.bind(config, b"secret", PlainSegmenter.bind())  # type: ignore[attr-defined]
     handle = serve.run(bound, name="local", _local_testing_mode=True)
     handle._init()
-    # the handle could call methods of the ingress; what it answers by HTTP is behind its ASGI application
+    # a handle can only call methods of the ingress; its HTTP answers come from its ASGI application
     yield handle._router._user_callable_wrapper._callable.app
 
 

@@ -97,7 +97,7 @@ def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> No
             client.post("v1/prompt", files={"image": ("meal.png", png(image))}, data=clicks).raise_for_status().json()
             for image in images
         ]
-        for _ in range(2):  # had they gone to any of the two replicas, half of these were 404 image_expired
+        for _ in range(2):  # if they went to either replica at random, half of these would be 404 image_expired
             for first in firsts:
                 second = client.post("v1/prompt", data={"image_id": first["image"]["id"], **clicks})
                 assert second.raise_for_status().json()["masks"] == first["masks"]
@@ -110,7 +110,7 @@ def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> No
             assert same.mean() > 0.999  # the last bits of a sum depend on the threads
 
 
-def test_images_of_a_replica_that_is_lost_are_sent_again(endpoint: Endpoint) -> None:
+def test_images_of_a_lost_replica_are_sent_again(endpoint: Endpoint) -> None:
     images = sample_images()
     with Client(endpoint.url) as client:
         known = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
@@ -142,7 +142,7 @@ class InProcess:
         return [Mask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
 
 
-def test_regions_are_sams_and_their_scores_are_clips(endpoint: Endpoint, sam: SamModel, clip: ClipModel) -> None:
+def test_regions_come_from_sam_and_their_scores_from_clip(endpoint: Endpoint, sam: SamModel, clip: ClipModel) -> None:
     image, names = sample_images()[1], ["rice", "egg", "tofu"]
     masks = [one.mask for one in sam.automatic(sam.embed(image))]
     rows = clip.mask_scores(image, masks, names)
@@ -166,9 +166,9 @@ def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, cli
     with Client(endpoint.url) as client:
         answer = client.segment(png(image), refine="sam")
     assert answer.refined
-    drawn = np.zeros((120, 160), np.uint8)
+    labels = np.zeros((120, 160), np.uint8)
     for one in answer.ingredients:
         assert isinstance(one.mask, Rle)
-        drawn[from_rle(one.mask).astype(bool)] = one.id
-    assert (drawn == right.ids).mean() > 0.99
-    assert (drawn != labelled.ids).any()
+        labels[from_rle(one.mask).astype(bool)] = one.id
+    assert (labels == right.ids).mean() > 0.99
+    assert (labels != labelled.ids).any()

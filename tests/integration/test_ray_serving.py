@@ -75,7 +75,7 @@ def world(ray_cluster: None, checkpoints: dict[str, str], tmp_path_factory: pyte
 
 @dataclass(frozen=True)
 class Expected:
-    """What one checkpoint makes of one image, alone: (height, width) ids, and the scores that they are of."""
+    """What one checkpoint predicts for one image alone: (height, width) ids, and the scores behind them."""
 
     sha: str
     ids: np.ndarray
@@ -124,7 +124,7 @@ def test_interleaved_sizes_and_models_answer_as_each_image_alone(world: World) -
         check(answer, right[model][name])
 
 
-def test_what_is_not_configured_and_who_answers(world: World) -> None:
+def test_what_is_not_configured_and_which_model_answers(world: World) -> None:
     with httpx.Client(base_url=world.endpoint.url, timeout=60) as client:
         response = client.post("v1/prompt", files={"image": ("meal.png", png(meal(1, 40, 40)))})
         assert (response.status_code, response.json()["error"]["code"]) == (503, "sam_not_configured")
@@ -138,7 +138,7 @@ def test_clip_scores_any_names(world: World) -> None:
     image, names = meal(3, 60, 80), ["rice", "fried tofu", "egg"]
     right = load_clip(world.clip, None, pick_device()).scores(image, names)
     with Client(world.endpoint.url) as client:
-        for _ in range(2):  # the second time, the names' vectors are kept
+        for _ in range(2):  # the second time, the text embeddings of the names are cached
             answer = client.zero_shot(png(image), names)
             found = {one.name: one.score for one in answer.scores}
             assert found == close(dict(zip(names, right, strict=True)))
@@ -148,7 +148,7 @@ def test_clip_scores_any_names(world: World) -> None:
         assert (client.models().clip, client.models().sam) == (True, False)
 
 
-def test_a_checkpoint_that_nobody_can_load_is_an_honest_503(world: World) -> None:
+def test_a_checkpoint_that_cannot_be_loaded_is_a_503(world: World) -> None:
     async def ask() -> None:
         handle: Any = DeploymentHandle("Segmenter", "foodseg")
         await RaySegmenter(handle).segment(meal(1, 40, 40), "a@000000000000", None)
@@ -173,7 +173,7 @@ class Slow:
         return self.left
 
 
-def test_nobody_works_for_those_who_have_gone(world: World) -> None:
+def test_requests_of_clients_that_left_are_not_computed(world: World) -> None:
     serve.run(Slow.bind(), name="slow", route_prefix=None)  # type: ignore[attr-defined]
 
     async def leave() -> int:
@@ -210,7 +210,7 @@ def test_twelve_megapixels_add_little_memory(world: World) -> None:
     assert after.together - before.together < 2**30
 
 
-def test_each_request_leaves_one_line_of_json(world: World) -> None:
+def test_each_request_writes_one_line_of_json(world: World) -> None:
     httpx.get(f"{world.endpoint.url}v1/models", headers={"X-Request-ID": "look-me-up"}, timeout=60)
     folder = Path(ray._private.worker._global_node.get_logs_dir_path())
     deadline = time.monotonic() + 30
@@ -291,7 +291,7 @@ def kill_segmenter() -> int:
     return int(pid)
 
 
-def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_one_it_names(world: World) -> None:
+def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_checkpoint_that_it_names(world: World) -> None:
     image = meal(7, 72, 96)
     before, after = (expected(world.checkpoints[name], {"meal": image})["meal"] for name in ("b", "c"))
     with Load(world.endpoint.url, png(image), "b") as load:
@@ -309,13 +309,13 @@ def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_one_it_names
     assert state(world, "a")["error"] is None  # the other model was not touched
 
 
-def test_a_replica_born_after_its_run_went_on_serves_the_same_as_before(world: World, tmp_path: Path) -> None:
+def test_a_replica_that_starts_after_newer_checkpoints_serves_the_pinned_one(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first, second = (write_checkpoint(Path(checkpoint_uri(str(run), step)), step) for step in (11, 12))
     before, after = checkpoint_sha(first), checkpoint_sha(second)
     swap("a", first, address="auto")
-    wait_until(world, "a", sha=before)  # the ingress asks for the states once a second
-    prune_checkpoints(str(run), 12, keep=1)  # the run goes on, and keeps one checkpoint
+    wait_until(world, "a", sha=before)  # the ingress refreshes the states once a second
+    prune_checkpoints(str(run), 12, keep=1)  # the run trains on, and keeps one checkpoint
     kill_segmenter()
     deadline = time.monotonic() + 60
     files = {"image": ("meal.png", png(meal(8, 72, 96)))}
@@ -340,13 +340,13 @@ def test_a_bad_checkpoint_changes_nothing(world: World) -> None:
 
 
 @pytest.mark.chaos
-def test_a_replica_that_is_born_after_a_bad_checkpoint_serves_the_last_good_one(world: World) -> None:
+def test_a_replica_that_starts_after_a_bad_checkpoint_serves_the_last_good_one(world: World) -> None:
     good = checkpoint_sha(world.checkpoints["a"])
     client = connected_client()
     assert client is not None
     with Load(world.endpoint.url, png(meal(8, 72, 96)), "a") as load:
         load.wait_for(5)
-        # what `swap` refuses, somebody may still deploy
+        # `swap` refuses it, but a deploy file may still name it
         application = find_application(deployed_applications(client), "the cluster")
         changed = with_model(application, "a", world.checkpoints["bad"])
         deploy(client, ServeDeploySchema.model_validate({"applications": [changed]}))

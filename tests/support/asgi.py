@@ -1,4 +1,4 @@
-"""Speaks ASGI to an application without a server: what was sent, and when, is exact."""
+"""Calls an ASGI application without a server, with exact control of what is sent, and when."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; status 0 where none came. headers: lower-case names, of several the last."""
+    """One answer; status 0 where none came. headers: lower-case names; the last of several values."""
 
     status: int
     headers: dict[str, str]

@@ -11,7 +11,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_browser() -> str | None:
-    """Returns the program, None where none is installed."""
+    """Returns the program, None if it is not installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 

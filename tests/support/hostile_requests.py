@@ -1,4 +1,4 @@
-"""What a stranger may send to the endpoint: broken, huge, wrong and odd requests, the same for every seed.
+"""Broken, huge, wrong and odd requests to the endpoint, reproducible from a seed.
 
 for request in hostile_requests(seed=0, count=5000):
     ...send request.method, request.path, request.headers, request.body...
@@ -130,7 +130,7 @@ def _odd_headers(draw: random.Random) -> dict[str, str]:
 
 
 def image(draw: random.Random) -> bytes:
-    """Returns the bytes of an image that is good, damaged, huge by its header, or none at all."""
+    """Returns the bytes of an image that is good, damaged, huge by its header, or not an image at all."""
     return draw.choice(_IMAGES)(draw)
 
 

@@ -69,7 +69,7 @@ def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
 
 
 class FakeClip:
-    """Finds every name as likely as the others."""
+    """Gives all names the same score."""
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         return [1 / len(names)] * len(names)

@@ -47,7 +47,7 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
 
 def write_clip(folder: Path) -> str:
     """Writes a CLIP of random weights as open_clip publishes one, configuration and weights; returns the folder."""
-    import open_clip  # seconds, which most of those who import this file do without
+    import open_clip  # takes seconds, and most users of this file do not need it
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nobody listens on now."""
+    """Returns a port of 127.0.0.1 on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

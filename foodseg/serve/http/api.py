@@ -223,7 +223,7 @@ class _Routes:
         return _json(ClassesAnswer(request_id=_id(request), model=info, classes=class_infos(state.classes)))
 
     async def models(self, request: Request) -> Response:
-        """Every model: the checkpoint that was asked for, the one that answers, and why they differ."""
+        """Every model: the checkpoint that is configured, the one that answers, and why they differ."""
         infos = [
             ModelStateInfo(
                 name=state.name, default=state.default, guided=state.guided, classes=len(state.classes),

@@ -35,7 +35,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# The API documentation is no secret, and a browser cannot send a key when it opens a page.
+# The API documentation is not secret, and a browser cannot send a key when it opens a page.
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico")
 OPEN_FOLDER = "/page/"
 CLIENT_LEFT = 499  # nginx's status for its log; it is not sent

@@ -143,7 +143,7 @@ class ZeroShotAnswer(Answer):
     request_id: str
     image: ImageInfo
     scores: list[NameScore] = Field(description="of the whole image, best first")
-    masks: list[NamedRegion] | None = Field(description="null where masks were not asked for")
+    masks: list[NamedRegion] | None = Field(description="null where masks were not requested")
 
 
 class ClassInfo(Answer):
@@ -163,7 +163,7 @@ class ModelStateInfo(Answer):
     default: bool = Field(description="answers where a request names no model")
     guided: bool = Field(description="can be conditioned on `ingredients`")
     classes: int
-    wanted: str = Field(description="the checkpoint asked for")
+    wanted: str = Field(description="the checkpoint that is configured")
     serving: str | None = Field(description="the checkpoint that answers; null: not loaded yet")
     sha: str | None
     error: str | None = Field(description="why `wanted` does not serve")

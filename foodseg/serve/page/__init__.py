@@ -11,7 +11,7 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
-# Only what the page is made of may run or be fetched; images come from the visitor's own disk as blob: addresses.
+# Only the files of the page may run or be fetched; images come from the visitor's own disk as blob: addresses.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -32,7 +32,7 @@ class PageFile:
 
 
 def page_file(path: str) -> PageFile | None:
-    """Returns the file at `/` or `/page/<name>`, None where there is none. The path never leaves the folder."""
+    """Returns the file at `/` or `/page/<name>`, None if there is no such file. The path never leaves the folder."""
     name = "index.html" if path == "/" else path.removeprefix("/page/")
     known = {item.name: item for item in resources.files(__name__).iterdir() if item.name.endswith(tuple(MEDIA_TYPES))}
     if name not in known or path not in ("/", f"/page/{name}"):

@@ -10,7 +10,7 @@ from foodseg.serve.batching import Batcher
 
 
 class Gate:
-    """A `run` that waits until it is let through, and remembers its batches."""
+    """A `run` that waits for the test before it returns, and remembers its batches."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, list[int]]] = []
@@ -30,13 +30,13 @@ async def _started(gate: Gate) -> None:
     assert await asyncio.to_thread(gate.started.acquire, timeout=10)
 
 
-def test_what_comes_meanwhile_is_the_next_batch_and_the_longest_waiting_kind_goes_first() -> None:
+def test_items_that_arrive_meanwhile_are_the_next_batch_and_the_longest_waiting_kind_is_first() -> None:
     async def run() -> list[int]:
         gate = Gate()
         seen: list[tuple[int, int]] = []
         batcher = Batcher(gate, max_batch=2, on_batch=lambda size, waiting: seen.append((size, waiting)))
         tasks = [asyncio.create_task(batcher.submit("small", 1))]
-        await _started(gate)  # it waited for nobody
+        await _started(gate)  # at once, without waiting for others
         for kind, item in [("big", 2), ("small", 3), ("small", 4), ("small", 5), ("big", 6)]:
             tasks.append(asyncio.create_task(batcher.submit(kind, item)))
         await asyncio.sleep(0)
@@ -63,12 +63,12 @@ def test_an_error_reaches_its_batch_alone() -> None:
             await bad
         assert await good == 70
         gate.open.release()
-        assert await batcher.submit("a", 8) == 80  # and it goes on
+        assert await batcher.submit("a", 8) == 80  # and it continues
 
     asyncio.run(run())
 
 
-def test_who_has_gone_away_is_not_computed() -> None:
+def test_a_request_whose_caller_has_gone_is_not_computed() -> None:
     async def run() -> None:
         gate = Gate()
         batcher = Batcher(gate, max_batch=8)

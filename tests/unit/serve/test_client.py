@@ -1,4 +1,4 @@
-"""The client against answers worked out by hand: what it sends, and what it does when it is refused."""
+"""The client against answers worked out by hand: its requests, and its retries and errors."""
 
 import json
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_what_is_sent() -> None:
     assert 'name="image"; filename="image"' in sent and "\xff\xd8picture" in sent
 
 
-def test_what_is_not_given_is_not_sent(tmp_path: Path) -> None:
+def test_fields_that_are_not_set_are_not_sent(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
     server = Server(_ok())
     server.client().segment(tmp_path / "a.jpg")
@@ -108,7 +108,7 @@ def test_a_missing_image() -> None:
         Server().client().segment("no/such.jpg")
 
 
-def test_429_and_503_are_tried_again_when_the_server_says_so(pauses: list[float]) -> None:
+def test_429_and_503_are_retried_after_the_time_that_the_server_names(pauses: list[float]) -> None:
     server = Server(_refused(429, "too_many_requests", "2"), _refused(503, "starting", "3"), _ok())
     assert server.client().segment(b"x").model.name == "meals"
     assert pauses == [2.0, 3.0]
@@ -136,7 +136,7 @@ def test_others_are_raised_at_once(refusal: httpx.Response, pauses: list[float])
 
 
 @pytest.mark.parametrize("body", [b"upstream is away", b"[]", b'{"error": "x"}', b"\xff"])
-def test_an_answer_of_something_in_between(body: bytes) -> None:
+def test_an_error_of_a_proxy_in_between(body: bytes) -> None:
     with pytest.raises(ApiError, match="the answer is HTTP 502") as caught:
         Server(httpx.Response(502, content=body)).client().models()
     assert caught.value.code == "http_502"
@@ -145,7 +145,7 @@ def test_an_answer_of_something_in_between(body: bytes) -> None:
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError("refused"), httpx.ReadTimeout(""), httpx.RemoteProtocolError("x")]
 )
-def test_a_server_that_is_away(error: Exception) -> None:
+def test_a_server_that_cannot_be_reached(error: Exception) -> None:
     with pytest.raises(RetryLater, match="http://food did not answer"):
         Server(error).client().models()
 
@@ -188,7 +188,7 @@ def test_label_maps(format: MaskFormat) -> None:
     assert label_map(_answer(format)).tolist() == IDS.tolist()
 
 
-def test_polygons_are_no_label_map() -> None:
+def test_polygons_give_no_label_map() -> None:
     with pytest.raises(ValueError, match="holds polygons"):
         label_map(_answer("polygons"))
 

@@ -1,4 +1,4 @@
-"""The deploy file: what it may say, what is filled in, and what a swap changes in it."""
+"""The deploy file: allowed keys, defaults, and what a swap changes in it."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def test_without_a_file_and_paths_become_absolute(folder: Path) -> None:
     assert deploy.config.segmenter.models == {"meals": str(folder / "runs/a")}
 
 
-def test_what_is_set_stands_before_the_file(folder: Path) -> None:
+def test_overrides_win_over_the_file(folder: Path) -> None:
     path = write(folder, {"http_options": {"host": "127.0.0.1", "port": 80}, "applications": [application()]})
     overrides = ["http.port=9000", "http.host=0.0.0.0"]
     assert read_deploy_file(path, overrides).tree["http_options"] == {
@@ -106,7 +106,7 @@ def test_refusals(folder: Path, tree: Any, sentence: str) -> None:
         read_deploy_file(write(folder, tree))
 
 
-def test_models_that_the_file_names_twice_are_not_overridden_in_silence(folder: Path) -> None:
+def test_models_of_user_config_are_not_silently_overridden(folder: Path) -> None:
     deployments = [{"name": "Segmenter", "user_config": {"models": {"m": "runs/a"}}}]
     path = write(folder, {"applications": [application(deployments=deployments)]})
     with pytest.raises(UserError, match="has no effect"):

@@ -1,4 +1,4 @@
-"""When the tiny forward is computed, and what makes a replica unhealthy."""
+"""When the tiny forward pass runs, and what makes a replica unhealthy."""
 
 import asyncio
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Clock:
         return self.now
 
 
-def test_an_idle_model_is_asked_once_in_a_while_and_a_busy_one_never() -> None:
+def test_an_idle_model_is_probed_once_in_a_while_and_a_busy_one_never() -> None:
     model, clock = Model(), Clock()
     health = Health(model.forward, every=60, clock=clock)
 
@@ -99,12 +99,12 @@ def test_a_stuck_model_is_broken_and_a_slow_one_is_not() -> None:
         health.failed()
         await health.check()
         await task
-        assert model.asked == 1  # it is not asked again while it is being asked
+        assert model.asked == 1  # one probe at a time
 
     asyncio.run(run())
 
 
-def test_the_tiny_forward_of_a_checkpoint_sees_what_breaks_it(tmp_path: Path) -> None:
+def test_the_health_check_of_a_checkpoint_finds_what_breaks_it(tmp_path: Path) -> None:
     uri = write_checkpoint(tmp_path / "a", seed=1)
     model = ServedModel("meals", uri, checkpoint_sha(uri))
     seen: list[tuple[int, ...]] = []
@@ -172,7 +172,7 @@ def test_each_deployment_fails_its_check_where_its_model_is_broken() -> None:
     asyncio.run(run())
 
 
-def test_an_encoder_that_failed_at_an_image_is_asked_by_the_next_check() -> None:
+def test_an_encoder_that_failed_at_an_image_is_probed_by_the_next_check() -> None:
     model = Checked()
     threads = {part: ThreadPoolExecutor(1) for part in ("_slow", "_quick")}
     replica = deployed(SamDeployment, _sam=model, _encoder_failed=False, **threads)

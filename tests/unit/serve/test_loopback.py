@@ -16,7 +16,7 @@ from foodseg.serve import ray_replica
 ray, replica = ray_session.ray, internals.replica
 
 
-def test_ray_takes_loopback_for_its_address_and_nothing_is_left_of_that() -> None:
+def test_ray_starts_on_loopback_and_the_environment_is_restored() -> None:
     assert not ray.is_initialized()
     before = dict(os.environ)
     outside = ray.util.get_node_ip_address()
@@ -31,7 +31,7 @@ def test_ray_takes_loopback_for_its_address_and_nothing_is_left_of_that() -> Non
     ("address", "loopback"),
     [("127.0.0.1:6379", True), ("localhost:6379", True), ("ray://127.0.0.1:10001", True), ("192.0.2.7:6379", False)],
 )
-def test_which_clusters_are_asked_at_loopback(address: str, loopback: bool) -> None:
+def test_which_clusters_are_reached_at_loopback(address: str, loopback: bool) -> None:
     assert ray_session._is_loopback(address) == loopback
 
 

@@ -1,4 +1,4 @@
-"""What `foodseg serve` takes where nothing is named, and what it says of the rest."""
+"""What `foodseg serve` finds where nothing is configured, and how it says to add the rest."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_run(run: Path, written: int, *, good: bool = True) -> None:
 
 
 @pytest.mark.parametrize("file", [None, str(ROOT / "serve_configs" / "local.yaml")])
-def test_an_empty_folder_is_no_reason_not_to_start(folder: Path, file: str | None) -> None:
+def test_an_empty_folder_does_not_prevent_the_start(folder: Path, file: str | None) -> None:
     deploy = read_deploy_file(file)
     found = look(folder, given_sections(deploy, "x"))
     assert found.overrides == []

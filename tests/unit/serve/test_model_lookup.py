@@ -1,4 +1,4 @@
-"""From what a request names to model ids and ingredient ids."""
+"""Names in a request to model ids and class ids."""
 
 import asyncio
 import subprocess
@@ -53,21 +53,21 @@ def test_refusals() -> None:
     assert refusal(ModelNames(Segmenter(state("a", None))), "a") == (503, "model_unavailable")
 
 
-def test_states_are_asked_for_once_and_requests_do_not_wait_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_requested_once_and_requests_do_not_wait_for_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         segmenter = Segmenter(state("a", default=True))
         names = ModelNames(segmenter)
         await asyncio.gather(*(names.find("") for _ in range(5)))
         assert segmenter.asked == 1
         segmenter.states = [state("a", "cd" * 32, default=True)]
-        monkeypatch.setattr(names_module, "SECONDS", -1.0)  # whatever is known is old
+        monkeypatch.setattr(names_module, "SECONDS", -1.0)  # whatever is known is out of date
         assert (await names.find(""))[1] == "a@" + "ab" * 6  # the old one, while the new one is on its way
         await asyncio.sleep(0.01)
         assert segmenter.asked == 2
         segmenter.failing = True
         assert (await names.find(""))[1] == "a@" + "cd" * 6
         await asyncio.sleep(0.01)
-        assert (await names.find(""))[1] == "a@" + "cd" * 6  # what was known last still stands
+        assert (await names.find(""))[1] == "a@" + "cd" * 6  # the last known state is kept
 
     asyncio.run(run())
 
@@ -94,7 +94,7 @@ def test_ingredients(text: str, expected: tuple[int, ...] | str | None) -> None:
         assert ingredient_ids(text, model) == expected
 
 
-def test_a_model_without_fusion_takes_no_list() -> None:
+def test_a_model_without_fusion_refuses_ingredients() -> None:
     with pytest.raises(ApiError, match="is not conditioned on ingredients"):
         ingredient_ids("egg", state("a"))
     with pytest.raises(ApiError) as caught:
@@ -103,6 +103,6 @@ def test_a_model_without_fusion_takes_no_list() -> None:
 
 
 def test_names_and_routes_need_no_torch() -> None:
-    """The ingress would stand still for seconds, and grow by 500 MB, when somebody first misspells a name."""
+    """Else the first misspelled name would block the ingress for seconds, and add 500 MB."""
     code = "import sys, foodseg.serve.model_lookup, foodseg.serve.http.api; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

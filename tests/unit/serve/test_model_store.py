@@ -88,7 +88,7 @@ def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
     assert states(store) == {"meals": ("b", None), "soups": ("c", None)}
     assert Path(store.model(second[0]).card.uri).name == "b"
     assert opener.asked == ["a", "c", "b"]  # the one that was opened already
-    assert Path(store.model(first[0]).card.uri).name == "a"  # requests on their way to the old one
+    assert Path(store.model(first[0]).card.uri).name == "a"  # for requests that still name the old one
     assert opener.asked == ["a", "c", "b", "a"]
 
 
@@ -111,7 +111,7 @@ def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path:
         assert not store.may_heal
 
 
-def test_a_reason_that_passes_is_tried_again(checkpoints: dict[str, str]) -> None:
+def test_a_transient_failure_is_retried(checkpoints: dict[str, str]) -> None:
     opener = Opener()
     store = ModelStore(opener, Registry())
     opener.failing[checkpoints["a"]] = RetryLater("storage stays away")
@@ -124,7 +124,7 @@ def test_a_reason_that_passes_is_tried_again(checkpoints: dict[str, str]) -> Non
     assert states(store) == {"meals": ("a", None)}
 
 
-def test_a_process_born_later_serves_the_last_good_one(checkpoints: dict[str, str]) -> None:
+def test_a_process_that_starts_later_serves_the_last_good_checkpoint(checkpoints: dict[str, str]) -> None:
     registry = Registry()
     good = ModelStore(Opener(), registry).want(wanted(meals=checkpoints["a"]))
     opener = Opener()
@@ -144,7 +144,7 @@ def write_step(run: Path, step: int) -> str:
     return uri
 
 
-def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
+def test_newer_checkpoints_of_a_run_do_not_change_what_serves(tmp_path: Path) -> None:
     registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
     store = ModelStore(Opener(), registry)
@@ -156,13 +156,13 @@ def test_a_run_that_goes_on_does_not_change_what_serves(tmp_path: Path) -> None:
     )  # a replica that is started for more requests, or instead of one that was lost
     assert later.want(wanted(meals=str(run))) == served
     assert states(later) == {"meals": (Path(first).name, None)}
-    # asked for something else and back again, the run means what it means then
+    # wanted again after another checkpoint, the run is pinned to what it means then
     store.want(wanted(meals=write_step(tmp_path / "other", 3)))
     assert store.want(wanted(meals=str(run))) != served
     assert states(store) == {"meals": ("step-00000002", None)}
 
 
-def test_what_was_deleted_is_said_and_the_best_that_is_left_serves(tmp_path: Path) -> None:
+def test_a_deleted_checkpoint_is_reported_and_the_best_of_the_rest_serves(tmp_path: Path) -> None:
     registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
     served = ModelStore(Opener(), registry).want(wanted(meals=str(run)))
@@ -175,10 +175,10 @@ def test_what_was_deleted_is_said_and_the_best_that_is_left_serves(tmp_path: Pat
     assert serving == "step-00000002"
     assert error is not None and Path(first).name in error and second in error
     assert Path(later.model(found[0]).card.uri).name == "step-00000002"
-    assert ModelStore(Opener(), registry).want(wanted(meals=str(run))) == found  # and so it stays
+    assert ModelStore(Opener(), registry).want(wanted(meals=str(run))) == found  # and it stays pinned
 
 
-def test_where_nothing_is_left_it_says_so_and_goes_on_waiting(tmp_path: Path) -> None:
+def test_without_any_checkpoint_left_it_says_so_and_keeps_waiting(tmp_path: Path) -> None:
     registry, run = Registry(), tmp_path / "run"
     first = write_step(run, 1)
     ModelStore(Opener(), registry).want(wanted(meals=first))
@@ -223,7 +223,7 @@ def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
         def __call__(self, name: str, uri: str, sha: str) -> Any:
             if Path(uri).name == "a" and not self.asked:
                 self.asked.append("a")
-                assert len(store.want(wanted(meals=checkpoints["b"]))) == 1  # comes in while a is still loading
+                assert len(store.want(wanted(meals=checkpoints["b"]))) == 1  # called while a is still loading
             return super().__call__(name, uri, sha)
 
     store = ModelStore(Nested(), registry)
@@ -238,7 +238,7 @@ def test_parse_wanted() -> None:
 
 
 @pytest.mark.parametrize("models", [{"a/b": "x"}, {"": "x"}, {"a": "s3://bucket/x?secret_key=y&access_key=z"}])
-def test_names_and_places_that_no_answer_could_show(models: dict[str, str]) -> None:
+def test_names_and_uris_that_no_answer_could_show(models: dict[str, str]) -> None:
     with pytest.raises(UserError, match="user_config of the Segmenter: ") as error:
         parse_wanted({"models": models})
     assert "=y" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Headers by which a stranger could steer Serve's proxy, or make it fail, do not reach it."""
+"""Headers that would control Serve's proxy, or make it fail, do not reach it."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,7 @@ from foodseg.serve.ray_proxy import middlewares
 
 
 def _passed(*headers: tuple[bytes, bytes], kind: str = "http") -> list[tuple[bytes, bytes]]:
-    """Returns the headers that come through everything that is in front of Serve."""
+    """Returns the headers that pass all middleware in front of Serve."""
     seen: list[Any] = []
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
@@ -41,17 +41,17 @@ def _passed(*headers: tuple[bytes, bytes], kind: str = "http") -> list[tuple[byt
         (b"x-request-disconnect-disabled", b"?1"),
     ],
 )
-def test_taken_out(header: tuple[bytes, bytes]) -> None:
+def test_removed_headers(header: tuple[bytes, bytes]) -> None:
     assert _passed((b"host", b"a"), header) == [(b"host", b"a")]
 
 
-def test_left_alone() -> None:
+def test_kept_headers() -> None:
     headers = [(b"x-request-id", b"a.B_0-9"), (b"authorization", b"\xff\xfe"), (b"traceparent", b"00-a-b-01")]
     assert _passed(*headers) == headers
 
 
 def test_websockets_and_a_second_id() -> None:
-    """Serve reads the headers of a websocket, too, before our guard can refuse it."""
+    """Serve reads the headers of a websocket, too, before `Guard` can refuse it."""
     assert _passed((b"x-request-id", b"\xe4"), kind="websocket") == []
     assert _passed((b"x-request-id", b"\xe4"), (b"x-request-id", b"a"), (b"x-request-id", b"b")) == [
         (b"x-request-id", b"a")

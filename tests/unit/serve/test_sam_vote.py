@@ -1,4 +1,4 @@
-"""The vote as one coroutine, worked out by hand on 4 x 4 pixels."""
+"""The SAM vote, worked out by hand on 4 x 4 pixels."""
 
 import asyncio
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def test_masks_take_the_label_of_most_of_their_pixels() -> None:
     assert (answer.model, answer.sha) == ("meals", "ab")
 
 
-def test_clip_is_asked_about_what_the_segmenter_is_unsure_of_and_its_word_counts() -> None:
+def test_clip_decides_where_the_segmenter_has_low_confidence() -> None:
     clip = Clip()
     answer = refined(clip)
     ((masks, names),) = clip.asked

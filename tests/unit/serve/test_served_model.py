@@ -1,4 +1,4 @@
-"""A checkpoint behind the endpoint: answers of batches, warm-up, release; and what travels between deployments."""
+"""A checkpoint behind the endpoint: batches, warm-up, release; and the packing of its answers."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_a_batch_answers_as_each_image_alone_and_as_the_predictor(uri: str) -> N
         assert alone.low_confidence is None
 
 
-def test_released_weights_come_back(uri: str) -> None:
+def test_released_weights_are_loaded_again(uri: str) -> None:
     served = ServedModel("meals", uri, checkpoint_sha(uri))
     image, canvas = meal(1, 96, 96), served.canvas(96, 96, ())
     (before,) = served.label([image], [(96, 96)], canvas)
@@ -55,7 +55,7 @@ def test_released_weights_come_back(uri: str) -> None:
     np.testing.assert_array_equal(before.ids, after.ids)
 
 
-def test_what_is_torn_or_another_is_refused(uri: str, tmp_path: Path) -> None:
+def test_a_damaged_or_changed_checkpoint_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="torn"):
         torn = spoil(write_checkpoint(tmp_path / "b", seed=2))
         ServedModel("meals", torn, checkpoint_sha(torn))
@@ -63,7 +63,7 @@ def test_what_is_torn_or_another_is_refused(uri: str, tmp_path: Path) -> None:
         ServedModel("meals", uri, "0" * 64)
 
 
-def test_masks_survive_the_way() -> None:
+def test_packing_is_lossless() -> None:
     random = np.random.default_rng(0)
     masks = [Mask(random.random((7, 13)) < 0.5, 0.5 + i / 10) for i in range(3)]
     back = unpack_regions(pack_regions(masks))

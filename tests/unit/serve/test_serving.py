@@ -1,4 +1,4 @@
-"""How an endpoint is started and ended, where what notes the calls stands for Ray and Serve; tests/e2e starts these."""
+"""The start and stop of an endpoint, with fakes of Ray and Serve that record the calls; tests/e2e starts real ones."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.tiny_checkpoints import free_port
 
 
 class Client:
-    """What Serve's client is to us."""
+    """A fake of Serve's client."""
 
     def __init__(self, calls: list[Any], failure: str) -> None:
         self.calls, self.failure, self.looked = calls, failure, 0
@@ -85,7 +85,7 @@ def settings(folder: Path) -> list[str]:
     return [f"segmenter.models.meals={folder}/run", f"http.port={free_port()}", "http.request_seconds=30"]
 
 
-def test_it_says_what_it_does_and_answers_what_it_has_in_hand(calls: list[Any], tmp_path: Path) -> None:
+def test_it_prints_its_progress_and_answers_requests_in_flight(calls: list[Any], tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(KeyboardInterrupt), serving(None, settings(tmp_path), None, lines.append):
         assert calls == ["Ray", "deploy", "answers"]
@@ -99,7 +99,7 @@ def test_it_says_what_it_does_and_answers_what_it_has_in_hand(calls: list[Any], 
 @pytest.mark.parametrize(
     "calls", ["Traceback\nfoodseg.errors.UserError: the weights are of another model"], indirect=True
 )
-def test_one_that_cannot_start_ends_with_its_sentence(calls: list[Any], tmp_path: Path) -> None:
+def test_an_endpoint_that_cannot_start_ends_with_its_error(calls: list[Any], tmp_path: Path) -> None:
     lines: list[str] = []
     with (
         pytest.raises(UserError, match="the weights are of another model"),

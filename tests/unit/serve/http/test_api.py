@@ -1,4 +1,4 @@
-"""The routes over plain fakes: what each asks of which backend, and what it answers; no Ray is started."""
+"""The routes over plain fakes: which backend each calls, and what it answers; no Ray is started."""
 
 import asyncio
 import base64
@@ -88,7 +88,7 @@ class Refine:
 
 
 class Server:
-    """One application; each call is a request of its own."""
+    """One application; each call is one request."""
 
     def __init__(self, backends: Backends, config: ServeConfig | None = None, secret: bytes = b"s") -> None:
         self.app = make_api(config or ServeConfig(), backends, secret=secret, keys=None)
@@ -200,7 +200,7 @@ def test_a_prompt_by_image_then_by_id(sample_image: bytes) -> None:
 
 
 class Forgetful(Sam):
-    """Of several replicas another is asked than has embedded the image."""
+    """Several replicas: a prompt reaches another one than has embedded the image."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -302,7 +302,7 @@ def test_an_endpoint_without_a_model_says_how_to_get_one(sample_image: bytes) ->
     assert Server(Backends(Nobody(), Sam())).get("/readyz").status_code == 200  # clicks need no model
 
 
-def test_a_model_that_is_gone_is_a_state_with_its_reason(sample_image: bytes) -> None:
+def test_a_model_that_is_gone_is_a_state_with_its_error(sample_image: bytes) -> None:
     why = "runs/a/checkpoints/step-1 is neither a checkpoint nor a run with one"
     server = Server(Backends(Nobody(ModelState("meals", "runs/a", None, None, why, (), True))))
     for path in ("/readyz", "/v1/classes"):
@@ -311,7 +311,7 @@ def test_a_model_that_is_gone_is_a_state_with_its_reason(sample_image: bytes) ->
     assert code(server.post("/v1/segment", sample_image)) == (503, "model_unavailable")
 
 
-def test_a_server_that_stops_answers_what_it_has_and_refuses_the_rest(sample_image: bytes) -> None:
+def test_a_server_that_stops_answers_requests_in_flight_and_refuses_new_ones(sample_image: bytes) -> None:
     class Slow(Segmenter):
         async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
             await asyncio.sleep(0.3)

@@ -66,7 +66,7 @@ def test_a_file_is_read_again_within_five_seconds(tmp_path: Path, clock: Clock) 
     assert (keys.owner(ONE), keys.owner(TWO)) == (None, "canteen")
 
 
-def test_the_last_key_that_goes_closes_the_door(tmp_path: Path, clock: Clock) -> None:
+def test_without_any_key_left_all_requests_are_refused(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "keys"
     keys = _keys(_file(path, _line("canteen", ONE)))
     path.write_text("")
@@ -74,7 +74,7 @@ def test_the_last_key_that_goes_closes_the_door(tmp_path: Path, clock: Clock) ->
     assert keys.owner(ONE) is None
 
 
-def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+def test_without_the_file_all_requests_are_refused(tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys"
     keys = _keys(_file(path, _line("canteen", ONE)))
     path.unlink()
@@ -83,12 +83,12 @@ def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path, clock: Clock, log: p
         with pytest.raises(ApiError) as caught:
             keys.owner(ONE)
         assert (caught.value.status, caught.value.code) == (503, "keys_unreadable")
-    assert len(log.records) == 1  # said once, not with every request
+    assert len(log.records) == 1  # logged once, not with every request
     path.write_text(_line("canteen", ONE))
     assert keys.owner(ONE) == "canteen"
 
 
-def test_a_wrong_line_costs_only_its_own_key(tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_line_invalidates_only_its_own_key(tmp_path: Path, clock: Clock, log: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys"
     keys = _keys(_file(path, _line("canteen", ONE)))
     path.write_text(f"lab {TWO.decode()}\n" + _line("canteen", ONE))

@@ -1,4 +1,4 @@
-"""Images from bytes, refused by their first bytes where they should be, and answers made from maps by hand."""
+"""Images are decoded, or refused by their header; answers agree with maps worked out by hand."""
 
 import base64
 import io
@@ -106,7 +106,7 @@ def test_other_formats_are_named(data: bytes, found: str) -> None:
 
 @pytest.mark.parametrize("behind", ["motion photo", "gain map", "zeros"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_what_lies_behind_a_jpeg_has_no_scans_that_count(behind: str, options: dict[str, object]) -> None:
+def test_scans_behind_the_end_of_a_jpeg_do_not_count(behind: str, options: dict[str, object]) -> None:
     sink = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)).save(sink, "JPEG", **options)
     trailer = {
@@ -196,7 +196,7 @@ def test_damage_is_a_refusal_or_an_image(format: str, damage: Callable[[bytes, n
             sample_image = codec.read_image(damage(data, random), LIMITS)
         except ApiError as error:
             assert error.status in (415, 422)
-        else:  # a changed pixel is no damage that can be seen
+        else:  # a changed pixel cannot be detected
             assert sample_image.image.ndim == 3 and max(sample_image.image.shape[:2]) <= 64
 
 
@@ -261,7 +261,7 @@ def test_an_answer_as_polygons() -> None:
     assert {tuple(ring[i : i + 2]) for i in range(0, 8, 2)} == {(10, 10), (10, 20), (20, 10), (20, 20)}
 
 
-def test_nothing_on_the_plate() -> None:
+def test_an_image_without_food() -> None:
     labelled = Labelled(np.zeros((2, 2), np.uint8), None, {0: 0.9}, "meals", "ab" * 32)
     assert codec.segment_answer(labelled, NAMES, (2, 2), "rle", request_id="r").ingredients == []
 

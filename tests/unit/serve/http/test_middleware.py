@@ -1,4 +1,4 @@
-"""The guard in front of a plain application: what a stranger may do, and in which form everything leaves."""
+"""The middleware in front of a plain application: what it refuses, and the form of its error responses."""
 
 import asyncio
 import hashlib
@@ -120,12 +120,12 @@ def test_an_endless_body_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "ten", "1.5", "0x10"])
-def test_a_length_that_is_none(length: str) -> None:
+def test_an_invalid_content_length(length: str) -> None:
     reply = _ask(Guard(echo, _config(), None), "POST", "/v1/segment", b"", {"Content-Length": length})
     assert (reply.status, reply.code) == (400, "bad_length")
 
 
-def test_a_slow_body_is_given_up() -> None:
+def test_a_slow_body_times_out() -> None:
     reply = _ask(Guard(echo, _config(), None), "POST", "/v1/segment", [b"x"] * 50, pause=0.03)
     assert (reply.status, reply.code) == (408, "body_timeout")
     assert reply.headers["connection"] == "close"
@@ -151,7 +151,7 @@ def test_the_deadline_of_a_request() -> None:
     assert (reply.status, reply.code) == (408, "request_timeout")
 
 
-def test_what_cannot_be_cancelled_keeps_its_place_and_its_answer_is_dropped() -> None:
+def test_what_cannot_be_cancelled_stays_counted_and_its_answer_is_dropped() -> None:
     async def stubborn(scope: Any, receive: Any, send: Any) -> None:
         try:
             await asyncio.sleep(5)
@@ -194,7 +194,7 @@ def test_the_application_knows_the_deadline() -> None:
 # --- admission ---
 
 
-def test_more_than_max_requests_are_asked_to_come_again() -> None:
+def test_more_than_max_requests_are_refused_with_retry_after() -> None:
     async def run() -> list[Reply]:
         gate = asyncio.Event()
 
@@ -224,7 +224,7 @@ def test_more_than_max_requests_are_asked_to_come_again() -> None:
 @pytest.mark.parametrize(
     "headers", [BEARER, {"Authorization": f"bearer  {SECRET} "}, {"X-API-Key": SECRET}], ids=["bearer", "case", "own"]
 )
-def test_a_key_opens(headers: dict[str, str]) -> None:
+def test_a_valid_key_is_accepted(headers: dict[str, str]) -> None:
     reply = _ask(Guard(echo, _config(), _keys()), "POST", "/v1/segment", b"", headers)
     assert (reply.status, reply.json()["key_id"]) == (200, "canteen")
 
@@ -241,7 +241,7 @@ def test_a_key_opens(headers: dict[str, str]) -> None:
         ({"X-API-Key": "\xff\xfe"}, "wrong_key"),
     ],
 )
-def test_no_key_no_answer(headers: dict[str, str], code: str) -> None:
+def test_requests_without_a_valid_key_are_refused(headers: dict[str, str], code: str) -> None:
     read = False
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -275,7 +275,7 @@ def test_open_paths_below_a_prefix() -> None:
 # --- error responses ---
 
 
-def test_an_api_error_is_answered_as_it_says() -> None:
+def test_an_api_error_becomes_its_error_response() -> None:
     error = ApiError(503, "sam_not_configured", "no SAM", "add it", retry_after=0.2)
     reply = _ask(Guard(_raising(error), _config(), None))
     assert (reply.status, reply.json()) == (503, error.body())
@@ -283,7 +283,7 @@ def test_an_api_error_is_answered_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("secret detail"), RuntimeError("x" * 9999), KeyError("y")])
-def test_a_surprise_is_a_500_without_details(error: Exception) -> None:
+def test_an_unexpected_error_is_a_500_without_details(error: Exception) -> None:
     reply = _ask(Guard(_raising(error), _config(), None))
     assert (reply.status, reply.code) == (500, "internal")
     assert "secret" not in reply.body.decode()
@@ -379,7 +379,7 @@ def test_a_proxy_may_announce_the_id() -> None:
     assert "x-request-id" not in reply.headers
 
 
-def test_headers_that_keep_browsers_from_harm() -> None:
+def test_security_headers() -> None:
     plain = _ask(Guard(echo, _config(), None))
     assert plain.headers["x-content-type-options"] == "nosniff"
     assert plain.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""What a client may send instead of the multipart form: what has one reading is read, the rest is told how."""
+"""Bodies other than the multipart form: unambiguous ones are read, the errors of others say how to send it."""
 
 import asyncio
 import base64
@@ -93,7 +93,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_has_one_reading_is_read(app: Any, name: str) -> None:
+def test_unambiguous_bodies_are_read(app: Any, name: str) -> None:
     body, content_type = READ[name]
     reply = post(app, body, content_type)
     assert reply.status == 200, reply.body
@@ -101,7 +101,7 @@ def test_what_has_one_reading_is_read(app: Any, name: str) -> None:
     assert [one["name"] for one in reply.json()["ingredients"]] == ["rice", "egg"]
 
 
-def test_the_other_fields_come_along(app: Any) -> None:
+def test_the_other_fields_are_read_too(app: Any) -> None:
     for body, content_type, path in (
         (as_json(image=B64, ingredients=["egg"], format="png"), JSON, "/v1/segment"),
         (JPEG, "image/jpeg", "/v1/segment?ingredients=egg&format=png"),
@@ -125,7 +125,7 @@ def test_prompt_and_zero_shot_read_the_same(app: Any) -> None:
         assert part in reply.json()["error"]["hint"]
 
 
-def test_gzip_is_undone_within_the_limit(app: Any) -> None:
+def test_gzip_is_decompressed_within_the_limit(app: Any) -> None:
     packed = {"content-encoding": "gzip"}
     assert post(app, gzip.compress(JPEG), "image/jpeg", headers=packed).status == 200
     assert post(app, gzip.compress(as_json(image=B64)), JSON, headers=packed).status == 200
@@ -170,7 +170,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_names_what_came_and_the_line_that_is_right(app: Any, name: str) -> None:
+def test_an_error_names_what_came_and_a_correct_command(app: Any, name: str) -> None:
     body, content_type, code, said = REFUSED[name]
     reply = post(app, body, content_type)
     error = reply.json()["error"]
@@ -179,13 +179,13 @@ def test_a_refusal_names_what_came_and_the_line_that_is_right(app: Any, name: st
     assert "curl -F image=@lunch.jpg http://meals.example:9000/v1/segment" in error["hint"]
 
 
-def test_a_near_name_is_offered(app: Any) -> None:
+def test_a_similar_name_is_suggested(app: Any) -> None:
     reply = post(app, as_json(image=B64, ingredient=["egg"]), JSON)
     assert "did you mean ingredients?" in reply.json()["error"]["hint"]
 
 
 @pytest.mark.parametrize("body", [b'{"image": [' + b"[]," * 40_000 + b"[]]}", b'{"a":' * 9000, b"[" * 9000])
-def test_json_that_would_grow_is_not_parsed(app: Any, body: bytes) -> None:
+def test_json_that_would_take_much_memory_is_not_parsed(app: Any, body: bytes) -> None:
     assert post(app, body, JSON).status in (400, 422)
 
 
@@ -206,10 +206,10 @@ def test_the_wrong_method_and_the_wrong_path_say_the_right_ones(app: Any) -> Non
     assert "curl http://meals.example:9000/v1/models" in reply.json()["error"]["hint"]
 
 
-def test_a_slash_behind_the_path_means_the_same(app: Any) -> None:
+def test_a_trailing_slash_is_accepted(app: Any) -> None:
     assert post(app, JPEG, "image/jpeg", "/v1/segment/").status == 200
 
 
-def test_a_host_header_that_is_no_host_is_not_repeated(app: Any) -> None:
+def test_an_invalid_host_header_is_not_repeated(app: Any) -> None:
     reply = post(app, b"", headers={"host": "<script>"})
     assert "http://127.0.0.1:8000/v1/segment" in reply.json()["error"]["hint"]

@@ -32,7 +32,7 @@ def test_points() -> None:
         "[" * 50_000, json.dumps([[1, 1, 1]] * 65), " " * 70_000 + "x",
     ],
 )  # fmt: skip
-def test_points_that_are_none(text: str) -> None:
+def test_invalid_points(text: str) -> None:
     _refused(text, "bad_points", parse_points, 100, 50)
 
 
@@ -50,7 +50,7 @@ def test_boxes() -> None:
     "text",
     ["[]", "[0, 0, 1]", "[5, 0, 5, 9]", "[5, 9, 9, 8]", "[0, 0, 101, 5]", "[-1, 0, 5, 5]", "[0, 0, NaN, 5]", "x"],
 )
-def test_boxes_that_are_none(text: str) -> None:
+def test_invalid_boxes(text: str) -> None:
     _refused(text, "bad_box", parse_box, 100, 50)
 
 
@@ -65,11 +65,11 @@ def test_names() -> None:
     "text",
     ["a,,b", "a,a", "a, a", ",", '["a", 1]', '["a"', "x" * 201, ",".join(map(str, range(257))), "a\0b", '["\\ud800"]'],
 )
-def test_names_that_are_none(text: str) -> None:
+def test_invalid_names(text: str) -> None:
     _refused(text, "bad_names", parse_names, "names")
 
 
-def test_an_error_travels_between_processes() -> None:
+def test_an_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(ApiError(429, "too_many_requests", "full", "wait", 1.5)))
     assert isinstance(error, ApiError)
     assert (error.status, str(error), error.headers()) == (429, "full", {"Retry-After": "2"})

@@ -1,4 +1,4 @@
-"""The public id of an image: useful to the key that got it, worthless to others."""
+"""The signed id of an image: valid for the key that got it, and for no other."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""The files of the page as the server hands them out."""
+"""The files of the page as the server sends them."""
 
 import re
 from importlib import resources
@@ -27,11 +27,11 @@ def test_the_root_is_the_index():
     "path", ["", "index.html", "/index.html", "/page/", "/page", "/page/__init__.py", "/page/../schema.py",
              "/page/..%2fschema.py", "/page//page/app.js", "/page/APP.JS", "/page/app.js/", "/page/\0app.js"],
 )  # fmt: skip
-def test_nothing_else_is_handed_out(path):
+def test_nothing_else_is_served(path):
     assert page_file(path) is None
 
 
-def test_the_page_asks_nobody_else_and_needs_no_inline_code():
+def test_the_page_loads_nothing_from_elsewhere_and_has_no_inline_code():
     """What the Content-Security-Policy forbids is not there, so that nothing is lost in silence."""
     index = resources.files("foodseg.serve.page").joinpath("index.html").read_text()
     assert re.findall(r"(?:src|href)=\"([^\"]*)\"", index.replace("http://www.w3.org/2000/svg", "")) != []
