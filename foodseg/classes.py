@@ -85,7 +85,7 @@ class ClassTable:
             where: names the file in errors.
 
         Raises:
-            UserError: a line is malformed, an id is missing or stands twice.
+            UserError: a line is malformed, an id is missing or occurs twice.
         """
         named = _names_alone(text, where) or parse_id_lines(text, where)
         expected = list(range(len(named)))
@@ -127,7 +127,7 @@ def parse_id_lines(text: str, where: str) -> dict[int, str]:
     blank lines, repeated lines and columns behind the name are skipped. Names are NFC.
 
     Raises:
-        UserError: a line does not start with an id, or an id stands twice with different names.
+        UserError: a line does not start with an id, or an id occurs twice with different names.
     """
     named: dict[int, str] = {}
     other_form, repeated = [], []
@@ -140,7 +140,7 @@ def parse_id_lines(text: str, where: str) -> dict[int, str]:
             raise UserError(f"{where}, line {number}: expected 'id<TAB>name', found {line[:60].rstrip()!r}")
         index, name = found
         if index in named and not same_name(named[index], name):
-            raise UserError(f"{where}, line {number}: id {index} stands twice")
+            raise UserError(f"{where}, line {number}: id {index} occurs twice")
         if index in named:
             repeated.append(number)
         if name and "\t" not in line:

@@ -2,8 +2,8 @@
 
     document = read_document("downloads/meals", "annotations/instances_train.json", "train")
 
-A file that is not COCO is refused. An entry that is wrong is kept with what is wrong about it, so that the audit names
-it; an annotation that belongs to no image is counted as lost.
+A file that is not COCO is refused. A malformed entry is kept together with the reason, so that the audit
+can name it; an annotation that belongs to no image is counted as lost.
 """
 
 import json
@@ -38,8 +38,8 @@ class Annotation:
 
     Attributes:
         segmentation: JSON text.
-        size: (height, width) that an image of this region has at least; 0 = unknown.
-        wrong: why its image cannot be used; None = nothing.
+        size: smallest (height, width) of an image that holds this region; 0 = unknown.
+        wrong: why its image cannot be used; None = it can.
     """
 
     name: str
@@ -55,12 +55,12 @@ class ImageEntry:
     """An entry of `images`.
 
     Attributes:
-        id: None = none that an annotation could name.
+        id: None = the entry has no id that an annotation could name.
         raw_id: the id as the file spells it.
-        file_name: None = there is none, and `nameless` says so.
+        file_name: None = the entry has no file name, and `nameless` says so.
         own_id: the id that `coco_export` wrote, or something else.
-        height, width: pixels; None = not given.
-        wrong_size: why they are none; None = nothing is wrong.
+        height, width: pixels; None = not in the file.
+        wrong_size: why height and width cannot be used; None = they can, or are missing.
     """
 
     id: Id | None
@@ -74,7 +74,7 @@ class ImageEntry:
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostForReason:
     """Annotations that belong to no image for one reason."""
 
     first: str  # name of the first of them
@@ -84,14 +84,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Document:
-    """What is kept of a COCO file. `annotations` by image id; None where the file has no such list: unlabelled."""
+    """The content of a COCO file. `annotations` by image id; None where the file has no such list: unlabelled."""
 
     path: str
     split: str
     categories: dict[Id, Category]
     images: list[ImageEntry]
     annotations: dict[Id, list[Annotation]] | None
-    lost: tuple[Lost, ...]
+    lost: tuple[LostForReason, ...]
     total: int  # annotations, the lost ones too
 
 
@@ -102,7 +102,7 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
         own_key: key of an image for the id that `coco_export` wrote.
 
     Raises:
-        UserError: no JSON, no list `images`, or lists that hold something else.
+        UserError: not JSON, no list `images`, or a list that holds something other than objects.
     """
     where = storage.redact(storage.join(src, path))
     document = _load(storage.read_bytes(storage.join(src, path)), where)
@@ -126,10 +126,12 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
         elif annotations is not None:
             annotations[image_id].append(_annotation(entry, name))
     if _sides_exchanged(known, annotations or {}):
-        _log.warning("%s: height and width are exchanged in `images`, as the annotations show, and are read so", where)
+        _log.warning(
+            "%s: height and width are exchanged in `images`, as the annotations show, and are swapped back", where
+        )
         known = [replace(image, height=image.width, width=image.height) for image in known]
-    _say_other_spellings(where, [*images, *(entries or []), *(_objects(document, "categories", where) or [])])
-    lost = tuple(Lost(names[0], len(names), reason) for reason, names in strays.items())
+    _log_other_spellings(where, [*images, *(entries or []), *(_objects(document, "categories", where) or [])])
+    lost = tuple(LostForReason(names[0], len(names), reason) for reason, names in strays.items())
     return Document(path, split, categories, known, annotations, lost, len(entries or []))
 
 
@@ -141,21 +143,21 @@ def _load(data: bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise UserError(f"{where} is not JSON: its lists lie too deep in each other") from None
+        raise UserError(f"{where} is not JSON: its lists are nested too deeply") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}, character {error.pos} of {len(text)}"
+        position = f"line {error.lineno}, column {error.colno}, character {error.pos} of {len(text)}"
         if not text.strip():
             what = "it is empty"
         elif text.startswith(_LFS):
             what = "it is a Git LFS pointer, not the file itself: fetch that with `git lfs pull`"
         elif error.msg == "Extra data" and text[error.pos] == "{":
-            what = f"at {place} a second object begins; COCO is one object, not one a line (JSON lines)"
+            what = f"at {position} a second object begins; COCO is one object, not one a line (JSON lines)"
         elif error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
-            what = f"it ends too early, at {place}: copy or export it again"
+            what = f"it ends too early, at {position}: copy or export it again"
         elif error.pos == 0:
             what = f"it begins with {text[:30]!r}"
         else:
-            what = f"{error.msg} at {place}"
+            what = f"{error.msg} at {position}"
         raise UserError(f"{where} is not JSON: {what}") from None
 
 
@@ -191,7 +193,7 @@ def _categories(document: Mapping[str, Any], where: str, needed: bool) -> dict[I
 
 
 def _images(entries: Sequence[dict[str, Any]], own_key: str, where: str) -> list[ImageEntry]:
-    """Returns the images; of entries with one id and one file_name the first only."""
+    """Returns the images; only the first of several entries with the same id and file_name."""
     images: dict[tuple[Any, ...], ImageEntry] = {}
     for number, entry in enumerate(entries):
         file_name, height, width = (entry.get(key) for key in ("file_name", "height", "width"))
@@ -211,11 +213,11 @@ def _images(entries: Sequence[dict[str, Any]], own_key: str, where: str) -> list
         )
         images.setdefault((image.id, file_name) if image.id is not None and file_name else (number,), image)
     if len(images) < len(entries):
-        _log.warning("%s: %d entries of `images` stand twice and are read once", where, len(entries) - len(images))
+        _log.warning("%s: %d entries of `images` occur twice and are read once", where, len(entries) - len(images))
     unsized = [image for image in images.values() if image.wrong_size is None and None in (image.height, image.width)]
     if unsized:
         _log.info(
-            "%s: %d images are listed without height and width, which are those of their files", where, len(unsized)
+            "%s: %d images are listed without height and width; the sizes of their files are used", where, len(unsized)
         )
     return list(images.values())
 
@@ -242,7 +244,7 @@ def _annotation(entry: Mapping[str, Any], name: str) -> Annotation:
     elif crowd is None:
         wrong = f"{name} has iscrowd {entry['iscrowd']!r}, which is neither 0 nor 1"
     elif is_empty(segmentation) and not is_empty(entry.get("bbox")):
-        wrong = f"{name} has a bbox and no segmentation: a box does not tell which pixels are meant"
+        wrong = f"{name} has a bbox and no segmentation: a box does not say which pixels are meant"
     elif "segmentation" not in entry:
         wrong = f"{name} has no segmentation{_instead(entry, 'segmentation')}"
     text = json.dumps(segmentation, separators=(",", ":"))
@@ -254,9 +256,9 @@ def _largest(sizes: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _sides_exchanged(images: Sequence[ImageEntry], annotations: Mapping[Id, Sequence[Annotation]]) -> bool:
-    """True where a program exchanged height and width of all images (Pillow gives width first, numpy height).
+    """True where a program exchanged height and width of all images (Pillow has width first, numpy height).
 
-    Some of the annotations fit their images only so, and none fits only otherwise.
+    True if some annotations fit their images only when exchanged, and none fits only as listed.
     """
     exchanged = False
     for image in images:
@@ -266,14 +268,16 @@ def _sides_exchanged(images: Sequence[ImageEntry], annotations: Mapping[Id, Sequ
         needed = _largest([one.size for one in own])
         if fits(needed, image.height, image.width) and not fits(needed, image.width, image.height):
             return False
-        # an RLE may be transposed itself: what it says about the size proves nothing
-        drawn = _largest([one.size for one in own if not one.segmentation.startswith("{")])
-        exchanged = exchanged or (not fits(drawn, image.height, image.width) and fits(drawn, image.width, image.height))
+        # an RLE may be transposed itself: its size proves nothing
+        polygons = _largest([one.size for one in own if not one.segmentation.startswith("{")])
+        exchanged = exchanged or (
+            not fits(polygons, image.height, image.width) and fits(polygons, image.width, image.height)
+        )
     return exchanged
 
 
-def _say_other_spellings(where: str, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Names in the log the ids that are numbers by the rule of `coco_values` only."""
+def _log_other_spellings(where: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Logs the ids that are not JSON integers but are read as numbers by the rule of `coco_values`."""
     found = [
         (key, entry[key])
         for entry in entries

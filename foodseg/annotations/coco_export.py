@@ -3,9 +3,9 @@
     listing = list_source("../shared/datasets/foodmix")
     export_coco(listing.records, listing.classes, "foodmix-coco")
 
-Ids stay what they are: category k is class k, background has no category, and the id of an image stands beside its
-`file_name` too, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO has neither ignored pixels
-nor, in one file, images with and without labels: such a data set is refused.
+Ids are kept: category k is class k, and background has no category. The id of an image is also written next to its
+`file_name`, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO cannot express ignored pixels,
+nor images with and without labels in one file: such a data set is refused.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from foodseg.data.image_io import open_image
 from foodseg.errors import UserError
 from foodseg.progress import Progress
 
-OWN_ID = "foodseg_id"  # key of an image: its id, which may hold what a file name does not tell
+OWN_ID = "foodseg_id"  # key of an image: its id, which the file name may not show in full
 
 
 class LabelledImage(Protocol):
@@ -71,7 +71,7 @@ def _mask(record: LabelledImage, ignore_id: int) -> np.ndarray:
         raise UserError(f"{record.image_id} has no mask: COCO would take it for an image without ingredients")
     mask = record.mask.read()
     if (mask == ignore_id).any():
-        raise UserError(f"the mask of {record.image_id} has ignored pixels, which COCO cannot say")
+        raise UserError(f"the mask of {record.image_id} has ignored pixels, which COCO cannot express")
     return mask
 
 

@@ -1,13 +1,13 @@
 """COCO annotations of one image as a mask of class ids: which size it has, and what lies on top where they overlap.
 
 COCO's instances may overlap, a mask has one id per pixel. Larger areas are painted first, so that an egg on rice stays
-an egg; of two that are equally large the later annotation lies on top, and a crowd (`iscrowd`) below. A crowd that
-covers others is larger than they are, and so lies below them; one that is smaller stays visible: CVAT writes what was
-drawn with the brush or by SAM as a crowd. Areas are counted pixels, not the `area` that the file gives. Annotations of
-which no pixel is left are reported.
+an egg. The later of two equally large annotations lies on top, and a crowd (`iscrowd`) below. A crowd that covers
+others is larger than they are, and so lies below them; a smaller one stays visible: CVAT writes what was drawn with the
+brush or by SAM as a crowd. Areas are counted pixels, not the `area` in the file. Annotations of which no pixel is left
+are reported.
 
-Pixels without annotation are background, and an image without annotations is background throughout: COCO's images are
-annotated exhaustively. What of a polygon lies outside the image is cut off: pycocotools rasterises it so.
+Pixels without annotation are background, and an image without annotations is all background: COCO's images are
+annotated exhaustively. The part of a polygon outside the image is cut off, as pycocotools does.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class CocoShape:
     Attributes:
         name: what errors call it.
         class_id: of the listing's label space, or its ignore id.
-        segmentation: JSON, as in the file: the text is a fraction of the size of the numbers.
+        segmentation: JSON, as in the file: the text takes less memory than parsed numbers.
     """
 
     name: str
@@ -47,8 +47,8 @@ class CocoMask:
     """All annotations of one image.
 
     Attributes:
-        height, width: pixels, as the file gives them; None = it does not: an RLE tells, or else the image.
-        image: read only where nothing else tells the size, or where an RLE contradicts it.
+        height, width: pixels, as in the file; None = not in the file: taken from an RLE, or else from the image.
+        image: read only where nothing else gives the size, or where an RLE contradicts it.
     """
 
     height: int | None
@@ -61,7 +61,7 @@ class CocoMask:
         return self._paint()[0]
 
     def read_with_hidden(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Returns what `read` does, and a sentence on each annotation whose class is at none of its pixels.
+        """Returns what `read` does, and a sentence about each annotation that no pixel of the mask shows.
 
         Args:
             names: of the class ids.
@@ -96,18 +96,18 @@ class CocoMask:
     def _size(self, parsed: Sequence[Polygons | Rle]) -> tuple[int, int]:
         """Returns (height, width) that the annotations are meant for."""
         listed = (self.height, self.width) if self.height is not None and self.width is not None else None
-        told = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
-        if listed is not None and told <= {listed}:
+        rle_sizes = {own.size for own in parsed if isinstance(own, Rle) and own.size is not None}
+        if listed is not None and rle_sizes <= {listed}:
             return listed
-        if listed is None and len(told) == 1:
-            return told.pop()
+        if listed is None and len(rle_sizes) == 1:
+            return rle_sizes.pop()
         data = self.image.read()
         height, width = image_size(data)
-        if listed is not None:  # an RLE contradicts it: the image says which of the two is right
-            return (height, width) if told == {(height, width)} else listed
+        if listed is not None:  # an RLE contradicts it: the size of the image decides
+            return (height, width) if rle_sizes == {(height, width)} else listed
         corners = [extent(own) for own in parsed if not isinstance(own, Rle)]
         needed = tuple(max((corner[axis] for corner in corners), default=0.0) for axis in (1, 0))
-        # polygons that leave the image as shown, and fit it as stored: that is how they were drawn
+        # polygons that exceed the image as shown, but fit it as stored, were drawn on the stored pixels
         as_stored = image_kind(data).orientation in SWAPS_SIDES and fits(needed, width, height)
         return (width, height) if as_stored and not fits(needed, height, width) else (height, width)
 

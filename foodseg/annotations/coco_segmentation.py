@@ -1,8 +1,8 @@
 """A COCO `segmentation` as regions of pixels: polygons, uncompressed and compressed RLE, each in all its spellings.
 
-What has one reading is read: a flat list of one polygon, lists of points, numbers as text, the whole as text (as a
-table of pandas holds it), empty polygons beside others. What pycocotools would take for something else, or crash on,
-is refused with a sentence.
+Every unambiguous spelling is read: a flat list of one polygon, lists of points, numbers as text, the whole as text (as
+in a table of pandas), empty polygons among others. What pycocotools would misread or crash on is refused with a
+message.
 """
 
 import ast
@@ -19,13 +19,13 @@ from foodseg.annotations.coco_values import whole_number
 from foodseg.errors import UserError
 
 MAX_OUTLINE = 10_000_000  # pixels: pycocotools walks along the outline of a polygon, at 40 bytes a pixel
-_MARGIN = 0.05  # share of a side that a careless polygon may stick out of its image
-_NORMALISED_FROM = 8  # pixels a side: from here on a polygon within one pixel is taken for shares of the image
+_MARGIN = 0.05  # share of a side that an inexact polygon may exceed its image by
+_NORMALISED_FROM = 8  # pixels a side: in larger images, a polygon within one pixel is taken for normalised coordinates
 
 
 @dataclass(frozen=True)
 class Rle:
-    """Runs of pixels down the columns, of 0 first. `size` is (height, width); None = not said."""
+    """Runs of pixels down the columns, of 0 first. `size` is (height, width); None = not in the file."""
 
     size: tuple[int, int] | None
     runs: tuple[int, ...]
@@ -36,10 +36,10 @@ Polygons = tuple[tuple[float, ...], ...]  # each x1, y1, x2, y2, ...
 
 
 def parse_segmentation(value: Any) -> Polygons | Rle:
-    """Reads a `segmentation` as far as no size of the image is needed.
+    """Parses a `segmentation` as far as possible without the size of the image.
 
     Raises:
-        UserError: what it is instead, or what in it is wrong.
+        UserError: it is neither polygons nor an RLE, or a part of it is malformed.
     """
     value = _from_text(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
@@ -70,7 +70,7 @@ def extent(polygons: Polygons) -> tuple[float, float]:
 
 
 def size_at_least(value: Any) -> tuple[float, float]:
-    """Returns (height, width) that a `segmentation` needs or, an RLE, has, without looking closely; 0 = unknown."""
+    """Returns the (height, width) that polygons need or an RLE has, without validation; 0 = unknown."""
     try:
         if isinstance(value, dict):
             return float(value["size"][0]), float(value["size"][1])
@@ -81,15 +81,15 @@ def size_at_least(value: Any) -> tuple[float, float]:
 
 
 def fits(needed: Sequence[float], height: int, width: int) -> bool:
-    """True where a region that needs (height, width) is one of an image of that size; polygons may stick out a bit."""
+    """True where a region that needs `needed` fits an image of that size; polygons may exceed it a little."""
     return needed[0] <= height + max(1, _MARGIN * height) and needed[1] <= width + max(1, _MARGIN * width)
 
 
 def encode(parsed: Polygons | Rle, height: int, width: int) -> dict[str, Any]:
-    """Returns a region of an image of that size as compressed RLE, for pycocotools.
+    """Returns the region as compressed RLE for pycocotools, in an image of that size.
 
     Raises:
-        UserError: the RLE is of another size; a polygon lies outside, is too long or looks like shares of the image.
+        UserError: the RLE has another size; a polygon lies outside, is too long or looks like normalised coordinates.
     """
     if isinstance(parsed, Rle):
         if parsed.size not in (None, (height, width)):
@@ -113,7 +113,7 @@ def encode(parsed: Polygons | Rle, height: int, width: int) -> dict[str, Any]:
 
 
 def _from_text(value: Any) -> Any:
-    """Tables hold lists and objects as text, in the spelling of JSON or of Python."""
+    """Parses lists and objects that a table holds as text, in the spelling of JSON or of Python."""
     if not isinstance(value, str):
         return value
     try:
@@ -194,9 +194,9 @@ def _rle(value: dict[str, Any]) -> Rle:
 
 
 def _run_lengths(counts: str) -> Sequence[int] | None:
-    """Returns the run lengths of COCO's compressed RLE, None if it is none (pycocotools, maskApi.c, rleFrString).
+    """Returns the run lengths of COCO's compressed RLE; None if it is invalid (pycocotools, maskApi.c, rleFrString).
 
-    pycocotools believes the text: its runs would be written beyond the end of the mask.
+    pycocotools does not check the text: it would write such runs beyond the end of the mask.
     """
     runs: list[int] = []
     value = shift = 0

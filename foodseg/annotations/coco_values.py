@@ -1,8 +1,8 @@
 """Numbers, ids and flags of COCO files, read by one rule: pandas, databases and JavaScript spell them differently.
 
-A number may stand as a whole number, as a float without fraction (1.0: pandas makes it of a column with a gap), or as
-text of either, blanks around it ignored ("1", "1.0", " 1 "). true and false are not numbers. Nor are
-floats from 2**53 on: they may have been rounded, and two ids would become one. Other text is an id as it stands.
+A number may be written as a whole number, as a float without fraction (1.0: pandas does so in a column with a gap), or
+as text of either, ignoring blanks around it ("1", "1.0", " 1 "). true and false are not numbers. Neither are floats of
+2**53 or more: they may have been rounded, and two ids would become one. Other text is an id as written.
 """
 
 import difflib
@@ -19,7 +19,7 @@ _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "none", "null", "
 
 
 def whole_number(value: Any) -> int | None:
-    """Returns the whole number that `value` spells; None where it spells none."""
+    """Returns the whole number that `value` spells; None where it is not a number."""
     if type(value) is int:
         return value
     if type(value) is float:
@@ -38,7 +38,7 @@ def identifier(value: Any) -> Id | None:
 
 
 def flag(value: Any) -> bool | None:
-    """Returns what an `iscrowd` says, in any spelling; missing, null and NaN are False. None = it says neither."""
+    """Returns an `iscrowd` as bool, in any spelling; missing, null and NaN are False. None = it is neither 0 nor 1."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, float) and math.isnan(value):

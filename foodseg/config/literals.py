@@ -58,7 +58,7 @@ _Resolver.add_implicit_resolver(
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves unquoted scalars as `Plain`; names of keys are text; no key stands twice."""
+    """Leaves unquoted scalars as `Plain`; names of keys are text; no key occurs twice."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)

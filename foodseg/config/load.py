@@ -65,7 +65,7 @@ def read_tree(path: str) -> dict[str, Any]:
     """Reads a YAML file into a nested dict, without looking at its keys: unquoted scalars are still `Plain`.
 
     Raises:
-        UserError: no such file, not YAML, a key that stands twice.
+        UserError: no such file, not YAML, a key that occurs twice.
     """
     return _parse_yaml(storage.read_text(path), path)
 

@@ -96,7 +96,7 @@ class SegmenterConfig(Section):
         if any(side < 32 or side % 32 for canvas in value for side in canvas):
             raise ValueError(f"sides of a canvas must be multiples of 32, found {[list(canvas) for canvas in value]}")
         if len(set(value)) != len(value):
-            raise ValueError(f"a canvas stands twice in {[list(canvas) for canvas in value]}")
+            raise ValueError(f"a canvas occurs twice in {[list(canvas) for canvas in value]}")
         return value
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ class Batch:
         position: (B,) int64 positions in the training order.
         source: (B,) int16 index into the manifest's sources.
         ingredients: (B, K) bool, foreground ids in the crop.
-        list_known: (B,) bool, whether `ingredients` says anything.
+        ingredients_known: (B,) bool, whether `ingredients` says anything.
     """
 
     image: torch.Tensor
@@ -40,7 +40,7 @@ class Batch:
     position: torch.Tensor
     source: torch.Tensor
     ingredients: torch.Tensor
-    list_known: torch.Tensor
+    ingredients_known: torch.Tensor
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Batch":

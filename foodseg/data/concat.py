@@ -34,10 +34,10 @@ def training_manifest(data: DataConfig) -> Manifest:
                 f"data.uris: {storage.redact(uri)} holds no image of data.train_splits {list(data.train_splits)}; "
                 f"it has {have}"
             )
-    return join_manifests(uris, manifests)
+    return concat_manifests(uris, manifests)
 
 
-def join_manifests(uris: Sequence[str], manifests: Sequence[Manifest]) -> Manifest:
+def concat_manifests(uris: Sequence[str], manifests: Sequence[Manifest]) -> Manifest:
     """Returns one manifest over the shards of all, in the order given; counts are added up.
 
     Raises:

@@ -57,7 +57,7 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
         "position": rows.column("position").to_numpy().astype(np.int64),
         "source": np.array([sources[name] for name in columns["source"]], np.int16),
         "ingredients": np.empty((count, len(classes)), bool),
-        "list_known": np.empty(count, bool),
+        "ingredients_known": np.empty(count, bool),
     }
     for i in range(count):
         crop = make_crop(
@@ -69,7 +69,7 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
             annotated = manifest.annotated[columns["source"][i]]
             crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes, annotated)
         arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
-        arrays["ingredients"][i], arrays["list_known"][i] = crop.ingredients, crop.list_known
+        arrays["ingredients"][i], arrays["ingredients_known"][i] = crop.ingredients, crop.ingredients_known
     return arrays
 
 

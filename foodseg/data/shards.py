@@ -70,7 +70,7 @@ class _Frozen(BaseModel):
 class Shard(_Frozen):
     """One Parquet file. `path` is relative to the data set's URI; `row_groups` are the rows of each row group.
 
-    `uri` and `data_set` say where its data set lies and what it is called; only `join_manifests` sets them.
+    `uri` and `data_set` say where its data set lies and what it is called; only `concat_manifests` sets them.
     """
 
     split: str
@@ -100,7 +100,7 @@ class SplitCounts(_Frozen):
 
 
 class Manifest(_Frozen):
-    """`dataset.json`; or several of them in one (`join_manifests`), whose identities are `members`."""
+    """`dataset.json`; or several of them in one (`concat_manifests`), whose identities are `members`."""
 
     format_version: int
     name: str

@@ -28,7 +28,7 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
         Per source the ids that it annotates, sorted, background among them; sources that annotate all are left out.
 
     Raises:
-        UserError: a malformed line, a source that stands twice or has no image, an unknown id or name.
+        UserError: a malformed line, a source that occurs twice or has no image, an unknown id or name.
     """
     annotated: dict[str, tuple[int, ...]] = {}
     seen = set()
@@ -42,7 +42,7 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
             found = line.strip()[:60]
             raise UserError(f"{here}: expected 'source<TAB>ids or names with commas, or *', found {found!r}")
         if source in seen:
-            raise UserError(f"{here}: source {source!r} stands twice")
+            raise UserError(f"{here}: source {source!r} occurs twice")
         if source not in sources:
             have = ", ".join(map(repr, sorted(sources)))
             raise UserError(f"{here}: no image has the source {source!r}; the sources are {have}")

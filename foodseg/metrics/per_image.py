@@ -107,7 +107,7 @@ def write_image_counts(
         conditions: the keys of `eval` that the scores stand under: ingredients, restrict, weights; None for label maps.
 
     Raises:
-        UserError: an image id stands twice (it would be counted twice), or a class id is outside the label space.
+        UserError: an image id occurs twice (it would be counted twice), or a class id is outside the label space.
     """
     images = list(images)
     twice = [image_id for image_id, times in Counter(image.image_id for image in images).items() if times > 1]

@@ -1,9 +1,10 @@
-"""What one record leaves open and the others of its data set decide: how masks are turned, and what 255 means.
+"""Decides what one record leaves open from the others of its data set: how masks are turned, and what 255 means.
 
-    audited = settle(audited, classes)      # before splits are made
+    audited = resolve_ambiguities(audited, classes)      # before splits are made
 
-A tool draws all its masks on what is shown, or all on what is stored; and where no mask of a set holds the one
-ingredient, but many hold 255, that is what it stands for: read as "ignored" it would leave nothing to learn.
+A tool draws all its masks on the image as shown, or all on the image as stored. Where no mask of a data set with one
+ingredient holds its id, but many hold 255, 255 means that ingredient: read as "ignored" it would leave nothing to
+learn.
 """
 
 import logging
@@ -17,38 +18,38 @@ from foodseg.classes import IGNORE_8BIT, ClassTable
 from foodseg.prepare.audit import RecordFacts, Refusal
 from foodseg.prepare.findings import Finding
 
-# of `swapped.stored_evidence`: enough alone; enough where the others of the source do not contradict
+# of `mask_orientation.stored_evidence`: enough alone; enough where the others of the source do not contradict
 CLEAR, USABLE = 0.5, 0.2
-AGREEING = 0.75  # share of a source's usable evidence that has to point one way to decide what is not clear
+AGREEING = 0.75  # share of a source's usable evidence that has to agree to decide the unclear masks
 
 _log = logging.getLogger(__name__)
 
 
-def settle(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
+def resolve_ambiguities(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
     """Returns the records in the same order, with their turns and the meaning of their ignored pixels decided."""
-    return settle_ignored(settle_turns(audited), classes)
+    return resolve_ignored(resolve_mask_orientations(audited), classes)
 
 
-def settle_turns(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    """Turns masks that were drawn on the stored pixels; notes those of which it cannot be told."""
+def resolve_mask_orientations(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
+    """Turns masks that were drawn on the stored pixels; adds a finding where it is unclear whether they were."""
     votes: dict[str, list[float]] = defaultdict(list)
     for each in audited:
         facts = _facts(each)
         if facts is not None and facts.stored_evidence is not None and abs(facts.stored_evidence) >= USABLE:
             votes[facts.record.source].append(facts.stored_evidence)
     majority = {source: _majority(own) for source, own in votes.items()}
-    settled: list[RecordFacts | Refusal] = []
+    resolved: list[RecordFacts | Refusal] = []
     for each in audited:
         facts = _facts(each)
         if facts is not None and facts.stored_evidence is not None:
             turned = _turned(facts, majority.get(facts.record.source, 0))
             each = turned if isinstance(each, RecordFacts) else replace(each, findings=turned.findings, facts=turned)
-        settled.append(each)
-    return settled
+        resolved.append(each)
+    return resolved
 
 
-def settle_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    """Reads 255 as the one ingredient where no mask holds its id."""
+def resolve_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
+    """Reads 255 as the only ingredient where no mask holds the ingredient's id."""
     facts = [one for each in audited if (one := _facts(each)) is not None]
     unknown = any(finding.name == "unknown_id" for each in audited for finding in each.findings)
     labelled = any(one.class_pixels[1:].any() for one in facts)
@@ -59,7 +60,7 @@ def settle_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable
         f"255 is read as id 1, {classes.names[1]!r}: no mask of the data set holds id 1, and there is no other class"
     )
     _log.warning("%d masks: %s", len(ignoring), detail)
-    settled: list[RecordFacts | Refusal] = []
+    resolved: list[RecordFacts | Refusal] = []
     for each in audited:
         one = _facts(each)
         if one is not None and one.ignored_pixels:
@@ -71,8 +72,8 @@ def settle_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable
                 ignored_pixels=0,
                 ignored_is_food=True,
             )
-        settled.append(each)
-    return settled
+        resolved.append(each)
+    return resolved
 
 
 def _facts(each: RecordFacts | Refusal) -> RecordFacts | None:
@@ -100,7 +101,7 @@ def _turned(facts: RecordFacts, majority: int) -> RecordFacts:
     else:
         way, why = own if abs(evidence) >= USABLE else 0, said
     if way == 0:
-        detail = f"EXIF orientation {orientation}: it cannot be told if the mask fits as shown or as stored ({said})"
+        detail = f"EXIF orientation {orientation}: it is unclear whether the mask fits as shown or as stored ({said})"
         return replace(facts, findings=(*facts.findings, Finding("unclear_turn", detail)))
     if way < 0:
         return facts

@@ -1,4 +1,4 @@
-"""Looks at one record of a source data set and says what it holds, what is odd about it, and why it may be refused."""
+"""Checks one record of a source data set: what it holds, what is notable about it, and why it may be refused."""
 
 import contextlib
 import hashlib
@@ -15,33 +15,33 @@ from foodseg.data.encoded import LayeredMask
 from foodseg.data.image_io import SWAPS_SIDES, BadFile, ImageKind, decode_image, image_kind, upright
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.prepare.findings import FINDINGS, Finding
-from foodseg.prepare.mask_orientation import find_turn, stored_evidence
+from foodseg.prepare.mask_orientation import find_mask_orientation, stored_evidence
 from foodseg.prepare.record import Record
 
-THUMBNAIL = 16  # side in pixels of the thumbnail that near-duplicates are found by
-AUDIT_BATCH = 16  # records in one task: large enough to hide its start, small enough for a lively progress bar
+THUMBNAIL = 16  # side in pixels of the thumbnail for finding near-duplicates
+AUDIT_BATCH = 16  # records in one task: large enough to hide the task's start-up, small enough for frequent progress
 MAX_LOCAL_BATCH = 1_000  # of one row group of a Parquet file, which is fetched as a whole
 _BAND_PIXELS = 1 << 20
-_GREY = 32  # an id above is likelier a shade of grey
-SIZE_EVIDENCE = 1.0  # where only one way to turn the mask gives it the size of the image
+_GREY = 32  # a larger id is likelier a shade of grey
+SIZE_EVIDENCE = 1.0  # of a mask that has the size of the image in one orientation only
 
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """A record that passed: all that later stages need to know of it, in some two kilobytes.
+    """A record that passed: all that later stages need, about 2 kB.
 
     Attributes:
-        findings: none of them refuses.
-        size: bytes of the image, and about those of its mask in a shard.
+        findings: none of them refuses the record.
+        size: bytes of the image plus an estimate for its mask in a shard.
         height, width: pixels, upright.
-        mask_turn: EXIF orientation that `sample.upright` turns the mask by to fit the image; 1 = it fits.
-        class_pixels: (K,) int32 pixels per id, sample.MAX_PIXELS at most; all 0 for an unlabelled image.
+        mask_turn: EXIF orientation that `image_io.upright` turns the mask by to fit the image; 1 = it fits.
+        class_pixels: (K,) int32 pixels per id, image_io.MAX_PIXELS at most; all 0 for an unlabelled image.
         thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
         digest: SHA-256 of the image's file.
         ignored_pixels: pixels of the mask with the ignore id.
         orientation: EXIF orientation of the image, 1 to 8.
-        stored_evidence: see `swapped.stored_evidence`; None where the image has no EXIF orientation, or no mask.
-        ignored_is_food: the ignore id in the mask file stands for the one ingredient (`settle.settle_ignored`).
+        stored_evidence: see `mask_orientation.stored_evidence`; None without EXIF orientation or without mask.
+        ignored_is_food: the ignore id in the mask file means the only ingredient (`ambiguities.resolve_ignored`).
     """
 
     record: Record
@@ -61,9 +61,9 @@ class RecordFacts:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A record that is not taken. At least one of `findings` refuses it.
+    """A refused record. At least one of `findings` refuses it.
 
-    `facts`: what it would be if the ignored pixels were an ingredient, where nothing else is wrong.
+    `facts`: the record as it would pass if its ignored pixels were an ingredient; None where anything else is wrong.
     """
 
     record: Record
@@ -72,12 +72,12 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """What refuses it, in one line."""
+        """Why the record is refused, in one line."""
         return "; ".join(finding.detail for finding in self.findings if finding.refuses)
 
 
 def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
-    """Cuts records, in their order, into what one task audits: those of one row group stay together."""
+    """Splits records, in order, into batches for one task each; those of one row group stay together."""
     batches: list[list[Record]] = []
     for locality, group in groupby(records, key=lambda record: record.locality):
         own, most = list(group), AUDIT_BATCH if locality is None else MAX_LOCAL_BATCH
@@ -91,26 +91,26 @@ def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
-    """Reads image and mask in full and checks them, each alone and against each other and the label space.
+    """Reads image and mask in full; checks each, whether they fit each other, and the ids against the label space.
 
-    Whatever goes wrong with a record is a finding of it, so that one odd file does not end the preparation.
+    Every error of a record becomes a finding, so that one bad file does not end the preparation.
 
     Raises:
-        RetryLater: the storage does not answer (this is no fault of the record).
+        RetryLater: the storage does not answer (this is not a fault of the record).
     """
     findings: list[Finding] = []
     data, image, kind = b"", None, ImageKind(1, ())
-    with _noting("image", findings):
+    with _catching("image", findings):
         data = record.image.read()
         kind = image_kind(data)
-        findings += _oddities(kind)
+        findings += _notable_properties(kind)
         image = decode_image(data)
     mask, turn, evidence, ignored, counts = None, 1, None, 0, np.zeros(len(classes), np.int32)
     if record.mask is None:
         if image is not None:
             findings.append(Finding("unlabelled", "there is no mask"))
     else:
-        with _noting("mask", findings):
+        with _catching("mask", findings):
             if isinstance(record.mask, LayeredMask):
                 mask, hidden = record.mask.read_with_hidden(classes.names)
                 findings += [Finding("hidden_annotation", sentence) for sentence in hidden]
@@ -153,13 +153,13 @@ def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
 
 
 @contextlib.contextmanager
-def _noting(what: str, findings: list[Finding]) -> Iterator[None]:
-    """Makes a finding of what goes wrong within, unless the record is not to blame."""
+def _catching(what: str, findings: list[Finding]) -> Iterator[None]:
+    """Turns an error inside the `with` block into a finding, unless the record did not cause it."""
     try:
         yield
     except (RetryLater, MemoryError):
         raise
-    except Exception as error:  # a strange file can end a library in any way
+    except Exception as error:  # a damaged file can make a library raise anything
         findings.append(_fault(what, error))
 
 
@@ -173,7 +173,7 @@ def _fault(what: str, error: Exception) -> Finding:
     return Finding(error.fault if isinstance(error, BadFile) else "unreadable", detail)
 
 
-def _oddities(kind: ImageKind) -> Iterable[Finding]:
+def _notable_properties(kind: ImageKind) -> Iterable[Finding]:
     if kind.orientation != 1:
         yield Finding("exif_orientation", f"the image has EXIF orientation {kind.orientation}")
     for trait in kind.traits:
@@ -189,7 +189,7 @@ def _fit(mask: np.ndarray, image: np.ndarray, orientation: int, findings: list[F
             return 1, -SIZE_EVIDENCE
         return 1, stored_evidence(image, mask, orientation)
     if mask.shape == (width, height):
-        turn, detail = find_turn(image, mask, orientation)
+        turn, detail = find_mask_orientation(image, mask, orientation)
         findings.append(Finding("swapped_size", detail))
         return turn, SIZE_EVIDENCE if sideways else None
     detail = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the image {width} x {height}"
@@ -227,16 +227,16 @@ def _class_pixels(mask: np.ndarray, classes: ClassTable, findings: list[Finding]
 
 
 def _with_own_ignore(mask: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """A mask of 16 bits may say "ignored" as those do, with 65535, also where the label space has room in 8."""
+    """Reads 65535 as ignored in a 16-bit mask, also where the label space has an 8-bit ignore id."""
     if mask.dtype == np.uint16 and classes.ignore_id == IGNORE_8BIT:
         return np.where(mask == IGNORE_16BIT, np.uint16(IGNORE_8BIT), mask)
     return mask
 
 
 def _stretched(ids: np.ndarray, classes: int) -> str:
-    """Says of ids that were stretched to be seen (0, 85, 170, 255) how to undo it; else ""."""
+    """Says how to undo it where ids were stretched to be visible (0, 85, 170, 255); else ""."""
     step = int(np.gcd.reduce(ids))
     several = np.count_nonzero(ids) > 1
     if step > (1 if several else _GREY) and ids.max() // step < classes:
-        return f"; they are multiples of {step}, as of a mask that was made to be looked at: divide them by {step}"
+        return f"; they are multiples of {step}, as in a mask that was stretched for viewing: divide them by {step}"
     return ""

@@ -1,6 +1,6 @@
 """Images that show a prepared data set: labelled meals of every split, and near-duplicates that splits share.
 
-Chosen without chance, so that two looks at one data set show the same. Images are read one at a time.
+The choice is deterministic: the same data set always gives the same sheets. Images are read one at a time.
 """
 
 import io
@@ -51,18 +51,18 @@ def draw_meals_contact_sheet(reader: RowReader, splits: Sequence[str], classes: 
 def draw_pairs_contact_sheet(
     reader: RowReader, groups: Sequence[str], pairs: Sequence[dict[str, Any]], out: str
 ) -> str:
-    """Writes `out`/near_duplicates.png, two images beside each other; returns where it is.
+    """Writes `out`/near_duplicates.png, two images side by side; returns where it is.
 
     Args:
         groups: group of each row of the reader.
-        pairs: findings `near_duplicate`, closest first; of each image its closest twin is shown, PAIRS in all, where
-            groups take turns.
+        pairs: findings `near_duplicate`, closest first. Each image is shown with its closest near-duplicate, PAIRS
+            in all, alternating between groups.
     """
     row_of = {image_id: row for row, image_id in enumerate(reader.column("image_id").to_pylist())}
     closest: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         closest.setdefault(pair["image_id"], pair)
-    before: Counter[str] = Counter()  # pairs of the same group that stand before
+    before: Counter[str] = Counter()  # pairs of each group so far
     turns: list[tuple[int, int, dict[str, Any]]] = []
     for image_id, pair in closest.items():
         turns.append((before[groups[row_of[image_id]]], len(turns), pair))
@@ -83,7 +83,7 @@ def choose_rows(present: np.ndarray, splits: Sequence[str], most: int) -> list[i
     """Chooses rows that show every split and many classes.
 
     The splits take turns. Each takes the row with the greatest sum of 1 / images over the classes that were not shown
-    yet, so that rare ones come first; the first row of equals. When all have been shown it begins again.
+    yet, so that rare classes come first; the first of equal rows. When all classes have been shown it starts again.
 
     Args:
         present: (N, K) bool, which ids each image shows.
@@ -114,7 +114,7 @@ def _small(row: dict[str, Any], longest: int) -> np.ndarray:
     height, width = fit_longest(row["height"], row["width"], longest)
     try:
         return resize_image(decode_image(row["image"], (height, width)), height, width)
-    except BadFile as error:  # a look at a data set shows what there is
+    except BadFile as error:  # a damaged image does not end the inspection
         _log.warning("%s: %s", row["image_id"], error)
         return np.full((height, width, 3), 128, np.uint8)
 
@@ -131,8 +131,8 @@ def _grid(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     columns = min(columns, len(cells))
     height, width = cells[0].shape[:2]
     sheet = np.full((-(-len(cells) // columns) * height, columns * width, 3), LEGEND_BACKGROUND, np.uint8)
-    for place, cell in enumerate(cells):
-        top, left = place // columns * height, place % columns * width
+    for index, cell in enumerate(cells):
+        top, left = index // columns * height, index % columns * width
         sheet[top : top + height, left : left + width] = cell
     return sheet
 

@@ -1,9 +1,9 @@
-"""What only shows when a data set is seen as a whole, and makes it useless: it is refused before a shard is written.
+"""Checks of a data set as a whole: a useless one is refused before a shard is written.
 
     refuse_lost_annotations(listing.lost, max_bad)
     refuse_foodless({"train": SplitCounts(...), "test": SplitCounts(...)}, "../meals")
 
-Single images that are wrong are the audit's business (`audit.audit_record`).
+`audit.audit_record` checks single images.
 """
 
 import logging
@@ -14,17 +14,17 @@ from foodseg.data.shards import SplitCounts
 from foodseg.errors import DataRefused
 from foodseg.prepare.record import LostAnnotations
 
-MUCH_IGNORED = 0.5  # share of ignored pixels that is worth a warning
+MUCH_IGNORED = 0.5  # share of ignored pixels above which a warning is logged
 _NAMED = 5  # classes that a warning names
 
 _log = logging.getLogger(__name__)
 
 
 def refuse_lost_annotations(lost: LostAnnotations | None, max_bad: float) -> None:
-    """Counts single annotations: thousands of them may stand in one record of the quarantine.
+    """Refuses a data set of which too many annotations are lost: one record of the quarantine may hold thousands.
 
     Args:
-        lost: the annotations of the source that belong to no image; None = its format has none.
+        lost: the annotations of the source that belong to no image; None = its format has no separate annotations.
         max_bad: the largest share of them that is tolerated.
 
     Raises:
@@ -42,7 +42,7 @@ def refuse_lost_annotations(lost: LostAnnotations | None, max_bad: float) -> Non
 
 
 def refuse_foodless(counts: Mapping[str, SplitCounts], where: str) -> None:
-    """Refuses a data set of which a split has no labelled food pixel: nothing is learned or scored there.
+    """Refuses a data set with a split without labelled food pixels: it can neither train nor score.
 
     Args:
         counts: of each split that has images.
@@ -79,7 +79,7 @@ def _instead(counts: SplitCounts) -> str:
 
 
 def warn_of_labels(counts: Mapping[str, SplitCounts], classes: ClassTable) -> None:
-    """Warns of classes that no mask holds, and of splits of which most is ignored."""
+    """Warns of classes that no mask holds, and of splits whose pixels are mostly ignored."""
     never = [
         index
         for index in range(BACKGROUND + 1, len(classes))

@@ -1,4 +1,4 @@
-"""Where `data prepare` and `map` may write: never among their own inputs, never over what they did not write.
+"""Checks where `data prepare` and `map` write: never among their own inputs, never over files of others.
 
 check_destination("my/meals", "my/meals/images/out")        # refuses
 """
@@ -15,14 +15,15 @@ from foodseg.storage import hub
 def check_destination(src: str, dst: str) -> None:
     """Checks that a prepared data set may be written at `dst`.
 
-    A new folder inside `src` is fine, one in the folders that `src` consists of is not.
+    A new folder inside `src` is allowed, one inside the folders that `src` consists of is not.
 
     Args:
-        src: the data set that is read. dst: the folder that will hold dataset.json and the shards.
+        src: the data set that is read.
+        dst: the folder that will hold dataset.json and the shards.
 
     Raises:
         UserError: `dst` is `src` or lies in one of its folders, or holds a dataset.json of another kind.
-            RetryLater: the storage does not answer.
+        RetryLater: the storage does not answer.
     """
     shown = storage.redact(dst)
     _refuse_foreign(storage.join(dst, "dataset.json"))
@@ -30,17 +31,16 @@ def check_destination(src: str, dst: str) -> None:
     if inside is None:
         return
     if not inside:
-        raise UserError(f"DST {shown} is SRC: name another folder, so that results do not lie among what is read")
+        raise UserError(f"DST {shown} is SRC: name another folder, so that results do not mix with inputs")
     first = storage.join(src, inside[0])
     if not storage.exists(storage.join(first, "dataset.json")) and visible_names(first):
         raise UserError(
-            f"DST {shown} lies in {inside[0]}/ of SRC, so that results would lie among what is read: "
-            "name another folder"
+            f"DST {shown} lies in {inside[0]}/ of SRC, so that results would mix with inputs: name another folder"
         )
 
 
 def _refuse_foreign(where: str) -> None:
-    """A file that is no JSON is a damaged one of ours, which --overwrite repairs."""
+    """Refuses a dataset.json of another program; a damaged one may be ours."""
     if not storage.exists(where):
         return
     try:
@@ -48,7 +48,9 @@ def _refuse_foreign(where: str) -> None:
     except ValueError:
         return
     if not isinstance(tree, dict) or "format_version" not in tree:
-        raise UserError(f"{storage.redact(where)} is no file of foodseg and would be replaced: name another folder")
+        raise UserError(
+            f"{storage.redact(where)} was not written by foodseg and would be replaced: name another folder"
+        )
 
 
 def _inside(src: str, dst: str) -> tuple[str, ...] | None:

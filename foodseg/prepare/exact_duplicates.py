@@ -1,4 +1,4 @@
-"""What only shows when all records are seen together: ids and files that stand twice."""
+"""Refuses records whose id or file occurs twice in a data set."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,14 +6,18 @@ from dataclasses import replace
 from foodseg.prepare.audit import RecordFacts, Refusal
 from foodseg.prepare.findings import Finding
 
-_KEEPS = ("test", "val", "train")  # which split keeps an image that several hold: test must stay what others score on
+_KEEPS = (
+    "test",
+    "val",
+    "train",
+)  # which split keeps a shared image: test first, so that scores stay comparable with others'
 
 
 def refuse_duplicates(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    """Refuses records whose id another keeps and images whose file another split keeps; notes those repeated in one.
+    """Refuses repeated ids and images whose file another split keeps; notes files repeated within a split.
 
-    Of the records with one id a good one keeps it before a bad one, then test before val before train. Files are
-    compared among the records that are good otherwise: what was refused holds no image back.
+    Among records with the same id a valid one keeps it before a refused one, then test before val before train. Files
+    are compared only among records that are otherwise valid: a refused record does not claim an image.
 
     Args:
         audited: in the order of the source's listing.
@@ -33,7 +37,9 @@ def _repeated_ids(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts 
         image_id = each.record.image_id
         if (kept := keeper[image_id]) is not each:
             split = kept.record.split
-            finding = Finding("duplicate_id", f"the id {image_id!r} stands in {split}, which keeps it", image_id, split)
+            finding = Finding(
+                "duplicate_id", f"the id {image_id!r} is also in {split}, which keeps it", image_id, split
+            )
             each = Refusal(each.record, (*each.findings, finding))
         result.append(each)
     return result

@@ -1,7 +1,7 @@
-"""What an audit can find about a record, each under a name that stays: in the manifest, `findings.parquet`, `inspect`.
+"""What an audit can find about a record, under stable names: in the manifest, `findings.parquet` and `inspect`.
 
-A record may have several findings. One that refuses suffices to leave the record out; the others are counted all the
-same, so that a second look after a repair finds nothing new.
+A record may have several findings. One that refuses is enough to leave the record out; the others are still reported,
+so that an audit after a repair finds nothing new.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ FindingName = Literal[
 
 @dataclass(frozen=True)
 class Kind:
-    """What a finding does to its record (`repaired` and `counted` ones are taken), and what it is in one line."""
+    """What a finding does to its record (`repaired` and `counted` ones pass), and its meaning in one line."""
 
     effect: Literal["refused", "repaired", "counted"]
     text: str
@@ -31,12 +31,12 @@ class Kind:
 
 FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "missing_file": Kind("refused", "the image or the mask is not there"),
-    "empty_file": Kind("refused", "the file of the image or the mask holds no byte"),
-    "other_format": Kind("refused", "the file is no JPEG, PNG, WEBP, BMP or TIFF"),
+    "empty_file": Kind("refused", "the file of the image or the mask is empty"),
+    "other_format": Kind("refused", "the file is not JPEG, PNG, WEBP, BMP or TIFF"),
     "unreadable": Kind("refused", "the image or the mask is damaged"),
     "truncated": Kind("refused", "the file ends before its last pixel"),
     "too_many_pixels": Kind("refused", "the image or the mask has more pixels than the limit"),
-    "mask_mode": Kind("refused", "the mask holds no ids: colours, fractions, or what a format with loss left of them"),
+    "mask_mode": Kind("refused", "the mask does not hold ids but colours, fractions or lossily compressed values"),
     "unknown_id": Kind("refused", "the mask holds an id that the class table does not have"),
     "ambiguous_name": Kind("refused", "two files have the name that is listed, or that the mask should have"),
     "size_mismatch": Kind("refused", "the mask has another size than the image"),
@@ -49,7 +49,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "stored_mask": Kind(
         "repaired", "the mask was drawn on the image as it is stored and was turned as the EXIF orientation says"
     ),
-    "ignored_is_food": Kind("repaired", "255 was read as the one ingredient, since no mask holds its id"),
+    "ignored_is_food": Kind("repaired", "255 was read as the only ingredient, since no mask holds its id"),
     "exif_orientation": Kind("counted", "the image was turned as its EXIF orientation says"),
     "alpha": Kind("counted", "the image has transparency and was laid on white"),
     "cmyk": Kind("counted", "the image was converted from CMYK"),
@@ -66,7 +66,7 @@ FINDINGS: dict[str, Kind] = {  # one for each FindingName
     "unclear_turn": Kind(
         "counted", "the image has an EXIF orientation, and its mask, taken as shown, may not fit: look at it"
     ),
-    "repeated_image": Kind("counted", "the same file is in this split before"),
+    "repeated_image": Kind("counted", "the same file occurs earlier in this split"),
     "near_duplicate": Kind("counted", "a pair of images of different splits that look alike"),
 }
 
@@ -76,8 +76,8 @@ class Finding:
     """One finding about one record.
 
     Attributes:
-        detail: one sentence: what exactly.
-        other_id, other_split: the record that this one repeats, where it does.
+        detail: one sentence with the particulars.
+        other_id, other_split: the record that this one repeats, if any.
         correlation: of the two thumbnails, for near-duplicates.
     """
 

@@ -1,11 +1,11 @@
-"""Generations of a prepared data set: each has a folder of its own, and `dataset.json` names the one that counts.
+"""Generations of a prepared data set: each has its own folder, and `dataset.json` names the current one.
 
     begun = next_generation(uri, overwrite)
     ...                                     # write below <uri>/<begun.folder>
     switch_to(begun, manifest)              # from here on readers see it
 
 Two commands that prepare the same data set at the same time never write into one folder, so that their files cannot
-mix; the one that switches last stays.
+mix; the last one to switch wins.
 """
 
 import logging
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Generation:
-    """One that is being written. `replaces`: the folder that dataset.json named when it was begun, if any."""
+    """A generation that is being written. `replaces`: the folder that dataset.json named when it began, if any."""
 
     uri: str
     number: int
@@ -38,27 +38,27 @@ class Generation:
 
 
 def next_generation(uri: str, overwrite: bool) -> Generation:
-    """Names the generation that is to be written at `uri`; nothing is written.
+    """Chooses the name of the next generation at `uri`; writes nothing.
 
     Raises:
-        UserError: there is a data set already, and `overwrite` is not given.
+        UserError: there is a data set already, and `overwrite` is False.
     """
     before = _current(uri)
     if before is not None and not overwrite:
         raise UserError(
             f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
         )
-    # a dataset.json that is damaged names none: then it goes by the folders
+    # a damaged dataset.json does not name a generation: the folders are counted instead
     last = _number(before) if before else max([0, *map(_number, storage.list_names(uri))]) if before == "" else 0
     return Generation(uri, last + 1, f"v-{last + 1}-{uuid.uuid4().hex[:8]}", before, overwrite)
 
 
 def switch_to(generation: Generation, manifest: Manifest) -> None:
-    """Makes a generation the one that counts, and deletes those that nobody can be reading any more.
+    """Makes a generation the current one, and deletes those that nobody can be reading any more.
 
     Raises:
-        UserError: another command has prepared the data set meanwhile, and `overwrite` is not given: then this
-            generation is deleted.
+        UserError: another command has prepared the data set meanwhile, and `overwrite` is False: this generation is
+            then deleted.
         RetryLater: another command has deleted files of this generation.
     """
     uri, shown = generation.uri, storage.redact(generation.uri)
@@ -71,7 +71,7 @@ def switch_to(generation: Generation, manifest: Manifest) -> None:
                 "--overwrite to write its next generation"
             )
         _log.warning(
-            "%s has been switched to %s by another command meanwhile: %s takes its place", shown, now, generation.folder
+            "%s has been switched to %s by another command meanwhile: %s replaces it", shown, now, generation.folder
         )
     folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
     there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}

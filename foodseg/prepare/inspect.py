@@ -1,8 +1,8 @@
-"""What is in a prepared data set: counts, classes, names that are easily confused, and what its audit found.
+"""Describes a prepared data set: counts, classes, names that are easily confused, and what its audit found.
 
     result = inspect_data("s3://bucket/meals", "inspect-meals")
 
-Reads the manifest, the two lists beside it, some small columns, and the few images that it shows.
+Reads the manifest, quarantine and findings, some small columns, and the few images that it shows.
 """
 
 import heapq
@@ -37,17 +37,17 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
 
     Args:
         out: folder for the images, local or s3://; None = ./inspect-<name of the data set>.
-        text: table of text vectors, as `foodseg data embed` writes it; None = `closest_vectors` stays None.
+        text: table of text embeddings, as `foodseg data embed` writes it; None = `closest_embeddings` is None.
 
     Returns:
         A tree for JSON: `splits`, `sources`, `class_table` (by falling pixels; `share` of the labelled pixels),
-        `never_in_train` (ids), `closest_names` (by their letters), `closest_vectors` (by cosine), `shared_groups`,
+        `never_in_train` (ids), `closest_names` (by their letters), `closest_embeddings` (by cosine), `shared_groups`,
         `audit` (counts with examples), `findings` and `quarantine` (all rows; None = this data set was written without
         them), and where the `images` are.
 
     Raises:
-        UserError: no prepared data set at `uri`, `text` is no table of its names, or `out` cannot be written or holds
-            files of others by these names.
+        UserError: no prepared data set at `uri`, `text` is not a table of its names, or `out` cannot be written or
+            holds files of others by these names.
     """
     manifest = read_manifest(uri)
     table = read_table(text, manifest.class_table) if text is not None else None
@@ -84,7 +84,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         "class_table": classes,
         "never_in_train": sorted(row["id"] for row in classes if not row["splits"].get("train", {}).get("pixels")),
         "closest_names": closest_names(manifest.classes),
-        "closest_vectors": None if table is None else closest_pairs(table.vectors, manifest.classes, CLOSEST),
+        "closest_embeddings": None if table is None else closest_pairs(table.vectors, manifest.classes, CLOSEST),
         "shared_groups": shared_groups(groups, splits),
         "audit": _audit(manifest, findings or []),
         "findings": findings,
@@ -194,9 +194,9 @@ def show_inspection(result: dict[str, Any]) -> None:
     say("\nclosest class names:")
     for pair in result["closest_names"]:
         say(f"  {pair['similarity']:.2f}  {pair['names'][0]} | {pair['names'][1]}")
-    if result["closest_vectors"] is not None:
-        say("\nclosest text vectors:")
-        for first, second, cosine in result["closest_vectors"]:
+    if result["closest_embeddings"] is not None:
+        say("\nclosest text embeddings:")
+        for first, second, cosine in result["closest_embeddings"]:
             say(f"  {cosine:.2f}  {first} | {second}")
     say("\nnear-duplicates that splits share:" + ("" if result["shared_groups"] else " none"))
     for row in result["shared_groups"]:

@@ -12,8 +12,8 @@ import numpy as np
 from foodseg.progress import Progress
 
 SAME_IMAGE = 0.95
-MOST_TWINS = 5  # listed of one image in one split: two scenes with a hundred images each have 10,000 pairs
-_PREFERENCE = ("train", "val", "test")  # what must stay clean comes last
+MOST_TWINS = 5  # pairs listed per image and split: two scenes with a hundred images each would give 10,000
+_PREFERENCE = ("train", "val", "test")  # the splits that must stay clean come last
 _CHUNK = 2048
 
 
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
 
 def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float32 of zero mean and unit length each, 0 for an image of one colour, from (N, D) uint8."""
+    """Returns (N, D) float32 rows of zero mean and unit length from (N, D) uint8; 0 for an image of one colour."""
     centred = thumbnails.astype(np.float32)
     centred -= centred.mean(1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -34,7 +34,7 @@ def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
-    """Groups images whose files are equal or whose thumbnails correlate above SAME_IMAGE, also through others.
+    """Groups images whose files are equal or whose thumbnails correlate above SAME_IMAGE, transitively.
 
     Compares every image with every other one, _CHUNK x _CHUNK at a time.
 

@@ -1,9 +1,9 @@
-"""Brings a prepared data set into another label space on Ray: one task per shard, row group by row group.
+"""Maps a prepared data set into another label space on Ray: one task per shard, row group by row group.
 
     map_data_set("prepared/foodmix", "to_foodseg103.tsv", "prepared/foodmix103")
 
-Images, splits, groups and sources stay what they are; masks, ingredients, counts and what each source annotates are
-those of the target space. `dataset.json`, written last, makes the new generation visible.
+Images, splits, groups and sources are unchanged; masks, ingredients, counts and the ids that each source annotates are
+of the target space. `dataset.json`, written last, makes the new generation visible.
 """
 
 import logging
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """What every task knows: where it reads and writes, and the table of each source (`LabelMap.lookup`)."""
+class MapJob:
+    """Input of every task: where it reads and writes, and the table of each source (`LabelMap.lookup`)."""
 
     src: str
     dst: str
@@ -53,15 +53,15 @@ class Job:
 
 
 @dataclass(eq=False)
-class Counts:
-    """What a mapped shard holds: (K,) int64 images and pixels per id, and the masks that are ignored throughout."""
+class ShardCounts:
+    """Counts of a mapped shard: (K,) int64 images and pixels per id, and the number of masks that are all ignored."""
 
     images: np.ndarray
     pixels: np.ndarray
     all_ignored: int = 0
     ignored_pixels: int = 0
 
-    def add(self, other: "Counts") -> None:
+    def add(self, other: "ShardCounts") -> None:
         """Adds those of another shard."""
         self.images += other.images
         self.pixels += other.pixels
@@ -83,15 +83,15 @@ def map_data_set(
 
     Args:
         map_file: see `data/label_map.py`.
-        classes: class table of the target space; None = as far as the map names it.
-        name: name of the new data set; None = that of the old one and of the target space.
-        overwrite: write the next generation of a data set that is at `dst` already.
+        classes: class table of the target space; None = the names in the map.
+        name: name of the new data set; None = the old name and the name of the target space.
+        overwrite: write the next generation of a data set that already exists at `dst`.
         address: Ray cluster to join; None = this machine.
 
     Raises:
         UserError: the map is not from the label space of the data set, a source of it is unmapped or unknown, the
             target table does not fit, or `dst` holds a data set (without `overwrite`).
-        DataRefused: the map leaves a split without one labelled food pixel.
+        DataRefused: the map leaves a split without labelled food pixels.
     """
     src, dst = storage.absolute(src), storage.absolute(dst)
     check_destination(src, dst)
@@ -101,11 +101,11 @@ def map_data_set(
     label_map = read_label_map(map_file)
     mismatch = label_map.source_mismatch(own)
     if mismatch is not None:
-        raise UserError(f"{label_map.where} is no map from the label space of {storage.redact(src)}: {mismatch}")
+        raise UserError(f"{label_map.where} does not map from the label space of {storage.redact(src)}: {mismatch}")
     label_map.refuse_other_sources(manifest.annotated)
     target = read_target(label_map, classes)
     tables = {source: label_map.lookup(source, own, target) for source in manifest.annotated}
-    job = Job(src, dst, generation, manifest, target, tables)
+    job = MapJob(src, dst, generation, manifest, target, tables)
     _copy_lists(job)
     with ray_session(address, logical_cpus=cores()):
         try:
@@ -129,8 +129,8 @@ def map_data_set(
     return result
 
 
-def _copy_lists(job: Job) -> None:
-    """The audit's lists of refused records and of findings stay true: they are about the images that came in."""
+def _copy_lists(job: MapJob) -> None:
+    """Copies the audit's lists of refused records and findings, which are about the source images."""
     before = storage.join(job.src, job.manifest.folder)
     for name in storage.list_names(before):
         if name.endswith(".parquet"):
@@ -139,22 +139,22 @@ def _copy_lists(job: Job) -> None:
 
 
 def _numbered(manifest: Manifest) -> list[list[tuple[Shard, int]]]:
-    """Returns the shards, each with its number within its split and each for a task of its own."""
+    """Returns one task per shard: the shard and its number within its split."""
     return [
-        [(shard, sum(before.split == shard.split for before in manifest.shards[:place]))]
-        for place, shard in enumerate(manifest.shards)
+        [(shard, sum(before.split == shard.split for before in manifest.shards[:index]))]
+        for index, shard in enumerate(manifest.shards)
     ]
 
 
-def _map_shard(numbered: tuple[Shard, int], job: Job) -> tuple[Shard, Counts]:
+def _map_shard(numbered: tuple[Shard, int], job: MapJob) -> tuple[Shard, ShardCounts]:
     single_threaded_opencv()
     shard, number = numbered
-    counts = Counts(np.zeros(len(job.target), np.int64), np.zeros(len(job.target), np.int64))
+    counts = ShardCounts(np.zeros(len(job.target), np.int64), np.zeros(len(job.target), np.int64))
     path = f"{job.generation.folder}/{shard.split}/part-{number:05d}.parquet"
     return write_shard(job.dst, path, shard.split, _mapped_rows(shard, job, counts)), counts
 
 
-def _mapped_rows(shard: Shard, job: Job, counts: Counts) -> Iterator[dict[str, Any]]:
+def _mapped_rows(shard: Shard, job: MapJob, counts: ShardCounts) -> Iterator[dict[str, Any]]:
     """Yields the rows of a shard in the target space, and counts them; one row group is in memory at a time."""
     reader = RowReader(job.src, job.manifest.model_copy(update={"shards": (shard,)}), [shard.split])
     start = 0
@@ -164,7 +164,7 @@ def _mapped_rows(shard: Shard, job: Job, counts: Counts) -> Iterator[dict[str, A
         start += rows
 
 
-def _mapped_row(row: dict[str, Any], job: Job, counts: Counts) -> dict[str, Any]:
+def _mapped_row(row: dict[str, Any], job: MapJob, counts: ShardCounts) -> dict[str, Any]:
     if row["mask"] is None:
         return row
     try:
@@ -185,16 +185,16 @@ def _mapped_row(row: dict[str, Any], job: Job, counts: Counts) -> dict[str, Any]
     }
 
 
-def _counts(manifest: Manifest, mapped: list[tuple[Shard, Counts]], classes: int) -> dict[str, SplitCounts]:
-    """Returns the counts of each split: images and groups are the old ones, ids are counted again."""
+def _counts(manifest: Manifest, mapped: list[tuple[Shard, ShardCounts]], classes: int) -> dict[str, SplitCounts]:
+    """Returns the counts of each split: images and groups are unchanged, ids are recounted."""
     result = {}
     for split, before in manifest.counts.items():
-        total = Counts(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
+        total = ShardCounts(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
         for shard, counts in mapped:
             if shard.split == split:
                 total.add(counts)
         if total.all_ignored:
-            _log.warning("%s: %d images have no labelled pixel left, all is ignored", split, total.all_ignored)
+            _log.warning("%s: %d images have no labelled pixel left: all are ignored", split, total.all_ignored)
         result[split] = before.model_copy(
             update={
                 "class_images": tuple(total.images.tolist()),

@@ -2,9 +2,9 @@
 
     prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
 
-The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: some six kilobytes a
-record, half of them only while thumbnails are compared, beside what the format lists (of COCO all annotations). Each
-shard is written whole; `dataset.json`, written last, makes the new generation visible.
+The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: about 6 kB per record, half
+of it only while thumbnails are compared, plus what the format lists (for COCO all annotations). Each shard is written
+whole; `dataset.json`, written last, makes the new generation visible.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from foodseg.data.shards import (
     write_shard,
 )
 from foodseg.errors import DataRefused
-from foodseg.prepare.ambiguities import settle
+from foodseg.prepare.ambiguities import resolve_ambiguities
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
 from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
 from foodseg.prepare.destination import check_destination
@@ -48,7 +48,7 @@ from foodseg.prepare.splits import carve_val
 
 @dataclass(frozen=True)
 class Row:
-    """A record that passed, with the split and the near-duplicate group that it was given."""
+    """A record that passed, with its split and near-duplicate group."""
 
     facts: RecordFacts
     split: str
@@ -68,15 +68,15 @@ def prepare(
     """Prepares the data set at `src` as shards at `dst`.
 
     Args:
-        format: how `src` is laid out; "auto" = as the names of its files tell.
+        format: layout of `src`; "auto" = detected by the names of its files.
         name: name of the data set; None = the last part of `src`.
-        overwrite: write the next generation beside an existing one and switch to it.
-        max_bad: largest share of refused records; above it nothing is switched.
+        overwrite: write the next generation next to an existing one and switch to it.
+        max_bad: largest share of refused records; above it the new generation is not switched to.
         address: Ray cluster to join; None = this machine.
 
     Raises:
         UserError: `src` is in no known format, or `dst` holds a data set (without `overwrite`).
-        DataRefused: more than `max_bad` of the records are refused (quarantine and findings are written all the same)
+        DataRefused: more than `max_bad` of the records are refused (quarantine and findings are still written)
             or of the annotations belong to no image; a split has no labelled food pixel.
     """
     src, dst = absolute_source(src), storage.absolute(dst)
@@ -86,7 +86,7 @@ def prepare(
     refuse_lost_annotations(listing.lost, max_bad)
     with ray_session(address, logical_cpus=cores()):
         try:
-            audited = settle(_audit(listing.records, listing.classes), listing.classes)
+            audited = resolve_ambiguities(_audit(listing.records, listing.classes), listing.classes)
             audited = refuse_duplicates(audited)
             refused = [a for a in audited if isinstance(a, Refusal)]
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
@@ -130,7 +130,7 @@ def _quarantined(refusal: Refusal) -> dict[str, Any]:
 
 
 def _findings(audited: Sequence[RecordFacts | Refusal], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Lists what was found about single records, in the order of the source; `rows` tell which went over to val."""
+    """Lists the findings of records, in the order of the source; `rows` hold which moved to val."""
     splits = {row.facts.record.image_id: row.split for row in rows}
     return [
         _found(
@@ -169,7 +169,7 @@ def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, whe
             f"{max_bad:g} allows; {reasons}"
         )
     if len(refused) == total:
-        raise DataRefused(f"none of the {total} records is good; {reasons}")
+        raise DataRefused(f"none of the {total} records is usable; {reasons}")
 
 
 def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
@@ -182,7 +182,7 @@ def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
 
 
 def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Carves `val` out of train where the source has none.
+    """Splits `val` off train where the source has none.
 
     Returns:
         The rows, and the near-duplicates that lie in different splits as rows of the findings file.
@@ -211,7 +211,7 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
 
 
 def _write_shards(rows: Sequence[Row], dst: str, folder: str, classes: ClassTable) -> list[Shard]:
-    plans: list[list[tuple[str, str, list[Row]]]] = []  # one to a task
+    plans: list[list[tuple[str, str, list[Row]]]] = []  # one per task
     for split in ("train", "val", "test"):
         for number, part in enumerate(_parts([row for row in rows if row.split == split])):
             plans.append([(split, f"{folder}/{split}/part-{number:05d}.parquet", part)])
@@ -242,7 +242,7 @@ def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
     return {
         "image_id": record.image_id,
         "image": record.image.read(),
-        # every kind of mask becomes the one encoding that readers decode fast
+        # every mask is stored in the one encoding that readers decode fast
         "mask": None if mask is None else encode_mask(mask.astype(classes.mask_dtype, copy=False)),
         "height": row.facts.height,
         "width": row.facts.width,
@@ -259,7 +259,7 @@ def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
         own = [row for row in rows if row.split == split]
         if own:
             images = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
-            for row in own:  # one after the other: stacked they would take images x ids x 8 bytes
+            for row in own:  # one by one: stacked they would take images x ids x 8 bytes
                 images = images + (row.facts.class_pixels > 0)
                 pixels = pixels + row.facts.class_pixels
             counts[split] = SplitCounts(

@@ -1,7 +1,7 @@
-"""What a source format lists: records that say where their image and mask lie, and the label space they are in.
+"""What a source format lists: records with the location of image and mask, and their label space.
 
-A record is small and picklable: listing a data set opens no image. Each format has its own ways to say where bytes or
-masks lie; these, plain files, serve most of them.
+A record is small and picklable: listing a data set opens no image. Formats may have their own types for the location of
+an image or a mask; the plain files here serve most of them.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from foodseg.data.image_io import BadFile, Fault, decode_mask
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image in a file of its own."""
+    """An image that is one file."""
 
     uri: str
 
@@ -29,7 +29,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask of one channel of ids in a file of its own."""
+    """A mask that is one file with one channel of ids."""
 
     uri: str
 
@@ -39,7 +39,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image or a mask that the listing already knows to be bad: the audit refuses its record by name."""
+    """An image or a mask that the listing already found to be invalid: the audit refuses its record by name."""
 
     reason: str
     fault: Fault = "unreadable"
@@ -54,8 +54,8 @@ class Record:
 
     Attributes:
         mask: None = unlabelled.
-        locality: the file and the row group that it lies in: records that follow each other and share it are read by
-            one task. None = it lies in files of its own.
+        locality: the file and row group of the record: consecutive records with the same locality are read by one
+            task. None = the record has its own files.
     """
 
     image_id: str
@@ -68,7 +68,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LostAnnotations:
-    """How many of a source's annotations belong to no image; `first` says of one what it has in place of one."""
+    """How many of a source's annotations belong to no image; `first` says why for the first of them."""
 
     count: int
     total: int
@@ -80,9 +80,9 @@ class SourceListing:
     """Everything that a source data set lists.
 
     Attributes:
-        records: an id may stand twice: one record keeps it, the audit refuses the others by name.
-        annotated: per source the ids that it annotates; sources that are left out annotate every one.
-        lost: None where annotations are not listed apart from their images.
+        records: an id may occur twice: one record keeps it, the audit refuses the others by name.
+        annotated: per source the ids that it annotates; a source that is not listed annotates all ids.
+        lost: None where the format does not list annotations separately from images.
     """
 
     classes: ClassTable
@@ -100,9 +100,9 @@ def source_of(stem: str) -> str:
 def distinct_ids(short: Sequence[str], long: Sequence[str]) -> list[str]:
     """Returns an id for each record: its short name, or the long one where other records have the same short name.
 
-    Two records with the same long name are one and the same image: they keep one id, and the audit refuses one.
+    Two records with the same long name are the same image: they keep one id, and the audit refuses one of them.
     """
-    places: dict[str, set[str]] = defaultdict(set)
-    for name, place in zip(short, long, strict=True):
-        places[name].add(place)
-    return [name if len(places[name]) == 1 else place for name, place in zip(short, long, strict=True)]
+    long_names: dict[str, set[str]] = defaultdict(set)
+    for name, long_name in zip(short, long, strict=True):
+        long_names[name].add(long_name)
+    return [name if len(long_names[name]) == 1 else long_name for name, long_name in zip(short, long, strict=True)]

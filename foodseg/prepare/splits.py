@@ -1,4 +1,4 @@
-"""A validation split carved out of train, which no group of near-duplicates straddles."""
+"""Splits a validation split off train; a group of near-duplicates is never divided."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ VAL_SHARE = 0.15
 
 
 def carve_val(groups: Sequence[int], sources: Sequence[str], food: Sequence[bool], seed: int = 0) -> np.ndarray:
-    """Chooses about VAL_SHARE of the rows, whole groups only, from every source its share (seeded, repeatable).
+    """Chooses about VAL_SHARE of the rows of every source, whole groups only (seeded, deterministic).
 
     Args:
         groups: group of each row.
@@ -29,7 +29,7 @@ def carve_val(groups: Sequence[int], sources: Sequence[str], food: Sequence[bool
         goal = VAL_SHARE * sum(map(len, own))
         taken = 0
         for number in np.random.default_rng([seed, index]).permutation(len(own))[1:]:
-            # a group goes over when that brings the share nearer to the goal
+            # a group is moved if that brings the share nearer to the goal
             if abs(taken + len(own[number]) - goal) < abs(taken - goal):
                 chosen[own[number]] = True
                 taken += len(own[number])
@@ -38,7 +38,7 @@ def carve_val(groups: Sequence[int], sources: Sequence[str], food: Sequence[bool
 
 
 def _spread_food(groups: Sequence[np.ndarray], food: np.ndarray, chosen: np.ndarray) -> None:
-    """Moves the smallest group with food over, in place, where train or val has none."""
+    """Moves the smallest group with food, in place, to train or val where that one has no food."""
     fed = [rows for rows in groups if food[rows].any()]
     in_val = [rows for rows in fed if chosen[rows[0]]]
     if not chosen.any() or not fed or 0 < len(in_val) < len(fed):

@@ -199,7 +199,7 @@ class SegmentationTask:
         assert teacher is not None, "loss.distill and its like need a teacher"
         lists = None
         if self._config.model.fusion != "none":
-            lists = teacher_conditioning(self._possible_names(batch), batch.list_known, self._config.distill)
+            lists = teacher_conditioning(self._possible_names(batch), batch.ingredients_known, self._config.distill)
         return _forward(teacher, plain_view(batch.image, batch.extent, mean), lists)
 
     def _hidden(self, batch: Batch) -> torch.Tensor | None:
@@ -216,12 +216,14 @@ class SegmentationTask:
         """(B, K) bool, the names that the student is told; None = the model takes no list."""
         if self._config.model.fusion == "none":
             return None
-        return student_conditioning(self._possible_names(batch), batch.list_known, batch.seed, self._config.distill)
+        return student_conditioning(
+            self._possible_names(batch), batch.ingredients_known, batch.seed, self._config.distill
+        )
 
     def _known_names(self, batch: Batch, lists: torch.Tensor | None) -> torch.Tensor:
         """(B, K) bool, the names that the ingredient head learns of: it is known whether they are on the crop."""
         hidden = self._hidden(batch)
-        known = batch.list_known[:, None].expand_as(batch.ingredients).clone()
+        known = batch.ingredients_known[:, None].expand_as(batch.ingredients).clone()
         if hidden is not None:
             known &= ~hidden | batch.ingredients
         if lists is not None and self._config.model.kind == "diffusion":

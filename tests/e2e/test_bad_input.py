@@ -246,7 +246,7 @@ DATA = [
     Bad(
         "a map that leaves ids out",
         ["data", "map", "prepared", "m.tsv", "out"],
-        ("m.tsv is no map from the label space of", "12 ids are not in the map, the first 1 'white rice'"),
+        ("m.tsv does not map from the label space of", "12 ids are not in the map, the first 1 'white rice'"),
         arrange=write("m.tsv", "a_id\ta_name\tb_id\tb_name\n0\tbackground\t0\tbackground\n"),
     ),
     Bad(
@@ -602,7 +602,7 @@ def test_one_image_in_two_splits(ray_cluster: None, world: Path, answer: Callabl
     write("meals/test.txt", "synthetic__0001\n")()
 
     check_words(
-        answer(PREPARE, 3), ("1 of 11 records", "synthetic__0001", "of train", "stands in test, which keeps it")
+        answer(PREPARE, 3), ("1 of 11 records", "synthetic__0001", "of train", "is also in test, which keeps it")
     )
 
 

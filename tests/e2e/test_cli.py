@@ -325,7 +325,7 @@ def test_text_from_the_names_to_labelled_images(
     made = answered("data", "embed", "prepared", "names.safetensors", "--random", "--permute", "3")
     assert made["made_by"] == "random unit vectors, seed 0; names permuted, seed 3" and len(made["closest"]) == 10
     assert "closest names:" in said("data", "embed", "prepared", "names.safetensors", "--random", "--seed", "5")
-    assert len(answered("data", "inspect", "prepared", "--text", "names.safetensors")["closest_vectors"]) == 10
+    assert len(answered("data", "inspect", "prepared", "--text", "names.safetensors")["closest_embeddings"]) == 10
     settings = [
         *TINY_RUN, "model.fusion=cross_attention", "model.text.kind=table", "model.text.table=names.safetensors",
         "model.ingredient_head=true", "loss.ingredients=0.1",

@@ -89,6 +89,6 @@ def test_a_map_that_leaves_nothing_out_annotates_everything_and_is_switched_in_p
 
 def test_a_map_from_elsewhere_is_refused_and_nothing_is_written(ray_cluster, src, tmp_path):
     label_map = write_map(tmp_path / "m.tsv", {index: index for index in range(K - 2)})
-    with pytest.raises(UserError, match=rf"m.tsv is no map from the label space of .*: 2 ids .* first {K - 2} '"):
+    with pytest.raises(UserError, match=rf"m.tsv does not map from the label space of .*: 2 ids .* first {K - 2} '"):
         map_data_set(src, label_map, str(tmp_path / "dst"))
     assert not (tmp_path / "dst").exists()

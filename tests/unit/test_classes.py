@@ -70,7 +70,7 @@ def test_tables_that_are_refused(names: tuple[str, ...], words: str) -> None:
         ("0\ta\nrice\n", "t.txt, line 2: expected 'id<TAB>name', found 'rice'"),
         ("0\ta\n-1\tb\n", "line 2: expected"),
         ("0\ta\n\u00b2\tb\n", "line 2: expected"),  # a digit to str.isdigit, no number to int
-        ("0\ta\n0\tb\n", "t.txt, line 2: id 0 stands twice"),
+        ("0\ta\n0\tb\n", "t.txt, line 2: id 0 occurs twice"),
         ("rice\n0\tbackground\n", "line 1: expected"),
         ("rice\negg\n", "line 1: expected 'id<TAB>name', found 'rice'"),
         ("0\ta\nid\tname\n", "line 2: expected"),

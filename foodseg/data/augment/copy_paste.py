@@ -36,8 +36,8 @@ def paste_regions(
     pixels = np.where(region[..., None], partner.image, crop.image)
     ids = np.where(region, partner.mask, crop.mask)
     # the list of an image without a mask stays unknown: what is pasted is not all that is on it
-    listed = listed_ingredients(ids, crop.extent, classes) if crop.list_known else crop.ingredients
-    return Crop(pixels, ids, crop.extent, listed, crop.list_known)
+    listed = listed_ingredients(ids, crop.extent, classes) if crop.ingredients_known else crop.ingredients
+    return Crop(pixels, ids, crop.extent, listed, crop.ingredients_known)
 
 
 def _chosen_region(

@@ -25,14 +25,14 @@ class Crop:
         mask: (S, S) uint8 or uint16 ids; padding and unlabelled pixels hold the ignore id.
         extent: (4,) int32 top, left, bottom, right of the real pixels.
         ingredients: (K,) bool, foreground ids with at least LISTED_SHARE of the real pixels.
-        list_known: whether `ingredients` says anything (False for an image without a mask).
+        ingredients_known: whether `ingredients` says anything (False for an image without a mask).
     """
 
     image: np.ndarray
     mask: np.ndarray
     extent: np.ndarray
     ingredients: np.ndarray
-    list_known: bool
+    ingredients_known: bool
 
 
 def make_crop(

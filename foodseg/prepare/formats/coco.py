@@ -1,10 +1,10 @@
-"""COCO instances: polygons and RLE in JSON, as the tools of today write them (see `coco_layout`).
+"""COCO instances: polygons and RLE in JSON, as common annotation tools write them (see `coco_layout`).
 
     <src>/annotations/instances_train2017.json   <src>/train/_annotations.coco.json   <src>/result.json   ...
 
-The name of a file, or of its folder, tells its split: train, val (valid, validation) or test; a single file without
-one is all train. Where the image of a `file_name` lies: `coco_images`. How entries may be spelled: `coco_document`,
-`coco_values`. How annotations become a mask: `coco_mask`.
+The name of a file, or of its folder, gives its split: train, val (valid, validation) or test; a single file without
+one is all train. `coco_images` finds the image of a `file_name`, `coco_document` and `coco_values` read the entries,
+and `coco_mask` makes masks of annotations.
 
 Categories get the ids 1..K in the order of their ids in the files, which have to agree on them. One called background
 (`_background_`, ...) gets 0; the pixels of one called ignore (`__ignore__`, ...) are ignored; Roboflow's root category
@@ -27,7 +27,7 @@ from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.encoded import Encoded, Mask
 from foodseg.errors import UserError
 from foodseg.prepare.formats import coco_layout
-from foodseg.prepare.formats.coco_images import ImageFinder, Location, Wanted
+from foodseg.prepare.formats.coco_images import ImageFinder, ImageReference, Location
 from foodseg.prepare.formats.layout import SPLITS, splits_by_name, without_extension
 from foodseg.prepare.record import (
     ImageFile,
@@ -47,11 +47,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A record without its final id. `place` is the path of its image below the source."""
+class _ListedRecord:
+    """A record without its final id. `path` of its image is relative to the source."""
 
     stem: str
-    place: str
+    path: str
     split: str
     image: Encoded
     mask: Mask | None
@@ -61,7 +61,7 @@ def missing_in_coco(src: str, *, own_location: bool = False) -> list[str]:
     """Returns what `src` lacks to be a COCO data set; [] = nothing.
 
     Args:
-        own_location: only files that lie where COCO files lie count: the others may be there for another reason.
+        own_location: count only files in the folders of COCO layouts: other .json files may have another purpose.
     """
     files = coco_layout.find_annotation_files(src, own_location=own_location)
     if files.coco:
@@ -80,24 +80,24 @@ def list_coco(src: str) -> SourceListing:
     paths = list(files.paths)
     if not paths:
         raise UserError(f"{where} holds no COCO annotations; expected {NEEDS}")
-    if files.aside:
-        more = f" and {len(files.aside) - 5} more" if len(files.aside) > 5 else ""
-        _log.info("%s: left aside, since they are not COCO instances: %s%s", where, ", ".join(files.aside[:5]), more)
+    if files.skipped:
+        more = f" and {len(files.skipped) - 5} more" if len(files.skipped) > 5 else ""
+        _log.info("%s: skipped, since they are not COCO instances: %s%s", where, ", ".join(files.skipped[:5]), more)
     splits = splits_by_name(paths, where)
     paths.sort(key=lambda path: SPLITS.index(splits[path]))
     documents = [read_document(src, path, splits[path], OWN_ID) for path in paths]
     classes, class_ids = _label_space(documents, where)
     finder = ImageFinder(src)
     wanted = [
-        Wanted(document.path, document.split, image.file_name)
+        ImageReference(document.path, document.split, image.file_name)
         for document in documents
         for image in document.images
         if image.file_name is not None
     ]
     locations = dict(zip(wanted, finder.locate_all(wanted), strict=True))
-    _say_what_is_not_used(documents, locations, finder, where)
+    _log_unused(documents, locations, finder, where)
     found = [one for document in documents for one in _records(src, document, class_ids, locations)]
-    ids = distinct_ids([one.stem for one in found], [one.place for one in found])
+    ids = distinct_ids([one.stem for one in found], [one.path for one in found])
     records = (
         Record(image_id, one.split, source_of(one.stem), one.image, one.mask)
         for image_id, one in zip(ids, found, strict=True)
@@ -138,7 +138,7 @@ def _label_space(documents: Sequence[Document], where: str) -> tuple[ClassTable,
 
 
 def _roots(categories: Mapping[Id, Category], documents: Sequence[Document]) -> list[Id]:
-    """Returns Roboflow's root: the first category, that the others belong to, in whose name nothing is annotated."""
+    """Returns Roboflow's root: the first category, the supercategory of the others, without annotations of its own."""
     used = {one.category for document in documents for own in (document.annotations or {}).values() for one in own}
     numbers = [index for index in categories if isinstance(index, int)]
     if len(categories) < 2 or not numbers or min(numbers) in used:
@@ -152,15 +152,15 @@ def _roots(categories: Mapping[Id, Category], documents: Sequence[Document]) -> 
 
 
 def _meaning(name: str) -> Literal["background", "ignore", "class"]:
-    """Tells classes from what is none; LabelMe calls that `_background_` and `__ignore__`."""
+    """Separates classes from background and ignore, which LabelMe calls `_background_` and `__ignore__`."""
     plain = name.lower()
     if plain.strip("_") == "background":
         return "background"
     return "ignore" if plain in ("_ignore_", "__ignore__") else "class"
 
 
-def _say_what_is_not_used(
-    documents: Sequence[Document], locations: Mapping[Wanted, Location], finder: ImageFinder, where: str
+def _log_unused(
+    documents: Sequence[Document], locations: Mapping[ImageReference, Location], finder: ImageFinder, where: str
 ) -> None:
     unused = finder.unused([location.path for location in locations.values() if location.path is not None])
     if unused:
@@ -177,39 +177,39 @@ def _say_what_is_not_used(
 
 
 def _records(
-    src: str, document: Document, class_ids: Mapping[Id, int], locations: Mapping[Wanted, Location]
-) -> Iterator[_Found]:
+    src: str, document: Document, class_ids: Mapping[Id, int], locations: Mapping[ImageReference, Location]
+) -> Iterator[_ListedRecord]:
     ids = Counter(image.id for image in document.images)
     spellings: dict[Id | None, set[str]] = defaultdict(set)
     for image in document.images:
         spellings[image.id].add(repr(image.raw_id))
     for image in document.images:
-        stem, place, encoded = _image(src, document, image, locations)
+        stem, path, encoded = _image(src, document, image, locations)
         mask: Mask | None = None
         if document.annotations is not None and image.id is None:
             found = "no id" if image.raw_id is None else f"the id {image.raw_id!r}"
-            mask = Unreadable(f"its entry in `images` has {found}, so that no annotation can name it")
+            mask = Unreadable(f"its entry in `images` has {found}, so that no annotation can refer to it")
         elif document.annotations is not None and ids[image.id] > 1:
             spelled = sorted(spellings[image.id])
             same = f", as {' and '.join(spelled)}" if len(spelled) > 1 else ""
-            mask = Unreadable(f"image id {image.id} stands {ids[image.id]} times in `images`{same}")
+            mask = Unreadable(f"image id {image.id} occurs {ids[image.id]} times in `images`{same}")
         elif document.annotations is not None and image.id is not None:
             mask = _mask(image, encoded, document.annotations.get(image.id, []), class_ids)
-        yield _Found(stem, place, document.split, encoded, mask)
+        yield _ListedRecord(stem, path, document.split, encoded, mask)
     for lost in document.lost:
         have = "has" if lost.count == 1 else f"and {lost.count - 1} more have"
         name = f"{document.path}, {lost.first}"
-        yield _Found(name, name, document.split, Unreadable(f"{lost.first} {have} {lost.reason}"), None)
+        yield _ListedRecord(name, name, document.split, Unreadable(f"{lost.first} {have} {lost.reason}"), None)
 
 
 def _image(
-    src: str, document: Document, image: ImageEntry, locations: Mapping[Wanted, Location]
+    src: str, document: Document, image: ImageEntry, locations: Mapping[ImageReference, Location]
 ) -> tuple[str, str, Encoded]:
-    """Returns stem and path of an image, and where it lies."""
+    """Returns stem, path and location of an image."""
     if image.file_name is None:
         name = f"{document.path}, image {image.raw_id}"
         return name, name, Unreadable(image.nameless)
-    location = locations[Wanted(document.path, document.split, image.file_name)]
+    location = locations[ImageReference(document.path, document.split, image.file_name)]
     path = location.path or image.file_name.replace("\\", "/").strip("/")
     stem = (
         image.own_id if isinstance(image.own_id, str) and image.own_id else without_extension(path.rsplit("/", 1)[-1])
@@ -218,7 +218,7 @@ def _image(
         return stem, path, Unreadable(location.reason, "missing_file")
     try:
         return stem, path, ImageFile(storage.join(src, location.path))
-    except UserError as error:  # a name that the storage refuses
+    except UserError as error:  # a name that the storage does not allow
         return stem, path, Unreadable(str(error))
 
 

@@ -1,13 +1,13 @@
-"""Finds the image that a `file_name` of a COCO file means, however the tool that wrote it spelled the way there.
+"""Finds the image that a `file_name` of a COCO file means, in the path conventions of many tools.
 
     finder = ImageFinder("downloads/meals")
-    locations = finder.locate_all([Wanted("annotations/instances_train.json", "train", "upload/4/000.jpg")])
+    locations = finder.locate_all([ImageReference("annotations/instances_train.json", "train", "upload/4/000.jpg")])
 
-First where COCO layouts keep images (`images/train2017`, `data`, beside the JSON, ...), each under exactly that name.
-Then below the whole source by the last part of the name: another case or Unicode form, a path that leads elsewhere
+First in the image folders of COCO layouts (`images/train2017`, `data`, next to the JSON, ...), under exactly that name.
+Then in the whole source by the last part of the name: another case or Unicode form, a path from another machine
 (`..\\label-studio\\media\\upload\\4\\000.jpg`, `/home/me/000.jpg`, `https://.../000.jpg?token`), %20 for a blank,
-Label Studio's eight digits before the name; and, where COCO layouts keep images, another extension. What is found so
-is found only if nothing else is meant as well: one file below the source, and one `file_name` for it.
+Label Studio's eight digits before the name; and, in the image folders of COCO layouts, another extension. Such a match
+counts only if it is unambiguous: one file in the source, and one `file_name` for it.
 """
 
 import logging
@@ -31,14 +31,14 @@ _NO_IMAGES = frozenset({
     "thumbnails", "thumbs", "previews", "overlays",
 })  # fmt: skip
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this before the name of an uploaded file
-_NEAR_NAMES = 20  # missing images for which a near name is looked for: each is compared with every name
+_NEAR_NAMES = 20  # missing images for which a similar name is suggested: each is compared with every name
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A `file_name`, and of which COCO file and split it is."""
+class ImageReference:
+    """A `file_name`, with its COCO file and split."""
 
     document: str
     split: str
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Location:
-    """`path` below the source; None = not found, and `reason` says why. `exact`: it is where COCO says."""
+    """`path` below the source; None = not found, and `reason` says why. `exact`: it is where `file_name` says."""
 
     path: str | None
     exact: bool = False
@@ -55,7 +55,7 @@ class Location:
 
 
 class ImageFinder:
-    """Finds images below a source; lists each folder once, and the whole source only when a name is not found."""
+    """Finds images in a source; lists each folder once, and the whole source only when a name is not found."""
 
     def __init__(self, src: str) -> None:
         self._src = src
@@ -63,8 +63,8 @@ class ImageFinder:
         self._tree: dict[str, list[str]] | None = None  # all images: {folded name without extension: paths}
         self._searched = 0
 
-    def locate_all(self, wanted: Sequence[Wanted]) -> list[Location]:
-        """Returns where each of the images lies; names what was not found as written in the log."""
+    def locate_all(self, wanted: Sequence[ImageReference]) -> list[Location]:
+        """Returns the location of each image; logs those that are not where `file_name` says."""
         found = {one: self._locate(one) for one in dict.fromkeys(wanted)}
         claims: dict[str, set[str]] = defaultdict(set)
         for one, location in found.items():
@@ -79,16 +79,16 @@ class ImageFinder:
         return [found[one] for one in wanted]
 
     def unused(self, used: Sequence[str]) -> list[str]:
-        """Returns the images that lie in the folders of those that are `used` and are not among them."""
+        """Returns the images that are in the same folders as the `used` ones but are not used."""
         taken = set(used)
         folders = sorted({posixpath.dirname(path) for path in taken})
         paths = [posixpath.join(folder, name) for folder in folders for name in sorted(self._list(folder))]
         return [path for path in paths if path not in taken and path.lower().endswith(EXTENSIONS)]
 
-    def _locate(self, wanted: Wanted) -> Location:
+    def _locate(self, wanted: ImageReference) -> Location:
         ways = list(_ways(wanted.file_name))
         folders = _folders(wanted.document, wanted.split)
-        if ".." in ways[0]:  # as a way from the COCO file
+        if ".." in ways[0]:  # as a path relative to the COCO file
             path = posixpath.normpath(posixpath.join(posixpath.dirname(wanted.document), *ways[0]))
             if ".." not in path.split("/") and self._has(path):
                 return Location(path, exact=True)
@@ -110,12 +110,12 @@ class ImageFinder:
             else:
                 try:
                     names = visible_names(storage.join(self._src, folder))
-                except UserError:  # a file, or a name that the storage refuses
+                except UserError:  # a file, or a name that the storage does not allow
                     names = []
             self._names[folder] = frozenset(names)
         return self._names[folder]
 
-    def _search(self, wanted: Wanted, ways: Sequence[tuple[str, ...]], folders: Sequence[str]) -> Location:
+    def _search(self, wanted: ImageReference, ways: Sequence[tuple[str, ...]], folders: Sequence[str]) -> Location:
         tree = self._images()
         spelled = [[part for part in way if part != ".."] for way in ways]
         names = list(dict.fromkeys(way[-1] for way in spelled if way))
@@ -148,7 +148,7 @@ class ImageFinder:
         return self._tree
 
     def _near(self, names: Sequence[str]) -> str:
-        """Says as the end of a sentence what is there under a similar name."""
+        """Returns the end of a sentence: an image with a similar name."""
         tree = self._images()
         if not tree:
             return ", which holds no images"
@@ -159,7 +159,7 @@ class ImageFinder:
         example = tree[near[0]][0] if near else next(iter(tree.values()))[0]
         return f"; {example} is there" if near else f"; there is {example}, for example"
 
-    def _log_found(self, found: dict[Wanted, Location]) -> None:
+    def _log_found(self, found: dict[ImageReference, Location]) -> None:
         by_document: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for one, location in found.items():
             by_document[one.document].append((one.file_name, str(location.path)))
@@ -172,9 +172,9 @@ class ImageFinder:
 
 
 def _best(
-    candidates: Sequence[str], ways: Sequence[Sequence[str]], folders: Sequence[str], wanted: Wanted
+    candidates: Sequence[str], ways: Sequence[Sequence[str]], folders: Sequence[str], wanted: ImageReference
 ) -> list[str]:
-    """Returns those of the candidates that fit the way that the name goes best, then the COCO file, then the split."""
+    """Returns the candidates that best fit the path in the name, then the COCO file, then the split."""
     if len(candidates) < 2:
         return list(candidates)
     base = _base(wanted.document)
@@ -193,7 +193,7 @@ def _best(
 
 
 def _common_tail(path: str, way: Sequence[str]) -> int:
-    """Counts the folders before the name that both have in common."""
+    """Counts the folders directly above the file that both paths share."""
     count = 0
     for own, other in zip(reversed(path.split("/")[:-1]), reversed(way[:-1]), strict=False):
         if _fold(own) != _fold(other):
@@ -203,23 +203,23 @@ def _common_tail(path: str, way: Sequence[str]) -> int:
 
 
 def _base(document: str) -> str:
-    """Returns the folder that a COCO file is about: its own, or the one above where its own is annotations/."""
+    """Returns the folder that a COCO file describes: its own, or the parent where its own is annotations/."""
     folder = posixpath.dirname(document)
     return posixpath.dirname(folder) if posixpath.basename(folder).lower() == "annotations" else folder
 
 
 def _folders(document: str, split: str) -> list[str]:
-    """Returns the folders below the source that a `file_name` is meant from; "" = the source itself."""
-    folder, _, name = document.rpartition("/")
-    tag = name.rsplit(".", 1)[0].removeprefix("instances_")
+    """Returns the folders that a `file_name` may be relative to; "" = the source itself."""
+    folder, _, file_name = document.rpartition("/")
+    tag = file_name.rsplit(".", 1)[0].removeprefix("instances_")
     bases = dict.fromkeys((_base(document), ""))
-    places = (f"images/{tag}", f"images/{split}", "images", "data", "JPEGImages", tag, split)
-    tried = [posixpath.join(base, place) for base in bases for place in places]
+    folders = (f"images/{tag}", f"images/{split}", "images", "data", "JPEGImages", tag, split)
+    tried = [posixpath.join(base, name) for base in bases for name in folders]
     return list(dict.fromkeys([*tried, folder, *bases]))
 
 
 def _ways(file_name: str) -> Iterator[tuple[str, ...]]:
-    """Yields the parts of the way that a `file_name` may mean: as it stands, then without what a URL has around it."""
+    """Yields the parts of the paths that a `file_name` may mean: as written, then without the extras of a URL."""
     yield _parts(file_name)
     texts = [file_name]
     if "://" in file_name:

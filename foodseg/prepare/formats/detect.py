@@ -1,6 +1,6 @@
-"""Which format a source data set is in, and the one way to list it.
+"""Detects the format of a source data set, and lists it.
 
-listing = list_source("downloads/FoodSeg103")                           # finds out
+listing = list_source("downloads/FoodSeg103")                           # detects the format
 listing = list_source("hf://datasets/EduardoPacheco/FoodSeg103")        # the hub is always Hugging Face
 listing = list_source("s3://bucket/meals", "coco")
 """
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def list_source(src: str, format: Format = "auto") -> SourceListing:
-    """Lists a source data set; opens no image. What its sources annotate is read from `sources.tsv` beside it.
+    """Lists a source data set; opens no image. The ids that its sources annotate are read from its `sources.tsv`.
 
     Raises:
         UserError: `src` is in no known format, in several, or not in `format`; it lists no images; what the formats
@@ -41,7 +41,7 @@ def list_source(src: str, format: Format = "auto") -> SourceListing:
 
 
 def parse_format(text: str) -> Format:
-    """Returns the format of that name; UserError names the formats that there are."""
+    """Returns the format of that name; UserError lists the formats."""
     for format in get_args(Format):
         if text == format:
             return format
@@ -54,7 +54,7 @@ def absolute_source(src: str) -> str:
 
 
 def source_name(src: str) -> str:
-    """Returns what to call the data set at `src`: the last part of its path, without query and revision."""
+    """Returns the default name of the data set at `src`: the last part of its path, without query and revision."""
     name = storage.without_query(absolute_source(src)).rstrip("/").rsplit("/", 1)[-1]
     return name.partition("@")[0] if hub.is_hub(src) else name
 
@@ -71,7 +71,7 @@ def find_format(src: str) -> Known:
         "uecfoodpix": uecfoodpix.missing_in_uecfoodpix(src),
         "huggingface": huggingface.missing_in_huggingface(src),
     }
-    # a .json beside what another format needs may be there for another reason
+    # a .json next to the files of another format may have another purpose
     missing["coco"] = coco.missing_in_coco(src, own_location=not all(missing.values()))
     fitting = [format for format, absent in missing.items() if not absent]
     if not fitting and huggingface.has_conversion(src):
@@ -86,7 +86,7 @@ def find_format(src: str) -> Known:
 
 
 def _no_format(where: str, missing: dict[Known, list[str]], anything: bool) -> str:
-    """Says what is missing for the formats that some of the files fit, or what every format needs."""
+    """Returns the message: what is missing for formats that match in part, or what every format needs."""
     layouts: tuple[tuple[Known, int, str], ...] = (
         ("folder", len(folder.FILES), folder.NEEDS),
         ("foodseg103", len(foodseg103.FILES), foodseg103.NEEDS),

@@ -1,10 +1,10 @@
-"""The files of a folder and of the folders in it, and which of them somebody means who wrote a name.
+"""An index of the files of a folder and its subfolders, which finds the file that a written name means.
 
-    files = Files("s3://bucket/meals/images", EXTENSIONS)
-    files.find("images/a.jpeg")       # ["a.jpg"]: without its folder, whatever the extension
+    index = FileIndex("s3://bucket/meals/images", EXTENSIONS)
+    index.find("images/a.jpeg")       # ["a.jpg"]: without its folder, whatever the extension
 
-A name is first taken as it is, then without folders in front, without extension, in another Unicode form or case, and
-last with what URLs quote. Two files that fit equally well are both returned: the caller has to say so.
+A name is tried as written, then without leading folders, without extension, in another Unicode form or case, and last
+with URL quoting undone. Two files that fit equally well are both returned: the caller has to report them.
 """
 
 import difflib
@@ -17,19 +17,19 @@ from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.prepare.formats.layout import EXTENSIONS, visible_names, without_extension
 
-_DEEPEST = 4  # folders in folders that are looked into
+_DEEPEST = 4  # levels of subfolders that are searched
 _NOTES = (".txt", ".json", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".npy", ".npz")
 _CLOSE = 0.8  # of difflib's ratio: one letter of five
-_COMPARED = 5_000  # names that a near one is looked for among
+_COMPARED = 5_000  # names that a similar one is searched among
 
 
 def fold(name: str) -> str:
-    """Returns what spellings of one name share: composed characters, no case."""
+    """Returns the common form of all spellings of a name: composed characters, no case."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-class Files:
-    """Files below `root` with one of the extensions, by their paths below it. Each folder is listed once."""
+class FileIndex:
+    """The files below `root` with one of the extensions, by relative path. Each folder is listed once."""
 
     def __init__(self, root: str, extensions: Sequence[str] = EXTENSIONS) -> None:
         self.root = root
@@ -51,12 +51,12 @@ class Files:
         return self._everything
 
     def others(self) -> list[str]:
-        """Returns the names in the root that have another extension, or none."""
+        """Returns the names in the root with another extension or without one."""
         self._list("")
         return self._others[""]
 
     def find(self, written: str) -> list[str]:
-        """Returns the paths that may be meant by `written`: [] = none, several = it cannot be told which."""
+        """Returns the paths that `written` may mean: [] = none, several = ambiguous."""
         for text in dict.fromkeys((written, unquote(written))):
             parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
             for start in range(len(parts)):
@@ -70,9 +70,9 @@ class Files:
         return []
 
     def foreign(self, written: str) -> str | None:
-        """Returns the one file in the root that `written` names although its extension is that of no image.
+        """Returns the one file in the root that `written` names although its extension is not that of an image.
 
-        `a.heic` or `a.jfif` for `a`: what it is, its content tells. Notes beside the images (`a.json`) are not meant.
+        `a.heic` or `a.jfif` for `a`: its content decides what it is. Notes next to the images (`a.json`) do not count.
         """
         name = _name(written.replace("\\", "/"))
         fitting = [
@@ -117,7 +117,7 @@ class Files:
         except UserError:
             if not folder:
                 raise
-            names = []  # a file without extension, or a name that the storage refuses
+            names = []  # a file without extension, or a name that the storage does not allow
         stems, folded = defaultdict(list), defaultdict(list)
         own = [name for name in names if name.lower().endswith(self._extensions)]
         for name in own:
@@ -131,7 +131,7 @@ class Files:
         self._list(folder)
         found = [f"{folder}/{name}".strip("/") for names in self._stems[folder].values() for name in names]
         for name in self._others[folder] if deep else ():
-            if "." not in name[-6:]:  # what has an extension is a file
+            if "." not in name[-6:]:  # a name with an extension is a file
                 found += self._walk(f"{folder}/{name}".strip("/"), deep - 1)
         return found
 

@@ -15,18 +15,18 @@ import logging
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.prepare.formats.file_index import Files
+from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import SPLITS, locate, missing, refuse_missing, visible_names
 from foodseg.prepare.formats.mask_files import find_masks
 from foodseg.prepare.formats.mask_names import EXTENSIONS as MASKS
-from foodseg.prepare.formats.split_lists import Line, read_list
+from foodseg.prepare.formats.split_lists import ListedImage, read_list
 from foodseg.prepare.record import MaskFile, Record, SourceListing, source_of
 
 FILES = ("images", "masks", "classes.txt", "train.txt")
 NEEDS = "images/, masks/, classes.txt, train.txt"
 
 _ALSO = {"train": (), "val": ("valid", "validation"), "test": ("testing",)}
-# names under which other tools write the same; a message says that they are there
+# names that other tools use for the same; an error mentions them
 _NEAR = {
     "images": ("image", "img", "imgs", "jpegimages", "photos", "images"),
     "masks": (
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def missing_in_folder(src: str) -> list[str]:
-    """Returns what `src` lacks to be in the folder format, and what there is in place of it; [] = nothing."""
+    """Returns what `src` lacks to be in the folder format, and what it has instead; [] = nothing."""
     absent = missing(src, FILES)
     if absent == ["train.txt"] and _split_folders(src):
         return []
@@ -56,13 +56,13 @@ def list_folder(src: str) -> SourceListing:
 
     Raises:
         UserError: not this format (naming what is missing), a class table or a list that does not parse.
-        DataRefused: there are masks, and none belongs to an image.
+        DataRefused: there are masks, but none belongs to an image.
     """
     needs = "images/, masks/, classes.txt (id<TAB>name), train.txt and optionally val.txt, test.txt (stems)"
     refuse_missing(src, missing_in_folder(src), "in the folder format", needs)
     table = locate(src, "classes.txt")
     classes = ClassTable.from_text(storage.read_text(table), storage.redact(table))
-    images, masks = Files(locate(src, "images")), Files(locate(src, "masks"), MASKS)
+    images, masks = FileIndex(locate(src, "images")), FileIndex(locate(src, "masks"), MASKS)
     lines = [(split, line) for split, uri in _lists(src) for line in read_list(uri, images)]
     if missing(src, ["train.txt"]):
         lines = _lines_by_folder(src, images)
@@ -96,18 +96,18 @@ def _lists(src: str) -> list[tuple[str, str]]:
 
 
 def _split_folders(src: str) -> dict[str, str]:
-    """Returns the split of each folder of images/ that is called as one; {} where there is none for train."""
+    """Returns the split of each folder of images/ that is named after one; {} where train is not among them."""
     words = {word: split for split in SPLITS for word in (split, *_ALSO[split])}
     names = [name for name in visible_names(locate(src, "images")) if name.lower() in words]
     found = {name: words[name.lower()] for name in names}
     return found if "train" in found.values() else {}
 
 
-def _lines_by_folder(src: str, images: Files) -> list[tuple[str, Line]]:
+def _lines_by_folder(src: str, images: FileIndex) -> list[tuple[str, ListedImage]]:
     folders = _split_folders(src)
     _log.info("%s has no lists: the splits are the folders %s of images/", storage.redact(src), ", ".join(folders))
     paths = [path for path in images.everything() if path.split("/")[0] in folders]
-    return [(folders[path.split("/")[0]], Line(path, path)) for path in paths if "/" in path]
+    return [(folders[path.split("/")[0]], ListedImage(path, path)) for path in paths if "/" in path]
 
 
 def _with_near(name: str, here: list[str]) -> str:

@@ -1,16 +1,16 @@
-"""Hugging Face data sets in Parquet, from a local or s3:// mirror or from the hub (`hub`).
+"""Hugging Face data sets in Parquet, from a local or s3:// mirror or from the hub (`storage.hub`).
 
-    <src>/data/train-00000-of-00003.parquet    or <src>/train.parquet: the name tells the split. A validation split is
-                                               test where there is no other: so do the mirrors of FoodSeg103 and
-                                               UEC-FoodPix Complete call the official test
+    <src>/data/train-00000-of-00003.parquet    or <src>/train.parquet: the name gives the split. A validation split is
+                                               used as test where there is no other: the mirrors of FoodSeg103 and
+                                               UEC-FoodPix Complete call the official test split so
     <src>/default/train/0000.parquet           as the hub converts data sets (refs/convert/parquet); one configuration
     <src>/classes.txt, category_id.txt (id<TAB>name) or id2label.json     the class names
 
 Column `image` holds the file of the image, `label` (or `mask`, `annotation`) the PNG of its mask, each as `datasets`
 writes images (struct of bytes and path) or as bytes; null = unlabelled. A mask has one channel, or three of which red
 is the id (as UEC's) and green and blue are 0 or equal to red. Without a file of class names the names of the one
-ClassLabel in the features are taken. The image id is the name in `path`, else column `id` where no two rows of the data
-set have the same, else the number of the row.
+ClassLabel in the features are used. The image id is the name in `path`, else column `id` where its values are unique,
+else the number of the row.
 """
 
 import contextlib
@@ -75,19 +75,19 @@ def decode_label(data: bytes) -> np.ndarray:
     """Decodes a mask of one channel, or of three with the ids in the red one, to (H, W) uint8 or uint16 ids.
 
     Raises:
-        BadFile: unreadable, or colours that are no ids: green and blue are neither 0 nor equal to red.
+        BadFile: unreadable, or colours that are not ids: green and blue are neither 0 nor equal to red.
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25:26] not in (b"\x02", b"\x06"):  # PNG's colour types RGB and RGBA
         return decode_mask(data)
     colours = decode_colours(data)
     red = colours[:, :, 0]
     if colours[:, :, 1:].any() and not (colours == red[:, :, None]).all():
-        sentence = "the mask is an image in colours; ids stand in one channel, or in red with green and blue 0"
+        sentence = "the mask is a colour image; ids are in one channel, or in red with green and blue 0"
         raise BadFile(sentence, "mask_mode")
     return red
 
 
-@lru_cache(maxsize=2)  # images and masks of the row group that is being read: its records come one after the other
+@lru_cache(maxsize=2)  # images and masks of the row group that is being read: its records are consecutive
 def _read_leaf(uri: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _parquet(uri) as file:
         return _leaf(file.read_row_group(row_group, columns=[column]))
@@ -121,7 +121,7 @@ def list_huggingface(src: str) -> SourceListing:
     """Lists a Hugging Face data set; reads the ends of its Parquet files and their columns `path` and `id`, no image.
 
     Raises:
-        UserError: no Parquet files, columns that are missing, files that name no split, or no class names.
+        UserError: no Parquet files, missing columns, files that do not name a split, or no class names.
         RetryLater: the storage or the hub does not answer.
     """
     paths = _parquet_paths(src) or _nested_paths(src)
@@ -151,7 +151,7 @@ def list_huggingface(src: str) -> SourceListing:
 
 
 def _files(uri: str) -> ModuleType:
-    """Returns the module that reads files there: both have `join`, `list_names`, `read_text` and `open_input`."""
+    """Returns the module that reads files at `uri`: both have `join`, `list_names`, `read_text` and `open_input`."""
     return hub if hub.is_hub(uri) else storage
 
 
@@ -166,7 +166,7 @@ def _parquet_paths(src: str) -> list[str]:
 
 
 def _nested_paths(src: str) -> list[str]:
-    """Returns SPLIT/*.parquet, CONFIG/*.parquet and CONFIG/SPLIT/*.parquet; nothing of a prepared data set."""
+    """Returns SPLIT/*.parquet, CONFIG/*.parquet and CONFIG/SPLIT/*.parquet; not those of a prepared data set."""
     found = []
     here = _names(src)
     folders = [] if "dataset.json" in here else [name for name in here if "." not in name]
@@ -182,7 +182,7 @@ def _nested_paths(src: str) -> list[str]:
 
 
 def _splits(paths: Sequence[str], where: str) -> dict[str, str]:
-    """Returns the split of each path. UserError: several configurations, or files that name no split."""
+    """Returns the split of each path. UserError: several configurations, or files that do not name a split."""
     configs = sorted({path.split("/")[0] for path in paths if "/" in path and not names_split(path.split("/")[0])})
     if len(configs) > 1:
         raise UserError(
@@ -194,7 +194,7 @@ def _splits(paths: Sequence[str], where: str) -> dict[str, str]:
         _log.info("%s: none of its files names a split, so that all of it is train", where)
         return dict.fromkeys(paths, "train")
     if any("partial-" in name for name in own.values()):
-        _log.warning("%s holds but a part of a large data set (the hub's conversion calls it partial)", where)
+        _log.warning("%s holds only a part of a large data set (the hub's conversion calls it partial)", where)
     by_name = splits_by_name(list(own.values()), where)
     splits = {path: by_name[name] for path, name in own.items()}
     if "val" in splits.values() and "test" not in splits.values():
@@ -205,12 +205,12 @@ def _splits(paths: Sequence[str], where: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file to read from; UserError where it is none, or damaged."""
+    """Opens a Parquet file; UserError where it is damaged or not Parquet."""
     with _files(uri).open_input(uri) as stream:
         try:
             yield pq.ParquetFile(stream)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{storage.redact(uri)} is no Parquet file that can be read: {error}") from None
+            raise UserError(f"{storage.redact(uri)} is not a readable Parquet file: {error}") from None
 
 
 def _leaf(table: pa.Table) -> pa.ChunkedArray:
@@ -242,7 +242,7 @@ def _features(file: pq.ParquetFile, uri: str) -> Any:
     try:
         return json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     except (ValueError, RecursionError) as error:
-        _log.warning("%s: its metadata `huggingface` is no JSON and is left aside (%s)", storage.redact(uri), error)
+        _log.warning("%s: its metadata `huggingface` is not JSON and is ignored (%s)", storage.redact(uri), error)
         return {}
 
 
@@ -263,7 +263,7 @@ def _bytes_leaf(schema: pa.Schema, names: Sequence[str], uri: str) -> str:
 
 
 def _null_rows(file: pq.ParquetFile, group: int, leaf: str) -> frozenset[int]:
-    """Returns the rows of a row group without a value; reads the column only where its statistics do not say: none."""
+    """Returns the null rows of a row group; reads the column only where its statistics do not rule out nulls."""
     meta = file.metadata.row_group(group)
     chunk = next(c for c in map(meta.column, range(meta.num_columns)) if c.path_in_schema == leaf)
     if chunk.statistics is not None and chunk.statistics.has_null_count and chunk.statistics.null_count == 0:
@@ -294,7 +294,7 @@ def _class_table(src: str, paths: Sequence[str], features: Any) -> ClassTable:
     if len(labels) == 1 and "background" in labels[0][0].lower():
         _log.info("%s: the class names are those of its ClassLabel feature", where)
         return ClassTable(labels[0])
-    add = "into a folder of its files, and give that folder" if hub.is_hub(src) else "beside its files"
+    add = "into a folder of its files, and give that folder" if hub.is_hub(src) else "next to its files"
     raise UserError(
         f"{where} does not say what the ids in its masks mean: put classes.txt (id<TAB>name, 0 = background) {add}"
     )
@@ -306,13 +306,13 @@ def _read_classes(uri: str) -> ClassTable:
         try:
             names = json.loads(text)
         except ValueError as error:
-            raise UserError(f"{where} is no JSON: {error}") from None
+            raise UserError(f"{where} is not JSON: {error}") from None
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             names = dict(enumerate(names))
         if not isinstance(names, dict):
             raise UserError(f"{where} should be an object of id: name")
         if all(isinstance(value, int) for value in names.values()) and not any(map(str.isdecimal, map(str, names))):
-            # the other way round: label2id
+            # inverted: label2id
             names = {index: name for name, index in names.items()}
         text = "".join(f"{index}\t{name}\n" for index, name in names.items())
     return ClassTable.from_text(text, where)

@@ -1,4 +1,4 @@
-"""What the published layouts share: files found whatever the case of their names, splits in names."""
+"""Shared by the published layouts: case-insensitive file names, and splits in names."""
 
 import logging
 import re
@@ -19,12 +19,12 @@ _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_OF)})(?![a-z])")
 _log = logging.getLogger(__name__)
 
 
-# what desktops and file sharing leave behind in folders; in lower case
+# files that desktops and file sharing leave in folders; in lower case
 _LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})
 
 
 def visible(names: Sequence[str]) -> list[str]:
-    """Returns the names without hidden ones (a dot before them, as `._a.jpg` of macOS) and what desktops leave."""
+    """Returns the names without hidden files (leading dot, as `._a.jpg` of macOS) and files of desktops."""
     return [name for name in names if not name.startswith(".") and name.lower() not in _LEFTOVERS]
 
 
@@ -34,17 +34,17 @@ def visible_names(folder: str) -> list[str]:
 
 
 def locate(folder: str, path: str) -> str:
-    """Returns the URI of `path` (parts with `/`) below `folder`, spelled as it is there whatever the case of `path`."""
+    """Returns the URI of `path` (parts with `/`) below `folder`, with the case of the existing files."""
     return _find(folder, path) or storage.join(folder, path)
 
 
 def missing(folder: str, paths: Sequence[str]) -> list[str]:
-    """Returns which of the `paths` are not below `folder`, whatever the case of their names."""
+    """Returns the `paths` that do not exist below `folder`, ignoring case."""
     return [path for path in paths if _find(folder, path) is None]
 
 
 def refuse_missing(src: str, absent: Sequence[str], layout: str, needs: str) -> None:
-    """Raises UserError where anything is `absent`, saying that `src` is not `layout` and what that one needs."""
+    """Raises UserError if anything is `absent`: `src` is not `layout`, and what that layout needs."""
     if absent:
         raise UserError(f"{storage.redact(src)} is not {layout}: {', '.join(absent)} missing; expected {needs}")
 
@@ -59,12 +59,12 @@ def _find(folder: str, path: str) -> str | None:
 
 
 def without_extension(name: str) -> str:
-    """Returns the name without the extension of an image; any other dot stays."""
+    """Returns the name without an image extension; other dots are kept."""
     return name.rsplit(".", 1)[0] if name.lower().endswith(EXTENSIONS) else name
 
 
 def split_in_name(path: str) -> str | None:
-    """Returns the split that a path is named after, its last part before the folders; None = none, or several."""
+    """Returns the split in a path: in the file name, else in the folders; None = no split, or several."""
     splits = _splits_in(path)
     return splits[0] if len(splits) == 1 else None
 
@@ -77,18 +77,18 @@ def _splits_in(path: str) -> list[str]:
 
 
 def names_split(name: str) -> bool:
-    """True for a name that has the word of a split in it."""
+    """True for a name that contains the word of a split."""
     return _SPLIT_WORD.search(name.lower()) is not None
 
 
 def splits_by_name(names: Sequence[str], where: str) -> dict[str, str]:
     """Returns the split that each file is named after: "instances_val2017.json" is val.
 
-    A name that tells nothing leaves it to its folders. A single file that names no split is all train. `where` names
-    the data set in errors.
+    Where the name has no split, its folders decide. A single file without a split is all train. `where` names the data
+    set in errors.
 
     Raises:
-        UserError: a file that names no split, or several.
+        UserError: a file that does not name a split, or names several.
     """
     found = {name: _splits_in(name) for name in names}
     if len(names) == 1 and not found[names[0]]:

@@ -1,10 +1,10 @@
-"""Finds the mask of every image of a data set that lies in files, and says what does not go together.
+"""Finds the mask of every image of a data set of files, and reports what does not match.
 
-    masks = find_masks(Files("meals/images"), Files("meals/masks", mask_names.EXTENSIONS), lines, MaskFile)
-    masks["a.jpg"]       # where its mask lies; not there = unlabelled
+    masks = find_masks(FileIndex("meals/images"), FileIndex("meals/masks", mask_names.EXTENSIONS), lines, MaskFile)
+    masks["a.jpg"]       # its mask; no entry = unlabelled
 
-Masks that no image uses, and images without mask, are counted in the log. Masks of which none is used end it: such a
-data set would be prepared as if nothing were labelled.
+Masks that no image uses, and images without mask, are counted in the log. Masks of which none is used are an error:
+such a data set would be prepared as if nothing were labelled.
 """
 
 import logging
@@ -14,27 +14,27 @@ from collections.abc import Callable, Sequence
 from foodseg import storage
 from foodseg.data.encoded import Mask
 from foodseg.errors import DataRefused, UserError
-from foodseg.prepare.formats.file_index import Files
+from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
 from foodseg.prepare.formats.mask_names import Matching, match_masks
-from foodseg.prepare.formats.split_lists import Line
+from foodseg.prepare.formats.split_lists import ListedImage
 from foodseg.prepare.record import Unreadable
 
 _log = logging.getLogger(__name__)
 
 
 def find_masks(
-    images: Files, masks: Files, lines: Sequence[Line], make: Callable[[str], Mask]
+    images: FileIndex, masks: FileIndex, lines: Sequence[ListedImage], make: Callable[[str], Mask]
 ) -> dict[str, Mask | Unreadable]:
-    """Returns the mask of each listed image that has one, by `Line.key`.
+    """Returns the mask of each listed image that has one, by `ListedImage.key`.
 
     Args:
         lines: of all lists that are about these images.
-        make: makes a mask of the URI of its file.
+        make: returns the mask for the URI of its file.
 
     Raises:
-        UserError: each image has two masks, and it cannot be told which are meant.
-        DataRefused: there are masks, and none belongs to an image.
+        UserError: each image has two masks, and it is unclear which are meant.
+        DataRefused: there are masks, but none belongs to an image.
     """
     listed = [line.key for line in lines]
     matching = match_masks([*listed, *images.everything()], masks.everything())
@@ -59,10 +59,10 @@ def find_masks(
     return found
 
 
-def _mask(masks: Files, path: str, make: Callable[[str], Mask]) -> Mask | Unreadable:
+def _mask(masks: FileIndex, path: str, make: Callable[[str], Mask]) -> Mask | Unreadable:
     try:
         return make(storage.join(masks.root, path))
-    except UserError as error:  # a name that the storage refuses
+    except UserError as error:  # a name that the storage does not allow
         return Unreadable(str(error))
 
 
@@ -81,7 +81,7 @@ def _none_used(where: str, listed: Sequence[str], masks: Sequence[str], others: 
     )
 
 
-def _report(matching: Matching, images: Files, listed: Sequence[str], where: str) -> None:
+def _report(matching: Matching, images: FileIndex, listed: Sequence[str], where: str) -> None:
     for rule in matching.rules:
         _log.info("%s: %s", where, rule)
     if matching.unused:

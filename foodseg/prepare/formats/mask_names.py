@@ -1,10 +1,10 @@
-"""Which mask belongs to which image, by their names.
+"""Matches masks with images by their names.
 
     match_masks(["a.jpg", "b.jpg"], ["a_mask.png", "b_mask.png"]).masks      # {"a.jpg": "a_mask.png", ...}
 
-The rule is one name, `x.jpg` and `x.png`, in the same folder below. Where that leaves images without mask and masks
-without image, other rules are tried that hold for the whole set: the image's name with its extension, the same name in
-another folder, and a constant text before or behind (`x_mask.png`, `gt_x.png`).
+The rule is the same name, `x.jpg` and `x.png`, in the same subfolder. Where that leaves images without mask and masks
+without image, other rules are tried for the whole set: the image's name with its extension, the same name in another
+folder, and a constant prefix or suffix (`x_mask.png`, `gt_x.png`).
 """
 
 from collections import Counter, defaultdict
@@ -15,23 +15,23 @@ from foodseg.prepare.formats.file_index import fold
 from foodseg.prepare.formats.layout import without_extension
 
 EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg")
-"""What a mask may be saved as; JPEG is listed so that it is refused by name, since it blurs ids."""
+"""What a mask may be saved as; JPEG is listed so that it is refused by name: it blurs ids."""
 
 _LOSSY = (".jpg", ".jpeg")
-_TRIED = 50  # masks that a constant text is looked for in
-_SHARE = 0.8  # of the masks or the images that are left, which a constant text has to explain
+_TRIED = 50  # masks in which a constant prefix or suffix is searched
+_SHARE = 0.8  # of the remaining masks or images, which a prefix or suffix has to explain
 
 
 @dataclass
 class Matching:
-    """What was found out.
+    """The result of `match_masks`.
 
     Attributes:
         masks: path of the mask by path of the image.
-        unclear: images that several masks fit, with two of them.
+        unclear: images that several masks fit, with two of these masks.
         unused: masks that belong to no image.
-        rules: how masks were found that have another name than their image; a sentence each.
-        rivals: two masks of one image, by two texts behind the names, either of which could be meant for all.
+        rules: how masks with another name than their image were found; a sentence each.
+        rivals: two masks of one image, by two suffixes, either of which could be meant for all images.
     """
 
     masks: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def match_masks(images: Iterable[str], masks: Iterable[str]) -> Matching:
 
 
 def _lossless(masks: Iterable[str]) -> list[str]:
-    """Returns the masks without the JPEG of those that are there without loss, too: it is an image of them."""
+    """Returns the masks without those JPEGs that have a lossless file of the same name: they only show it."""
     whole = list(dict.fromkeys(masks))
     exact = {without_extension(mask) for mask in whole if not mask.lower().endswith(_LOSSY)}
     return [mask for mask in whole if not (mask.lower().endswith(_LOSSY) and without_extension(mask) in exact)]
@@ -100,7 +100,7 @@ def _by_key(
 
 
 def _by_affix(found: Matching, images: Sequence[str], masks: Sequence[str]) -> None:
-    """Matches by a constant text before or behind the names of the masks, or of both sides."""
+    """Matches by a constant prefix or suffix of the names of the masks, or of both sides."""
     tried = [_with(images, masks, before, behind) for before, behind in _affixes(images, masks)]
     tried.append(_by_cores(images, masks))
     tried.sort(key=len, reverse=True)
@@ -120,7 +120,7 @@ def _by_affix(found: Matching, images: Sequence[str], masks: Sequence[str]) -> N
 
 
 def _affixes(images: Sequence[str], masks: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the texts before and behind that make the name of a mask of that of an image, the commonest first."""
+    """Returns the prefixes and suffixes that turn the name of an image into that of a mask, the commonest first."""
     counts: Counter[tuple[str, str]] = Counter()
     stems = sorted({_stem(image) for image in images})
     for mask in masks[:_TRIED]:
@@ -151,7 +151,7 @@ def _with(images: Sequence[str], masks: Sequence[str], before: str, behind: str)
 
 
 def _by_cores(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
-    """Matches what is left of the names when what all images share, and what all masks share, is cut off."""
+    """Matches the names without the prefixes and suffixes that all images, and all masks, share."""
     of_image, of_mask = _cores([_stem(image) for image in images]), _cores([_stem(mask) for mask in masks])
     if len(set(of_image)) < len(images) or len(set(of_mask)) < len(masks) or min(len(images), len(masks)) < 2:
         return {}
@@ -160,7 +160,7 @@ def _by_cores(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
 
 
 def _cores(names: Sequence[str]) -> list[str]:
-    """Cuts off the beginning and the end that all names share, but nothing of a number."""
+    """Cuts off the prefix and suffix that all names share, but never part of a number."""
     first, last = min(names), max(names)
     start = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
     while start and first[start - 1].isdecimal():
@@ -182,5 +182,5 @@ def _folder(path: str) -> str:
 
 
 def _flat(path: str) -> str:
-    """Returns the path with what stands between its parts, and their underscores, as one character."""
+    """Returns the path with folders, dashes and underscores all separated by one underscore."""
     return fold("_".join(part for part in path.replace("/", "_").replace("-", "_").split("_") if part))

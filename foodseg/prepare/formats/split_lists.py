@@ -1,10 +1,10 @@
 """Lists of images as people write them: one a line, with or without folder and extension.
 
-    for line in read_list("meals/train.txt", files):
-        line.paths       # the files that it may mean: one, if all is well
+    for line in read_list("meals/train.txt", index):
+        line.path        # the file that it means; None = refused
 
-Blank lines are passed over, and comments (`# ...`) that name no file. A file that is listed again is listed once, which
-the log says, as it says what had to be interpreted.
+Blank lines and comments (`# ...`) that do not name a file are skipped. A repeated file is listed once. Repetitions and
+lines that had to be interpreted are logged.
 """
 
 import logging
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from foodseg import storage
 from foodseg.data.encoded import Encoded
 from foodseg.errors import UserError
-from foodseg.prepare.formats.file_index import Files
+from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
 from foodseg.prepare.record import ImageFile, Unreadable
 
-_NEAR = 20  # lines of a list that a near name is looked for
+_NEAR = 20  # lines of a list for which a similar name is suggested
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a list. `path` of its image below the folder of images; None = `refusal` says why there is none."""
+class ListedImage:
+    """A line of a list. `path` of its image below the folder of images; None = not found, `refusal` says why."""
 
     text: str
     path: str | None
@@ -40,30 +40,30 @@ class Line:
 
     @property
     def key(self) -> str:
-        """What a mask is looked for by: the path, or the stem where there is no such image."""
+        """The name to match masks by: the path, or the stem where the image does not exist."""
         return self.path or self.stem
 
-    def image(self, files: Files) -> Encoded:
-        """Returns where the image lies."""
+    def image(self, files: FileIndex) -> Encoded:
+        """Returns the location of the image."""
         if self.path is not None:
             try:
                 return ImageFile(storage.join(files.root, self.path))
-            except UserError as error:  # a name that the storage refuses
+            except UserError as error:  # a name that the storage does not allow
                 return Unreadable(str(error))
         assert self.refusal is not None
         return self.refusal
 
 
-def read_list(uri: str, files: Files) -> list[Line]:
+def read_list(uri: str, files: FileIndex) -> list[ListedImage]:
     """Reads a list of images in `files`.
 
     Raises:
-        UserError: there is no such list, or it is no text.
+        UserError: there is no such list, or it is not text.
     """
     name = storage.redact(uri).rpartition("/")[2]
-    lines: list[Line] = []
+    lines: list[ListedImage] = []
     seen: set[str] = set()
-    repeated, guessed = [], []
+    repeated, interpreted = [], []
     missing = 0
     for text in storage.read_text(uri).split("\n"):
         text = text.strip()
@@ -72,7 +72,7 @@ def read_list(uri: str, files: Files) -> list[Line]:
         found = files.find(text) or files.find(_first_column(text))
         if not found and text.startswith("#"):
             continue
-        line = _line(text, found, name, files, near=missing < _NEAR)
+        line = _listed_image(text, found, name, files, near=missing < _NEAR)
         missing += line.path is None
         if (line.path or text) in seen:
             repeated.append(text)
@@ -80,42 +80,42 @@ def read_list(uri: str, files: Files) -> list[Line]:
         seen.add(line.path or text)
         lines.append(line)
         if line.path is not None and without_extension(line.path) != without_extension(text):
-            guessed.append((text, line.path))
+            interpreted.append((text, line.path))
     if repeated:
         _log.warning(
             "%s lists %d images more than once; each is taken once (the first is %r)", name, len(repeated), repeated[0]
         )
-    if guessed:
+    if interpreted:
         _log.info(
-            "%s: lines that are spelled in another way than their image: %d; %r is read as %s",
+            "%s: lines that are spelled differently from their image: %d; %r is read as %s",
             name,
-            len(guessed),
-            *guessed[0],
+            len(interpreted),
+            *interpreted[0],
         )
     return lines
 
 
 def _first_column(text: str) -> str:
-    """Returns the first of several columns where it is the file of an image ("a.jpg a.png"); "" = there is one."""
+    """Returns the first of several columns if it names an image ("a.jpg a.png"), else ""."""
     column, *others = re.split(r"[\s,;]+", text, maxsplit=1)
     return column if others and without_extension(column) != column else ""
 
 
-def _line(text: str, found: list[str], name: str, files: Files, *, near: bool) -> Line:
+def _listed_image(text: str, found: list[str], name: str, files: FileIndex, *, near: bool) -> ListedImage:
     if len(found) == 1:
-        return Line(text, found[0])
+        return ListedImage(text, found[0])
     folder = storage.redact(files.root).rpartition("/")[2]
     if found:
         both = " and ".join(f"{folder}/{path}" for path in found[:2])
         reason = (
             f"{name} lists {text!r}, and {both} both have that name: write the extension into the list, or rename one"
         )
-        return Line(text, None, Unreadable(reason, "ambiguous_name"))
+        return ListedImage(text, None, Unreadable(reason, "ambiguous_name"))
     foreign = files.foreign(text)
     if foreign is not None:
-        return Line(text, foreign)
+        return ListedImage(text, foreign)
     close = files.near(text) if near else None
     hint = f" ({folder}/{close} is there)" if close else ""
-    return Line(
+    return ListedImage(
         text, None, Unreadable(f"{name} lists {text!r}, and no image in {folder}/ has that name{hint}", "missing_file")
     )

@@ -1,4 +1,4 @@
-"""The records of a published data set: each split has its list of images, and folders of its images and masks."""
+"""The records of a published data set: each split has a list of images, and folders of images and masks."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from foodseg import storage
 from foodseg.data.encoded import Mask
-from foodseg.prepare.formats.file_index import Files
+from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
 from foodseg.prepare.formats.mask_files import find_masks
 from foodseg.prepare.formats.mask_names import EXTENSIONS as MASKS
-from foodseg.prepare.formats.split_lists import Line, read_list
+from foodseg.prepare.formats.split_lists import ListedImage, read_list
 from foodseg.prepare.record import Record, Unreadable, distinct_ids
 
 
@@ -25,21 +25,21 @@ class ListedSplit:
 
 
 def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[str], Mask]) -> tuple[Record, ...]:
-    """Returns a record for each line of the lists; `mask` makes one of the URI of a mask file.
+    """Returns a record for each line of the lists; `mask` returns the mask for the URI of its file.
 
-    Every image of a published data set has a mask: where it is not there, the audit refuses the record and names it.
-    Images that no list names are left out and counted in the log.
+    Every image of a published data set has a mask: where the mask is missing, the audit refuses the record by name.
+    Images that are not listed are left out and counted in the log.
 
     Raises:
         UserError, DataRefused: what `find_masks` raises.
     """
-    images = {folder: Files(folder) for folder in {part.images for part in splits}}
+    images = {folder: FileIndex(folder) for folder in {part.images for part in splits}}
     lines = {part.split: read_list(part.names, images[part.images]) for part in splits}
-    together: dict[tuple[str, str], list[Line]] = defaultdict(list)  # splits may share their folders
+    together: dict[tuple[str, str], list[ListedImage]] = defaultdict(list)  # splits may share their folders
     for part in splits:
         together[part.images, part.masks] += lines[part.split]
     masks = {
-        folders: find_masks(images[folders[0]], Files(folders[1], MASKS), own, mask)
+        folders: find_masks(images[folders[0]], FileIndex(folders[1], MASKS), own, mask)
         for folders, own in together.items()
     }
     found = []  # (stem, record)
@@ -55,6 +55,6 @@ def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[s
     )
 
 
-def _absent(part: ListedSplit, line: Line) -> Unreadable:
+def _absent(part: ListedSplit, line: ListedImage) -> Unreadable:
     name = without_extension(line.path or line.text)
     return Unreadable(f"{storage.redact(part.masks)} has no mask {name}.png", "missing_file")

@@ -6,7 +6,7 @@
     UECFOODPIXCOMPLETE/data/UECFoodPIXCOMPLETE/{train,test}/mask/1.png    the class id is the red channel
 
 The source is that folder, `data` in it or the folder around it. Some masks of the download have width and height
-swapped against their image: they are read as they are stored, and the audit deals with them. (Okamoto, Yanai:
+swapped relative to their image: they are read as stored, and the audit turns them. (Okamoto, Yanai:
 "UEC-FoodPIX Complete: A Large-scale Food Image Segmentation Dataset".)
 """
 
@@ -30,7 +30,7 @@ _RGB, _RGBA = 2, 6  # colour types of PNG
 
 @dataclass(frozen=True)
 class MaskRedChannel:
-    """A mask whose red channel is the class id, in a PNG file of its own."""
+    """A mask that is one PNG file whose red channel is the class id."""
 
     uri: str
 
@@ -68,7 +68,7 @@ def decode_colours(data: bytes) -> np.ndarray:
     """Decodes a mask that is a colour PNG to (H, W, 3) uint8 RGB; transparency is left out.
 
     Raises:
-        BadFile: unreadable, truncated, too many pixels, or no PNG of 8-bit RGB or RGBA.
+        BadFile: unreadable, truncated, too many pixels, or not a PNG of 8-bit RGB or RGBA.
     """
     image = open_image(data)
     if data[:8] != b"\x89PNG\r\n\x1a\n":
@@ -77,11 +77,11 @@ def decode_colours(data: bytes) -> np.ndarray:
     if depth != 8 or colour_type not in (_RGB, _RGBA):
         kind = {0: "grey", _RGB: "RGB", 3: "palette", 4: "grey with alpha", _RGBA: "RGBA"}.get(colour_type, "other")
         raise BadFile(
-            f"class ids in the red channel take a PNG of 8-bit RGB or RGBA, this one is {depth}-bit {kind}", "mask_mode"
+            f"class ids in the red channel need a PNG of 8-bit RGB or RGBA, this one is {depth}-bit {kind}", "mask_mode"
         )
     try:
         return np.array(image)[:, :, :3]
-    except Exception as error:  # Pillow may stumble in any way
+    except Exception as error:  # Pillow may raise anything
         raise undecodable("mask", data, error) from None
 
 
@@ -89,7 +89,7 @@ def _class_table(uri: str) -> ClassTable:
     text = storage.read_text(uri)
     header, _, lines = text.partition("\n")
     if not header.partition("\t")[0].strip()[:1].isdecimal():
-        text = f"\n{lines}"  # an empty line instead, so that errors count lines as an editor does
+        text = f"\n{lines}"  # an empty line replaces the header, so that errors have the line numbers of the file
     return ClassTable.from_text(text, storage.redact(uri))
 
 

@@ -20,7 +20,7 @@ from foodseg.prepare.formats.folder import list_folder
 
 
 def pycocotools_mask(coco: COCO, file_name: str) -> np.ndarray:
-    """The mask of an image of which no two annotations overlap."""
+    """The mask of an image whose annotations do not overlap."""
     found = next(image for image in coco.imgs.values() if image["file_name"] == file_name)
     mask = np.zeros((found["height"], found["width"]), np.int64)
     for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[found["id"]])):
@@ -81,7 +81,10 @@ def test_ids_with_a_slash_and_images_of_a_phone_come_back(tmp_path: Path) -> Non
     ("change", "words"),
     [
         (lambda path: path.unlink(), "has no mask"),
-        (lambda path: Image.new("L", Image.open(path).size, 255).save(path), "ignored pixels, which COCO cannot say"),
+        (
+            lambda path: Image.new("L", Image.open(path).size, 255).save(path),
+            "ignored pixels, which COCO cannot express",
+        ),
     ],
 )
 def test_what_coco_cannot_say_is_refused(change, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -82,7 +82,7 @@ def test_arrays_by_hand(classes: int, dtype: type, ignore: int, tmp_path: Path) 
     np.testing.assert_array_equal(arrays["source"], [1, 2, 0])  # a, x, none: places in `annotated`
     assert arrays["ingredients"].shape == (3, classes)
     assert [np.flatnonzero(row).tolist() for row in arrays["ingredients"]] == [[3], [1], []]
-    assert arrays["list_known"].tolist() == [True, True, False]
+    assert arrays["ingredients_known"].tolist() == [True, True, False]
 
 
 def test_a_row_is_cropped_alike_in_any_company(tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_tensors_are_channels_last_and_share_memory_that_can_be_written_to(write
     assert torch.equal(batch.image, torch.tensor(arrays["image"]).permute(0, 3, 1, 2))
     dtypes = [batch.mask.dtype, batch.extent.dtype, batch.seed.dtype, batch.position.dtype, batch.source.dtype]
     assert dtypes == [torch.uint8, torch.int32, torch.int64, torch.int64, torch.int16]
-    assert batch.ingredients.dtype == batch.list_known.dtype == torch.bool
+    assert batch.ingredients.dtype == batch.ingredients_known.dtype == torch.bool
     assert batch.to(torch.device("cpu")) is batch

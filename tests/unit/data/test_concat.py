@@ -9,7 +9,7 @@ import pytest
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig, WeightedData
 from foodseg.data.batch import read_batches
-from foodseg.data.concat import join_manifests, training_manifest
+from foodseg.data.concat import concat_manifests, training_manifest
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
@@ -143,7 +143,7 @@ def test_other_label_spaces_are_refused(uris: list[str], tmp_path: Path) -> None
     assert "foodseg data map" in str(caught.value)
     longer = read_manifest(uris[0]).model_copy(update={"classes": (*SYNTHETIC_CLASSES.names, "extra")})
     with pytest.raises(UserError, match=rf"id {len(SYNTHETIC_CLASSES)} is nothing in x and 'extra' in y"):
-        join_manifests(["x", "y"], [read_manifest(uris[0]), longer])
+        concat_manifests(["x", "y"], [read_manifest(uris[0]), longer])
 
 
 def test_a_set_that_has_nothing_to_train_on_is_refused(uris: list[str], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_ids_and_names(text: str, expected: dict[str, tuple[int, ...]]) -> None:
         ("canteen\t4\n", "'4' is neither an id"),
         ("canteen\t-1\n", "'-1' is neither an id"),
         ("canteen\tsoup\n", "'soup' is neither an id"),
-        ("canteen\t1\ncanteen\t2\n", "line 2: source 'canteen' stands twice"),
+        ("canteen\t1\ncanteen\t2\n", "line 2: source 'canteen' occurs twice"),
         ("cantine\t1\n", "line 1: no image has the source 'cantine'; the sources are '', 'canteen', 'home', 'uec'"),
     ],
 )

@@ -148,7 +148,7 @@ def test_subsets(tmp_path):
         ("3\tfig\n", r"id 3 is outside the label space \(0 to 2\)"),
         ("2\trice\n", "id 2 is 'rice' there, but 'tofu' in the data set"),
         ("tofu\n", "line 1: expected 'id<TAB>name', found 'tofu'"),
-        ("1\trice\n1\ttofu\n", "line 2: id 1 stands twice"),
+        ("1\trice\n1\ttofu\n", "line 2: id 1 occurs twice"),
     ],
 )
 def test_bad_subsets(tmp_path, text, expected):

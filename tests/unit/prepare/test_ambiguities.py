@@ -1,4 +1,4 @@
-"""What the records of a data set decide together: how masks are turned beside EXIF, and what 255 means."""
+"""What the records of a data set decide together: how masks are turned where images have EXIF, and what 255 means."""
 
 import io
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask, upright
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
-from foodseg.prepare.ambiguities import settle_ignored, settle_turns
+from foodseg.prepare.ambiguities import resolve_ignored, resolve_mask_orientations
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_record, read_mask
 from foodseg.prepare.record import Record
 
@@ -60,8 +60,8 @@ def names(found: RecordFacts | Refusal) -> set[str]:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_alone_and_with_others(orientation: int, stored: bool, size: tuple[int, int]) -> None:
     meals = [draw_meal(seed, *size) for seed in range(5)]
-    alone = [settle_turns([audited(*meal, orientation, stored=stored)])[0] for meal in meals]
-    together = settle_turns([audited(*meal, orientation, stored=stored) for meal in meals])
+    alone = [resolve_mask_orientations([audited(*meal, orientation, stored=stored)])[0] for meal in meals]
+    together = resolve_mask_orientations([audited(*meal, orientation, stored=stored) for meal in meals])
     assert sum("unclear_turn" in names(found) for found in alone) <= 2
     assert not any("unclear_turn" in names(found) for found in together)
     for found, (_, mask) in zip((*alone, *together), (*meals, *meals), strict=True):
@@ -77,19 +77,19 @@ def test_every_orientation_alone_and_with_others(orientation: int, stored: bool,
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
-def test_what_cannot_be_told_is_said(orientation: int) -> None:
+def test_an_unclear_orientation_is_reported(orientation: int) -> None:
     flat, mask = np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8)
     mask[5:20, 8:40] = 1
-    (found,) = settle_turns([audited(flat, mask, orientation, stored=False)])
+    (found,) = resolve_mask_orientations([audited(flat, mask, orientation, stored=False)])
     assert isinstance(found, RecordFacts) and found.mask_turn == 1
     assert names(found) == {"exif_orientation", "unclear_turn"}
-    assert f"EXIF orientation {orientation}: it cannot be told" in found.findings[-1].detail
+    assert f"EXIF orientation {orientation}: it is unclear whether" in found.findings[-1].detail
 
 
 def test_a_mask_that_turning_does_not_change_needs_no_decision() -> None:
     flat, mask = np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 1
-    (found,) = settle_turns([audited(flat, mask, 3, stored=True)])
+    (found,) = resolve_mask_orientations([audited(flat, mask, 3, stored=True)])
     assert names(found) == {"exif_orientation"}
 
 
@@ -98,14 +98,14 @@ def test_others_of_the_source_decide_what_is_not_clear(stored: bool) -> None:
     flat, mask = np.full((64, 96, 3), 120, np.uint8), np.zeros((64, 96), np.uint8)
     mask[5:20, 8:40] = 1
     unclear = audited(flat, mask, 3, stored=stored)
-    sideways = [audited(*draw_meal(seed, 96, 144), 6, stored=stored) for seed in (0, 1)]  # their size tells
+    sideways = [audited(*draw_meal(seed, 96, 144), 6, stored=stored) for seed in (0, 1)]  # their size decides
     elsewhere = audited(flat, mask, 3, stored=stored, source="other")
-    found = settle_turns([unclear, *sideways, elsewhere])
+    found = resolve_mask_orientations([unclear, *sideways, elsewhere])
     assert isinstance(found[0], RecordFacts)
     np.testing.assert_array_equal(read_mask(found[0], SYNTHETIC_CLASSES), mask)
     assert ("stored_mask" in names(found[0])) == stored and "unclear_turn" not in names(found[0])
     assert "unclear_turn" in names(found[3]), "sources are labelled with different tools"
-    mixed = settle_turns([unclear, sideways[0], audited(*draw_meal(1, 96, 144), 6, stored=not stored)])
+    mixed = resolve_mask_orientations([unclear, sideways[0], audited(*draw_meal(1, 96, 144), 6, stored=not stored)])
     assert "unclear_turn" in names(mixed[0])
 
 
@@ -118,7 +118,7 @@ def facts(ids: list[int], classes: ClassTable, number: int = 0) -> RecordFacts |
 
 
 def test_255_is_the_one_class_where_nothing_else_can_be(caplog: pytest.LogCaptureFixture) -> None:
-    found = settle_ignored([facts(ids, ONE, n) for n, ids in enumerate(([0, 255], [255], [0]))], ONE)
+    found = resolve_ignored([facts(ids, ONE, n) for n, ids in enumerate(([0, 255], [255], [0]))], ONE)
     assert all(isinstance(one, RecordFacts) for one in found)
     assert [names(one) for one in found] == [{"ignored_is_food"}, {"ignored_is_food"}, {"empty_mask"}]
     first = found[0]
@@ -142,7 +142,7 @@ def test_255_is_the_one_class_where_nothing_else_can_be(caplog: pytest.LogCaptur
 )
 def test_255_stays_ignored_where_it_may_be(sets: list[list[int]], classes: ClassTable) -> None:
     before = [facts(ids, classes, number) for number, ids in enumerate(sets)]
-    assert settle_ignored(before, classes) == before
+    assert resolve_ignored(before, classes) == before
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_255_stays_ignored_where_it_may_be(sets: list[list[int]], classes: Class
     [
         ([0, 255], 3, "the mask has no ingredient, and 50.0% of it is 255 = ignored"),
         ([255], 3, "every pixel of the mask is ignored (id 255)"),
-        ([0, 128], 2, "they are multiples of 128, as of a mask that was made to be looked at: divide them by 128"),
+        ([0, 128], 2, "they are multiples of 128, as in a mask that was stretched for viewing: divide them by 128"),
         ([0, 85, 170, 255], 4, "multiples of 85"),
         ([0, 60, 120], 3, "multiples of 60"),
     ],
@@ -160,7 +160,7 @@ def test_the_detail_says_what_to_do(ids: list[int], count: int, detail: str) -> 
     assert detail in found.findings[-1].detail
 
 
-def test_16_bits_may_say_ignored_in_their_own_way() -> None:
+def test_16_bit_masks_may_hold_65535_for_ignored() -> None:
     classes = ClassTable(("background", "rice", "egg"))
     sink = io.BytesIO()
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(sink, "PNG")

@@ -52,7 +52,7 @@ def test_links_are_followed(src: Path, tmp_path: Path) -> None:
 def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     for text in ('{"images": []}', "[]"):
         (tmp_path / "dataset.json").write_text(text)
-        with pytest.raises(UserError, match=r"dataset\.json is no file of foodseg and would be replaced"):
+        with pytest.raises(UserError, match=r"dataset\.json was not written by foodseg and would be replaced"):
             check_destination("hf://datasets/a/b", str(tmp_path))
     (tmp_path / "dataset.json").write_text('{"format_version": 2, "na')
     check_destination("hf://datasets/a/b", str(tmp_path))  # a damaged one is ours

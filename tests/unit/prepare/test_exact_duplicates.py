@@ -1,4 +1,4 @@
-"""Ids and files that stand twice: who stays, who goes, and what is said."""
+"""Ids and files that occur twice: which record is kept, which is refused, and the messages."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def shown(text: str) -> list[RecordFacts | Refusal]:
         ("a r 1, a v 2", "duplicate_id -"),
         ("a v 1, a r 2", "- duplicate_id"),
         ("a r 1, a s 1", "duplicate_id -"),  # one finding suffices: the file belongs to that id
-        ("a r 1, a s 2, b r 1", "duplicate_id - -"),  # what lost its id holds no file
+        ("a r 1, a s 2, b r 1", "duplicate_id - -"),  # a record that lost its id does not claim a file
         ("a r 1, b s 1", "split_duplicate -"),
         ("a s 1, b r 1", "- split_duplicate"),
         ("a r 1, b v 1", "split_duplicate -"),
@@ -46,7 +46,7 @@ def shown(text: str) -> list[RecordFacts | Refusal]:
         ("", ""),
     ],
 )
-def test_who_goes(records: str, expected: str) -> None:
+def test_which_record_is_refused(records: str, expected: str) -> None:
     given = shown(records) if records else []
     found = refuse_duplicates(given)
     assert [each.record for each in found] == [each.record for each in given]
@@ -55,15 +55,15 @@ def test_who_goes(records: str, expected: str) -> None:
         assert isinstance(each, Refusal) == any(f.refuses for f in each.findings)
 
 
-def test_what_is_said() -> None:
+def test_the_messages() -> None:
     found = refuse_duplicates(shown("a r 1, b s 1, b v 2"))
     assert isinstance(found[0], Refusal) and isinstance(found[2], Refusal)
     assert found[0].reason == "the same file as 'b' of test, which keeps it"
     assert (found[0].findings[0].other_id, found[0].findings[0].other_split) == ("b", "test")
-    assert found[2].reason == "the id 'b' stands in test, which keeps it"
+    assert found[2].reason == "the id 'b' is also in test, which keeps it"
 
 
-def test_findings_add_up_and_a_refused_record_holds_no_image_back() -> None:
+def test_findings_add_up_and_a_refused_record_claims_no_image() -> None:
     torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
     grey = replace(good("b", "train", b"1"), findings=(Finding("grey", "no colour"),))
     found = refuse_duplicates([torn, grey, replace(torn), replace(grey, record=good("c", "train", b"1").record)])
@@ -73,7 +73,7 @@ def test_findings_add_up_and_a_refused_record_holds_no_image_back() -> None:
         ["truncated", "duplicate_id"],
         ["grey", "repeated_image"],
     ]
-    assert isinstance(found[2], Refusal) and found[2].reason == "torn; the id 'a' stands in test, which keeps it"
+    assert isinstance(found[2], Refusal) and found[2].reason == "torn; the id 'a' is also in test, which keeps it"
 
 
 def test_a_good_record_keeps_its_id_before_a_bad_one_of_test() -> None:

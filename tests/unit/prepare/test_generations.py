@@ -54,7 +54,9 @@ def test_of_two_at_the_same_time_the_last_stays_whole(tmp_path: Path, caplog: py
     switch_to(one, manifests[0])
     assert rows(tmp_path) == ["one"]
     (record,) = caplog.records
-    assert f"has been switched to {two.folder} by another command meanwhile: {one.folder} takes" in record.getMessage()
+    assert (
+        f"has been switched to {two.folder} by another command meanwhile: {one.folder} replaces" in record.getMessage()
+    )
     assert RowReader(str(tmp_path), manifests[1], ["train"]).column("image_id").to_pylist() == ["two"]  # still readable
     for name in ("later", "latest"):
         after = next_generation(str(tmp_path), overwrite=True)

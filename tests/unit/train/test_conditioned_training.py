@@ -61,7 +61,7 @@ def a_batch() -> Batch:
             "position": np.arange(4, dtype=np.int64),
             "source": np.array([0, 1, 0, 1], np.int16),
             "ingredients": ingredients,
-            "list_known": np.array([True, True, False, False]),
+            "ingredients_known": np.array([True, True, False, False]),
         }
     )
 

@@ -175,7 +175,7 @@ def a_batch() -> Batch:
             "position": np.arange(2, dtype=np.int64),
             "source": np.zeros(2, np.int16),
             "ingredients": ingredients,
-            "list_known": np.array([True, True]),
+            "ingredients_known": np.array([True, True]),
         }
     )
 
@@ -222,8 +222,9 @@ def test_the_head_learns_from_images_that_were_told_all_names(data, names, tmp_p
     trainer = trainer_of(tiny(data, tmp_path / "r", names, *GUESSES, "distill.conditioning_mix=[0.5, 0.5, 0, 0]"))
     seeds = torch.arange(16)
     batch = a_batch()
+    known = batch.ingredients_known[:1]
     drawn = [
-        student_conditioning(batch.ingredients[:1], batch.list_known[:1], seed[None], trainer.config.distill)[0].all()
+        student_conditioning(batch.ingredients[:1], known, seed[None], trainer.config.distill)[0].all()
         for seed in seeds
     ]
     assert 0 < sum(map(int, drawn)) < 16

@@ -194,7 +194,7 @@ def test_an_image_without_a_mask_teaches_through_the_teacher_alone(data, tmp_pat
     for name, settings in {"off": [], "on": ON}.items():
         config = synthetic_config("", tmp_path / name, several, *steps, *settings)
         trainer = trainer_of(config)
-        unlabelled = [batch for batch in trainer.context.batches(0, 5) if not batch.list_known.any()]
+        unlabelled = [batch for batch in trainer.context.batches(0, 5) if not batch.ingredients_known.any()]
         assert len(unlabelled) == 9  # of 20: the others have masks
         assert all((batch.mask == SYNTHETIC_CLASSES.ignore_id).all() for batch in unlabelled)
         assert trainer.task.counts(unlabelled[0], 4)["cross_entropy"] == 0

@@ -37,7 +37,7 @@ def a_batch() -> Batch:
             "position": np.arange(2, dtype=np.int64),
             "source": np.array([0, 1], np.int16),
             "ingredients": np.zeros((2, K), bool),
-            "list_known": np.ones(2, bool),
+            "ingredients_known": np.ones(2, bool),
         }
     )
 

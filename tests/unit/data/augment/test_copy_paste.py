@@ -73,7 +73,7 @@ def test_a_partner_without_ingredients_changes_nothing(value: int) -> None:
 
 def test_the_list_of_an_unlabelled_image_stays_unknown() -> None:
     made = pasted(crop(np.full((8, 8), 255, np.uint8), labelled=False), np.full((8, 8), 2, np.uint8))
-    assert (made.mask == 2).all() and not made.ingredients.any() and not made.list_known
+    assert (made.mask == 2).all() and not made.ingredients.any() and not made.ingredients_known
 
 
 def test_at_least_one_ingredient_and_each_other_every_second_time() -> None:

@@ -38,7 +38,7 @@ def test_nothing_random_gives_the_image_itself() -> None:
     np.testing.assert_array_equal(crop.image[:, 0, 0], np.arange(0, 80, 10))
     assert (crop.image.dtype, crop.mask.dtype, crop.extent.dtype) == (np.uint8, np.uint8, np.int32)
     assert crop.extent.tolist() == [0, 0, 8, 8]
-    assert crop.ingredients.tolist() == [False, True, True, True] and crop.list_known
+    assert crop.ingredients.tolist() == [False, True, True, True] and crop.ingredients_known
 
 
 def test_the_same_seed_gives_the_same_crop_and_others_differ() -> None:
@@ -126,7 +126,7 @@ def test_one_pixel_is_an_image() -> None:
 def test_an_unlabelled_image_is_all_ignored_and_its_list_unknown() -> None:
     crop = crop_of(quarters(), settings(class_aware=1), labelled=False)
     assert (crop.mask == 255).all() and crop.mask.dtype == np.uint8
-    assert not crop.list_known and not crop.ingredients.any()
+    assert not crop.ingredients_known and not crop.ingredients.any()
     assert crop.extent.tolist() == [0, 0, 8, 8], "unlabelled is not padding"
     assert crop.image[:, :, 0].any()
 
@@ -144,7 +144,7 @@ def test_ignored_pixels_are_on_no_list() -> None:
     mask = np.full((8, 8), 255, np.uint8)
     mask[0, 0] = 1
     crop = crop_of(mask, settings(class_aware=1))
-    assert crop.ingredients.tolist() == [False, True, False, False] and crop.list_known
+    assert crop.ingredients.tolist() == [False, True, False, False] and crop.ingredients_known
     assert (crop.mask == 255).sum() == 63
 
 

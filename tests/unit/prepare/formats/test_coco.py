@@ -43,12 +43,12 @@ def write(folder: Path, files: dict[str, Any]) -> str:
 
 
 def summary(src: str) -> list[tuple[str, str, str | None]]:
-    """Id, split and the place of the image of each record."""
-    places = [
+    """Id, split and the path of the image of each record."""
+    paths = [
         str(Path(r.image.uri).relative_to(src)) if isinstance(r.image, ImageFile) else None
         for r in list_coco(src).records
     ]
-    return [(r.image_id, r.split, place) for r, place in zip(list_coco(src).records, places, strict=True)]
+    return [(r.image_id, r.split, path) for r, path in zip(list_coco(src).records, paths, strict=True)]
 
 
 def reason(record: Record) -> str:
@@ -78,7 +78,7 @@ def test_the_layout_of_coco_2017(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             ("000002", "train", "train2017/a/000002.png"),
             ("000009", "val", "val2017/000009.jpg"),
         ]
-    assert "left aside, since they are not COCO instances: annotations/captions_train2017.json" in caplog.text
+    assert "skipped, since they are not COCO instances: annotations/captions_train2017.json" in caplog.text
     assert missing_in_coco(src) == []
 
 
@@ -119,10 +119,10 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
     assert missing_in_coco(src) == []
 
 
-@pytest.mark.parametrize("place", ["1.jpg", "images/1.jpg"])
-def test_one_json_with_its_images_beside(place: str, tmp_path: Path) -> None:
-    src = write(tmp_path, {"labels.json": document([image(0, "1.jpg")], [annotation(1, 0)]), place: None})
-    assert summary(src) == [("1", "train", place)]
+@pytest.mark.parametrize("path", ["1.jpg", "images/1.jpg"])
+def test_one_json_with_its_images_next_to_it(path: str, tmp_path: Path) -> None:
+    src = write(tmp_path, {"labels.json": document([image(0, "1.jpg")], [annotation(1, 0)]), path: None})
+    assert summary(src) == [("1", "train", path)]
     assert missing_in_coco(src) == []
 
 
@@ -239,17 +239,17 @@ def test_each_malformed_entry_is_a_record_that_says_why(tmp_path: Path) -> None:
         "polygon": "annotation 3: a polygon has an even number of coordinates, this one has 7",
         "size": "`images` gives height 3 and width 4.5; both should be numbers of pixels",
         "flat": "`images` gives height -3 and width 4; both should be numbers of pixels",
-        "twice": "image id 6 stands 2 times in `images`",
-        "twice2": "image id 6 stands 2 times in `images`",
-        "number": "image id 12 stands 2 times in `images`, as '12' and 12",
-        "text": "image id 12 stands 2 times in `images`, as '12' and 12",
+        "twice": "image id 6 occurs 2 times in `images`",
+        "twice2": "image id 6 occurs 2 times in `images`",
+        "number": "image id 12 occurs 2 times in `images`, as '12' and 12",
+        "text": "image id 12 occurs 2 times in `images`, as '12' and 12",
         "nowhere": "file_name 'nowhere.jpg' is not in the data set; there is box.jpg, for example",
         "a.json, image 9": "its entry in `images` has no file_name, but 'fileName'",
-        "noid": "its entry in `images` has no id, so that no annotation can name it",
-        "fraction": "its entry in `images` has the id 1.5, so that no annotation can name it",
-        "true": "its entry in `images` has the id True, so that no annotation can name it",
+        "noid": "its entry in `images` has no id, so that no annotation can refer to it",
+        "fraction": "its entry in `images` has the id 1.5, so that no annotation can refer to it",
+        "true": "its entry in `images` has the id True, so that no annotation can refer to it",
         "nolabel": "annotation number 8 has category_id 'rice', which `categories` does not list",
-        "box": "annotation 9 has a bbox and no segmentation: a box does not tell which pixels are meant",
+        "box": "annotation 9 has a bbox and no segmentation: a box does not say which pixels are meant",
         "crowd": "annotation 10 has iscrowd 'perhaps', which is neither 0 nor 1",
         "key": "annotation 11 has no category_id, but 'categoryId'",
         "null": "annotation 12 has no category_id: None is not an id",
@@ -306,11 +306,11 @@ def test_a_size_that_is_not_given_is_that_of_the_image(
     with caplog.at_level(logging.INFO):
         (record,) = list_coco(src).records
     assert record.mask is not None and record.mask.read().tolist() == FIRST
-    assert "a.json: 1 images are listed without height and width, which are those of their files" in caplog.text
+    assert "a.json: 1 images are listed without height and width; the sizes of their files are used" in caplog.text
 
 
 def test_height_and_width_that_were_exchanged_in_all_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # of 3 x 5 pixels each; the first image alone does not tell
+    # of 3 x 5 pixels each; the first image alone does not decide
     images = [image(n, f"{n}.jpg", height=5, width=3) for n in (1, 2)]
     wide = annotation(2, 2, segmentation=[[2, 0, 5, 0, 5, 2, 2, 2]])
     src = write(tmp_path, {"a.json": document(images, [annotation(1, 1), wide]), "1.jpg": None, "2.jpg": None})
@@ -351,7 +351,7 @@ def test_an_image_that_is_listed_twice_is_one_image(tmp_path: Path, caplog: pyte
     images = [image(1, "1.jpg"), image(2, "2.jpg"), image("1.0", "1.jpg")]  # type: ignore[arg-type]
     src = write(tmp_path, {"a.json": document(images, [annotation(1, 1)]), "1.jpg": None, "2.jpg": None})
     assert [image_id for image_id, _, _ in summary(src)] == ["1", "2"]
-    assert "a.json: 1 entries of `images` stand twice and are read once" in caplog.text
+    assert "a.json: 1 entries of `images` occur twice and are read once" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_annotations_that_belong_to_no_image_are_counted_one_by_one(change: Any,
     listing = list_coco(src)
     assert listing.lost is not None and (listing.lost.count, listing.lost.total) == (3, 4)
     assert words in listing.lost.first
-    assert len(listing.records) == 3  # the two images, and one that stands for the three annotations
+    assert len(listing.records) == 3  # the two images, and one for the three annotations
 
 
 @pytest.mark.parametrize("name", ["background", "Background", "_background_", "__background__", "_BACKGROUND_"])
@@ -417,7 +417,7 @@ def root(name: str, supercategory: str | None = "none", index: int = 0) -> dict[
         ([root("rice"), root("egg", "rice", 1), root("rice", "rice", 2)], ("egg", "rice")),
         ([root("meals"), root("rice", "food", 1)], ("rice",)),
         ([root("food", None, 1), root("rice", "food", 2)], ("rice",)),
-        # no root: nobody belongs to it, or it is annotated (category 3)
+        # not a root: no category belongs to it, or it is annotated (category 3)
         ([root("bean"), root("rice", "none", 1)], ("bean", "rice")),
         ([root("bean", "plants"), root("rice", "plants", 1)], ("bean", "rice")),
         ([root("bean", None), root("rice", None, 1)], ("bean", "rice")),
@@ -425,7 +425,7 @@ def root(name: str, supercategory: str | None = "none", index: int = 0) -> dict[
         ([root("meals", "none", 3), root("rice", "meals", 4)], ("meals", "rice")),
     ],
 )
-def test_the_root_category_of_roboflow_is_no_class(
+def test_the_root_category_of_roboflow_is_not_a_class(
     categories: list[Any], names: tuple[str, ...], tmp_path: Path
 ) -> None:
     src = write(
@@ -470,7 +470,7 @@ def test_images_that_nobody_lists_are_named(tmp_path: Path, caplog: pytest.LogCa
         ),
     ],
 )
-def test_files_that_are_no_coco(content: Any, words: str, tmp_path: Path) -> None:
+def test_files_that_are_not_coco(content: Any, words: str, tmp_path: Path) -> None:
     src = write(tmp_path, {"a.json": content, "1.jpg": None})
     with pytest.raises(UserError, match=words):
         list_coco(src)

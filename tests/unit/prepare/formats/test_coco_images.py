@@ -1,4 +1,4 @@
-"""Where the image of a `file_name` lies: every way there that tools write, and names that may mean two images."""
+"""Where the image of a `file_name` lies: the path conventions of tools, and ambiguous names."""
 
 import logging
 import unicodedata
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foodseg import storage
-from foodseg.prepare.formats.coco_images import ImageFinder, Wanted
+from foodseg.prepare.formats.coco_images import ImageFinder, ImageReference
 
 
 def touch(root: Path, *paths: str) -> str:
@@ -20,15 +20,15 @@ def touch(root: Path, *paths: str) -> str:
 def locate(
     src: str, *names: str, document: str = "annotations/instances_train.json", split: str = "train"
 ) -> list[str]:
-    """Path of each image, or the reason why there is none."""
-    found = ImageFinder(src).locate_all([Wanted(document, split, name) for name in names])
+    """Path of each image, or the reason why it is not found."""
+    found = ImageFinder(src).locate_all([ImageReference(document, split, name) for name in names])
     return [location.path or location.reason for location in found]
 
 
 @pytest.mark.parametrize(
     ("path", "file_name"),
     [
-        # a way that is not from here
+        # a path from another machine
         ("images/000.jpg", "..\\..\\label-studio\\media\\upload\\4\\000.jpg"),
         ("images/000.jpg", "../../../media/upload/4/000.jpg"),
         ("images/000.jpg", "images\\1/000.jpg"),
@@ -59,7 +59,7 @@ def locate(
         ("images/000.jpg", " 000.jpg \n"),
         ("images/000.jpg", "1a2b3c4d-000.jpg"),
         ("images/000.jpg", "../upload/7/1a2b3c4d-000.jpg"),
-        # deeper than said
+        # deeper than the path
         ("images/batch_1/000.jpg", "000.jpg"),
         ("a/b/c/d/000.jpg", "000.jpg"),
         ("a/b/c/d/000.jpg", "c/d/000.jpg"),
@@ -81,7 +81,7 @@ def test_both_unicode_forms(form: str, tmp_path: Path) -> None:
     assert locate(src, unicodedata.normalize(other, name)) == [f"images/{name}"]
 
 
-def test_what_stands_there_literally_is_meant(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exact_path_is_preferred(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = touch(
         tmp_path, "images/a%20b.jpg", "images/a b.jpg", "images/c.JPG", "images/c.jpg", "images/d?x.jpg", "d.jpg"
     )
@@ -91,7 +91,7 @@ def test_what_stands_there_literally_is_meant(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
-def test_what_was_found_otherwise_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_inexact_matches_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = touch(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg")
     with caplog.at_level(logging.INFO):
         locate(src, "1.JPG", "2.JPG", "3.jpg")
@@ -101,7 +101,7 @@ def test_what_was_found_otherwise_is_said_once(tmp_path: Path, caplog: pytest.Lo
     ]
 
 
-def test_the_way_decides_between_images_of_one_name(tmp_path: Path) -> None:
+def test_the_path_decides_between_images_of_one_name(tmp_path: Path) -> None:
     src = touch(tmp_path, "x/batch_1/000.jpg", "x/batch_2/000.jpg", "y/batch_1/000.jpg")
     assert locate(src, "here/x/batch_1/000.jpg", "batch_2/000.jpg") == ["x/batch_1/000.jpg", "x/batch_2/000.jpg"]
     assert locate(src, "batch_1/000.jpg") == [
@@ -118,7 +118,7 @@ def test_the_folder_and_the_split_of_the_coco_file_decide(tmp_path: Path) -> Non
     assert "may mean train/pics/1.jpg or val/pics/1.jpg" in locate(src, "1.jpg", split="test")[0]
 
 
-def test_two_names_for_one_image_are_both_unsure(tmp_path: Path) -> None:
+def test_two_names_for_one_image_are_both_ambiguous(tmp_path: Path) -> None:
     src = touch(tmp_path, "images/1.jpg", "images/2.jpg")
     assert locate(src, "a/1.jpg", "b/1.jpg", "2.jpg", "c/2.jpg", "2.jpg") == [
         "file_name 'a/1.jpg' may mean images/1.jpg, but so does 'b/1.jpg'",
@@ -133,7 +133,7 @@ def test_masks_and_drawings_are_not_taken_for_images(tmp_path: Path) -> None:
     src = touch(tmp_path, "data/1.jpg", "masks/1.png", "Visualization/1.jpg", "SegmentationClass/2.png", "labels/3.png")
     assert locate(src, "1.jpg", "1.png")[1] == "file_name '1.png' may mean data/1.jpg, but so does '1.jpg'"
     assert locate(src, "1.jpg") == locate(src, "1.png") == ["data/1.jpg"]
-    assert locate(src, "Visualization/1.jpg") == ["Visualization/1.jpg"]  # said in so many words
+    assert locate(src, "Visualization/1.jpg") == ["Visualization/1.jpg"]  # the exact path
     assert "is not in the data set" in locate(src, "2.png")[0]
 
 
@@ -171,7 +171,7 @@ def test_nothing_outside_the_source_is_looked_at(tmp_path: Path) -> None:
         assert "is not in the data set" in locate(str(tmp_path / "src"), name)[0]
 
 
-def test_a_folder_of_a_name_with_an_extension_is_no_image(tmp_path: Path) -> None:
+def test_a_folder_of_a_name_with_an_extension_is_not_an_image(tmp_path: Path) -> None:
     src = touch(tmp_path, "images/1.jpg/2.jpg")
     assert locate(src, "images/1.jpg/2.jpg") == ["images/1.jpg/2.jpg"]
     assert "is not in the data set" in locate(src, "images/1.jpg/2.jpg/3.jpg")[0]

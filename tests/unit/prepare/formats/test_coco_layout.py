@@ -1,4 +1,4 @@
-"""Where annotation tools put their COCO files, in which encodings, and what is left aside."""
+"""Where annotation tools put their COCO files, in which encodings, and what is skipped."""
 
 import codecs
 import json
@@ -22,7 +22,7 @@ def labels(file_name: str = "1.jpg", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("path", "file_name", "place"),
+    ("path", "file_name", "image_path"),
     [
         ("annotations/instances_default.json", "1.jpg", "images/default/1.jpg"),  # CVAT
         ("annotations/instances_default.json", "sub/1.jpg", "images/default/sub/1.jpg"),
@@ -45,14 +45,14 @@ def labels(file_name: str = "1.jpg", **more: Any) -> dict[str, Any]:
         ("Annotations/labels.JSON", "1.jpg", "Images/1.jpg"),
     ],
 )
-def test_the_layouts_of_tools_are_found(path: str, file_name: str, place: str, tmp_path: Path) -> None:
-    src = write(tmp_path, {path: labels(file_name), place: None})
+def test_the_layouts_of_tools_are_found(path: str, file_name: str, image_path: str, tmp_path: Path) -> None:
+    src = write(tmp_path, {path: labels(file_name), image_path: None})
     (tmp_path / path).with_name("._" + Path(path).name).write_bytes(b"\0\5\x16\7")
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "__MACOSX/annotations").mkdir(parents=True)
     (tmp_path / "__MACOSX/annotations/._instances_train.json").touch()
     assert find_format(src) == "coco"
-    assert summary(src) == [("1", "train", place)]
+    assert summary(src) == [("1", "train", image_path)]
 
 
 def test_in_a_bucket(bucket: str, tmp_path: Path) -> None:
@@ -97,18 +97,18 @@ def test_files_of_one_split_are_read_together(tmp_path: Path) -> None:
         {"annotations/package.json": {"name": "meals"}, "annotations/classes.json": ["rice"]},
     ],
 )
-def test_files_of_other_tasks_are_left_aside(
+def test_files_of_other_tasks_are_skipped(
     others: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     src = write(tmp_path, {"annotations/train.json": labels(), "images/1.jpg": None, **others})
     with caplog.at_level(logging.INFO):
         assert find_format(src) == "coco"
         assert summary(src) == [("1", "train", "images/1.jpg")]
-    assert find_annotation_files(src).aside == tuple(sorted(others))
-    assert f"left aside, since they are not COCO instances: {', '.join(sorted(others))}\n" in caplog.text
+    assert find_annotation_files(src).skipped == tuple(sorted(others))
+    assert f"skipped, since they are not COCO instances: {', '.join(sorted(others))}\n" in caplog.text
 
 
-def test_beside_the_coco_file_lie_others(tmp_path: Path) -> None:
+def test_other_json_next_to_the_coco_file(tmp_path: Path) -> None:
     files = {
         "package.json": {"name": "x"},
         "_classes.json": {"0": "rice"},
@@ -121,7 +121,7 @@ def test_beside_the_coco_file_lie_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 3 << 20])
 @pytest.mark.parametrize("first", ["images", "annotations"])
-def test_a_large_file_shows_at_either_end_what_it_is(first: str, size: int, tmp_path: Path) -> None:
+def test_a_large_file_is_recognised_by_either_end(first: str, size: int, tmp_path: Path) -> None:
     lists = labels()
     ordered = {first: lists.pop(first), "info": {"text": "x" * size}, **lists}
     src = write(tmp_path, {"meals.json": ordered, "pics/1.jpg": None})
@@ -129,21 +129,21 @@ def test_a_large_file_shows_at_either_end_what_it_is(first: str, size: int, tmp_
 
 
 @pytest.mark.parametrize("folder", ["annotations", "labels/json"])
-def test_of_a_json_for_each_image_only_some_are_looked_into(
+def test_only_some_of_one_json_per_image_are_read(
     folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     src = write(tmp_path, {f"{folder}/{n:03d}.json": {"shapes": [], "imagePath": f"{n}.jpg"} for n in range(120)})
     assert missing_in_coco(src) == [f"{folder}/000.json with `images`"]
-    assert f"120 .json files such as {folder}/000.json lie beside each other, of which the first 100" in caplog.text
+    assert f"120 .json files such as {folder}/000.json lie side by side; only the first 100" in caplog.text
 
 
-def test_a_json_that_is_no_coco_makes_no_data_set(tmp_path: Path) -> None:
+def test_a_json_that_is_not_coco_is_not_a_data_set(tmp_path: Path) -> None:
     src = write(tmp_path, {"id2label.json": {}, "data/train.parquet": "x"})
     assert missing_in_coco(src) == ["id2label.json with `images`"]
     assert missing_in_coco(write(tmp_path / "empty", {"images/1.jpg": None})) == ["a .json with annotations"]
 
 
-def test_a_coco_file_beside_another_format_is_left_to_it(tmp_path: Path) -> None:
+def test_a_coco_file_next_to_another_format_is_ignored(tmp_path: Path) -> None:
     files = {"classes.txt": "0\tbackground\n1\trice\n", "train.txt": "1\n", "images/1.jpg": None, "masks/1.png": None}
     src = write(tmp_path, {**files, "meals.json": labels()})
     assert find_format(src) == "folder"
@@ -191,7 +191,7 @@ def test_json_in_the_encodings_of_editors(encode: Any, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_json_says_where(content: bytes, words: str, tmp_path: Path) -> None:
+def test_invalid_json_is_reported_with_its_position(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(UserError, match=words):
         list_source(str(tmp_path), "coco")

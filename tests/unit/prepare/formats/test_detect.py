@@ -94,7 +94,7 @@ def test_several_formats_fit(tmp_path: Path) -> None:
     assert len(list_source(str(tmp_path), "huggingface").records) == 1
 
 
-def test_a_complete_folder_wins_over_a_json_that_lies_beside(tmp_path: Path) -> None:
+def test_a_complete_folder_wins_over_a_json_next_to_it(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "notes.json").write_text("{}")
     assert find_format(str(tmp_path)) == "folder"
@@ -129,7 +129,7 @@ def test_both_samples_of_real_layouts(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["folder", "coco"])
-def test_sources_tsv_tells_what_a_source_annotates(format: str, tmp_path: Path) -> None:
+def test_sources_tsv_says_what_a_source_annotates(format: str, tmp_path: Path) -> None:
     WRITERS[format](tmp_path)
     assert list_source(str(tmp_path)).annotated == {}
     (tmp_path / "sources.tsv").write_text("canteen\t1\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foodseg.prepare.formats.file_index import Files
+from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.split_lists import read_list
 from foodseg.prepare.record import ImageFile, Unreadable
 
@@ -19,11 +19,11 @@ NAMES = [
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
+def files(tmp_path: Path) -> FileIndex:
     for name in NAMES:
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_text("")
-    return Files(str(tmp_path / "images"))
+    return FileIndex(str(tmp_path / "images"))
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def files(tmp_path: Path) -> Files:
         ("/", []),
     ],
 )
-def test_what_a_written_name_means(files: Files, written: str, found: list[str]) -> None:
+def test_what_a_written_name_means(files: FileIndex, written: str, found: list[str]) -> None:
     assert files.find(written) == found
 
 
-def test_a_near_name_is_offered(files: Files) -> None:
+def test_a_near_name_is_offered(files: FileIndex) -> None:
     assert files.near("0") == "000.jpg"
     assert files.near("other/00") == "000.jpg"
     assert files.near("images/50%20of.webp") == "50%20off.jpg"
     assert files.near("something else entirely") is None
 
 
-def test_a_list_of_every_kind_of_line(files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_of_every_kind_of_line(files: FileIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "# train\n\n  a.jpg \na\nimages/a.jpg\nb\n#hash\nboth\n00\ndeep/1\n"
     (tmp_path / "train.txt").write_text(text)
     with caplog.at_level(logging.INFO):
@@ -82,10 +82,10 @@ def test_a_list_of_every_kind_of_line(files: Files, tmp_path: Path, caplog: pyte
     assert isinstance(absent, Unreadable) and absent.fault == "missing_file"
     assert absent.reason == "train.txt lists '00', and no image in images/ has that name (images/000.jpg is there)"
     assert "train.txt lists 2 images more than once; each is taken once (the first is 'a')" in caplog.text
-    assert "spelled in another way than their image: 1; 'b' is read as B.JPG" in caplog.text
+    assert "spelled differently from their image: 1; 'b' is read as B.JPG" in caplog.text
 
 
-def test_further_columns_are_left_aside_and_other_files_taken_for_what_they_are(files: Files, tmp_path: Path) -> None:
+def test_further_columns_are_skipped_and_other_files_recognised(files: FileIndex, tmp_path: Path) -> None:
     for name in ("p.heic", "q.jfif", "r", "s.json", "t.gif", "t.txt"):
         (tmp_path / "images" / name).write_text("")
     text = "images/a.jpg masks/a.png\nB.JPG,B.png\nx y\np\nq.jfif\nr\ns\nt\nx z.jpg\n"
@@ -94,7 +94,7 @@ def test_further_columns_are_left_aside_and_other_files_taken_for_what_they_are(
     assert found == ["a.jpg", "B.JPG", "x y.jpg", "p.heic", "q.jfif", "r", None, "t.gif", None]
 
 
-def test_the_id_is_composed_whatever_the_file_and_the_list_say(files: Files, tmp_path: Path) -> None:
+def test_the_id_is_composed_whatever_the_file_and_the_list_say(files: FileIndex, tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         (tmp_path / "list").write_text(unicodedata.normalize(form, CAFE))
         (line,) = read_list(str(tmp_path / "list"), files)

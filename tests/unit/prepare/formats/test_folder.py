@@ -57,7 +57,7 @@ def test_images_that_no_list_names_are_left_out(tmp_path: Path) -> None:
     assert [record.image_id for record in list_folder(src).records] == ["a"]
 
 
-def test_masks_and_images_that_do_not_go_together_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_and_images_that_do_not_match_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = ["images/a.jpg", "images/b.jpg", "images/z.jpg", "masks/a.png", "masks/rice.png", "masks/a.txt"]
     with caplog.at_level(logging.WARNING):
         records = list_folder(write(tmp_path, dict.fromkeys(files, "") | {"train.txt": "a\nb\n"})).records
@@ -79,7 +79,9 @@ def test_masks_and_images_that_do_not_go_together_are_counted(tmp_path: Path, ca
         (["masks/a_mask.png", "masks/a_vis.png"], UserError, "two masks of each image, such as a_mask.png and a_vis"),
     ],
 )  # fmt: skip
-def test_masks_that_cannot_be_used_end_it(files: list[str], error: type[Exception], words: str, tmp_path: Path) -> None:
+def test_masks_that_cannot_be_used_are_an_error(
+    files: list[str], error: type[Exception], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(error, match=words):
         list_folder(write(tmp_path, dict.fromkeys(["images/a.jpg", *files], "")))
 
@@ -97,8 +99,8 @@ def test_folders_below_images_and_masks(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     for folder in ("images/canteen", "masks/canteen", "images/home", "masks/home"):
         (tmp_path / folder).mkdir()
-    files = [f"{kind}/{place}/uec__1.{end}" for kind, end in (("images", "jpg"), ("masks", "png"))
-             for place in ("canteen", "home")]  # fmt: skip
+    files = [f"{kind}/{location}/uec__1.{end}" for kind, end in (("images", "jpg"), ("masks", "png"))
+             for location in ("canteen", "home")]  # fmt: skip
     for name, text in (dict.fromkeys(files, "") | {
         "classes.txt": "0\tbackground\n1\trice\n", "train.txt": "canteen/uec__1\n",
         "test.txt": "images/home/uec__1.jpg\n",
@@ -174,9 +176,9 @@ def test_no_such_folder(tmp_path: Path) -> None:
 ODD = ["a b", "c#d", "50%20off", "e+f", "g&h", "i'j\"k", "\u5bff\u53f8__\u4e00", "\U0001f35c__x", "100% rice"]
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_names_with_any_characters(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    root = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
+@pytest.mark.parametrize("location", ["local", "s3"])
+def test_names_with_any_characters(location: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = str(tmp_path) if location == "local" else request.getfixturevalue("bucket")
     src = storage.join(root, "my src #1 50%")
     for name in ODD:
         storage.write_bytes(storage.join(src, "images", f"{name}.jpg"), name.encode())

@@ -73,7 +73,7 @@ def test_a_listed_image_without_its_files_is_refused_when_it_is_read(tmp_path: P
     first, gone = list_foodseg103(str(root)).records[:2]
     assert first.mask is not None
     with pytest.raises(UserError, match=r"ann_dir/train has no mask 00000000\.png"):
-        first.mask.read()  # a mask that is missing is no unlabelled image
+        first.mask.read()  # a mask that is missing is not an unlabelled image
     with pytest.raises(UserError, match=r"train.txt lists '12345678', and no image in train/ has that name"):
         gone.image.read()
 

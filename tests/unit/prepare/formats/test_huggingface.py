@@ -128,14 +128,14 @@ def test_several_configurations_are_refused_by_name(tmp_path: Path) -> None:
     check(list_source(str(tmp_path / "small")), [0])
 
 
-def test_a_prepared_data_set_is_no_source(tmp_path: Path) -> None:
+def test_a_prepared_data_set_is_not_a_source(tmp_path: Path) -> None:
     write(tmp_path / "v-1" / "train" / "part-00000.parquet", rows(1))
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(UserError, match="is in no known format"):
         list_source(str(tmp_path))
 
 
-def test_a_split_in_several_files_beside_the_class_names(tmp_path: Path) -> None:
+def test_a_split_in_several_files_next_to_the_class_names(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"train-0000{number}-of-00003.parquet", rows(2, 2 * number))
     (tmp_path / "category_id.txt").write_text(CLASSES)
@@ -147,7 +147,7 @@ def test_a_split_in_several_files_beside_the_class_names(tmp_path: Path) -> None
     [
         ("{:08d}", True, ["00000000", "00000001"]),
         ("folder/canteen__{}", True, ["canteen__0", "canteen__1"]),
-        ("same", True, ["0", "1"]),  # names that do not tell rows apart
+        ("same", True, ["0", "1"]),  # names that are not unique
         (None, True, ["0", "1"]),
         (None, False, ["train-000000", "train-000001"]),
         ("same", False, ["train-000000", "train-000001"]),
@@ -162,7 +162,7 @@ def test_what_an_image_is_called(path: str | None, has_id: bool, ids: list[str],
     assert {record.source for record in records} == ({"canteen"} if "canteen" in str(path) else {""})
 
 
-def test_ids_that_begin_anew_in_each_split_are_no_ids(tmp_path: Path) -> None:
+def test_ids_that_repeat_across_splits_are_not_used(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / f"{split}.parquet", rows(2, path=None))
     (tmp_path / "classes.txt").write_text(CLASSES)
@@ -170,7 +170,7 @@ def test_ids_that_begin_anew_in_each_split_are_no_ids(tmp_path: Path) -> None:
     assert ids == ["train-000000", "train-000001", "test-000000", "test-000001"]
 
 
-def test_ids_that_repeat_are_no_ids(tmp_path: Path) -> None:
+def test_ids_that_repeat_are_not_used(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", {**rows(3, path=None), "id": [7, 8, 7]})
     (tmp_path / "classes.txt").write_text(CLASSES)
     ids = [record.image_id for record in list_huggingface(str(tmp_path)).records]
@@ -265,9 +265,9 @@ def test_the_indices_of_a_palette_are_the_ids() -> None:
     np.testing.assert_array_equal(decode_label(buffer.getvalue()), mask(1))
 
 
-def test_colours_that_are_no_ids_are_refused() -> None:
+def test_colours_that_are_not_ids_are_refused() -> None:
     colours = np.array([[0, 0, 0], [200, 10, 30], [90, 90, 90]], np.uint8)[mask(1)]
-    with pytest.raises(UserError, match="the mask is an image in colours"):
+    with pytest.raises(UserError, match="the mask is a colour image"):
         decode_label(png(colours))
 
 
@@ -298,7 +298,7 @@ def test_other_forms_of_id2label(text: str, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[1]", r"id2label\.json should be an object of id: name"),
-        ("{", r"id2label\.json is no JSON"),
+        ("{", r"id2label\.json is not JSON"),
         ('{"0": "background", "2": "egg"}', r"id2label\.json: class ids must be 0, 1, 2"),
     ],
 )
@@ -332,18 +332,18 @@ def test_a_file_of_names_goes_before_a_class_label(tmp_path: Path) -> None:
 
 def test_names_that_do_not_begin_with_background_are_not_taken(tmp_path: Path) -> None:
     with_labels(tmp_path / "train.parquet", ["rice", "egg", "bread"])  # every id would be off by one
-    with pytest.raises(UserError, match=r"does not say what the ids in its masks mean: put classes.txt .* beside"):
+    with pytest.raises(UserError, match=r"does not say what the ids in its masks mean: put classes.txt .* next to"):
         list_huggingface(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000])
-def test_foreign_metadata_is_left_aside(text: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_metadata_is_ignored(text: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = mirror(tmp_path, train=(0, 2))
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"huggingface": text}), path)
     assert len(list_huggingface(src).records) == 2
-    assert "its metadata `huggingface` is no JSON and is left aside" in caplog.text
+    assert "its metadata `huggingface` is not JSON and is ignored" in caplog.text
 
 
 def test_class_labels_however_deep_and_odd() -> None:
@@ -383,7 +383,7 @@ def test_no_parquet_and_damaged_parquet(tmp_path: Path) -> None:
     mirror(tmp_path, train=(0, 2))
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is no Parquet file that can be read"):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is not a readable Parquet file"):
         list_huggingface(str(tmp_path))
 
 
@@ -395,7 +395,7 @@ def test_a_damaged_row_group_is_refused_when_it_is_read(tmp_path: Path) -> None:
     data[4:200] = bytes(196)  # the footer stays whole
     path.write_bytes(data)
     huggingface._read_leaf.cache_clear()
-    with pytest.raises(UserError, match="no Parquet file that can be read"):
+    with pytest.raises(UserError, match="not a readable Parquet file"):
         listing.records[0].image.read()
 
 

@@ -47,7 +47,7 @@ def test_what_is_not_there_keeps_its_name(tmp_path: Path) -> None:
         ("test-dev.json", "test"),
     ],
 )
-def test_names_tell_the_split(name: str, split: str) -> None:
+def test_names_give_the_split(name: str, split: str) -> None:
     assert splits_by_name([name], "x") == {name: split}
 
 
@@ -65,6 +65,6 @@ def test_a_single_file_without_a_split_is_train(caplog: pytest.LogCaptureFixture
         (["train_and_test.json"], "train_and_test.json names test and train"),
     ],
 )
-def test_names_that_do_not_tell(names: list[str], words: str) -> None:
+def test_names_without_one_split(names: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         splits_by_name(names, "meals")

@@ -45,7 +45,7 @@ def test_a_part_of_the_images_is_labelled() -> None:
     assert found.masks == {"s__001.jpg": "s__001_mask.png", "s__004.jpg": "s__004_mask.png"}
     found = match_masks(IMAGES, ["s__001.png", "s__004_vis.png", "rice.png"])
     assert found.masks == {"s__001.jpg": "s__001.png"}
-    assert found.unused == ["s__004_vis.png", "rice.png"], "one name of another form is no rule"
+    assert found.unused == ["s__004_vis.png", "rice.png"], "one name of another form is not a rule"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_two_masks_of_each_image_are_rivals() -> None:
 def test_two_files_of_one_stem() -> None:
     assert match_masks(["a.jpg"], ["a.png", "a.tif"]).unclear == {"a.jpg": ("a.png", "a.tif")}
     found = match_masks(["a.jpg"], ["a.jpg", "a.png"])
-    assert (found.masks, found.unused) == ({"a.jpg": "a.png"}, []), "a JPEG beside it shows the mask"
+    assert (found.masks, found.unused) == ({"a.jpg": "a.png"}, []), "a JPEG of the same name shows the mask"
     assert match_masks(["a.jpg"], ["a.jpg"]).masks == {"a.jpg": "a.jpg"}, "refused when it is read"
 
 

@@ -41,7 +41,7 @@ def test_masks_with_a_constant_text_behind_their_names(tmp_path: Path) -> None:
     assert [record.mask for record in records] == [MaskFile(str(tmp_path / "masks" / f"{n}_GT.png")) for n in "123"]
 
 
-def test_masks_of_which_none_is_used_end_it(tmp_path: Path) -> None:
+def test_masks_of_which_none_is_used_are_an_error(tmp_path: Path) -> None:
     part = write(tmp_path, "images/1.jpg", "masks/rice.png", lines=b"1\n")
     with pytest.raises(DataRefused, match=r"none of the 1 files in .*masks is the mask of an image"):
         listed_records([part], "s", MaskFile)
