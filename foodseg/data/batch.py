@@ -30,7 +30,7 @@ class Batch:
         position: (B,) int64 positions in the training order.
         source: (B,) int16 index into the manifest's sources.
         ingredients: (B, K) bool, foreground ids in the crop.
-        ingredients_known: (B,) bool, whether `ingredients` says anything.
+        ingredients_known: (B,) bool, False where `ingredients` is unknown, since there is no mask.
     """
 
     image: torch.Tensor
@@ -44,7 +44,7 @@ class Batch:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Batch":
-        """Builds it from `make_batch_arrays`; memory is shared where it can be written to, else copied."""
+        """Builds it from `make_batch_arrays`; writable memory is shared, else copied."""
         tensors = {field.name: torch.from_numpy(_writable(arrays[field.name])) for field in fields(cls)}
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
         return cls(**tensors)
@@ -71,7 +71,7 @@ def read_batches(
     """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
 
     Args:
-        blocks: this rank's position ranges per step (`order.rank_blocks`), each a whole number of micro-batches.
+        blocks: this rank's position ranges per step (`sampler.rank_blocks`), each a whole number of micro-batches.
     """
 
     def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:
@@ -93,5 +93,5 @@ def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    # Ray hands out views of shared memory that are read-only: torch has no such tensors
+    # Ray returns read-only views of shared memory, which torch tensors cannot be
     return array if array.flags.writeable else array.copy()

@@ -3,8 +3,8 @@
     manifest = training_manifest(config.data)     # of data.uri, or of all in data.uris
     reader = RowReader(config.data.uri, manifest, ["train"])
 
-Nothing is copied: the joined manifest lists the shards of all, each with the URI of its own data set. Sources get the
-name of their set before them, since sources of one name may differ in what they annotate.
+Nothing is copied: the concatenated manifest lists the shards of all, each with the URI of its data set. Sources are
+prefixed with the name of their data set: sources of one name may annotate different ids.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from foodseg.errors import UserError
 
 
 def training_manifest(data: DataConfig) -> Manifest:
-    """Reads the manifest of `data.uri`, or joins those of `data.uris`.
+    """Reads the manifest of `data.uri`, or concatenates those of `data.uris`.
 
     Raises:
         UserError: no data set at one of them, label spaces differ, or one holds none of the training splits.
@@ -38,7 +38,7 @@ def training_manifest(data: DataConfig) -> Manifest:
 
 
 def concat_manifests(uris: Sequence[str], manifests: Sequence[Manifest]) -> Manifest:
-    """Returns one manifest over the shards of all, in the order given; counts are added up.
+    """Returns one manifest of all shards, in this order, with the sums of the counts.
 
     Raises:
         UserError: label spaces differ.
@@ -79,8 +79,8 @@ def concat_manifests(uris: Sequence[str], manifests: Sequence[Manifest]) -> Mani
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Two data sets may have been given one name: the later ones get their number in the list."""
-    return [name if name not in names[:place] else f"{name}#{place + 1}" for place, name in enumerate(names)]
+    """Makes the names of data sets unique: a repeated one gets its number in the list."""
+    return [name if name not in names[:index] else f"{name}#{index + 1}" for index, name in enumerate(names)]
 
 
 def _sum(counts: Sequence[SplitCounts]) -> SplitCounts:

@@ -1,4 +1,4 @@
-"""Rows on their way from the shards to the batch: encoded first, then arrays. Numpy only.
+"""From rows of the shards to the arrays of a batch: encoded rows first, then arrays. Numpy only.
 
 The processes that decode import this file and neither torch nor Ray Train: they start in one second rather than eight.
 """
@@ -22,8 +22,8 @@ SPAN_BYTES = 256 * 2**20  # encoded images that one reading task holds at a time
 def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range]) -> pa.Table:
     """Returns the still encoded rows of the positions in `block`.
 
-    Columns `position` and `seed` are added, and, where the order pastes, those of PASTED for the partner's row: null
-    where a position has none.
+    Columns `position` and `seed` are added, and, with copy-paste, those of PASTED for the partner's row: null where
+    a position has no partner.
     """
     positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
     rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
@@ -34,15 +34,15 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
         partners = np.concatenate([order.partners(part.start, part.stop) for part in block])
         both = reader.take(np.concatenate([rows, partners[partners >= 0]]))
         table = both.slice(0, len(rows))
-        # a partner's place among the rows that were taken; null for those without
-        place = pa.array(len(rows) + np.cumsum(partners >= 0) - 1, mask=partners < 0)
+        # index of a partner among the rows that were taken; null without partner
+        partner_index = pa.array(len(rows) + np.cumsum(partners >= 0) - 1, mask=partners < 0)
         for name, column in PASTED.items():
-            table = table.append_column(name, both.column(column).take(place))
+            table = table.append_column(name, both.column(column).take(partner_index))
     return table.append_column("position", pa.array(positions)).append_column("seed", pa.array(seeds))
 
 
 def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Decodes and crops encoded rows; returns the arrays of `Batch`, but for `image` (B, S, S, 3)."""
+    """Decodes and crops encoded rows; returns the arrays of `Batch`, with `image` as (B, S, S, 3)."""
     classes = manifest.class_table
     sources = {name: index for index, name in enumerate(manifest.annotated)}
     wanted = ("image", "mask", "height", "width", "seed", "source", *PASTED)
@@ -78,7 +78,7 @@ def encode_units(
 ) -> Iterator[pa.Table]:
     """Yields one row per block of the units of steps: its encoded rows, as one Arrow stream.
 
-    The blocks are laid out by `order.rank_blocks` for `world_size` ranks.
+    The blocks are laid out by `sampler.rank_blocks` for `world_size` ranks.
     """
     for unit in units.to_pylist():
         blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size, rows_per_block)

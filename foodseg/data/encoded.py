@@ -1,6 +1,6 @@
-"""Images and masks that have not been read yet: what every format and every export agrees on.
+"""Images and masks that have not been read yet: the protocols shared by all formats and exports.
 
-Lower than `prepare` and `annotations`, which both stand on it: that is why so little has a file of its own.
+A module of its own, since both `prepare` and `annotations` import it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Encoded(Protocol):
-    """Where an encoded file lies."""
+    """An encoded file, by its location."""
 
     def read(self) -> bytes:
         """Returns the bytes; UserError where they are missing, RetryLater where the storage does not answer."""
@@ -18,19 +18,19 @@ class Encoded(Protocol):
 
 
 class Mask(Protocol):
-    """Where a mask lies, and how it becomes class ids."""
+    """A mask, by its location and the way to decode it to class ids."""
 
     def read(self) -> np.ndarray:
-        """Returns (H, W) uint8 or uint16 ids of the listing's label space; UserError where it is no such mask."""
+        """Returns (H, W) uint8 or uint16 ids of the listing's label space; UserError where it is not such a mask."""
         ...
 
 
 @runtime_checkable
 class LayeredMask(Protocol):
-    """A mask that is painted from annotations, of which others may cover some."""
+    """A mask that is painted from annotations, some of which others may cover."""
 
     def read_with_hidden(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Returns what `Mask.read` does, and a sentence on each annotation that leaves no pixel.
+        """Returns what `Mask.read` does, and a sentence about each annotation that leaves no pixel.
 
         Args:
             names: of the class ids.

@@ -1,4 +1,4 @@
-"""Masks of ids that were saved with several channels: grey as RGB, as image libraries often write it, or in colours."""
+"""Masks of ids that were saved with several channels: grey as RGB, as image libraries often write it, or colours."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def one_channel(channels: np.ndarray) -> np.ndarray:
         raise BadFile(_colour_sentence(channels[..., :3]), "mask_mode")
     if depth in (2, 4) and not (channels[..., -1] == np.iinfo(channels.dtype).max).all():
         raise BadFile(
-            "a mask has an id at every pixel, but this one is transparent in places: save it as grey PNG without "
+            "a mask has an id at every pixel, but this one is partly transparent: save it as grey PNG without "
             "transparency, 0 where there is background",
             "mask_mode",
         )
@@ -42,10 +42,10 @@ def whole_ids(numbers: np.ndarray) -> np.ndarray:
 
 
 def _colour_sentence(colours: np.ndarray) -> str:
-    """Says of a mask in colours, (H, W, 3) RGB, what it is and how it becomes ids."""
+    """Returns the message for a colour mask, (H, W, 3) RGB: what it is and how to convert it to ids."""
     if not colours[..., 1].any() and not colours[..., 2].any():
         return (
-            "a mask holds one class id per pixel, this one is in colours, all of them shades of red: if the ids stand "
+            "a mask holds one class id per pixel, this one is in colours, all of them shades of red: if the ids are "
             "in the red channel, save it alone as grey PNG (a data set of UEC-FoodPix is read with --format uecfoodpix)"
         )
     first = next(colour for colour in np.unique(colours.reshape(-1, 3)[:: 1 + colours.size // 300_000], axis=0)[::-1])

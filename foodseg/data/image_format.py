@@ -1,10 +1,10 @@
-"""What a file is, told by its bytes and never by its name; how a JPEG, a PNG and a TIFF are laid out.
+"""Detects the format of a file by its bytes, never by its name; checks the layout of JPEG, PNG and TIFF.
 
     name_of_format(data)              # "JPEG", "HEIC", "HTML", ... or None
     raise BadFile(refusal(data))      # "this is a HEIC image (iPhone): convert it to JPEG ..."
 
-Cameras and phones put things behind the end of a JPEG: a video (motion photo), a second image (MPO, gain maps), zero
-bytes. A JPEG is what lies before its first end of image; embedded thumbnails are part of its segments.
+Cameras and phones append data to a JPEG: a video (motion photo), a second image (MPO, gain maps), zero bytes. Here a
+JPEG ends at its first end of image; embedded thumbnails are part of its segments.
 """
 
 import re
@@ -92,7 +92,7 @@ _NETPBM = re.compile(rb"P[1-7][\s#]")
 
 
 def known_format(data: bytes) -> str | None:
-    """Names the format in FORMATS that the first bytes promise; None for all others."""
+    """Returns the format in FORMATS that the first bytes indicate; None for all others."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -107,27 +107,27 @@ def known_format(data: bytes) -> str | None:
 
 
 def name_of_format(data: bytes) -> str | None:
-    """Names what the bytes are: one of FORMATS, or HEIC, AVIF, GIF, PDF, HTML, ...; None where nothing is known."""
+    """Returns the format of the bytes: one of FORMATS, or HEIC, AVIF, GIF, PDF, HTML, ...; None = unknown."""
     foreign = _foreign(data)
     return known_format(data) or (foreign.name if foreign else None)
 
 
 def described_format(data: bytes) -> str | None:
-    """Says what the bytes are, with an article: "a TIFF image", "a PDF document"; None where nothing is known."""
+    """Describes the bytes with an article: "a TIFF image", "a PDF document"; None = unknown."""
     foreign, known = _foreign(data), known_format(data)
     return f"a {known} image" if known else foreign.phrase if foreign else None
 
 
 def refusal(data: bytes) -> str:
-    """Returns what to say of a file in none of FORMATS: what it is, and what to do."""
+    """Returns the error message for a file that is not in FORMATS: what it is, and what to do."""
     foreign = _foreign(data)
     if foreign is None:
-        return f"this is no image that is known ({_KNOWN} are read)"
+        return f"this is not a known image format ({_KNOWN} are read)"
     return f"this is {foreign.phrase}: {foreign.remedy}"
 
 
 def raw_refusal() -> str:
-    """Returns what to say of a raw photograph that looks like a TIFF; its first image is a small preview."""
+    """Returns the error message for a raw photograph that looks like a TIFF; its first image is a small preview."""
     return f"this is {_RAW.phrase}: {_RAW.remedy}"
 
 
@@ -151,14 +151,14 @@ def jpeg_scans(data: bytes, most: int) -> int:
 
 
 def has_exif(data: bytes) -> bool:
-    """True where a JPEG has EXIF before its first scan; a long colour profile may stand before it."""
+    """True where a JPEG has EXIF before its first scan; a long colour profile may precede it."""
     return _walk_jpeg(data, 0).exif
 
 
 class _Walk(NamedTuple):
     scans: int
     exif: bool
-    end: int | None  # behind the end of image, None where there is none
+    end: int | None  # offset after the end of image; None = no end of image
 
 
 def _walk_jpeg(data: bytes, most: int | None = None) -> _Walk:
@@ -168,7 +168,7 @@ def _walk_jpeg(data: bytes, most: int | None = None) -> _Walk:
         marker, at = data[found.start() + 1], found.end()
         if marker == _EOI:
             return _Walk(scans, exif, at)
-        if marker in _ALONE:  # restarts stand between coded pixels
+        if marker in _ALONE:  # restarts lie between coded pixels
             continue
         if marker == _SOS:
             scans += 1
@@ -180,7 +180,7 @@ def _walk_jpeg(data: bytes, most: int | None = None) -> _Walk:
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """True where the first directory, or a value that it points to, lies behind the end."""
+    """True where the first directory, or a value that it points to, lies beyond the end."""
     order = "little" if data[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:
@@ -220,7 +220,7 @@ def _foreign(data: bytes) -> _Foreign | None:
 
 
 def _of_brands(major: bytes, compatible: bytes) -> _Foreign:
-    """Tells the members of the MP4 family apart (ISO 14496-12; HEIF and AVIF may name themselves second)."""
+    """Distinguishes the members of the MP4 family (ISO 14496-12; HEIF and AVIF may name themselves second)."""
     brands = [major, *(compatible[at : at + 4] for at in range(0, len(compatible), 4))]
     if major in (b"avif", b"avis") or (major in (b"mif1", b"msf1") and b"avif" in brands):
         return _AVIF

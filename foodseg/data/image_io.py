@@ -2,10 +2,9 @@
 
 Images are decoded by libjpeg-turbo (simplejpeg) where they are JPEG, at reduced scale when the caller needs a much
 smaller image, and by Pillow otherwise. EXIF orientation is always applied; every size in foodseg is the one after it.
-A file that ends early is refused, whatever was decoded of it; what lies behind the end of an image does not matter. Of
-several frames or pages the first one is read.
-Transparent parts are laid on white, as a viewer shows them: what hides under them (often black) nobody has seen. CMYK
-becomes RGB, 16 bits become 8, grey becomes three equal channels.
+A file that ends early is refused, even if part of it can be decoded; data after the end of an image is ignored. The
+first of several frames or pages is read. Transparent parts are laid on white, as a viewer shows them: the colours under
+them (often black) are not visible. CMYK becomes RGB, 16 bits become 8, grey becomes three equal channels.
 """
 
 import io
@@ -34,7 +33,7 @@ Trait = Literal["alpha", "cmyk", "sixteen_bit", "grey", "palette", "frames"]
 
 @dataclass(frozen=True)
 class ImageKind:
-    """How an image is stored: EXIF orientation 1 to 8 (1 = upright), and what is converted when it is decoded."""
+    """How an image is stored: EXIF orientation 1 to 8 (1 = upright), and which conversions decoding applies."""
 
     orientation: int
     traits: tuple[Trait, ...]
@@ -52,7 +51,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def image_kind(data: bytes) -> ImageKind:
-    """Says from its header how an image is stored, also where its pixels are damaged.
+    """Reads from the header how an image is stored, even if its pixels are damaged.
 
     Raises:
         BadFile: not a readable image in one of FORMATS, or more than MAX_PIXELS pixels.
@@ -87,8 +86,8 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
 
     Args:
         data: the encoded file.
-        at_least: (height, width) that suffices; a JPEG is then decoded at the least of 1/8, 2/8, ... 8/8 that is no
-            smaller, which is several times faster. None: full size.
+        at_least: (height, width) that suffices; a JPEG is then decoded at the smallest of 1/8, 2/8, ... 8/8 that is
+            not smaller, which is several times faster. None: full size.
 
     Raises:
         BadFile: unreadable, truncated, of another format, or more than MAX_PIXELS pixels.
@@ -97,7 +96,7 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
     is_jpeg = kind == "JPEG"
     if kind == "PNG" and ends_early(data):  # Pillow is content when it has the pixels
         raise BadFile("the image cannot be decoded (the PNG file is truncated)", "truncated")
-    # this spares Pillow the file in the common case: a JPEG without EXIF
+    # the common case, a JPEG without EXIF, needs no Pillow
     if is_jpeg and not has_exif(data):
         fast = _decode_jpeg(data, at_least)
         if fast is not None:
@@ -120,11 +119,11 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
 def decode_mask(data: bytes) -> np.ndarray:
     """Decodes a mask of class ids to (H, W) uint8 or uint16; palette files give their indices.
 
-    A grey mask that was saved with three or four equal channels is read as what it is, as are 1, 2 and 4 bits per pixel
+    A grey mask that was saved with three or four equal channels is read as grey, as are 1, 2 and 4 bits per pixel
     and floating point numbers without fractions.
 
     Raises:
-        BadFile: unreadable or truncated, saved with loss (JPEG, most WEBP), in colour, or numbers that are no ids.
+        BadFile: unreadable or truncated, saved with loss (JPEG, most WEBP), in colour, or numbers that are not ids.
     """
     kind = known_format(data)
     if kind == "JPEG":
@@ -158,7 +157,7 @@ def decode_mask(data: bytes) -> np.ndarray:
 
 
 def _decode_png_mask(data: bytes) -> np.ndarray | None:
-    """Decodes a mask that is a whole PNG; None where Pillow should: palettes, and what cv2 does not take."""
+    """Decodes a mask that is a whole PNG; None where Pillow has to: palettes, and what cv2 does not read."""
     if data[12:16] != b"IHDR":
         return None
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
@@ -219,7 +218,7 @@ def fit_longest(height: int, width: int, longest_side: float) -> tuple[int, int]
 
 
 def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | None:
-    """Returns None where Pillow should try: CMYK, and streams that libjpeg-turbo does not take."""
+    """Returns None where Pillow has to try: CMYK, and streams that libjpeg-turbo does not read."""
     height, width = at_least or (0, 0)
     try:
         full_height, full_width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -227,7 +226,7 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | 
         return None
     _check_pixels(full_width, full_height)
     cmyk = colorspace in ("CMYK", "YCCK")
-    for strict in (True, False):  # strict, libjpeg stops at oddities that harm no pixel, too
+    for strict in (True, False):  # in strict mode libjpeg also stops at oddities that do not affect pixels
         try:
             image: np.ndarray = simplejpeg.decode_jpeg(
                 data,
@@ -242,17 +241,17 @@ def _decode_jpeg(data: bytes, at_least: tuple[int, int] | None) -> np.ndarray | 
             if any(damage in words for damage in _JPEG_DAMAGE):
                 fault: Fault = "truncated" if "premature end" in words else "unreadable"
                 raise BadFile(f"the image cannot be decoded ({error})", fault) from None
-            if strict and ends_early(data):  # the last of several things that libjpeg has to say may be another one
+            if strict and ends_early(data):  # the last of several libjpeg messages may be another one
                 raise BadFile("the image cannot be decoded (the JPEG file is truncated)", "truncated") from None
     return None
 
 
-# libjpeg's words for pixels that were lost; it has others for what does no harm (padding, colour profiles)
+# libjpeg's messages about lost pixels; others are harmless (padding, colour profiles)
 _JPEG_DAMAGE = ("premature end", "bad huffman code", "bad arithmetic code", "instead of rst")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Returns (H, W, 3) uint8 as stored, not turned (TIFF: upright). Raises what Pillow stumbles over, of any type."""
+    """Returns (H, W, 3) uint8 as stored, not turned (TIFF: upright). Raises errors of any type from Pillow."""
     if _is_deep_grey(image):
         scaled = np.asarray(image, dtype=np.float32) / 257.0
         image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
@@ -275,12 +274,12 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Opens an image or a mask by its header; BadFile where that is none in FORMATS, or promises too many pixels."""
+    """Opens an image or a mask by its header; BadFile where the format is not in FORMATS, or pixels are too many."""
     if not data:
         raise BadFile("the file is empty", "empty_file")
     try:
         with warnings.catch_warnings():
-            if known_format(data) == "TIFF":  # of one that is cut Pillow says so tag by tag
+            if known_format(data) == "TIFF":  # Pillow warns about a truncated one tag by tag
                 warnings.simplefilter("ignore", UserWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own limit, the larger one
@@ -299,7 +298,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def undecodable(what: str, data: bytes, error: Exception) -> BadFile:
-    """Returns what to raise where Pillow stumbled with `error` over the pixels of `what`."""
+    """Returns the exception for an `error` of Pillow while decoding the pixels of `what`."""
     if isinstance(error, MemoryError):
         raise error
     early = ends_early(data) or "truncated" in str(error)
@@ -325,7 +324,7 @@ def _orientation(data: bytes, image: Image.Image) -> int:
         return 1  # Pillow turns TIFF itself, size included
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except OSError as error:  # PNG: pixels are decoded to look for EXIF behind them
+    except OSError as error:  # PNG: Pillow decodes the pixels to look for EXIF after them
         raise undecodable("image", data, error) from None
     except Exception:
         return 1

@@ -1,4 +1,4 @@
-"""A table that says which id of one label space becomes which id of another; used by `data map` and `evaluate --map`.
+"""A table that maps the ids of one label space to those of another; used by `data map` and `evaluate --map`.
 
     meals_id<TAB>meals_name<TAB>foodseg103_id<TAB>foodseg103_name<TAB>source
     0<TAB>background<TAB>0<TAB>background
@@ -6,8 +6,9 @@
     4<TAB>soup<TAB>57<TAB>soup<TAB>canteen
     4<TAB>soup<TAB>ignore
 
-Several ids may become one: a merge. The fifth column may be left out; a line with a source holds for images of that
-source alone and goes before the line without one: so one id is split. An empty target or `ignore` is the ignore id.
+Several ids may become one (a merge). The fifth column is optional; a line with a source applies only to images of that
+source and has precedence over a line without one, so that an id can be split. An empty target or `ignore` is the ignore
+id.
 """
 
 import hashlib
@@ -33,8 +34,8 @@ class LabelMap:
 
     Attributes:
         where: the file, for error messages.
-        from_names, to_names: names by id; the targets that nothing becomes are not among `to_names`.
-        targets: (id, source) -> target id or None = ignore; source None = every source without a line of its own.
+        from_names, to_names: names by id; `to_names` has only targets that some id is mapped to.
+        targets: (id, source) -> target id or None = ignore; source None = every source without its own line.
     """
 
     where: str
@@ -46,11 +47,11 @@ class LabelMap:
 
     @property
     def digest(self) -> str:
-        """Returns 12 hex digits that name what becomes what."""
+        """Returns 12 hex digits that identify the mapping."""
         return hashlib.sha256(repr(sorted(self.targets.items(), key=repr)).encode()).hexdigest()[:12]
 
     def source_mismatch(self, classes: ClassTable) -> str | None:
-        """Says why this is no map from `classes`; None where it is: all its ids are mapped, under their own names."""
+        """Says why this does not map from `classes`; None = it does: all its ids are mapped, under their own names."""
         unmapped = [index for index in range(len(classes)) if index not in self.from_names]
         for index, name in sorted(self.from_names.items()):
             if index >= len(classes):
@@ -63,7 +64,7 @@ class LabelMap:
         return None
 
     def target_mismatch(self, classes: ClassTable) -> str | None:
-        """Says why this is no map into `classes`; None where each target is an id of it, under its own name."""
+        """Says why this does not map into `classes`; None = it does: each target is an id of it, under its own name."""
         for index, name in sorted(self.to_names.items()):
             if index >= len(classes):
                 return f"target {index} is {name!r} in the map, but ids go from 0 to {len(classes) - 1}"
@@ -72,10 +73,10 @@ class LabelMap:
         return None
 
     def target(self) -> ClassTable:
-        """Returns the target label space as far as the map tells it; ids that nothing becomes are `unused <id>`.
+        """Returns the target label space as far as it is in the map; other ids are called `unused <id>`.
 
         Raises:
-            UserError: two targets have one name.
+            UserError: two targets have the same name.
         """
         names = {BACKGROUND: "background", **self.to_names}
         gaps = [index for index in range(max(names)) if index not in names]
@@ -95,7 +96,7 @@ class LabelMap:
         """Returns the target of an id in images of `source`; None = ignore.
 
         Raises:
-            UserError: the id has lines for other sources only.
+            UserError: the id has only lines for other sources.
         """
         for key in ((index, source), (index, None)):
             if key in self.targets:
@@ -106,7 +107,7 @@ class LabelMap:
         )
 
     def refuse_other_sources(self, sources: Collection[str]) -> None:
-        """Raises UserError where a line is for a source that is none of `sources`: it would change nothing."""
+        """Raises UserError where a line is for a source that is not one of `sources`: it would have no effect."""
         named = {source for _, source in self.targets if source is not None}
         unknown = sorted(named - set(sources))
         if unknown:
@@ -119,7 +120,8 @@ class LabelMap:
         """Returns the table for `map_ids`: (ignore id of `classes` + 1,) ids of `target`, of its mask dtype.
 
         Args:
-            ignored: what ids that become `ignore` get; None = the ignore id of `target`, as the ignore id itself does.
+            ignored: value for ids that are mapped to `ignore`; None = the ignore id of `target`, as for the ignore id
+                itself.
         """
         table = np.full(classes.ignore_id + 1, target.ignore_id, target.mask_dtype)
         instead = target.ignore_id if ignored is None else ignored
@@ -133,13 +135,13 @@ class LabelMap:
     ) -> tuple[int, ...] | None:
         """Returns which target ids `source` annotates, sorted, if it annotates `ids` (None = all); None = all.
 
-        A target is annotated if something becomes it and all that becomes it is annotated; background always is. So a
-        set does not claim that ingredients which it never named are absent, nor those of which it named only a kind.
+        A target is annotated if ids are mapped to it and all of them are annotated; background always is. So a data
+        set does not claim the absence of ingredients that it never annotated, or annotated only in part.
         """
         own = set(range(len(classes)) if ids is None else ids)
         to = {index: self.becomes(index, source) for index in range(len(classes))}
-        doubtful = {to[index] for index in to if index not in own}
-        found = {BACKGROUND} | {known for index in own if (known := to[index]) is not None and known not in doubtful}
+        partial = {to[index] for index in to if index not in own}
+        found = {BACKGROUND} | {known for index in own if (known := to[index]) is not None and known not in partial}
         return None if len(found) == len(target) else tuple(sorted(found))
 
 
@@ -156,15 +158,15 @@ def map_ids(ids: np.ndarray, table: np.ndarray, classes: ClassTable) -> np.ndarr
 
 
 def read_label_map(uri: str) -> LabelMap:
-    """Reads the map at `uri`; raises UserError as `parse_label_map`, and where there is no such file."""
+    """Reads the map at `uri`; raises UserError as `parse_label_map`, and where the file does not exist."""
     return parse_label_map(storage.read_text(uri), storage.redact(uri))
 
 
 def read_target(label_map: LabelMap, classes: str | None) -> ClassTable:
-    """Returns the target label space: the class table (id<TAB>name) at `classes`, or what the map tells of it.
+    """Returns the target label space: the class table (id<TAB>name) at `classes`, or the part in the map.
 
     Raises:
-        UserError: the table does not parse, or lacks a target or calls it otherwise.
+        UserError: the table does not parse, lacks a target or has another name for it.
     """
     if classes is None:
         return label_map.target()
@@ -213,7 +215,7 @@ def parse_label_map(text: str, where: str) -> LabelMap:
             raise UserError(f"{here}: id 0 is background and becomes 0 or ignore, found {to} {fields[3]!r}")
         targets[key] = to
     if not to_names:
-        raise UserError(f"{where}: no id becomes anything")
+        raise UserError(f"{where}: it maps no id")
     return LabelMap(where, spaces[0], spaces[1], from_names, to_names, targets)
 
 
@@ -229,6 +231,6 @@ def _id(text: str, here: str) -> int:
 
 def _name(names: dict[int, str], index: int, name: str, here: str) -> None:
     if not name:
-        raise UserError(f"{here}: id {index} has no name beside it")
+        raise UserError(f"{here}: id {index} has no name")
     if not same_name(names.setdefault(index, name), name):
         raise UserError(f"{here}: id {index} is {name!r} here and {names[index]!r} further up")

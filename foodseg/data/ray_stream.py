@@ -1,9 +1,9 @@
 """The training stream on Ray Data: every position once, in order, to the rank that it belongs to.
 
-    units of steps -> read whole windows of rows (encoded) -> one row per block -> decode and crop -> deal to the ranks
+    units of steps -> read whole windows of rows (encoded) -> one row per block -> decode and crop -> split to the ranks
 
-Ray deals whole blocks to the ranks in turn. So each block is made to be one rank's rows for S consecutive steps
-(`order.rank_blocks`). It travels through the first stages as a single row that holds the encoded images, since Ray
+Ray deals whole blocks to the ranks in turn. So each block holds one rank's rows for S consecutive steps
+(`sampler.rank_blocks`). It travels through the first stages as a single row that holds the encoded images, since Ray
 merges and cuts blocks of several rows as it likes but never cuts a row; the last stage turns each such row into exactly
 one block of decoded crops.
 """
@@ -26,17 +26,17 @@ from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
-STREAM_CPUS = 2  # one to read and one to decode: with less, the reader would wait for the decoder that waits for it
-BLOCK_BYTES = 64 * 2**20  # of decoded images and masks: starting a task costs little beside decoding as many
+STREAM_CPUS = 2  # one to read and one to decode: with less, reader and decoder would wait for each other
+BLOCK_BYTES = 64 * 2**20  # of decoded images and masks: starting a task costs little compared with decoding as many
 MOST_ROWS = 256  # in a block, however small the crops
-PAUSE_SECONDS = 0.05  # a round costs 2 ms and a block takes five times as long to decode as this pause
+PAUSE_SECONDS = 0.05  # a round costs 2 ms, and decoding a block takes five times as long as this pause
 
 
 class PacedScheduling(ExecutionCallback):
-    """Lets Ray Data's scheduling loop rest a little after each round.
+    """Pauses Ray Data's scheduling loop after each round.
 
-    The loop waits for running tasks only. While a slow consumer holds everything up there are none, and it would spin:
-    half a core taken from the training that it waits for (seen with py-spy on Ray 2.60).
+    The loop waits for running tasks only. While a slow consumer blocks the stream there are none, and the loop would
+    spin: half a core taken from the training that it waits for (seen with py-spy on Ray 2.60).
     """
 
     def on_execution_step(self, executor: Any) -> None:
@@ -44,7 +44,7 @@ class PacedScheduling(ExecutionCallback):
 
 
 class RankStream(ray.train.DataConfig):
-    """Tells Ray Train how to deal the stream out, once the number of workers is known."""
+    """Splits the stream between the workers of Ray Train, once their number is known."""
 
     def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dat
     """Lists units of steps; their borders lie at multiples of the order's unit, so that windows are read once."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here
+    context.raise_original_map_exception = True  # else a UserError would lose its type and message
     context.target_max_block_size = None  # a task's output is one block, whatever its size
     context.execution_options = ExecutionOptions(preserve_order=True)
-    context.execution_no_progress_timeout_s = -1  # it counts the pauses of a consumer, too: `train.waiting` does not
+    context.execution_no_progress_timeout_s = -1  # it would count pauses of the consumer too; `train.waiting` does not
     context.custom_execution_callback_classes = [PacedScheduling]
     steps = order.unit // order.global_batch
     borders = [start_step, *(b for b in range(0, total_steps, steps) if b > start_step), total_steps]
@@ -81,8 +81,8 @@ def rank_stream(
     encode = partial(encode_units, reader=reader, order=order, world_size=world_size, rows_per_block=rows_per_block)
     decode = partial(decode_block, augment=augment, manifest=manifest)
     return (
-        # reading has the same resources as `repartition`, so that Ray runs the two as one task: each block of encoded
-        # rows is handed on as soon as it is read, and is not copied once more
+        # reading has the same resources as `repartition`, so that Ray fuses the two into one task: each block of
+        # encoded rows is passed on as soon as it is read, without another copy
         units.map_batches(encode, batch_size=1, batch_format="pyarrow")
         .repartition(target_num_rows_per_block=1)
         .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)

@@ -1,4 +1,4 @@
-"""Reads rows of a prepared data set by number, without Ray: the reader under the stream, validation and evaluation.
+"""Reads rows of a prepared data set by number, without Ray; used by the stream, validation and evaluation.
 
 reader = RowReader(uri, read_manifest(uri), ["train"])
 table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 
 class RowReader:
-    """Row numbers count through the shards of `splits` in their order in the manifest.
+    """Reads rows by number; numbers run through the shards of `splits`, in their order in the manifest.
 
-    Shards of joined data sets name their own URI, which goes before `uri`. `labelled`: number of rows with a mask.
+    Shards of concatenated data sets have their own URI instead of `uri`. `labelled`: number of rows with a mask.
 
     Only row groups that hold a wanted row are fetched. Safe to use from several threads; cheap to pickle.
     """
@@ -60,13 +60,13 @@ class RowReader:
         for shard in sorted({self._groups[g][0] for g in np.unique(group_of)}):
             groups = [g for g in np.unique(group_of) if self._groups[g][0] == shard]
             table = self._read(shard, [self._groups[g][1] for g in groups], columns)
-            # a row's place among the row groups that were fetched from this shard
+            # index of a row's group among the row groups that were fetched from this shard
             fetched = np.concatenate(
                 [[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in groups])]
             )
             here = np.isin(group_of, groups)
-            place = np.searchsorted(groups, group_of[here])
-            tables.append(table.take(fetched[place] + wanted[here] - self._group_starts[group_of[here]]))
+            group = np.searchsorted(groups, group_of[here])
+            tables.append(table.take(fetched[group] + wanted[here] - self._group_starts[group_of[here]]))
         return pa.concat_tables(tables).take(back)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -77,7 +77,7 @@ class RowReader:
     def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
         info = self.shards[shard]
         uri = storage.join(info.uri or self.uri, info.path)
-        storage.expect(uri)  # the manifest was read there, if by another process
+        storage.expect(uri)  # the manifest was read there, perhaps by another process
         with storage.open_input(uri) as source:
             try:
                 with pq.ParquetFile(source, pre_buffer=True) as file:
@@ -87,15 +87,15 @@ class RowReader:
                         raise _damaged(uri, f"holds {meta.num_rows} rows, dataset.json lists {info.rows} otherwise")
                     return _with_data_set(file.read_row_groups(row_groups, columns=list(columns)), info)
             except (pa.ArrowInvalid, OSError) as error:
-                # a damaged footer is an OSError too; what storage has to say is a UserError or RetryLater already
+                # a damaged footer is an OSError too; errors of the storage are already UserError or RetryLater
                 if isinstance(error, OSError) and "thrift" not in str(error):
                     raise
                 detail = " ".join(str(error).split())
-                raise _damaged(uri, f"is no readable Parquet file ({detail})") from None
+                raise _damaged(uri, f"is not a readable Parquet file ({detail})") from None
 
 
 def _with_data_set(table: pa.Table, shard: Shard) -> pa.Table:
-    """Sources of joined data sets may have one name and differ in what they annotate: each gets its set's before it."""
+    """Prefixes sources with the name of their concatenated data set: equal names may differ in what they annotate."""
     if shard.data_set is None or "source" not in table.column_names:
         return table
     sources = pc.binary_join_element_wise(shard.data_set, table.column("source"), "/")
@@ -111,7 +111,7 @@ def training_order(
 ) -> TrainingOrder:
     """Builds the order of a run over the reader's rows; `paste` is the share of positions with a paste partner.
 
-    A row's draws per epoch are the weight of its data set times its repeat factor.
+    The expected draws of a row per epoch are the weight of its data set times its repeat factor.
 
     Raises:
         UserError: the weights of the data sets leave less than one row.

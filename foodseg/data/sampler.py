@@ -1,12 +1,12 @@
-"""The training order: which row stands at which position. A pure function of (seed, position).
+"""The training order: which row is at which position. A pure function of (seed, position).
 
 Positions 0, 1, 2, ... run through the whole training, epoch after epoch; update number s consumes the positions
-s x global_batch .. (s + 1) x global_batch - 1. Nothing else decides what is trained on when: not the number of workers,
-not their speed, not where a run was resumed.
+s x global_batch .. (s + 1) x global_batch - 1. Nothing else affects the order: neither the number of workers,
+nor their speed, nor where a run was resumed.
 
 Within an epoch the shards come in a seeded order, and their rows are shuffled within seeded windows of at least WINDOW
 rows. Window borders lie at multiples of `unit` on the line of positions, and `unit` is a multiple of the global batch:
-so a reader that takes one unit at a time reads every window exactly once, but for those at the ends of an epoch.
+so a reader that takes one unit at a time reads every window exactly once, except those at the ends of an epoch.
 """
 
 from collections.abc import Sequence
@@ -81,8 +81,8 @@ class TrainingOrder:
             rng = generator(self.seed, RandomStream.PASTE_PARTNER, position)
             if rng.uniform() >= self.paste:
                 continue
-            places = position // self.unit * self.unit + rng.integers(self.unit, size=_PARTNERS_TRIED)
-            rows = self._rows_at(places)[1]
+            candidates = position // self.unit * self.unit + rng.integers(self.unit, size=_PARTNERS_TRIED)
+            rows = self._rows_at(candidates)[1]
             rows = rows[self._pastable[rows]]
             if self._several_sources:
                 rows = rows[self._sources[rows] != self._sources[own[index]]]
@@ -103,11 +103,11 @@ class TrainingOrder:
         return np.array([position_seed(self.seed, position) for position in range(start, stop)], dtype=np.int64)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_epochs": {}}  # each process shuffles for itself rather than sending the result
+        return {**self.__dict__, "_epochs": {}}  # each process shuffles on its own instead of receiving the result
 
     def _epoch_rows(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
-            nearby = 4 + self.unit // self.epoch_length  # those that paste partners come from among them
+            nearby = 4 + self.unit // self.epoch_length  # including the epochs that paste partners come from
             self._epochs = {e: rows for e, rows in self._epochs.items() if abs(e - epoch) < nearby}
             self._epochs[epoch] = self._shuffled_epoch(epoch)
         return self._epochs[epoch]
@@ -127,12 +127,12 @@ class TrainingOrder:
         assert self._repeats is not None
         offset = generator(self.seed, RandomStream.OVERSAMPLING_OFFSET, epoch).uniform()
         marks = np.floor(np.concatenate([[0.0], np.cumsum(self._repeats)]) + offset)
-        marks[-1] = self.epoch_length  # the sum is whole but for rounding, which no mark may pass it by
+        marks[-1] = self.epoch_length  # the sum is whole up to rounding, and no mark may exceed it
         marks = np.minimum(marks, self.epoch_length)
         return np.diff(marks).astype(np.int64)
 
     def _window_borders(self, epoch: int) -> list[int]:
-        """Offsets within the epoch; windows shorter than WINDOW at its ends are joined to their neighbour."""
+        """Offsets within the epoch; windows shorter than WINDOW at its ends are merged with their neighbour."""
         start = epoch * self.epoch_length
         first = -(-start // self.unit) * self.unit - start
         inner = [offset for offset in range(first, self.epoch_length, self.unit) if offset > 0]
@@ -147,7 +147,7 @@ def repeat_factors(
 
     Args:
         ingredients: for each row the class ids in it; none for a row without a mask.
-        labelled: number of rows with a mask: shares are of these, as nobody knows what is on the others.
+        labelled: number of rows with a mask: shares are of these: the content of the others is unknown.
         threshold: share of the labelled rows below which a class is drawn more often; 0 switches it off.
         cap: largest factor.
 

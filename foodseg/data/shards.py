@@ -1,11 +1,12 @@
 """A prepared data set: Parquet shards of encoded images and masks, and the manifest `dataset.json` that names them.
 
-    <uri>/dataset.json                            written last: what is not listed in it does not exist
+    <uri>/dataset.json                            written last: only what it lists exists
     <uri>/v-<generation>-<random>/<split>/part-00000.parquet
     <uri>/v-<generation>-<random>/quarantine.parquet   every refused record with its reason
-    <uri>/v-<generation>-<random>/findings.parquet     all that the audit found, of refused and of taken records
+    <uri>/v-<generation>-<random>/findings.parquet     all findings of the audit, of refused and of accepted records
 
-Object storage has no rename: a new generation is written beside the old one, and the one PUT of dataset.json switches.
+Object storage has no rename: a new generation is written next to the old one, and a single PUT of dataset.json
+    switches.
 """
 
 import hashlib
@@ -26,12 +27,12 @@ from foodseg.errors import UserError
 FORMAT_VERSION = 2  # 1 counted `pictures`
 MAX_ROWS = 1_000  # per shard
 MAX_SHARD_BYTES = 256 * 2**20
-ROW_GROUP_BYTES = 4 * 2**20  # small enough that a few rows cost few bytes, large enough for one good GET
+ROW_GROUP_BYTES = 4 * 2**20  # small enough to read a few rows cheaply, large enough for an efficient GET
 
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
-        ("image", pa.binary()),  # the file as it came
+        ("image", pa.binary()),  # the original file
         ("mask", pa.binary()),  # PNG, 8 or 16 bit ids; null = unlabelled
         ("height", pa.int32()),  # after EXIF orientation
         ("width", pa.int32()),
@@ -47,14 +48,14 @@ QUARANTINE_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("source", pa.string()),
         ("split", pa.string()),
-        ("findings", pa.list_(pa.string())),  # names of findings.FINDINGS that refuse it
+        ("findings", pa.list_(pa.string())),  # names in prepare/findings.py that refuse it
     ]
 )
 FINDINGS_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("split", pa.string()),
-        ("finding", pa.string()),  # a name of findings.FINDINGS
+        ("finding", pa.string()),  # a name in prepare/findings.py
         ("detail", pa.string()),
         ("other_id", pa.string()),  # the record that this one repeats, if any
         ("other_split", pa.string()),
@@ -70,7 +71,7 @@ class _Frozen(BaseModel):
 class Shard(_Frozen):
     """One Parquet file. `path` is relative to the data set's URI; `row_groups` are the rows of each row group.
 
-    `uri` and `data_set` say where its data set lies and what it is called; only `concat_manifests` sets them.
+    `uri` and `data_set`: location and name of its data set; only `concat_manifests` sets them.
     """
 
     split: str
@@ -95,24 +96,24 @@ class SplitCounts(_Frozen):
 
     @property
     def ignored_share(self) -> float:
-        """Ignored pixels as a share of the pixels of the masks, 0 where there are none."""
+        """Ignored pixels as a share of the pixels of the masks; 0 without masks."""
         return self.ignored_pixels / max(1, self.ignored_pixels + sum(self.class_pixels))
 
 
 class Manifest(_Frozen):
-    """`dataset.json`; or several of them in one (`concat_manifests`), whose identities are `members`."""
+    """`dataset.json`; or several, concatenated (`concat_manifests`), whose identities are `members`."""
 
     format_version: int
     name: str
     generation: int
-    folder: str  # of the generation, below the data set's URI; "" where it is of several data sets
+    folder: str  # of the generation, below the data set's URI; "" for concatenated data sets
     classes: tuple[str, ...]
     ignore_id: int
     annotated: dict[str, tuple[int, ...] | None]  # per source the ids that it annotates; None = every one
     shards: tuple[Shard, ...]
     counts: dict[str, SplitCounts]
     quarantined: int
-    audit: dict[str, int] = {}  # what the audit found, refused or not, and how often: names of findings.FINDINGS
+    audit: dict[str, int] = {}  # number of findings, refusing or not, by name in prepare/findings.py
     members: tuple[str, ...] = ()
 
     @property
@@ -122,7 +123,7 @@ class Manifest(_Frozen):
 
     @property
     def identity(self) -> str:
-        """Names the exact content: name, generation and a digest over the shards; of each where sets are joined."""
+        """Identifies the exact content: name, generation and a digest of the shards; of each concatenated data set."""
         if self.members:
             return " + ".join(self.members)
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:12]
@@ -149,7 +150,7 @@ def read_manifest(uri: str) -> Manifest:
     """Reads `<uri>/dataset.json`.
 
     Raises:
-        UserError: there is none, it is damaged, or it has another format.
+        UserError: it does not exist, is damaged, or has another format version.
     """
     if not uri:
         raise UserError(
@@ -158,7 +159,7 @@ def read_manifest(uri: str) -> Manifest:
         )
     where = storage.join(uri, "dataset.json")
     if not storage.exists(where):
-        storage.list_names(uri)  # refuses a missing bucket by name
+        storage.list_names(uri)  # raises for a missing bucket
         raise UserError(
             f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; "
             f"make one with `foodseg data prepare SRC {shlex.quote(storage.redact(uri))}`"
@@ -183,7 +184,7 @@ def read_manifest(uri: str) -> Manifest:
 
 def write_manifest(uri: str, manifest: Manifest) -> None:
     """Writes `<uri>/dataset.json` in one go: this makes the generation visible."""
-    assert not manifest.members, "a joined manifest is no data set of its own"
+    assert not manifest.members, "a concatenated manifest is not a data set"
     text = manifest.model_dump_json(indent=1, exclude={"members": True, "shards": {"__all__": {"uri", "data_set"}}})
     storage.write_text(storage.join(uri, "dataset.json"), text + "\n")
 
@@ -229,7 +230,7 @@ def write_quarantine(uri: str, folder: str, refused: Sequence[dict[str, Any]]) -
 
 
 def read_quarantine(uri: str, folder: str) -> list[dict[str, Any]]:
-    """Reads the refused records of a generation. MissingFile: there is no such list."""
+    """Reads the refused records of a generation. MissingFile: the generation has no such list."""
     return _read_rows(storage.join(uri, folder, "quarantine.parquet"))
 
 
@@ -239,7 +240,7 @@ def write_findings(uri: str, folder: str, found: Sequence[dict[str, Any]]) -> No
 
 
 def read_findings(uri: str, folder: str) -> list[dict[str, Any]]:
-    """Reads what the audit of a generation found. MissingFile: there is no such list."""
+    """Reads what the audit of a generation found. MissingFile: the generation has no such list."""
     return _read_rows(storage.join(uri, folder, "findings.parquet"))
 
 
@@ -255,4 +256,4 @@ def _read_rows(where: str) -> list[dict[str, Any]]:
         return pq.read_table(io.BytesIO(data)).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"{storage.redact(where)} is no readable Parquet file ({detail})") from None
+        raise UserError(f"{storage.redact(where)} is not a readable Parquet file ({detail})") from None

@@ -3,8 +3,8 @@
     canteen<TAB>*
     uec<TAB>1,2,miso soup
 
-A source that does not annotate an ingredient cannot teach that it is background (`losses.cross_entropy_sum`), nor can
-its background prove a prediction of that ingredient wrong (`scorable_mask`).
+Where a source does not annotate an ingredient, its background is neither trained as the absence of that ingredient
+(`losses.segmentation.cross_entropy_sum`) nor scored against a prediction of it (`scorable_mask`).
 """
 
 from collections.abc import Collection, Mapping
@@ -25,10 +25,10 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
         sources: the sources of the data set.
 
     Returns:
-        Per source the ids that it annotates, sorted, background among them; sources that annotate all are left out.
+        Per source the ids that it annotates, sorted, including background; sources that annotate all ids are left out.
 
     Raises:
-        UserError: a malformed line, a source that occurs twice or has no image, an unknown id or name.
+        UserError: a malformed line, a source that occurs twice or has no images, an unknown id or name.
     """
     annotated: dict[str, tuple[int, ...]] = {}
     seen = set()
@@ -56,7 +56,7 @@ def parse_sources(text: str, where: str, classes: ClassTable, sources: Collectio
 
 
 def unannotated(annotated: Mapping[str, tuple[int, ...] | None], classes: int) -> np.ndarray | None:
-    """Returns (S, K) bool, the ids that each source never annotates, in the order of `annotated`; None = no such id."""
+    """Returns (S, K) bool, the ids that each source never annotates, in the order of `annotated`; None = no ids."""
     table = np.zeros((len(annotated), classes), bool)
     for row, ids in enumerate(annotated.values()):
         if ids is not None:
@@ -68,9 +68,9 @@ def unannotated(annotated: Mapping[str, tuple[int, ...] | None], classes: int) -
 def scorable_mask(
     truth: np.ndarray, prediction: np.ndarray, annotated: Collection[int] | None, classes: ClassTable
 ) -> np.ndarray:
-    """Ignores the background of a mask where an id is predicted that its source never annotates: nobody knows there.
+    """Ignores the background of a mask where an id is predicted that its source never annotates: the truth is unknown.
 
-    As in the loss, an id that the mask holds all the same is evidently annotated in this image.
+    As in the loss, an id that occurs in the mask counts as annotated in this image.
 
     Args:
         truth: (H, W) ids of `classes`, or its ignore id. prediction: (H, W) ids of `classes`.
@@ -81,7 +81,7 @@ def scorable_mask(
     """
     if annotated is None:
         return truth
-    hidden = np.zeros(np.iinfo(np.uint16).max + 1, bool)  # as many as ids and ignore ids can be
+    hidden = np.zeros(np.iinfo(np.uint16).max + 1, bool)  # one for each possible id and ignore id
     hidden[: len(classes)] = True
     hidden[[BACKGROUND, *annotated]] = False
     hidden[np.unique(truth)] = False

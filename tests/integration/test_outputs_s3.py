@@ -1,4 +1,4 @@
-"""Folders of results in S3: what others wrote stays, inputs stay, what a command wrote is replaced."""
+"""Folders of results in S3: files of others and inputs are kept, files of the same command are replaced."""
 
 import io
 import uuid
@@ -38,7 +38,7 @@ def test_results_in_s3_replace_only_results(prefix):
     storage.write_bytes(storage.join(out, name), b"edited")
     with pytest.raises(UserError, match="is there already"):
         claim_outputs(out, [name], by="predict")
-    # a name that only begins alike is another one
+    # a name with the same prefix is another one
     claim_outputs(prefix, ["out.png", "ou"], by="predict")
 
 

@@ -1,4 +1,4 @@
-"""Mapping a prepared data set on Ray: every row again, in the target label space."""
+"""Mapping a prepared data set on Ray: every row in the target label space."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
         )  # fmt: skip
 
 
-def test_a_map_that_leaves_nothing_out_annotates_everything_and_is_switched_in_place(ray_cluster, src, tmp_path):
+def test_a_complete_map_annotates_everything_and_is_switched_in_place(ray_cluster, src, tmp_path):
     becomes = dict.fromkeys(range(1, K), 1) | {0: 0}
     label_map, dst = write_map(tmp_path / "m.tsv", becomes, "food"), str(tmp_path / "dst")
     assert map_data_set(src, label_map, dst, name="foods").annotated == {"synthetic": None}
@@ -87,7 +87,7 @@ def test_a_map_that_leaves_nothing_out_annotates_everything_and_is_switched_in_p
     assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1, IGNORE}
 
 
-def test_a_map_from_elsewhere_is_refused_and_nothing_is_written(ray_cluster, src, tmp_path):
+def test_a_map_from_another_label_space_is_refused_and_nothing_is_written(ray_cluster, src, tmp_path):
     label_map = write_map(tmp_path / "m.tsv", {index: index for index in range(K - 2)})
     with pytest.raises(UserError, match=rf"m.tsv does not map from the label space of .*: 2 ids .* first {K - 2} '"):
         map_data_set(src, label_map, str(tmp_path / "dst"))

@@ -1,4 +1,4 @@
-"""Preparing on Ray: what goes in comes out, what is bad is named."""
+"""Preparing on Ray: every valid record is in a shard, every other one is refused by name."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def meals(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meals")
     write_meals(folder, train=20, test=4, seed=1, longest_side=64)
     (folder / "images" / "synthetic__0002.jpg").write_bytes(b"no image")
-    (folder / "masks" / "synthetic__0003.png").unlink()  # unlabelled, and welcome
+    (folder / "masks" / "synthetic__0003.png").unlink()  # unlabelled, which is allowed
     return folder
 
 

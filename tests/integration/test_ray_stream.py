@@ -29,7 +29,7 @@ def reader(tmp_path_factory) -> RowReader:
 
 
 def consume(reader: RowReader, world_size: int, start_step: int) -> list[dict[str, np.ndarray]]:
-    """Returns per rank everything that the stream gave it."""
+    """Returns everything that each rank received from the stream."""
     manifest = read_manifest(reader.uri)
     order = training_order(reader, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
     stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, AUGMENT, manifest, world_size)

@@ -1,4 +1,4 @@
-"""Storage against a real S3 server: it checks signatures, and it may be killed and restarted while we read."""
+"""Storage against a real S3 server: it checks signatures, and is killed and restarted during reads."""
 
 import threading
 import time
@@ -70,7 +70,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
 
 
 @pytest.mark.chaos
-def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_loop_survives_a_crash_of_the_server(server: S3Server, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"{number}.txt" for number in range(20)]
     for name in names:
         storage.write_text(f"s3://food/loop/{name}", name)
@@ -93,12 +93,12 @@ def test_a_read_loop_outlives_a_crash_of_the_server(server: S3Server, caplog: py
     assert any("trying again" in record.message for record in caplog.records)
 
 
-def test_a_reader_beside_a_writer_never_sees_a_part() -> None:
+def test_a_reader_never_sees_a_part_of_a_concurrent_write() -> None:
     uri, written, stop = "s3://food/again.txt", [], threading.Event()
 
     def write() -> None:
         while not stop.is_set():
-            # longer, then shorter than the one before, and each said to be whole by its two ends
+            # longer, then shorter than the one before, and each complete by its first and last bytes
             text = f"{len(written)} {'x' * (9_000 if len(written) % 2 else 3_000)} {len(written)}"
             written.append(text)
             storage.write_text(uri, text)

@@ -1,4 +1,4 @@
-"""Some fifty faulty records, one of each kind and combinations, beside healthy ones: a data set in the folder format.
+"""Some fifty faulty records, one of each kind and combinations, among valid ones: a data set in the folder format.
 
 meals = write_faulty_meals(tmp_path / "meals")
 meals.expected[("half_jpeg", "train")]          # {"truncated"}
@@ -50,15 +50,15 @@ class FaultyMeals:
 
     def add(
         self, name: str, sample_image: bytes | None, mask: bytes | None, *findings: str, split: str = "train",
-        extension: str = ".jpg", truth: np.ndarray | None = None,
+        extension: str = ".jpg", right_mask: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """Writes a record; None = no such file."""
         if sample_image is not None:
             (self.folder / "images" / f"{name}{extension}").write_bytes(sample_image)
         if mask is not None:
             (self.folder / "masks" / f"{name}.png").write_bytes(mask)
-        if truth is not None:
-            self.masks[name] = truth
+        if right_mask is not None:
+            self.masks[name] = right_mask
         self.listed(name, split, *findings)
 
     def listed(self, name: str, split: str, *findings: str) -> None:
@@ -92,24 +92,24 @@ def _healthy(meals: FaultyMeals) -> None:
     for number in range(4):
         for split in ("train", "val", "test"):
             image, mask = meals.meal()
-            meals.add(f"plain_{split}_{number}", jpeg(image), png(mask), split=split, truth=mask)
+            meals.add(f"plain_{split}_{number}", jpeg(image), png(mask), split=split, right_mask=mask)
     image, mask = meals.meal()
-    meals.add("bytes_after_the_end", jpeg(image) + bytes(500) + jpeg(image)[:300], png(mask), truth=mask)
+    meals.add("bytes_after_the_end", jpeg(image) + bytes(500) + jpeg(image)[:300], png(mask), right_mask=mask)
     image, mask = meals.meal()
-    meals.add("exif_1", jpeg(image, exif=exif(1)), png(mask), truth=mask)
+    meals.add("exif_1", jpeg(image, exif=exif(1)), png(mask), right_mask=mask)
     image, mask = meals.meal()
     palette = Image.fromarray(mask)
     palette.putpalette(np.random.default_rng(0).integers(0, 255, 768, np.uint8).tobytes())
-    meals.add("palette_mask", jpeg(image, progressive=True), encoded(palette, "PNG"), truth=mask)
+    meals.add("palette_mask", jpeg(image, progressive=True), encoded(palette, "PNG"), right_mask=mask)
     image, mask = meals.meal()
-    meals.add("mask_of_16_bits", jpeg(image), png(mask.astype(np.uint16)), truth=mask)
+    meals.add("mask_of_16_bits", jpeg(image), png(mask.astype(np.uint16)), right_mask=mask)
     image, mask = meals.meal()
     mask[:30] = SYNTHETIC_CLASSES.ignore_id
-    meals.add("a_third_is_ignored", jpeg(image), png(mask), truth=mask)
+    meals.add("a_third_is_ignored", jpeg(image), png(mask), right_mask=mask)
     for form in ("PNG", "WEBP", "BMP", "TIFF"):
         image, mask = meals.meal()
         name, extension = f"a_{form.lower()}", f".{form.lower()[:4]}"
-        meals.add(name, encoded(Image.fromarray(image), form), png(mask), extension=extension, truth=mask)
+        meals.add(name, encoded(Image.fromarray(image), form), png(mask), extension=extension, right_mask=mask)
 
 
 def _bad_images(meals: FaultyMeals) -> None:
@@ -146,10 +146,10 @@ def _bad_masks(meals: FaultyMeals) -> None:
     add("mask_of_half_the_size", png(mask[::2, ::2]), "size_mismatch")
     add("all_ignored", png(np.full_like(mask, SYNTHETIC_CLASSES.ignore_id)), "all_ignored")
     image, mask = meals.meal()
-    meals.add("all_background", jpeg(image), png(np.zeros_like(mask)), "empty_mask", truth=np.zeros_like(mask))
+    meals.add("all_background", jpeg(image), png(np.zeros_like(mask)), "empty_mask", right_mask=np.zeros_like(mask))
     image, mask = meals.meal()
     void = np.where(mask > 0, np.uint8(SYNTHETIC_CLASSES.ignore_id), mask)
-    meals.add("food_is_255", jpeg(image), png(void), "only_ignored", truth=void)
+    meals.add("food_is_255", jpeg(image), png(void), "only_ignored", right_mask=void)
     meals.add("no_mask", jpeg(meals.meal()[0]), None, "unlabelled")
 
 
@@ -160,48 +160,48 @@ def _repeated(meals: FaultyMeals) -> None:
     for kept, refused in (("val", "train"), ("test", "train")):
         image, mask = meals.meal()
         name = f"id_in_{kept}_and_{refused}"
-        meals.add(name, jpeg(image), png(mask), split=kept, truth=mask)
+        meals.add(name, jpeg(image), png(mask), split=kept, right_mask=mask)
         meals.listed(name, refused, "duplicate_id")
     for kept, refused in (("test", "train"), ("test", "val"), ("val", "train")):
         image, mask = meals.meal()
         name = f"file_in_{kept}_and_{refused}"
-        meals.add(name, jpeg(image), png(mask), split=kept, truth=mask)
+        meals.add(name, jpeg(image), png(mask), split=kept, right_mask=mask)
         meals.add(f"{name}_too", jpeg(image), png(mask), "split_duplicate", split=refused)
     image, mask = meals.meal()
     for name, findings in (("file_once", ()), ("file_again", ("repeated_image",))):
-        meals.add(name, jpeg(image), png(mask), *findings, truth=mask)
+        meals.add(name, jpeg(image), png(mask), *findings, right_mask=mask)
     image, mask = meals.meal()
-    meals.add("saved_well", jpeg(image), png(mask), truth=mask)
+    meals.add("saved_well", jpeg(image), png(mask), right_mask=mask)
     darker = jpeg((image * 0.8).astype(np.uint8), quality=50)
-    meals.add("saved_badly", darker, png(mask), "near_duplicate", split="test", truth=mask)
+    meals.add("saved_badly", darker, png(mask), "near_duplicate", split="test", right_mask=mask)
 
 
 def _turned(meals: FaultyMeals) -> None:
     image, mask = meals.meal()
-    meals.add("transposed_mask", jpeg(image), png(mask.T), "swapped_size", truth=mask)
+    meals.add("transposed_mask", jpeg(image), png(mask.T), "swapped_size", right_mask=mask)
     image, mask = meals.meal()
-    meals.add("mask_turned_left", jpeg(image), png(np.rot90(mask)), "swapped_size", truth=mask)
+    meals.add("mask_turned_left", jpeg(image), png(np.rot90(mask)), "swapped_size", right_mask=mask)
     image, mask = meals.meal()
-    meals.add("mask_turned_right", jpeg(image), png(np.rot90(mask, -1)), "swapped_size", truth=mask)
+    meals.add("mask_turned_right", jpeg(image), png(np.rot90(mask, -1)), "swapped_size", right_mask=mask)
     image, mask = meals.meal()
-    meals.add("exif_3", jpeg(stored(image, 3), exif=exif(3)), png(mask), "exif_orientation", truth=mask)
+    meals.add("exif_3", jpeg(stored(image, 3), exif=exif(3)), png(mask), "exif_orientation", right_mask=mask)
     image, mask = meals.meal()
     sideways = jpeg(stored(image, 6), exif=exif(6))
     findings = ("exif_orientation", "swapped_size")
-    meals.add("exif_6_mask_as_stored", sideways, png(stored(mask, 6)), *findings, truth=mask)
+    meals.add("exif_6_mask_as_stored", sideways, png(stored(mask, 6)), *findings, right_mask=mask)
     image, mask = meals.meal()
     upside_down = jpeg(stored(image, 3), exif=exif(3))
     findings = ("exif_orientation", "stored_mask")
-    meals.add("turned__exif_3_mask_as_stored", upside_down, png(stored(mask, 3)), *findings, truth=mask)
+    meals.add("turned__exif_3_mask_as_stored", upside_down, png(stored(mask, 3)), *findings, right_mask=mask)
     flat, mask = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10:30, 20:90] = 1
     findings = ("exif_orientation", "unclear_turn")
-    meals.add("flat__exif_3", jpeg(flat, exif=exif(3)), png(mask), *findings, truth=mask)
+    meals.add("flat__exif_3", jpeg(flat, exif=exif(3)), png(mask), *findings, right_mask=mask)
 
 
 def _converted(meals: FaultyMeals) -> None:
     def add(name: str, sample_image: bytes, finding: str, mask: np.ndarray, extension: str = ".png") -> None:
-        meals.add(name, sample_image, png(mask), finding, extension=extension, truth=mask)
+        meals.add(name, sample_image, png(mask), finding, extension=extension, right_mask=mask)
 
     image, mask = meals.meal()
     add("alpha", png(np.dstack([image, np.full(mask.shape, 128, np.uint8)])), "alpha", mask)
@@ -221,13 +221,15 @@ def _converted(meals: FaultyMeals) -> None:
 def _combined(meals: FaultyMeals) -> None:
     image, mask = meals.meal()
     sample_image = encoded(Image.fromarray(image).convert("CMYK"), "JPEG")
-    meals.add("cmyk_and_transposed_mask", sample_image, png(mask.T), "cmyk", "swapped_size", truth=mask)
+    meals.add("cmyk_and_transposed_mask", sample_image, png(mask.T), "cmyk", "swapped_size", right_mask=mask)
     cut = sample_image[: len(sample_image) // 2] + b"\xff\xd9"
     meals.add("cmyk_cut", cut, png(mask), "cmyk", "truncated")
     image, mask = meals.meal()
     deep = np.dstack([image, np.full(mask.shape, 200, np.uint8)]).astype(np.uint16) * 257
     sample_image = png_of(WIDTH, HEIGHT, 16, 6, rows_of(deep))
-    meals.add("sixteen_bits_with_alpha", sample_image, png(mask), "sixteen_bit", "alpha", extension=".png", truth=mask)
+    meals.add(
+        "sixteen_bits_with_alpha", sample_image, png(mask), "sixteen_bit", "alpha", extension=".png", right_mask=mask
+    )
     image, mask = meals.meal()
     whole = jpeg(image)
     meals.add("cut_and_listed_twice", whole[: len(whole) // 2], png(mask), "truncated", "duplicate_id")
@@ -279,7 +281,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def stored(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels as a camera stores them that writes this orientation beside."""
+    """The pixels as stored by a camera that writes this EXIF orientation."""
     return np.asarray(Image.fromarray(array).transpose(_STORE[orientation]))
 
 

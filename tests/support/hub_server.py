@@ -1,4 +1,4 @@
-"""A tiny server that speaks the file layout of the Hugging Face hub, for data sets and models in local folders.
+"""A tiny server with the API of the Hugging Face hub, for data sets and models in local folders.
 
     with HubServer(folder) as hub:          # folder/owner/name/<files of the data set>
         os.environ["HF_ENDPOINT"] = hub.endpoint
@@ -25,9 +25,9 @@ class HubServer:
     """Serves the data sets below `folder` on 127.0.0.1.
 
     Attributes:
-        requests: (method, path, Range header or "") of all that was asked.
-        gated: names ("owner/name") that want an agreement first.
-        broken: HTTP status that every file is answered with; 0 = none.
+        requests: (method, path, Range header or "") of all requests.
+        gated: names ("owner/name") that require an agreement.
+        broken: HTTP status of the answer for every file; 0 = normal answers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def _respond(self) -> None:
         path = unquote(urlsplit(self.path).path)

@@ -33,8 +33,8 @@ _PROBE_BUCKET = "ready"
 
 
 def _weed() -> str | None:
-    beside = Path(sys.executable).parent / "weed"
-    return str(beside) if beside.exists() else shutil.which("weed")
+    in_environment = Path(sys.executable).parent / "weed"
+    return str(in_environment) if in_environment.exists() else shutil.which("weed")
 
 
 def s3_server_available() -> bool:
@@ -66,7 +66,7 @@ class S3Server:
         self.close()
 
     def env(self) -> dict[str, str]:
-        """The variables that lead any S3 client to this server."""
+        """The environment variables that direct any S3 client to this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -177,7 +177,7 @@ class S3Server:
 def _free_ports(count: int) -> list[int]:
     """Ports that are free together with their gRPC twins, below the ephemeral range of Linux (32768)."""
     found: list[int] = []
-    candidate = 18_000 + os.getpid() * 40 % 4_000  # processes that start together look in places of their own
+    candidate = 18_000 + os.getpid() * 40 % 4_000  # processes that start together use different ranges
     while len(found) < count:
         if _is_free(candidate) and _is_free(candidate + GRPC_OFFSET):
             found.append(candidate)

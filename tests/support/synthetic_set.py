@@ -28,8 +28,8 @@ def write_synthetic(
 ) -> str:
     """Writes the data set; returns its URI.
 
-    Images are 96 x 96 or 72 x 96. From one to the next, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that
-    every batch has another number of labelled pixels; with `unlabelled` the last image of a split has no mask, and
+    Images are 96 x 96 or 72 x 96. In turn, 0, 1/4, 2/4, 3/4 of the rows of a mask are ignored, so that every
+    batch has another number of labelled pixels; with `unlabelled` the last image of a split has no mask, and
     without `masks` none has.
     """
     uri = str(folder)
@@ -88,9 +88,9 @@ def _row(split: str, number: int, unlabelled: bool) -> dict:
 
 
 def write_table(path: Path, width: int = 16) -> str:
-    """Writes a text table for the drawn classes, of random vectors; returns its path."""
-    vectors = np.random.default_rng(0).normal(size=(len(SYNTHETIC_CLASSES), width)).astype(np.float32)
-    save_file({"text": vectors}, path)
+    """Writes a table of random text embeddings for the synthetic classes; returns its path."""
+    embeddings = np.random.default_rng(0).normal(size=(len(SYNTHETIC_CLASSES), width)).astype(np.float32)
+    save_file({"text": embeddings}, path)
     return str(path)
 
 

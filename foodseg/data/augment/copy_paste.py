@@ -1,7 +1,7 @@
 """Copy-paste of ingredients from one training image onto another (Ghiasi et al., Simple Copy-Paste, 2021).
 
 A small data set shows an ingredient in few scenes, and a model learns the scene. Whole regions of some ingredients of
-another image, of another source where there is one, are laid over the crop, without blending: the paper found that it
+another image, if possible of another source, are pasted onto the crop without blending: the paper found that blending
 makes no difference.
 """
 
@@ -19,23 +19,23 @@ def paste_regions(
     crop: Crop, image: bytes, mask: bytes, height: int, width: int, seed: int, augment: AugmentConfig,
     classes: ClassTable, annotated: Collection[int] | None,
 ) -> Crop:  # fmt: skip
-    """Returns `crop` with regions of the partner's crop over it; a pure function of its arguments.
+    """Returns `crop` with regions of the partner's crop pasted onto it; a pure function of its arguments.
 
     Args:
         image, mask, height, width: the partner's row, as `make_crop` takes it.
-        seed: of the crop's position; the partner's own crop and what is taken from it follow from it.
+        seed: of the crop's position; it determines the partner's crop and the regions taken from it.
         annotated: ids that the source of `crop` annotates, None = all; only these are pasted. Any other id in the mask
-            would be taken for annotated in the whole crop (`losses.cross_entropy_sum`), and the background that holds
-            the same ingredient unlabelled for true background.
+            would count as annotated in the whole crop (`losses.segmentation.cross_entropy_sum`), and unlabelled
+            instances of the ingredient as true background.
     """
     rng = generator(seed, PositionStream.COPY_PASTE)
-    # centred on an ingredient, else there is often nothing to take
+    # centred on an ingredient: else there is often nothing to paste
     centred = augment.model_copy(update={"class_aware": 1.0})
     partner = make_crop(image, mask, height, width, int(rng.integers(2**62)), centred, classes)
     region = _chosen_region(partner.mask, crop.extent, classes, annotated, rng)
     pixels = np.where(region[..., None], partner.image, crop.image)
     ids = np.where(region, partner.mask, crop.mask)
-    # the list of an image without a mask stays unknown: what is pasted is not all that is on it
+    # the ingredients of an image without mask stay unknown: more than the pasted ones may be in it
     listed = listed_ingredients(ids, crop.extent, classes) if crop.ingredients_known else crop.ingredients
     return Crop(pixels, ids, crop.extent, listed, crop.ingredients_known)
 

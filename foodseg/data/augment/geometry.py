@@ -12,7 +12,7 @@ from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.image_io import decode_image, decode_mask, fit_longest, resize_image, resize_mask
 
-LISTED_SHARE = 0.001  # an ingredient is on a crop's list from this share of its pixels on
+LISTED_SHARE = 0.001  # smallest share of a crop's real pixels for an ingredient to be listed
 PAD_VALUE = 0  # any value: the model sets padding to the mean after normalisation, by `extent`
 
 
@@ -25,7 +25,7 @@ class Crop:
         mask: (S, S) uint8 or uint16 ids; padding and unlabelled pixels hold the ignore id.
         extent: (4,) int32 top, left, bottom, right of the real pixels.
         ingredients: (K,) bool, foreground ids with at least LISTED_SHARE of the real pixels.
-        ingredients_known: whether `ingredients` says anything (False for an image without a mask).
+        ingredients_known: False for an image without a mask: `ingredients` is then unknown.
     """
 
     image: np.ndarray
@@ -38,7 +38,7 @@ class Crop:
 def make_crop(
     image: bytes, mask: bytes | None, height: int, width: int, seed: int, augment: AugmentConfig, classes: ClassTable
 ) -> Crop:
-    """Makes the crop of one row, for the (height, width) that the row states; the same seed gives the same crop."""
+    """Makes the crop of one row, with the (height, width) of the row; the same seed gives the same crop."""
     rng = np.random.default_rng(seed)
     scale = rng.uniform(*augment.scale)
     flip = rng.uniform() < augment.flip
@@ -56,7 +56,7 @@ def make_crop(
 
 
 def _pixel_of_a_class(ids: np.ndarray, classes: ClassTable, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Draws an ingredient evenly from those present, then one of its pixels evenly; None where there is none."""
+    """Draws one of the present ingredients uniformly, then one of its pixels uniformly; None without ingredients."""
     counts = np.bincount(ids.ravel(), minlength=len(classes))[: len(classes)]
     present = np.flatnonzero(counts)
     present = present[present != BACKGROUND]
@@ -96,5 +96,5 @@ def listed_ingredients(mask: np.ndarray, extent: np.ndarray, classes: ClassTable
 
 
 def single_threaded_opencv() -> None:
-    """OpenCV's own threads would fight with the data workers for the cores; call once in each of them."""
+    """Disables OpenCV's threads, which would compete with the data workers for cores; call once in each worker."""
     cv2.setNumThreads(1)

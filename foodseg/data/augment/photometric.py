@@ -1,6 +1,6 @@
-"""A batch of uint8 images as the models see it, on the device: the plain view, and one drawn from the rows' seeds.
+"""Views of a batch of uint8 images on the device: the plain view, and one jittered by the seeds of the rows.
 
-Both views are of one crop and differ in nothing but colour and sharpness: what is where stays where it is.
+Both views are of the same crop and differ only in colour and sharpness, never in geometry.
 
 Shapes: B images of H x W pixels.
 """
@@ -12,11 +12,11 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.data.rng import PositionStream, generator
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_SHARP = 1e-3  # pixels; a blur of this much is none
+_SHARP = 1e-3  # pixels; a blur of this sigma has no effect
 
 
 def plain_view(image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) uint8 -> float32 in [0, 1] as it is: what the teacher sees, and the model at evaluation.
+    """(B, 3, H, W) uint8 -> float32 in [0, 1], unchanged: for the teacher, and for the model at evaluation.
 
     Pixels outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
     """
@@ -26,7 +26,7 @@ def plain_view(image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor) ->
 def jittered_view(
     image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor, seed: torch.Tensor, augment: AugmentConfig
 ) -> torch.Tensor:
-    """(B, 3, H, W) uint8 -> float32 in [0, 1] with what `augment` says of colour and blur, drawn from a row's seed.
+    """(B, 3, H, W) uint8 -> float32 in [0, 1] with the colour jitter and blur of `augment`, drawn from a row's seed.
 
     Blur, colour of the light, saturation, then contrast (about mid grey) and brightness. `seed` is (B,) int64. Pixels
     outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).

@@ -87,7 +87,7 @@ def test_ids_with_a_slash_and_images_of_a_phone_come_back(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_coco_cannot_say_is_refused(change, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_coco_cannot_express_is_refused(change, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     write_meals(tmp_path / "meals", train=2, test=1, seed=0, longest_side=64)
     change(next((tmp_path / "meals" / "masks").iterdir()))
     with pytest.raises(UserError, match=words):

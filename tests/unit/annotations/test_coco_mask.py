@@ -1,4 +1,4 @@
-"""COCO annotations as masks: overlaps worked out by hand, RLE against pycocotools, and sizes that nobody gives."""
+"""COCO annotations as masks: overlaps worked out by hand, RLE against pycocotools, and missing sizes."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_a_smaller_region_lies_on_top_whatever_the_order() -> None:
     assert read(small, big) == BIG_UNDER_SMALL
 
 
-def test_of_two_equally_large_the_later_lies_on_top() -> None:
+def test_the_later_of_two_equally_large_lies_on_top() -> None:
     first, second = shape(1, [SMALL]), shape(2, [RIGHT])
     assert read(first, second)[1] == [0, 1, 2, 2, 0]
     assert read(second, first)[1] == [0, 1, 1, 2, 0]
@@ -82,7 +82,7 @@ def test_a_small_crowd_stays_visible_on_what_it_was_painted_on() -> None:
     crowd = shape(3, SMALL_RLE, crowd=True)
     assert read(shape(1, [BIG]), crowd) == [[1, 1, 1, 1, 0], [1, 3, 3, 1, 0], [1, 3, 3, 1, 0], [1, 1, 1, 1, 0]]
     assert read(crowd, shape(1, [BIG])) == read(shape(1, [BIG]), crowd)
-    # alone it is its class as any other
+    # alone it is painted as its class
     assert read(crowd) == [[0] * 5, [0, 3, 3, 0, 0], [0, 3, 3, 0, 0], [0] * 5]
 
 
@@ -117,7 +117,7 @@ def test_annotations_that_leave_no_pixel_are_reported() -> None:
     assert hidden(shape(1, [SMALL]), shape(2, [SMALL])) == [
         "annotation 5 ('rice') leaves no pixel: smaller annotations cover it, mostly of 'egg'"
     ]
-    # of the same class nothing is lost
+    # smaller ones of the same class hide nothing
     assert hidden(shape(1, [SMALL]), shape(1, [SMALL])) == []
     # a line has no area
     assert hidden(shape(2, [[1, 1, 3, 1, 2, 1]])) == ["annotation 5 ('egg') leaves no pixel: it covers no pixel"]
@@ -126,7 +126,7 @@ def test_annotations_that_leave_no_pixel_are_reported() -> None:
     ]
 
 
-def test_a_size_that_nobody_gives_is_that_of_the_rle_or_of_the_image() -> None:
+def test_a_missing_size_is_that_of_the_rle_or_of_the_image() -> None:
     rle = shape(3, SMALL_RLE)
     assert read(rle, height=None, width=None) == read(rle)
     assert read(rle, shape(1, [BIG]), height=None, width=5) == read(rle, shape(1, [BIG]))
@@ -137,11 +137,11 @@ def test_a_size_that_nobody_gives_is_that_of_the_rle_or_of_the_image() -> None:
         read(rle, two, height=None, width=None, image=InMemory(4, 5))
 
 
-def test_where_an_rle_contradicts_the_listed_size_the_image_tells() -> None:
+def test_where_an_rle_contradicts_the_listed_size_the_image_decides() -> None:
     rle = shape(3, SMALL_RLE)
     assert read(rle, height=5, width=4, image=InMemory(4, 5)) == read(rle)
     assert read(rle, height=480, width=640, image=InMemory(4, 5)) == read(rle)
-    # the RLE is the wrong one, or nothing fits: more than one reading
+    # the RLE has the wrong size, or nothing fits: ambiguous
     for image in (InMemory(5, 4), InMemory(9, 9)):
         with pytest.raises(UserError, match=r"the RLE has size \[4, 5\], the image \[5, 4\] \(height, width\)"):
             read(rle, height=5, width=4, image=image)
@@ -154,7 +154,7 @@ def test_an_image_that_is_turned_by_exif_gives_its_size_as_shown_or_as_the_polyg
     # drawn on the image as stored: it does not fit otherwise
     wide = shape(1, [square(5, 0, 8, 4)])
     assert read(wide, height=None, width=None, image=turned) == [[0] * 5 + [1] * 3] * 4
-    # without a turn of the image nothing says so: what sticks out is cut off
+    # without an EXIF turn nothing supports that: the part outside is cut off
     over = shape(1, [square(2, 0, 8, 4)])
     assert read(over, height=None, width=None, image=InMemory(8, 4)) == [[0, 0, 1, 1]] * 4 + [[0] * 4] * 4
 
@@ -166,13 +166,13 @@ def test_areas_are_those_of_the_pixels_within_the_image() -> None:
     assert read(stripe, block)[0] == [1, 1, 1, 1, 1]
 
 
-def test_what_sticks_out_of_the_image_is_cut_off() -> None:
+def test_the_part_outside_the_image_is_cut_off() -> None:
     assert read(shape(1, [square(3, 1, 9, 3)])) == [[0] * 5, [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0] * 5]
     assert read(shape(1, [square(-3, -70, 2, 2)])) == [[1, 1, 0, 0, 0]] * 2 + [[0] * 5] * 2
     assert read(shape(1, [square(-9, -9, 99, 99)])) == [[1] * 5] * 4
 
 
-def test_the_parts_of_one_annotation_are_joined() -> None:
+def test_the_parts_of_one_annotation_are_merged() -> None:
     assert read(shape(7, [square(0, 0, 1, 4), square(3, 0, 5, 1)])) == [[7, 0, 0, 7, 7]] + [[7, 0, 0, 0, 0]] * 3
 
 

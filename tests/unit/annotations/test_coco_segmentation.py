@@ -1,4 +1,4 @@
-"""Segmentations of COCO: the spellings that have one reading, and what is refused of the others."""
+"""Segmentations of COCO: unambiguous spellings are read, others refused."""
 
 import json
 from typing import Any
@@ -70,17 +70,17 @@ def test_the_extent_is_over_all_parts() -> None:
         ("[[1, 2, 3]]", (0, 0)),
     ],
 )
-def test_the_size_that_a_region_needs_at_a_glance(segmentation: Any, size: tuple[float, float]) -> None:
+def test_the_size_that_a_region_needs(segmentation: Any, size: tuple[float, float]) -> None:
     assert size_at_least(segmentation) == size
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], [[]], {}, "[]", "[[]]", "{}", "null"])
-def test_what_says_nothing(value: Any) -> None:
+def test_empty_segmentations(value: Any) -> None:
     assert is_empty(value)
 
 
 @pytest.mark.parametrize("value", [[SMALL], SMALL, {"counts": []}, "[1]", "garbage", str([BIG])])
-def test_what_says_something(value: Any) -> None:
+def test_segmentations_that_are_not_empty(value: Any) -> None:
     assert not is_empty(value)
 
 
@@ -143,7 +143,7 @@ def test_truncated_rle_is_refused() -> None:
             pixels({**rle, "counts": rle["counts"][:length]}, 40, 40)
 
 
-def test_coordinates_that_look_like_shares_of_the_image_are_refused() -> None:
+def test_normalised_coordinates_are_refused() -> None:
     shares = [[0.1, 0.2, 0.9, 0.2, 0.5, 0.8]]
     words = "all coordinates of its polygons lie between 0 and 1, .* multiply x by 80 and y by 60"
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""Numbers, ids and flags of COCO files: every spelling that has one reading, and none that has several."""
+"""Numbers, ids and flags of COCO files: every unambiguous spelling is read, no ambiguous one."""
 
 import math
 from typing import Any
@@ -25,16 +25,16 @@ def test_one_number_in_every_spelling(value: Any, number: int) -> None:
     "value",
     [None, True, False, 1.5, math.nan, math.inf, -math.inf, 2.0**53, 1e300, "", "1.5", "1e3", "a", "1 2", [1], {}],
 )
-def test_what_is_no_whole_number(value: Any) -> None:
+def test_what_is_not_a_whole_number(value: Any) -> None:
     assert whole_number(value) is None
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, math.nan, 2.0**53, "", "  ", "1.5", " -0.5", [1], {"id": 1}])
-def test_what_is_no_id(value: Any) -> None:
+def test_what_is_not_an_id(value: Any) -> None:
     assert identifier(value) is None
 
 
-def test_text_is_an_id_as_it_stands() -> None:
+def test_text_is_an_id_as_written() -> None:
     assert [identifier(text) for text in ("a7", " plate 7 ", "7a", "1e3", "000123.jpg", "nan")] == [
         "a7", "plate 7", "7a", "1e3", "000123.jpg", "nan",
     ]  # fmt: skip

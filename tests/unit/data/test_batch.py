@@ -79,13 +79,13 @@ def test_arrays_by_hand(classes: int, dtype: type, ignore: int, tmp_path: Path) 
     np.testing.assert_array_equal(arrays["extent"], [[0, 0, 4, 8]] * 3)
     np.testing.assert_array_equal(arrays["seed"], [5, 0, 4])
     np.testing.assert_array_equal(arrays["position"], [105, 100, 104])
-    np.testing.assert_array_equal(arrays["source"], [1, 2, 0])  # a, x, none: places in `annotated`
+    np.testing.assert_array_equal(arrays["source"], [1, 2, 0])  # a, x, none: indices into `annotated`
     assert arrays["ingredients"].shape == (3, classes)
     assert [np.flatnonzero(row).tolist() for row in arrays["ingredients"]] == [[3], [1], []]
     assert arrays["ingredients_known"].tolist() == [True, True, False]
 
 
-def test_a_row_is_cropped_alike_in_any_company(tmp_path: Path) -> None:
+def test_a_row_is_cropped_alike_in_any_batch(tmp_path: Path) -> None:
     reader, manifest = dataset(tmp_path)
     augment = AugmentConfig(longest_side=8, crop=8)
     together = make_batch_arrays(rows_of(reader, [1, 2, 3]), augment, manifest)
@@ -95,7 +95,7 @@ def test_a_row_is_cropped_alike_in_any_company(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writeable", [True, False])
-def test_tensors_are_channels_last_and_share_memory_that_can_be_written_to(writeable: bool, tmp_path: Path) -> None:
+def test_tensors_are_channels_last_and_share_writable_memory(writeable: bool, tmp_path: Path) -> None:
     reader, manifest = dataset(tmp_path)
     arrays = make_batch_arrays(rows_of(reader, [1, 2]), PLAIN, manifest)
     for array in arrays.values():

@@ -32,7 +32,7 @@ def uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         write_synthetic(folder / "b", 3, 2, 1),
         write_synthetic(folder / "c", 5, 1, 1),
     ]
-    change(sets[1], name="plates", annotated={"synthetic": (0, 1, 2)}, audit={"jpeg": 2})
+    change(sets[1], name="lunches", annotated={"synthetic": (0, 1, 2)}, audit={"jpeg": 2})
     return sets
 
 
@@ -41,41 +41,41 @@ def config(uris: Sequence[str], weights: Sequence[float] = (1, 1, 1), **values: 
     return DataConfig(uris=entries, **values)  # type: ignore[arg-type]
 
 
-def test_one_data_set_is_what_it_was(uris: list[str]) -> None:
+def test_one_data_set_is_unchanged(uris: list[str]) -> None:
     assert training_manifest(DataConfig(uri=uris[0])) == read_manifest(uris[0])
 
 
-def test_the_joined_manifest(uris: list[str]) -> None:
+def test_the_concatenated_manifest(uris: list[str]) -> None:
     parts = [read_manifest(uri) for uri in uris]
-    joined = training_manifest(config(uris))
-    assert joined.name == "synthetic+plates+synthetic#3"
-    assert joined.annotated == {
+    combined = training_manifest(config(uris))
+    assert combined.name == "synthetic+lunches+synthetic#3"
+    assert combined.annotated == {
         "synthetic/synthetic": None,
-        "plates/synthetic": (0, 1, 2),
+        "lunches/synthetic": (0, 1, 2),
         "synthetic#3/synthetic": None,
     }
-    assert joined.identity == " + ".join(part.identity for part in parts)
-    assert joined.classes == SYNTHETIC_CLASSES.names and joined.audit == {"jpeg": 2}
+    assert combined.identity == " + ".join(part.identity for part in parts)
+    assert combined.classes == SYNTHETIC_CLASSES.names and combined.audit == {"jpeg": 2}
     for split in ("train", "val", "test"):
         own = [part.counts[split] for part in parts]
-        assert joined.counts[split].images == sum(counts.images for counts in own)
-        assert joined.counts[split].unlabelled == 3
-        assert joined.counts[split].class_pixels == tuple(np.sum([c.class_pixels for c in own], 0).tolist())
-        assert joined.counts[split].class_images == tuple(np.sum([c.class_images for c in own], 0).tolist())
-    assert Manifest.model_validate(joined.model_dump(mode="json")) == joined, "as it travels to the workers"
+        assert combined.counts[split].images == sum(counts.images for counts in own)
+        assert combined.counts[split].unlabelled == 3
+        assert combined.counts[split].class_pixels == tuple(np.sum([c.class_pixels for c in own], 0).tolist())
+        assert combined.counts[split].class_images == tuple(np.sum([c.class_images for c in own], 0).tolist())
+    assert Manifest.model_validate(combined.model_dump(mode="json")) == combined, "as it travels to the workers"
 
 
 def test_rows_are_those_of_each_set_in_turn(uris: list[str]) -> None:
-    joined = RowReader("", training_manifest(config(uris)), ["train"])
+    combined = RowReader("", training_manifest(config(uris)), ["train"])
     parts = [RowReader(uri, read_manifest(uri), ["train"]) for uri in uris]
-    assert len(joined) == 20 and joined.shard_rows == [6, 6, 1, 2, 2, 3]
+    assert len(combined) == 20 and combined.shard_rows == [6, 6, 1, 2, 2, 3]
     expected = [row for part in parts for row in part.take(range(len(part))).to_pylist()]
-    for row, name in zip(expected, ["synthetic"] * 12 + ["plates"] * 3 + ["synthetic#3"] * 5, strict=True):
+    for row, name in zip(expected, ["synthetic"] * 12 + ["lunches"] * 3 + ["synthetic#3"] * 5, strict=True):
         row["source"] = f"{name}/synthetic"
-    assert joined.take(range(20)).to_pylist() == expected
-    assert joined.take([19, 0, 13]).to_pylist() == [expected[19], expected[0], expected[13]]
-    assert joined.column("source").to_pylist() == [row["source"] for row in expected]
-    assert joined.take([13], ["image_id"]).column_names == ["image_id"]
+    assert combined.take(range(20)).to_pylist() == expected
+    assert combined.take([19, 0, 13]).to_pylist() == [expected[19], expected[0], expected[13]]
+    assert combined.column("source").to_pylist() == [row["source"] for row in expected]
+    assert combined.take([13], ["image_id"]).column_names == ["image_id"]
 
 
 def test_batches_name_the_source_of_their_set(uris: list[str]) -> None:
@@ -155,7 +155,7 @@ def test_a_set_that_has_nothing_to_train_on_is_refused(uris: list[str], tmp_path
         training_manifest(config([uris[0], str(tmp_path / "nowhere")], (1, 1)))
 
 
-def test_a_joined_manifest_is_never_written(uris: list[str], tmp_path: Path) -> None:
+def test_a_concatenated_manifest_is_never_written(uris: list[str], tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         write_manifest(str(tmp_path), training_manifest(config(uris)))
     assert '"uri"' not in (Path(uris[0]) / "dataset.json").read_text()

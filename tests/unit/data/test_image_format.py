@@ -1,4 +1,4 @@
-"""What a file is by its bytes; trailers behind an image; scans of a JPEG."""
+"""The format of a file by its bytes; trailers after an image; scans of a JPEG."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def test_files_are_named_by_their_bytes(data: bytes, name: str | None) -> None:
             assert (str(refused.value), refused.value.fault) == (refusal(data), "other_format")
 
 
-def test_what_to_do_is_said() -> None:
+def test_refusals_say_what_to_do() -> None:
     assert refusal(ftyp(b"heic")).startswith("this is a HEIC image (iPhone): convert it to JPEG; an iPhone takes JPEG")
     assert "git lfs pull" in refusal(b"version https://git-lfs.github.com/spec/v1\n")
     assert "download the image itself" in refusal(b"<html>")
@@ -104,7 +104,7 @@ def test_a_raw_photograph_in_a_tiff_is_not_its_preview() -> None:
 
 @pytest.mark.parametrize("trailer", TRAILERS)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
-def test_what_lies_behind_an_image_does_not_matter(form: str, trailer: str) -> None:
+def test_data_after_an_image_is_ignored(form: str, trailer: str) -> None:
     whole = encoded(PHOTO, form)
     np.testing.assert_array_equal(decode_image(whole + TRAILERS[trailer]), decode_image(whole))
     assert not ends_early(whole + TRAILERS[trailer])
@@ -128,7 +128,7 @@ def test_a_cut_jpeg_is_truncated_and_one_with_a_cut_trailer_is_whole(photo: byte
 
 @pytest.mark.parametrize("form", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "TIFF", "LZW", "BMP"])
 def test_wherever_a_file_is_cut_it_is_truncated(form: str) -> None:
-    """libjpeg may say many things of one that is cut, and that it ends too early is not always the last of them."""
+    """libjpeg may report several errors for a cut file, and the early end is not always the last of them."""
     small = PHOTO.resize((48, 36))
     data = {
         "progressive": lambda: encoded(small, "JPEG", progressive=True),
@@ -164,13 +164,13 @@ def test_scans_are_counted_up_to_the_end_of_the_first_image() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\0\0" + thumbnail
     assert jpeg_scans(JPEG[:2] + segment + JPEG[2:], 100) == 1
     assert has_exif(JPEG[:2] + segment + JPEG[2:]) and not has_exif(JPEG)
-    # restart markers and stuffed zeros stand between coded pixels
+    # restart markers and stuffed zeros lie between coded pixels
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8))
     for extra in ({}, {"restart_marker_rows": 1}):
         data = encoded(noise, "JPEG", quality=100, **extra)
         assert b"\xff\0" in data and (b"\xff\xd0" in data) is bool(extra)
         assert jpeg_scans(data, 100) == 1 and not ends_early(data)
-    # scans between which nothing stands are scans
+    # scans that follow each other directly count
     scan = PROGRESSIVE[PROGRESSIVE.index(b"\xff\xda") : PROGRESSIVE.index(b"\xff\xda") + 12]
     assert jpeg_scans(JPEG[:-2] + 300 * scan + b"\xff\xd9", 100) == 101
 

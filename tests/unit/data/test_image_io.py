@@ -158,7 +158,7 @@ def test_what_is_converted(data: bytes, traits: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_orientation_is_told(form: str) -> None:
+def test_orientation_is_reported(form: str) -> None:
     assert [image_kind(encoded(PHOTO, form, exif=turned(n))).orientation for n in range(1, 10)] == [*range(1, 9), 1]
 
 
@@ -244,7 +244,7 @@ def test_damage_never_gives_anything_but_an_image_or_a_refusal(form: str) -> Non
     [
         (b"", "^the file is empty$"),
         (b"hello", "this is plain text: give an image"),
-        (bytes(range(256)), "no image that is known"),
+        (bytes(range(256)), "not a known image format"),
         (encoded(PHOTO, "GIF"), "this is a GIF image: save it as PNG"),
         (encoded(PHOTO, "JPEG")[:100], "not a readable image|saved as JPEG"),
         (encoded(PHOTO.convert("L"), "PNG")[:-1000], "cannot be decoded|truncated"),
@@ -353,7 +353,7 @@ def test_masks_in_colours_are_refused_with_what_to_do() -> None:
     with pytest.raises(UserError, match="in colours, such as RGB 128, 0, 0: replace every colour by the id"):
         decode_mask(encoded(voc, "PNG"))
     clear = np.dstack([np.ones((2, 2), np.uint8)] * 3 + [np.array([[255, 0], [255, 255]], np.uint8)])
-    with pytest.raises(UserError, match="transparent in places"):
+    with pytest.raises(UserError, match="partly transparent"):
         decode_mask(encoded(clear, "PNG"))
     with pytest.raises(UserError, match="saved as JPEG"):
         decode_mask(encoded(PHOTO, "JPEG"))

@@ -48,7 +48,7 @@ def test_merge_split_and_ignore(label_map: LabelMap) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "\t", "ignore", "ignore\t", "ignore\tignore"])
-def test_ways_to_ignore(word: str) -> None:
+def test_spellings_of_ignore(word: str) -> None:
     assert parse_label_map(lines(f"1\trice\t{word}", "2\tsoup\t1\tsoup"), "m").becomes(1, "") is None
 
 
@@ -169,7 +169,7 @@ def test_everything_stays_everything_where_no_target_is_left_out() -> None:
     assert label_map.annotated("", None, own, ClassTable(("background", "rice", "egg"))) == (0, 1)
 
 
-def test_the_digest_is_of_what_becomes_what(label_map: LabelMap) -> None:
+def test_the_digest_identifies_the_mapping(label_map: LabelMap) -> None:
     assert len(label_map.digest) == 12 and label_map.digest == parse_label_map(TEXT, "elsewhere").digest
     assert label_map.digest != parse_label_map(TEXT.replace("\ttokyo", "\tkyoto"), "m").digest
     assert label_map.digest != parse_label_map(TEXT.replace("2\tbrown rice\t2\trice", "2\tbrown rice\t"), "m").digest
@@ -188,14 +188,14 @@ def test_the_digest_is_of_what_becomes_what(label_map: LabelMap) -> None:
         (lines("one\trice\t1\trice"), "line 3: expected an id from 0 to 65534, found 'one'"),
         (lines("1\trice\t-1\trice"), "found '-1'"),
         (lines("1\trice\t65535\trice"), "found '65535'"),
-        (lines("1\t\t1\trice"), "line 3: id 1 has no name beside it"),
-        (lines("1\trice\t1"), "line 3: id 1 has no name beside it"),
+        (lines("1\t\t1\trice"), "line 3: id 1 has no name"),
+        (lines("1\trice\t1"), "line 3: id 1 has no name"),
         (lines("1\trice\t1\trice", "1\tegg\t1\trice"), "line 4: id 1 is 'egg' here and 'rice' further up"),
         (lines("1\trice\t1\trice", "2\tegg\t1\tegg"), "line 4: id 1 is 'egg' here and 'rice' further up"),
         (lines("1\trice\t1\trice", "1\trice\t2\tegg"), "line 4: id 1 is mapped twice for every source"),
         (lines("1\trice\t\trice"), "line 3: target 'rice' has no id"),
         (f"{HEADER}\n0\tbackground\t1\tplate\n", "line 2: id 0 is background and becomes 0 or ignore, found 1 'plate'"),
-        (f"{HEADER}\n0\tbackground\tignore\n", "no id becomes anything"),
+        (f"{HEADER}\n0\tbackground\tignore\n", "it maps no id"),
     ],
 )
 def test_texts_that_are_refused(text: str, words: str) -> None:

@@ -108,7 +108,7 @@ def _missing(path: Path) -> None:
 
 
 def _text(path: Path) -> None:
-    path.write_text("hello, this is no Parquet file")
+    path.write_text("hello, this is not Parquet")
 
 
 def _empty(path: Path) -> None:
@@ -143,10 +143,10 @@ def _other_columns(path: Path) -> None:
     ("spoil", "words"),
     [
         (_missing, "no such file"),
-        (_text, "is no readable Parquet file"),
-        (_empty, "is no readable Parquet file"),
-        (_truncated, "is no readable Parquet file"),
-        (_torn_footer, "is no readable Parquet file"),
+        (_text, "is not a readable Parquet file"),
+        (_empty, "is not a readable Parquet file"),
+        (_truncated, "is not a readable Parquet file"),
+        (_torn_footer, "is not a readable Parquet file"),
         (_shorter, "holds 6 rows, dataset.json lists 7 otherwise"),
         (_regrouped, "holds 7 rows, dataset.json lists 7 otherwise"),
         (_other_columns, "holds 7 rows, dataset.json lists 7 otherwise"),
@@ -161,7 +161,7 @@ def test_a_shard_that_is_not_the_one_listed(spoil, words: str, data: Manifest, t
     assert "part-0.parquet" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_data_set_that_is_away_is_no_wrong_address(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_that_is_unreachable_is_not_a_wrong_address(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that reads is a new process, and asks for the first time."""
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)

@@ -1,4 +1,4 @@
-"""Every stream draws what it has always drawn: the numbers below were written down before the streams had names."""
+"""Every stream draws what it has always checked: the numbers below were recorded before the streams had names."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from foodseg.data.sampler import TrainingOrder
 
 ROW_SEED = 2**62 + 5  # of a position: up to 63 bits
 
-FIRST_DRAWS = {  # (stream, place): three draws below 2**32
+FIRST_DRAWS = {  # (stream, index): three draws below 2**32
     (RandomStream.SHARD_ORDER, (2,)): [4183294005, 129259524, 2416205543],
     (RandomStream.ROW_ORDER, (2, 5)): [3581060145, 1601721771, 3033420717],
     (RandomStream.OVERSAMPLING_OFFSET, (2,)): [3993761109, 2805626130, 1843794026],
@@ -19,16 +19,16 @@ FIRST_DRAWS = {  # (stream, place): three draws below 2**32
 }
 
 
-@pytest.mark.parametrize(("stream", "place"), FIRST_DRAWS, ids=lambda part: getattr(part, "name", None))
-def test_the_first_draws_of_each_stream(stream: RandomStream | PositionStream, place: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("stream", "index"), FIRST_DRAWS, ids=lambda part: getattr(part, "name", None))
+def test_the_first_draws_of_each_stream(stream: RandomStream | PositionStream, index: tuple[int, ...]) -> None:
     seed = 7 if isinstance(stream, RandomStream) else ROW_SEED
-    assert generator(seed, stream, *place).integers(2**32, size=3).tolist() == FIRST_DRAWS[stream, place]
+    assert generator(seed, stream, *index).integers(2**32, size=3).tolist() == FIRST_DRAWS[stream, index]
 
 
 def test_no_stream_is_left_out() -> None:
-    drawn = {(type(stream), stream) for stream, _ in FIRST_DRAWS}
-    drawn.add((RandomStream, RandomStream.AUGMENTATION))  # a seed rather than a generator: below
-    assert drawn == {(kind, stream) for kind in (RandomStream, PositionStream) for stream in kind}
+    checked = {(type(stream), stream) for stream, _ in FIRST_DRAWS}
+    checked.add((RandomStream, RandomStream.AUGMENTATION))  # a seed rather than a generator: below
+    assert checked == {(kind, stream) for kind in (RandomStream, PositionStream) for stream in kind}
 
 
 def test_the_seeds_of_positions() -> None:

@@ -15,13 +15,13 @@ LAYOUTS = [([1], 1), ([7], 4), ([3, 4, 5], 6), ([1000, 1000, 400], 32), ([5000],
 @pytest.mark.parametrize(("shards", "batch"), LAYOUTS)
 def test_each_row_exactly_once_per_epoch(shards: list[int], batch: int, seed: int) -> None:
     order, rows = TrainingOrder(shards, seed, batch), sum(shards)
-    epochs, drawn = order.rows(0, 3 * rows)
+    epochs, found = order.rows(0, 3 * rows)
     np.testing.assert_array_equal(epochs, np.repeat([0, 1, 2], rows))
     for epoch in range(3):
-        np.testing.assert_array_equal(np.sort(drawn[epochs == epoch]), np.arange(rows))
+        np.testing.assert_array_equal(np.sort(found[epochs == epoch]), np.arange(rows))
     if rows > 100:
-        assert not np.array_equal(drawn[:rows], drawn[rows : 2 * rows])
-        assert not np.array_equal(drawn[:rows], np.arange(rows))
+        assert not np.array_equal(found[:rows], found[rows : 2 * rows])
+        assert not np.array_equal(found[:rows], np.arange(rows))
 
 
 def test_any_slice_gives_the_same_rows_as_the_whole() -> None:
@@ -39,7 +39,7 @@ def test_a_batch_may_straddle_two_epochs() -> None:
     assert len(set(rows[1:].tolist())) == 3
 
 
-def test_a_pickled_copy_goes_on_alike_and_carries_no_shuffle() -> None:
+def test_a_pickled_copy_gives_the_same_order_and_carries_no_shuffle() -> None:
     order = TrainingOrder([1000] * 4, 5, 16, repeats=np.linspace(1, 2, 4000))
     expected = order.rows(5000, 9000)
     data = pickle.dumps(order)
@@ -113,7 +113,7 @@ def test_repeat_factors_by_hand() -> None:
 
 
 def test_shares_are_of_the_labelled_rows() -> None:
-    """Unlabelled rows say nothing of how rare a class is."""
+    """Unlabelled rows do not count in the shares of classes."""
     labelled = [[1], [1, 2], [1, 1], [3]]
     alone = repeat_factors(labelled, 4, 0.8, 4)
     np.testing.assert_allclose(repeat_factors([*labelled, *([[]] * 96)], 4, 0.8, 4), [*alone, *([1] * 96)])

@@ -67,7 +67,7 @@ def manifest(*entries: shards.Shard) -> Manifest:
         (16, [8, 8, 8], (2, 1)),
         (15, [8, 8, 8], (1, 1, 1)),
         (100, [8, 8, 8], (3,)),
-        (4, [8, 1, 1], (1, 2)),  # one row larger than a group stands alone
+        (4, [8, 1, 1], (1, 2)),  # one row larger than a group has its own group
         (10, [], ()),
     ],
 )
@@ -175,5 +175,5 @@ def test_lists_that_are_missing_or_torn(tmp_path: Path) -> None:
         read_findings(str(tmp_path), "v-1")
     (tmp_path / "v-1").mkdir()
     (tmp_path / "v-1" / "quarantine.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(UserError, match=r"quarantine\.parquet is no readable Parquet file"):
+    with pytest.raises(UserError, match=r"quarantine\.parquet is not a readable Parquet file"):
         read_quarantine(str(tmp_path), "v-1")

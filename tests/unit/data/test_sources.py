@@ -66,7 +66,7 @@ def test_the_table_of_unannotated_ids() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_background_where_an_id_is_predicted_that_nobody_looked_for(
+def test_background_where_an_unannotated_id_is_predicted(
     annotated: tuple[int, ...] | None, expected: list[list[int]], dtype: type
 ) -> None:
     truth = np.array([[0, 0, 0], [0, 1, 255]], dtype)

@@ -1,4 +1,4 @@
-"""What a record of a source data set holds, what is odd about it, and the sentence with which it is refused."""
+"""The audit of a record: what it holds, what is notable about it, and the message of a refusal."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ def ids(value: int = 0, shape: tuple[int, int] = (40, 48), dtype: type = np.uint
 def audited(
     folder: Path, image: bytes | None, mask: bytes | None, classes: ClassTable = CLASSES
 ) -> RecordFacts | Refusal:
-    """Audits a record whose files hold these bytes; None = the image is missing, or there is no mask."""
+    """Audits a record whose files hold these bytes; None = no image, or no mask."""
     if image is not None:
         (folder / "a.jpg").write_bytes(image)
     if mask is not None:
@@ -110,7 +110,7 @@ def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
     assert found.reason.startswith("mask: ") and found.reason.endswith("a.png: no such file")
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     deep = Image.fromarray(np.full((40, 48), 300, np.uint16))
     found = audited(tmp_path, encoded(deep, "PNG"), encode_mask(ids(7, (9, 9))))
     assert isinstance(found, Refusal)
@@ -119,7 +119,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "the mask is 9 x 9 pixels, the image 48 x 40; the mask holds id 7, but ids go from 0 to 2 (255 = ignore)"
     )
     torn = audited(tmp_path, jpeg()[:-99], with_id(9))
-    assert names(torn) == ["truncated", "unknown_id"], "the mask is looked at though there is no image to fit it to"
+    assert names(torn) == ["truncated", "unknown_id"], "the mask is checked even without an image"
     cut = sideways(8)[:-99]
     assert names(audited(tmp_path, cut, None)) == ["exif_orientation", "truncated"]
 
@@ -142,14 +142,14 @@ class Raises:
         (UserError("annotation 3 is odd"), "annotation 3 is odd"),
     ],
 )
-def test_an_error_that_nobody_foresaw_is_the_fault_of_its_record(error: Exception, reason: str, tmp_path: Path) -> None:
+def test_an_unforeseen_error_is_a_finding_of_its_record(error: Exception, reason: str, tmp_path: Path) -> None:
     found = audit_record(Record("a", "train", "s", Raises(error), Raises(error)), CLASSES)
     assert isinstance(found, Refusal) and names(found) == ["unreadable", "unreadable"]
     assert found.reason == f"image: {reason}; mask: {reason}"
 
 
 @pytest.mark.parametrize("error", [RetryLater("the storage sleeps"), MemoryError()])
-def test_what_is_no_fault_of_the_record_passes(error: Exception, tmp_path: Path) -> None:
+def test_an_error_that_the_record_did_not_cause_is_raised(error: Exception, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     for image, mask in ((Raises(error), None), (ImageFile(str(tmp_path / "a.jpg")), Raises(error))):
         with pytest.raises(type(error)):
@@ -198,7 +198,7 @@ def test_a_labelled_record(tmp_path: Path) -> None:
     ("mask", "pixels", "finding"),
     [(encode_mask(ids()), [1920, 0, 0], "empty_mask"), (None, [0, 0, 0], "unlabelled")],
 )
-def test_an_empty_plate_and_an_unlabelled_image_are_taken(
+def test_an_empty_mask_and_an_unlabelled_image_are_accepted(
     mask: bytes | None, pixels: list[int], finding: str, tmp_path: Path
 ) -> None:
     found = audited(tmp_path, jpeg(), mask)
@@ -208,7 +208,7 @@ def test_an_empty_plate_and_an_unlabelled_image_are_taken(
     assert (read_mask(found, CLASSES) is None) == (mask is None)
 
 
-def test_a_mask_without_ingredient_whose_food_may_be_ignored_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
+def test_a_mask_without_ingredient_whose_food_may_be_ignored_is_not_called_empty(tmp_path: Path) -> None:
     mask = ids()
     mask[0] = 255
     found = audited(tmp_path, jpeg(), encode_mask(mask))
@@ -257,7 +257,7 @@ def test_a_label_space_of_300_classes_ignores_65535_and_counts_255(tmp_path: Pat
     assert isinstance(eight_bits, RecordFacts) and eight_bits.class_pixels.shape == (300,)
 
 
-def test_thumbnails_tell_copies_from_others(tmp_path: Path) -> None:
+def test_thumbnails_distinguish_copies_from_others(tmp_path: Path) -> None:
     def thumbnail(image: np.ndarray, **options: object) -> np.ndarray:
         found = audited(tmp_path, jpeg(image, **options), None)
         assert isinstance(found, RecordFacts)
@@ -278,7 +278,7 @@ def test_findings_have_one_description_each_and_are_counted_in_their_order() -> 
     assert list(count_findings(["grey", "truncated", "grey"]).items()) == [("truncated", 1), ("grey", 2)]
 
 
-def test_what_a_mask_notes_about_itself_is_a_finding(tmp_path: Path) -> None:
+def test_hidden_annotations_of_a_mask_are_findings(tmp_path: Path) -> None:
     sentence = "annotation 7 ('egg') leaves no pixel"
 
     class Noting:

@@ -1,4 +1,4 @@
-"""What is refused of a data set as a whole: annotations that belong to no image, splits without food."""
+"""Checks of a data set as a whole: annotations that belong to no image, splits without food."""
 
 import logging
 
@@ -26,7 +26,7 @@ def counts(*class_pixels: int, images: int = 3, unlabelled: int = 0, ignored: in
     ("count", "total", "max_bad"),
     [(0, 0, 0), (0, 10, 0), (1, 100, 0.01), (99, 100, 1)],
 )
-def test_a_tolerated_share_of_annotations_may_be_lost(count: int, total: int, max_bad: float) -> None:
+def test_a_share_of_annotations_up_to_max_bad_may_be_lost(count: int, total: int, max_bad: float) -> None:
     refuse_lost_annotations(LostAnnotations(count, total, "annotation 1 has no image_id"), max_bad)
     refuse_lost_annotations(None, max_bad)
 
@@ -45,7 +45,7 @@ def test_more_is_refused(count: int, total: int, max_bad: float, share: str) -> 
 
 
 @pytest.mark.parametrize("max_bad", [0, 0.01, 1])
-def test_all_of_them_are_refused_whatever_is_tolerated(max_bad: float) -> None:
+def test_losing_all_is_refused_whatever_max_bad_is(max_bad: float) -> None:
     words = "^none of the 299 annotations belongs to an image; the first: annotation 1 has no image_id$"
     with pytest.raises(DataRefused, match=words):
         refuse_lost_annotations(LostAnnotations(299, 299, "annotation 1 has no image_id"), max_bad)

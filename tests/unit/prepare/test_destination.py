@@ -49,7 +49,7 @@ def test_links_are_followed(src: Path, tmp_path: Path) -> None:
         check_destination(str(tmp_path / "link"), f"file://{src}")
 
 
-def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_not_replaced(tmp_path: Path) -> None:
     for text in ('{"images": []}', "[]"):
         (tmp_path / "dataset.json").write_text(text)
         with pytest.raises(UserError, match=r"dataset\.json was not written by foodseg and would be replaced"):

@@ -1,4 +1,4 @@
-"""Two commands that prepare one data set never mix their files; the one that switches last stays."""
+"""Two commands that prepare one data set never mix their files; the last one to switch wins."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_generations_follow_each_other_and_the_one_before_is_kept(tmp_path: Path
         next_generation(str(tmp_path), overwrite=False)
 
 
-def test_of_two_at_the_same_time_the_last_stays_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_of_two_at_the_same_time_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = next_generation(str(tmp_path), overwrite=False)
     switch_to(first, written(first, "old"))
     one, two = (next_generation(str(tmp_path), overwrite=True) for _ in range(2))
@@ -64,7 +64,7 @@ def test_of_two_at_the_same_time_the_last_stays_whole(tmp_path: Path, caplog: py
     assert not (tmp_path / two.folder).exists() and not (tmp_path / one.folder).exists()
 
 
-def test_without_overwrite_the_first_that_is_ready_stays(tmp_path: Path) -> None:
+def test_without_overwrite_the_first_that_is_ready_wins(tmp_path: Path) -> None:
     one, two = (next_generation(str(tmp_path), overwrite=False) for _ in range(2))
     manifests = [written(each, name) for each, name in ((one, "one"), (two, "two"))]
     switch_to(one, manifests[0])
@@ -74,7 +74,7 @@ def test_without_overwrite_the_first_that_is_ready_stays(tmp_path: Path) -> None
     assert not (tmp_path / two.folder).exists() and (tmp_path / one.folder).exists()
 
 
-def test_files_that_somebody_else_deleted_are_missed_before_the_switch(tmp_path: Path) -> None:
+def test_files_deleted_by_others_are_noticed_before_the_switch(tmp_path: Path) -> None:
     slow = next_generation(str(tmp_path), overwrite=True)
     manifest = written(slow, "slow")
     for name in ("a", "b", "c"):

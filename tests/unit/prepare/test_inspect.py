@@ -1,4 +1,4 @@
-"""What `data inspect` counts, which images it shows, and what it says where there is nothing to say."""
+"""What `data inspect` counts, which images it shows, and its output without findings."""
 
 import json
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_a_data_set_without_findings(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "this data set was written without findings" in capsys.readouterr().out
 
 
-def test_no_data_set_and_no_place_to_write(tmp_path: Path) -> None:
+def test_no_data_set_and_no_folder_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared data set at .*nowhere"):
         inspect_data(str(tmp_path / "nowhere"), None)
     (tmp_path / "file").write_text("")
@@ -169,7 +169,7 @@ def test_rows_are_chosen_from_every_split_and_rare_classes_first() -> None:
     assert choose_rows(np.zeros((2, 3), bool), ["train", "train"], 1) == [0]
 
 
-def test_the_names_whose_vectors_are_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_names_whose_embeddings_are_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0)
     table = write_table(tmp_path / "t.safetensors")
     result = inspect_data(uri, str(tmp_path / "out"), table)

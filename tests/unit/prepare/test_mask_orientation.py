@@ -6,12 +6,12 @@ import pytest
 from foodseg.demo.synthetic import draw_meal
 from foodseg.prepare.mask_orientation import find_mask_orientation
 
-_INVERSE = {5: lambda m: m.T, 6: np.rot90, 8: lambda m: np.rot90(m, -1)}  # what turning by 5, 6, 8 undoes
+_INVERSE = {5: lambda m: m.T, 6: np.rot90, 8: lambda m: np.rot90(m, -1)}  # inverse of turning by 5, 6, 8
 
 
 @pytest.mark.parametrize("size", [(96, 144), (480, 360)])
 @pytest.mark.parametrize("turn", [5, 6, 8])
-def test_drawn_meals_are_turned_back(turn: int, size: tuple[int, int]) -> None:
+def test_synthetic_meals_are_turned_back(turn: int, size: tuple[int, int]) -> None:
     for seed in range(5):
         image, mask = draw_meal(seed, *size)
         found, sentence = find_mask_orientation(image, np.ascontiguousarray(_INVERSE[turn](mask)), 1)

@@ -8,7 +8,7 @@ from foodseg.prepare.near_duplicates import near_duplicate_groups, pairs_across_
 
 
 def at_angles(*degrees: float) -> np.ndarray:
-    """Unit vectors in a plane: two correlate above 0.95 when less than 18.19 degrees lie between them."""
+    """Unit vectors in a plane: two correlate above 0.95 when they are less than 18.19 degrees apart."""
     radians = np.radians(degrees)
     return np.stack((np.cos(radians), np.sin(radians)), 1).astype(np.float32)
 
@@ -44,7 +44,7 @@ def test_groups(thumbnails: np.ndarray, groups: list[int], chunk: int, monkeypat
     assert near_duplicate_groups(thumbnails, different(len(thumbnails))).tolist() == groups
 
 
-def test_equal_files_are_one_group_even_where_thumbnails_tell_nothing() -> None:
+def test_equal_files_are_one_group_whatever_their_thumbnails() -> None:
     thumbnails = np.concatenate([np.zeros((3, 2), np.float32), at_angles(0, 90)])
     assert near_duplicate_groups(thumbnails, [b"a", b"b", b"a", b"c", b"b"]).tolist() == [0, 1, 0, 3, 1]
 
@@ -104,7 +104,7 @@ def test_pairs_agree_with_all_pairs() -> None:
     assert len(found) > 50
 
 
-def test_of_many_twins_the_closest_are_listed_and_no_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_closest_of_many_are_listed_and_no_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "_CHUNK", 4)
     thumbnails = at_angles(*np.linspace(0, 20, 41))  # half a degree from one to the next, 18.19 are close enough
     own = ["train"] * 20 + ["test"] * 21

@@ -11,14 +11,14 @@ from foodseg.prepare.record import ImageFile, Record, Unreadable, distinct_ids, 
 @pytest.mark.parametrize(
     ("stem", "source"), [("canteen__0001", "canteen"), ("a__b__c", "a"), ("0001", ""), ("a_b", ""), ("__x", "")]
 )
-def test_the_source_stands_before_two_underscores(stem: str, source: str) -> None:
+def test_the_source_is_the_text_before_two_underscores(stem: str, source: str) -> None:
     assert source_of(stem) == source
 
 
 def test_records_with_one_short_name_get_the_long_one() -> None:
     short = ["1", "2", "1", "3", "3"]
     long = ["train/1", "train/2", "test/1", "train/3", "train/3"]
-    # the two 3 are one and the same image, listed twice
+    # the two 3 are the same image, listed twice
     assert distinct_ids(short, long) == ["train/1", "2", "test/1", "3", "3"]
     assert distinct_ids([], []) == []
 

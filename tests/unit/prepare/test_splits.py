@@ -1,4 +1,4 @@
-"""A validation split that no group of near-duplicates straddles."""
+"""A validation split that never divides a group of near-duplicates."""
 
 from collections.abc import Sequence
 
@@ -73,17 +73,17 @@ def test_val_and_train_both_get_food() -> None:
 
     # food on both sides already: the choice stays
     np.testing.assert_array_equal(with_food(val[0], train[0]), plain)
-    # food in train only: the first such group goes over, and nothing else changes
+    # food in train only: the first such group is moved, and nothing else changes
     assert np.flatnonzero(with_food(*train[:2])).tolist() == sorted([*val, train[0]])
-    # food in val only: one comes back
+    # food in val only: one is moved back
     assert np.flatnonzero(with_food(*val[:2])).tolist() == sorted(set(val) - {val[0]})
-    # one image with food: train keeps it, and there is no val that could be scored
+    # one image with food: train keeps it, and val cannot be scored
     assert not with_food(val[0]).any() and not with_food(train[0]).any()
-    # no food at all: refused elsewhere (`set_checks`)
+    # no food at all: refused elsewhere (`dataset_checks`)
     np.testing.assert_array_equal(with_food(), plain)
 
 
-def test_the_smallest_group_with_food_goes_over_whole() -> None:
+def test_the_smallest_group_with_food_is_moved_whole() -> None:
     groups = [0] * 8 + [8] * 3 + [11] * 3 + [14, 15, 16, 17]
     val = carve_val(groups, [""] * len(groups), [group in (0, 8) for group in groups])
     for group in set(groups):

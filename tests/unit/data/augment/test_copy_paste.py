@@ -1,6 +1,6 @@
-"""Copy-paste: partners are a function of the position, regions are taken whole, nothing lands on padding.
+"""Copy-paste: partners are a function of the position, regions are pasted whole, nothing lands on padding.
 
-What is pasted is something that the image's own source annotates.
+Only ids that the source of the image annotates are pasted.
 """
 
 import cv2
@@ -32,7 +32,7 @@ def crop(mask: np.ndarray, extent: tuple[int, ...] = (0, 0, 8, 8), *, labelled: 
 
 
 def pasted(onto: Crop, mask: np.ndarray, seed: int = 0, annotated: tuple[int, ...] | None = None) -> Crop:
-    """What comes of a grey partner with this mask."""
+    """The black crop after pasting from a grey partner with this mask."""
     image = cv2.imencode(".png", np.full((*mask.shape, 3), 77, np.uint8))[1].tobytes()
     return paste_regions(onto, image, encode_mask(mask), *mask.shape, seed, PLAIN, CLASSES, annotated)
 
@@ -45,10 +45,10 @@ def test_a_region_is_copied_whole_with_its_pixels() -> None:
     np.testing.assert_array_equal(made.mask, np.where(mask == 3, 3, 1))
     np.testing.assert_array_equal(made.image, np.where(mask == 3, 77, 0)[..., None].repeat(3, 2))
     assert made.ingredients.tolist() == [False, True, False, True]
-    assert onto.max() == 1  # the crop itself is left alone
+    assert onto.max() == 1  # the crop itself is unchanged
 
 
-def test_an_ingredient_that_is_covered_leaves_the_list() -> None:
+def test_an_ingredient_that_is_covered_is_not_listed() -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 2
     onto = np.zeros((8, 8), np.uint8)
@@ -71,7 +71,7 @@ def test_a_partner_without_ingredients_changes_nothing(value: int) -> None:
     np.testing.assert_array_equal(made.image, onto.image)
 
 
-def test_the_list_of_an_unlabelled_image_stays_unknown() -> None:
+def test_the_ingredients_of_an_unlabelled_image_stay_unknown() -> None:
     made = pasted(crop(np.full((8, 8), 255, np.uint8), labelled=False), np.full((8, 8), 2, np.uint8))
     assert (made.mask == 2).all() and not made.ingredients.any() and not made.ingredients_known
 
@@ -94,7 +94,7 @@ def test_only_what_the_source_of_the_crop_annotates() -> None:
 
 
 def test_partial_labels_stay_partial_among_several_sources(tmp_path) -> None:
-    """Else an id from elsewhere in the mask would make all unlabelled background of it count as background."""
+    """Else a pasted id would make unlabelled instances of it count as background."""
     uri = write_synthetic(tmp_path / "data")
     reader = RowReader(uri, read_manifest(uri), ["train"])
     manifest = read_manifest(uri).model_copy(update={"annotated": {"whole": None, "partial": (0, 1, 2, 3)}})
@@ -103,8 +103,8 @@ def test_partial_labels_stay_partial_among_several_sources(tmp_path) -> None:
     def masks(paste: float) -> np.ndarray:
         made = training_order(reader, DataConfig(uri=uri), 0, 4, paste=paste)
         rows = encode_rows(reader, made, [range(24)])
-        place = rows.column_names.index("source")
-        rows = rows.set_column(place, "source", pa.array(["whole", "partial"] * 12))
+        index = rows.column_names.index("source")
+        rows = rows.set_column(index, "source", pa.array(["whole", "partial"] * 12))
         return make_batch_arrays(rows, augment, manifest)["mask"]
 
     plain, mixed = masks(0.0), masks(1.0)
@@ -133,7 +133,7 @@ def test_with_one_source_everybody_is_a_partner() -> None:
     assert (order(1.0, [5] * 40).partners(0, 100) >= 0).all()
 
 
-def test_an_image_without_ingredients_is_no_partner() -> None:
+def test_an_image_without_ingredients_is_not_a_partner() -> None:
     pastable = [number % 4 == 0 for number in range(200)]
     made = order(1.0, [number % 2 for number in range(200)], pastable=pastable)
     partners = made.partners(0, 400)
@@ -141,7 +141,7 @@ def test_an_image_without_ingredients_is_no_partner() -> None:
     assert np.array(pastable)[partners].all()
 
 
-def test_an_unlabelled_image_is_no_partner(tmp_path) -> None:
+def test_an_unlabelled_image_is_not_a_partner(tmp_path) -> None:
     uri = write_synthetic(tmp_path / "data", train=4)
     reader = RowReader(uri, read_manifest(uri), ["train"])
     assert reader.column("mask").null_count == 1

@@ -1,4 +1,4 @@
-"""A training crop: geometry from the seed alone, padding ignored, the list of ingredients counted on the crop."""
+"""A training crop: geometry from the seed alone, padding ignored, ingredients counted on the crop."""
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ def test_flip_and_scale_follow_their_odds() -> None:
     assert sides.min() == 8 and sides.max() == 24 and abs(sides.mean() - 16) < 1
 
 
-def test_crops_reach_every_place_evenly() -> None:
+def test_crops_reach_every_offset_evenly() -> None:
     mask = np.zeros((10, 16), np.uint8)
     crops = [crop_of(mask, settings(longest_side=16), seed) for seed in range(600)]
     tops, lefts = (np.bincount([crop.image[0, 0, axis] // 10 for crop in crops]) for axis in (0, 1))
@@ -123,7 +123,7 @@ def test_one_pixel_is_an_image() -> None:
     assert (crop.mask[:side, :side] == 2).all() and crop.ingredients.tolist() == [False, False, True, False]
 
 
-def test_an_unlabelled_image_is_all_ignored_and_its_list_unknown() -> None:
+def test_an_unlabelled_image_is_all_ignored_and_its_ingredients_unknown() -> None:
     crop = crop_of(quarters(), settings(class_aware=1), labelled=False)
     assert (crop.mask == 255).all() and crop.mask.dtype == np.uint8
     assert not crop.ingredients_known and not crop.ingredients.any()
@@ -140,7 +140,7 @@ def test_an_ingredient_is_listed_from_a_thousandth_of_the_real_pixels_on(pixels:
     assert crop.ingredients.tolist() == [False, False, False, listed]
 
 
-def test_ignored_pixels_are_on_no_list() -> None:
+def test_ignored_pixels_are_not_listed() -> None:
     mask = np.full((8, 8), 255, np.uint8)
     mask[0, 0] = 1
     crop = crop_of(mask, settings(class_aware=1))

@@ -49,7 +49,7 @@ def test_brightness_shifts_all_pixels_of_an_image_alike_within_its_range() -> No
     assert -0.2 <= each.min() < -0.18 and 0.18 < each.max() <= 0.2 and abs(each.mean()) < 0.03
 
 
-def test_each_row_has_its_own_draw_whatever_stands_beside_it() -> None:
+def test_each_row_has_its_own_draw_whatever_the_other_rows() -> None:
     augment, seeds = AugmentConfig(), torch.tensor([11, 12, 2**62, 11])
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 2, 2), np.uint8)).expand(4, 3, 2, 2)
     view = jittered_view(images, WHOLE.expand(4, 4), MEAN, seeds, augment)
@@ -67,7 +67,7 @@ def test_the_plain_view_is_the_image() -> None:
 
 
 def test_the_view_of_the_defaults_is_contrast_and_brightness_to_the_bit() -> None:
-    """Whatever colour and blur draw: runs of before they came can be repeated."""
+    """Whatever colour and blur draw: runs from before these options can be repeated."""
     image = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8), np.uint8))
     seeds, extent = torch.tensor([5, 6, 2**40]), torch.tensor([[0, 0, 8, 8]] * 3, dtype=torch.int32)
     expected = []
@@ -123,15 +123,15 @@ def test_mixed_precision_leaves_the_view_as_it_is() -> None:
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-def test_real_pixels_of_each_place() -> None:
+def test_real_pixels_of_each_cell() -> None:
     extent = torch.tensor([[0, 0, 5, 3], [2, 1, 6, 6], [0, 0, 0, 0]], dtype=torch.int32)
-    places = real_pixels_per_cell(extent, 3, 3, 2)
-    assert places.tolist() == [
+    per_cell = real_pixels_per_cell(extent, 3, 3, 2)
+    assert per_cell.tolist() == [
         [[4, 2, 0], [4, 2, 0], [2, 1, 0]],
         [[0, 0, 0], [2, 4, 4], [2, 4, 4]],
         [[0, 0, 0]] * 3,
     ]
-    assert places.sum((1, 2)).tolist() == close(real_pixels(extent, 6, 6).sum((1, 2)).tolist())
+    assert per_cell.sum((1, 2)).tolist() == close(real_pixels(extent, 6, 6).sum((1, 2)).tolist())
 
 
 def test_real_pixels() -> None:
