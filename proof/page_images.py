@@ -18,7 +18,7 @@ SCREENS: dict[str, dict[str, Any]] = {
         "is_mobile": True,
     },
 }
-PATIENCE_MS = 120_000
+TIMEOUT_MS = 120_000
 
 
 def photograph_page(url: str, images: Sequence[Path], out: Path) -> dict[str, list[list[str]]]:
@@ -45,7 +45,7 @@ def photograph_page(url: str, images: Sequence[Path], out: Path) -> dict[str, li
 def _photographed(browser: Browser, url: str, images: Sequence[Path], out: Path, screen: str) -> list[list[str]]:
     context = browser.new_context(**SCREENS[screen])
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda asked: None if asked.url.startswith((url, "blob:", "data:")) else wrong.append(asked.url))

@@ -144,7 +144,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
     if left and not budget.used_up:
         raise KeyboardInterrupt
     if budget.used_up:
-        _log.info("%s: the sweep ends here; --resume with a larger one goes on", budget.used_up)
+        _log.info("%s: the sweep ends here; resume it with --resume and a larger budget", budget.used_up)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
     """Reads the file of an ablation, and tries every variant.
 
     Args:
-        subsets: files of class ids, besides those of the file.
+        subsets: files of class ids, in addition to those of the file.
 
     Raises:
         UserError: as `read_sweep`; a contrast of variants that do not exist.

@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
 
 
 def scored(folder, name: str, split: str, **arguments: Any) -> dict[str, Any]:
-    places = {"data": str(folder / "a"), "out": str(folder / "out"), "test_log": str(folder / "log.jsonl")}
-    return evaluate(str(folder / name), split=split, workers=0, **places, **arguments)
+    locations = {"data": str(folder / "a"), "out": str(folder / "out"), "test_log": str(folder / "log.jsonl")}
+    return evaluate(str(folder / name), split=split, workers=0, **locations, **arguments)
 
 
 def test_where_the_temperature_comes_from(folder):

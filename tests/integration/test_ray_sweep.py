@@ -29,7 +29,7 @@ GRID = {"searcher": "grid", "trials": None, "concurrent": 1}
 
 
 def free_cpus(wanted: float, seconds: float = 60) -> float:
-    """Returns how many CPUs nobody holds, once they are so many or the time is over."""
+    """Returns how many CPUs are free, once there are enough or the time is over."""
     deadline = time.monotonic() + seconds
     while ray.available_resources().get("CPU", 0) < wanted and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -127,7 +127,7 @@ def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Pa
     assert weak[1].seconds < weak[0].seconds + 60
 
 
-def test_a_sweep_beside_others_starts_no_more_than_have_room(
+def test_a_sweep_starts_no_more_trials_than_fit_into_the_free_capacity(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two trials of two workers would take all that is left, and wait for CPUs to read and decode without end."""
@@ -156,7 +156,7 @@ class Holder:
         pass
 
 
-def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_budget_ends_a_sweep_and_a_larger_one_resumes_it(ray_cluster: None, tmp_path: Path) -> None:
     uri = tmp_path / "sweep"
     path = write_sweep(
         tmp_path / "sweep.yaml",
@@ -174,6 +174,6 @@ def test_a_budget_ends_a_sweep_and_a_larger_one_goes_on(ray_cluster: None, tmp_p
 
     result = run_sweep(read_sweep(path, ["sweep.worker_hours=1"]), resume=True, run_each=run_quickly)
     assert (result["trials"], result["finished"]) == (2, 2)
-    goes_on, _ = Ledger(str(uri))
-    assert goes_on.values == first.values and goes_on.seconds > first.seconds
-    assert goes_on.reports[0] == first.reports[0] and [line["step"] for line in goes_on.reports] == [4, 8, 12]
+    resumed, _ = Ledger(str(uri))
+    assert resumed.values == first.values and resumed.seconds > first.seconds
+    assert resumed.reports[0] == first.reports[0] and [line["step"] for line in resumed.reports] == [4, 8, 12]

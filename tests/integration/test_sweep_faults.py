@@ -32,13 +32,13 @@ SWEEP = {"searcher": "grid", "trials": None, "concurrent": 1, "scheduler": "none
 
 
 def reports(uri: str) -> int:
-    """How many validations are written down, over all trials; a `Ledger` would write beside the driver."""
+    """Returns how many validations are recorded, over all trials; a `Ledger` here would write, as the driver does."""
     where = f"{uri}/ledger"
     names = [name for name in storage.list_names(where) if name.endswith(".json")]
     return sum(len(json.loads(storage.read_text(f"{where}/{name}"))["reports"]) for name in names)
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_killed_trial_resumes_from_its_checkpoint(ray_cluster: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "sweep")
     settings = ["train.steps=120"]
     path = write_sweep(
@@ -112,7 +112,7 @@ def test_interrupted_trials_are_tried_again_three_times(
 
     lost = {trial.name for trial in ledger if trial.status == "interrupted"}
     assert lost == {"always"} and all(trial.status == "finished" for trial in ledger if trial.name not in lost)
-    # what is interrupted comes again after another one has come to its end
+    # an interrupted trial is retried after another one has ended
     assert [len(Path(folder, name).read_text()) for name in names] == [1, 2, 3, 1, 1, 1]
     assert ledger["always"].reason == "what it needs is away"
 

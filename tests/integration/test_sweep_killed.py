@@ -1,4 +1,4 @@
-"""A sweep whose driver is killed (SIGKILL) goes on: finished trials are kept, running ones go on where they were."""
+"""A sweep whose driver is killed (SIGKILL) is resumed: finished trials are kept, others resume where they were."""
 
 import json
 import subprocess

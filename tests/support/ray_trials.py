@@ -16,14 +16,14 @@ STEPS = (4, 8, 12)  # as tests/support/sweep_files.py has trials validated
 
 
 def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | None, *, pause: float = 0.0) -> None:
-    """Goes on after the last validation that is noted, and says how it ended where `run_trial` does.
+    """Resumes after the last recorded validation, and writes how it ended as `run_trial` does.
 
     pause: seconds after each validation, in which a trial can be stopped.
     """
     trial = read_trial(uri, name)
     began, reports = time.time() - trial.seconds, list(trial.reports)
     for step in STEPS[len(reports) :]:
-        time.sleep(0.01)  # a step takes time: a budget of hours that nobody used would not be used up
+        time.sleep(0.01)  # a step takes time: else a budget of hours would never be used up
         report = {"step": step, "share": step / STEPS[-1], "miou": step / 100, "seconds": time.time() - began}
         reports.append(report)
         if step < STEPS[-1]:  # Tune has nothing to decide at the end

@@ -27,7 +27,7 @@ from foodseg.metrics.per_image import merge
 from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "tofu"))
-PLATES = CommonSpace(SYNTHETIC_CLASSES, "synthetic")
+SPACE = CommonSpace(SYNTHETIC_CLASSES, "synthetic")
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])
@@ -55,7 +55,7 @@ def test_every_labelled_pixel_is_counted_once(tmp_path, val):
     manifest = read_manifest(uri)
     reader = RowReader(uri, manifest, ["val"])
     sure = lambda image_id, data, size: Labels(np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint16))  # noqa: E731
-    scored = merge_scored(score_rows(reader, rows, sure, PLATES) for rows in chunks(range(val), 5))
+    scored = merge_scored(score_rows(reader, rows, sure, SPACE) for rows in chunks(range(val), 5))
     assert len({image.image_id for image in scored.images}) == len(scored.images) == val - 1
     matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
     assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
@@ -64,7 +64,7 @@ def test_every_labelled_pixel_is_counted_once(tmp_path, val):
     assert scored.confidence.sum(0).tolist() == [labelled, background, labelled * CERTAIN]
 
 
-def test_other_weights_are_counted_beside(tmp_path):
+def test_other_weights_are_counted_separately(tmp_path):
     """The one says that all is background, the other is right: its matrix is diagonal, over the same pixels."""
     uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
     manifest = read_manifest(uri)
@@ -74,7 +74,7 @@ def test_other_weights_are_counted_beside(tmp_path):
     def both(image_id, data, size):
         return Labels(np.zeros(size, np.uint8), other_ids=decode_mask(masks[image_id]))
 
-    scored = merge_scored(score_rows(reader, rows, both, PLATES) for rows in ([0, 1], [2], [3, 4]))
+    scored = merge_scored(score_rows(reader, rows, both, SPACE) for rows in ([0, 1], [2], [3, 4]))
     other = merge(scored.other, len(SYNTHETIC_CLASSES))
     assert np.diag(other).tolist() == list(manifest.counts["val"].class_pixels)
     assert other.sum() == np.trace(other)
@@ -86,7 +86,7 @@ def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
     reader = RowReader(uri, read_manifest(uri), ["val"])
     masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
     truth = lambda image_id, data, size: Labels(decode_mask(masks[image_id]))  # noqa: E731
-    scored = score_rows(reader, [3, 0, 4], truth, PLATES)
+    scored = score_rows(reader, [3, 0, 4], truth, SPACE)
     assert [image.image_id for image in scored.images] == ["val-003", "val-000"]
     assert scored.confidence is None and scored.other is None
     matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
@@ -98,7 +98,7 @@ def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
 def test_true_lists(tmp_path):
     uri = write_synthetic(tmp_path / "d", train=2, val=3, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
-    lists = true_conditioning(reader, PLATES, len(SYNTHETIC_CLASSES))
+    lists = true_conditioning(reader, SPACE, len(SYNTHETIC_CLASSES))
     for row in reader.take(range(3)).to_pylist():
         on_it = [] if row["mask"] is None else np.unique(decode_mask(row["mask"])).tolist()
         assert lists[row["image_id"]] == [index for index in on_it if index not in (0, SYNTHETIC_CLASSES.ignore_id)]

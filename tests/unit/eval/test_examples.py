@@ -52,7 +52,7 @@ def read(jpeg: str) -> np.ndarray:
     return decode_image(base64.b64decode(jpeg))
 
 
-def test_an_image_beside_its_truth():
+def test_an_image_with_its_truth():
     rng = np.random.default_rng(0)
     image = np.full((600, 960, 3), 128, np.uint8)
     truth = np.zeros((600, 960), np.uint8)

@@ -164,7 +164,7 @@ def test_sixteen_bit_spaces_meet_eight_bit_ones() -> None:
 
 
 def test_which_ids_of_a_model_may_be_on_an_image() -> None:
-    """As the truth has it; of what a source never annotates nobody knows. Background is never asked for."""
+    """The true ids, and those that the source never annotates; background is left out."""
     same = common_space(A, manifest(A))
     assert same.possible_ids([2, 4], "s", 5) == [2, 4] and same.possible_ids([], "s", 5) == []
     partial = manifest(B).model_copy(update={"annotated": {"s": (0, 2), "t": None}})

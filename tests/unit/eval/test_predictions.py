@@ -1,4 +1,4 @@
-"""Label maps of others: which file is that of which image, and what is wrong with them; all of it said at once."""
+"""Label maps in a folder: which file belongs to which image, and what is wrong with them, all reported at once."""
 
 import io
 import json

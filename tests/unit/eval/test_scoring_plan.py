@@ -22,15 +22,15 @@ from foodseg.eval.scoring_plan import scoring_plan
         ("auto", 0, 2, "gpu", 1, 2, "a GPU each, for which nodes have to be started"),
         ("auto", 1, 8, "gpu", 1, 4, "a GPU each"),
         ("cpu", 0, 8, "cpu", 0, 4, "--device cpu"),
-        # nobody knows what may come
+        # it is not known what may come
         ("auto", 1, None, "gpu", 1, 4, "a GPU each"),
         ("gpu", 0, None, "gpu", 1, 4, "a GPU each, for which nodes have to be started"),
         ("cpu", 0, None, "cpu", 0, 4, "--device cpu"),
     ],
 )
 def test_places(wanted, gpus, to_come, device, reserved, workers, why):
-    place = scoring_plan(wanted, 4, gpus=gpus, gpus_to_come=to_come)
-    assert (place.device, place.gpus, place.workers, place.why) == (device, reserved, workers, why)
+    plan = scoring_plan(wanted, 4, gpus=gpus, gpus_to_come=to_come)
+    assert (plan.device, plan.gpus, plan.workers, plan.why) == (device, reserved, workers, why)
 
 
 def test_a_gpu_that_can_never_come_is_refused():
@@ -38,6 +38,6 @@ def test_a_gpu_that_can_never_come_is_refused():
         scoring_plan("gpu", 2, gpus=0, gpus_to_come=0)
 
 
-def test_auto_does_not_guess_what_nodes_may_come():
+def test_auto_does_not_assume_which_nodes_may_come():
     with pytest.raises(UserError, match=r"does not say whether some have GPUs: choose --device gpu or --device cpu$"):
         scoring_plan("auto", 2, gpus=0, gpus_to_come=None)

@@ -46,6 +46,6 @@ def test_images_of_several_sizes_on_one_canvas(settings):
     for image, size, answer in zip(images, sizes, answers, strict=True):
         expected = alone.logits(image, *size)
         assert answer.ids().shape == size
-        # of this model no place sees its neighbours, so the wider padding changes nothing
+        # in this model no grid cell sees its neighbours, so the wider padding changes nothing
         assert_close(answer.values, expected.values)
         assert_same_ids(answer.ids(), expected.ids(), scores_of(expected))

@@ -1,4 +1,4 @@
-"""Names that somebody writes, and what an unknown one is answered with."""
+"""Names of ingredients as users write them, and suggestions for unknown ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which names may be on an image: vocabulary, predicted, given; and what a list does to the class scores."""
+"""Conditioning: vocabulary, predicted, provided; and how the class scores are restricted."""
 
 import math
 
@@ -35,8 +35,8 @@ def test_restricted_by_hand(settings, change):
     torch.testing.assert_close(found - logits, torch.tensor(change).view(4, 1, 1).expand(4, 1, 2), atol=1e-3, rtol=0)
 
 
-class ListModel(nn.Module):
-    """Stride 4. Logits are 0 but for id 3, which is 1; with a list, id 1 gets how many names are on it."""
+class ConditionedModel(nn.Module):
+    """Stride 4. Logits are 0 but for id 3, which is 1; conditioned, id 1 gets the number of classes."""
 
     stride, size_multiple = 4, 32
 
@@ -45,11 +45,11 @@ class ListModel(nn.Module):
         self.classifier = nn.Conv2d(3, 4, 1)
         self.fusion = nn.Identity() if fusion else None
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
-        self.lists: list[list[bool] | None] = []
-        self.guessed: list[tuple[int, ...]] = []
+        self.conditioning: list[list[bool] | None] = []
+        self.predicted_sizes: list[tuple[int, ...]] = []
 
     def forward(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> SegmenterOutput:
-        self.lists.append(None if ingredients is None else ingredients[0].tolist())
+        self.conditioning.append(None if ingredients is None else ingredients[0].tolist())
         logits = torch.zeros(1, 4, image.shape[2] // 4, image.shape[3] // 4)
         logits[:, 3] = 1
         if ingredients is not None:
@@ -57,62 +57,66 @@ class ListModel(nn.Module):
         return SegmenterOutput(logits, 4, None, logits)
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
-        self.guessed.append(tuple(image.shape[-2:]))
+        self.predicted_sizes.append(tuple(image.shape[-2:]))
         return PROBABILITIES[None]
 
 
-def logits(model: ListModel, provided=None, side: int = 64, **settings):
+def logits(model: ConditionedModel, provided=None, side: int = 64, **settings):
     predictor = Predictor(model, config(**settings), torch.device("cpu"))
     return predictor.logits(np.zeros((side, side, 3), np.uint8), side, side, provided)
 
 
-def test_vocabulary_tells_the_model_nothing():
-    model = ListModel()
+def test_the_vocabulary_does_not_condition_the_model():
+    model = ConditionedModel()
     found = logits(model)
-    assert model.lists == [None] and model.guessed == [] and found.names is None
+    assert model.conditioning == [None] and model.predicted_sizes == [] and found.names is None
     assert (found.ids() == 3).all()
 
 
-def test_given():
-    model = ListModel()
+def test_provided_classes_condition_the_model():
+    model = ConditionedModel()
     found = logits(model, provided=[1, 2], ingredients="provided")
-    assert model.lists == [[True, True, True, False]] and model.guessed == []
+    assert model.conditioning == [[True, True, True, False]] and model.predicted_sizes == []
     assert found.names.tolist() == [True, True, True, False]
-    assert (found.ids() == 1).all(), "the list conditions the model"
-    model = ListModel()
+    assert (found.ids() == 1).all(), "the classes condition the model"
+    model = ConditionedModel()
     assert (logits(model, provided=[2], ingredients="provided", restrict="hard").ids() != 3).all()
-    assert (logits(ListModel(), provided=[], ingredients="provided").ids() == 3).all(), (
-        "no name, and still no restriction"
+    assert (logits(ConditionedModel(), provided=[], ingredients="provided").ids() == 3).all(), (
+        "no class, and still no restriction"
     )
-    ids, confidence = logits(ListModel(), provided=[], ingredients="provided", restrict="hard").ids_and_confidence(1.0)
+    ids, confidence = logits(
+        ConditionedModel(), provided=[], ingredients="provided", restrict="hard"
+    ).ids_and_confidence(1.0)
     assert (ids == 0).all() and (confidence == 65535).all()
 
 
-def test_predicted_takes_the_names_above_the_threshold():
-    model = ListModel()
+def test_predicted_takes_the_classes_above_the_threshold():
+    model = ConditionedModel()
     found = logits(model, ingredients="predicted", flip=True)
-    assert model.lists == [[True, True, True, False]] * 2 and model.guessed == [(64, 64)], "guessed once"
+    assert model.conditioning == [[True, True, True, False]] * 2 and model.predicted_sizes == [(64, 64)], (
+        "predicted once"
+    )
     assert found.names.tolist() == [True, True, True, False]
-    assert logits(ListModel(), ingredients="predicted", ingredients_threshold=0.6).names.tolist() == [1, 0, 1, 0]
+    assert logits(ConditionedModel(), ingredients="predicted", ingredients_threshold=0.6).names.tolist() == [1, 0, 1, 0]
 
 
-def test_one_list_for_an_image_in_windows():
-    model = ListModel()
+def test_all_windows_of_an_image_have_one_conditioning():
+    model = ConditionedModel()
     logits(model, side=96, ingredients="predicted", window=64, stride=32)
-    assert model.lists == [[True, True, True, False]] * 4
-    assert model.guessed == [(64, 64)], "from the whole image, as large as a window"
+    assert model.conditioning == [[True, True, True, False]] * 4
+    assert model.predicted_sizes == [(64, 64)], "from the whole image, as large as a window"
 
 
-def test_a_guess_before_windows_keeps_the_shape_of_the_image():
+def test_image_level_prediction_before_windows_keeps_the_shape_of_the_image():
     """33 x 128 is padded to 64 x 128: in a window of 96 it is 25 x 96, padded to 32 x 96, and not 48 x 96."""
-    model = ListModel()
+    model = ConditionedModel()
     predictor = Predictor(model, config(ingredients="predicted", window=96), torch.device("cpu"))
     predictor.logits(np.zeros((33, 128, 3), np.uint8), 33, 128)
-    assert model.guessed == [(32, 96)]
+    assert model.predicted_sizes == [(32, 96)]
 
 
 def test_an_image_only_model_is_only_restricted():
-    model = ListModel(fusion=False)
+    model = ConditionedModel(fusion=False)
     found = logits(model, provided=[1, 2], ingredients="provided", restrict="soft", restrict_lambda=1.0)
-    assert model.lists == [None] and (found.ids() != 3).all()
+    assert model.conditioning == [None] and (found.ids() != 3).all()
     assert_close(found.values[:, 0, 0], torch.tensor([0, math.log(1.01), math.log(1.01), 1 + math.log(0.01)]))

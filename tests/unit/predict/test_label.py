@@ -103,18 +103,18 @@ def text_run(tmp_path_factory) -> str:
 
 
 def test_a_list_of_ingredients(text_run, image, tmp_path):
-    plain, hard, guessed = (
+    plain, hard, predicted = (
         label_images(text_run, [image], str(tmp_path / name), overrides, ingredients).results[0]
         for name, overrides, ingredients in [
             ("plain", [], None),
             ("hard", ["eval.restrict=hard"], "White Rice, tomato"),
-            ("guessed", ["eval.ingredients=predicted", "eval.ingredients_threshold=1e-6"], None),
+            ("predicted", ["eval.ingredients=predicted", "eval.ingredients_threshold=1e-6"], None),
         ]
     )
     assert plain["ingredients_from"] == "vocabulary" and plain["listed"] is None
     assert hard["ingredients_from"] == "provided" and sorted(hard["listed"]) == ["tomato", "white rice"]
     assert {entry["name"] for entry in hard["ingredients"]} <= {"tomato", "white rice"}
-    assert guessed["ingredients_from"] == "predicted" and len(guessed["listed"]) == len(SYNTHETIC_CLASSES) - 1
+    assert predicted["ingredients_from"] == "predicted" and len(predicted["listed"]) == len(SYNTHETIC_CLASSES) - 1
     assert not hard["calibrated"], "the temperature is that of the whole vocabulary"
 
 
@@ -223,7 +223,7 @@ def test_labels_never_replace_the_images(run, meals, tmp_path, out, monkeypatch)
     assert len(list((tmp_path / "meals").iterdir())) == 4
 
 
-def test_labels_beside_photographs_and_once_more(run, tmp_path):
+def test_labels_next_to_photographs_and_again(run, tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     for name in ("a.jpg", "b.overlay.jpg"):

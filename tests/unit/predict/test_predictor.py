@@ -120,7 +120,7 @@ def test_logits_of_single_pixels_are_those_of_the_whole(size):
 
 
 def test_padding_does_not_shift():
-    """Padding lies right and below: the labels of an image are those of its place in a larger one, but for the rim."""
+    """Padding lies right and below: the labels of an image are those in a larger one, but for the rim."""
     large = sample_image(128, 160)
     whole = logits_of(large)
     part = predict(large[:100, :148])
@@ -186,7 +186,7 @@ def test_a_file_is_labelled_at_its_own_size():
 
 
 def test_the_model_is_left_as_it_was():
-    """Training goes on with the student after validation."""
+    """Training continues with the student after validation."""
     model = build_segmenter(
         ModelConfig(backbone="test_efficientnet", pyramid_channels=16, decoder_channels=16, weights="none"), 5
     )

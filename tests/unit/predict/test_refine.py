@@ -83,7 +83,7 @@ def test_ballots():
     assert {ballot.low_confidence for ballot in count_votes(IDS, [LEFT, CORNER, TOP])} == {0.0}
 
 
-def test_clip_is_asked_about_unsure_ingredients_only():
+def test_clip_is_asked_about_low_confidence_ingredients_only():
     ballots = [ballot(0, 1, 0.49), ballot(1, 0, 1.0), ballot(2, 3, 0.5), ballot(3, 2, 0.9)]
     assert [question.mask for question in doubtful(ballots)] == [2, 3]
     assert [question.mask for question in doubtful(ballots, low_confidence=0.9)] == [3]

@@ -1,4 +1,4 @@
-"""Charts: well-formed, inside the drawing, at the right places."""
+"""Charts: well-formed, inside the drawing, at the right positions."""
 
 import re
 from xml.etree import ElementTree

@@ -106,7 +106,7 @@ def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(overlay(image, mask, CLASSES), whole)
 
 
-def test_a_large_image_needs_little_memory_beside_the_result() -> None:
+def test_a_large_image_needs_little_memory_besides_the_result() -> None:
     image = np.full((1500, 2000, 3), 90, np.uint8)
     mask = np.ones((1500, 2000), np.uint8)
     mask[::7] = 2

@@ -40,7 +40,7 @@ def report(percent, miou):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_trial_that_goes_on_is_compared_where_it_was(killed, tmp_path):
+def test_a_resumed_trial_is_compared_where_it_was(killed, tmp_path):
     """Had 0.40 at 20 % been taken for its score at 10 %, the other one would be stopped for its better 0.35."""
     rule, first, other = EarlyStop(0.1, 3, 1), reports_of("trial-0000", "a"), reports_of("trial-0001", "b")
     if killed:

@@ -20,7 +20,7 @@ def ended(number: int, values: Values, score: float | None, status: str = "finis
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
-def test_a_sweep_that_goes_on_asks_the_same_again(searcher: str) -> None:
+def test_a_resumed_sweep_asks_for_the_same_again(searcher: str) -> None:
     config = SweepConfig(searcher=searcher, seed=3)  # type: ignore[arg-type]
     first, second = build_search(config, SPACE), build_search(config, SPACE)
     values = [first.ask(number) for number in range(6)]
@@ -34,13 +34,13 @@ def test_a_sweep_that_goes_on_asks_the_same_again(searcher: str) -> None:
 
 
 def test_tpe_draws_nothing_twice_after_its_random_trials() -> None:
-    """The sampler of a sweep that goes on has the same seed as that of the first call."""
+    """The sampler of a resumed sweep has the same seed as that of the first call."""
     config = SweepConfig(searcher="tpe", seed=3)
     first, second = build_search(config, SPACE), build_search(config, SPACE)
     values = [first.ask(number) for number in range(14)]
     for number, known in enumerate(values[:12]):
         second.ask(number, known)
-        second.tell(ended(number, known or {}, None, "failed"))  # so that it goes on at random
+        second.tell(ended(number, known or {}, None, "failed"))  # so that it continues at random
     assert all(second.ask(number) not in values for number in range(12, 30))
 
 

@@ -1,4 +1,4 @@
-"""Which trial Tune is given next, and what it hears while trials are interrupted; no Ray."""
+"""Which trial Tune is given next, and what it receives while trials are interrupted; no Ray."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def test_ctrl_c_ends_a_pause(plan: Plan) -> None:
     feed = feed_of(plan)
     assert asked(feed) == "trial-0"
     feed.ended(plan.ledger.close("trial-0", "interrupted", "no room"))  # for 30 seconds
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # as Tune, which would go on waiting
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # as Tune, which would keep waiting
     try:
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The ledger: what is written survives, whoever writes last and whoever dies in between."""
+"""The ledger: what is written survives, whichever process writes last or dies in between."""
 
 from foodseg.tune.trials import End, Ledger, Trial, read_trial, write_end
 
@@ -31,7 +31,7 @@ def test_a_validation_that_is_done_again_replaces_the_first(tmp_path):
     assert (ledger["a"].score, ledger["a"].seconds) == (0.7, 9.0)
 
 
-def test_an_end_that_nobody_saw_counts(tmp_path):
+def test_an_end_without_a_driver_counts(tmp_path):
     uri = str(tmp_path)
     ledger = Ledger(uri)
     for name in ("a", "b"):
