@@ -50,11 +50,11 @@ def _photographed(browser: Browser, url: str, images: Sequence[Path], out: Path,
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda asked: None if asked.url.startswith((url, "blob:", "data:")) else wrong.append(asked.url))
     page.goto(url)
-    page.wait_for_selector("#model option", state="attached")  # it has asked what the server can do
+    page.wait_for_selector("#model option", state="attached")  # the page knows what the server can do
     page.screenshot(path=out / f"page-{screen}-start.png", full_page=True)
     legends = []
     for number, image in enumerate(images, start=1):
-        page.goto(url)  # what is waited for below would still be there of the image before
+        page.goto(url)  # else the elements waited for below would still be those of the image before
         page.set_input_files("#choose", image)
         page.wait_for_selector("#result:not([hidden])")
         page.wait_for_selector("#busy", state="hidden")

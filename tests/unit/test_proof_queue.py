@@ -49,7 +49,14 @@ def test_each_part_is_written_once(queue: Queue, capsys: pytest.CaptureFixture[s
     assert [path.name for path in queue.evidence.parent.iterdir()] == ["step-9.json"]
 
 
-def test_a_failure_leaves_the_others_and_is_tried_again(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_recorded_under_an_earlier_name_is_reused(queue: Queue) -> None:
+    write_json(queue.evidence, {"arms": {"finished": "2026-11-22", "commit": "abc", "figures": {}}})
+    bench = Bench(work=queue.folder, shared=queue.folder)
+    assert run_queue([queue.item("variants")], queue.evidence, lambda: bench) == [] and queue.calls == []
+    assert list(read_evidence(queue.evidence)) == ["arms"]
+
+
+def test_a_failure_leaves_the_others_and_is_retried(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     queue.broken = {"b"}
     assert queue.run() == ["b"]
     assert list(read_evidence(queue.evidence)) == ["a", "c"]
