@@ -1,4 +1,4 @@
-"""Which ids a source annotates: `sources.tsv` beside a source data set, and the table that the loss reads.
+"""Which ids a source annotates: `sources.tsv` of a source data set, and the table that the loss reads.
 
     canteen<TAB>*
     uec<TAB>1,2,miso soup

@@ -71,10 +71,10 @@ def _blurred(pixels: torch.Tensor, extent: torch.Tensor, sigma: torch.Tensor) ->
 
 def _blur_weights(side: int, low: torch.Tensor, high: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Returns (B, 1, side, side): row i holds the weights of the pixels low..high-1 in pixel i, which add up to 1."""
-    place = torch.arange(side, device=sigma.device)
-    distance = (place[:, None] - place[None, :]).float()
+    pixel = torch.arange(side, device=sigma.device)
+    distance = (pixel[:, None] - pixel[None, :]).float()
     exponent = -0.5 * (distance[None] / sigma.clamp_min(_SHARP)[:, None, None]) ** 2
-    real = (place >= low[:, None]) & (place < high[:, None])
+    real = (pixel >= low[:, None]) & (pixel < high[:, None])
     return exponent.masked_fill(~real[:, None], -torch.inf).softmax(-1)[:, None]
 
 
@@ -87,14 +87,14 @@ def real_pixels(extent: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def real_pixels_per_cell(extent: torch.Tensor, height: int, width: int, stride: int) -> torch.Tensor:
-    """(B, 4) int32 -> (B, height, width) float32: of the stride x stride pixels at each place, how many are real."""
+    """(B, 4) int32 -> (B, height, width) float32: of the stride x stride pixels in each cell, how many are real."""
     top, left, bottom, right = extent.unbind(1)
     rows, columns = _overlap(height, stride, top, bottom), _overlap(width, stride, left, right)
     return (rows[:, :, None] * columns[:, None, :]).float()
 
 
-def _overlap(places: int, stride: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Returns (B, places): how many of the pixels of each place lie in low..high-1."""
-    start = torch.arange(places, device=low.device)[None] * stride
+def _overlap(cells: int, stride: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Returns (B, cells): how many of the pixels of each cell lie in low..high-1."""
+    start = torch.arange(cells, device=low.device)[None] * stride
     ends = torch.minimum(start + stride, high[:, None])
     return (ends - torch.maximum(start, low[:, None])).clamp_min(0)

@@ -86,18 +86,18 @@ class ImageFinder:
         return [path for path in paths if path not in taken and path.lower().endswith(EXTENSIONS)]
 
     def _locate(self, wanted: ImageReference) -> Location:
-        ways = list(_ways(wanted.file_name))
+        written_paths = list(_written_paths(wanted.file_name))
         folders = _folders(wanted.document, wanted.split)
-        if ".." in ways[0]:  # as a path relative to the COCO file
-            path = posixpath.normpath(posixpath.join(posixpath.dirname(wanted.document), *ways[0]))
+        if ".." in written_paths[0]:  # as a path relative to the COCO file
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(wanted.document), *written_paths[0]))
             if ".." not in path.split("/") and self._has(path):
                 return Location(path, exact=True)
-        for way in ways:
+        for written in written_paths:
             for folder in folders:
-                path = posixpath.join(folder, *way)
-                if ".." not in way and self._has(path):
-                    return Location(path, exact=way == ways[0])
-        return self._search(wanted, ways, folders)
+                path = posixpath.join(folder, *written)
+                if ".." not in written and self._has(path):
+                    return Location(path, exact=written == written_paths[0])
+        return self._search(wanted, written_paths, folders)
 
     def _has(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
@@ -115,17 +115,21 @@ class ImageFinder:
             self._names[folder] = frozenset(names)
         return self._names[folder]
 
-    def _search(self, wanted: ImageReference, ways: Sequence[tuple[str, ...]], folders: Sequence[str]) -> Location:
+    def _search(
+        self, wanted: ImageReference, written_paths: Sequence[tuple[str, ...]], folders: Sequence[str]
+    ) -> Location:
         tree = self._images()
-        spelled = [[part for part in way if part != ".."] for way in ways]
-        names = list(dict.fromkeys(way[-1] for way in spelled if way))
+        spelled = [[part for part in written if part != ".."] for written in written_paths]
+        names = list(dict.fromkeys(written[-1] for written in spelled if written))
         names += [_UPLOAD.sub("", name, count=1) for name in names if _UPLOAD.match(name)]
         for name in names:
             stem = _fold(without_extension(name))
             same_stem = tree.get(stem, [])
             same_name = [path for path in same_stem if _fold(posixpath.basename(path)) == _fold(name)]
             own_locations = {
-                _fold(posixpath.join(folder, *way[:-1], stem)) for folder in folders for way in ([stem], *spelled)
+                _fold(posixpath.join(folder, *written[:-1], stem))
+                for folder in folders
+                for written in ([stem], *spelled)
             }
             other_extension = [path for path in same_stem if _fold(without_extension(path)) in own_locations]
             for candidates in (same_name, other_extension):
@@ -172,17 +176,19 @@ class ImageFinder:
 
 
 def _best(
-    candidates: Sequence[str], ways: Sequence[Sequence[str]], folders: Sequence[str], wanted: ImageReference
+    candidates: Sequence[str], written_paths: Sequence[Sequence[str]], folders: Sequence[str], wanted: ImageReference
 ) -> list[str]:
     """Returns the candidates that best fit the path in the name, then the COCO file, then the split."""
     if len(candidates) < 2:
         return list(candidates)
     base = _base(wanted.document)
-    direct = {_fold(without_extension(posixpath.join(folder, *way))) for folder in folders for way in ways}
+    direct = {
+        _fold(without_extension(posixpath.join(folder, *written))) for folder in folders for written in written_paths
+    }
     scores = {
         path: (
             _fold(without_extension(path)) in direct,
-            max(_common_tail(path, way) for way in ways),
+            max(_common_tail(path, written) for written in written_paths),
             path.startswith(f"{base}/") or not base,
             split_in_name(path) == wanted.split,
         )
@@ -192,10 +198,10 @@ def _best(
     return [path for path in candidates if scores[path] == top]
 
 
-def _common_tail(path: str, way: Sequence[str]) -> int:
+def _common_tail(path: str, written: Sequence[str]) -> int:
     """Counts the folders directly above the file that both paths share."""
     count = 0
-    for own, other in zip(reversed(path.split("/")[:-1]), reversed(way[:-1]), strict=False):
+    for own, other in zip(reversed(path.split("/")[:-1]), reversed(written[:-1]), strict=False):
         if _fold(own) != _fold(other):
             break
         count += 1
@@ -218,7 +224,7 @@ def _folders(document: str, split: str) -> list[str]:
     return list(dict.fromkeys([*tried, folder, *bases]))
 
 
-def _ways(file_name: str) -> Iterator[tuple[str, ...]]:
+def _written_paths(file_name: str) -> Iterator[tuple[str, ...]]:
     """Yields the parts of the paths that a `file_name` may mean: as written, then without the extras of a URL."""
     yield _parts(file_name)
     texts = [file_name]
@@ -233,8 +239,8 @@ def _ways(file_name: str) -> Iterator[tuple[str, ...]]:
     yield from (parts for text in reversed(texts) if (parts := _parts(text)))
 
 
-def _parts(way: str) -> tuple[str, ...]:
-    parts = [part for part in way.replace("\\", "/").split("/") if part not in ("", ".")]
+def _parts(path: str) -> tuple[str, ...]:
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
     drive = bool(parts) and re.fullmatch(r"[A-Za-z]:", parts[0])
     return tuple(parts[1:] if drive else parts)
 
