@@ -28,7 +28,7 @@ NEEDS = "images/, masks/, classes.txt, train.txt"
 _ALSO = {"train": (), "val": ("valid", "validation"), "test": ("testing",)}
 # names that other tools use for the same; an error mentions them
 _NEAR = {
-    "images": ("image", "img", "imgs", "jpegimages", "photos", "images"),
+    "images": ("image", "img", "imgs", "jpegimages", "photos", "pictures"),
     "masks": (
         "mask", "labels", "label", "annotations", "annotation", "gt", "segmentation", "segmentations", "seg",
         "segmentationclass", "groundtruth", "ground_truth",
