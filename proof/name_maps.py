@@ -69,7 +69,7 @@ def _look(model: torch.nn.Module, image: np.ndarray, listed: Sequence[int]) -> t
     sizes = {"size": canvas.shape[-2:], "mode": "bilinear", "align_corners": False}
     logits, maps = (
         torch.nn.functional.interpolate(values, **sizes)[0, :, :height, :width]
-        for values in (model(canvas, ingredients=allowed).logits, model.name_maps(canvas, allowed))
+        for values in (model(canvas, ingredients=allowed).logits, model.class_maps(canvas, allowed))
     )
     return logits.argmax(0).numpy().astype(np.uint8), maps.numpy()
 

@@ -1,7 +1,7 @@
 """The decode ceiling: foodseg's own decode and transforms without Ray, on encoded rows that are in memory already.
 
-`bare_rate` is the plainest loop there is, on the threads or processes that make it fastest; `loader_rate` is what most
-people use, a torch DataLoader. `decode_ceiling` measures both in a fresh process at the priority of Ray's workers.
+`bare_rate` is a plain loop on the number of threads or processes that makes it fastest; `loader_rate` is a torch
+DataLoader. `decode_ceiling` measures both in a fresh process at the priority of Ray's workers.
 """
 
 import itertools
@@ -44,7 +44,7 @@ class EncodedRows:
     manifest: Manifest
 
     def decode_forever(self, share: int, shares: int) -> Iterator[dict[str, np.ndarray]]:
-        """Decodes batch after batch, round and round, beginning at a place of its own for each of `shares` users."""
+        """Decodes batches in an endless cycle, with a different start for each of `shares` consumers."""
         starts = list(range(0, self.table.num_rows, self.batch))
         first = share * len(starts) // shares
         for start in itertools.cycle(starts[first:] + starts[:first]):
@@ -107,10 +107,10 @@ def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> dict[str, Any]:
 
 
 def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
-    """Threads, too, run in a process of their own.
+    """Images per second of `count` threads or processes; threads, too, run in a new process.
 
-    One that has just ended may still hold a lock of OpenCV's while it cleans up, and a process that is forked in that
-    moment waits for it for ever.
+    A thread that has just ended may still hold a lock of OpenCV's while it cleans up, and a process that is forked in
+    that moment would wait for it for ever.
     """
     fork = multiprocessing.get_context("fork")  # the rows are shared, not copied
     rates = fork.SimpleQueue()
@@ -159,7 +159,7 @@ def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> dict[str, An
         worker_init_fn=lambda _: single_threaded_opencv(),
     )
     batches = iter(loader)
-    for _ in range(4 * workers):  # what was decoded before the first was asked for, once over
+    for _ in range(4 * workers):  # those decoded ahead before the clock starts, and as many again
         next(batches)
     return {**_drain(batches, seconds, len), "workers": workers}
 

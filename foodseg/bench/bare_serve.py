@@ -1,4 +1,4 @@
-"""The endpoint's own decode -> predict -> encode in one process, without HTTP and Ray: what `bench serve` compares.
+"""The endpoint's own decode -> predict -> encode in one process, without HTTP and Ray: the baseline of `bench serve`.
 
 The functions are those that the deployments call, with the same threads: one for forward passes, some for the codec.
 """
@@ -70,7 +70,7 @@ async def load(
 async def in_turns(
     answers: Mapping[str, Callable[[bytes], Awaitable[Any]]], images: Sequence[bytes], seconds: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
-    """Asks everybody for one image, then for the next, one request at a time: a slow moment is slow for all.
+    """Sends one image to each of `answers`, then the next, one request at a time: a slow moment is slow for all.
 
     Returns:
         By name what `load` returns, and the seconds of each request, in the same order for all.

@@ -89,7 +89,7 @@ class BareLoop:
 
 
 def prefetched(batches: Iterator[Batch], ahead: int = PREFETCHED) -> Iterator[Batch]:
-    """Yields the batches, which one background thread makes."""
+    """Yields the batches, which a background thread prepares."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
 
     def fill() -> None:
@@ -97,7 +97,7 @@ def prefetched(batches: Iterator[Batch], ahead: int = PREFETCHED) -> Iterator[Ba
             for batch in batches:
                 ready.put(batch)
             ready.put(None)
-        except BaseException as error:  # handed over, and raised where the batch is missed
+        except BaseException as error:  # raised in the consumer
             ready.put(error)
 
     threading.Thread(target=fill, daemon=True).start()

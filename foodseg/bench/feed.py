@@ -38,7 +38,7 @@ def decoded_batches(
 def memory_batches(
     config: ExperimentConfig, manifest: Manifest, rank: int, world_size: int, steps: int
 ) -> Iterator[Batch]:
-    """Yields the batches of the first MEMORY_STEPS updates round and round, with the positions that are due."""
+    """Yields the batches of the first MEMORY_STEPS updates repeatedly, with the expected positions."""
     held = list(decoded_batches(config, manifest, rank, world_size, MEMORY_STEPS))
     share = config.train.global_batch // world_size
     starts = [
@@ -51,7 +51,7 @@ def memory_batches(
 
 
 class Clock:
-    """Notes when an update takes its first batch; by then the update before is done."""
+    """Notes when an update takes its first batch; by then the previous update is done."""
 
     def __init__(self) -> None:
         self.ticks: list[float] = []

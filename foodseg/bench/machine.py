@@ -1,7 +1,6 @@
-"""What a figure was measured on: without it, a rate says nothing.
+"""The machine and the versions that a figure was measured on, and the priority of a process.
 
-Apart from the benchmarks, since those of Ray and the bare loops that they are compared with all use it, and a bare loop
-must not load Ray.
+A module of its own: both the benchmarks of Ray and the bare loops use it, and a bare loop must not load Ray.
 """
 
 import importlib.metadata
@@ -16,7 +15,7 @@ _PACKAGES = ("ray", "torch", "pyarrow", "numpy", "simplejpeg", "opencv-python-he
 
 
 def machine_facts(cores: int) -> dict[str, Any]:
-    """Returns cores, processor, load and versions; a load far above 0 before the start spoils every figure."""
+    """Returns cores, processor, load and versions; figures are not valid with a load far above 0 before the start."""
     return {
         "cores": cores,
         "processor": _processor(),
@@ -30,7 +29,7 @@ def machine_facts(cores: int) -> dict[str, Any]:
 
 
 def lower_priority(niceness: int) -> None:
-    """Brings this process to the niceness that Ray gives its workers (15), so that neighbours slow both sides alike."""
+    """Brings this process to the niceness that Ray gives its workers (15), so that load slows both sides alike."""
     os.nice(max(0, niceness - os.nice(0)))
 
 

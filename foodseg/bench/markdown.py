@@ -1,4 +1,4 @@
-"""What a benchmark found, as Markdown: the figures, the bars they are held to, and what they were measured on."""
+"""The result of a benchmark as Markdown: the figures, and what they were measured on."""
 
 from typing import Any
 

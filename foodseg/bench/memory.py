@@ -1,4 +1,4 @@
-"""How much memory a job takes: the own pages of every process that it started, at their peak."""
+"""How much memory a job takes: the private pages of every process that it started, at their peak."""
 
 import threading
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 SAMPLE_SECONDS = 0.25
-TITLE_LETTERS = 40  # of Ray's process titles, which go on with arguments
+TITLE_LETTERS = 40  # of Ray's process titles, which continue with arguments
 
 
 class PeakMemory:
@@ -82,4 +82,4 @@ def command_name(words: Sequence[str]) -> str:
 
 def _private_bytes(process: psutil.Process) -> int:
     info = process.memory_info()
-    return int(info.rss - getattr(info, "shared", 0))  # macOS does not tell shared pages
+    return int(info.rss - getattr(info, "shared", 0))  # macOS does not report shared pages

@@ -2,8 +2,8 @@
 
     result = bench_data("data/foodmix", config, seconds=20)
 
-The stream is the one that training reads (`data/ray_stream.py`), with one consumer that drops what it gets. It is set
-against the same decode and transforms in a bare loop on all cores, and against a torch DataLoader (`bare_data.py`).
+The stream is the one that training reads (`data/ray_stream.py`), with one consumer that drops what it gets. It is
+compared with the same decode and transforms in a bare loop on all cores, and with a torch DataLoader (`bare_data.py`).
 """
 
 import logging
@@ -31,7 +31,7 @@ from foodseg.train.run import with_absolute_uris
 
 _log = logging.getLogger(__name__)
 
-_MOST_PER_CORE = 5000  # images a second, more than any core decodes: the stream must not end before the clock
+_MOST_PER_CORE = 5000  # images per second, more than any core decodes: the stream must not end before the measurement
 
 
 def bench_data(

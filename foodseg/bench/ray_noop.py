@@ -1,4 +1,4 @@
-"""A Ray Serve application that does nothing with an image: its time to answer is Serve's own share of ours.
+"""A Ray Serve application that does nothing with an image: its latency is Serve's share of the endpoint's.
 
 It has the shape of `/v1/segment`: an ingress reads the body, and one call by handle carries an image's pixels.
 """
@@ -33,7 +33,7 @@ class _NoopIngress:
 
 
 def start_noop(longest_side: int) -> str:
-    """Starts it beside the endpoint in the running Serve; its images are (longest_side, longest_side, 3) uint8.
+    """Starts it in the running Serve, next to the endpoint; its images are (longest_side, longest_side, 3) uint8.
 
     Returns:
         The path that it answers POST at.

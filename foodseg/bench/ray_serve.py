@@ -1,8 +1,8 @@
-"""What the endpoint adds to its own functions: requests a second and time to answer, over HTTP and bare.
+"""What the endpoint costs in addition to its own functions: request rate and latency, over HTTP and bare.
 
     result = bench_serve("serve_configs/local.yaml", images="meals/", seconds=20)
 
-Bare and served take turns, so that a neighbour on the machine slows both, and compute with equal threads; one request
+Bare and served take turns, so that other load on the machine slows both, and compute with equal threads; one request
 at a time, they take turns image by image, with a Serve application that does nothing as the third. The load comes
 from this process; what it costs is reported, as it is taken from the same cores.
 """
@@ -35,7 +35,7 @@ from foodseg.serve.http.api_keys import ENVIRONMENT
 from foodseg.serve.ray_serving import serving
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 
-CONCURRENCY = (8, 16)  # beside one at a time; the last one to find the rate at saturation
+CONCURRENCY = (8, 16)  # in addition to one at a time; the last one to find the rate at saturation
 ROUNDS = 3  # turns of bare and served
 PROMPTS = 5  # images clicked on twice
 MODES = (  # variables that change the figures
@@ -57,7 +57,7 @@ def bench_serve(
 
     Args:
         path, overrides, address: as `serving` takes them; the default model is measured.
-        images: folder or URI of images; None = drawn ones of 640 x 480.
+        images: folder or URI of images; None = synthetic ones of 640 x 480.
         seconds: length of each measurement, of which there are two for each concurrency.
 
     Returns:
@@ -88,7 +88,7 @@ def bench_serve(
         "threads": threads,
         "model": {"name": model.card.name, "sha": model.card.sha, "longest_side": model.card.longest_side},
         "images": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(images or "synthetic")},
-        # of a cluster that runs already, the variables are its own
+        # a cluster that runs already has variables of its own
         "modes": {} if address else {name: os.environ[name] for name in sorted(os.environ) if name in MODES},
         **facts,
     }
@@ -174,7 +174,7 @@ async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: 
 
 
 def _threads_of_segmenter() -> int:
-    """Returns the threads of a forward pass in the replica, as torch there has it."""
+    """Returns the threads of a forward pass in the replica, as torch reports it there."""
     listed = ray.util.list_named_actors(all_namespaces=True)
     replicas = [actor for actor in listed if f"#{SEGMENTER}#" in actor["name"]]
     if len(replicas) != 1:

@@ -4,7 +4,7 @@
 
 (a) both on batches in memory: what the loop, the context and Ray Train cost. (b) both end to end: foodseg reads its
 stream from Ray Data, the bare loop decodes with the same functions in a background thread of each process. Runs
-alternate, and medians are compared, since machines are noisy. Ray runs only while foodseg does.
+alternate, and medians are compared, since timings are noisy. Ray runs only during foodseg's runs.
 """
 
 import json
@@ -91,10 +91,10 @@ def bench_train(
     Returns:
         {"memory", "end_to_end"}, each with `foodseg`, `bare` (medians, images per second), `share` and every run, and
         what it was measured on. From memory the clock starts after WARMUP updates. End to end it starts with the first
-        batch, so that nothing that is decoded ahead comes for free; `steady_share` leaves the first updates out.
+        batch, so that batches decoded ahead are not free; `steady_share` leaves the first updates out.
 
     Raises:
-        UserError: `scaling.use_gpu` is set, the model has text or a teacher, the batch cannot be split over the
+        UserError: `scaling.use_gpu` is set, the model has text fusion or a teacher, the batch cannot be split over the
             workers, or the data cannot be read.
     """
     if config.scaling.use_gpu:

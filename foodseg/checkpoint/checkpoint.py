@@ -163,13 +163,13 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
         raise UserError(
             "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
         )
-    text = checkpoint.text.vectors if checkpoint.text else None
+    text = checkpoint.text.embeddings if checkpoint.text else None
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
     if averaged:
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         missing = sorted(checkpoint.student.keys() - averaged.keys() - frozen)
         if missing:
-            raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
+            raise UserError(f"the averaged weights of this checkpoint are incomplete: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
     model.to(memory_format=torch.channels_last)  # as the predictor's images
     return model.eval()

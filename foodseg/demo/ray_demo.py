@@ -1,9 +1,8 @@
 """The whole main job, small: `foodseg demo` prepares, trains with two workers, evaluates and predicts, offline.
 
-Synthetic meals stand in for photographs; with `--data` the same happens to real ones, in any format that `prepare`
-reads. The vectors of the ingredients' names are those of a sentence encoder where the extra `minilm` is installed, else
-random ones, and the summary says which. The model is scored as it is, and once more with the true list of each image
-given.
+It uses synthetic meals, or with `--data` photographs in any format that `prepare` reads. The class embeddings are those
+of a sentence encoder where the extra `minilm` is installed, else random ones, and the summary says which. The model is
+scored twice: conditioned on the vocabulary, and on the true classes of each image (an oracle).
 """
 
 import shlex
@@ -42,13 +41,13 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     """Runs the demo into `out`; returns the seconds of each part, the scores and a summary text.
 
     Raises:
-        UserError: `out` holds something that no earlier demo wrote, or `data` itself, or that is in no known format.
+        UserError: `out` holds something that no earlier demo wrote, or `data` itself; `data` has no known format.
     """
     started = time.monotonic()
     renew_folder(out, PARTS, inputs=[] if data is None else [data])
     meals = out / "meals"
     if data is None:
-        print(f"drawing {TRAIN_MEALS + TEST_MEALS} meals (drawn, not photographed)", file=sys.stderr)
+        print(f"drawing {TRAIN_MEALS + TEST_MEALS} synthetic meals (not photographed)", file=sys.stderr)
         write_meals(meals, train=TRAIN_MEALS, test=TEST_MEALS, seed=0)
     prepared, run, names = str(out / "prepared"), str(out / "run"), str(out / "names.safetensors")
     with as_file(files("foodseg.demo") / "demo.yaml") as path:
@@ -61,7 +60,7 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         text = embed_names(prepared, names, random_seed=None if has_encoder else 0)
         trained = run_training(config)
         split = "test" if "test" in manifest.counts else "val"
-        metrics, told = (
+        metrics, provided = (
             evaluate(
                 run,
                 data=prepared,
@@ -75,27 +74,27 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
         )
     images = _write_some(RowReader(prepared, manifest, [split]), out / "images")
     labelled = label_images(run, images, str(out / "labelled")).results
-    sheet = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
-    cv2.imwrite(str(out / "images.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    overlays = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
+    cv2.imwrite(str(out / "images.png"), cv2.cvtColor(overlays, cv2.COLOR_RGB2BGR))
     note_folder(out)
     seconds = round(time.monotonic() - started, 1)
     return {
         "seconds": seconds,
         "steps": trained["step"],
         "metrics": metrics,
-        "provided": told,
+        "provided": provided,
         "text": text["made_by"],
         "images": str(out / "images.png"),
-        "summary": _summary(metrics, told, manifest.classes[1:3], out, seconds, drawn=data is None),
+        "summary": _summary(metrics, provided, manifest.classes[1:3], out, seconds, synthetic=data is None),
     }
 
 
 def _write_some(reader: RowReader, folder: Path) -> list[str]:
-    """Writes the first SHOWN images of `reader` as the files that they were; returns their paths."""
+    """Writes the first SHOWN images of `reader` as their original files; returns their paths."""
     folder.mkdir()
     paths: list[str] = []
     for row in reader.take(range(min(SHOWN, len(reader))), ["image_id", "image"]).to_pylist():
-        # an id may be anything, and two ids may differ in what no file name can hold
+        # an id may be any text, and two ids may differ only in characters that file names cannot hold
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in row["image_id"])[-60:]
         with open_image(row["image"]) as image:
             path = folder / f"{len(paths) + 1}-{safe}.{str(image.format).lower()}"
@@ -105,22 +104,22 @@ def _write_some(reader: RowReader, folder: Path) -> list[str]:
 
 
 def _summary(
-    metrics: dict[str, Any], told: dict[str, Any], names: Sequence[str], out: Path, seconds: float, drawn: bool
+    metrics: dict[str, Any], provided: dict[str, Any], names: Sequence[str], out: Path, seconds: float, synthetic: bool
 ) -> str:
     predict = shlex.join(["foodseg", "predict", str(out / "run"), "YOUR_IMAGE.jpg", "--out", "labelled"])
-    what = "synthetic meals" if drawn else "your images"
-    result, oracle = (Scores.from_json(found["scores"]) for found in (metrics, told))
+    what = "synthetic meals" if synthetic else "your images"
+    result, oracle = (Scores.from_json(found["scores"]) for found in (metrics, provided))
     rows = [
         ("mIoU", result.miou),
         ("mIoU without background", result.miou_foreground),
         ("pixels right", result.aacc),
-        ("mIoU, told what is there", oracle.miou),
+        ("mIoU, classes provided", oracle.miou),
     ]
     table = "\n".join(f"  {name:24} {100 * value:5.1f} %" for name, value in rows if value is not None)
     return (
         f"\n{metrics['split']} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n"
         f"text:      {metrics['text']}\n\n"
-        f"images:  {out / 'images.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
+        f"images:    {out / 'images.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
         f"  {predict}\n"
         f"  {predict} --ingredients {shlex.quote(', '.join(names))}\n"

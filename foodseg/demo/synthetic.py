@@ -2,7 +2,7 @@
 
 A meal is a textured table, a plate, bowl or tray, and two to seven ingredients whose pieces overlap and cast shadows.
 Pieces are laid one on the other without anti-aliasing; light, lens blur and sensor noise come after and touch only the
-image, so that every mask pixel names the piece drawn last over it.
+image, so that every mask pixel holds the class of the piece drawn last over it.
 
     write_meals(Path("synthetic"), train=40, test=10, seed=0)
 """
@@ -17,7 +17,7 @@ from foodseg.errors import UserError
 
 MIN_SIDE = 32
 MEALS_PER_SEED = 100_000
-ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2), (2, 3), (16, 9))  # width : height, dealt in turn
+ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2), (2, 3), (16, 9))  # width : height, used in turn
 _GLAZES = ((238, 236, 230),) * 3 + ((232, 226, 210), (70, 84, 104), (52, 50, 52), (206, 216, 218), (186, 120, 84))
 
 
@@ -87,14 +87,14 @@ def write_meals(folder: Path, train: int, test: int, seed: int, longest_side: in
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes under a temporary name and renames, so that a torn file never bears the final name."""
+    """Writes under a temporary name and renames, so that an incomplete file never has the final name."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)
 
 
 def _cutlery(meal: Meal, radius: float) -> None:
-    """Lays a spoon and a knife, or chopsticks, beside the dish: background, as all that nobody eats."""
+    """Lays a spoon and a knife, or chopsticks, next to the dish: background, as everything inedible."""
     metal = meal.rng.random() < 0.7
     tone = meal.colour(190, 192, 196) if metal else meal.colour(112, 66, 38)
     thick = max(2, int(meal.unit * 0.022))
@@ -109,7 +109,7 @@ def _cutlery(meal: Meal, radius: float) -> None:
 
 
 def _dish(meal: Meal, radius: float) -> float:
-    """Lays a plate, bowl or tray; returns the radius (pixels) of the room for food."""
+    """Lays a plate, bowl or tray; returns the radius (pixels) of the area for food."""
     rng = meal.rng
     glaze = meal.colour(*_GLAZES[rng.integers(len(_GLAZES))])
     silhouette, texture, c = meal.window(radius * 1.2, glaze)
@@ -133,7 +133,7 @@ def _dish(meal: Meal, radius: float) -> float:
 
 
 def _serve(meal: Meal, room: float) -> None:
-    """Chooses two to seven ingredients and lays them: what fills the dish first, what garnishes it last."""
+    """Chooses two to seven ingredients and lays them: large helpings first, garnishes last."""
     rng = meal.rng
     count = int(rng.integers(2, 8))
     turn = rng.uniform(0, 2 * np.pi)

@@ -1,7 +1,8 @@
 """The canvas of a synthetic meal, and how each ingredient is drawn on it: rice, noodles, salmon and so on in
 `HELPINGS`.
 
-Pieces are laid one on the other without anti-aliasing, so that every mask pixel names the piece drawn last over it.
+Pieces are laid one on the other without anti-aliasing, so that every mask pixel holds the class of the piece drawn last
+over it.
 """
 
 from collections.abc import Callable
@@ -100,14 +101,14 @@ class Meal:
         return np.stack((far * np.cos(turn), far * np.sin(turn)), 1)
 
     def heap(self, at: Point, reach: float, count: int) -> list[Point]:
-        """Returns `count` places (x, y): half of the time a fanned row, else a heap, the nearest to the viewer last."""
+        """Returns `count` positions (x, y): a fanned row or, as often, a heap; the nearest to the viewer last."""
         if self.rng.random() < 0.5:
             line = np.linspace(-reach, reach, count)
             bow = self.rng.uniform(-0.5, 0.5) * (line**2 / max(reach, 1) - reach / 2)
-            places = np.stack((line, bow), 1) @ _spin(self.rng.uniform(0, np.pi))
+            positions = np.stack((line, bow), 1) @ _spin(self.rng.uniform(0, np.pi))
         else:
-            places = self.strewn(reach, count)
-        return [(at[0] + x, at[1] + y) for x, y in sorted(places.tolist(), key=lambda place: place[1])]
+            positions = self.strewn(reach, count)
+        return [(at[0] + x, at[1] + y) for x, y in sorted(positions.tolist(), key=lambda position: position[1])]
 
     def outline(self, middle: int, half: Point, turn: float = 0, wobble: float = 0, square: float = 2) -> np.ndarray:
         """Returns a closed outline (N, 2) int32: an ellipse (`square` 2) to a rectangle (8), wavy, then turned."""
@@ -210,7 +211,7 @@ def _egg(meal: Meal, at: Point, reach: float) -> None:
 
 
 def _broccoli(meal: Meal, at: Point, reach: float) -> None:
-    for place in meal.heap(at, reach * 0.66, int(meal.rng.integers(4, 8))):
+    for position in meal.heap(at, reach * 0.66, int(meal.rng.integers(4, 8))):
         size, turn = reach * meal.rng.uniform(0.3, 0.46), meal.rng.uniform(0, 2 * np.pi)
         silhouette, texture, c = meal.window(size * 1.7, meal.colour(158, 180, 100))
         foot = (int(c + 1.35 * size * np.cos(turn)), int(c + 1.35 * size * np.sin(turn)))
@@ -222,14 +223,14 @@ def _broccoli(meal: Meal, at: Point, reach: float) -> None:
             light = crown * meal.rng.uniform(0.75, 1.35)
             cv2.circle(texture, (x, y), dot, (light * 0.72).tolist(), -1)
             cv2.circle(texture, (x - 1, y - 1), max(1, dot // 2), light.tolist(), -1)
-        meal.lay(place, silhouette, texture + meal.mottle(len(texture), 4, 4), "broccoli", 0.02)
+        meal.lay(position, silhouette, texture + meal.mottle(len(texture), 4, 4), "broccoli", 0.02)
 
 
 def _slices(meal: Meal, at: Point, reach: float, *, name: str) -> None:
     """Lays round slices: a skin, the flesh in it, and round the middle the seeds, chambers or rays of a core."""
     skin, flesh, core, spokes, oval, peel, sizes, counts = _CUTS[name]
     size = reach * meal.rng.uniform(*sizes)
-    for place in meal.heap(at, max(0.0, reach - size), int(meal.rng.integers(*counts))):
+    for position in meal.heap(at, max(0.0, reach - size), int(meal.rng.integers(*counts))):
         radius = size * meal.rng.uniform(0.85, 1.1)
         silhouette, texture, c = meal.window(radius * 1.25, meal.colour(*skin))
         cv2.fillPoly(silhouette, [meal.outline(c, (radius, radius), 0, 0.025)], 255)
@@ -241,7 +242,7 @@ def _slices(meal: Meal, at: Point, reach: float, *, name: str) -> None:
             cv2.ellipse(texture, spot, axes, np.degrees(angle), 0, 360, middle, -1)
             if name == "tomato":
                 cv2.circle(texture, spot, max(1, int(radius * 0.06)), (240, 214, 140), -1)
-        meal.lay(place, silhouette, texture + meal.mottle(len(texture), 5, 3), name, 0.011)
+        meal.lay(position, silhouette, texture + meal.mottle(len(texture), 5, 3), name, 0.011)
 
 
 def _salmon(meal: Meal, at: Point, reach: float) -> None:
@@ -258,7 +259,7 @@ def _salmon(meal: Meal, at: Point, reach: float) -> None:
 
 def _chicken(meal: Meal, at: Point, reach: float) -> None:
     turn, count = meal.rng.uniform(0, np.pi), int(meal.rng.integers(3, 6))
-    for place in (np.arange(count) - (count - 1) / 2) * 1.5 * reach / count:
+    for offset in (np.arange(count) - (count - 1) / 2) * 1.5 * reach / count:
         silhouette, texture, c = meal.window(reach * 1.1, meal.colour(164, 100, 48))
         strip = meal.outline(c, (reach * meal.rng.uniform(0.74, 0.88), reach * 0.28), turn, 0.06, 2.6)
         cv2.fillPoly(silhouette, [strip], 255)
@@ -269,12 +270,12 @@ def _chicken(meal: Meal, at: Point, reach: float) -> None:
             fibre = c + np.array(((along, -0.2 * reach), (along + 0.1 * reach, 0.12 * reach))) @ _spin(turn)
             cv2.polylines(texture, [_pixels(fibre)], False, meal.colour(206, 176, 140), 1)
         texture = soften(texture, meal.unit * 0.006) + meal.mottle(len(texture), 8, 7)
-        meal.lay((at[0] - np.sin(turn) * place, at[1] + np.cos(turn) * place), silhouette, texture, "chicken", 0.018)
+        meal.lay((at[0] - np.sin(turn) * offset, at[1] + np.cos(turn) * offset), silhouette, texture, "chicken", 0.018)
 
 
 def _tofu(meal: Meal, at: Point, reach: float) -> None:
     cream = (214, 172, 108) if meal.rng.random() < 0.4 else (240, 230, 204)
-    for place in meal.heap(at, reach * 0.7, int(meal.rng.integers(4, 9))):
+    for position in meal.heap(at, reach * 0.7, int(meal.rng.integers(4, 9))):
         size = reach * meal.rng.uniform(0.24, 0.34)
         base = np.asarray(meal.colour(*cream))
         silhouette, texture, c = meal.window(size * 2.2, tuple(base * 0.74))
@@ -282,7 +283,7 @@ def _tofu(meal: Meal, at: Point, reach: float) -> None:
         side = top + _pixels(np.array((size * 0.35, size * 0.6)))
         cv2.fillConvexPoly(silhouette, cv2.convexHull(np.concatenate((top, side))), 255)
         cv2.fillPoly(texture, [top], base.tolist())
-        meal.lay(place, silhouette, texture + meal.mottle(len(texture), 4, 5), "tofu", 0.014)
+        meal.lay(position, silhouette, texture + meal.mottle(len(texture), 4, 5), "tofu", 0.014)
 
 
 # skin, flesh and core (RGB), spokes, half axes of a spoke, radius without peel, then ranges: size, how many slices
@@ -294,7 +295,7 @@ _CUTS: dict[str, tuple[Colour, Colour, Colour, int, Point, float, Point, tuple[i
 }
 _TABLES = ((172, 128, 86), (96, 66, 46), (205, 200, 192), (74, 78, 84), (150, 160, 158), (196, 176, 150), (120, 52, 48))
 
-# in the order of laying, with the reach of a helping as a share of the room in the dish
+# in the order of laying, with the reach of a helping as a share of the area for food in the dish
 HELPINGS: tuple[tuple[Callable[[Meal, Point, float], None], float], ...] = (
     (_rice, 0.52),
     (_noodles, 0.54),

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, one_hot
 
-# Of float32 scores in one band of rows: what stays in a processor's cache; a GPU is better served by few large kernels.
+# Float32 scores in one band of rows: as many as fit a processor's cache; a GPU is faster with few large kernels.
 BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
 
 
@@ -32,9 +32,10 @@ def cross_entropy_sum(
     `upsample_logits`, but made in bands of rows together with its gradient: the (B, K, H, W) scores, their softmax and
     its gradient never exist at once, which takes a quarter of the time on a CPU and next to no memory.
 
-    A source that does not annotate the ids U cannot teach that they are background: the loss of its background pixels
-    is -log(p_0 + sum of p_u) (Cermelli et al., Modeling the Background, 2020), that of any other pixel what it was. An
-    id that the mask of an image holds all the same is evidently annotated there, and stays out of U.
+    From a source that does not annotate the ids U it cannot be learned that they are background: the loss of its
+    background pixels is -log(p_0 + sum of p_u) (Cermelli et al., Modeling the Background, 2020), that of any other
+    pixel stays as it is. An id that the mask of an image holds nevertheless is evidently annotated there, and is not in
+    U.
 
     Args:
         unannotated: (B, K) bool, U of each image; False for background. None = every id is annotated.
@@ -71,9 +72,9 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         return gradient * outer, None, None, None
 
 
-def _linear_weights(given: int, wanted: int, device: torch.device) -> torch.Tensor:
-    """Returns the (wanted, given) matrix of linear interpolation with half-pixel centres: resizing is a product."""
-    return interpolate(torch.eye(given, device=device)[None], size=wanted, mode="linear")[0].T
+def _linear_weights(size: int, wanted: int, device: torch.device) -> torch.Tensor:
+    """Returns the (wanted, size) matrix of linear interpolation with half-pixel centres: resizing is a product."""
+    return interpolate(torch.eye(size, device=device)[None], size=wanted, mode="linear")[0].T
 
 
 def _wide_cross_entropy(
@@ -174,7 +175,7 @@ def _present(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
 
 
 def ingredient_sum(logits: torch.Tensor, present: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Sum of the binary cross entropy of image-level guesses over the pairs (image, id) that are `known`.
+    """Sum of the binary cross entropy of image-level predictions over the pairs (image, id) that are `known`.
 
     (B, K) float, (B, K) bool, (B, K) bool -> scalar float32. Divide by the number of known pairs.
     """

@@ -1,15 +1,15 @@
-"""How far would scores move with other images, and with other training seeds? A paired bootstrap over both.
+"""Confidence intervals of scores over images and training seeds: a paired bootstrap over both.
 
-Near-duplicates are no independent evidence, so whole groups are drawn with replacement, the same draw for every run.
+Near-duplicates are not independent evidence, so whole groups are drawn with replacement, the same draw for every run.
 The counts of the drawn groups are summed and divided once, as for the score itself (Efron & Tibshirani, "An
 Introduction to the Bootstrap", 1993, chapter 13: percentile intervals). Where a variant was trained with several seeds,
 seeds are drawn with replacement too, the same ones for every variant.
 
-A class that one group shows is missing in a third of the draws. That lifts the interval of a run's own score where such
-classes have a low IoU, and takes that of a difference away from 0 where they do not differ; but it is all that lets the
-interval of a difference tell how much rests on that one group. Random weights in the place of draws (Rubin, "The
-Bayesian Bootstrap", 1981) keep every class, but take what the one group shows for certain: their intervals are far too
-narrow where most classes have few images (`test_intervals_hold_the_true_difference`).
+A class that only one group contains is missing in a third of the draws. That raises the interval of a run's own score
+where such classes have a low IoU, and moves that of a difference away from 0 where they do not differ. But only this
+makes the interval of a difference reflect how much depends on that one group. Random weights instead of draws (Rubin,
+"The Bayesian Bootstrap", 1981) keep every class, but treat the one group as certain: their intervals are far too narrow
+ where most classes have few images (`test_intervals_hold_the_true_difference`).
 
     draws = draw_scores({"A": images_a, "B": images_b}, classes=104, measures=[list(range(104))])
     low, high, _ = interval(draws.drawn[0, :, 0] - draws.drawn[0, :, 1])
@@ -78,7 +78,7 @@ def draw_scores(
 
 
 def draw_seeds(seeds: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """Returns (R, S) int64 places of seeds, drawn with replacement; apart from the draws of `draw_scores`."""
+    """Returns (R, S) int64 indices of seeds, drawn with replacement; independent of the draws of `draw_scores`."""
     return np.random.default_rng([seed, 1]).integers(0, seeds, size=(resamples, seeds))
 
 
@@ -154,7 +154,7 @@ def _group_counts(images: Sequence[ImageCounts], groups: list[str], classes: int
 def _resampled(counts: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields (R, N, 3, K) sums of `counts` (G, N, 3, K) over G groups drawn with replacement, `resamples` in all.
 
-    Chunks bound the memory; the draws are the same whatever their size.
+    Chunks bound the memory; the draws do not depend on their size.
     """
     groups, runs, _, classes = counts.shape
     # Per resample: draws, their cells, their counts as integers and as floats; of each run three sums, IoU and more.

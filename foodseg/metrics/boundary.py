@@ -1,4 +1,4 @@
-"""Boundary IoU: how well outlines are hit, where IoU asks mostly for the inside of large regions.
+"""Boundary IoU: the quality of outlines, while IoU mostly measures the inside of large regions.
 
 Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021. The boundary region of
 a class is its mask without what is left of it after d erosions by a 3 x 3 square; d is 2 % of the image's diagonal,
@@ -28,7 +28,7 @@ DIAGONAL_SHARE = 0.02
 
 @dataclass(frozen=True)
 class BoundaryScores:
-    """What the boundary counts are worth; every score is in [0, 1].
+    """The scores of boundary counts, each in [0, 1].
 
     miou: mean boundary IoU over the ids with truth pixels, background included (the ids that `Scores.miou` rests on: a
         region always has a boundary).
@@ -100,7 +100,7 @@ def merge_boundary(images: Iterable[ImageCounts], classes: int) -> np.ndarray:
     """Adds the images' boundary counts up to (K, 3) int64: pixels in both, in the truth's, in the prediction's.
 
     Raises:
-        UserError: an image holds none: its file was written by foodseg 0.1.
+        UserError: an image has no boundary counts: its file was written by foodseg 0.1.
     """
     total = np.zeros((classes, 3), np.int64)
     for image in images:

@@ -1,4 +1,4 @@
-"""How far a model's confidences can be believed, and the temperature that mends them.
+"""Calibration of a model's confidences, and the temperature that corrects them.
 
 Confidence is the greatest softmax probability of a pixel at the mask's resolution, after division of the logits by the
 temperature, as uint16: 65535 = certain. Labelled pixels are counted in bins of confidence; counts are whole numbers,
@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 from foodseg import storage
 
 ECE_BINS = 15
-BINS = 100 * ECE_BINS  # of equal width in [0, 1]; the finer, the truer the risk-coverage curve
+BINS = 100 * ECE_BINS  # of equal width in [0, 1]; finer bins make the risk-coverage curve more exact
 CURVE_POINTS = 50
 CERTAIN = np.iinfo(np.uint16).max
 
 TEMPERATURES = np.geomspace(0.25, 4, 33)  # the middle one is 1
-PIXELS_PER_IMAGE = 4096  # for the temperature: neighbours tell nearly the same
+PIXELS_PER_IMAGE = 4096  # for the temperature: neighbouring pixels are nearly redundant
 NLL_UNITS = 2**16  # per nat: whole numbers add up to the same whatever the order
 
 
@@ -176,7 +176,7 @@ def _area(covered: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def sampled_pixels(truth: np.ndarray, ignore_id: int, image_id: str) -> np.ndarray:
-    """Returns (n,) places, row by row, of at most PIXELS_PER_IMAGE labelled pixels; the same for the same image."""
+    """Returns (n,) flat indices of at most PIXELS_PER_IMAGE labelled pixels; the same for the same image."""
     labelled = np.flatnonzero(truth.ravel() != ignore_id)
     if len(labelled) <= PIXELS_PER_IMAGE:
         return labelled

@@ -1,7 +1,7 @@
 """Scores of a segmentation: pixels are counted as integers, counts are added up, and divided once at the end.
 
 A confusion matrix is (K, K) int64, rows truth, columns prediction. Matrices of images, batches and workers merge by
-addition, so a score does not depend on how the images were dealt out. Means of per-image or per-worker IoU are
+addition, so a score does not depend on how the images were distributed. Means of per-image or per-worker IoU are
 never taken.
 
     matrix = sum(confusion(truth, prediction, 104, 255) for truth, prediction in pairs)
@@ -25,7 +25,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore_id
 
     Args:
         truth: (H, W) integers: ids in [0, classes) or `ignore_id`. Pixels with `ignore_id` are not counted.
-        prediction: (H, W) integers: ids in [0, classes). `ignore_id` is let pass only where truth is ignored as well.
+        prediction: (H, W) integers: ids in [0, classes). `ignore_id` is accepted only where truth is ignored as well.
         classes: K.
         ignore_id: the value in `truth` that is never scored.
 
@@ -76,7 +76,7 @@ class SubsetScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one confusion matrix is worth; every score is in [0, 1].
+    """The scores of one confusion matrix, each in [0, 1].
 
     miou: mean IoU over the ids with truth pixels, background included.
     miou_foreground: the same without background; None when only background has truth pixels.

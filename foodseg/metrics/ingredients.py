@@ -1,12 +1,12 @@
-"""What a diner asks of an image: which ingredients are on the plate, and what share of the food is each?
+"""Image-level scores: which ingredients are on an image, and what share of the food each of them is.
 
-Taken from the per-image counts, so that nothing has to be predicted again:
+Computed from the per-image counts, without predicting again:
 
     result = ingredient_scores(images, classes.names)
     print(result.micro.f1, result.share_error)
 
 An ingredient is on an image when it holds at least MIN_SHARE of the image's labelled pixels, in the truth or in the
-prediction: a stray pixel is no ingredient. Background is none. Ignored pixels are in no count.
+prediction: a stray pixel does not make an ingredient. Background is not an ingredient. Ignored pixels are not counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ class IngredientScore:
     truth, predicted, right: images that hold it in the truth, in the prediction, in both.
     detection: from these three numbers.
     share_error: mean of |predicted share - true share| of the food, in [0, 1], over the images that hold it in the
-        truth or in the prediction; None when none does.
+        truth or in the prediction; None when no image does.
     """
 
     id: int

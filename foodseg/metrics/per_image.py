@@ -1,7 +1,7 @@
-"""What one evaluation counted, image by image, as one Parquet file.
+"""The counts of an evaluation, image by image, as one Parquet file.
 
 An image shows a handful of the K classes, so only the non-zero cells of its confusion matrix are kept. From this file
-any score can be taken again, on any list of images, and two checkpoints can be compared (`compare.py`), without
+any score can be computed again, on any subset of images, and two checkpoints can be compared (`compare.py`), without
 running a model.
 
     write_image_counts("s3://runs/a/images.parquet", images, names, "test", "foodmix@3")
@@ -40,7 +40,7 @@ _CELLS = ("truth", "prediction", "count")
 _BOUNDARY = ("boundary_id", "boundary_both", "boundary_truth", "boundary_predicted")
 
 
-# Equality of arrays is not one truth value, so the generated __eq__ would raise.
+# Comparing arrays does not give a single bool, so the generated __eq__ would raise.
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
     """The non-zero cells of one image's confusion matrix: `count[i]` pixels of id `truth[i]` got id `prediction[i]`.
@@ -104,7 +104,7 @@ def write_image_counts(
         classes: the K class names.
         split: the split they were taken from.
         data: the identity of the data set: its name and generation.
-        conditions: the keys of `eval` that the scores stand under: ingredients, restrict, weights; None for label maps.
+        conditions: the keys of `eval` that the scores depend on: ingredients, restrict, weights; None for label maps.
 
     Raises:
         UserError: an image id occurs twice (it would be counted twice), or a class id is outside the label space.
@@ -112,7 +112,7 @@ def write_image_counts(
     images = list(images)
     twice = [image_id for image_id, times in Counter(image.image_id for image in images).items() if times > 1]
     if twice:
-        raise UserError(f"each image is counted once, but {', '.join(map(repr, twice[:3]))} stands more than once")
+        raise UserError(f"each image is counted once, but {', '.join(map(repr, twice[:3]))} occurs more than once")
     for image in images:
         refuse_strange_ids(image, len(classes))
     metadata = {"version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data}
@@ -121,8 +121,8 @@ def write_image_counts(
     columns: dict[str, list[Any]] = {
         name: [getattr(image, name) for image in images] for name in ("image_id", "group_id", *_CELLS)
     }
-    for place, name in enumerate(_BOUNDARY):
-        columns[name] = [None if p.boundary is None else p.boundary[:, place] for p in images]
+    for column, name in enumerate(_BOUNDARY):
+        columns[name] = [None if p.boundary is None else p.boundary[:, column] for p in images]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     storage.write_bytes(uri, sink.getvalue().to_pybytes())

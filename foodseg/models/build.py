@@ -1,4 +1,4 @@
-"""The one place where a model's numbers meet."""
+"""Builds a segmenter from its configuration: all its widths are computed here."""
 
 import torch
 
@@ -7,7 +7,7 @@ from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.diffusion_parts import build_diffusion
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
-from foodseg.models.fusion import CrossAttention, Film, IngredientHead, NameVectors, ScoreMap, Tokens
+from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, ScoreMap, Tokens
 from foodseg.models.segmenter import Fusion, Segmenter, TextBranch
 
 
@@ -18,23 +18,23 @@ def build_segmenter(
 
     Of a timm pyramid, backbone, decoder and classifier start with the same numbers whatever `config.fusion`,
     `config.text` and `config.ingredient_head` are, so that variants of an ablation differ in nothing else. The decoder
-    of a diffusion backbone has more to read where there are maps.
+    of a diffusion backbone has more input channels where there are maps.
 
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
-        text: (K, D) float32 raw class embeddings, from `models.text.class_text` or from a checkpoint; wanted
+        text: (K, D) float32 raw class embeddings, from `models.text.class_text` or from a checkpoint; required
             where `config.fusion` is not "none".
 
     Raises:
-        UserError: unknown backbone, strides that it lacks, weights that do not fit, vectors of a width that the UNet
-            does not take.
+        UserError: unknown backbone, strides that it lacks, weights that do not fit, embeddings of a width that the
+            UNet does not take.
     """
     backbone: Pyramid | Diffusion
     if config.kind == "diffusion":
         backbone = build_diffusion(config, None if text is None else text.shape[1], pretrained=pretrained)
     else:
-        given = pretrained and config.weights != "none"
-        backbone = Pyramid(config.backbone, config.strides, config.weights if given else None)
+        loads = pretrained and config.weights != "none"
+        backbone = Pyramid(config.backbone, config.strides, config.weights if loads else None)
     inputs = decoder_inputs(backbone, classes)
     decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels, config.dropout)
     with torch.random.fork_rng(devices=[]):
@@ -57,12 +57,12 @@ def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:
 def _text_branch(
     config: ModelConfig, backbone: Pyramid | Diffusion, classes: int, text: torch.Tensor | None
 ) -> TextBranch:
-    assert text is not None and len(text) == classes, "a model with text fusion is built with one vector per id"
+    assert text is not None and len(text) == classes, "a model with text fusion is built with one embedding per id"
     at = config.strides.index(config.fusion_stride or config.strides[-1])
     channels, width, gamma = backbone.channels[at], text.shape[1], config.text.gamma
-    # a UNet's tokens come from a LayerNorm: at length 1 every place would attend to all of them alike
+    # a UNet's tokens come from a LayerNorm: at length 1 every grid cell would attend to all of them alike
     length = width**0.5 if config.kind == "diffusion" else 1.0
-    names = NameVectors(text, centre=config.text.centre, null=config.fusion != "score_map", length=length)
+    names = ClassEmbeddings(text, centre=config.text.centre, null=config.fusion != "score_map", length=length)
     fusion: Fusion
     if config.fusion == "score_map":
         fusion = ScoreMap(channels, classes, width, config.pyramid_channels, gamma)

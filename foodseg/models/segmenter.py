@@ -1,4 +1,4 @@
-"""The segmenter: image in, a score for every class at every place out."""
+"""The segmenter: an image in, a logit for each class at each grid cell out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import (
+    ClassEmbeddings,
+    ConditioningPenalty,
     CrossAttention,
     Film,
     IngredientHead,
-    NameVectors,
-    OffList,
     ScoreMap,
     Tokens,
-    allowed_names,
+    allowed_classes,
     masked,
 )
 
@@ -25,7 +25,7 @@ Fusion = ScoreMap | CrossAttention | Film | Tokens
 
 
 class SegmenterOutput(NamedTuple):
-    """What a forward pass gives. h, w = image size / stride.
+    """The result of a forward pass. h, w = image size / stride.
 
     Attributes:
         logits: (B, K, h, w) float.
@@ -33,10 +33,11 @@ class SegmenterOutput(NamedTuple):
         ingredient_logits: (B, K) float, which ingredients are on the image; None without an ingredient head.
         features: (B, C, h, w) float, what the classifier sees.
         score_map: (B, K, h', w') float, class scores for an auxiliary cross entropy at the stride of the fused level:
-            learned scale x cosine of each place and each name, whatever the list; None unless fusion is score_map.
+            learned scale x cosine of each grid cell and class, whatever the conditioning; None unless fusion is
+            score_map.
         stages: (B, P, h_i, w_i) float each, the decoder's top-down path, one for each stride of the backbone.
-        maps: (B, K + 1, h, w) float32 each, the attention of each place to each name, background and (last) the null
-            token, at the backbone's `map_strides`; only a diffusion backbone has any.
+        maps: (B, K + 1, h, w) float32 each, the attention of each grid cell to each class, background and (last) the
+            null token, at the backbone's `map_strides`; only a diffusion backbone has any.
     """
 
     logits: torch.Tensor
@@ -49,7 +50,7 @@ class SegmenterOutput(NamedTuple):
 
 
 class TextBranch(NamedTuple):
-    """What a segmenter with text has beside its backbone and decoder.
+    """What a segmenter with text fusion has in addition to its backbone and decoder.
 
     Attributes:
         table: (K, D) float32 raw class embeddings.
@@ -58,7 +59,7 @@ class TextBranch(NamedTuple):
     """
 
     table: torch.Tensor
-    names: NameVectors
+    names: ClassEmbeddings
     fusion: Fusion
     at: int
 
@@ -93,7 +94,7 @@ class Segmenter(nn.Module):
         self.fusion = text.fusion if text is not None else None
         if text is not None:
             self.names, self._at = text.names, text.at
-            self.off_list = OffList()
+            self.off_list = ConditioningPenalty()
             self.register_buffer("text_table", text.table.clone())
 
     @property
@@ -109,12 +110,13 @@ class Segmenter(nn.Module):
         Args:
             image: (B, 3, H, W) float in [0, 1]; padding holds the channel means.
             text: (K, D) float raw class embeddings; None = those that the model was built with.
-            ingredients: (B, K) bool, the names that may be on the image; None = all. Background always may be. The
-                class scores of the others are lowered by a learned amount. The image-only segmenter takes neither.
+            ingredients: (B, K) bool, the conditioning classes, to which background is added; None = all. The logits of
+                the other classes are lowered by a learned amount. The image-only segmenter takes neither text nor
+                these.
         """
-        allowed = allowed_names(ingredients)
+        allowed = allowed_classes(ingredients)
         levels, maps = self._levels(image, text, allowed)
-        guess = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
+        predicted = None if self.ingredient_head is None else self.ingredient_head(levels[-1])
         score_map = None
         if self.fusion is None:
             assert text is None and ingredients is None, "the image-only segmenter has no text fusion"
@@ -122,64 +124,66 @@ class Segmenter(nn.Module):
         elif isinstance(self.fusion, Tokens):
             features, stages = self.decoder(self._with_maps(levels, maps))
         elif isinstance(self.fusion, ScoreMap):
-            extra, score_map = self.fusion(levels[self._at], self._names(text), allowed)
+            extra, score_map = self.fusion(levels[self._at], self._embeddings(text), allowed)
             features, stages = self.decoder(levels, extra, self._at)
         elif isinstance(self.fusion, CrossAttention):
-            levels[self._at] = self.fusion(levels[self._at], self._names(text), allowed)
+            levels[self._at] = self.fusion(levels[self._at], self._embeddings(text), allowed)
             features, stages = self.decoder(levels)
         else:
-            assert guess is not None, "film is built with an ingredient head"
+            assert predicted is not None, "film is built with an ingredient head"
             decoded, stages = self.decoder(levels)
-            features = self.fusion(decoded, self._names(text), allowed, guess)
+            features = self.fusion(decoded, self._embeddings(text), allowed, predicted)
         logits = self.classifier(features)
         if allowed is not None:
             logits = self.off_list(logits, allowed)
-        return SegmenterOutput(logits, self.stride, guess, features, score_map, stages, maps)
+        return SegmenterOutput(logits, self.stride, predicted, features, score_map, stages, maps)
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
-        """Image (B, 3, H, W) as for `forward` -> (B, K) probabilities of each ingredient; that of background is 1."""
+        """Image-level prediction: (B, 3, H, W) as for `forward` -> (B, K) probabilities; that of background is 1."""
         assert self.ingredient_head is not None, "the model has no ingredient head"
         levels, _ = self._levels(image, None, None)
         probabilities = self.ingredient_head(levels[-1]).float().sigmoid()
         return torch.cat([torch.ones_like(probabilities[:, :1]), probabilities[:, 1:]], 1)
 
-    def name_maps(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns what each place says to each name, to look at: `image` and `ingredients` as for `forward`.
+    def class_maps(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns how well each grid cell fits each class, to look at; `image` and `ingredients` as for `forward`.
 
         Returns:
-            score_map: (B, K, h, w) cosines, -1 for names that are not on the list; cross_attention: (B, K + 1, h, w)
-            attention, which sums to 1 over names, background and (last) the null token. On the grid of the fused level;
-            of a diffusion backbone, on that of its finest maps.
+            score_map: (B, K, h, w) cosines, -1 for classes outside the conditioning. cross_attention: (B, K + 1, h, w)
+            attention, which sums to 1 over classes, background and (last) the null token. The grid is that of the fused
+            level, or with a diffusion backbone that of its finest maps.
         """
-        allowed = allowed_names(ingredients)
+        allowed = allowed_classes(ingredients)
         levels, maps = self._levels(image, None, allowed)
         if isinstance(self.fusion, Tokens):
             assert maps, "model.diffusion.maps is false, or neither 16 nor 32 is among model.strides"
             return maps[0]
         level = levels[self._at]
         if isinstance(self.fusion, ScoreMap):
-            return masked(self.fusion.cosines(level, self._names(None), allowed), allowed)
-        assert isinstance(self.fusion, CrossAttention), "only score_map and cross_attention look at places"
-        return self.fusion.weights(level, self._names(None), allowed)
+            return masked(self.fusion.cosines(level, self._embeddings(None), allowed), allowed)
+        assert isinstance(self.fusion, CrossAttention), (
+            "only score_map and cross_attention compare grid cells with classes"
+        )
+        return self.fusion.weights(level, self._embeddings(None), allowed)
 
     def _levels(
         self, image: torch.Tensor, text: torch.Tensor | None, allowed: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The backbone's features and maps. A diffusion backbone looks at the names, a timm pyramid does not."""
+        """The backbone's features and maps. A diffusion backbone is conditioned on classes, a timm pyramid is not."""
         normalised = (image - self.mean) / self.std
         if isinstance(self.backbone, Pyramid):
             return list(self.backbone(normalised)), []
         if not isinstance(self.fusion, Tokens):
             levels, maps = self.backbone(normalised)
         else:
-            levels, maps = self.backbone(normalised, *self.fusion(self._names(text), allowed))
+            levels, maps = self.backbone(normalised, *self.fusion(self._embeddings(text), allowed))
         return levels, maps
 
     def _with_maps(self, levels: list[torch.Tensor], maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """The maps of the K ids, as channels behind the features of their stride.
 
-        They are multiplied by the number of tokens: 1 is what each gets where a place attends to all alike. Shares of
-        a hundred names are numbers of 0.01, which the decoder does not learn to see beside its features.
+        They are multiplied by the number of tokens, so that uniform attention is 1. Uniform attention to a hundred
+        classes is 0.01 each, which the decoder does not learn to use next to much larger features.
         """
         assert isinstance(self.backbone, Diffusion)
         found = dict(zip(self.backbone.map_strides, maps, strict=True))
@@ -190,6 +194,6 @@ class Segmenter(nn.Module):
             for stride, level in zip(self.backbone.strides, levels, strict=True)
         ]
 
-    def _names(self, text: torch.Tensor | None) -> torch.Tensor:
-        vectors: torch.Tensor = self.names(self.text_table if text is None else text, self.text_table)
-        return vectors
+    def _embeddings(self, text: torch.Tensor | None) -> torch.Tensor:
+        embeddings: torch.Tensor = self.names(self.text_table if text is None else text, self.text_table)
+        return embeddings

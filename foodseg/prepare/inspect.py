@@ -84,7 +84,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         "class_table": classes,
         "never_in_train": sorted(row["id"] for row in classes if not row["splits"].get("train", {}).get("pixels")),
         "closest_names": closest_names(manifest.classes),
-        "closest_embeddings": None if table is None else closest_pairs(table.vectors, manifest.classes, CLOSEST),
+        "closest_embeddings": None if table is None else closest_pairs(table.embeddings, manifest.classes, CLOSEST),
         "shared_groups": shared_groups(groups, splits),
         "audit": _audit(manifest, findings or []),
         "findings": findings,

@@ -1,4 +1,4 @@
-"""How many images a rank sees at once, and whether that is enough for the model's BatchNorm."""
+"""The number of images that a rank sees at once, and whether it is enough for the model's BatchNorm."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def require_statistics(model: nn.Module, config: ExperimentConfig) -> None:
     """Refuses a training in which some BatchNorm layer would see one value per channel: that has no variance.
 
     Args:
-        model: takes (1, 3, H, W) float; stays as it is, but for its mode.
+        model: takes (1, 3, H, W) float; unchanged except for its mode.
 
     Raises:
         UserError: there is such a layer. Whatever the model itself raises for crops that it does not take.

@@ -1,4 +1,4 @@
-"""How long a rank waits for its next batch, and no longer.
+"""A limit on how long a rank waits for its next batch.
 
 for batch in within(stream, 300.0, first=300.0): ...
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from foodseg.errors import RetryLater
 
 T = TypeVar("T")
-NO_PROGRESS_SECONDS = 300.0  # a rank waits no longer; Ray Data's own guard would count its pauses, too
+NO_PROGRESS_SECONDS = 300.0  # Ray Data's own limit would count the rank's pauses, too
 _STOP_SECONDS = 0.5
 
 
@@ -21,22 +21,22 @@ def within(stream: Iterable[T], seconds: float, first: float | None = None) -> I
     """Yields what `stream` yields, which is read in a thread of its own, one item ahead.
 
     Args:
-        first: seconds for the first item, before which whoever reads has to be started; None = as for the others.
+        first: seconds for the first item, before which the readers have to start; None = as for the others.
 
     Raises:
         RetryLater: the consumer waited longer than `seconds` for one item.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
     left = threading.Event()  # by the consumer
-    patience = seconds if first is None else first
+    limit = seconds if first is None else first
     threading.Thread(target=_read, args=(stream, ready, left.is_set), daemon=True).start()
     try:
         while True:
             try:
-                kind, value = ready.get(timeout=patience)
+                kind, value = ready.get(timeout=limit)
             except queue.Empty:
                 raise RetryLater(
-                    f"no image arrived for {patience:g} s: reading or decoding stands still; look for storage that "
+                    f"no image arrived for {limit:g} s: reading or decoding stands still; look for storage that "
                     "does not answer, or for CPUs of the cluster that others hold"
                 ) from None
             if kind == "error":
@@ -44,7 +44,7 @@ def within(stream: Iterable[T], seconds: float, first: float | None = None) -> I
             if kind == "end":
                 return
             yield value
-            patience = seconds
+            limit = seconds
     finally:
         left.set()
 

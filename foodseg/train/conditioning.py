@@ -1,7 +1,8 @@
-"""Which names the student and the teacher are told: the student's drawn from the row's seed, the teacher's not at all.
+"""The conditioning classes of student and teacher: the student's are drawn from the row's seed, the teacher's are not
+random.
 
-In training the student gets lists of all the kinds that it may meet later: the whole vocabulary, an exact list, one
-with names too many, one with names missing. So it works with `vocabulary`, `predicted` and `given` alike.
+In training the student is conditioned on all the kinds of classes that it may meet later: the whole vocabulary, exactly
+the classes present, these and others, these without some. So it works with `vocabulary`, `predicted` and `provided`.
 
 Shapes: B images, K classes.
 """
@@ -16,14 +17,15 @@ from foodseg.data.rng import PositionStream, generator
 def student_conditioning(
     present: torch.Tensor, known: torch.Tensor, seed: torch.Tensor, config: DistillConfig
 ) -> torch.Tensor:
-    """Draws each image's list: (B, K) bool, the names that may be on it; background is on every list.
+    """Draws the conditioning classes of each image: (B, K) bool; background is always among them.
 
-    By the shares `conditioning_mix`: all names; those present; those present and some others (each absent name is
-    dropped with a probability that is drawn evenly for the image); the same where each present name is dropped too,
-    with probability `drop`. An image of which nothing is known gets all names. Nothing but (seed, present) decides.
+    By the shares `conditioning_mix`: all classes; those present; those present and some others (each absent class is
+    dropped with a probability that is drawn uniformly for the image); the same, but each present class is dropped too,
+    with probability `drop`. An image of which nothing is known gets all classes. The result depends on (seed, present)
+    alone.
 
     Args:
-        present: (B, K) bool, the names on the crop. known: (B,) bool, whether `present` says anything.
+        present: (B, K) bool, the classes on the crop. known: (B,) bool, whether `present` is known.
         seed: (B,) int64, the rows' seeds.
     """
     drawn = np.stack([_draw(row, int(s), config) for row, s in zip(present.cpu().numpy(), seed.tolist(), strict=True)])
@@ -31,7 +33,7 @@ def student_conditioning(
 
 
 def teacher_conditioning(present: torch.Tensor, known: torch.Tensor, config: DistillConfig) -> torch.Tensor | None:
-    """Returns what the teacher is told: (B, K) bool, the names on each crop where they are known; None = all names."""
+    """Returns the teacher's conditioning: (B, K) bool, the classes on each crop where they are known; None = all."""
     if config.teacher_conditioning == "vocabulary":
         return None
     return _with_background(present | ~known[:, None])
@@ -50,6 +52,6 @@ def _draw(present: np.ndarray, seed: int, config: DistillConfig) -> np.ndarray:
     return some if kind == 2 else some & ~(present & missed)
 
 
-def _with_background(lists: torch.Tensor) -> torch.Tensor:
-    lists[:, 0] = True
-    return lists
+def _with_background(conditioning: torch.Tensor) -> torch.Tensor:
+    conditioning[:, 0] = True
+    return conditioning

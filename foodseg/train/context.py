@@ -1,4 +1,4 @@
-"""What the training loop knows of its surroundings, and the surroundings of one process without Ray.
+"""The training loop's interface to its environment, and the implementation for one process without Ray.
 
 `LocalContext` is one process; `RayContext` (in `ray_worker.py`) is one of several workers. Both pass the same tests.
 """
@@ -25,12 +25,12 @@ from foodseg.train.batch_size import micro_batch_size
 
 T = TypeVar("T")
 OnReport = Callable[[dict[str, Any]], None]
-"""Hears the metrics of every checkpoint, as `TrainContext.report` takes them."""
+"""Called with the metrics of every checkpoint, as `TrainContext.report` takes them."""
 _log = logging.getLogger(__name__)
 
 
 class TrainContext(Protocol):
-    """The loop's surroundings: one of `world_size` processes that run the same loop in step."""
+    """The loop's environment: one of `world_size` processes that run the same loop in step."""
 
     rank: int
     world_size: int
@@ -61,7 +61,7 @@ class TrainContext(Protocol):
         ...
 
     def restore(self) -> str | None:
-        """Returns the checkpoint to go on from (the same on every rank), or None at the start of a run."""
+        """Returns the checkpoint to resume from (the same on every rank), or None at the start of a run."""
         ...
 
     def stop_requested(self) -> bool:
@@ -73,7 +73,7 @@ class TrainContext(Protocol):
 def share_buffers(module: nn.Module, context: TrainContext) -> None:
     """Gives all ranks rank 0's floating buffers, in one message; all ranks call it.
 
-    Live BatchNorm leaves each rank the running statistics of its own images.
+    With live BatchNorm each rank has the running statistics of its own images.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     if context.world_size == 1 or not buffers:
@@ -105,7 +105,7 @@ class LocalContext:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "LocalContext":
-        """From here on the first Ctrl-C, SIGTERM or SIGHUP only asks for a stop."""
+        """From here on the first Ctrl-C, SIGTERM or SIGHUP only requests a stop."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is signal.SIG_IGN:  # as `nohup` sets it

@@ -1,10 +1,10 @@
 """The teacher: an exponential moving average (EMA) of the student's weights, in evaluation mode.
 
-It is scored beside the student, and with `loss.distill` and its like the student learns from it.
+It is scored as well as the student. With `loss.distill` and the other distillation terms the student learns from it.
 
-Frozen parameters are the student's own, not a copy: the average of what never changes is that itself, and a second
-Stable Diffusion would cost 3.4 GB. What is trained is averaged in float32: with a decay of 0.9999 an update changes a
-weight by a ten thousandth of a difference, which bfloat16, good to one part in 256, would round away.
+Frozen parameters are shared with the student, not copied: their average would be equal, and a second Stable Diffusion
+would cost 3.4 GB. Trained parameters are averaged in float32: with a decay of 0.9999 an update changes a weight by a
+ten thousandth of a difference, which bfloat16, with a precision of one part in 256, would round away.
 """
 
 import copy
@@ -18,8 +18,8 @@ from foodseg.errors import UserError
 class Teacher:
     """Follows a module. Floating tensors (weights and BatchNorm statistics) are averaged, integer ones copied.
 
-    The decay is 1 - 1 / (horizon x total_steps), so that `horizon` is the share of the training that is remembered;
-    in the first steps it is at most (1 + t) / (10 + t), so that the random start is forgotten.
+    The decay is 1 - 1 / (horizon x total_steps), so that `horizon` is the share of the training that is averaged
+    over. In the first steps it is at most (1 + t) / (10 + t), so that the random start is forgotten.
     """
 
     def __init__(self, student: nn.Module, horizon: float, total_steps: int) -> None:
@@ -30,19 +30,19 @@ class Teacher:
         self._frozen = frozen.keys()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Returns what is the teacher's own: averaged weights and buffers, by the student's names."""
+        """Returns the averaged weights and buffers, by the student's names, without the shared parameters."""
         return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._frozen}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes what `state_dict` gave; what is shared comes with the student. UserError: not all of it is there."""
+        """Loads what `state_dict` returned; shared parameters come with the student. UserError: a tensor is missing."""
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
-            raise UserError(f"the average that this checkpoint kept is not whole: {missing[0]} is missing")
+            raise UserError(f"the averaged weights of this checkpoint are incomplete: {missing[0]} is missing")
         self.module.load_state_dict({**self.module.state_dict(), **state})
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
-        """Takes in the student's weights after update number `step` (0, 1, ...)."""
+        """Averages the student's weights in after update number `step` (0, 1, ...)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         own, new = self.state_dict(), student.state_dict()
         floating = [name for name, tensor in own.items() if tensor.is_floating_point()]

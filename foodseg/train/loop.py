@@ -1,10 +1,10 @@
-"""The training loop: one process's part, whatever surrounds it.
+"""The training loop of one process, with or without Ray.
 
 An update takes `train.global_batch` images over all ranks and micro-batches. Each loss term is summed locally, and
 divided by its count over the whole update: as DDP averages gradients over the ranks, the local sum is multiplied by the
 number of ranks first. So 1 x 8, 2 x 4 and 4 + 4 accumulated images give the same gradient.
 
-Everything random is a function of (seed, step, rank): a resumed run repeats the undisturbed one.
+All random numbers depend on (seed, step, rank) alone: a resumed run repeats the uninterrupted one.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ class Trainer:
         weights = backbone_of_run(config) if restored_uri is None else None
         self.task: Task = SegmentationTask(
             config, self.classes, manifest.annotated, pretrained=restored_uri is None and weights is None,
-            total_steps=total_steps, text=self.text.vectors if self.text else None,
+            total_steps=total_steps, text=self.text.embeddings if self.text else None,
         )  # fmt: skip
         if weights is not None:
             self.task.module.get_submodule("backbone").load_state_dict(weights)
@@ -84,7 +84,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.train.precision == "fp16")
         horizon = config.train.ema_horizon
         self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
-        # else each rank would have a teacher of its own; from the first step on, though what it teaches begins later
+        # else each rank would have a teacher of its own; from the first step on, although distillation starts later
         self.shares_statistics = config.loss.needs_teacher and config.train.batch_norm == "live"
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class Trainer:
         self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
 
     def run(self) -> dict[str, Any]:
-        """Runs the updates that are left."""
+        """Runs the remaining updates."""
         config, context = self.config.train, self.context
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(RunLog(self.config)) if context.rank == 0 else None
@@ -116,7 +116,7 @@ class Trainer:
                 stopped = not last and context.stop_requested()
                 validates = self.validation is not None and (self.step % config.validate_every == 0 or last)
                 saves = validates or last or stopped or self.step % config.checkpoint_every == 0
-                if logs or saves:  # a model of NaN is never saved: the run could not go on from it
+                if logs or saves:  # a model of NaN is never saved: the run could not resume from it
                     losses = self._mean_losses(sums, total)
                     if log and logs:
                         self._log_progress(log, meter, losses)
@@ -132,7 +132,7 @@ class Trainer:
         return {"step": self.step, "stopped": stopped, "miou": miou}
 
     def _fetch(self, batches: Iterator[Batch], meter: _Meter) -> list[Batch]:
-        """Takes the micro-batches of one update and checks that they are the ones that are due."""
+        """Takes the micro-batches of one update and checks that their positions are the expected ones."""
         started = time.perf_counter()
         size = micro_batch_size(self.config, self.context.world_size)
         share = self.config.train.global_batch // self.context.world_size
@@ -182,7 +182,7 @@ class Trainer:
         """Returns the loss terms of the update before `self.step` over all ranks; all ranks call it.
 
         Raises:
-            UserError: one of them is no finite number.
+            UserError: one of them is not finite.
         """
         means = self.context.all_reduce(sums) / total
         losses = dict(zip(self.task.weights_at(self.step - 1), means.tolist(), strict=True))
@@ -215,7 +215,7 @@ class Trainer:
             log.write(self.step, {f"val/{name}": value for name, value in line.items() if name != "step"}, text)
 
     def _checkpoint(self, log: RunLog | None) -> None:
-        """Rank 0 writes; the others wait in `report`, so that nobody runs ahead of a checkpoint that may fail."""
+        """Rank 0 writes; the others wait in `report`, so that no rank runs ahead of a checkpoint that may fail."""
         uri = checkpoint_uri(self.config.run.uri, self.step)
         if log:
             save_checkpoint(uri, self._snapshot())
@@ -242,7 +242,7 @@ class Trainer:
                 "total_steps": self.total_steps,
             },
             history=self.history,
-            # a temperature is that of the weights that it was fitted for
+            # a temperature is valid only for the weights that it was fitted for
             calibration=self.calibration if self.calibration and self.calibration.step == self.step else None,
             text=self.text,
         )

@@ -33,7 +33,7 @@ def build_schedule(config: OptimConfig, optimizer: torch.optim.Optimizer, total_
     """The learning rate per step: torch's OneCycleLR, or a linear warm-up followed by poly or cosine to 0."""
     if config.schedule == "one_cycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
-        # torch divides by (steps of the rise - 1) and by the steps of the fall: two and one of them at least
+        # torch divides by (steps of the rise - 1) and by the steps of the fall: they must be at least two and one
         steps = max(3, total_steps)
         return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, pct_start=max(config.warmup, 2 / steps))
     warmup_steps = round(config.warmup * total_steps)

@@ -1,10 +1,11 @@
-"""How a training run grows and shrinks with its cluster, and how the user hears of it.
+"""How a training run grows and shrinks with its cluster, and how the user is informed.
 
-Ray Train restarts an elastic run with as many workers as find room. It does not know that the global batch must be
-split evenly over them, nor that somebody has to read and decode: where workers can fill a cluster, Ray Data is left
-without a CPU, and the run stands still. `ElasticWorkers` adds the two. It overrides private methods of
-Ray's policy, as there is no public way to choose the number of workers: `tests/integration/test_ray_internals.py` says
-whether they are still there, and `tests/integration/test_cluster.py` whether they still do it.
+Ray Train restarts an elastic run with as many workers as the cluster has capacity for. It does not know that the global
+batch must be split evenly over them, nor that reading and decoding need CPUs: where workers can fill a cluster, Ray
+Data is left without a CPU, and the run stands still. `ElasticWorkers` adds both constraints. It overrides private
+methods of Ray's policy, as there is no public way to choose the number of workers:
+`tests/integration/test_ray_internals.py` checks that they still exist, and `tests/integration/test_cluster.py` that
+they still work.
 """
 
 import logging
@@ -34,8 +35,8 @@ from foodseg.cluster.ray_logs import send_line
 from foodseg.cluster.ray_session import living_nodes, nodes_may_come
 
 LOOK_SECONDS = 10  # between two looks at the nodes while all is well
-PAUSE_SECONDS = 0.5  # between two looks at a cluster without room: Ray's controller would look without a rest
-TOLD_SECONDS = 30  # a user who waits for nodes hears of it this often
+PAUSE_SECONDS = 0.5  # between two looks at a cluster without capacity: Ray's controller would not pause
+REPEAT_SECONDS = 30  # the message about waiting for nodes is repeated this often
 
 
 class ElasticWorkers(ElasticScalingPolicy):
@@ -48,7 +49,7 @@ class ElasticWorkers(ElasticScalingPolicy):
         self._looked_at = float("-inf")
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Called again and again until there is room for a worker group."""
+        """Called repeatedly until there is capacity for a worker group."""
         self._looked_at = float("-inf")  # what was seen before the loss does not count
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, NoopDecision):
@@ -57,7 +58,8 @@ class ElasticWorkers(ElasticScalingPolicy):
 
     def _get_num_workers_for_resource_request(self) -> int:
         self._look()
-        # nodes are started for what is asked for, and Ray Data does without it, whether workers run there or not
+        # an autoscaler starts nodes for this request; Ray Data does not use those nodes, whether workers run there or
+        # not
         return max(self._sizes) if self._may_ask else self._usable() or min(self._sizes)
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
@@ -93,28 +95,28 @@ class ElasticTrainer(TidyTrainer):
 
 
 class Announcer(ControllerCallback):
-    """Tells the user why a run starts again, with how many workers, and what it waits for; runs in Ray's controller."""
+    """Logs why a run restarts, with how many workers, and what it waits for; runs in Ray's controller."""
 
     def __init__(self, relay: str, wanted: str, workers: int | None) -> None:
-        """`wanted`: the least room that training needs, in words; `workers`: their number, None if it varies."""
+        """`wanted`: the least resources that training needs, in words; `workers`: their number, None if it varies."""
         self._relay, self._wanted, self._workers = relay, wanted, workers
-        self._told_at: float | None = None
+        self._said_at: float | None = None
 
     def after_controller_state_update(
         self, previous_state: TrainControllerState, current_state: TrainControllerState
     ) -> None:
         now = time.monotonic()
-        if self._told_at is None or isinstance(current_state, RunningState):
-            self._told_at = now
+        if self._said_at is None or isinstance(current_state, RunningState):
+            self._said_at = now
         if isinstance(current_state, RestartingState) and not isinstance(previous_state, RestartingState):
             detail = _last_words(current_state.training_failed_error)
-            self._say(logging.WARNING, f"workers were lost ({detail}); going on from the newest checkpoint")
+            self._say(logging.WARNING, f"workers were lost ({detail}); resuming from the newest checkpoint")
         elif isinstance(current_state, InitializingState | RestartingState | ReschedulingState):
-            if now - self._told_at >= TOLD_SECONDS:
-                self._told_at = now
+            if now - self._said_at >= REPEAT_SECONDS:
+                self._said_at = now
                 self._say(logging.WARNING, f"the cluster has no room for {self._wanted}: waiting for nodes")
         elif isinstance(current_state, ResizingState):
-            self._say(logging.INFO, "the cluster has changed: going on from the newest checkpoint")
+            self._say(logging.INFO, "the cluster has changed: resuming from the newest checkpoint")
         elif isinstance(current_state, SchedulingState):
             workers = current_state.scaling_decision.num_workers
             if workers != self._workers:
@@ -126,7 +128,7 @@ class Announcer(ControllerCallback):
 
 
 def _last_words(error: BaseException) -> str:
-    """What the workers died of, in one line."""
+    """The reasons why the workers died, in one line."""
     causes = getattr(error, "worker_failures", {}).values()
     lines = {str(cause).strip().splitlines()[-1].strip().partition(". ")[0] for cause in causes if str(cause).strip()}
     return "; ".join(sorted(lines))[:300] or type(error).__name__

@@ -1,6 +1,6 @@
-"""Why a training on Ray failed, and what follows from it: refuse, try again, or own up.
+"""Why a training on Ray failed, and what follows from it: refuse, retry, or report an internal error.
 
-A user's mistake that one worker finds has to end all of them: the others wait for it in a barrier that knows no end.
+A user's mistake that one worker finds has to end all of them: the others wait for it in a barrier without a timeout.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _LOST = (
     InsufficientClusterResourcesError, WorkerGroupStartupFailedError, ConnectionError,
     # time limits
     WorkerGroupStartupTimeoutError, WorkerHealthCheckTimeoutError, CollectiveTimeoutError, TimeoutError,
-    # what the other ranks say of a lost one
+    # what the other ranks raise when one is lost
     torch.distributed.DistError,
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ _LOST = (
 class RefuseAtOnce(UserCallback):
     """Ends the training where a worker found a user's mistake, which is the same at every start.
 
-    Ray Train calls it in its controller; what it raises there ends all workers, and is tried no more.
+    Ray Train calls it in its controller; what it raises there ends all workers, without a retry.
     """
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -62,11 +62,11 @@ class RefuseAtOnce(UserCallback):
 
 
 def reason_of(error: BaseException) -> Exception:
-    """Returns what a failed `fit` comes down to.
+    """Returns the reason of a failed `fit`.
 
     Returns:
         The foodseg error that was raised; OutOfMemory; RetryLater where something else was lost or took too long;
-        RuntimeError for anything else, which is a mistake of ours.
+        RuntimeError for anything else, which is an internal error.
     """
     expected = expected_failure(error)
     if expected is not None:
@@ -75,7 +75,7 @@ def reason_of(error: BaseException) -> Exception:
     lost = (*_LOST, OSError) if isinstance(error, ControllerError) else _LOST
     parts = list(causes(error))
     memory = next((part for part in parts if isinstance(part, OutOfMemoryError)), None)
-    if memory is not None:  # Ray says the rest in further lines
+    if memory is not None:  # Ray's further lines are advice
         return OutOfMemory(line_of(memory, 0))
     if any(isinstance(part, lost) or _of_a_peer(part) for part in parts):
         return RetryLater(line_of(error, -1))
@@ -83,7 +83,7 @@ def reason_of(error: BaseException) -> Exception:
 
 
 def _of_a_peer(error: BaseException) -> bool:
-    """gloo has no exceptions of its own for a peer that is gone or does not answer."""
+    """gloo has no exception type for a peer that is gone or does not answer."""
     return type(error) is RuntimeError and "gloo" in str(error).lower()
 
 

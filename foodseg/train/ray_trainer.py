@@ -2,8 +2,8 @@
 
     run_training(config, resume=False, address=None)
 
-foodseg writes and verifies its own checkpoints, straight to the run directory: Ray Train is told of them, but its own
-snapshot is never what a run resumes from (it is not written atomically on a local disk).
+foodseg writes and verifies its own checkpoints, straight to the run directory: Ray Train gets reports of them, but its
+own snapshot is never what a run resumes from (it is not written atomically on a local disk).
 """
 
 import contextlib
@@ -56,15 +56,15 @@ def run_training(
     build_context: Callable[[ExperimentConfig], TrainContext] = RayContext,
     on_report: OnReport | None = None,
 ) -> dict[str, Any]:
-    """Trains a run to its end; a killed run goes on from its newest checkpoint when called again with `resume`.
+    """Trains a run to its end; a killed run resumes from its newest checkpoint when called again with `resume`.
 
     Args:
         config: the whole configuration; `scaling.num_workers: 0` trains in this process.
-        resume: go on with the run in `run.uri` instead of refusing a directory that is not empty.
+        resume: resume the run in `run.uri` instead of refusing a directory that is not empty.
         address: Ray cluster to join; None starts one here, large enough for the workers and their data.
-        build_context: what surrounds the loop in each Ray worker (a benchmark feeds it other batches).
-        on_report: hears of every checkpoint; called here with `num_workers: 0`, else in Ray's controller, to which it
-            is pickled.
+        build_context: makes the loop's context in each Ray worker (a benchmark passes one with other batches).
+        on_report: called for every checkpoint: in this process with `num_workers: 0`, else in Ray's controller, to
+            which it is pickled.
 
     Returns:
         {"step", "stopped", "miou", "run"}.
@@ -72,7 +72,7 @@ def run_training(
     Raises:
         UserError: anything in the configuration, the data or the cluster that cannot work, mostly before workers start.
         RetryLater: workers, storage or cluster were lost more often than train.max_failures.
-        RuntimeError: workers failed for a reason that is our fault; their trace is in the log.
+        RuntimeError: workers failed because of an internal error; their trace is in the log.
         KeyboardInterrupt: Ctrl-C.
     """
     run = check_run(config, resume=resume)
@@ -114,7 +114,7 @@ def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None
     """Returns the Ray resources of one worker; its CPUs are also its threads.
 
     Args:
-        nodes: of the cluster that was joined; None = this machine.
+        nodes: resources of the joined cluster's nodes; None = this machine.
     """
     most = max(config.world_sizes)
     if config.scaling.use_gpu and nodes is not None:
@@ -129,7 +129,7 @@ def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None
 
 @contextlib.contextmanager
 def _threads(config: ExperimentConfig) -> Iterator[None]:
-    """A worker's CPUs are its threads, in this process too; where none are given it has all that torch takes."""
+    """A worker's CPUs are its threads, in this process too; without a setting it has torch's default."""
     before = torch.get_num_threads()
     if config.scaling.resources_per_worker is not None:
         torch.set_num_threads(max(1, int(config.scaling.resources_per_worker.get("CPU", 1))))
@@ -145,7 +145,7 @@ def _fit_with_retries(
     build_context: Callable[[ExperimentConfig], TrainContext],
     on_report: OnReport | None,
 ) -> dict[str, Any]:
-    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`: that is tried again."""
+    """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, which is retried."""
     failures = 0
     while True:
         try:
@@ -163,9 +163,9 @@ def _fit_with_retries(
                     ) from None
                 _log.error("%s", error)  # with the trace of the worker
                 raise RuntimeError(f"training failed: {reason}") from None
-            _log.warning("training failed (%s); going on from the newest checkpoint", reason)
+            _log.warning("training failed (%s); resuming from the newest checkpoint", reason)
             time.sleep(min(30, 5 * failures))
-            release_lost_groups()  # of a controller that died
+            release_lost_groups()  # those of a controller that died
             continue
         assert isinstance(result.return_value, dict)
         return result.return_value
@@ -195,7 +195,7 @@ def _trainer(
         "dataset_config": RankStream(config, run.manifest, run.reader, run.order),
         "scaling_config": scaling,
         "run_config": ray.train.RunConfig(
-            # a new name each time: an old snapshot of Ray's would be read, and may be torn
+            # a new name each time: an old snapshot of Ray's would be read, and may be incomplete
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
             storage_path=storage.encoded(storage.join(config.run.uri, "ray")),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),

@@ -32,20 +32,20 @@ class RayContext:
     """One worker of a Ray Train worker group."""
 
     def __init__(
-        self, config: ExperimentConfig, patience: float = NO_PROGRESS_SECONDS, first: float = NO_PROGRESS_SECONDS
+        self, config: ExperimentConfig, timeout: float = NO_PROGRESS_SECONDS, first: float = NO_PROGRESS_SECONDS
     ) -> None:
-        """`patience`: seconds that it waits for a batch before it fails; `first`: for the first one."""
+        """`timeout`: seconds that it waits for a batch before it fails; `first`: for the first one."""
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = get_device()
-        self._config, self._patience, self._first = config, patience, first
+        self._config, self._timeout, self._first = config, timeout, first
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         size = micro_batch_size(self._config, self.world_size)
         stream = ray.train.get_dataset_shard("train")
         ready = stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
-        for arrays in within(ready, self._patience, self._first):  # which has one more ready
+        for arrays in within(ready, self._timeout, self._first):  # it reads one more batch ahead
             yield Batch.from_arrays(arrays)
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -66,7 +66,7 @@ class RayContext:
         return self.broadcast(newest_checkpoint(self._config.run.uri) if self.rank == 0 else None)
 
     def stop_requested(self) -> bool:
-        return False  # Ray ends workers itself; what is lost is at most train.checkpoint_every steps
+        return False  # Ray ends workers itself; at most train.checkpoint_every steps are lost
 
 
 class ReportsTo(ray.train.UserCallback):
@@ -98,11 +98,11 @@ def train_rank(
     logger.handlers = [RelayHandler(loop_config["relay"])]
     config = parse_config(loop_config["config"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    # they answered the driver: a worker that begins while they are away has no wrong address
+    # the driver has reached these: if they are away when a worker starts, the address is not wrong
     storage.expect(config.run.uri, config.data.uri, *(source.uri for source in config.data.uris))
     manifest = Manifest.model_validate(loop_config["manifest"])
     try:
         return train(config, manifest, loop_config["total_steps"], build_context(config))
     except Exception as error:
-        # what an error goes back to is lost on its way to the controller
+        # the cause of an error is lost on its way to the controller
         raise expected_failure(error) or error from None

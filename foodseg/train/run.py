@@ -1,4 +1,4 @@
-"""What comes before the first step of a run, with or without Ray: checks, the order, the run directory."""
+"""Preparation of a run before its first step, with or without Ray: checks, training order, run directory."""
 
 import json
 import logging
@@ -38,15 +38,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run that may start: its configuration with absolute URIs, its data, its order, its length, its text."""
+    """A checked run: configuration with absolute URIs, data, training order, length, class embeddings."""
 
     config: ExperimentConfig
     manifest: Manifest
     reader: RowReader
     order: TrainingOrder
     total_steps: int
-    text: TextTable | None = None  # of a model with text, once `check_run` has made it
-    backbone: Mapping[str, torch.Tensor] | None = None  # weights that a timm backbone starts from; None: not new
+    text: TextTable | None = None  # for a model with text, set by `check_run`
+    backbone: Mapping[str, torch.Tensor] | None = None  # initial weights of a timm backbone; None: resumed, or random
 
 
 def plan_run(config: ExperimentConfig) -> Run:
@@ -54,13 +54,13 @@ def plan_run(config: ExperimentConfig) -> Run:
 
     Raises:
         UserError: no data, data sets of different label spaces, unknown split, too few images, none labelled,
-            validation with the true names given.
+            validation with provided conditioning.
     """
     config = with_absolute_uris(config)
     if config.eval.ingredients == "provided":
         raise UserError(
             "eval.ingredients = provided is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
-            "scores that know the truth; set it to vocabulary or predicted"
+            "scores that depend on the truth; set it to vocabulary or predicted"
         )
     manifest = training_manifest(config.data)
     reader = RowReader(config.data.uri, manifest, config.data.train_splits)
@@ -89,7 +89,7 @@ def plan_run(config: ExperimentConfig) -> Run:
 
 
 def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
-    """Checks a run, and begins it. UserError: as `check_run`."""
+    """Checks a run and begins it. UserError: as `check_run`."""
     run = check_run(config, resume=resume)
     begin_run(run, resume=resume)
     return run
@@ -99,9 +99,10 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     """Checks everything that can be checked before Ray starts; nothing is written.
 
     Raises:
-        UserError: as `plan_run`; no GPU for a training here that wants one, a backbone, weights or text vectors that
-            cannot be loaded, crops or batches that the backbone does not take, no MLflow where it is wanted, a run
-            directory that another command writes, holds a run already (without `resume`) or another one (with it).
+        UserError: as `plan_run`; no GPU for a training in this process that wants one; a backbone, weights or class
+            embeddings that cannot be loaded; crops or batches that the backbone does not take; no MLflow where it is
+            wanted; a run directory that another command writes, that holds a run (without `resume`) or another run
+            (with it).
     """
     run = plan_run(config)
     config, manifest = run.config, run.manifest
@@ -109,7 +110,7 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
         _require_gpu(config)
     refuse_in_use(config.run.uri, "run.uri")
     _check_run_directory(config, resume)
-    # a checkpoint holds the weights, so that going on from it needs neither the weights file nor the hub
+    # a checkpoint holds the weights, so that resuming from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
     text = text_of_run(config, manifest.class_table)
     kept = backbone_of_run(config) if resume else None
@@ -121,17 +122,17 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
-    """Writes `config.yaml` into the run directory, and what workers start from.
+    """Writes `config.yaml` and what workers start from into the run directory.
 
-    That is `text.safetensors` for a model with text, and `backbone.safetensors` for a timm backbone with weights: it is
-    computed or downloaded once, and no other machine needs the file or the hub.
+    That is `text.safetensors` for a model with text, and `backbone.safetensors` for a timm backbone with weights. Both
+    are computed or downloaded once, so that no other machine needs the weights file or the hub.
 
     Raises:
-        UserError: somebody else has begun a run there since `check_run`.
+        UserError: another command has begun a run there since `check_run`.
     """
     config, manifest, text = run.config, run.manifest, run.text
     _check_run_directory(config, resume)
-    # config.yaml first: a directory that holds files without it is no run, and could not be resumed
+    # config.yaml first: a directory that holds files without it is not a run and could not be resumed
     storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
@@ -155,7 +156,7 @@ def begin_run(run: Run, *, resume: bool) -> None:
     if idle and not config.loss.needs_teacher:
         _log.warning(
             "%d of the training images have no mask: nothing is learned from them while loss.distill and the other "
-            "terms of a teacher are 0",
+            "distillation terms are 0",
             idle,
         )
 
@@ -177,7 +178,7 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
     """Checks the models of many runs before the first of them begins, once for each choice of parts and files.
 
     Raises:
-        UserError: as `prepare_run`, of a backbone, weights, text vectors or crops.
+        UserError: as `prepare_run`, for a backbone, weights, class embeddings or crops.
     """
     different: dict[tuple[Any, ...], ExperimentConfig] = {}
     for config in configs:
@@ -193,18 +194,18 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
 def _require_model(
     config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
 ) -> Segmenter | None:
-    """Returns the model with its weights; of a diffusion backbone, which is large, None."""
-    vectors = text.vectors if text else None
+    """Returns the model with its weights; None with a diffusion backbone, which is too large to build here."""
+    embeddings = text.embeddings if text else None
     if config.model.kind == "diffusion":
-        require_diffusion(config.model, None if vectors is None else vectors.shape[1], pretrained=starts)
+        require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
-    model = build_segmenter(config.model, len(classes), pretrained=starts, text=vectors)
+    model = build_segmenter(config.model, len(classes), pretrained=starts, text=embeddings)
     _require_crops(model, config)
     return model
 
 
 def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
-    """Returns the weights that the backbone of a run starts from, as `begin_run` has kept them; None without such.
+    """Returns the initial weights of a run's backbone, as `begin_run` has written them; None without such.
 
     Raises:
         UserError, RetryLater: storage cannot be read.
@@ -216,9 +217,9 @@ def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:
-    """Returns the class embeddings as the run directory holds them; None for a model without text.
+    """Returns the class embeddings from the run directory; None for a model without text.
 
-    A run that has not begun has none there: then they are made, as `model.text` says.
+    For a run that has not begun they are computed, as `model.text` says.
 
     Raises:
         UserError: as `class_text`.
@@ -248,7 +249,7 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
 
 
 def _require_crops(model: Segmenter, config: ExperimentConfig) -> None:
-    """Some backbones take images of one size alone, and say so when they see another one."""
+    """Some backbones take images of one size alone, and raise for another one."""
     try:
         require_statistics(model, config)
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -265,10 +266,10 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
     if not set(storage.list_names(uri)) - {IN_USE}:
         return
     if not resume:
-        raise UserError(f"the run directory {shown} is not empty: give --resume to go on with it, or another run.uri")
+        raise UserError(f"the run directory {shown} is not empty: give --resume to resume it, or another run.uri")
     where = storage.join(uri, "config.yaml")
     if not storage.exists(where):
-        raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is no run; give another run.uri")
+        raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is not a run; give another run.uri")
     changed = _changed_keys(load_config(where).config, config)
     if changed:
         raise UserError(
@@ -278,7 +279,7 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
 
 
 def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:
-    # where it runs and how often it speaks may change, not what is learned
+    # where it runs and how often it logs may change, but not what is learned
     may_change = keys_with(type(config), Placement, MayChangeOnResume)
     before = dict(leaves(started.model_dump(mode="json")))
     now = dict(leaves(config.model_dump(mode="json")))

@@ -1,7 +1,7 @@
-"""What a run writes down: progress lines on stderr, `log.jsonl`, TensorBoard files, MLflow when asked.
+"""The logs of a run: progress lines on stderr, `log.jsonl`, TensorBoard files, MLflow where it is set.
 
-Rank 0 only. Files are kept in a local folder; where the run lives in object storage, they are put there at each
-checkpoint, whole, since objects cannot be appended to.
+Rank 0 only. Files are kept in a local folder. Where the run directory is in object storage, they are uploaded whole at
+each checkpoint, since objects cannot be appended to.
 """
 
 import json
@@ -55,14 +55,14 @@ class RunLog:
         if kind is None:
             self._upload()
         if self._tracking is not None:
-            # no `Exception` are Ctrl-C, and the SystemExit with which Tune stops a trial
+            # Ctrl-C and the SystemExit with which Tune stops a trial are not an `Exception`
             stopped = kind is not None and not issubclass(kind, Exception)
             self._tracking.end("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
         if self._staging is not None:
             self._staging.cleanup()
 
     def write(self, step: int, values: dict[str, Any], text: str) -> None:
-        """Takes one line of numbers: to every place, and `text` to stderr."""
+        """Writes one line of numbers to every log, and `text` to stderr."""
         _log.info("%s", text)
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()

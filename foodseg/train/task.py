@@ -1,4 +1,4 @@
-"""What is being learned. The loop knows a `Task` and never a mask; the segmenter is the first one."""
+"""What is learned: the loop only knows a `Task`, not masks; segmentation is the one task so far."""
 
 from collections.abc import Collection, Mapping
 from typing import Protocol
@@ -32,8 +32,8 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
-# the terms that compare with the teacher
-TAUGHT = frozenset({"distill", "features", "stages", "deeper", "attention"})
+# the terms that compare the student with the teacher
+DISTILLATION_TERMS = frozenset({"distill", "features", "stages", "deeper", "attention"})
 
 
 class Task(Protocol):
@@ -61,13 +61,14 @@ class Task(Protocol):
 
 
 class SegmentationTask:
-    """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from which names are on a crop.
+    """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from the classes present on a crop.
 
-    An image without a mask teaches through its teacher alone. A model with text fusion is told a list of names drawn
-    from the row's seed (`train/conditioning.py`); of an id that an image's source never annotates nobody knows whether
-    it is there, so it counts as present in the lists, and not at all for the ingredient head. Where the head's features
-    know the list, as a diffusion backbone's do, it learns from images that were told all names alone: from the others
-    it would learn to read the list.
+    From an image without a mask it learns through distillation alone. A model with text fusion is conditioned on
+    classes drawn from the row's seed (`train/conditioning.py`). It is not known whether an id that an image's source
+    never
+    annotates is present: it counts as present in the conditioning, and is left out of the ingredient head's loss. With
+    a diffusion backbone the head's features depend on the conditioning. The head then learns only from images that were
+    conditioned on all classes: from the others it would learn to repeat the conditioning.
     """
 
     def __init__(
@@ -127,11 +128,11 @@ class SegmentationTask:
         if "score_map" in weights:
             counts["score_map"] = labelled_pixels(self._thinned(mask), ignore_id)
         if "ingredients" in weights:
-            counts["ingredients"] = self._known_names(batch, self._lists(batch)).sum()
-        if TAUGHT & weights.keys():
+            counts["ingredients"] = self._known_classes(batch, self._conditioning(batch)).sum()
+        if DISTILLATION_TERMS & weights.keys():
             real = real_pixels(batch.extent, *mask.shape[-2:]).sum()
             maps = {"stages": len(self._stages), "deeper": len(self._shallower), "attention": len(self._map_strides)}
-            counts |= {name: real * maps.get(name, 1) for name in TAUGHT}
+            counts |= {name: real * maps.get(name, 1) for name in DISTILLATION_TERMS}
         return {name: counts[name] for name in weights}
 
     def loss(
@@ -141,10 +142,10 @@ class SegmentationTask:
         mask = batch.mask.long()
         mean = self._mean.to(batch.image.device)
         # before the student's pass, whose activations are kept
-        taught = self._taught(teacher, batch, mean) if TAUGHT & weights.keys() else None
+        soft = self._teacher_output(teacher, batch, mean) if DISTILLATION_TERMS & weights.keys() else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
-        lists = self._lists(batch)
-        output = _forward(module, image, lists)
+        conditioning = self._conditioning(batch)
+        output = _forward(module, image, conditioning)
         hidden = self._hidden(batch)
         sums = {}
         if "cross_entropy" in weights:
@@ -157,14 +158,14 @@ class SegmentationTask:
             sums["score_map"] = cross_entropy_sum(output.score_map, self._thinned(mask), ignore_id, hidden)
         if "ingredients" in weights:
             assert output.ingredient_logits is not None
-            known = self._known_names(batch, lists)
+            known = self._known_classes(batch, conditioning)
             sums["ingredients"] = ingredient_sum(output.ingredient_logits, batch.ingredients, known)
-        if taught is not None:
-            sums |= self._taught_sums(output, taught, batch, weights.keys())
+        if soft is not None:
+            sums |= self._distillation_sums(output, soft, batch, weights.keys())
         return sums
 
-    def _taught_sums(
-        self, own: SegmenterOutput, taught: SegmenterOutput, batch: Batch, wanted: Collection[str]
+    def _distillation_sums(
+        self, student: SegmenterOutput, teacher: SegmenterOutput, batch: Batch, wanted: Collection[str]
     ) -> dict[str, torch.Tensor]:
         """The terms that compare with the teacher, each as a sum over pixels and over the maps that it compares."""
 
@@ -172,71 +173,75 @@ class SegmentationTask:
             height, width = values.shape[-2:]
             return real_pixels_per_cell(batch.extent, height, width, stride)
 
-        at_logits = pixels(own.logits, own.stride)
+        at_logits = pixels(student.logits, student.stride)
         sums = {}
         if "distill" in wanted:
-            sums["distill"] = divergence_sum(own.logits, taught.logits, at_logits, self._config.distill.temperature)
+            sums["distill"] = divergence_sum(
+                student.logits, teacher.logits, at_logits, self._config.distill.temperature
+            )
         if "features" in wanted:
-            sums["features"] = feature_distance_sum(own.features, taught.features, at_logits)
-        at = [pixels(stage, stride) for stage, stride in zip(own.stages, self._strides, strict=False)]
+            sums["features"] = feature_distance_sum(student.features, teacher.features, at_logits)
+        at = [pixels(stage, stride) for stage, stride in zip(student.stages, self._strides, strict=False)]
         if "stages" in wanted:
-            each = [feature_distance_sum(own.stages[i], taught.stages[i], at[i]) for i in self._stages]
+            each = [feature_distance_sum(student.stages[i], teacher.stages[i], at[i]) for i in self._stages]
             sums["stages"] = torch.stack(each).sum()
         if "deeper" in wanted:
-            each = [deeper_distance_sum(own.stages[i], taught.stages[i + 1], at[i]) for i in self._shallower]
+            each = [deeper_distance_sum(student.stages[i], teacher.stages[i + 1], at[i]) for i in self._shallower]
             sums["deeper"] = torch.stack(each).sum()
         if "attention" in wanted:
             each = [
-                attention_divergence_sum(mine, told, pixels(mine, stride))
-                for mine, told, stride in zip(own.maps, taught.maps, self._map_strides, strict=True)
+                attention_divergence_sum(own, other, pixels(own, stride))
+                for own, other, stride in zip(student.maps, teacher.maps, self._map_strides, strict=True)
             ]
             sums["attention"] = torch.stack(each).sum()
         return sums
 
     @torch.no_grad()
-    def _taught(self, teacher: nn.Module | None, batch: Batch, mean: torch.Tensor) -> SegmenterOutput:
-        """What the teacher makes of the same crops, unjittered, with the names that it is told."""
-        assert teacher is not None, "loss.distill and its like need a teacher"
-        lists = None
+    def _teacher_output(self, teacher: nn.Module | None, batch: Batch, mean: torch.Tensor) -> SegmenterOutput:
+        """The teacher's output for the same crops, unjittered, with the teacher's own conditioning."""
+        assert teacher is not None, "loss.distill and the other distillation terms need a teacher"
+        conditioning = None
         if self._config.model.fusion != "none":
-            lists = teacher_conditioning(self._possible_names(batch), batch.ingredients_known, self._config.distill)
-        return _forward(teacher, plain_view(batch.image, batch.extent, mean), lists)
+            conditioning = teacher_conditioning(
+                self._possible_classes(batch), batch.ingredients_known, self._config.distill
+            )
+        return _forward(teacher, plain_view(batch.image, batch.extent, mean), conditioning)
 
     def _hidden(self, batch: Batch) -> torch.Tensor | None:
-        """(B, K) bool, the ids that each image's source never annotates; None = no source has such."""
+        """(B, K) bool, the ids that each image's source never annotates; None = every source annotates all."""
         if self._unannotated is None:
             return None
         return self._unannotated.to(batch.mask.device)[batch.source.long()]
 
-    def _possible_names(self, batch: Batch) -> torch.Tensor:
+    def _possible_classes(self, batch: Batch) -> torch.Tensor:
         hidden = self._hidden(batch)
         return batch.ingredients if hidden is None else batch.ingredients | hidden
 
-    def _lists(self, batch: Batch) -> torch.Tensor | None:
-        """(B, K) bool, the names that the student is told; None = the model takes no list."""
+    def _conditioning(self, batch: Batch) -> torch.Tensor | None:
+        """(B, K) bool, the student's conditioning classes; None = the model is not conditioned."""
         if self._config.model.fusion == "none":
             return None
         return student_conditioning(
-            self._possible_names(batch), batch.ingredients_known, batch.seed, self._config.distill
+            self._possible_classes(batch), batch.ingredients_known, batch.seed, self._config.distill
         )
 
-    def _known_names(self, batch: Batch, lists: torch.Tensor | None) -> torch.Tensor:
-        """(B, K) bool, the names that the ingredient head learns of: it is known whether they are on the crop."""
+    def _known_classes(self, batch: Batch, conditioning: torch.Tensor | None) -> torch.Tensor:
+        """(B, K) bool, the classes that the ingredient head learns: it is known whether they are on the crop."""
         hidden = self._hidden(batch)
         known = batch.ingredients_known[:, None].expand_as(batch.ingredients).clone()
         if hidden is not None:
             known &= ~hidden | batch.ingredients
-        if lists is not None and self._config.model.kind == "diffusion":
-            known &= lists.all(1, keepdim=True)
+        if conditioning is not None and self._config.model.kind == "diffusion":
+            known &= conditioning.all(1, keepdim=True)
         known[:, BACKGROUND] = False
         return known
 
     def _thinned(self, mask: torch.Tensor) -> torch.Tensor:
-        """The mask at the stride of the finest level: an auxiliary loss needs no more, and costs a sixteenth there."""
+        """The mask at the stride of the finest level: enough for an auxiliary loss, and less work."""
         stride = self._config.model.strides[0]
         return mask[:, stride // 2 :: stride, stride // 2 :: stride].contiguous()
 
 
-def _forward(module: nn.Module, image: torch.Tensor, lists: torch.Tensor | None) -> SegmenterOutput:
-    output: SegmenterOutput = module(image) if lists is None else module(image, ingredients=lists)
+def _forward(module: nn.Module, image: torch.Tensor, conditioning: torch.Tensor | None) -> SegmenterOutput:
+    output: SegmenterOutput = module(image) if conditioning is None else module(image, ingredients=conditioning)
     return output

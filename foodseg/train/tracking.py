@@ -1,4 +1,4 @@
-"""MLflow, where `train.mlflow_uri` is set: one of its runs for each training, whether that was interrupted or not."""
+"""MLflow, where `train.mlflow_uri` is set: one MLflow run for each training, whether it was interrupted or not."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from foodseg.config.load import leaves
 from foodseg.errors import Unavailable, UserError
 
 EXPERIMENT = "foodseg"
-RUN_URI = "foodseg.run_uri"  # tag: where the run lies
+RUN_URI = "foodseg.run_uri"  # tag: the run directory
 CONNECT_SECONDS = 10  # a server that is up answers at once
 _PARAMS = 100  # the most that MLflow takes at once
 _log = logging.getLogger(__name__)
@@ -24,20 +24,20 @@ def require_mlflow(uri: str) -> None:
     """Raises UserError where MLflow is not installed, and Unavailable where it does not answer at the address."""
     mlflow = _mlflow()
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):  # MLflow itself would try for minutes
+    if parts.scheme in ("http", "https"):  # MLflow itself would retry for minutes
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
         except (OSError, ValueError) as error:
-            raise Unavailable(f"train.mlflow_uri {storage.redact(uri)}: nobody answers there ({error})") from None
+            raise Unavailable(f"train.mlflow_uri {storage.redact(uri)}: no server answers there ({error})") from None
     with _errors(uri):
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
 
 
 class Tracking:
-    """One of MLflow's runs, to which a training writes.
+    """The MLflow run to which a training writes.
 
-    A server that goes away in mid-run is said in the log once. It costs the rest of the curves there and nothing else:
+    If the server goes away during the run, this is logged once. Only the rest of the curves in MLflow is lost:
     `log.jsonl` has all of them.
     """
 
@@ -59,7 +59,7 @@ class Tracking:
                 )
         except UserError as error:
             self._lost = True
-            _log.warning("the run goes on without MLflow: %s", error)
+            _log.warning("the run continues without MLflow: %s", error)
 
     def end(self, status: str) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
@@ -70,7 +70,7 @@ def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Track
     """Begins a run in the experiment "foodseg", named as the run directory, with every setting as a parameter.
 
     Args:
-        resume: go on with the run that was begun for the same `run.uri`, if there is one.
+        resume: resume the MLflow run that was begun for the same `run.uri`, if there is one.
 
     Raises:
         UserError: MLflow is missing, or refuses the address.
@@ -82,7 +82,7 @@ def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Track
 
         client = mlflow.MlflowClient(uri)
         mlflow.set_tracking_uri(uri)
-        experiment = mlflow.set_experiment(EXPERIMENT)  # made by one of those who begin at once
+        experiment = mlflow.set_experiment(EXPERIMENT)  # several runs may begin at once: one of them creates it
         begun = _runs_of(client, config.run.uri) if resume else []
         if begun:
             client.update_run(begun[0].info.run_id, status="RUNNING")
@@ -101,7 +101,7 @@ def start_tracking(uri: str, config: ExperimentConfig, *, resume: bool) -> Track
 def end_tracking(config: ExperimentConfig, status: str) -> None:
     """Ends the MLflow run of a training as `status`, if it has not ended: its process may have been ended from outside.
 
-    A server that does not answer is said in the log and changes nothing.
+    If the server does not answer, this is logged and changes nothing else.
     """
     if config.train.mlflow_uri is None:
         return
@@ -148,7 +148,7 @@ def _mlflow() -> Any:
 
 @contextlib.contextmanager
 def _errors(uri: str) -> Iterator[None]:
-    """As one sentence, whatever MLflow raises: errors of its own, of files and databases, and bare ones."""
+    """Turns whatever MLflow raises into one sentence: its own errors, those of files and databases, and bare ones."""
     try:
         yield
     except Exception as error:

@@ -1,8 +1,8 @@
 """Validation within training: exact scores on `val`, and the temperature of the model's confidences, in one pass.
 
 Each rank labels its share of the rows; whole-number counts are added up over the ranks, so that every rank has the same
-result, whatever the number of ranks. As in `evaluate`, background on which an id is predicted that the source of the
-image never annotates is left out.
+result, whatever the number of ranks. As in `evaluate`, background pixels are left out where an id is predicted that the
+source of the image never annotates.
 """
 
 from dataclasses import asdict
@@ -31,8 +31,8 @@ def validate(
     """Scores every row of `reader` exactly once over the ranks, and fits the temperature; all ranks call it.
 
     Args:
-        model: of the weights that `eval.weights` names, after `step` updates.
-        reader: of the split `data.val_split`. manifest: of the data that is trained on.
+        model: with the weights that `eval.weights` names, after `step` updates.
+        reader: for the split `data.val_split`. manifest: of the training data.
 
     Returns:
         The scores, and the temperature; None for it where `eval.restrict` ruled out the true id of every pixel.
@@ -63,7 +63,7 @@ def validation_counts(
     Returns:
         (K, K) int64 confusion matrix; (T,) int64 negative log-likelihoods of sampled pixels at each of TEMPERATURES, as
         `nll_sums` gives them; (1,) int64, how many pixels those are. Pixels whose true id `eval.restrict` ruled out are
-        not among them: no temperature mends those.
+        not among them: no temperature can correct those.
     """
     classes = manifest.class_table
     matrix = np.zeros((len(classes), len(classes)), np.int64)
@@ -75,7 +75,7 @@ def validation_counts(
         matrix += confusion(truth, ids, len(classes), classes.ignore_id)
         sample = sampled_pixels(truth, classes.ignore_id, row["image_id"])
         values, own = logits.at(sample), truth.ravel()[sample]
-        # of a true id that is ruled out each pixel costs some 1e4 / T nats: the others would have no say
+        # a pixel whose true id is ruled out costs some 1e4 / T nats, which would outweigh all others
         possible = values[own, np.arange(len(own))] > RULED_OUT / 2
         nll += nll_sums(values[:, possible], own[possible])
         pixels += possible.sum()

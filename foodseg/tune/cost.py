@@ -25,7 +25,7 @@ def model_cost(config: ExperimentConfig, classes: ClassTable, against: Against) 
     if against == "none":
         return {}
     text = text_of_run(config, classes)
-    model = build_segmenter(config.model, len(classes), pretrained=False, text=text.vectors if text else None)
+    model = build_segmenter(config.model, len(classes), pretrained=False, text=text.embeddings if text else None)
     if against == "parameters":
         return {"parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad))}
     device = pick_device("auto" if config.scaling.use_gpu else "cpu")

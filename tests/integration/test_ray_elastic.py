@@ -17,7 +17,7 @@ from foodseg.cluster.ray_internals.train import (
 )
 from foodseg.cluster.ray_session import living_nodes
 from foodseg.train import ray_elastic
-from foodseg.train.ray_elastic import TOLD_SECONDS, Announcer, ElasticWorkers
+from foodseg.train.ray_elastic import REPEAT_SECONDS, Announcer, ElasticWorkers
 
 
 def elastic(
@@ -90,17 +90,17 @@ def test_the_user_hears_of_losses_sizes_and_waiting(monkeypatch) -> None:
     enter(running, after=two)
     enter(lost, after=running)
     enter(lost, after=lost)
-    clock[0] += TOLD_SECONDS
+    clock[0] += REPEAT_SECONDS
     enter(lost, after=lost)
     enter(lost, after=lost)
     enter(one, after=lost)
-    clock[0] += TOLD_SECONDS
+    clock[0] += REPEAT_SECONDS
     enter(ReschedulingState(lost.training_failed_error), after=one)
 
     waiting = (logging.WARNING, "the cluster has no room for 1 worker with 2 CPU: waiting for nodes")
     assert said == [
         (logging.INFO, "training on 2 workers"),
-        (logging.WARNING, "workers were lost (It broke); going on from the newest checkpoint"),
+        (logging.WARNING, "workers were lost (It broke); resuming from the newest checkpoint"),
         waiting,
         (logging.INFO, "training on 1 worker"),
         waiting,

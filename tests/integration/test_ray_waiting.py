@@ -31,7 +31,7 @@ def test_a_pause_longer_than_the_guard_is_no_starvation(ray_cluster, tmp_path):
         write_synthetic(tmp_path / "d"), tmp_path / "run", "train.steps=160", "train.checkpoint_every=2", *SETTINGS
     )
     began = time.monotonic()
-    assert run_training(config, build_context=partial(Pausing, patience=GUARD))["step"] == 160
+    assert run_training(config, build_context=partial(Pausing, timeout=GUARD))["step"] == 160
     assert time.monotonic() - began > 25
 
 
@@ -50,7 +50,7 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
     )
     try:
         with pytest.raises(RetryLater) as caught:
-            run_training(config, build_context=partial(RayContext, patience=GUARD, first=GUARD))
+            run_training(config, build_context=partial(RayContext, timeout=GUARD, first=GUARD))
     finally:
         ray.kill(other)
     assert str(caught.value) == (

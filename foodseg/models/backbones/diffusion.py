@@ -1,16 +1,16 @@
-"""Stable Diffusion as a backbone: what a UNet that was trained to paint sees in an image (VPD, Zhao et al., 2023).
+"""Stable Diffusion as a backbone: features of a UNet that was trained to generate images (VPD, Zhao et al., 2023).
 
 The image becomes latents (a frozen VAE, the mode of its distribution, no noise), and goes once through the UNet at
-one timestep. The names of the ingredients are the UNet's text: each vector is one token, so that the cross-attention
-layers say, for each place, how much it has of each name. What is taken out:
+one timestep. The class embeddings are the UNet's text: each is one token, so that the cross-attention layers say how
+much each grid cell attends to each class. The outputs are:
 
 - features in front of the last layer of each stage of the decoder half, at strides 64, 32, 16, 8 of the image: after
   `up_blocks[0].resnets[1]`, `up_blocks[1].attentions[1]`, `up_blocks[2].attentions[1]` and all of `up_blocks[3]`
 - maps: the cross-attention of the layers at strides 16 and 32 of both halves, mean over heads and over the layers of
   one stride
 
-VPD takes the square root of the number of places for its height and width. Here both come from the latents, so that
-any image will do whose sides are multiples of 64.
+VPD takes the square root of the number of grid cells for height and width. Here both come from the latents, so that
+any image works whose sides are multiples of 64.
 
 The parts are built in `diffusion_parts.py`. diffusers is imported only where it is used.
 
@@ -38,7 +38,7 @@ class Diffusion(nn.Module):
         strides: pixels of the image per feature, increasing.
         map_strides: strides of the maps, increasing; empty where none are wanted.
         size_multiple: sides of an image must be multiples of this many pixels.
-        latent_cache: where latents of images that come again are kept; None = all are made.
+        latent_cache: holds latents of images that are seen again; None = all are computed.
     """
 
     timestep: torch.Tensor
@@ -47,13 +47,13 @@ class Diffusion(nn.Module):
     def __init__(
         self, vae: Any, unet: Any, strides: tuple[int, ...], config: DiffusionConfig, *, named: bool, maps: bool
     ) -> None:
-        """Takes both parts over.
+        """Builds the backbone from both parts.
 
         Args:
             vae: `AutoencoderKL`; its decoder is dropped, and nothing of it is ever trained.
             unet: `UNet2DConditionModel` with four stages of two layers; what `config.unet` says of it is trained.
-            named: whether `forward` gets tokens; else a learned one takes their place.
-            maps: whether `forward` gives maps.
+            named: whether `forward` gets tokens; else it uses one learned token.
+            maps: whether `forward` returns maps.
         """
         super().__init__()
         vae.decoder = vae.post_quant_conv = None
@@ -76,7 +76,7 @@ class Diffusion(nn.Module):
             _tapped(unet, stride).register_forward_hook(_Tap(self._seen, stride))
         for name, module in unet.named_modules():
             if name.endswith(".attn2"):
-                module.set_processor(_NameAttention(self._seen, _stride_of(name), self.map_strides))
+                module.set_processor(_TokenAttention(self._seen, _stride_of(name), self.map_strides))
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
@@ -87,22 +87,24 @@ class Diffusion(nn.Module):
 
         Args:
             image: (B, 3, H, W) float in [-1, 1]; H and W multiples of 64.
-            tokens: (T, D) float; None where the backbone was built without names.
+            tokens: (T, D) float; None for an unconditioned backbone.
             allowed: (B, T) bool, the tokens that may be attended to, one at least; None = all.
 
         Returns:
             Features (B, C_i, H / stride_i, W / stride_i) of `strides`, and maps (B, T, h, w) float32 of `map_strides`:
-            the attention of each place to each token, which sums to 1; 0 for a token that is not allowed.
+            the attention of each grid cell to each token, which sums to 1; 0 for a token that is not allowed.
         """
         assert image.shape[2] % COARSEST == 0 and image.shape[3] % COARSEST == 0, f"sides of {tuple(image.shape)}"
-        assert (tokens is None) != (self.no_name is None), "tokens are given if the backbone was built for names"
-        made = encoded(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
+        assert (tokens is None) != (self.no_name is None), (
+            "tokens are passed if and only if the backbone is conditioned"
+        )
+        latents = encoded(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
         context = tokens if tokens is not None else self.no_name
         assert context is not None
         self._seen.begin()
         try:
             self.unet(
-                made * self._scale,
+                latents * self._scale,
                 self.timestep,
                 context.expand(len(image), -1, -1),
                 encoder_attention_mask=allowed,
@@ -119,9 +121,9 @@ class Diffusion(nn.Module):
 
 
 class _Seen:
-    """What the layers show in one forward pass.
+    """Collects features and maps of the layers during one forward pass.
 
-    It is closed outside of it: a backward pass that computes activations again runs the same layers once more.
+    It is closed outside of it: a backward pass with checkpointing runs the same layers again.
     """
 
     def __init__(self) -> None:
@@ -133,7 +135,7 @@ class _Seen:
         self._open = True
 
     def end(self) -> tuple[dict[int, torch.Tensor], dict[int, list[torch.Tensor]]]:
-        """Returns the features and the maps (B, h w, T) by stride, and forgets them."""
+        """Returns the features and the maps (B, h w, T) by stride, and clears them."""
         found = self._features, self._maps
         self._open, self._features, self._maps = False, {}, {}
         return found
@@ -148,7 +150,7 @@ class _Seen:
 
 
 class _Tap:
-    """A forward hook; an object and no function, so that the copy of a model has hooks of its own."""
+    """A forward hook. It is an object, so that a deep copy of a model has its own hooks."""
 
     def __init__(self, seen: _Seen, stride: int) -> None:
         self._seen, self._stride = seen, stride
@@ -157,14 +159,14 @@ class _Tap:
         self._seen.feature(self._stride, output[0] if isinstance(output, tuple) else output)
 
 
-class _NameAttention:
+class _TokenAttention:
     """Processor of diffusers' cross-attention layers: a token that is not allowed has exactly no weight.
 
-    The weights of each place and name exist only where they are shown, the others use torch's fused attention.
+    The weights of grid cells and tokens are computed only where maps are wanted; other layers use fused attention.
     """
 
     def __init__(self, seen: _Seen, stride: int | None, map_strides: tuple[int, ...]) -> None:
-        """`stride`: of the image at this layer; None = in the middle of the UNet, which is not shown."""
+        """`stride`: of the image at this layer; None = the middle of the UNet, which has no maps."""
         self._seen, self._stride = seen, stride if stride in map_strides else None
 
     def __call__(
@@ -174,11 +176,11 @@ class _NameAttention:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Places (B, h w, C), tokens (B, T, D), mask (B, 1, T) with 0 for what may be seen -> (B, h w, C)."""
+        """Grid cells (B, h w, C), tokens (B, T, D), mask (B, 1, T) with 0 for what may be seen -> (B, h w, C)."""
         assert encoder_hidden_states is not None
         projected = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         query, key, value = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in projected)
-        # diffusers makes -10000 of what is masked; a boolean mask gives it no weight whatever the scores are
+        # diffusers adds -10000 where masked; a boolean mask gives exactly no weight whatever the scores are
         allowed = None if attention_mask is None else attention_mask[:, None] == 0
         if self._stride is None:
             found = scaled_dot_product_attention(query, key, value, attn_mask=allowed)
@@ -195,7 +197,7 @@ class _NameAttention:
 
 
 class _LearnedTime(nn.Module):
-    """The numbers that encode the timestep, learned, in the place of the UNet's sines and cosines of it."""
+    """A learned encoding of the timestep instead of the UNet's sines and cosines."""
 
     def __init__(self, code: torch.Tensor) -> None:
         super().__init__()
@@ -214,7 +216,7 @@ def _tapped(unet: Any, stride: int) -> nn.Module:
 
 
 def _cut(unet: Any, finest: int) -> None:
-    """Drops what lies behind the feature of the finest level: DDP refuses parameters without a gradient."""
+    """Drops the layers behind the feature of the finest level: DDP refuses parameters without a gradient."""
     unet.conv_norm_out, unet.conv_out = None, nn.Identity()
     last = _up_index(finest)
     unet.up_blocks = unet.up_blocks[: last + 1]
@@ -224,7 +226,7 @@ def _cut(unet: Any, finest: int) -> None:
 
 
 def _train(unet: Any, config: DiffusionConfig) -> None:
-    """Says which parameters of the UNet are trained. LoRA (Hu et al., 2022) begins as no change at all."""
+    """Sets which parameters of the UNet are trained. LoRA (Hu et al., 2022) starts without any effect."""
     unet.requires_grad_(config.unet == "full")
     if config.unet == "lora":
         from peft import LoraConfig
@@ -234,7 +236,7 @@ def _train(unet: Any, config: DiffusionConfig) -> None:
 
 
 def _stride_of(layer: str) -> int | None:
-    """Returns the pixels of the image per place in a layer "down_blocks.1..." or "up_blocks.2..."; None = neither."""
+    """Returns the image pixels per grid cell of a layer "down_blocks.1..." or "up_blocks.2..."; None = neither."""
     half, _, rest = layer.partition(".")
     if half == "mid_block":
         return None

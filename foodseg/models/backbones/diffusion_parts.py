@@ -27,7 +27,7 @@ _VAE = {
     "latent_channels": 4,
     "norm_num_groups": 32,
 }
-# what is not here are the defaults of diffusers' classes, which are those of Stable Diffusion 1
+# all other settings are the defaults of diffusers' classes, which are those of Stable Diffusion 1
 _UNET = {
     "block_out_channels": (320, 640, 1280, 1280),
     "layers_per_block": 2,
@@ -40,14 +40,14 @@ _UNETS: dict[str, dict[str, Any]] = {
     "tiny": {**_UNET, "block_out_channels": (24, 48, 96, 96), "norm_num_groups": 8, "attention_head_dim": 4},
 }
 _TINY_VAE = {**_VAE, "block_out_channels": (16, 32, 32, 32), "layers_per_block": 1, "norm_num_groups": 8}
-_TINY_WIDTH = 64  # of the token of a tiny model that is told no names
+_TINY_WIDTH = 64  # of the token of an unconditioned tiny model
 
 
 def build_diffusion(config: ModelConfig, width: int | None, *, pretrained: bool) -> Diffusion:
     """Builds the backbone of `model.kind = diffusion`.
 
     Args:
-        width: D of the class embeddings; None = it is told none.
+        width: D of the class embeddings; None = unconditioned.
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
 
     Raises:
@@ -86,7 +86,7 @@ def require_diffusion(config: ModelConfig, width: int | None, *, pretrained: boo
     if width not in (None, wanted):
         hint = {"sd1": "ViT-L-14", "sd2": "ViT-H-14"}[config.backbone]
         raise UserError(
-            f"model.text gives vectors of {width} numbers, but the UNet of model.backbone = {config.backbone} takes "
+            f"model.text gives embeddings of {width} numbers, but the UNet of model.backbone = {config.backbone} takes "
             f"tokens of {wanted}: set model.text.kind=open_clip with model.text.model={hint}"
         )
     if not pretrained or config.weights == "none":
@@ -107,7 +107,7 @@ def _vae(backbone: str) -> dict[str, Any]:
 
 def _require_fit(config: ModelConfig, part: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     for key, value in wanted.items():
-        # published configurations leave out what did not exist when they were written: it is off
+        # published configurations leave out settings that did not exist when they were written: those are off
         there = found.get(key, False)
         if (tuple(there) if isinstance(there, list) else there) != value:
             raise UserError(
@@ -128,7 +128,7 @@ def _load_config(weights: str, source: str, part: str) -> dict[str, Any]:
     except Exception as error:  # the hub client raises what its network stack raises
         raise _not_there(weights, f"{part}/config.json", error) from None
     if not isinstance(found, dict):
-        raise _not_there(weights, f"{part}/config.json", TypeError("it is no JSON object"))
+        raise _not_there(weights, f"{part}/config.json", TypeError("it is not a JSON object"))
     return found
 
 
@@ -140,12 +140,12 @@ def _loaded(config: ModelConfig, width: int | None) -> tuple[Any, Any]:
             _require_fit(config, part, own, _load_config(config.weights, source, part))
             kind = _class_of(part)
             try:
-                # None of the weights may stay random: diffusers only warns of that
+                # no weight may stay random; diffusers would only warn
                 model, report = kind.from_pretrained(
                     source, subfolder=part, torch_dtype=torch.float32, output_loading_info=True
                 )
             except MemoryError:
-                raise  # is no fault of the weights
+                raise  # not a fault of the weights
             except Exception as error:  # the hub client, torch and safetensors raise a dozen kinds
                 raise _not_there(config.weights, part, error) from None
             if report["missing_keys"]:

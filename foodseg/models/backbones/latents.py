@@ -1,4 +1,4 @@
-"""Latents of images that come again, kept in a folder or in object storage: the frozen VAE makes each of them once.
+"""A cache of latents in a folder or in object storage, so that the frozen VAE encodes each image once.
 
     cache = LatentCache("s3://bucket/latents")
     latents = cache.latents(image, vae)          # as encoded(image, vae), at the price of a download
@@ -32,16 +32,16 @@ def encoded(image: torch.Tensor, vae: Any) -> torch.Tensor:
 
 
 class LatentCache:
-    """Keeps what `encoded` returns, one file an image."""
+    """Caches what `encoded` returns, one file per image."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._folder: str | None = None  # that of the VAE, whose weights may be loaded after this is made
 
     def latents(self, image: torch.Tensor, vae: nn.Module) -> torch.Tensor:
-        """Returns `encoded(image, vae)`, of which only what is not kept yet is computed.
+        """Returns `encoded(image, vae)`; only latents that are not cached yet are computed.
 
-        A damaged entry is made again.
+        A damaged entry is computed again.
 
         Raises:
             UserError: the folder cannot be written to.

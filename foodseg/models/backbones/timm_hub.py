@@ -3,7 +3,7 @@
     path = published_weights("tf_efficientnet_lite0")   # ~/.cache/huggingface/..., downloaded once
 
 Endpoint, token and cache come from HF_ENDPOINT, HF_TOKEN and HF_HOME, as for every tool of the hub; HF_HUB_OFFLINE=1
-takes what the cache has and asks nobody.
+uses the cache alone.
 """
 
 import os

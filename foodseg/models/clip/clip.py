@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from foodseg.errors import UserError
 from foodseg.models.clip.towers import find_clip, load_clip_towers
 
-# a name's vector is the mean over these
+# the embedding of a name is the mean over these
 PROMPTS = ("a photo of {}.", "a photo of {}, a type of food.", "a close-up photo of {}.", "a plate with {}.")
 BATCH = 16  # regions, or sentences, in one forward pass
 MARGIN = 0.1  # around a region, as a share of its longer side
@@ -39,7 +39,7 @@ class ClipModel:
     ) -> None:
         """Takes what open_clip gives: a model, its transform for images, its tokenizer.
 
-        cache_names: how many names' vectors are kept for the next call (2 KB each at 512 numbers).
+        cache_names: how many text embeddings are kept for the next call (2 KB each at 512 numbers).
         """
         self._model = model.eval().to(device)
         self._preprocess = preprocess
@@ -80,7 +80,7 @@ class ClipModel:
         return rows
 
     def _text(self, names: Sequence[str]) -> torch.Tensor:
-        """Returns (n, D) float32 vectors of length 1; those of names seen lately come from the cache."""
+        """Returns (n, D) float32 text embeddings of length 1; those of recent names come from the cache."""
         if not names:
             raise UserError("there is no name to score: give at least one")
         missing = [name for name in dict.fromkeys(names) if name not in self._vectors]
@@ -117,7 +117,7 @@ class ClipModel:
 def load_clip(
     model: str, weights: str | None, device: torch.device, *, quick_gelu: bool | None = None, cache_names: int = 4096
 ) -> ClipModel:
-    """Builds both towers; arguments and errors as for `models.clip_towers.find_clip`."""
+    """Builds both towers; arguments and errors as for `models.clip.towers.find_clip`."""
     towers = load_clip_towers(find_clip(model, weights, quick_gelu, "clip"), device)
     return ClipModel(*towers, device, cache_names)
 

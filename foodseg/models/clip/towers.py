@@ -1,4 +1,4 @@
-"""The one way to a CLIP model: open_clip's name, folder, published tag or file of weights -> its two towers.
+"""Loads CLIP models: open_clip's name, folder, published tag or file of weights -> the two towers.
 
     found = find_clip("ViT-L-14", "openai", None, "model.text")
     towers = load_clip_towers(found, torch.device("cpu"))
@@ -28,7 +28,7 @@ class FoundClip:
     """A model that is there.
 
     model: open_clip's name, or a folder or URI with open_clip_config.json and weights.
-    weights: of a name, a published tag, or a file or URI; None of a folder. published: it is a tag.
+    weights: with a name, a published tag, or a file or URI; None with a folder. published: `weights` is a tag.
     quick_gelu: whether the towers compute with QuickGELU, as OpenAI's do; None = as the folder says.
     section: of the configuration, which errors name.
     """
@@ -41,7 +41,7 @@ class FoundClip:
 
     @property
     def identity(self) -> str:
-        """Names the weights by content where they are files: (model, identity, quick_gelu) gives the same vectors."""
+        """Names the weights, files by their content: (model, identity, quick_gelu) determines the embeddings."""
         if self.published:
             return str(self.weights)
         if self.weights is not None:
@@ -71,14 +71,15 @@ def find_clip(model: str, weights: str | None, quick_gelu: bool | None, section:
         section: of the configuration, to name in errors.
 
     Raises:
-        UserError: open_clip is missing, or lacks the model or its weights; a file of weights leaves its GELU open.
+        UserError: open_clip is missing, or lacks the model or its weights; a file of weights does not determine its
+            GELU.
     """
     open_clip = open_clip_module()
     shown = storage.redact(model)
     if model not in open_clip.list_models():
         if not storage.exists(storage.join(model, _CONFIG)):
             raise UserError(
-                f"{section}: open_clip has no model {shown!r}, and it is no folder with {_CONFIG}; "
+                f"{section}: open_clip has no model {shown!r}, and it is not a folder with {_CONFIG}; "
                 "open_clip.list_models() names those it has"
             )
         if weights is not None:
@@ -94,7 +95,7 @@ def find_clip(model: str, weights: str | None, quick_gelu: bool | None, section:
         return FoundClip(model, weights, True, published[weights] if quick_gelu is None else quick_gelu, section)
     if not storage.exists(weights):
         raise UserError(
-            f"{section}: {storage.redact(weights)} is no file of weights, and no published tag of {model} ({known})"
+            f"{section}: {storage.redact(weights)} is neither a file of weights nor a tag of {model} ({known})"
         )
     known_with = {bool(open_clip.get_model_config(model).get("quick_gelu")), *published.values()}
     if quick_gelu is None and len(known_with) > 1:

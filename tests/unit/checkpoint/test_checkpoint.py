@@ -111,12 +111,12 @@ def test_a_model_with_text_is_rebuilt_from_its_checkpoint_alone(tmp_path, fusion
     table = "model.text={kind: table, table: /nowhere/t.safetensors}"
     config = synthetic_config("data", "run", f"model.fusion={fusion}", table, *head, *weight)
     text = TextTable(torch.randn(len(SYNTHETIC_CLASSES), 7), SYNTHETIC_CLASSES.names, "random unit vectors, seed 0")
-    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES), text=text.vectors).eval()
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES), text=text.embeddings).eval()
     state = model.state_dict()
     checkpoint = replace(make(), config=config, student=state, teacher=state, text=text)
     save_checkpoint(str(tmp_path / "c"), checkpoint)
     loaded = load_checkpoint(str(tmp_path / "c"))
-    assert torch.equal(loaded.text.vectors, text.vectors) and loaded.text.made_by == text.made_by
+    assert torch.equal(loaded.text.embeddings, text.embeddings) and loaded.text.made_by == text.made_by
     assert read_table(str(tmp_path / "c" / "text.safetensors"), SYNTHETIC_CLASSES).names == SYNTHETIC_CLASSES.names
     image, names = torch.rand(1, 3, 64, 64), torch.zeros(1, len(SYNTHETIC_CLASSES), dtype=torch.bool)
     names[:, 2] = True

@@ -100,7 +100,7 @@ def test_file_without_images(tmp_path):
 
 def test_an_image_counted_twice_is_refused(tmp_path):
     images = random_images(3)
-    with pytest.raises(UserError, match="'p1' stands more than once"):
+    with pytest.raises(UserError, match="'p1' occurs more than once"):
         write_image_counts(str(tmp_path / "images.parquet"), [*images, images[1]], NAMES, "test", "foodmix@3")
 
 

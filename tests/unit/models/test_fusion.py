@@ -12,12 +12,12 @@ from foodseg.config.text import TextConfig
 from foodseg.models.build import build_segmenter
 from foodseg.models.fusion import (
     WIDTH,
+    ClassEmbeddings,
     CrossAttention,
     Film,
     IngredientHead,
-    NameVectors,
     ScoreMap,
-    allowed_names,
+    allowed_classes,
     masked,
 )
 from foodseg.models.segmenter import Segmenter
@@ -28,7 +28,7 @@ ONE, NONE, ALL = [False, True, False], [False, False, False], [True, True, True]
 
 
 def listed(names: list[bool]) -> torch.Tensor | None:
-    return allowed_names(torch.tensor([names]))
+    return allowed_classes(torch.tensor([names]))
 
 
 # --- masking by hand: ids 0 (background), 1, 2 ---
@@ -98,29 +98,36 @@ def test_film_scales_and_shifts():
 
 def test_lists_of_a_batch_are_its_own():
     vectors, guess = torch.tensor([[1.0], [8.0], [6.0], [3.0]]), torch.tensor([[0.0, 0.0, math.log(3)]]).expand(2, 3)
-    both = Film.pooled(vectors, allowed_names(torch.tensor([ONE, ALL])), guess)
+    both = Film.pooled(vectors, allowed_classes(torch.tensor([ONE, ALL])), guess)
     assert_close(both, torch.tensor([[4.0], [12.5 / 3.25]]))
     cosines = torch.full((2, 3, 1, 1), 0.5)
-    assert masked(cosines, allowed_names(torch.tensor([ONE, ALL]))).flatten().tolist() == [0.5, 0.5, -1, 0.5, 0.5, 0.5]
+    assert masked(cosines, allowed_classes(torch.tensor([ONE, ALL]))).flatten().tolist() == [
+        0.5,
+        0.5,
+        -1,
+        0.5,
+        0.5,
+        0.5,
+    ]
 
 
 def test_name_vectors():
     table = torch.tensor([[9.0, 9.0], [3.0, 0.0], [1.0, 0.0], [2.0, 3.0]])  # the mean of the names is (2, 1)
-    names = NameVectors(table, centre=True, null=True)
+    names = ClassEmbeddings(table, centre=True, null=True)
     s = 0.5**0.5
     vectors = names(table, table)
     assert_close(vectors[1:4], torch.tensor([[s, -s], [-s, -s], [0.0, 1.0]]))
     assert torch.equal(vectors[0], names.background) and torch.equal(vectors[4], names.null)
     # other names are centred by the mean of the table's, so that a name alone keeps a direction
     assert_close(names(torch.tensor([[0.0, 0.0], [2.0, 5.0]]), table)[1], torch.tensor([0.0, 1.0]))
-    raw = NameVectors(table, centre=False, null=False)(table, table)
+    raw = ClassEmbeddings(table, centre=False, null=False)(table, table)
     assert torch.equal(raw[1:], table[1:]) and len(raw) == 4
 
 
 def test_a_name_that_is_alone_keeps_its_direction():
     """Less its own mean it would be 0."""
     table = torch.tensor([[9.0, 9.0], [3.0, 4.0]])
-    names = NameVectors(table, centre=True, null=True)
+    names = ClassEmbeddings(table, centre=True, null=True)
     assert_close(names(table, table)[1], torch.tensor([0.6, 0.8]))
     assert names.background.norm() > 0 and names.null.norm() > 0  # learned vectors start as long as the names
 
@@ -204,7 +211,7 @@ def test_shapes(fusion, stride):
     else:
         assert output.score_map is None
     if fusion != "film":
-        assert model.name_maps(image(2)).shape == (2, 5 + (fusion == "cross_attention"), *grid)
+        assert model.class_maps(image(2)).shape == (2, 5 + (fusion == "cross_attention"), *grid)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
@@ -272,9 +279,9 @@ def test_save_and_load_with_the_table(fusion):
 
 def test_name_maps():
     ingredients = torch.tensor([[False, True, False, False, False]])
-    cosines = awake(build("score_map")).name_maps(image(), ingredients)
+    cosines = awake(build("score_map")).class_maps(image(), ingredients)
     assert (cosines[:, 2:] == -1).all() and (cosines[:, :2] > -1).all() and (cosines.abs() <= 1 + 1e-6).all()
-    attention = awake(build("cross_attention")).name_maps(image(), ingredients)
+    attention = awake(build("cross_attention")).class_maps(image(), ingredients)
     assert (attention[:, 2:5] == 0).all() and (attention[:, [0, 1, 5]] > 0).all()
     assert_close(attention.sum(1), torch.ones(1, 2, 3))
 

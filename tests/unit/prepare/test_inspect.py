@@ -173,11 +173,11 @@ def test_the_names_whose_embeddings_are_closest(tmp_path: Path, capsys: pytest.C
     uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0)
     table = write_table(tmp_path / "t.safetensors")
     result = inspect_data(uri, str(tmp_path / "out"), table)
-    assert result["closest_embeddings"] == closest_pairs(read_table(table).vectors, SYNTHETIC_CLASSES.names)
+    assert result["closest_embeddings"] == closest_pairs(read_table(table).embeddings, SYNTHETIC_CLASSES.names)
     assert len(result["closest_embeddings"]) == 10
     show_inspection(result)
     first, second, cosine = result["closest_embeddings"][0]
     assert f"closest text embeddings:\n  {cosine:.2f}  {first} | {second}\n" in capsys.readouterr().out
     (tmp_path / "other.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"other\.safetensors is no table of text vectors"):
+    with pytest.raises(UserError, match=r"other\.safetensors is not a table of text embeddings"):
         inspect_data(uri, str(tmp_path / "out"), str(tmp_path / "other.safetensors"))

@@ -133,7 +133,7 @@ def test_a_checkpoint_is_a_whole_model(data, names, tmp_path, unet):
     checkpoint = newest(tmp_path / "r")
     assert not any(name.startswith("backbone.vae.") for name in checkpoint.teacher)
     torn = {name: tensor for name, tensor in checkpoint.teacher.items() if name != "classifier.bias"}
-    with pytest.raises(UserError, match=r"is not whole: classifier\.bias is missing"):
+    with pytest.raises(UserError, match=r"are incomplete: classifier\.bias is missing"):
         load_model(replace(checkpoint, teacher=torn), "ema")
     image = torch.rand(1, 3, 64, 64)
     for weights, own in (("student", trainer.student.eval()), ("ema", trainer.teacher.module)):

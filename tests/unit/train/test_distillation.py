@@ -209,7 +209,7 @@ def test_unlabelled_images_that_teach_nothing_are_named(data, tmp_path, caplog):
     without_masks = [said for said in caplog.messages if "no mask" in said]
     assert without_masks == [
         "1 of the training images have no mask: nothing is learned from them while loss.distill and the other "
-        "terms of a teacher are 0"
+        "distillation terms are 0"
     ]
     caplog.clear()
     prepared(synthetic_config(data, tmp_path / "on", *ON))

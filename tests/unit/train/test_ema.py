@@ -100,5 +100,5 @@ def test_a_state_of_something_else_is_refused():
     teacher = Teacher(nn.Linear(2, 2), 0.1, 10)
     with pytest.raises(RuntimeError, match="extra"):
         teacher.load_state_dict({**teacher.state_dict(), "extra": torch.zeros(1)})
-    with pytest.raises(UserError, match="the average that this checkpoint kept is not whole: bias is missing"):
+    with pytest.raises(UserError, match="the averaged weights of this checkpoint are incomplete: bias is missing"):
         teacher.load_state_dict({"weight": teacher.state_dict()["weight"]})

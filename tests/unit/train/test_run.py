@@ -51,7 +51,7 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
             r"model.backbone 'test_vit3' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose another",
         ),
         (["train.mlflow_uri=gopher://nowhere"], "train.mlflow_uri gopher://nowhere: MLflow refuses it"),
-        (["train.mlflow_uri=http://127.0.0.1:1"], "train.mlflow_uri http://127.0.0.1:1: nobody answers there"),
+        (["train.mlflow_uri=http://127.0.0.1:1"], "train.mlflow_uri http://127.0.0.1:1: no server answers there"),
         (["scaling.use_gpu=true"], "scaling.use_gpu is true and scaling.num_workers is 0, but torch finds no GPU here"),
     ],
 )
@@ -161,7 +161,7 @@ def test_run_directory(data, tmp_path):
     config = synthetic_config(data, tmp_path / "r")
     prepare_run(config, resume=True)  # nothing there yet: a start
     assert load_config(str(tmp_path / "r" / "config.yaml")).config == config
-    with pytest.raises(UserError, match=r"is not empty: give --resume to go on with it, or another run.uri"):
+    with pytest.raises(UserError, match=r"is not empty: give --resume to resume it, or another run.uri"):
         prepare_run(config, resume=False)
     prepare_run(config, resume=True)
 
@@ -207,7 +207,7 @@ def test_the_names_are_embedded_once(data, tmp_path):
     (tmp_path / "t.safetensors").unlink()
     prepare_run(config, resume=True)
     kept = text_of_run(config, SYNTHETIC_CLASSES)
-    assert torch.equal(kept.vectors, made.vectors) and (tmp_path / "r" / "text.safetensors").exists()
+    assert torch.equal(kept.embeddings, made.embeddings) and (tmp_path / "r" / "text.safetensors").exists()
     assert text_of_run(synthetic_config(data, tmp_path / "r"), SYNTHETIC_CLASSES) is None
     with pytest.raises(UserError, match=r"t\.safetensors: no such file"):
         prepare_run(synthetic_config(data, tmp_path / "q", *text), resume=False)

@@ -77,7 +77,7 @@ def test_a_server_that_is_gone_does_not_end_a_sweep(
     data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     end_tracking(synthetic_config(data, tmp_path / "run", "train.mlflow_uri=http://127.0.0.1:1"), "KILLED")
-    assert "run stays open: train.mlflow_uri http://127.0.0.1:1: nobody answers there" in caplog.text
+    assert "run stays open: train.mlflow_uri http://127.0.0.1:1: no server answers there" in caplog.text
     caplog.clear()
     end_tracking(synthetic_config(data, tmp_path / "run"), "KILLED")
     assert not caplog.text
@@ -90,7 +90,7 @@ def test_mlflow_that_is_lost_in_mid_run_costs_only_its_curves(
         shutil.rmtree(tmp_path / "mlruns")
         for step in (1, 2):
             log.write(step, {"loss/cross_entropy": 0.5}, "a line")
-    assert caplog.text.count(f"the run goes on without MLflow: train.mlflow_uri {mlflow_uri}: ") == 1
+    assert caplog.text.count(f"the run continues without MLflow: train.mlflow_uri {mlflow_uri}: ") == 1
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
 
 

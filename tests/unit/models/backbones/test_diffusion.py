@@ -292,7 +292,7 @@ def test_both_kinds_of_attention_give_the_same_features(told):
 def test_name_maps_are_the_finest(told):
     image = sample_image(64, 64)
     with torch.no_grad():
-        assert torch.equal(told.name_maps(image, SOME), told(image, ingredients=SOME).maps[0])
+        assert torch.equal(told.class_maps(image, SOME), told(image, ingredients=SOME).maps[0])
 
 
 # --- training ---

@@ -180,9 +180,9 @@ def test_a_file_whose_gelu_is_open_is_refused(folder):
 @pytest.mark.parametrize(
     ("model", "weights", "expected"),
     [
-        ("ViT-X-99", None, "open_clip has no model 'ViT-X-99', and it is no folder with open_clip_config.json"),
+        ("ViT-X-99", None, "open_clip has no model 'ViT-X-99', and it is not a folder with open_clip_config.json"),
         ("ViT-B-32", None, "ViT-B-32 needs weights: a file or URI, or one of the published openai, "),
-        ("ViT-B-32", "nowhere.pt", r"nowhere.pt is no file of weights, and no published tag of ViT-B-32 \(openai, "),
+        ("ViT-B-32", "nowhere.pt", r"nowhere.pt is neither a file of weights nor a tag of ViT-B-32 \(openai, "),
         ("tiny-clip", "WRONG.safetensors", r"open_clip cannot load tiny-clip with .*WRONG.safetensors \(RuntimeError"),
         ("tiny-clip", "TEXT", r"open_clip cannot load tiny-clip with .*TEXT \(UnpicklingError"),
         ("FOLDER", "nowhere.pt", "holds its own weights: leave out nowhere.pt"),

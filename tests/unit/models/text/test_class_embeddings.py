@@ -34,27 +34,27 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "t.safetensors"
     path.write_bytes(table_bytes(TextTable(VECTORS, CLASSES.names, "by hand")))
     found = class_text(model_config(path), CLASSES)
-    assert torch.equal(found.vectors, VECTORS) and found.names == CLASSES.names and found.made_by == "by hand"
+    assert torch.equal(found.embeddings, VECTORS) and found.names == CLASSES.names and found.made_by == "by hand"
     assert safetensors.torch.load_file(path)["text"].dtype == torch.float32
     assert class_text(ModelConfig(), CLASSES) is None
 
 
 def test_a_table_of_somebody_else_needs_no_names():
     table = parse_table(safetensors.torch.save({"text": VECTORS.half()}), "t")
-    assert torch.equal(table.vectors, VECTORS) and table.names is None and table.made_by == "unknown"
+    assert torch.equal(table.embeddings, VECTORS) and table.names is None and table.made_by == "unknown"
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"no table", "is no table of text vectors"),
-        (b"", "is no table of text vectors"),
-        (safetensors.torch.save({"vectors": VECTORS}), r"is no table of text vectors.*'text'"),
+        (b"no table", "is not a table of text embeddings"),
+        (b"", "is not a table of text embeddings"),
+        (safetensors.torch.save({"vectors": VECTORS}), r"is not a table of text embeddings.*'text'"),
         (safetensors.torch.save({"text": VECTORS[0]}), r"must be finite numbers \(ids, width\), found shape \[3\]"),
         (safetensors.torch.save({"text": VECTORS / 0}), "must be finite numbers"),
         (safetensors.torch.save({"text": VECTORS[:, :0]}), r"must be finite numbers .*, found shape \[4, 0\]"),
         (safetensors.torch.save({"text": VECTORS[:0]}), r"must be finite numbers .*, found shape \[0, 3\]"),
-        (safetensors.torch.save({"text": VECTORS}, {"names": "["}), "is no table of text vectors"),
+        (safetensors.torch.save({"text": VECTORS}, {"names": "["}), "is not a table of text embeddings"),
         *(
             (safetensors.torch.save({"text": VECTORS}, {"names": names}), "'names' must be a JSON list of 4 texts")
             for names in ("5", "null", '"rice"', '{"rice": 1}', '["background", "rice", "date"]', "[0, 1, 2, 3]")

