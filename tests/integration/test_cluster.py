@@ -35,7 +35,7 @@ STORE = 100 * 2**20
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head and two other nodes, beside the Ray that other tests share: drivers are processes of their own.
+    """A head and two other nodes, separate from the Ray that other tests share: drivers are processes of their own.
 
     Both workers of 2 CPUs find room, and leave CPUs for the data. When a node is lost, two would still find room, and
     leave one: too few for a stream.
@@ -98,9 +98,13 @@ def test_a_lost_node_costs_only_the_steps_since_the_last_checkpoint(cluster: Clu
         finally:
             driver.kill()
 
-    told = (tmp_path / "said").read_text()
-    assert code == 0, told
-    assert told.index("training on 2 workers") < told.index("workers were lost") < told.index("training on 1 worker\n")
+    printed = (tmp_path / "said").read_text()
+    assert code == 0, printed
+    assert (
+        printed.index("training on 2 workers")
+        < printed.index("workers were lost")
+        < printed.index("training on 1 worker\n")
+    )
     # what Ray prints about the lost node is not on stdout
     prepared_as, trained, scored = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
     assert prepared_as["splits"]["train"]["images"] + prepared_as["splits"]["val"]["images"] == 24

@@ -1,6 +1,6 @@
 """The contract of `TrainContext`: one suite for a process without Ray, and for two workers on Ray.
 
-Each process of a run that goes on from step 2 writes down what its context gives it, and then trains to the end.
+Each process of a run that resumes from step 2 writes down what its context returns, and then trains to the end.
 """
 
 import json

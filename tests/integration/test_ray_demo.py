@@ -20,7 +20,7 @@ from tests.support.synthetic_set import write_synthetic
 
 
 def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers, a teacher and a table of names: every part of it runs and says what it did."""
+    """Two workers, a teacher and a table of text embeddings: every part of it runs and says what it did."""
     smaller = ["model.backbone=test_efficientnet", "augment.longest_side=96", "augment.crop=64", "eval.longest_side=96"]
     shorter = ["train.steps=4", "train.global_batch=4", "train.validate_every=4", "train.log_every=1"]
     settings = [*smaller, *shorter, "train.checkpoint_every=4"]
@@ -29,7 +29,7 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(ray_demo, name, count)
     out = tmp_path / "demo"
     result = run_demo(None, out)
-    # the lock has the sentence encoder, so that its vectors are the ones
+    # the lock has the sentence encoder, so that its embeddings are used
     assert result["text"].startswith("all-MiniLM-L6-v2 (") and f"text:      {result['text']}\n" in result["summary"]
     table = read_table(str(out / "names.safetensors"))
     assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == SYNTHETIC_CLASSES.names

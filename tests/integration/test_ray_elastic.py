@@ -1,4 +1,4 @@
-"""How many workers an elastic run takes, and what its user is told; by hand, no cluster is started."""
+"""How many workers an elastic run takes, and what is logged; without starting a cluster."""
 
 import logging
 import socket

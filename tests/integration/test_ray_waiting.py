@@ -1,4 +1,4 @@
-"""A rank may pause for longer than the guard; one that is starved for longer fails, with one sentence."""
+"""A rank may pause for longer than the limit; one that waits longer for data fails, with one sentence."""
 
 import time
 from functools import partial
@@ -12,12 +12,12 @@ from foodseg.train.ray_worker import RayContext
 from tests.support.ray_cluster import CPUS
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
-GUARD = 6.0
+LIMIT = 6.0
 pytestmark = pytest.mark.chaos
 SETTINGS = ["scaling.num_workers=1", "train.max_failures=0", "data.val_split=null"]
 
 
-def test_a_pause_longer_than_the_guard_is_no_starvation(ray_cluster, tmp_path):
+def test_a_pause_longer_than_the_limit_is_not_starvation(ray_cluster, tmp_path):
     class Pausing(RayContext):
         """Pauses at its first checkpoint, as a validation or an upload might."""
 
@@ -31,7 +31,7 @@ def test_a_pause_longer_than_the_guard_is_no_starvation(ray_cluster, tmp_path):
         write_synthetic(tmp_path / "d"), tmp_path / "run", "train.steps=160", "train.checkpoint_every=2", *SETTINGS
     )
     began = time.monotonic()
-    assert run_training(config, build_context=partial(Pausing, timeout=GUARD))["step"] == 160
+    assert run_training(config, build_context=partial(Pausing, timeout=LIMIT))["step"] == 160
     assert time.monotonic() - began > 25
 
 
@@ -50,7 +50,7 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
     )
     try:
         with pytest.raises(RetryLater) as caught:
-            run_training(config, build_context=partial(RayContext, timeout=GUARD, first=GUARD))
+            run_training(config, build_context=partial(RayContext, timeout=LIMIT, first=LIMIT))
     finally:
         ray.kill(other)
     assert str(caught.value) == (

@@ -95,8 +95,8 @@ def test_the_jpeg_is_rgb_and_the_png_exact(tmp_path: Path) -> None:
     write_meals(tmp_path, train=1, test=0, seed=0, longest_side=96)
     with Image.open(tmp_path / "images" / "synthetic__0001.jpg") as image:
         read, (width, height) = np.asarray(image).astype(int), image.size
-    drawn, mask = draw_meal(1, height, width)
-    assert abs(read - drawn).mean() < 8 < abs(read[:, :, ::-1] - drawn).mean()
+    image, mask = draw_meal(1, height, width)
+    assert abs(read - image).mean() < 8 < abs(read[:, :, ::-1] - image).mean()
     np.testing.assert_array_equal(
         cv2.imread(str(tmp_path / "masks" / "synthetic__0001.png"), cv2.IMREAD_UNCHANGED), mask
     )

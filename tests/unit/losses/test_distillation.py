@@ -1,4 +1,4 @@
-"""The teacher's terms against numbers worked out by hand on 2 x 2 maps."""
+"""The distillation losses against numbers worked out by hand on 2 x 2 maps."""
 
 import math
 
@@ -39,8 +39,8 @@ def test_divergence_by_hand(pixels, temperature):
     assert found.item() == close(temperature**2 * expected)
 
 
-def test_the_mean_is_over_pixels_that_are_no_padding_labelled_or_not():
-    """4 x 4 pixels at stride 2, of which the last row is padding: 12 pixels, the lower places weigh half."""
+def test_the_mean_is_over_pixels_that_are_not_padding_labelled_or_not():
+    """4 x 4 pixels at stride 2, of which the last row is padding: 12 pixels, the lower cells weigh half."""
     extent = torch.tensor([[0, 0, 3, 4]], dtype=torch.int32)
     pixels = real_pixels_per_cell(extent, 2, 2, 2)
     assert pixels.tolist() == [[[4, 4], [2, 2]]]
@@ -65,7 +65,7 @@ def test_a_student_that_agrees_has_nothing_to_learn():
     own = logits.clone().requires_grad_()
     value = divergence_sum(own, logits, torch.ones(2, 3, 4), 2.0)
     value.backward()
-    assert value.item() == pytest.approx(0, abs=1e-4)  # a sum of 24 places, times 4
+    assert value.item() == pytest.approx(0, abs=1e-4)  # a sum of 24 cells, times 4
     assert own.grad.abs().max() < 1e-5
 
 
@@ -103,7 +103,7 @@ def test_half_precision_is_compared_in_float32():
 
 
 def test_features_by_hand():
-    """Cosines 1, 0, -1 and 3/5; the last place holds one pixel, the others four."""
+    """Cosines 1, 0, -1 and 3/5; the last cell holds one pixel, the others four."""
     student = torch.tensor([[[2.0, 1.0], [1.0, 3.0]], [[0.0, 0.0], [1.0, 4.0]]])[None]
     teacher = torch.tensor([[[5.0, 0.0], [-1.0, 7.0]], [[0.0, 2.0], [-1.0, 0.0]]])[None]
     pixels = torch.tensor([[[4.0, 4.0], [4.0, 1.0]]])
@@ -129,7 +129,7 @@ def test_a_feature_of_zeros_has_a_bounded_gradient():
 
 
 def test_a_stage_and_the_deeper_one_by_hand():
-    """The deeper stage has one place, (3, 4): every place of the other is compared with it."""
+    """The deeper stage has one cell, (3, 4): every cell of the other is compared with it."""
     student = torch.tensor([[[3.0, 4.0], [-3.0, 0.0]], [[4.0, -3.0], [-4.0, 0.0]]])[None].requires_grad_()
     teacher = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).requires_grad_()
     value = deeper_distance_sum(student, teacher, torch.tensor([[[4.0, 4.0], [2.0, 0.0]]]))
@@ -138,14 +138,14 @@ def test_a_stage_and_the_deeper_one_by_hand():
     assert teacher.grad is None and student.grad.abs().sum() > 0
 
 
-def test_the_deeper_stage_is_resized_between_the_centres_of_its_places():
+def test_the_deeper_stage_is_resized_between_the_centres_of_its_cells():
     teacher = torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])[None]
     student = torch.tensor([[[0.0, 1.0, 3.0, 4.0]], [[1.0, 1.0, 1.0, 1.0]]])[None]
     assert deeper_distance_sum(student, teacher, torch.ones(1, 1, 4)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_attention_by_hand():
-    """Shares (1/2, 1/2, 0) against (1/4, 1/2, 1/4), and (1, 0, 0) against one who may not look there."""
+    """Shares (1/2, 1/2, 0) against (1/4, 1/2, 1/4), and (1, 0, 0) against a student for which that token is masked."""
     teacher = torch.tensor([[0.5, 1.0], [0.5, 0.0], [0.0, 0.0]]).view(1, 3, 1, 2).requires_grad_()
     student = torch.tensor([[0.25, 0.0], [0.5, 0.5], [0.25, 0.5]]).view(1, 3, 1, 2).requires_grad_()
     value = attention_divergence_sum(student, teacher, torch.tensor([[[4.0, 1.0]]]))
@@ -156,8 +156,8 @@ def test_attention_by_hand():
     assert student.grad.flatten().tolist() == close([-2 / 0.2501, -1e4, -2 / 0.5001, 0, 0, 0])
 
 
-def test_what_is_not_on_the_list_gets_no_gradient():
-    """However much the teacher looks there: it ends at the softmax, also that of the others."""
+def test_a_masked_token_gets_no_gradient():
+    """However much attention the teacher gives it; the softmax stops the gradient, also that of the others."""
     scores = torch.zeros(1, 3, 1, 1, requires_grad=True)
     hidden = torch.tensor([True, False, False]).view(1, 3, 1, 1)
     student = scores.masked_fill(hidden, -torch.inf).softmax(1)

@@ -220,7 +220,7 @@ def test_partial_labels_never_give_nan(loss):
 
 
 def test_ingredients_by_hand():
-    """Guesses 3/4, 1/2, 9/10 of ids that are there, not there, unknown."""
+    """Predictions 3/4, 1/2, 9/10 for ids that are present, absent, unknown."""
     logits = torch.tensor([[3.0, 1.0, 9.0]]).log().requires_grad_()
     present = torch.tensor([[True, False, True]])
     known = torch.tensor([[True, True, False]])

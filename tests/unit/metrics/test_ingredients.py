@@ -20,7 +20,7 @@ def image(*cells: tuple[int, int, int]) -> ImageCounts:
 
 
 def test_two_images_by_hand():
-    # a: rice 60, tofu 40 true; rice 80, fig 20 predicted. b: rice 50 true and predicted; background beside it.
+    # a: rice 60, tofu 40 true; rice 80, fig 20 predicted. b: rice 50 true and predicted; the rest is background.
     a = image((1, 1, 60), (2, 1, 20), (2, 3, 20))
     b = image((1, 1, 50), (0, 0, 50))
     result = ingredient_scores([a, b], NAMES)

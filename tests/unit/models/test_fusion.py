@@ -27,7 +27,7 @@ KINDS = ["score_map", "cross_attention", "film"]
 ONE, NONE, ALL = [False, True, False], [False, False, False], [True, True, True]
 
 
-def listed(names: list[bool]) -> torch.Tensor | None:
+def conditioning(names: list[bool]) -> torch.Tensor | None:
     return allowed_classes(torch.tensor([names]))
 
 
@@ -39,16 +39,16 @@ def listed(names: list[bool]) -> torch.Tensor | None:
     [(ONE, [0.6, 0.8, -1.0]), (NONE, [0.6, -1.0, -1.0]), (ALL, [0.6, 0.8, -0.6]), (None, [0.6, 0.8, -0.6])],
 )
 def test_score_map(names, channels):
-    """One place with the feature (3, 4), so (0.6, 0.8) at length 1, against (2, 0), (0, 1) and (-1, 0)."""
+    """One grid cell with the feature (3, 4), so (0.6, 0.8) at length 1, against (2, 0), (0, 1) and (-1, 0)."""
     fusion = ScoreMap(channels=2, classes=3, width=2, pyramid_channels=3, gamma=0.0)
     with torch.no_grad():
         fusion.project.weight.copy_(torch.eye(2)[..., None, None])
         fusion.project.bias.zero_()
         fusion.extra.weight.copy_(torch.eye(3)[..., None, None])  # shows the channels as they are
-    level, vectors = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    extra, scores = fusion(level, vectors, None if names is None else listed(names))
+    level, embeddings = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    extra, scores = fusion(level, embeddings, None if names is None else conditioning(names))
     assert_close(extra.flatten(), torch.tensor(channels))
-    # the auxiliary cross entropy sees every name: a pixel of one that was left off the list keeps its loss
+    # the auxiliary cross entropy sees every class: a pixel of one outside the conditioning keeps its loss
     assert_close(scores.flatten(), torch.tensor([0.6, 0.8, -0.6]) / 0.07)
 
 
@@ -62,7 +62,7 @@ def test_score_map(names, channels):
     ],
 )
 def test_cross_attention(names, found, attention):
-    """Every place asks for ln 2 x value, the values are 0, 1, 2 and 1 for the null token: weights 1, 2, 4, 2."""
+    """Every grid cell asks for ln 2 x value, the values are 0, 1, 2 and 1 for the null token: weights 1, 2, 4, 2."""
     fusion = CrossAttention(channels=2, width=WIDTH, gamma=0.0)
     fusion.names = fusion.key = fusion.value = nn.Identity()
     with torch.no_grad():
@@ -70,21 +70,21 @@ def test_cross_attention(names, found, attention):
         fusion.query.bias.fill_(math.log(2) / math.sqrt(32))  # 32 channels a head, scores are divided by sqrt(32)
         fusion.out.weight.zero_()
         fusion.out.weight[1, 5] = 1  # channel 1 shows one channel of what was found
-    vectors = torch.tensor([0.0, 1.0, 2.0, 1.0])[:, None].expand(4, WIDTH)
-    level, allowed = torch.ones(1, 2, 1, 2), None if names is None else listed(names)
-    out = fusion(level, vectors, allowed)
+    embeddings = torch.tensor([0.0, 1.0, 2.0, 1.0])[:, None].expand(4, WIDTH)
+    level, allowed = torch.ones(1, 2, 1, 2), None if names is None else conditioning(names)
+    out = fusion(level, embeddings, allowed)
     assert_close(out[0, :, 0], torch.tensor([[1.0, 1.0], [1 + found, 1 + found]]))
-    weights = fusion.weights(level, vectors, allowed)
+    weights = fusion.weights(level, embeddings, allowed)
     assert_close(weights[0, :, 0, 0], torch.tensor(attention))
     assert weights.shape == (1, 4, 1, 2)
 
 
 @pytest.mark.parametrize(("names", "pooled"), [(ONE, 12 / 3), (NONE, 4 / 2), (ALL, 12.5 / 3.25), (None, 12.5 / 3.25)])
 def test_film(names, pooled):
-    """Vectors 1 (background), 8, 6 and 3 (null); the head guesses 1/2 and 3/4 where the list says nothing."""
-    vectors = torch.tensor([[1.0], [8.0], [6.0], [3.0]])
-    guess = torch.tensor([[-9.0, 0.0, math.log(3)]])
-    found = Film.pooled(vectors, None if names is None else listed(names), guess)
+    """Embeddings 1 (background), 8, 6 and 3 (null); the head predicts 1/2 and 3/4, used for all classes."""
+    embeddings = torch.tensor([[1.0], [8.0], [6.0], [3.0]])
+    predicted = torch.tensor([[-9.0, 0.0, math.log(3)]])
+    found = Film.pooled(embeddings, None if names is None else conditioning(names), predicted)
     assert_close(found, torch.tensor([[pooled]]))
 
 
@@ -96,9 +96,12 @@ def test_film_scales_and_shifts():
     assert out.flatten().tolist() == close([2 + 10, 3 + 20])
 
 
-def test_lists_of_a_batch_are_its_own():
-    vectors, guess = torch.tensor([[1.0], [8.0], [6.0], [3.0]]), torch.tensor([[0.0, 0.0, math.log(3)]]).expand(2, 3)
-    both = Film.pooled(vectors, allowed_classes(torch.tensor([ONE, ALL])), guess)
+def test_each_image_of_a_batch_has_its_own_conditioning():
+    embeddings, predicted = (
+        torch.tensor([[1.0], [8.0], [6.0], [3.0]]),
+        torch.tensor([[0.0, 0.0, math.log(3)]]).expand(2, 3),
+    )
+    both = Film.pooled(embeddings, allowed_classes(torch.tensor([ONE, ALL])), predicted)
     assert_close(both, torch.tensor([[4.0], [12.5 / 3.25]]))
     cosines = torch.full((2, 3, 1, 1), 0.5)
     assert masked(cosines, allowed_classes(torch.tensor([ONE, ALL]))).flatten().tolist() == [
@@ -111,25 +114,25 @@ def test_lists_of_a_batch_are_its_own():
     ]
 
 
-def test_name_vectors():
+def test_class_embeddings():
     table = torch.tensor([[9.0, 9.0], [3.0, 0.0], [1.0, 0.0], [2.0, 3.0]])  # the mean of the names is (2, 1)
     names = ClassEmbeddings(table, centre=True, null=True)
     s = 0.5**0.5
-    vectors = names(table, table)
-    assert_close(vectors[1:4], torch.tensor([[s, -s], [-s, -s], [0.0, 1.0]]))
-    assert torch.equal(vectors[0], names.background) and torch.equal(vectors[4], names.null)
-    # other names are centred by the mean of the table's, so that a name alone keeps a direction
+    embeddings = names(table, table)
+    assert_close(embeddings[1:4], torch.tensor([[s, -s], [-s, -s], [0.0, 1.0]]))
+    assert torch.equal(embeddings[0], names.background) and torch.equal(embeddings[4], names.null)
+    # other names are centred by the mean of the table's, so that a single class keeps a direction
     assert_close(names(torch.tensor([[0.0, 0.0], [2.0, 5.0]]), table)[1], torch.tensor([0.0, 1.0]))
     raw = ClassEmbeddings(table, centre=False, null=False)(table, table)
     assert torch.equal(raw[1:], table[1:]) and len(raw) == 4
 
 
-def test_a_name_that_is_alone_keeps_its_direction():
+def test_a_single_class_keeps_its_direction():
     """Less its own mean it would be 0."""
     table = torch.tensor([[9.0, 9.0], [3.0, 4.0]])
     names = ClassEmbeddings(table, centre=True, null=True)
     assert_close(names(table, table)[1], torch.tensor([0.6, 0.8]))
-    assert names.background.norm() > 0 and names.null.norm() > 0  # learned vectors start as long as the names
+    assert names.background.norm() > 0 and names.null.norm() > 0  # learned embeddings start as long as the others
 
 
 def test_ingredient_head():
@@ -151,10 +154,10 @@ def build(fusion: str = "none", head: bool = False, table: torch.Tensor | None =
         fusion=fusion,
         ingredient_head=head or fusion == "film", text=text, **settings,
     )  # fmt: skip
-    return build_segmenter(config, 5, text=None if fusion == "none" else table if table is not None else vectors())
+    return build_segmenter(config, 5, text=None if fusion == "none" else table if table is not None else text_table())
 
 
-def vectors() -> torch.Tensor:
+def text_table() -> torch.Tensor:
     return torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
 
 
@@ -188,9 +191,9 @@ def test_a_head_changes_nothing_else():
     expected, found = plain(image(2)), model(image(2))
     assert torch.equal(found.logits, expected.logits) and found.ingredient_logits.shape == (2, 5)
     assert expected.ingredient_logits is None and expected.score_map is None
-    guess = model.predict_ingredients(image(2))
-    assert_close(guess[:, 1:], found.ingredient_logits[:, 1:].sigmoid())
-    assert guess[:, 0].tolist() == [1, 1]
+    predicted = model.predict_ingredients(image(2))
+    assert_close(predicted[:, 1:], found.ingredient_logits[:, 1:].sigmoid())
+    assert predicted[:, 0].tolist() == [1, 1]
     assert "text_table" not in model.state_dict()
 
 
@@ -215,10 +218,10 @@ def test_shapes(fusion, stride):
 
 
 @pytest.mark.parametrize("fusion", KINDS)
-def test_the_list_matters_and_names_off_it_do_not(fusion):
-    table = vectors()
+def test_conditioning_matters_and_other_classes_do_not(fusion):
+    table = text_table()
     other = table.clone()
-    other[3] = -table[3]  # as long, so that the learned vectors start equal
+    other[3] = -table[3]  # of the same length, so that the learned embeddings start equal
     # without centring: with it the mean of all names moves too
     model = awake(build(fusion, table=table, text={"centre": False, "gamma": 0.5}))
     changed = awake(build(fusion, table=other, text={"centre": False, "gamma": 0.5}))
@@ -232,27 +235,27 @@ def test_the_list_matters_and_names_off_it_do_not(fusion):
 
 
 @pytest.mark.parametrize("fusion", KINDS)
-def test_a_name_off_the_list_is_a_hundred_times_less_probable_at_first(fusion):
-    """The fusion itself starts without an effect, so the list shows in the class scores alone; background is on it."""
+def test_a_class_outside_the_conditioning_is_a_hundred_times_less_probable_at_first(fusion):
+    """The fusion itself starts without an effect, so only the logits are lowered; background is always allowed."""
     model = build(fusion, head=True).eval()
-    told = model(image(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
-    lowered = (model(image()).logits - told)[0].amax((1, 2))
+    conditioned = model(image(), ingredients=torch.tensor([[False, True, False, True, False]])).logits
+    lowered = (model(image()).logits - conditioned)[0].amax((1, 2))
     assert_close(lowered, torch.tensor([0, 0, 4.60517, 0, 4.60517]))
 
 
 @pytest.mark.parametrize("fusion", KINDS)
-def test_all_names_listed_is_no_list(fusion):
+def test_conditioning_on_all_classes_is_unconditioned(fusion):
     model = awake(build(fusion))
     everything = torch.ones(1, 5, dtype=torch.bool)
     assert_close(model(image(), ingredients=everything).logits, model(image()).logits)
-    everything[:, 0] = False  # background is always on it
+    everything[:, 0] = False  # background is always allowed
     assert_close(model(image(), ingredients=everything).logits, model(image()).logits)
 
 
 @pytest.mark.parametrize("fusion", KINDS)
 @pytest.mark.parametrize("names", [0, 1, 4])
 def test_every_parameter_gets_a_finite_gradient(fusion, names):
-    """Also with an empty list; DDP refuses parameters without a gradient."""
+    """Also with empty conditioning; DDP refuses parameters without a gradient."""
     model = build(fusion, head=True).train()
     ingredients = torch.zeros(2, 5, dtype=torch.bool)
     ingredients[:, 1 : 1 + names] = True
@@ -273,11 +276,11 @@ def test_save_and_load_with_the_table(fusion):
     state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
     fresh = build(fusion, table=torch.zeros(5, 12)).eval()
     fresh.load_state_dict(state)
-    assert torch.equal(fresh.text_table, vectors())
+    assert torch.equal(fresh.text_table, text_table())
     assert torch.equal(fresh(image()).logits, model(image()).logits)
 
 
-def test_name_maps():
+def test_class_maps():
     ingredients = torch.tensor([[False, True, False, False, False]])
     cosines = awake(build("score_map")).class_maps(image(), ingredients)
     assert (cosines[:, 2:] == -1).all() and (cosines[:, :2] > -1).all() and (cosines.abs() <= 1 + 1e-6).all()
@@ -286,6 +289,6 @@ def test_name_maps():
     assert_close(attention.sum(1), torch.ones(1, 2, 3))
 
 
-def test_the_image_only_model_takes_no_list():
+def test_the_image_only_model_takes_no_conditioning():
     with pytest.raises(AssertionError, match="no text fusion"):
         build().eval()(image(), ingredients=torch.ones(1, 5, dtype=torch.bool))

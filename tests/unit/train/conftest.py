@@ -7,5 +7,5 @@ from tests.support.synthetic_set import write_synthetic
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A drawn data set of the module's own."""
+    """A synthetic data set for each module."""
     return write_synthetic(tmp_path_factory.mktemp("data"))

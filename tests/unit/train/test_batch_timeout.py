@@ -21,7 +21,7 @@ def test_every_item_in_order() -> None:
     assert list(within([], 5)) == []
 
 
-def test_a_consumer_that_pauses_longer_than_the_guard_goes_on() -> None:
+def test_a_consumer_may_pause_longer_than_the_limit() -> None:
     seen = []
     for number in within(numbers(4), 0.2):
         time.sleep(0.5)
@@ -29,11 +29,11 @@ def test_a_consumer_that_pauses_longer_than_the_guard_goes_on() -> None:
     assert seen == [0, 1, 2, 3]
 
 
-def test_a_slow_stream_within_the_guard_is_no_starvation() -> None:
+def test_a_slow_stream_within_the_limit_is_not_starvation() -> None:
     assert list(within(numbers(5, 0.1), 5)) == [0, 1, 2, 3, 4]  # half a second in all
 
 
-def test_a_starved_consumer_hears_one_sentence_after_what_was_ready() -> None:
+def test_a_starved_consumer_gets_one_sentence_after_what_was_ready() -> None:
     never = threading.Event()
 
     def stream() -> Iterator[int]:
@@ -50,7 +50,7 @@ def test_a_starved_consumer_hears_one_sentence_after_what_was_ready() -> None:
     never.set()
 
 
-def test_the_first_item_has_time_of_its_own() -> None:
+def test_the_first_item_has_its_own_limit() -> None:
     assert list(within(numbers(2, 0.4), 5, first=5)) == [0, 1]
 
     def slow_start() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Which names student and teacher are told in training, and of which the ingredient head learns."""
+"""The conditioning of student and teacher in training, and the classes that the ingredient head learns."""
 
 import numpy as np
 import pytest
@@ -33,15 +33,15 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Recorder(nn.Module):
-    """Says what it was told; its output has the right shapes and a parameter."""
+    """Records its conditioning; its output has the right shapes and depends on a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.told: list[torch.Tensor | None] = []
+        self.conditioning: list[torch.Tensor | None] = []
 
     def forward(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> SegmenterOutput:
-        self.told.append(ingredients)
+        self.conditioning.append(ingredients)
         maps = self.weight * torch.ones(len(image), K, 4, 4)
         return SegmenterOutput(maps, 4, maps.mean((2, 3)), maps, maps[:, :, :2, :2])
 
@@ -72,56 +72,58 @@ def a_task(config: ExperimentConfig) -> SegmentationTask:
     return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
 
 
-def listed(*ids: int) -> list[bool]:
+def only(*ids: int) -> list[bool]:
     return [index in (0, *ids) for index in range(K)]
 
 
 EVERY = [True] * K
-SOME = listed(2, *range(3, K))  # what is not annotated may be there
+SOME = only(2, *range(3, K))  # what is not annotated may be there
 
 
-def told(config: ExperimentConfig) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The lists of student and teacher."""
+def conditioning_of(config: ExperimentConfig) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The conditioning of student and teacher."""
     student, teacher = Recorder(), Recorder()
     a_task(config).loss(student, a_batch(), 5, teacher)
-    return student.told[0], teacher.told[0]
+    return student.conditioning[0], teacher.conditioning[0]
 
 
-def test_the_teacher_is_told_the_truth_and_the_student_a_drawn_list(names):
+def test_the_teacher_is_conditioned_on_the_truth_and_the_student_on_drawn_classes(names):
     config = synthetic_config(
         "data", "run", "model.fusion=cross_attention", names, *ON, "distill.conditioning_mix=[0, 1, 0, 0]"
     )
-    for lists in told(config):
-        assert lists is not None and lists.tolist() == [listed(3), SOME, EVERY, EVERY]
+    for conditioning in conditioning_of(config):
+        assert conditioning is not None and conditioning.tolist() == [only(3), SOME, EVERY, EVERY]
     config = synthetic_config("data", "run", "model.fusion=cross_attention", names, *ON)
-    student, teacher = told(config)
-    assert teacher is not None and teacher.tolist() == [listed(3), SOME, EVERY, EVERY]
-    possible = torch.tensor([listed(3), SOME, listed(), listed(*range(3, K))])
+    student, teacher = conditioning_of(config)
+    assert teacher is not None and teacher.tolist() == [only(3), SOME, EVERY, EVERY]
+    possible = torch.tensor([only(3), SOME, only(), only(*range(3, K))])
     expected = student_conditioning(possible, torch.tensor([True, True, False, False]), torch.arange(4), config.distill)
     assert student is not None and torch.equal(student, expected)
 
 
-def test_a_teacher_of_the_vocabulary_is_told_nothing_and_the_student_no_less(names):
+def test_a_teacher_of_the_vocabulary_is_unconditioned_and_the_student_is_as_before(names):
     settings = ["model.fusion=cross_attention", names, *ON]
-    student, teacher = told(synthetic_config("data", "run", *settings, "distill.teacher_conditioning=vocabulary"))
+    student, teacher = conditioning_of(
+        synthetic_config("data", "run", *settings, "distill.teacher_conditioning=vocabulary")
+    )
     assert teacher is None and student is not None
-    assert torch.equal(student, told(synthetic_config("data", "run", *settings))[0])
+    assert torch.equal(student, conditioning_of(synthetic_config("data", "run", *settings))[0])
 
 
-def test_the_student_is_told_the_same_without_a_teacher(names):
+def test_the_student_has_the_same_conditioning_without_a_teacher(names):
     """So that variants with and without distillation differ in nothing else."""
     settings = ["model.fusion=cross_attention", names]
     alone, with_teacher = Recorder(), Recorder()
     a_task(synthetic_config("data", "run", *settings)).loss(alone, a_batch(), 5)
     a_task(synthetic_config("data", "run", *settings, *ON)).loss(with_teacher, a_batch(), 5, Recorder())
-    assert alone.told[0] is not None and torch.equal(alone.told[0], with_teacher.told[0])
+    assert alone.conditioning[0] is not None and torch.equal(alone.conditioning[0], with_teacher.conditioning[0])
 
 
-def test_a_model_without_text_is_told_nothing():
-    assert told(synthetic_config("data", "run", *ON)) == (None, None)
+def test_a_model_without_text_is_unconditioned():
+    assert conditioning_of(synthetic_config("data", "run", *ON)) == (None, None)
 
 
-def test_the_head_learns_of_names_that_are_known(names):
+def test_the_head_learns_the_classes_that_are_known(names):
     """Of the second image's source 1 and 2 alone; of images without a mask nothing; of background never."""
     task = a_task(synthetic_config("data", "run", "model.ingredient_head=true", "loss.ingredients=2"))
     assert task.weights_at(0) == {"cross_entropy": 1.0, "ingredients": 2.0}
@@ -131,7 +133,7 @@ def test_the_head_learns_of_names_that_are_known(names):
     assert found == close(2 * there + (K - 2 + 1) * absent)
 
 
-def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
+def test_the_score_map_is_trained_at_the_finest_stride(names):
     task = a_task(synthetic_config("data", "run", "model.fusion=score_map", "loss.score_map=0.5", names))
     batch = a_batch()
     thinned = batch.mask.long()[:, 2::4, 2::4]
@@ -142,7 +144,7 @@ def test_the_scores_of_the_names_are_taught_at_the_finest_stride(names):
 
 
 def test_what_the_teachers_terms_are_divided_by():
-    """Pixels that are no padding, whether there is a mask or not."""
+    """Pixels that are not padding, whether there is a mask or not."""
     counts = a_task(synthetic_config("data", "run", *ON, "loss.features=1")).counts(a_batch(), 5)
     assert {name: int(count) for name, count in counts.items()} == {
         "cross_entropy": 256 + 32,
@@ -159,7 +161,7 @@ FUSIONS = {
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_parameter_is_taught(data, names, tmp_path, fusion):
+def test_every_parameter_is_trained(data, names, tmp_path, fusion):
     """DDP waits for the gradient of each: one that no term reaches would end a run on two workers."""
     run, context = prepared(synthetic_config(data, tmp_path / "r", names, *FUSIONS[fusion], *ON))
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)

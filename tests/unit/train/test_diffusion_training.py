@@ -1,4 +1,4 @@
-"""A tiny diffusion model in the loop: what is trained, averaged, saved and taught."""
+"""A tiny diffusion model in the loop: what is trained, averaged, saved and distilled."""
 
 import copy
 import json
@@ -27,11 +27,11 @@ from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_table
 
 K = len(SYNTHETIC_CLASSES)
-TAUGHT = (
+DISTILLED = (
     "loss.distill=1", "loss.features=0.5", "loss.stages=0.5", "loss.deeper=0.2", "loss.attention=0.3",
     "distill.ramp=0", "optim.warmup=0",
 )  # fmt: skip
-GUESSES = ("model.ingredient_head=true", "loss.ingredients=0.2")
+PREDICTS = ("model.ingredient_head=true", "loss.ingredients=0.2")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,14 +66,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("unet", ["full", "frozen", "lora"])
 def test_what_is_frozen_is_neither_trained_nor_averaged_nor_copied(data, names, tmp_path, unet):
-    settings = (f"model.diffusion.unet={unet}", "train.ema_horizon=1", *TAUGHT)
+    settings = (f"model.diffusion.unet={unet}", "train.ema_horizon=1", *DISTILLED)
     trainer = trainer_of(tiny(data, tmp_path / "r", names, *settings))
     frozen = {name: p for name, p in trainer.student.named_parameters() if not p.requires_grad}
     assert all(name.startswith("backbone.") for name in frozen)
     assert any(name.startswith("backbone.unet.") for name in frozen) == (unet != "full")
     before = {name: tensor.clone() for name, tensor in trainer.student.state_dict().items()}
-    listed = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert listed == {id(p) for p in trainer.student.parameters() if p.requires_grad}
+    grouped = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert grouped == {id(p) for p in trainer.student.parameters() if p.requires_grad}
     own = dict(trainer.teacher.module.named_parameters())
     assert all((own[name] is p) == (name in frozen) for name, p in trainer.student.named_parameters())
     seen = []
@@ -95,8 +95,8 @@ def test_what_is_frozen_is_neither_trained_nor_averaged_nor_copied(data, names, 
 
 
 def test_half_precision(data, names, tmp_path):
-    """Of bfloat16, which both recipes use: whatever is taught stays finite, weights stay float32."""
-    settings = ("train.precision=bf16", "model.diffusion.gradient_checkpointing=true", *GUESSES, *TAUGHT)
+    """Of bfloat16, which both recipes use: all losses stay finite, weights stay float32."""
+    settings = ("train.precision=bf16", "model.diffusion.gradient_checkpointing=true", *PREDICTS, *DISTILLED)
     trainer = trainer_of(tiny(data, tmp_path / "r", names, *settings))
     before = {name: tensor.clone() for name, tensor in trainer.student.named_parameters()}
     dtypes = set()
@@ -112,7 +112,7 @@ def test_half_precision(data, names, tmp_path):
 def test_a_resumed_run_is_the_undisturbed_one(data, names, tmp_path):
     settings = [
         "train.steps=4", "train.checkpoint_every=2", "train.micro_batch=2", "model.diffusion.unet=lora",
-        "model.diffusion.gradient_checkpointing=true", "model.diffusion.learn_timestep=true", *TAUGHT,
+        "model.diffusion.gradient_checkpointing=true", "model.diffusion.learn_timestep=true", *DISTILLED,
     ]  # fmt: skip
     trainer_of(tiny(data, tmp_path / "whole", names, *settings)).run()
     part = trainer_of(tiny(data, tmp_path / "parts", names, *settings))
@@ -142,9 +142,9 @@ def test_a_checkpoint_is_a_whole_model(data, names, tmp_path, unet):
             assert torch.equal(model(image).logits, own(image).logits)
 
 
-def test_every_parameter_is_taught(data, names, tmp_path):
+def test_every_parameter_is_trained(data, names, tmp_path):
     """DDP waits for the gradient of each that is trained."""
-    trainer = trainer_of(tiny(data, tmp_path / "r", names, *TAUGHT, *GUESSES))
+    trainer = trainer_of(tiny(data, tmp_path / "r", names, *DISTILLED, *PREDICTS))
     (batch,) = trainer.context.batches(0, 1)
     sum(trainer.task.loss(trainer.student, batch, 0, trainer.teacher.module).values()).backward()
     assert [n for n, p in trainer.student.named_parameters() if (p.grad is None) == p.requires_grad] == []
@@ -182,7 +182,7 @@ def a_batch() -> Batch:
 
 def test_terms_are_sums_over_stages_and_maps(data, names, tmp_path):
     """Each is divided by the pixels of every map that it compares."""
-    settings = (*TAUGHT, "distill.stages=[16, 32, 64]")
+    settings = (*DISTILLED, "distill.stages=[16, 32, 64]")
     trainer = trainer_of(tiny(data, tmp_path / "r", names, *settings))
     batch = a_batch()
     counts = {name: int(count) for name, count in trainer.task.counts(batch, 1).items()}
@@ -198,28 +198,28 @@ def test_terms_are_sums_over_stages_and_maps(data, names, tmp_path):
     trainer.student.register_forward_hook(lambda module, args, output: outputs.update(student=output))
     teacher.register_forward_hook(lambda module, args, output: outputs.update(teacher=output))
     found = trainer.task.loss(trainer.student, batch, 1, teacher)
-    own, told = outputs["student"], outputs["teacher"]
+    student, teacher = outputs["student"], outputs["teacher"]
 
     def weights(side: int) -> torch.Tensor:
-        places = torch.full((2, side, side), float(64 // side) ** 2)
-        places[1, side // 2 :] = 0
+        pixels = torch.full((2, side, side), float(64 // side) ** 2)
+        pixels[1, side // 2 :] = 0
         if side == 1:
-            places[1] = 32 * 64
-        return places
+            pixels[1] = 32 * 64
+        return pixels
 
     by_hand = {
-        "stages": sum(feature_distance_sum(own.stages[i], told.stages[i], weights(8 >> i)) for i in (1, 2, 3)),
-        "deeper": sum(deeper_distance_sum(own.stages[i], told.stages[i + 1], weights(8 >> i)) for i in (1, 2)),
-        "attention": sum(attention_divergence_sum(own.maps[i], told.maps[i], weights(4 >> i)) for i in (0, 1)),
+        "stages": sum(feature_distance_sum(student.stages[i], teacher.stages[i], weights(8 >> i)) for i in (1, 2, 3)),
+        "deeper": sum(deeper_distance_sum(student.stages[i], teacher.stages[i + 1], weights(8 >> i)) for i in (1, 2)),
+        "attention": sum(attention_divergence_sum(student.maps[i], teacher.maps[i], weights(4 >> i)) for i in (0, 1)),
     }
     for name, expected in by_hand.items():
         assert_close(found[name], expected)
         assert expected > 0
 
 
-def test_the_head_learns_from_images_that_were_told_all_names(data, names, tmp_path):
-    """The features know the list, so that from the others it would learn to read that."""
-    trainer = trainer_of(tiny(data, tmp_path / "r", names, *GUESSES, "distill.conditioning_mix=[0.5, 0.5, 0, 0]"))
+def test_the_head_learns_from_images_conditioned_on_all_classes(data, names, tmp_path):
+    """The features depend on the conditioning: from the other images the head would learn to repeat it."""
+    trainer = trainer_of(tiny(data, tmp_path / "r", names, *PREDICTS, "distill.conditioning_mix=[0.5, 0.5, 0, 0]"))
     seeds = torch.arange(16)
     batch = a_batch()
     known = batch.ingredients_known[:1]
@@ -227,11 +227,11 @@ def test_the_head_learns_from_images_that_were_told_all_names(data, names, tmp_p
         student_conditioning(batch.ingredients[:1], known, seed[None], trainer.config.distill)[0].all()
         for seed in seeds
     ]
-    assert 0 < sum(map(int, drawn)) < 16
-    whole, listed = int(seeds[drawn.index(True)]), int(seeds[drawn.index(False)])
-    for first, second, told in ((whole, whole, 2), (whole, listed, 1), (listed, listed, 0)):
+    assert 0 < sum(map(int, on_all)) < 16
+    whole, on_some = int(seeds[on_all.index(True)]), int(seeds[on_all.index(False)])
+    for first, second, learned in ((whole, whole, 2), (whole, on_some, 1), (on_some, on_some, 0)):
         batch.seed[0], batch.seed[1] = first, second
-        assert trainer.task.counts(batch, 0)["ingredients"] == told * (K - 1)
+        assert trainer.task.counts(batch, 0)["ingredients"] == learned * (K - 1)
 
 
 # --- prediction ---
@@ -240,28 +240,28 @@ def test_the_head_learns_from_images_that_were_told_all_names(data, names, tmp_p
 @pytest.fixture(scope="module")
 def trained(data, names, tmp_path_factory) -> Checkpoint:
     run = tmp_path_factory.mktemp("run") / "r"
-    trainer_of(tiny(data, run, names, *GUESSES)).run()
+    trainer_of(tiny(data, run, names, *PREDICTS)).run()
     return newest(run)
 
 
 @pytest.mark.parametrize("mode", ["vocabulary", "predicted", "provided"])
 @pytest.mark.parametrize("window", [None, 64])
-def test_every_mode_of_the_list(trained, mode, window):
+def test_every_mode_of_conditioning(trained, mode, window):
     """Whole and in windows, padded to multiples of 64; the batch of the endpoint gives the same."""
     settings = EvalConfig(longest_side=100, window=window, ingredients=mode, ingredients_threshold=0.5)
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
-    given = [2, 3] if mode == "provided" else None
-    alone = Predictor(model, settings, torch.device("cpu")).logits(image, 75, 100, given)
+    provided = [2, 3] if mode == "provided" else None
+    alone = Predictor(model, settings, torch.device("cpu")).logits(image, 75, 100, provided)
     assert alone.values.shape == (K, 16, 16) and alone.ids().shape == (75, 100)
     if mode == "provided":
         assert np.flatnonzero(alone.names).tolist() == [0, 2, 3]
     batched = BatchPredictor(model, settings, torch.device("cpu"))
-    (other,) = batched.logits([image], [(75, 100)], (128, 128), None if given is None else [given])
+    (other,) = batched.logits([image], [(75, 100)], (128, 128), None if provided is None else [provided])
     assert_close(alone.values, other.values)
 
 
-def test_a_list_changes_the_scores(trained):
+def test_conditioning_changes_the_scores(trained):
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     predictor = Predictor(model, EvalConfig(longest_side=64, ingredients="provided"), torch.device("cpu"))
@@ -269,13 +269,13 @@ def test_a_list_changes_the_scores(trained):
     assert not torch.allclose(one, other)
 
 
-def test_kept_latents_change_nothing(data, names, tmp_path, monkeypatch):
+def test_cached_latents_change_nothing(data, names, tmp_path, monkeypatch):
     """Student and teacher see the same pixels where colours stay, so each image goes through the VAE once in all."""
     still = ("augment.crop=64", "augment.scale=[1, 1]", "augment.contrast=[1, 1]", "augment.brightness=0")
     made = []
     real = latents.encoded
     monkeypatch.setattr(latents, "encoded", lambda image, vae: made.append(len(image)) or real(image, vae))
-    settings = (*TAUGHT, *still, "train.steps=4", "augment.flip=0")
+    settings = (*DISTILLED, *still, "train.steps=4", "augment.flip=0")
     trainer_of(tiny(data, tmp_path / "plain", names, *settings)).run()
     assert made == []
     cached = tiny(data, tmp_path / "cached", names, *settings, f"train.latent_cache={tmp_path / 'latents'}")

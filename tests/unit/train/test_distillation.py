@@ -87,7 +87,7 @@ def test_with_all_weights_at_zero_it_is_plain_training_to_the_bit(data, tmp_path
     assert same(trained(config), expected)
 
 
-def test_a_teacher_that_is_not_asked_does_not_run(data, tmp_path, monkeypatch):
+def test_an_unused_teacher_does_not_run(data, tmp_path, monkeypatch):
     trainer = trainer_of(synthetic_config(data, tmp_path / "r", "train.steps=2", "data.val_split=null"))
     asked = []
     monkeypatch.setattr(trainer.teacher.module, "forward", lambda *args, **kwargs: asked.append(args))
@@ -186,7 +186,7 @@ def gradient_of(trainer: Trainer, batch: Any) -> float:
     return size
 
 
-def test_an_image_without_a_mask_teaches_through_the_teacher_alone(data, tmp_path):
+def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path):
     bare = write_synthetic(tmp_path / "bare", train=8, val=1, test=1, masks=False)
     several = f"data.uris=[{{uri: {data}}}, {{uri: {bare}}}]"
     steps = ("train.steps=5", "train.micro_batch=1", "data.val_split=null")
@@ -203,7 +203,7 @@ def test_an_image_without_a_mask_teaches_through_the_teacher_alone(data, tmp_pat
     assert sizes["off"] == 0 and sizes["on"] > 0
 
 
-def test_unlabelled_images_that_teach_nothing_are_named(data, tmp_path, caplog):
+def test_unlabelled_images_without_distillation_are_named(data, tmp_path, caplog):
     config = synthetic_config(data, tmp_path / "r")
     prepared(config)
     without_masks = [said for said in caplog.messages if "no mask" in said]

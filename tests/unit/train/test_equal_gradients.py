@@ -54,7 +54,7 @@ LOSSES = {
         "loss.cross_entropy=1e-3", "loss.attention=20", "loss.stages=1", "loss.ingredients=1",
         "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",
         "distill.conditioning_mix=[0.2, 0.2, 0.2, 0.4]", "model.kind=diffusion", "model.backbone=tiny",
-        # at stride 64 a crop is one place, whose GroupNorm makes much of a rounding error
+        # at stride 64 a crop is one grid cell, whose GroupNorm magnifies a rounding error
         "model.strides=[8, 16, 32]", "model.fusion=cross_attention", "model.text={kind: table, table: TABLE}",
         "model.ingredient_head=true",
     ],
@@ -77,7 +77,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory) -> dict[str, list[str]]:
-    """LOSSES with a table of names in the place of TABLE."""
+    """LOSSES with a table of embeddings instead of TABLE."""
     table = write_table(tmp_path_factory.mktemp("table") / "names.safetensors")
     return {name: [word.replace("TABLE", table) for word in loss] for name, loss in LOSSES.items()}
 

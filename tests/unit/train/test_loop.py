@@ -210,7 +210,7 @@ def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
             assert (sum(parts) == expected).all()
 
 
-def test_the_temperature_is_of_the_weights_beside_it(data, tmp_path):
+def test_the_temperature_is_of_the_saved_weights(data, tmp_path):
     """Fitted at each validation; a checkpoint that was not validated has none."""
     every = ("train.steps=3", "train.validate_every=2", "train.checkpoint_every=1", "train.keep_checkpoints=9")
     go(synthetic_config(data, tmp_path / "r", *every))
@@ -257,7 +257,7 @@ def test_pointers_and_pruning(tmp_path):
 
 
 def test_later_checkpoints_are_of_an_abandoned_part_and_go_first(tmp_path, monkeypatch):
-    """20 and 30 are torn, so the run went on from 10, and has now written 15."""
+    """20 and 30 are incomplete, so the run resumed from 10, and has now written 15."""
     uri = str(tmp_path)
     for step in (5, 10, 15, 20, 30):
         storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
@@ -277,7 +277,7 @@ def test_later_checkpoints_are_of_an_abandoned_part_and_go_first(tmp_path, monke
         ((), {"step": 6}, None),
     ],
 )
-def test_pointers_of_a_run_that_goes_on(tmp_path, kept, written, expected):
+def test_pointers_of_a_resumed_run(tmp_path, kept, written, expected):
     uri = str(tmp_path)
     for step in kept:
         storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")

@@ -101,7 +101,7 @@ def test_a_run_that_another_command_writes_is_refused(data, tmp_path):
                 check_run(config, resume=resume)
     run = check_run(config, resume=False)
     with in_use(config.run.uri, "run.uri"):
-        begin_run(run, resume=False)  # what marks the folder is no run in it
+        begin_run(run, resume=False)  # the lock file is not a run
     with pytest.raises(UserError, match="is not empty"):
         begin_run(run, resume=False)  # somebody else was faster
 
@@ -177,13 +177,13 @@ def test_another_configuration_is_refused_naming_the_keys(data, tmp_path):
         prepare_run(synthetic_config(data, tmp_path / "r", "optim.lr=0.5", "train.seed=7"), resume=True)
 
 
-def test_a_folder_that_is_no_run(data, tmp_path):
+def test_a_folder_that_is_not_a_run(data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds files but no config.yaml"):
         prepare_run(synthetic_config(data, tmp_path), resume=True)
 
 
-def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
+def test_resuming_needs_no_weights_file(data, tmp_path, monkeypatch):
     wanted = []
     build = lambda model, classes, pretrained=True, text=None: wanted.append(pretrained) or nn.Identity()  # noqa: E731
     monkeypatch.setattr(run_module, "build_segmenter", build)
@@ -198,7 +198,7 @@ def test_going_on_needs_no_weights_file(data, tmp_path, monkeypatch):
 
 
 def test_the_names_are_embedded_once(data, tmp_path):
-    """The run directory holds their vectors; going on with it needs the table no more."""
+    """The run directory holds their embeddings; resuming does not need the table."""
     table = write_table(tmp_path / "t.safetensors")
     text = ("model.fusion=cross_attention", f"model.text={{kind: table, table: {table}}}")
     config = synthetic_config(data, tmp_path / "r", *text)

@@ -61,7 +61,7 @@ def test_an_interrupted_run_is_one_run_in_mlflow(data: str, tmp_path: Path, mlfl
         raise RuntimeError
     with RunLog(other):
         assert tracked() == {"a 'quoted' run": "FAILED", "other": "RUNNING"}
-    with pytest.raises(SystemExit), RunLog(config):  # goes on, until Tune stops it
+    with pytest.raises(SystemExit), RunLog(config):  # continues until Tune stops it
         raise SystemExit
     assert tracked() == {"a 'quoted' run": "KILLED", "other": "FINISHED"}
     with RunLog(config) as log:

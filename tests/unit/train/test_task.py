@@ -87,6 +87,6 @@ def test_the_trainer_takes_what_the_manifest_says(tmp_path):
         synthetic_config(write_synthetic(tmp_path / "d", 4, 1, 1), tmp_path / "r", "data.val_split=null")
     )
     manifest = run.manifest.model_copy(update={"annotated": {"synthetic": (0, 1)}})
-    for given, expected in [(run.manifest, None), (manifest, [[False, False] + [True] * (K - 2)])]:
-        table = Trainer(run.config, given, run.total_steps, context).task._unannotated
+    for source_manifest, expected in [(run.manifest, None), (manifest, [[False, False] + [True] * (K - 2)])]:
+        table = Trainer(run.config, source_manifest, run.total_steps, context).task._unannotated
         assert (table if table is None else table.tolist()) == expected

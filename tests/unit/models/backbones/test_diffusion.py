@@ -45,7 +45,7 @@ def build(fusion: str = "cross_attention", strides: tuple[int, ...] = (8, 16, 32
 
 
 @pytest.fixture(scope="module")
-def told() -> Segmenter:
+def conditioned() -> Segmenter:
     return build().eval()
 
 
@@ -57,10 +57,10 @@ def sample_image(height: int, width: int, count: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192), (256, 64)])
-def test_any_sides_that_are_multiples_of_64(told, height, width):
+def test_any_sides_that_are_multiples_of_64(conditioned, height, width):
     with torch.no_grad():
-        output = told(sample_image(height, width))
-    assert told.stride == output.stride == 8 and told.size_multiple == 64
+        output = conditioned(sample_image(height, width))
+    assert conditioned.stride == output.stride == 8 and conditioned.size_multiple == 64
     assert output.logits.shape == (2, K, height // 8, width // 8)
     assert [tuple(stage.shape) for stage in output.stages] == [
         (2, 16, height // s, width // s) for s in (8, 16, 32, 64)
@@ -71,10 +71,10 @@ def test_any_sides_that_are_multiples_of_64(told, height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 64)])
-def test_other_sides_are_a_mistake_of_ours(told, height, width):
+def test_other_sides_are_refused(conditioned, height, width):
     """Whoever shows images to a model pads them first."""
     with pytest.raises(AssertionError, match="sides of"):
-        told(sample_image(height, width))
+        conditioned(sample_image(height, width))
 
 
 @pytest.mark.parametrize(
@@ -223,55 +223,55 @@ def recomputed(model: Segmenter, image: torch.Tensor, ingredients: torch.Tensor 
 
 @pytest.mark.parametrize("ingredients", [None, SOME], ids=["all", "listed"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192), (192, 64)])
-def test_maps_are_the_softmax_of_queries_and_keys(told, height, width, ingredients):
+def test_maps_are_the_softmax_of_queries_and_keys(conditioned, height, width, ingredients):
     image = sample_image(height, width)
     with torch.no_grad():
-        maps = told(image, ingredients=ingredients).maps
-    for own, expected in zip(maps, recomputed(told, image, ingredients).values(), strict=True):
+        maps = conditioned(image, ingredients=ingredients).maps
+    for own, expected in zip(maps, recomputed(conditioned, image, ingredients).values(), strict=True):
         assert_close(own, expected)
 
 
-def test_maps_of_512_x_384(told):
-    """VPD's square root of 32 x 24 places would be 27.7."""
+def test_maps_of_512_x_384(conditioned):
+    """VPD's square root of 32 x 24 grid cells would be 27.7."""
     image = sample_image(512, 384, count=1)
     with torch.no_grad():
-        maps = told(image).maps
+        maps = conditioned(image).maps
     assert [tuple(each.shape[2:]) for each in maps] == [(32, 24), (16, 12)]
-    for own, expected in zip(maps, recomputed(told, image, None).values(), strict=True):
+    for own, expected in zip(maps, recomputed(conditioned, image, None).values(), strict=True):
         assert_close(own, expected)
 
 
 @pytest.mark.parametrize("maps", [True, False])
-def test_a_token_that_is_left_out_has_no_say(maps):
-    """Its map is 0, and nothing depends on its vector; whoever stays has one."""
+def test_a_masked_token_has_no_influence(maps):
+    """Its map is 0, and nothing depends on its embedding; the other tokens have influence."""
     model = build(maps=maps).eval()
     image, changed = sample_image(64, 128), names()
     changed[2] += 100
     with torch.no_grad():
-        told = model(image, ingredients=SOME)
+        conditioned = model(image, ingredients=SOME)
         again = model(image, text=changed, ingredients=SOME)
-        assert torch.equal(told.logits, again.logits)
+        assert torch.equal(conditioned.logits, again.logits)
         assert not torch.allclose(model(image).logits, model(image, text=changed).logits)
-        changed[3] += 100  # on the first image's list, not on the second one's
+        changed[3] += 100  # among the first image's conditioning classes, not the second one's
         third = model(image, text=changed, ingredients=SOME).logits
-    assert not torch.allclose(third[0], told.logits[0]) and torch.equal(third[1], told.logits[1])
-    for each in told.maps:
+    assert not torch.allclose(third[0], conditioned.logits[0]) and torch.equal(third[1], conditioned.logits[1])
+    for each in conditioned.maps:
         assert (each[0, [2, 4]] == 0).all() and (each[1, 1:K] == 0).all()
         assert (each[0, [0, 1, 3, 5]] > 0).all() and (each[1, [0, 5]] > 0).all()
-    assert bool(told.maps) == maps
+    assert bool(conditioned.maps) == maps
 
 
-def test_an_empty_list_leaves_background_and_the_null_token(told):
+def test_an_empty_conditioning_leaves_background_and_the_null_token(conditioned):
     with torch.no_grad():
-        output = told(sample_image(64, 64), ingredients=torch.zeros(2, K, dtype=torch.bool))
+        output = conditioned(sample_image(64, 64), ingredients=torch.zeros(2, K, dtype=torch.bool))
     assert output.logits.isfinite().all()
     assert_close(output.maps[1][:, [0, K]].sum(1), torch.ones(2, 2, 2))
 
 
-def test_weights_exist_only_where_they_are_shown(told):
+def test_attention_weights_are_computed_only_where_maps_are_wanted(conditioned):
     """Of 16 layers 10 lie at strides 16 and 32; the others, and self-attention, use the fused kernel."""
     explicit, fused, others = [], [], set()
-    for name, module in told.backbone.unet.named_modules():
+    for name, module in conditioned.backbone.unet.named_modules():
         if name.endswith("attn2"):
             (fused if module.processor._stride is None else explicit).append(name)
         elif name.endswith("attn1"):
@@ -280,19 +280,19 @@ def test_weights_exist_only_where_they_are_shown(told):
     assert sorted(explicit) == sorted(listed) and len(fused) == 6 and others == {AttnProcessor2_0}
 
 
-def test_both_kinds_of_attention_give_the_same_features(told):
+def test_both_kinds_of_attention_give_the_same_features(conditioned):
     silent = build(maps=False).eval()
     image = sample_image(64, 128)
     with torch.no_grad():
-        shown, fused = (model._levels(image, None, SOME)[0] for model in (told, silent))
+        shown, fused = (model._levels(image, None, SOME)[0] for model in (conditioned, silent))
     for one, other in zip(shown, fused, strict=True):
         assert_close(one, other)
 
 
-def test_name_maps_are_the_finest(told):
+def test_class_maps_are_the_finest(conditioned):
     image = sample_image(64, 64)
     with torch.no_grad():
-        assert torch.equal(told.class_maps(image, SOME), told(image, ingredients=SOME).maps[0])
+        assert torch.equal(conditioned.class_maps(image, SOME), conditioned(image, ingredients=SOME).maps[0])
 
 
 # --- training ---
@@ -353,14 +353,14 @@ def test_activations_that_are_computed_again_change_nothing():
         assert_close(grad, gradients[1][name], name)
 
 
-def test_a_copy_looks_for_itself(told):
+def test_a_deep_copy_has_its_own_hooks(conditioned):
     """Hooks and processors of a copy must not report to the original."""
-    other = copy.deepcopy(told)
-    nn.init.zeros_(told.backbone.unet.conv_in.weight)
+    other = copy.deepcopy(conditioned)
+    nn.init.zeros_(conditioned.backbone.unet.conv_in.weight)
     image = sample_image(64, 64)
     with torch.no_grad():
-        one, two = told(image), other(image)
+        one, two = conditioned(image), other(image)
         assert not torch.allclose(one.logits, two.logits)
-    told.load_state_dict(other.state_dict())
+    conditioned.load_state_dict(other.state_dict())
     with torch.no_grad():
-        assert torch.equal(told(image).logits, two.logits)
+        assert torch.equal(conditioned(image).logits, two.logits)

@@ -40,8 +40,8 @@ def published(tmp_path_factory) -> Path:
 
 def config(weights: Path | str | None = None, backbone: str = "tiny", **settings) -> ModelConfig:
     text = {"kind": "table", "table": "names", "centre": False}
-    told = {"fusion": "cross_attention", "text": text}
-    tree = {"kind": "diffusion", "backbone": backbone, "weights": weights and str(weights), **told, **settings}
+    conditioned = {"fusion": "cross_attention", "text": text}
+    tree = {"kind": "diffusion", "backbone": backbone, "weights": weights and str(weights), **conditioned, **settings}
     return ModelConfig(**tree)
 
 
@@ -166,7 +166,9 @@ def test_another_architecture(published):
 
 @pytest.mark.parametrize(("backbone", "wanted", "model"), [("sd1", 768, "ViT-L-14"), ("sd2", 1024, "ViT-H-14")])
 def test_vectors_of_another_width(backbone, wanted, model):
-    with pytest.raises(UserError, match=f"vectors of 384 numbers, .* takes tokens of {wanted}: .*text.model={model}"):
+    with pytest.raises(
+        UserError, match=f"embeddings of 384 numbers, .* takes tokens of {wanted}: .*text.model={model}"
+    ):
         require_diffusion(config(None, backbone), 384, pretrained=False)
     require_diffusion(config(None, backbone), wanted, pretrained=False)
 

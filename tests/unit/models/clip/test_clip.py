@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
 
 
-# --- planted towers: an image's vector is its mean colour without the grey, a name's vector is its colour ---
+# --- planted towers: an image's embedding is its mean colour without the grey, a name's embedding is its colour ---
 
 
 VECTORS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -40,7 +40,9 @@ class Colours(torch.nn.Module):
         return (images - 128).clamp_min(0).mean((2, 3))
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens * torch.arange(1, len(tokens) + 1)[:, None]  # its length is no matter: CLIP compares directions
+        return (
+            tokens * torch.arange(1, len(tokens) + 1)[:, None]
+        )  # its length does not matter: CLIP compares directions
 
     def tokenizer(self, sentences: list[str]) -> torch.Tensor:
         self.asked.append(sentences)
@@ -194,11 +196,11 @@ def test_refusals(model, weights, expected, named, folder, tmp_path):
     (tmp_path / "TEXT").write_text("no weights")
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "EMPTY" / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP}))
-    places = {"FOLDER": str(folder), "EMPTY": str(tmp_path / "EMPTY")}
+    locations = {"FOLDER": str(folder), "EMPTY": str(tmp_path / "EMPTY")}
     if weights in ("WRONG.safetensors", "TEXT"):
         weights = str(tmp_path / weights)
     with pytest.raises(UserError, match=expected) as error:
-        load_clip(places.get(model, model), weights, CPU)
+        load_clip(locations.get(model, model), weights, CPU)
     assert "\n" not in str(error.value)
 
 

@@ -111,8 +111,8 @@ def _attention(window: torch.Tensor, w: State, name: str, heads: int) -> torch.T
     tokens = _norm(window.reshape(batch, side * side, channels), w, f"{name}.norm")
     mixed = _linear(tokens, w, f"{name}.qkv").reshape(batch, side * side, heads, 3, channels // heads)
     query, key, value = (mixed[:, :, :, part].transpose(1, 2) for part in range(3))
-    place = torch.arange(side * side)
-    y, x = place // side, place % side
+    cell = torch.arange(side * side)
+    y, x = cell // side, cell % side
     distance = (y[:, None] - y).abs() * side + (x[:, None] - x).abs()
     scores = query @ key.transpose(2, 3) / (channels // heads) ** 0.5 + w[f"{name}.attention_biases"][:, distance]
     mixed = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, side * side, channels)

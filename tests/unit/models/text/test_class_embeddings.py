@@ -1,4 +1,4 @@
-"""Tables of text vectors: written, read, refused; words for odd names; pairs that are close."""
+"""Tables of text embeddings: written, read, refused; words for odd names; pairs that are close."""
 
 import importlib.resources
 import json
@@ -23,7 +23,7 @@ from foodseg.models.text.synonyms import sentences_of
 from tests.support.compare import close
 
 CLASSES = ClassTable(("background", "rice", "date", "fried tofu"))
-VECTORS = torch.arange(12.0).view(4, 3)
+EMBEDDINGS = torch.arange(12.0).view(4, 3)
 
 
 def model_config(path) -> ModelConfig:
@@ -32,16 +32,16 @@ def model_config(path) -> ModelConfig:
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "t.safetensors"
-    path.write_bytes(table_bytes(TextTable(VECTORS, CLASSES.names, "by hand")))
+    path.write_bytes(table_bytes(TextTable(EMBEDDINGS, CLASSES.names, "by hand")))
     found = class_text(model_config(path), CLASSES)
-    assert torch.equal(found.embeddings, VECTORS) and found.names == CLASSES.names and found.made_by == "by hand"
+    assert torch.equal(found.embeddings, EMBEDDINGS) and found.names == CLASSES.names and found.made_by == "by hand"
     assert safetensors.torch.load_file(path)["text"].dtype == torch.float32
     assert class_text(ModelConfig(), CLASSES) is None
 
 
 def test_a_table_of_somebody_else_needs_no_names():
-    table = parse_table(safetensors.torch.save({"text": VECTORS.half()}), "t")
-    assert torch.equal(table.embeddings, VECTORS) and table.names is None and table.made_by == "unknown"
+    table = parse_table(safetensors.torch.save({"text": EMBEDDINGS.half()}), "t")
+    assert torch.equal(table.embeddings, EMBEDDINGS) and table.names is None and table.made_by == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -49,19 +49,19 @@ def test_a_table_of_somebody_else_needs_no_names():
     [
         (b"no table", "is not a table of text embeddings"),
         (b"", "is not a table of text embeddings"),
-        (safetensors.torch.save({"vectors": VECTORS}), r"is not a table of text embeddings.*'text'"),
-        (safetensors.torch.save({"text": VECTORS[0]}), r"must be finite numbers \(ids, width\), found shape \[3\]"),
-        (safetensors.torch.save({"text": VECTORS / 0}), "must be finite numbers"),
-        (safetensors.torch.save({"text": VECTORS[:, :0]}), r"must be finite numbers .*, found shape \[4, 0\]"),
-        (safetensors.torch.save({"text": VECTORS[:0]}), r"must be finite numbers .*, found shape \[0, 3\]"),
-        (safetensors.torch.save({"text": VECTORS}, {"names": "["}), "is not a table of text embeddings"),
+        (safetensors.torch.save({"vectors": EMBEDDINGS}), r"is not a table of text embeddings.*'text'"),
+        (safetensors.torch.save({"text": EMBEDDINGS[0]}), r"must be finite numbers \(ids, width\), found shape \[3\]"),
+        (safetensors.torch.save({"text": EMBEDDINGS / 0}), "must be finite numbers"),
+        (safetensors.torch.save({"text": EMBEDDINGS[:, :0]}), r"must be finite numbers .*, found shape \[4, 0\]"),
+        (safetensors.torch.save({"text": EMBEDDINGS[:0]}), r"must be finite numbers .*, found shape \[0, 3\]"),
+        (safetensors.torch.save({"text": EMBEDDINGS}, {"names": "["}), "is not a table of text embeddings"),
         *(
-            (safetensors.torch.save({"text": VECTORS}, {"names": names}), "'names' must be a JSON list of 4 texts")
+            (safetensors.torch.save({"text": EMBEDDINGS}, {"names": names}), "'names' must be a JSON list of 4 texts")
             for names in ("5", "null", '"rice"', '{"rice": 1}', '["background", "rice", "date"]', "[0, 1, 2, 3]")
         ),
-        (safetensors.torch.save({"text": VECTORS[:3]}), "has 3 rows, but the label space 4 ids"),
+        (safetensors.torch.save({"text": EMBEDDINGS[:3]}), "has 3 rows, but the label space 4 ids"),
         (
-            safetensors.torch.save({"text": VECTORS}, {"names": json.dumps(["background", "rice", "fig", "tofu"])}),
+            safetensors.torch.save({"text": EMBEDDINGS}, {"names": json.dumps(["background", "rice", "fig", "tofu"])}),
             "was made for other names: id 2 is 'fig' there, but 'date' in the label space",
         ),
     ],
@@ -101,7 +101,9 @@ def test_every_synonym_belongs_to_a_name_of_the_official_lists(shared):
 
 
 def test_row_0_is_there_and_empty():
-    assert with_background(VECTORS)[0].tolist() == [0, 0, 0] and torch.equal(with_background(VECTORS)[1:], VECTORS)
+    assert with_background(EMBEDDINGS)[0].tolist() == [0, 0, 0] and torch.equal(
+        with_background(EMBEDDINGS)[1:], EMBEDDINGS
+    )
 
 
 def test_closest_pairs():

@@ -1,4 +1,4 @@
-"""The two vectors of a CLIP text tower, from tiny towers of open_clip's own classes with random weights."""
+"""The two kinds of embedding of a CLIP text tower, from tiny towers of open_clip's own classes with random weights."""
 
 import json
 
@@ -21,7 +21,7 @@ from foodseg.models.text.clip_text import averaged, open_clip_embeddings
 from foodseg.models.text.synonyms import sentences_of
 from tests.support.compare import assert_close
 
-WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong vector would not show
+WIDTH, PROJECTED = 16, 12  # in a real ViT-L/14 both are 768, so that the wrong embedding would not show
 TINY = {
     "embed_dim": PROJECTED,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
@@ -61,27 +61,27 @@ def config(folder, name="tiny-clip", prompts=("a photo of {}.",), quick_gelu=Non
     return TextConfig(kind="open_clip", model=name, tag=tag, quick_gelu=quick_gelu, prompts=prompts)
 
 
-def by_hand(model, sentence: str, vector: str) -> torch.Tensor:
+def by_hand(model, sentence: str, kind: str) -> torch.Tensor:
     """CLIP's text side step by step: tokens, positions, causal transformer, final LayerNorm, the state at the end."""
     tokens = open_clip.get_tokenizer("tiny-clip")([sentence])
     end = int((tokens[0] == 49407).nonzero()[0])  # <end_of_text>
     states = model.token_embedding(tokens) + model.positional_embedding
     causal = torch.full((20, 20), -torch.inf).triu(1)
-    for layer in list(model.transformer.resblocks)[: 1 if vector == "penultimate" else 2]:
+    for layer in list(model.transformer.resblocks)[: 1 if kind == "penultimate" else 2]:
         states = layer(states, attn_mask=causal)
     state = model.ln_final(states)[0, end]
-    return normalize(state @ model.text_projection, dim=0) if vector == "projected" else state
+    return normalize(state @ model.text_projection, dim=0) if kind == "projected" else state
 
 
-@pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
-def test_each_vector_by_hand(tiny, vector):
-    found = open_clip_embeddings(config(tiny), NAMES, vector)
+@pytest.mark.parametrize("kind", ["projected", "last", "penultimate"])
+def test_each_kind_of_embedding_by_hand(tiny, kind):
+    found = open_clip_embeddings(config(tiny), NAMES, kind)
     model = open_clip.create_model("tiny-clip", pretrained=str(tiny / "tiny-clip.safetensors")).eval()
     with torch.no_grad():
-        words = [[by_hand(model, f"a photo of {word}.", vector) for word in own] for own in NAMES]
+        words = [[by_hand(model, f"a photo of {word}.", kind) for word in own] for own in NAMES]
     mean = torch.stack([torch.stack(own).mean(0) for own in words])
-    assert_close(found, normalize(mean, dim=1) if vector == "projected" else mean)
-    assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH)
+    assert_close(found, normalize(mean, dim=1) if kind == "projected" else mean)
+    assert found.shape == (3, PROJECTED if kind == "projected" else WIDTH)
 
 
 def test_prompts_are_averaged(tiny):
@@ -117,7 +117,7 @@ def transformers_tower(state: dict[str, torch.Tensor], activation: str) -> CLIPT
 
 
 @pytest.mark.parametrize(("quick", "activation"), [(False, "gelu"), (True, "quick_gelu")])
-def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_path, quick, activation):
+def test_the_unprojected_embedding_is_the_pooler_output_of_transformers(tiny, tmp_path, quick, activation):
     """VPD takes that of transformers' CLIPTextModel: on identical weights both are the same numbers."""
     state = safetensors.torch.load_file(tiny / "tiny-clip.safetensors")
     # a fresh tower adds little to its tokens: louder, so that the GELU shows
@@ -142,7 +142,7 @@ def test_the_unprojected_vector_is_the_pooler_output_of_transformers(tiny, tmp_p
 
 
 def test_the_tower_of_coca_is_not_normalised(tiny):
-    """Its encode_text brings vectors to length 1 by default; what attention gets are the raw states."""
+    """Its encode_text normalises embeddings by default; what attention gets are the raw states."""
     found = open_clip_embeddings(config(tiny, "tiny-coca", prompts=("{}",)), [["rice"]], "last")
     model = open_clip.create_model("tiny-coca", pretrained=str(tiny / "tiny-coca.safetensors")).eval()
     states = []
@@ -153,10 +153,10 @@ def test_the_tower_of_coca_is_not_normalised(tiny):
     assert found.shape == (1, WIDTH) and found.norm() > 2  # about sqrt(16) after the final LayerNorm
 
 
-@pytest.mark.parametrize("vector", ["projected", "last", "penultimate"])
-def test_a_tower_that_is_a_part(tiny, vector):
-    found = open_clip_embeddings(config(tiny, "tiny-custom"), NAMES, vector)
-    assert found.shape == (3, PROJECTED if vector == "projected" else WIDTH) and found.isfinite().all()
+@pytest.mark.parametrize("kind", ["projected", "last", "penultimate"])
+def test_a_tower_that_is_a_part(tiny, kind):
+    found = open_clip_embeddings(config(tiny, "tiny-custom"), NAMES, kind)
+    assert found.shape == (3, PROJECTED if kind == "projected" else WIDTH) and found.isfinite().all()
 
 
 def test_the_model_stays_whole_and_out_of_the_graph(tiny):
@@ -179,12 +179,12 @@ def test_a_folder_has_weights_of_its_own(tiny, tmp_path):
     assert not torch.equal(open_clip_embeddings(folder, NAMES, "last"), expected)
 
 
-@pytest.mark.parametrize(("backbone", "vector"), [("sd1", "last"), ("sd2", "penultimate"), ("tiny", "last")])
-def test_stable_diffusion_gets_the_vector_that_it_was_trained_with(tiny, backbone, vector):
+@pytest.mark.parametrize(("backbone", "kind"), [("sd1", "last"), ("sd2", "penultimate"), ("tiny", "last")])
+def test_stable_diffusion_gets_the_embedding_that_it_was_trained_with(tiny, backbone, kind):
     text = config(tiny).model_copy(update={"centre": False})
     model = ModelConfig(kind="diffusion", backbone=backbone, fusion="cross_attention", text=text)
     table = class_text(model, ClassTable(("background", "rice", "date")))
-    expected = open_clip_embeddings(text, [["rice"], sentences_of("date")], vector)
+    expected = open_clip_embeddings(text, [["rice"], sentences_of("date")], kind)
     assert torch.equal(table.embeddings[1:], expected) and ("last layer" in table.made_by) == (backbone == "sd2")
 
 

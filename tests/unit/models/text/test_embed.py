@@ -1,4 +1,4 @@
-"""Tables of text vectors: of the sentence encoder (a stand-in, and once the real one), random ones, permuted ones."""
+"""Tables of text embeddings: of the sentence encoder (a stand-in, once the real one), random, permuted."""
 
 import sys
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ CLASSES = "0\tbackground\n1\trice\n2\tcheese butter\n3\tfried tofu\n"
 
 
 class Encoder:
-    """Each word for a name gets a vector of its number of letters and of its letters e."""
+    """Each word for a name gets an embedding of two numbers: its letters, and its letters e."""
 
     def encode(self, words, convert_to_tensor, show_progress_bar):
         assert convert_to_tensor and not show_progress_bar
