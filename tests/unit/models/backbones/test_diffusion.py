@@ -150,7 +150,7 @@ def test_features_by_hand(strides):
     image = sample_image(128, 64)
     with torch.no_grad():
         levels, _ = model._levels(image, None, None)
-        context, _ = model.fusion(model._names(None), None)
+        context, _ = model.fusion(model._embeddings(None), None)
         expected = by_hand(model.backbone, 2 * image - 1, context)
     by_stride = dict(zip([s for s in (8, 16, 32, 64) if s >= strides[0]], expected, strict=True))
     for stride, level in zip(strides, levels, strict=True):

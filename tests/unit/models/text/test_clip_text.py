@@ -219,7 +219,7 @@ def test_a_cache_that_cannot_be_written_is_said(tiny, tmp_path, monkeypatch, cap
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert open_clip_embeddings(config(tiny), NAMES, "projected").shape == (3, PROJECTED)
-    assert "are not kept for the next time" in caplog.text
+    assert "could not be cached" in caplog.text
 
 
 def test_a_cache_that_is_full_is_said(tiny, cache, monkeypatch, caplog):
@@ -228,7 +228,7 @@ def test_a_cache_that_is_full_is_said(tiny, cache, monkeypatch, caplog):
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     assert open_clip_embeddings(config(tiny), NAMES, "last").shape == (3, WIDTH)
-    assert "are not kept for the next time: I/O error: No space left" in caplog.text
+    assert "could not be cached: I/O error: No space left" in caplog.text
 
 
 def test_a_damaged_cache_is_made_anew(tiny, cache):
