@@ -223,7 +223,7 @@ def test_the_head_learns_from_images_conditioned_on_all_classes(data, names, tmp
     seeds = torch.arange(16)
     batch = a_batch()
     known = batch.ingredients_known[:1]
-    drawn = [
+    on_all = [
         student_conditioning(batch.ingredients[:1], known, seed[None], trainer.config.distill)[0].all()
         for seed in seeds
     ]
