@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_image, decode_mask, fit_longest, resize_image, resize_mask
 from foodseg.report.overlay import LEGEND_BACKGROUND, LEGEND_TEXT, contact_sheet, overlay

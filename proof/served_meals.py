@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from proof.proof_queue import ROOT, Bench, ItemError
 from proof.step_1 import PARITY_STEPS, foodmix, prepared_foodmix, train_ours
 from tests.support.tiny_checkpoints import free_port

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest

@@ -15,7 +15,7 @@ import httpx
 import yaml
 from pycocotools import mask as coco
 
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.data.image_io import decode_image
 from foodseg.serve.served_model import checkpoint_sha
 from proof.endpoint import Endpoint, MemorySamples, replaced, settled

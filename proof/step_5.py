@@ -70,7 +70,7 @@ def diffusion_full_size(bench: Bench) -> dict[str, Any]:
     """Stable Diffusion 1.5: counted and run without memory, then one real forward of random weights on the CPU."""
     from diffusers import UNet2DConditionModel
 
-    from foodseg.models.backbones.diffusion_parts import unet_architecture
+    from foodseg.models.backbones.diffusion_weights import unet_architecture
     from foodseg.models.build import build_segmenter, decoder_inputs
 
     text = TextConfig(kind="table", table="none", centre=False)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader

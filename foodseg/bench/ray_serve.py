@@ -24,7 +24,7 @@ from foodseg import storage
 from foodseg.bench.bare_serve import BarePipeline, in_turns, load
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.ray_noop import start_noop
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cluster.ray_session import cores
 from foodseg.config.serve import ServeConfig
 from foodseg.demo.synthetic import draw_meal

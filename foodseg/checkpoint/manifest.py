@@ -1,23 +1,17 @@
-"""The files of a checkpoint and of a run, without opening a model: manifest, verification, which one is the newest.
+"""The manifest of a checkpoint: its format, and every file with size and sha256, by which a torn one is recognised.
 
 Kept apart from `checkpoint.py` so that a process that only looks for a checkpoint does not import torch.
 """
 
 import hashlib
 import json
-import logging
-import time
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint.run_layout import list_checkpoints, name_of, run_of
 from foodseg.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had other names for keys of the configuration
 REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
-SERVED = "served"  # folder of a run with a file for each of its checkpoints that is served
-HOLD_SECONDS = 7 * 24 * 3600.0
-_log = logging.getLogger(__name__)
 
 
 class TornCheckpoint(UserError):
@@ -33,78 +27,6 @@ def verify_checkpoint(uri: str) -> None:
     """
     for name, entry in read_manifest_file(uri)["files"].items():
         verified_file(uri, name, entry)
-
-
-def newest_checkpoint(run_uri: str) -> str | None:
-    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none.
-
-    Raises:
-        UserError: one has another format, or may not be read: resuming from the one before would lose what it holds.
-    """
-    for uri in reversed(list_checkpoints(run_uri)):
-        try:
-            verify_checkpoint(uri)
-        except TornCheckpoint as error:
-            _log.warning("%s; the checkpoint before it is used", error)
-            continue
-        return uri
-    return None
-
-
-def resolve_checkpoint(argument: str) -> str:
-    """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    uri = storage.absolute(argument)
-    if storage.exists(storage.join(uri, "manifest.json")):
-        return uri
-    best = storage.join(uri, "best.json")
-    if storage.exists(best):
-        try:
-            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f"{storage.redact(best)} is damaged: "
-                f"name one of the checkpoints in {storage.redact(storage.join(uri, 'checkpoints'))}"
-            ) from None
-    newest = newest_checkpoint(uri)
-    if newest is None:
-        raise UserError(
-            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
-            "(no checkpoints/step-*): name the run directory of `foodseg train`"
-        )
-    return newest
-
-
-def hold(uri: str) -> None:
-    """Notes in a run that one of its checkpoints is being served: the run will not delete it for a week.
-
-    The server calls this again before the week is over. A checkpoint outside a run is never deleted.
-
-    Raises:
-        UserError, RetryLater: the run may not be written to, or storage stays away.
-    """
-    run = run_of(uri)
-    if run:
-        storage.write_json(storage.join(run, SERVED, f"{name_of(uri)}.json"), {"until": time.time() + HOLD_SECONDS})
-
-
-def held(run_uri: str) -> set[str]:
-    """Returns the names of the checkpoints of a run that are served somewhere; removes the notes that have expired."""
-    folder, names = storage.join(run_uri, SERVED), set()
-    for entry in storage.list_names(folder):
-        where = storage.join(folder, entry)
-        try:
-            until = float(json.loads(storage.read_text(where))["until"])
-        except (ValueError, KeyError, TypeError):
-            until = float("inf")  # in doubt nothing is deleted
-        if until > time.time():
-            names.add(entry.removesuffix(".json"))
-        else:
-            storage.delete(where)
-    return names
 
 
 def read_manifest_file(uri: str) -> dict[str, Any]:

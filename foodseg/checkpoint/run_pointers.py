@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import held
 from foodseg.checkpoint.run_layout import checkpoint_uri, list_checkpoints, name_of, relative_path, step_of
+from foodseg.checkpoint.served import held
 
 
 def write_pointers(run_uri: str, step: int, history: list[dict[str, Any]]) -> None:

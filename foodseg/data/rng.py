@@ -1,49 +1,47 @@
-"""The numbers of all random streams of a training.
+"""Which random numbers are drawn for what: every stream of a training has its number here.
 
-A generator is seeded with [seed, stream, *index], so that different purposes never share random numbers, which depend
-on the seed and the index alone. There are two kinds of seed, that of the run and that of one position, and so two lists
-of streams. A number never changes and is never reused for another purpose: else earlier runs could not be repeated.
+A generator is seeded with [seed, number, *index], so that no two purposes share numbers, and nothing but the seed and
+the index decides them. The seed is the run's or that of one position. A number never changes and is never used again
+for something else: earlier runs could not be repeated.
 
     generator(order.seed, RandomStream.ROW_ORDER, epoch, window)  # of the run's seed
-    generator(row_seed, PositionStream.STRONG_VIEW)               # of the seed of one position
+    generator(row_seed, RandomStream.STRONG_VIEW)                 # of the seed of one position
 """
 
-from enum import IntEnum, unique
+from enum import Enum, unique
 
 import numpy as np
 
 
 @unique
-class RandomStream(IntEnum):
-    """What is drawn from the seed of a run."""
+class RandomStream(Enum):
+    """What is drawn: from which seed, and with which number behind it."""
 
-    SHARD_ORDER = 0  # at [epoch]: the order of the shards
-    ROW_ORDER = 1  # at [epoch, window]: the order of the rows within a window
-    OVERSAMPLING_OFFSET = 2  # at [epoch]: the offset of systematic sampling
-    AUGMENTATION = 3  # at [position]: the seed of that position, which `PositionStream` is drawn from
-    PASTE_PARTNER = 4  # at [position]: whether something is pasted there, and from which row
+    SHARD_ORDER = ("run", 0)  # at [epoch]: the order of the shards
+    ROW_ORDER = ("run", 1)  # at [epoch, window]: the order of the rows within a window
+    OVERSAMPLING_OFFSET = ("run", 2)  # at [epoch]: where systematic sampling starts to count
+    AUGMENTATION = ("run", 3)  # at [position]: the seed of that position; its crop uses it without a number
+    PASTE_PARTNER = ("run", 4)  # at [position]: whether something is pasted there, and from which row
+    STRONG_VIEW = ("position", 1)  # colour and blur of the view that the student sees
+    CONDITIONING = ("position", 2)  # the conditioning classes of the student
+    COPY_PASTE = ("position", 3)  # the partner's crop, and the ingredients that are taken from it
+
+    @property
+    def number(self) -> int:
+        """What follows the seed."""
+        return self.value[1]
 
 
-@unique
-class PositionStream(IntEnum):
-    """What is drawn from the seed of one position; its crop uses that seed itself, without a stream number."""
-
-    STRONG_VIEW = 1  # colour and blur of the view that the student sees
-    CONDITIONING = 2  # the conditioning classes of the student
-    COPY_PASTE = 3  # the partner's crop, and the ingredients that are taken from it
-
-
-def generator(seed: int, stream: RandomStream | PositionStream, *index: int) -> np.random.Generator:
-    """Returns the generator of a stream.
+def generator(seed: int, stream: RandomStream, *index: int) -> np.random.Generator:
+    """Returns the generator of a stream, at an index such as an epoch or a position where the stream has one.
 
     Args:
-        seed: at least 0; of the run for a `RandomStream`, of the position for a `PositionStream`.
-        index: such as the epoch or the position; empty for a `PositionStream`.
+        seed: at least 0; of the run or of the position, as the stream says.
     """
-    return np.random.default_rng([seed, stream, *index])
+    return np.random.default_rng([seed, stream.number, *index])
 
 
 def position_seed(seed: int, position: int) -> int:
     """Returns the 63-bit augmentation seed of one position, of a run with this seed."""
-    sequence = np.random.SeedSequence([seed, RandomStream.AUGMENTATION, position])
+    sequence = np.random.SeedSequence([seed, RandomStream.AUGMENTATION.number, position])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

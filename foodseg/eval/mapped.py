@@ -1,6 +1,6 @@
 """The label space that an evaluation counts in; with `--map MAP.tsv`, a map from space A into space B, this is B.
 
-    space = common_space(checkpoint.classes, manifest, read_label_map("to_foodseg103.tsv"))
+    space = common_space(checkpoint.classes, manifest, read_label_space_map("to_foodseg103.tsv"))
     truth, prediction = space.truth_ids(truth, source), space.predicted_ids(prediction, source)
 
 Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable, first_difference
-from foodseg.data.label_map import LabelMap, map_ids, read_target
+from foodseg.data.label_space_map import LabelSpaceMap, map_ids, read_target
 from foodseg.data.shards import Manifest
 from foodseg.data.sources import scorable_mask
 from foodseg.errors import UserError
@@ -23,7 +23,7 @@ from foodseg.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class SpaceTables:
-    """What ids of `classes` become in the common space, for images of each source (see `LabelMap.lookup`)."""
+    """What ids of `classes` become in the common space, for images of each source (see `LabelSpaceMap.lookup`)."""
 
     classes: ClassTable
     by_source: dict[str, np.ndarray]
@@ -101,7 +101,7 @@ class CommonSpace:
 
 
 def common_space(
-    model: ClassTable | None, manifest: Manifest, label_map: LabelMap | None = None, target: str | None = None
+    model: ClassTable | None, manifest: Manifest, label_map: LabelSpaceMap | None = None, target: str | None = None
 ) -> CommonSpace:
     """Finds the label space in which a model's predictions on a data set are scored.
 
@@ -149,7 +149,7 @@ def common_space(
     )
 
 
-def _is_source(side: str, table: ClassTable, label_map: LabelMap) -> bool:
+def _is_source(side: str, table: ClassTable, label_map: LabelSpaceMap) -> bool:
     """Whether `table` is the space that is mapped; UserError where it is neither that nor the target space."""
     no_source, no_target = label_map.source_mismatch(table), label_map.target_mismatch(table)
     if no_source is not None and no_target is not None:
@@ -171,7 +171,7 @@ def _refuse_difference(model: ClassTable, data: ClassTable) -> None:
 
 
 def _tables(
-    label_map: LabelMap, own: ClassTable, target: ClassTable, manifest: Manifest, ignored: int = BACKGROUND
+    label_map: LabelSpaceMap, own: ClassTable, target: ClassTable, manifest: Manifest, ignored: int = BACKGROUND
 ) -> SpaceTables:
     return SpaceTables(own, {s: label_map.lookup(s, own, target, ignored=ignored) for s in manifest.annotated})
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash, with_eval_overrides
-from foodseg.data.label_map import LabelMap, read_label_map
+from foodseg.data.label_space_map import LabelSpaceMap, read_label_space_map
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_manifest
 from foodseg.errors import DataRefused, UserError
@@ -100,7 +100,7 @@ def evaluate(
     manifest = read_manifest(data)
     reader = RowReader(data, manifest, [split])
     rows = _chosen_rows(reader, images)
-    spaces = (read_label_map(label_map) if label_map is not None else None, classes)
+    spaces = (read_label_space_map(label_map) if label_map is not None else None, classes)
     subject = (
         _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
         if checkpoint is not None
@@ -177,7 +177,7 @@ def _ids_of(reader: RowReader, rows: Sequence[int]) -> list[str]:
     return [ids[row] for row in rows]
 
 
-Spaces = tuple[LabelMap | None, str | None]
+Spaces = tuple[LabelSpaceMap | None, str | None]
 """The map of `--map`, and the class table of `--classes`."""
 
 

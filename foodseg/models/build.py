@@ -4,7 +4,7 @@ import torch
 
 from foodseg.config.model import ModelConfig
 from foodseg.models.backbones.diffusion import Diffusion
-from foodseg.models.backbones.diffusion_parts import build_diffusion
+from foodseg.models.backbones.diffusion_weights import build_diffusion
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, ScoreMap, Tokens

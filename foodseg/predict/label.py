@@ -10,7 +10,7 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.image_io import decode_image, encode_mask, image_kind

@@ -21,7 +21,7 @@ from foodseg.cluster.ray_parallel import in_parallel
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.image_io import decode_mask, encode_mask
-from foodseg.data.label_map import map_ids, read_label_map, read_target
+from foodseg.data.label_space_map import map_ids, read_label_space_map, read_target
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import (
     SCHEMA,
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class MapJob:
-    """Input of every task: where it reads and writes, and the table of each source (`LabelMap.lookup`)."""
+    """Input of every task: where it reads and writes, and the table of each source (`LabelSpaceMap.lookup`)."""
 
     src: str
     dst: str
@@ -82,7 +82,7 @@ def map_data_set(
     """Writes the prepared data set at `src` to `dst` in the target label space of the map.
 
     Args:
-        map_file: see `data/label_map.py`.
+        map_file: see `data/label_space_map.py`.
         classes: class table of the target space; None = the names in the map.
         name: name of the new data set; None = the old name and the name of the target space.
         overwrite: write the next generation of a data set that already exists at `dst`.
@@ -98,7 +98,7 @@ def map_data_set(
     generation = next_generation(dst, overwrite)
     manifest = read_manifest(src)
     own = manifest.class_table
-    label_map = read_label_map(map_file)
+    label_map = read_label_space_map(map_file)
     mismatch = label_map.source_mismatch(own)
     if mismatch is not None:
         raise UserError(f"{label_map.where} does not map from the label space of {storage.redact(src)}: {mismatch}")

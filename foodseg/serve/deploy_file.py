@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.config.literals import plain
 from foodseg.config.load import read_tree, with_values
 from foodseg.config.serve import ServeConfig, parse_serve_config

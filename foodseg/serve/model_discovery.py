@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.errors import FoodsegError
 from foodseg.serve.deploy_file import given_sections, read_deploy_file
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.config.serve import check_model
 from foodseg.errors import FoodsegError, RetryLater, UserError
 from foodseg.serve.protocols import ModelState

@@ -10,7 +10,7 @@ from foodseg.config.serve import RefineConfig
 from foodseg.serve.packing import PackedLabels, pack_labels, unpack_labels
 from foodseg.serve.ray_handles import RayClip, RaySam
 from foodseg.serve.ray_replica import start_replica
-from foodseg.serve.sam_vote import vote
+from foodseg.serve.refine import vote
 
 
 @serve.deployment(

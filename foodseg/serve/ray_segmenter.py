@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from foodseg.checkpoint.manifest import HOLD_SECONDS, hold
+from foodseg.checkpoint.served import HOLD_SECONDS, hold
 from foodseg.config.serve import ServeConfig
 from foodseg.errors import FoodsegError
 from foodseg.serve.batching import Batcher

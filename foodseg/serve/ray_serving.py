@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cluster.ray_internals.serve import (
     DeploymentStatus,
     ServeControllerClient,

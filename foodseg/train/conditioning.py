@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from foodseg.config.distill import DistillConfig
-from foodseg.data.rng import PositionStream, generator
+from foodseg.data.rng import RandomStream, generator
 
 
 def student_conditioning(
@@ -40,7 +40,7 @@ def teacher_conditioning(present: torch.Tensor, known: torch.Tensor, config: Dis
 
 
 def _draw(present: np.ndarray, seed: int, config: DistillConfig) -> np.ndarray:
-    rng = generator(seed, PositionStream.CONDITIONING)
+    rng = generator(seed, RandomStream.CONDITIONING)
     kind = int(np.searchsorted(np.cumsum(config.conditioning_mix)[:3], rng.uniform(), side="right"))
     dropped = rng.uniform(size=len(present)) < rng.uniform()
     missed = rng.uniform(size=len(present)) < config.drop

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch, read_batches

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import step_of
 from foodseg.cluster.placement import Resources, fair_cpus, in_words, require_room
 from foodseg.cluster.ray_internals.core import release_lost_groups

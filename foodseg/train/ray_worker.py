@@ -15,7 +15,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.cluster.ray_logs import RelayHandler
 from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig, parse_config

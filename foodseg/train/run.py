@@ -11,7 +11,7 @@ import torch
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import TEXT_FILE, contiguous
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
@@ -21,7 +21,7 @@ from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
-from foodseg.models.backbones.diffusion_parts import require_diffusion
+from foodseg.models.backbones.diffusion_weights import require_diffusion
 from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_settings
@@ -21,7 +21,7 @@ from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
 from foodseg.tune.ablation import TITLES, ablation_table, page_markdown
-from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_trial_queue import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.space import Values, configured

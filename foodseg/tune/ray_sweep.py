@@ -17,7 +17,7 @@ from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
 from foodseg.train.tracking import require_mlflow
 from foodseg.tune.ray_early_stop import early_stop
 from foodseg.tune.ray_trial import RunTrial, run_trial
-from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_trial_queue import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import Search, build_search
 from foodseg.tune.space import RandomSource, Values, configured, corners

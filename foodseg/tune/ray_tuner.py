@@ -39,7 +39,7 @@ from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ray_early_stop import build_scheduler
-from foodseg.tune.ray_trial_feed import Budget, NotPickled, Plan, TrialFeed
+from foodseg.tune.ray_trial_queue import Budget, NotPickled, Plan, TrialQueue
 from foodseg.tune.trials import FINAL, Status, Trial
 
 LOOK_SECONDS = 2.0  # between two checks for what stopped trials had reserved
@@ -110,7 +110,7 @@ def _in_free_capacity(most: int, worker: dict[str, float], workers: int) -> int:
 def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures: int, workers: int) -> None:
     scheduler = build_scheduler(plan.early_stop, plan.ledger)
     budget = Budget(plan, workers)
-    feed = TrialFeed(plan, budget)
+    queue = TrialQueue(plan, budget)
     run, uri, against, afterwards = plan.run, plan.ledger.uri, plan.against, plan.afterwards
 
     def trial(config: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
-                search_alg=feed,
+                search_alg=queue,
                 scheduler=scheduler,
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
@@ -132,7 +132,7 @@ def _run(plan: Plan, concurrent: int, resources: dict[str, float], max_failures:
                 storage_path=folder,
                 stop=budget,
                 failure_config=tune.FailureConfig(max_failures=max_failures),
-                callbacks=[_Recorder(plan, feed)],
+                callbacks=[_Recorder(plan, queue)],
                 verbose=0,
             ),
         ).fit()
@@ -169,8 +169,8 @@ def _release_all() -> None:
 class _Recorder(NotPickled, tune.Callback):
     """Records the events of Tune in the ledger, and frees what stopped trials had reserved."""
 
-    def __init__(self, plan: Plan, feed: TrialFeed) -> None:
-        self._plan, self._feed, self._looked_at = plan, feed, time.monotonic()
+    def __init__(self, plan: Plan, queue: TrialQueue) -> None:
+        self._plan, self._queue, self._looked_at = plan, queue, time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Called by Tune about ten times a second."""
@@ -208,7 +208,7 @@ class _Recorder(NotPickled, tune.Callback):
         ended = sum(other.status in FINAL for other in self._plan.ledger)
         level = logging.INFO if trial.status in ("finished", "stopped") else logging.WARNING
         _log.log(level, "%s %s%s%s; %d ended", trial.name, trial.status, reason, score, ended)
-        self._feed.ended(trial)
+        self._queue.ended(trial)
         self._plan.changed()
 
 

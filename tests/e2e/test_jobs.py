@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
-from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint, resolve_checkpoint
 from foodseg.config import load_config
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals

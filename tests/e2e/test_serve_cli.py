@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import held
 from foodseg.checkpoint.run_layout import checkpoint_uri
+from foodseg.checkpoint.served import held
 from foodseg.cli.main import run
 from foodseg.serve.http.api_keys import is_loopback
 from foodseg.serve.served_model import checkpoint_sha

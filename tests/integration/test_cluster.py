@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import write_meals

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig
 from foodseg.train.context import TrainContext

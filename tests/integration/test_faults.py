@@ -13,7 +13,7 @@ import pytest
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config.load import to_yaml
 from foodseg.train.ray_trainer import run_training
 from tests.support.drivers import kill_driver, wait_for

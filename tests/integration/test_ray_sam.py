@@ -22,7 +22,7 @@ from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
 from foodseg.serve.protocols import Mask
 from foodseg.serve.ray_serving import Endpoint, serving
-from foodseg.serve.sam_vote import vote
+from foodseg.serve.refine import vote
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.compare import close
 from tests.support.tiny_checkpoints import free_port, meal, png, write_checkpoint, write_clip

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
 from foodseg.train.ray_trainer import run_training

@@ -14,7 +14,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.errors import RetryLater
 from foodseg.tune import backoff
 from foodseg.tune.ray_sweep import run_sweep
-from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_trial_queue import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.sweep_files import read_sweep

@@ -11,7 +11,7 @@ from PIL import Image
 
 from foodseg.annotations.coco_export import export_coco
 from foodseg.classes import ClassTable
-from foodseg.data.label_map import read_label_map
+from foodseg.data.label_space_map import read_label_space_map
 from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.formats.detect import list_source
 from proof import step_2
@@ -74,7 +74,7 @@ def test_repeated_images_are_new_files_with_the_same_masks(meals: Path, tmp_path
 def test_a_map_into_the_union(tmp_path: Path) -> None:
     own, union = ClassTable(("background", "tofu", "rice")), ClassTable(("background", "rice", "fig", "tofu"))
     write_map(tmp_path / "m.tsv", "meals", own, union)
-    label_map = read_label_map(str(tmp_path / "m.tsv"))
+    label_map = read_label_space_map(str(tmp_path / "m.tsv"))
     assert (label_map.from_space, label_map.to_space) == ("meals", "union")
     assert label_map.source_mismatch(own) is None and label_map.target_mismatch(union) is None
     assert [label_map.becomes(index, "s") for index in range(3)] == [0, 3, 1]

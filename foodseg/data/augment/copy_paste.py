@@ -12,7 +12,7 @@ import numpy as np
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.augment.geometry import Crop, listed_ingredients, make_crop
-from foodseg.data.rng import PositionStream, generator
+from foodseg.data.rng import RandomStream, generator
 
 
 def paste_regions(
@@ -28,7 +28,7 @@ def paste_regions(
             would count as annotated in the whole crop (`losses.segmentation.cross_entropy_sum`), and unlabelled
             instances of the ingredient as true background.
     """
-    rng = generator(seed, PositionStream.COPY_PASTE)
+    rng = generator(seed, RandomStream.COPY_PASTE)
     # centred on an ingredient: else there is often nothing to paste
     centred = augment.model_copy(update={"class_aware": 1.0})
     partner = make_crop(image, mask, height, width, int(rng.integers(2**62)), centred, classes)

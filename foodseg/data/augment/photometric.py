@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.rng import PositionStream, generator
+from foodseg.data.rng import RandomStream, generator
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _SHARP = 1e-3  # pixels; a blur of this sigma has no effect
@@ -48,7 +48,7 @@ def jittered_view(
 
 def _draw(seed: int, augment: AugmentConfig) -> np.ndarray:
     """Returns (7,) float32: contrast, brightness, saturation, three channels' light, blur."""
-    rng = generator(seed, PositionStream.STRONG_VIEW)
+    rng = generator(seed, RandomStream.STRONG_VIEW)
     contrast, shift = rng.uniform(*augment.contrast), rng.uniform(-augment.brightness, augment.brightness)
     saturation = rng.uniform(*augment.saturation)
     light = rng.uniform(1 - augment.light, 1 + augment.light, 3)

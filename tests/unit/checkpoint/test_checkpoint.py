@@ -18,7 +18,8 @@ from foodseg.checkpoint.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from foodseg.checkpoint.manifest import newest_checkpoint, resolve_checkpoint, verify_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint, resolve_checkpoint
+from foodseg.checkpoint.manifest import verify_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError

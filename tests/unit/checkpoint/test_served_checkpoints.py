@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import HOLD_SECONDS, held, hold
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, write_pointers
+from foodseg.checkpoint.served import HOLD_SECONDS, held, hold
 
 
 def steps(run: Path) -> list[int]:

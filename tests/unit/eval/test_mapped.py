@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foodseg.classes import ClassTable
-from foodseg.data.label_map import parse_label_map
+from foodseg.data.label_space_map import parse_label_map
 from foodseg.data.shards import FORMAT_VERSION, Manifest
 from foodseg.errors import UserError
 from foodseg.eval.mapped import common_space

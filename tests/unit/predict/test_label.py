@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import resolve_checkpoint
+from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cli.main import run as cli
 from foodseg.config.load import with_overrides
 from foodseg.data.image_io import decode_image, decode_mask

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES

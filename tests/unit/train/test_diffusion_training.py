@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.batch import Batch

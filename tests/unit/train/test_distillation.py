@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import parse_config
 from foodseg.data.reader import RowReader
 from foodseg.train.context import LocalContext

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 ROOT = Path(__file__).parents[3]

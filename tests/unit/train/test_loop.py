@@ -10,7 +10,7 @@ import torch
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
-from foodseg.checkpoint.manifest import newest_checkpoint
+from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.config import ExperimentConfig

@@ -10,7 +10,7 @@ from foodseg.errors import UserError
 from foodseg.tune import ray_tuner
 from foodseg.tune.ray_ablate import run_ablation
 from foodseg.tune.ray_sweep import run_sweep
-from foodseg.tune.ray_trial_feed import Limits, Plan
+from foodseg.tune.ray_trial_queue import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.sweep_files import read_ablation, read_sweep

@@ -96,7 +96,7 @@ def test_stable_diffusion_1():
     """Counted without memory: that of the UNet is the published number."""
     from diffusers import UNet2DConditionModel
 
-    from foodseg.models.backbones.diffusion_parts import unet_architecture
+    from foodseg.models.backbones.diffusion_weights import unet_architecture
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_architecture("sd1"))

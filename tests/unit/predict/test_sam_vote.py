@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foodseg.predict.refine import (
+from foodseg.predict.sam_vote import (
     Ballot,
     count_votes,
     doubtful,

@@ -15,9 +15,9 @@ import torch
 from foodseg import storage
 from foodseg.config.model import ModelConfig
 from foodseg.errors import RetryLater, UserError
-from foodseg.models.backbones import diffusion_parts
+from foodseg.models.backbones import diffusion_weights
 from foodseg.models.backbones.diffusion import Diffusion
-from foodseg.models.backbones.diffusion_parts import build_diffusion, require_diffusion, unet_architecture
+from foodseg.models.backbones.diffusion_weights import build_diffusion, require_diffusion, unet_architecture
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -28,7 +28,7 @@ def published(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(5)
     diffusers.UNet2DConditionModel(**unet_architecture("tiny", 16)).save_pretrained(folder / "unet")
-    diffusers.AutoencoderKL(**diffusion_parts._TINY_VAE).save_pretrained(folder / "vae")
+    diffusers.AutoencoderKL(**diffusion_weights._TINY_VAE).save_pretrained(folder / "vae")
     where = folder / "unet" / "config.json"
     tree = json.loads(where.read_text())
     del tree["use_linear_projection"]  # as in that of Stable Diffusion 1.5
@@ -65,7 +65,7 @@ def test_object_storage(published, monkeypatch):
         storage.download(uri, to)
 
     remote = SimpleNamespace(**{**vars(storage), "is_local": lambda uri: False, "download": download})
-    monkeypatch.setattr(diffusion_parts, "storage", remote)
+    monkeypatch.setattr(diffusion_weights, "storage", remote)
     require_diffusion(config(published), 16, pretrained=True)
     assert fetched == ["config.json"] * 2
     assert is_that_of(build_diffusion(config(published), 16, pretrained=True), published)

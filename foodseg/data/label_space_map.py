@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LabelMap:
+class LabelSpaceMap:
     """A parsed map from label space `from_space` into `to_space`.
 
     Attributes:
@@ -146,7 +146,7 @@ class LabelMap:
 
 
 def map_ids(ids: np.ndarray, table: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """Maps (H, W) ids of `classes` by a table that `LabelMap.lookup` made; its dtype is the table's.
+    """Maps (H, W) ids of `classes` by a table that `LabelSpaceMap.lookup` made; its dtype is the table's.
 
     Raises:
         UserError: an id outside `classes`.
@@ -157,12 +157,12 @@ def map_ids(ids: np.ndarray, table: np.ndarray, classes: ClassTable) -> np.ndarr
     return table[ids]
 
 
-def read_label_map(uri: str) -> LabelMap:
+def read_label_space_map(uri: str) -> LabelSpaceMap:
     """Reads the map at `uri`; raises UserError as `parse_label_map`, and where the file does not exist."""
     return parse_label_map(storage.read_text(uri), storage.redact(uri))
 
 
-def read_target(label_map: LabelMap, classes: str | None) -> ClassTable:
+def read_target(label_map: LabelSpaceMap, classes: str | None) -> ClassTable:
     """Returns the target label space: the class table (id<TAB>name) at `classes`, or the part in the map.
 
     Raises:
@@ -177,7 +177,7 @@ def read_target(label_map: LabelMap, classes: str | None) -> ClassTable:
     return table
 
 
-def parse_label_map(text: str, where: str) -> LabelMap:
+def parse_label_map(text: str, where: str) -> LabelSpaceMap:
     """Parses a map; `where` names the file in errors.
 
     Raises:
@@ -216,7 +216,7 @@ def parse_label_map(text: str, where: str) -> LabelMap:
         targets[key] = to
     if not to_names:
         raise UserError(f"{where}: it maps no id")
-    return LabelMap(where, spaces[0], spaces[1], from_names, to_names, targets)
+    return LabelSpaceMap(where, spaces[0], spaces[1], from_names, to_names, targets)
 
 
 def _fields(line: str) -> list[str]:

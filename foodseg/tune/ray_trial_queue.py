@@ -1,4 +1,7 @@
-"""What a sweep or an ablation runs: which trial Tune is given next, and when there are no more."""
+"""What a sweep or an ablation runs: which trial Tune is given next, and when there are no more.
+
+With `resume`, trials that have ended are not given again, and interrupted ones come first.
+"""
 
 import logging
 import signal
@@ -91,7 +94,7 @@ class Budget(NotPickled, tune.Stopper):
         return self.used_up is not None
 
 
-class TrialFeed(NotPickled, Searcher):
+class TrialQueue(NotPickled, Searcher):
     """Gives Tune one trial after the other: first unfinished ones, then new ones.
 
     A trial that is interrupted meanwhile is resumed after a pause.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from foodseg.tune import backoff
-from foodseg.tune.ray_trial_feed import Budget, Limits, Plan, TrialFeed
+from foodseg.tune.ray_trial_queue import Budget, Limits, Plan, TrialQueue
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.trials import Ledger
 from tests.support.synthetic_set import synthetic_config
@@ -27,11 +27,11 @@ def plan(tmp_path: Path) -> Plan:
     )
 
 
-def feed_of(plan: Plan) -> TrialFeed:
-    return TrialFeed(plan, Budget(plan, workers=1))
+def feed_of(plan: Plan) -> TrialQueue:
+    return TrialQueue(plan, Budget(plan, workers=1))
 
 
-def asked(feed: TrialFeed) -> Any:
+def asked(feed: TrialQueue) -> Any:
     suggestion = feed.suggest("an id")
     return suggestion["trial"] if isinstance(suggestion, dict) else suggestion
 
@@ -42,7 +42,7 @@ def test_one_after_the_other_and_no_end_while_one_may_come_back(plan: Plan) -> N
     feed.ended(plan.ledger.close("trial-0", "finished"))
     assert asked(feed) is None
     feed.ended(plan.ledger.close("trial-1", "failed"))
-    assert asked(feed) == TrialFeed.FINISHED
+    assert asked(feed) == TrialQueue.FINISHED
 
 
 def test_an_interrupted_trial_comes_again_after_a_pause(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from foodseg.config.serve import RefineConfig
 from foodseg.serve.protocols import Labelled, Mask
-from foodseg.serve.sam_vote import vote
+from foodseg.serve.refine import vote
 
 NAMES = ("background", "rice", "egg")
 LEFT = np.array([[1, 1, 0, 0]] * 4, bool)

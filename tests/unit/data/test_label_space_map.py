@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foodseg.classes import ClassTable
-from foodseg.data.label_map import LabelMap, map_ids, parse_label_map, read_label_map, read_target
+from foodseg.data.label_space_map import LabelSpaceMap, map_ids, parse_label_map, read_label_space_map, read_target
 from foodseg.errors import UserError
 
 OWN = ClassTable(("background", "rice", "brown rice", "soup", "fork"))
@@ -24,7 +24,7 @@ TEXT = f"""{HEADER}\tsource
 
 
 @pytest.fixture
-def label_map() -> LabelMap:
+def label_map() -> LabelSpaceMap:
     return parse_label_map(TEXT, "m.tsv")
 
 
@@ -32,7 +32,7 @@ def lines(*rows: str, header: str = HEADER) -> str:
     return "\n".join([header, "0\tbackground\t0\tbackground", *rows])
 
 
-def test_merge_split_and_ignore(label_map: LabelMap) -> None:
+def test_merge_split_and_ignore(label_map: LabelSpaceMap) -> None:
     assert (label_map.from_space, label_map.to_space) == ("meals", "food")
     assert label_map.target().names == ("background", "miso soup", "rice", "soup")
     assert label_map.source_mismatch(OWN) is None
@@ -84,7 +84,7 @@ def test_eight_and_sixteen_bits(own: int, target: int, dtype: type, ignore: int)
 @pytest.mark.parametrize(
     "mask", [np.array([[0, 5]], np.uint8), np.array([[254]], np.uint8), np.array([[300]], np.uint16)]
 )
-def test_an_id_outside_the_label_space_is_refused(label_map: LabelMap, mask: np.ndarray) -> None:
+def test_an_id_outside_the_label_space_is_refused(label_map: LabelSpaceMap, mask: np.ndarray) -> None:
     with pytest.raises(UserError, match=rf"a mask holds id {mask.max()}, but ids go from 0 to 4"):
         map_ids(mask, label_map.lookup("rome", OWN, label_map.target()), OWN)
 
@@ -98,7 +98,7 @@ def test_gaps_are_named_in_one_warning(caplog: pytest.LogCaptureFixture) -> None
     ]
 
 
-def test_no_gap_no_warning(label_map: LabelMap, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_gap_no_warning(label_map: LabelSpaceMap, caplog: pytest.LogCaptureFixture) -> None:
     label_map.target()
     ignored = parse_label_map(
         lines("1\trice\t1\trice").replace("0\tbackground\t0\tbackground", "0\tplate\tignore"), "m"
@@ -128,7 +128,7 @@ def test_a_class_table_fills_the_gaps(tmp_path: Path) -> None:
         ((*OWN.names, "a", "b", "c", "d"), "4 ids are not in the map, the first 5 'a', 6 'b', 7 'c'"),
     ],
 )
-def test_a_map_from_another_label_space(label_map: LabelMap, names: tuple[str, ...], words: str) -> None:
+def test_a_map_from_another_label_space(label_map: LabelSpaceMap, names: tuple[str, ...], words: str) -> None:
     assert label_map.source_mismatch(ClassTable(names)) == words
 
 
@@ -155,7 +155,7 @@ def test_sources_that_do_not_fit() -> None:
     ],
 )
 def test_what_a_source_annotates(
-    label_map: LabelMap, source: str, ids: tuple[int, ...] | None, expected: tuple[int, ...]
+    label_map: LabelSpaceMap, source: str, ids: tuple[int, ...] | None, expected: tuple[int, ...]
 ) -> None:
     assert label_map.annotated(source, ids, OWN, label_map.target()) == expected
 
@@ -169,7 +169,7 @@ def test_everything_stays_everything_where_no_target_is_left_out() -> None:
     assert label_map.annotated("", None, own, ClassTable(("background", "rice", "egg"))) == (0, 1)
 
 
-def test_the_digest_identifies_the_mapping(label_map: LabelMap) -> None:
+def test_the_digest_identifies_the_mapping(label_map: LabelSpaceMap) -> None:
     assert len(label_map.digest) == 12 and label_map.digest == parse_label_map(TEXT, "elsewhere").digest
     assert label_map.digest != parse_label_map(TEXT.replace("\ttokyo", "\tkyoto"), "m").digest
     assert label_map.digest != parse_label_map(TEXT.replace("2\tbrown rice\t2\trice", "2\tbrown rice\t"), "m").digest
@@ -213,7 +213,7 @@ def test_two_targets_of_one_name_are_refused() -> None:
 def test_real_maps(shared: Path, name: str, ids: int) -> None:
     folder = shared / "datasets"
     own = ClassTable.from_text((folder / "foodmix" / "classes.txt").read_text(), "classes.txt")
-    label_map = read_label_map(str(folder / "foodmix" / f"to_{name}.tsv"))
+    label_map = read_label_space_map(str(folder / "foodmix" / f"to_{name}.tsv"))
     assert label_map.source_mismatch(own) is None
     target = read_target(label_map, str(folder / "classes" / f"{name}.tsv"))
     assert len(target) == ids

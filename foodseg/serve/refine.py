@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from foodseg.config.serve import RefineConfig
-from foodseg.predict.refine import Ballot, count_votes, doubtful, paint, refined_confidences, second_opinion
+from foodseg.predict.sam_vote import Ballot, count_votes, doubtful, paint, refined_confidences, second_opinion
 from foodseg.serve.protocols import Clip, Labelled, Sam
 
 

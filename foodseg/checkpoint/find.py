@@ -1,0 +1,58 @@
+"""Which checkpoint is meant: the newest of a run that is not torn, or what a CHECKPOINT argument names.
+
+newest_checkpoint("runs/a")    # None: there is none yet
+resolve_checkpoint("runs/a")   # the best on val, else the newest
+"""
+
+import json
+import logging
+
+from foodseg import storage
+from foodseg.checkpoint.manifest import TornCheckpoint, verify_checkpoint
+from foodseg.checkpoint.run_layout import list_checkpoints
+from foodseg.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def newest_checkpoint(run_uri: str) -> str | None:
+    """Returns the newest checkpoint of the run that verifies, warning of each torn one; None if there is none.
+
+    Raises:
+        UserError: one has another format, or may not be read: resuming from the one before would lose what it holds.
+    """
+    for uri in reversed(list_checkpoints(run_uri)):
+        try:
+            verify_checkpoint(uri)
+        except TornCheckpoint as error:
+            _log.warning("%s; the checkpoint before it is used", error)
+            continue
+        return uri
+    return None
+
+
+def resolve_checkpoint(argument: str) -> str:
+    """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    uri = storage.absolute(argument)
+    if storage.exists(storage.join(uri, "manifest.json")):
+        return uri
+    best = storage.join(uri, "best.json")
+    if storage.exists(best):
+        try:
+            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f"{storage.redact(best)} is damaged: "
+                f"name one of the checkpoints in {storage.redact(storage.join(uri, 'checkpoints'))}"
+            ) from None
+    newest = newest_checkpoint(uri)
+    if newest is None:
+        raise UserError(
+            f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
+            "(no checkpoints/step-*): name the run directory of `foodseg train`"
+        )
+    return newest
