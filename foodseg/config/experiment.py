@@ -50,8 +50,8 @@ class ExperimentConfig(Section):
 
     @property
     def world_sizes(self) -> list[int]:
-        """The numbers of workers that may be formed, ascending: of an elastic range, those that divide the batch."""
-        return [size for size in self.scaling.world_sizes if self.train.global_batch % size == 0]
+        """The numbers of workers that may be formed, ascending."""
+        return self.scaling.even_world_sizes(self.train.global_batch)
 
     @model_validator(mode="after")
     def _terms_and_what_they_need(self) -> "ExperimentConfig":

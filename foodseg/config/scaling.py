@@ -46,3 +46,7 @@ class ScalingConfig(Section):
         if isinstance(self.num_workers, int):
             return range(max(1, self.num_workers), max(1, self.num_workers) + 1)
         return range(self.num_workers[0], self.num_workers[1] + 1)
+
+    def even_world_sizes(self, global_batch: int) -> list[int]:
+        """Returns the numbers of processes that the batch can be split evenly over, ascending."""
+        return [size for size in self.world_sizes if global_batch % size == 0]

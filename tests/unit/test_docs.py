@@ -35,6 +35,14 @@ def test_the_walks_name_modules_that_are_there() -> None:
     assert [name for found in folders for name in found if not (ROOT / "foodseg" / name).exists()] == []
 
 
+def test_the_answers_name_modules_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^\| \d+ \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert len(answers) == 20
+    named = [name for answer in answers for name in re.findall(r"`([\w/]+\.py)`", answer)]
+    assert [name for name in named if not (ROOT / "foodseg" / name).exists()] == []
+
+
 def test_the_architecture_names_every_package() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in (ROOT / "foodseg").glob("*/__init__.py")}
