@@ -1,4 +1,8 @@
-"""Which checkpoints of a run are served somewhere, so that the run does not delete them."""
+"""Which checkpoints of a run are served somewhere, so that the run does not delete them.
+
+It is a file of its own because two sides that do not know each other share its format: the endpoint writes the notes,
+and the run that deletes old checkpoints reads them.
+"""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""`foodseg bench`: what this machine reaches, as a share of what it could reach."""
+"""`foodseg bench`: measures speed relative to a bare PyTorch loop on this machine."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, emit
 
-bench_app = typer.Typer(help="What this machine reaches, as a share of what it could reach.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed relative to a bare PyTorch loop on this machine.", no_args_is_help=True)
 
 
 @bench_app.command("data")
@@ -18,7 +18,7 @@ def bench_data(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Streamed images per second, compared with a bare decoding loop and a torch DataLoader.
+    """Measure how many images per second Ray Data streams, compared with a bare decoding loop and a torch DataLoader.
 
     Example: foodseg bench data --data s3://bucket/meals --json
     """
@@ -35,11 +35,11 @@ def bench_train(
     data: Annotated[str, typer.Option(help="Prepared data set.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(help="Training workers, ours and torchrun's.", min=1)] = 2,
+    workers: Annotated[int, typer.Option(help="Number of workers, for foodseg and for torchrun.", min=1)] = 2,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Training speed, compared with a bare PyTorch loop under torchrun: on batches in memory and end to end.
+    """Measure training speed, compared with a bare PyTorch loop under torchrun: on batches in memory and end to end.
 
     Example: foodseg bench train --data s3://bucket/meals --json
     """
@@ -55,12 +55,12 @@ def bench_train(
 def bench_serve(
     config: Annotated[str | None, typer.Argument(help="Ray Serve's deploy file, as serve_configs/local.yaml.")] = None,
     overrides: Overrides = None,
-    images: Annotated[str | None, typer.Option(help="Folder of images; left out: synthetic meals.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder or URI of images; default: synthetic meals.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of each measurement.", min=1)] = 20,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests a second and time to answer, compared with the same decode, predict and encode in one process.
+    """Measure requests per second and latency, compared with the same decode, predict and encode in one process.
 
     Example: foodseg bench serve serve_configs/local.yaml --images meals/ --json
     """

@@ -22,7 +22,7 @@ class _RunByDefault(TyperGroup):
 
 serve_app = typer.Typer(
     cls=_RunByDefault,
-    help="Serve checkpoints, SAM and CLIP by HTTP: foodseg serve [FILE], foodseg serve swap ...",
+    help="Serve checkpoints, SAM and CLIP over HTTP: foodseg serve [FILE], foodseg serve swap ...",
     no_args_is_help=False,
 )
 
@@ -34,9 +34,9 @@ def serve_run(
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the endpoint and answer until Ctrl-C. The word `run` may be left out.
+    """Start the endpoint; Ctrl-C stops it. The word `run` may be left out.
 
-    Without a file it serves what is here: the newest run in runs/, and Segment Anything in weights/.
+    Without a file it serves the newest run in runs/, and the Segment Anything weights in weights/.
 
     Example: foodseg serve run serve_configs/local.yaml
 
@@ -63,7 +63,7 @@ def serve_run(
         # the usual end, not an interruption; SIGTERM and SIGHUP raise it, too
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        _say("stopping: requests in flight are answered first; the same once more ends at once")
+        _say("stopping: requests in flight are answered first; press Ctrl-C again to stop at once")
 
 
 def _say(sentence: str) -> None:
@@ -77,7 +77,7 @@ def serve_swap(
     address: Annotated[str, typer.Option(help="Ray cluster of the endpoint: 'auto' or host:port.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a name mean another checkpoint, without a restart; a bad checkpoint is refused and changes nothing.
+    """Serve another checkpoint under a name, without a restart; a bad checkpoint is refused and changes nothing.
 
     Example: foodseg serve swap meals runs/b --address 127.0.0.1:6379
     """
@@ -88,6 +88,6 @@ def serve_swap(
     def show() -> None:
         before = f", before {result['before'][:12]}" if result["before"] else ""
         print(f"{name} is now {result['sha'][:12]}{before}: {result['checkpoint']} ({result['seconds']:.1f} s)")
-        print("a redeployment of the file brings back what the file says: write it there too")
+        print("a redeployment of the file restores the checkpoint in the file: change it there, too")
 
     emit(result, as_json, show)

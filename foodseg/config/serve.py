@@ -1,7 +1,7 @@
 """The configuration of the endpoint: what the Ray Serve application is given as `args`.
 
 Replicas, CPUs and GPUs of each deployment are Serve's own part of the YAML (`deployments`), and so is which checkpoint
-a model name means once it was swapped (`user_config` of the segmenter); here stands what the code needs to know.
+a model name means once it was swapped (`user_config` of the segmenter); this file has what the code needs to know.
 
     config = parse_serve_config({"segmenter": {"models": {"meals": "runs/a"}}}, "serve_configs/local.yaml")
 """
@@ -21,23 +21,24 @@ MIB = 2**20
 class HttpConfig(Section):
     """The address and the limits of a request. Serve's own limits are set above these, so that ours answer."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs API keys")
+    host: str = Field("127.0.0.1", description="address to listen on; any address but loopback needs API keys")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     keys_file: str | None = Field(
         None,
         description="file of API keys, a line 'name sha256-of-the-key' each, read again within 5 s; null = the keys in "
-        "FOODSEG_API_KEYS ('name:key,name:key'), and without these no key is asked for, on loopback only",
+        "FOODSEG_API_KEYS ('name:key,name:key'); with neither, requests need no key, which is allowed on loopback only",
     )
     cors_origins: tuple[str, ...] = Field(
-        (), description="origins whose pages may call the API, such as https://menu.example; empty = none but our own"
+        (),
+        description="origins whose pages may call the API, e.g. https://menu.example; empty = only the endpoint itself",
     )
-    max_body_bytes: int = Field(32 * MIB, ge=1024, description="largest request body; more is refused with 413")
+    max_body_bytes: int = Field(32 * MIB, ge=1024, description="largest request body; a larger one is refused with 413")
     body_seconds: float = Field(20.0, gt=0, description="time to send a request body, then 408")
     request_seconds: float = Field(60.0, gt=0, description="time for a whole request, body included, then 408")
     max_requests: int = Field(
         32, ge=1, description="requests in flight at once in one ingress replica; more are refused with 429"
     )
-    retry_after_seconds: float = Field(1.0, gt=0, description="what Retry-After says with a 429 of the ingress")
+    retry_after_seconds: float = Field(1.0, gt=0, description="value of Retry-After with a 429 of the ingress")
 
     @field_validator("cors_origins")
     @classmethod
@@ -62,10 +63,13 @@ class ImageConfig(Section):
     """What images are accepted, and at which size they are decoded."""
 
     max_pixels: int = Field(
-        50_000_000, ge=1024, le=100_000_000, description="most pixels by the header, before decoding; more is a 422"
+        50_000_000,
+        ge=1024,
+        le=100_000_000,
+        description="most pixels that the header may declare; an image with more is refused with 422",
     )
     longest_side: int = Field(
-        1024, ge=64, le=4096, description="pixels of the longer side after decoding; smaller images stay as they are"
+        1024, ge=64, le=4096, description="pixels of the longer side after decoding; smaller images keep their size"
     )
 
 
@@ -75,7 +79,7 @@ class SegmenterConfig(Section):
     models: dict[str, str] = Field(
         {}, description="public name -> run, checkpoint directory or URI; the first is the default"
     )
-    default: str | None = Field(None, description="model that answers where a request names none; null = the first")
+    default: str | None = Field(None, description="model for requests that name none; null = the first")
     canvases: tuple[tuple[int, int], ...] = Field(
         ((512, 512), (384, 512), (512, 384), (352, 512), (512, 352), (288, 512), (512, 288)),
         description="[height, width] that images are padded to, one batch queue each; an image that none of them "
@@ -110,7 +114,9 @@ class SamConfig(Section):
     """Segment Anything: prompts, masks for everything, and the vote that refines label maps."""
 
     weights: str = Field(description="checkpoint file of segment-anything or MobileSAM (.pth, .safetensors), or s3://")
-    kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field("vit_t", description="which one; vit_t = MobileSAM")
+    kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field(
+        "vit_t", description="architecture of the image encoder; vit_t = MobileSAM"
+    )
     cache_bytes: int = Field(256 * MIB, ge=MIB, description="image embeddings that one replica keeps (4 MiB each)")
     points_per_side: int = Field(16, ge=1, le=64, description="grid of points for the masks of everything")
     points_per_batch: int = Field(4, ge=1, description="points in one pass of the mask decoder")
@@ -123,12 +129,12 @@ class ClipConfig(Section):
         "ViT-B-16", description="open_clip's name of the architecture, or a folder or URI with open_clip_config.json"
     )
     weights: str | None = Field(
-        None, description="a published tag, a file or s3://; null = those that lie in the folder of `model`"
+        None, description="a published tag, a file or s3://; null = the weights in the folder of `model`"
     )
     quick_gelu: bool | None = Field(
         None,
         description="the towers compute with QuickGELU, as OpenAI's do; null = as the published tag or the folder "
-        "says; for a file of weights it must be given where the model is known with both kinds of GELU",
+        "says; must be set for a file of weights if open_clip has the model with both kinds of GELU",
     )
     cache_names: int = Field(4096, ge=1, description="text embeddings that one replica keeps")
 
@@ -136,10 +142,14 @@ class ClipConfig(Section):
 class RefineConfig(Section):
     """The SAM vote over a label map (FoodSAM), and CLIP's second opinion where its confidence is low."""
 
-    seconds: float = Field(30.0, gt=0, description="deadline of its own; when it passes, the map stays as it was")
-    largest_masks: int = Field(80, ge=1, description="masks that vote, the largest ones")
-    majority: float = Field(0.5, ge=0, le=1, description="share of a mask that one label must have for it to count")
-    confidence_below: float = Field(0.5, ge=0, le=1, description="mean confidence below which CLIP is asked; 0 = never")
+    seconds: float = Field(30.0, gt=0, description="time for the vote; after that the label map is returned unrefined")
+    largest_masks: int = Field(80, ge=1, description="number of masks that vote; the largest ones are used")
+    majority: float = Field(
+        0.5, ge=0, le=1, description="share of a mask's pixels that one label needs for the mask to vote"
+    )
+    confidence_below: float = Field(
+        0.5, ge=0, le=1, description="mean confidence below which CLIP is consulted; 0 = never"
+    )
 
 
 class ServeConfig(Section):
@@ -156,7 +166,7 @@ class ServeConfig(Section):
 def check_model(name: str, uri: str) -> None:
     """Raises ValueError for a public name that no request could carry, and for a URI that holds a secret."""
     if storage.redact(uri) != uri:  # /v1/models shows where a model comes from
-        raise ValueError(f"found {storage.redact(uri)}: keys belong into the environment (AWS_ACCESS_KEY_ID ...)")
+        raise ValueError(f"found {storage.redact(uri)}: keys belong in the environment (AWS_ACCESS_KEY_ID ...)")
     if not name or len(name) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
         raise ValueError(f"a model name is 1 to 64 letters, digits, '-', '_' or '.', found {name!r}")
 

@@ -8,7 +8,7 @@ from foodseg.classes import ClassTable
 from foodseg.predict.class_names import nearest_names
 from foodseg.serve.http.schema import ApiError, parse_names
 from foodseg.serve.model_discovery import MODEL_SOURCE
-from foodseg.serve.protocols import ModelState, Segmenter, model_id
+from foodseg.serve.protocols import ModelState, SegmenterBackend, model_id
 
 SECONDS = 1.0  # after a swap, requests name the new checkpoint within this time
 _log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 class ModelNames:
     """The states of the models, refreshed at most once a second; requests do not wait for a refresh."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: SegmenterBackend) -> None:
         self._segmenter = segmenter
         self._states: list[ModelState] | None = None
         self._asked = 0.0
@@ -86,10 +86,10 @@ def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
     names = parse_names(text, "ingredients")
     if not names:
         return None
-    if not model.guided:
+    if not model.conditioned:
         raise ApiError(
             422, "ingredients_unsupported", f"the model {model.name} is not conditioned on ingredients",
-            "leave ingredients out, or name a model for which /v1/models says guided: true",
+            "leave ingredients out, or name a model for which /v1/models says conditioned: true",
         )  # fmt: skip
     ids = {name.lower(): index for index, name in enumerate(model.classes) if index}
     unknown = [name for name in names if name.lower() not in ids]

@@ -1,13 +1,13 @@
 """The models of one replica: which checkpoint each public name means, which one serves, and why they differ.
 
-    store = ModelStore(ServedModel, registry)
+    store = ModelStore(ServedModel, known_models)
     store.want({"models": {"meals": "runs/b"}})  # never raises: a bad checkpoint changes nothing
     store.model("meals@0a1b2c3d4e5f")
 
-A checkpoint that loaded and labelled an image is recorded in the registry, which outlives this process. A process that
+A checkpoint that loaded and labelled an image is recorded in `KnownModels`, which outlive this process. A process that
 starts later with a bad checkpoint serves the recorded one, and any process can load what another already serves. The
-registry also pins the name of a run to the checkpoint that it meant at deployment: the run may continue to train, but
-the served checkpoint changes only by a swap.
+name of a run is also pinned there to the checkpoint that it meant at deployment: the run may continue to train, but the
+served checkpoint changes only by a swap.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Wanted:
     default: str | None
 
 
-class ModelRegistry(Protocol):
+class KnownModels(Protocol):
     """The checkpoints known to be good, shared by the processes of one application; several may write at once."""
 
     def latest(self) -> dict[str, ModelCard]:
@@ -77,10 +77,10 @@ def parse_wanted(user_config: Any) -> Wanted:
 class ModelStore:
     """`want` may run in one thread while `states` and `model` are called from others."""
 
-    def __init__(self, open_model: Callable[[str, str, str], ServedModel], registry: ModelRegistry) -> None:
+    def __init__(self, open_model: Callable[[str, str, str], ServedModel], known_models: KnownModels) -> None:
         """open_model(name, uri of a checkpoint directory, its sha) loads one, or raises."""
         self._open = open_model
-        self._registry = registry
+        self._known_models = known_models
         self._wanted = Wanted({}, None)
         self._errors: dict[str, str] = {}
         self._serving: dict[str, ModelCard] = {}  # by this process
@@ -128,7 +128,7 @@ class ModelStore:
                 if refused is not None or changed is not None:
                     errors[name] = refused or changed or ""
                 assert card is not None
-                self._registry.record(card)
+                self._known_models.record(card)
         self._serving, self._errors, self._may_heal = serving, errors, may_heal
         ready = [card.id for card in serving.values()]
         for model_id in set(self._opened) - set(ready):  # left by an earlier call that this one has overtaken
@@ -140,7 +140,7 @@ class ModelStore:
 
         A process that could load nothing for a name reports that, even where others serve it.
         """
-        latest = {name: card for name, card in self._registry.latest().items() if name in self._serving}
+        latest = {name: card for name, card in self._known_models.latest().items() if name in self._serving}
         return [self._state(name, checkpoint, latest.get(name)) for name, checkpoint in self._wanted.models.items()]
 
     def model(self, model_id: str) -> ServedModel:
@@ -152,18 +152,18 @@ class ModelStore:
         opened = self._opened.pop(model_id, None)
         if opened is not None:
             return opened
-        card = self._registry.find(model_id)
+        card = self._known_models.find(model_id)
         if card is None:
             raise UserError(f"no model {model_id!r} was ever served here")
         return self._open(card.name, card.uri, card.sha)
 
     def _opened_card(self, name: str, checkpoint: str) -> tuple[ModelCard, str | None]:
         """Returns the card that serves under a name from now on and, if it is not the pinned one, why."""
-        pinned = self._registry.pinned(name, checkpoint)
+        pinned = self._known_models.pinned(name, checkpoint)
         if pinned is None:
             uri = resolve_checkpoint(checkpoint)
             card = self._open_once(name, uri, checkpoint_sha(uri))
-            self._registry.pin(name, checkpoint, card)
+            self._known_models.pin(name, checkpoint, card)
             return card, None
         try:
             return self._open_once(name, pinned.uri, pinned.sha), None
@@ -176,7 +176,7 @@ class ModelStore:
             if (uri, sha) == (pinned.uri, pinned.sha):
                 raise
             card = self._open_once(name, uri, sha)
-            self._registry.pin(name, checkpoint, card)
+            self._known_models.pin(name, checkpoint, card)
             return card, f"{_sentence(error)}; what serves instead is {storage.redact(uri)}, {sha[:12]}"
 
     def _open_once(self, name: str, uri: str, sha: str) -> ModelCard:
@@ -191,7 +191,7 @@ class ModelStore:
         """Returns the last checkpoint that served under the name: in this process, else in another one."""
         if name in self._serving:
             return self._serving[name]
-        card = self._registry.latest().get(name)
+        card = self._known_models.latest().get(name)
         if card is None:
             return None
         try:
@@ -205,7 +205,7 @@ class ModelStore:
         """Returns what to keep serving where the new configuration cannot be read."""
         if self._wanted.models:
             return self._wanted
-        latest = self._registry.latest()
+        latest = self._known_models.latest()
         return Wanted({name: card.uri for name, card in latest.items()}, next(iter(latest), None))
 
     def _state(self, name: str, checkpoint: str, card: ModelCard | None) -> ModelState:
@@ -217,7 +217,7 @@ class ModelStore:
             error=self._errors.get(name),
             classes=card.classes if card else (),
             default=name == self._wanted.default,
-            guided=card is not None and card.guided,
+            conditioned=card is not None and card.conditioned,
             longest_side=card.longest_side if card else None,
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foodseg.serve.protocols import Labelled, Mask
+from foodseg.serve.protocols import Labelled, SamMask
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +85,11 @@ def _map(runs: Runs) -> np.ndarray:
     return np.repeat(runs.values, np.diff(runs.ends, prepend=0)).reshape(runs.shape)
 
 
-def pack_regions(masks: Sequence[Mask]) -> PackedRegions:
+def pack_regions(masks: Sequence[SamMask]) -> PackedRegions:
     """Packs masks with their scores."""
     return PackedRegions(pack([mask.mask for mask in masks]), [mask.score for mask in masks])
 
 
-def unpack_regions(packed: PackedRegions) -> list[Mask]:
+def unpack_regions(packed: PackedRegions) -> list[SamMask]:
     """Returns the masks with their scores."""
-    return [Mask(mask, score) for mask, score in zip(unpack(packed.masks), packed.scores, strict=True)]
+    return [SamMask(mask, score) for mask, score in zip(unpack(packed.masks), packed.scores, strict=True)]

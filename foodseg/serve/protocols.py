@@ -42,7 +42,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, eq=False)
-class Mask:
+class SamMask:
     """One region. mask: (H, W) bool. score: predicted IoU, about 0 to 1."""
 
     mask: np.ndarray
@@ -55,8 +55,9 @@ class ModelState:
 
     wanted, serving: URIs of the wanted checkpoint and of the one that answers (None: not loaded yet), without secrets.
     sha: sha256 (hex) of the one that answers. error: why `wanted` does not serve, one sentence, or None.
-    classes: its names, id by id. default: answers where the client names no model. guided: it can be
-    conditioned on ingredients. longest_side: pixels of the longer side at which it sees images; None = their own.
+    classes: its names, id by id. default: answers where the client names no model.
+    conditioned: it can be conditioned on ingredients.
+    longest_side: pixels of the longer side at which it sees images; None = their own.
     """
 
     name: str
@@ -66,11 +67,11 @@ class ModelState:
     error: str | None
     classes: tuple[str, ...]
     default: bool
-    guided: bool = False
+    conditioned: bool = False
     longest_side: int | None = None
 
 
-class Segmenter(Protocol):
+class SegmenterBackend(Protocol):
     """Labels images with one of several models."""
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
@@ -80,7 +81,7 @@ class Segmenter(Protocol):
         """Returns the state of every model."""
 
 
-class Sam(Protocol):
+class SamBackend(Protocol):
     """Segment Anything. Coordinates are x, y in pixels of the image that was sent to `embed`."""
 
     async def embed(self, image: np.ndarray) -> str:
@@ -91,14 +92,14 @@ class Sam(Protocol):
         digest: str,
         points: Sequence[tuple[float, float, int]],
         box: tuple[float, float, float, float] | None,
-    ) -> list[Mask]:
+    ) -> list[SamMask]:
         """Returns masks for points (x, y, 1 = in or 0 = out) and a box (x0, y0, x1, y1). Raises ImageExpired."""
 
-    async def masks(self, image: np.ndarray) -> list[Mask]:
+    async def masks(self, image: np.ndarray) -> list[SamMask]:
         """Returns a mask for everything in the image."""
 
 
-class Clip(Protocol):
+class ClipBackend(Protocol):
     """Scores any names; softmax over the names, 0 to 1."""
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
@@ -110,7 +111,7 @@ class Clip(Protocol):
         """Returns one score per name for each (H, W) bool mask."""
 
 
-class Refine(Protocol):
+class RefineBackend(Protocol):
     """The SAM vote over a label map, with CLIP's second opinion where it is configured."""
 
     async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
@@ -121,7 +122,7 @@ class Refine(Protocol):
 class Backends:
     """All deployments that the ingress calls; None: not configured."""
 
-    segmenter: Segmenter
-    sam: Sam | None = None
-    clip: Clip | None = None
-    refine: Refine | None = None
+    segmenter: SegmenterBackend
+    sam: SamBackend | None = None
+    clip: ClipBackend | None = None
+    refine: RefineBackend | None = None

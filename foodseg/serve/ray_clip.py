@@ -25,7 +25,7 @@ from foodseg.serve.ray_replica import start_replica
     health_check_period_s=5,
 )
 class ClipDeployment:
-    """See the protocol `Clip` of `serve/protocols.py`, which `RayClip` implements over a handle to this."""
+    """See the protocol `ClipBackend` of `serve/protocols.py`, which `RayClip` implements over a handle to this."""
 
     def __init__(self, config: ClipConfig) -> None:
         start_replica()

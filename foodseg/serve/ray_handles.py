@@ -20,7 +20,7 @@ from foodseg.errors import FoodsegError
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.packing import pack, pack_labels, unpack_labels, unpack_regions
-from foodseg.serve.protocols import ImageExpired, Labelled, Mask, ModelState, model_id
+from foodseg.serve.protocols import ImageExpired, Labelled, ModelState, SamMask, model_id
 
 RETRY_AFTER_SECONDS = 1.0
 # AioRpcError: in throughput mode calls use gRPC, and some connections break with it
@@ -74,7 +74,7 @@ def _answer(status: int, code: str, handle: DeploymentHandle, what: str, retry_a
 
 
 class RaySegmenter:
-    """`Segmenter` over a handle of `SegmenterDeployment`."""
+    """`SegmenterBackend` over a handle of `SegmenterDeployment`."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -98,7 +98,7 @@ class RaySegmenter:
 
 
 class RaySam:
-    """`Sam` over a handle of `SamDeployment`; an image always goes to the same replica while that one lives."""
+    """`SamBackend` over a handle of `SamDeployment`; an image always goes to the same replica while that one lives."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -113,18 +113,18 @@ class RaySam:
         digest: str,
         points: Sequence[tuple[float, float, int]],
         box: tuple[float, float, float, float] | None,
-    ) -> list[Mask]:
+    ) -> list[SamMask]:
         handle = self._handle.options(session_id=digest)
         return unpack_regions(await ask(handle, "prompt", digest, list(points), box))
 
-    async def masks(self, image: np.ndarray) -> list[Mask]:
+    async def masks(self, image: np.ndarray) -> list[SamMask]:
         digest = await asyncio.to_thread(image_digest, image)
         packed = await ask(self._handle.options(session_id=digest), "masks", digest, image)
         return await asyncio.to_thread(unpack_regions, packed)
 
 
 class RayClip:
-    """`Clip` over a handle of `ClipDeployment`."""
+    """`ClipBackend` over a handle of `ClipDeployment`."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -142,7 +142,7 @@ class RayClip:
 
 
 class RayRefine:
-    """`Refine` over a handle of `RefineDeployment`."""
+    """`RefineBackend` over a handle of `RefineDeployment`."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle

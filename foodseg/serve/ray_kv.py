@@ -1,4 +1,4 @@
-"""The registry of models that are known to be good, in the key-value store that every Ray cluster has.
+"""The models that are known to be good, in the key-value store that every Ray cluster has.
 
 The store outlives replicas, deployments and, where the cluster's head is fault tolerant, the head. A write replaces one
 whole value, so that processes need no lock.
@@ -13,8 +13,8 @@ from foodseg.serve.served_model import ModelCard
 _NAMESPACE = "foodseg-serve"
 
 
-class ClusterModelRegistry:
-    """The `ModelRegistry` of `serve/model_store.py` for one Serve application."""
+class ClusterKnownModels:
+    """The `KnownModels` of `serve/model_store.py` for one Serve application."""
 
     def __init__(self, application: str, release: str) -> None:
         """release: an id of the deployed application; it changes with each deployment."""

@@ -22,7 +22,7 @@ from foodseg.serve.refine import vote
     health_check_period_s=5,
 )
 class RefineDeployment:
-    """See the protocol `Refine` of `serve/protocols.py`, which `RayRefine` implements over a handle to this."""
+    """See the protocol `RefineBackend` of `serve/protocols.py`, which `RayRefine` implements over a handle to this."""
 
     def __init__(self, config: RefineConfig, sam: DeploymentHandle, clip: DeploymentHandle | None) -> None:
         start_replica()

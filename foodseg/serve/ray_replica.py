@@ -1,4 +1,8 @@
-"""Setup of each replica: its log format, and the addresses that it listens on."""
+"""Setup of each replica: its log format, and the addresses that it listens on.
+
+It is a file of its own because every deployment (`ray_app`, `ray_segmenter`, `ray_sam`, `ray_clip`, `ray_refine`) calls
+it, and none of them may load the packages of another's model.
+"""
 
 from foodseg.cluster.ray_internals.core import node_is_loopback
 from foodseg.cluster.ray_internals.serve import bind_replica_grpc_to_loopback, request_id

@@ -22,7 +22,7 @@ from foodseg.serve.embedding_cache import EmbeddingCache
 from foodseg.serve.health import Health
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.packing import PackedRegions, pack_regions
-from foodseg.serve.protocols import ImageExpired, Mask
+from foodseg.serve.protocols import ImageExpired, SamMask
 from foodseg.serve.ray_metrics import CacheMetrics
 from foodseg.serve.ray_replica import start_replica
 
@@ -39,7 +39,7 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
     health_check_period_s=5,
 )
 class SamDeployment:
-    """See the protocol `Sam` of `serve/protocols.py`, which `RaySam` implements over a handle to this."""
+    """See the protocol `SamBackend` of `serve/protocols.py`, which `RaySam` implements over a handle to this."""
 
     def __init__(self, config: SamConfig) -> None:
         start_replica()
@@ -126,10 +126,12 @@ class SamDeployment:
         box: tuple[float, float, float, float] | None,
     ) -> PackedRegions:
         try:
-            return pack_regions([Mask(found.mask, found.score) for found in self._sam.prompt(embedding, points, box)])
+            return pack_regions(
+                [SamMask(found.mask, found.score) for found in self._sam.prompt(embedding, points, box)]
+            )
         except UserError as error:
             raise ApiError(422, "bad_prompt", str(error)) from None
 
     def _masks(self, digest: str, image: np.ndarray, gone: threading.Event) -> PackedRegions:
         found = self._sam.automatic(self._embedding(digest, image), gone)
-        return pack_regions([Mask(one.mask, one.score) for one in found])
+        return pack_regions([SamMask(one.mask, one.score) for one in found])

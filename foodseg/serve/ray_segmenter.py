@@ -1,7 +1,7 @@
 """The deployment that labels images: several checkpoints by name, batches by canvas, hot swap by `user_config`.
 
 A new `user_config` does not restart replicas. Each loads the new checkpoint in the background while the old one
-answers, labels an image with it, and records it in the registry of the cluster; from then on the ingress requests it.
+answers, labels an image with it, and records it in the cluster; from then on the ingress requests it.
 A request names a checkpoint by `name@sha12`, Serve's multiplexed model id, so that exactly that checkpoint answers.
 """
 
@@ -21,7 +21,7 @@ from foodseg.serve.health import Health
 from foodseg.serve.model_store import ModelStore
 from foodseg.serve.packing import PackedLabels, pack_labels
 from foodseg.serve.protocols import Labelled, ModelState
-from foodseg.serve.ray_kv import ClusterModelRegistry
+from foodseg.serve.ray_kv import ClusterKnownModels
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.ray_replica import start_replica
 from foodseg.serve.served_model import ServedModel
@@ -45,13 +45,13 @@ Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its
     health_check_period_s=5,
 )
 class SegmenterDeployment:
-    """See the protocol `Segmenter` of `serve/protocols.py`, which `RaySegmenter` implements over a handle to this."""
+    """See the protocol `SegmenterBackend` of `serve/protocols.py`; `RaySegmenter` implements it over a handle."""
 
     def __init__(self, config: ServeConfig, release: str) -> None:
-        """release: of the application, see `ClusterModelRegistry`."""
+        """release: of the application, see `ClusterKnownModels`."""
         start_replica()
         self._config = config
-        self._store = ModelStore(_open, ClusterModelRegistry(serve.get_replica_context().app_name, release))
+        self._store = ModelStore(_open, ClusterKnownModels(serve.get_replica_context().app_name, release))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
         self._health = Health(self._probe)
         self._holding: asyncio.Task[None] | None = None
@@ -82,7 +82,7 @@ class SegmenterDeployment:
     ) -> PackedLabels:
         """Returns the label map of `size` (height, width) of an image (H, W, 3) uint8 at any scale.
 
-        ingredients: ids of the conditioning classes, for models that are `guided`; None = not provided.
+        ingredients: ids of the conditioning classes, for models that are `conditioned`; None = not provided.
 
         Raises:
             UserError: the checkpoint that the request names is not there any more.

@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class ServedEndpoint:
     """url: where it answers. ray: address to name in --address. metrics: of Prometheus, None on other machines."""
 
     url: str
@@ -78,7 +78,7 @@ def serving(
     overrides: Sequence[str] = (),
     address: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Endpoint]:
+) -> Iterator[ServedEndpoint]:
     """Runs the body while the endpoint answers; on a Ray of its own, or on the cluster at `address`.
 
     At the end, requests in flight are answered first; KeyboardInterrupt cuts that short.
@@ -268,11 +268,11 @@ def _failure(message: str) -> FoodsegError:
     return UserError(f"the endpoint does not start: {lines[-1] if lines else 'Serve gives no reason'}")
 
 
-def _endpoint(host: str, port: int) -> Endpoint:
+def _endpoint(host: str, port: int) -> ServedEndpoint:
     node = next((n for n in ray.nodes() if n["NodeID"] == ray.get_runtime_context().get_node_id()), None)
     metrics = None if node is None else f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     shown = "127.0.0.1" if host == "0.0.0.0" else host
-    return Endpoint(f"http://{shown}:{port}/", ray.get_runtime_context().gcs_address, metrics)
+    return ServedEndpoint(f"http://{shown}:{port}/", ray.get_runtime_context().gcs_address, metrics)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -11,11 +11,16 @@ import numpy as np
 
 from foodseg.config.serve import RefineConfig
 from foodseg.predict.sam_vote import Ballot, count_votes, doubtful, paint, refined_confidences, second_opinion
-from foodseg.serve.protocols import Clip, Labelled, Sam
+from foodseg.serve.protocols import ClipBackend, Labelled, SamBackend
 
 
 async def vote(
-    image: np.ndarray, labelled: Labelled, names: Sequence[str], config: RefineConfig, sam: Sam, clip: Clip | None
+    image: np.ndarray,
+    labelled: Labelled,
+    names: Sequence[str],
+    config: RefineConfig,
+    sam: SamBackend,
+    clip: ClipBackend | None,
 ) -> Labelled:
     """Returns the label map redrawn along SAM's masks.
 

@@ -30,7 +30,7 @@ class ModelCard:
     """What is known of a checkpoint without its weights; plain JSON, so that it outlives the process.
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
-    guided: is conditioned on ingredients. longest_side: pixels of the longer side at which the model sees images;
+    conditioned: it can be conditioned on ingredients. longest_side: pixels of the longer side at which it sees images;
     None = their own.
     """
 
@@ -38,7 +38,7 @@ class ModelCard:
     uri: str
     sha: str
     classes: tuple[str, ...]
-    guided: bool
+    conditioned: bool
     longest_side: int | None
 
     @property
@@ -73,8 +73,8 @@ class ServedModel:
         checkpoint = self._checkpoint()
         model = load_model(checkpoint, checkpoint.config.eval.weights)
         self._eval, self._multiple = checkpoint.config.eval, model.size_multiple
-        guided = model.fusion is not None
-        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, guided, self._eval.longest_side)
+        conditioned = model.fusion is not None
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, self._eval.longest_side)
         self._loaded: _Loaded | None = _loaded(checkpoint, model)
         self._warm_up()
 

@@ -37,7 +37,7 @@ def redact(uri: str) -> str:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class S3Endpoint:
     """What makes one S3 client differ from another."""
 
     url: str  # "" = Amazon's own
@@ -67,7 +67,7 @@ def split(uri: str) -> tuple[str, str, dict[str, str]]:
     return user, (bucket + slash + key).rstrip("/"), query
 
 
-def endpoint_of(uri: str) -> tuple[Endpoint, str]:
+def endpoint_of(uri: str) -> tuple[S3Endpoint, str]:
     """The endpoint and "bucket/key" of an s3 URI, from the URI first and the environment second. UserError."""
     user, path, query = split(uri)
     env = os.environ
@@ -89,11 +89,11 @@ def endpoint_of(uri: str) -> tuple[Endpoint, str]:
     region = (
         query.get("region") or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ("us-east-1" if url else None)
     )
-    return Endpoint(url.rstrip("/"), region, access_key or None, secret_key or None, token), path
+    return S3Endpoint(url.rstrip("/"), region, access_key or None, secret_key or None, token), path
 
 
 @lru_cache(maxsize=16)
-def client(endpoint: Endpoint) -> pyarrow.fs.S3FileSystem:
+def client(endpoint: S3Endpoint) -> pyarrow.fs.S3FileSystem:
     """One client per process and endpoint. It does not connect yet."""
     scheme, _, host = endpoint.url.partition("://")
     return pyarrow.fs.S3FileSystem(
@@ -150,7 +150,7 @@ def reason(text: str) -> str:
     return (found[1] if found else text).partition("; Details")[0].partition(" (Request ID")[0].strip()
 
 
-def mistake(error: Exception, endpoint: Endpoint, path: str) -> str | None:
+def mistake(error: Exception, endpoint: S3Endpoint, path: str) -> str | None:
     """What the user did wrong and what would be right; None if the failure may pass."""
     bucket = path.partition("/")[0]
     text = str(error)
@@ -179,14 +179,14 @@ def mistake(error: Exception, endpoint: Endpoint, path: str) -> str | None:
     return None
 
 
-def _bucket_exists(endpoint: Endpoint, bucket: str) -> bool:
+def _bucket_exists(endpoint: S3Endpoint, bucket: str) -> bool:
     try:
         return bool(client(endpoint).get_file_info(bucket).type != pyarrow.fs.FileType.NotFound)
     except OSError:
         return True  # not known: the caller then blames the file, which is certain
 
 
-def _ask_again(endpoint: Endpoint, bucket: str) -> str | None:
+def _ask_again(endpoint: S3Endpoint, bucket: str) -> str | None:
     """A HEAD answer has no body, so a wrong key looks like a missing right; listing an absent name shows which."""
     try:
         client(endpoint).get_file_info(pyarrow.fs.FileSelector(f"{bucket}/{_ABSENT}", allow_not_found=True))

@@ -271,7 +271,7 @@ def test_provided_ingredients_guide_the_answer(server, show, meal, image_file):
 
 
 def test_a_model_without_text_fusion_says_so(show, meal, image_file):
-    with meal_server(SYNTHETIC_CLASSES, [meal], guided=False) as server:
+    with meal_server(SYNTHETIC_CLASSES, [meal], conditioned=False) as server:
         page = show(server)
         upload(page, image_file)
         expect(page.locator("#guide-note")).to_be_visible()

@@ -20,8 +20,8 @@ from foodseg.serve.client import Client
 from foodseg.serve.deploy_file import IMPORT_PATH
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
-from foodseg.serve.protocols import Mask
-from foodseg.serve.ray_serving import Endpoint, serving
+from foodseg.serve.protocols import SamMask
+from foodseg.serve.ray_serving import ServedEndpoint, serving
 from foodseg.serve.refine import vote
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.compare import close
@@ -54,7 +54,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def endpoint(
     ray_cluster: None, weights: str, checkpoint: str, clip_folder: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
+) -> Iterator[ServedEndpoint]:
     args = {
         "http": {"port": free_port()},
         "segmenter": {"models": {"meals": checkpoint}},
@@ -89,7 +89,7 @@ def kill_one_sam() -> None:
     os.kill(ray.get(ray.get_actor(**actors[0]).__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
 
 
-def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> None:
+def test_prompts_by_id_find_the_replica(endpoint: ServedEndpoint, sam: SamModel) -> None:
     images = sample_images()
     clicks = {"points": "[[80, 60, 1]]"}
     with httpx.Client(base_url=endpoint.url, timeout=120) as client:
@@ -110,7 +110,7 @@ def test_prompts_by_id_find_the_replica(endpoint: Endpoint, sam: SamModel) -> No
             assert same.mean() > 0.999  # the last bits of a sum depend on the threads
 
 
-def test_images_of_a_lost_replica_are_sent_again(endpoint: Endpoint) -> None:
+def test_images_of_a_lost_replica_are_sent_again(endpoint: ServedEndpoint) -> None:
     images = sample_images()
     with Client(endpoint.url) as client:
         known = [client.prompt(png(image), points=[(80, 60, 1)]) for image in images]
@@ -138,11 +138,13 @@ class InProcess:
     def __init__(self, model: SamModel) -> None:
         self._model = model
 
-    async def masks(self, image: np.ndarray) -> Sequence[Mask]:
-        return [Mask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
+    async def masks(self, image: np.ndarray) -> Sequence[SamMask]:
+        return [SamMask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
 
 
-def test_regions_come_from_sam_and_their_scores_from_clip(endpoint: Endpoint, sam: SamModel, clip: ClipModel) -> None:
+def test_regions_come_from_sam_and_their_scores_from_clip(
+    endpoint: ServedEndpoint, sam: SamModel, clip: ClipModel
+) -> None:
     image, names = sample_images()[1], ["rice", "egg", "tofu"]
     masks = [one.mask for one in sam.automatic(sam.embed(image))]
     rows = clip.mask_scores(image, masks, names)
@@ -157,7 +159,9 @@ def test_regions_come_from_sam_and_their_scores_from_clip(endpoint: Endpoint, sa
         )
 
 
-def test_refine_is_the_vote_of_sams_masks(endpoint: Endpoint, sam: SamModel, clip: ClipModel, checkpoint: str) -> None:
+def test_refine_is_the_vote_of_sams_masks(
+    endpoint: ServedEndpoint, sam: SamModel, clip: ClipModel, checkpoint: str
+) -> None:
     image = sample_images()[0]
     model = ServedModel("meals", checkpoint, checkpoint_sha(checkpoint))
     (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), confidence_below=0.5)

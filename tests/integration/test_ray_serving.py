@@ -39,7 +39,7 @@ from foodseg.serve.deploy_file import find_application, with_model
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import ApiError, Rle
 from foodseg.serve.ray_handles import RaySegmenter, ask
-from foodseg.serve.ray_serving import Endpoint, serving, swap
+from foodseg.serve.ray_serving import ServedEndpoint, serving, swap
 from foodseg.serve.served_model import checkpoint_sha
 from tests.support.compare import assert_same_ids, close, scores_of
 from tests.support.tiny_checkpoints import free_port, meal, png, spoil, write_checkpoint, write_clip
@@ -51,7 +51,7 @@ SIZES = [(96, 96), (72, 96), (96, 64), (40, 90), (180, 240)]
 class World:
     """checkpoints: a and b are served from the start, c is another one, bad is torn. clip: folder of a tiny one."""
 
-    endpoint: Endpoint
+    endpoint: ServedEndpoint
     checkpoints: dict[str, str]
     clip: str
 

@@ -19,7 +19,7 @@ from foodseg.config.serve import ServeConfig
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import Keys
-from foodseg.serve.protocols import Backends, ImageExpired, Labelled, Mask, ModelState
+from foodseg.serve.protocols import Backends, ImageExpired, Labelled, ModelState, SamMask
 
 SHA = "3f" * 32
 
@@ -49,7 +49,7 @@ class FakeSegmenter:
     """Answers with the right labels; if ingredients are provided, only those."""
 
     images: KnownImages
-    guided: bool = True
+    conditioned: bool = True
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
         ids = self.images.mask_of(image)
@@ -59,7 +59,7 @@ class FakeSegmenter:
         return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
 
     async def models(self) -> list[ModelState]:
-        return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.images.classes, True, self.guided)]
+        return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.images.classes, True, self.conditioned)]
 
 
 def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
@@ -99,7 +99,7 @@ class FakeSam:
         digest: str,
         points: Sequence[tuple[float, float, int]],
         box: tuple[float, float, float, float] | None,
-    ) -> list[Mask]:
+    ) -> list[SamMask]:
         self.calls.append("prompt")
         if digest not in self.remembered:
             raise ImageExpired
@@ -110,12 +110,12 @@ class FakeSam:
             piece = piece | own if label else piece & ~own
             whole |= ids == ids[int(y), int(x)]
         grown = cv2.dilate(piece.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)
-        found = [Mask(piece, 0.97), Mask(grown, 0.9), Mask(whole, 0.8)]
+        found = [SamMask(piece, 0.97), SamMask(grown, 0.9), SamMask(whole, 0.8)]
         return found if len(points) == 1 else found[:1]
 
-    async def masks(self, image: np.ndarray) -> list[Mask]:
+    async def masks(self, image: np.ndarray) -> list[SamMask]:
         ids = self.images.mask_of(image)
-        return [Mask(ids == index, 0.9) for index in np.unique(ids)]
+        return [SamMask(ids == index, 0.9) for index in np.unique(ids)]
 
 
 @dataclass
@@ -181,16 +181,16 @@ def meal_server(
     classes: ClassTable,
     meals: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
-    guided: bool = True,
+    conditioned: bool = True,
     sam: bool = True,
     keys: Keys | None = None,
 ) -> MealServer:
     """Returns a server, not started yet, that knows these meals.
 
-    meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. guided: the model takes ingredients. sam: SAM is
+    meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. conditioned: it takes ingredients. sam: SAM is
     configured. keys: that are let in, None = everybody.
     """
     images = KnownImages(classes.names, meals)
-    segmenter, outlines = FakeSegmenter(images, guided=guided), FakeSam(images)
+    segmenter, outlines = FakeSegmenter(images, conditioned=conditioned), FakeSam(images)
     backends = Backends(segmenter, *((outlines, None, FakeRefine()) if sam else ()))
     return MealServer(make_api(ServeConfig(), backends, secret=b"secret", keys=keys), segmenter, outlines)

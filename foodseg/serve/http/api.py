@@ -55,7 +55,16 @@ from foodseg.serve.http.signed_ids import ImageId, image_expired, seal, unseal
 from foodseg.serve.model_discovery import CLIP_SOURCE, SAM_SOURCE
 from foodseg.serve.model_lookup import ModelNames, ingredient_ids, no_model
 from foodseg.serve.page import PAGE_HEADERS, page_file
-from foodseg.serve.protocols import Backends, Clip, ImageExpired, Labelled, Mask, ModelState, Refine, Sam
+from foodseg.serve.protocols import (
+    Backends,
+    ClipBackend,
+    ImageExpired,
+    Labelled,
+    ModelState,
+    RefineBackend,
+    SamBackend,
+    SamMask,
+)
 
 CODEC_THREADS = 2  # decoding and encoding release the GIL only in part
 EMBEDDINGS = 3  # tries for one image: while replicas change, its prompt may reach another replica than its embedding
@@ -226,7 +235,7 @@ class _Routes:
         """Every model: the checkpoint that is configured, the one that answers, and why they differ."""
         infos = [
             ModelStateInfo(
-                name=state.name, default=state.default, guided=state.guided, classes=len(state.classes),
+                name=state.name, default=state.default, conditioned=state.conditioned, classes=len(state.classes),
                 wanted=state.wanted, serving=state.serving, sha=state.sha, error=state.error,
             )
             for state in await self._names.states()
@@ -262,7 +271,7 @@ class _Routes:
         return await self._in_thread(partial(read_image, data, self._config.image))
 
     async def _vote(
-        self, refine: Refine, decoded: DecodedImage, labelled: Labelled, state: ModelState
+        self, refine: RefineBackend, decoded: DecodedImage, labelled: Labelled, state: ModelState
     ) -> Labelled | None:
         """Returns the refined label map; None if its own deadline has passed: the answer has refined: false then."""
         try:
@@ -281,7 +290,7 @@ class _Routes:
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._codec, work)
 
-    def _sam(self) -> Sam:
+    def _sam(self) -> SamBackend:
         if self._backends.sam is None:
             raise ApiError(
                 503, "sam_not_configured", "Segment Anything is not configured here",
@@ -289,12 +298,12 @@ class _Routes:
             )  # fmt: skip
         return self._backends.sam
 
-    def _refine(self) -> Refine:
+    def _refine(self) -> RefineBackend:
         self._sam()
         assert self._backends.refine is not None
         return self._backends.refine
 
-    def _clip(self) -> Clip:
+    def _clip(self) -> ClipBackend:
         if self._backends.clip is None:
             raise ApiError(
                 503, "clip_not_configured", "CLIP is not configured here",
@@ -304,7 +313,7 @@ class _Routes:
 
 
 def _named(
-    mask: Mask, size: tuple[int, int], format: RegionFormat, names: list[str], scores: list[float]
+    mask: SamMask, size: tuple[int, int], format: RegionFormat, names: list[str], scores: list[float]
 ) -> NamedRegion:
     return NamedRegion(**dict(region(mask, size, format)), scores=name_scores(names, scores))
 

@@ -37,7 +37,7 @@ from foodseg.serve.http.schema import (
     RegionFormat,
     SegmentAnswer,
 )
-from foodseg.serve.protocols import Labelled, Mask
+from foodseg.serve.protocols import Labelled, SamMask
 
 # A progressive JPEG has about ten scans. Each visits every pixel again, so that thousands of tiny ones in a small file
 # would keep a decoder busy for hours (libjpeg-turbo, "Two Issues with the JPEG Standard").
@@ -166,7 +166,7 @@ def segment_answer(
     )
 
 
-def region(mask: Mask, size: tuple[int, int], format: RegionFormat) -> Region:
+def region(mask: SamMask, size: tuple[int, int], format: RegionFormat) -> Region:
     """Returns one SAM mask (at the decoded size) in the form of the API, in an image of `size` (height, width)."""
     height, width = size
     runs = mask_runs(mask.mask, height, width)

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from foodseg.data.image_io import known_format
+from foodseg.serve.http.base64_image import decoded
 from foodseg.serve.http.schema import MAX_FIELD, ApiError
-from foodseg.serve.http.text_image import decoded
 
 MAX_PARTS = 32
 MAX_VALUES = 20_000  # commas and brackets of a JSON body: a parsed value takes a hundred times its bytes

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from foodseg.serve.http.base64_image import image_in_file, image_of_text, looks_like_image
 from foodseg.serve.http.request_body import Part
 from foodseg.serve.http.schema import MAX_FIELD, ApiError
-from foodseg.serve.http.text_image import image_in_file, image_of_text, looks_like_image
 
 IMAGE = "image"
 REPEATABLE = ("ingredients", "names")  # fields that may be sent once for each name

@@ -161,7 +161,7 @@ class ClassesAnswer(Answer):
 class ModelStateInfo(Answer):
     name: str
     default: bool = Field(description="answers where a request names no model")
-    guided: bool = Field(description="can be conditioned on `ingredients`")
+    conditioned: bool = Field(description="the model can be conditioned on `ingredients`")
     classes: int
     wanted: str = Field(description="the checkpoint that is configured")
     serving: str | None = Field(description="the checkpoint that answers; null: not loaded yet")

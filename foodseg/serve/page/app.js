@@ -49,9 +49,9 @@ async function learnModel() {
   const { classes } = await call(`v1/classes?model=${encodeURIComponent(name)}`, { key: key() });
   server.classes = classes.filter(({ id }) => id > 0);
   $("known").replaceChildren(...server.classes.map((item) => new Option(item.name)));
-  const guided = server.models.find((model) => model.name === name)?.guided ?? true;
-  $("guide-inputs").disabled = !guided;
-  $("guide-note").hidden = guided;
+  const conditioned = server.models.find((model) => model.name === name)?.conditioned ?? true;
+  $("guide-inputs").disabled = !conditioned;
+  $("guide-note").hidden = conditioned;
 }
 
 function key() {

@@ -14,9 +14,9 @@ from foodseg.serve.protocols import ModelState
 CLASSES = ("background", "white rice", "fried tofu", "Egg")
 
 
-def state(name: str, sha: str | None = "ab" * 32, default: bool = False, guided: bool = False) -> ModelState:
+def state(name: str, sha: str | None = "ab" * 32, default: bool = False, conditioned: bool = False) -> ModelState:
     error = None if sha else "the checkpoint is torn"
-    return ModelState(name, "runs/a", sha and "runs/a", sha, error, CLASSES, default, guided)
+    return ModelState(name, "runs/a", sha and "runs/a", sha, error, CLASSES, default, conditioned)
 
 
 class Segmenter:
@@ -84,7 +84,7 @@ def test_states_are_requested_once_and_requests_do_not_wait_for_a_refresh(monkey
     ],
 )
 def test_ingredients(text: str, expected: tuple[int, ...] | str | None) -> None:
-    model = state("a", guided=True)
+    model = state("a", conditioned=True)
     if isinstance(expected, str):
         with pytest.raises(ApiError) as caught:
             ingredient_ids(text, model)
@@ -98,7 +98,7 @@ def test_a_model_without_fusion_refuses_ingredients() -> None:
     with pytest.raises(ApiError, match="is not conditioned on ingredients"):
         ingredient_ids("egg", state("a"))
     with pytest.raises(ApiError) as caught:
-        ingredient_ids("egs", state("a", guided=True))
+        ingredient_ids("egs", state("a", conditioned=True))
     assert caught.value.hint == "did you mean Egg?"
 
 

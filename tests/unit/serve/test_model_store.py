@@ -13,8 +13,8 @@ from foodseg.serve.model_store import ModelStore, parse_wanted
 from foodseg.serve.served_model import ModelCard, checkpoint_sha
 
 
-class Registry:
-    """A `ModelRegistry` in a dictionary."""
+class KnownModelsInMemory:
+    """A `KnownModels` in dictionaries."""
 
     def __init__(self) -> None:
         self.newest: dict[str, ModelCard] = {}
@@ -77,8 +77,8 @@ def states(store: ModelStore) -> dict[str, tuple[str | None, str | None]]:
 
 
 def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
-    opener, registry = Opener(), Registry()
-    store = ModelStore(opener, registry)
+    opener, known = Opener(), KnownModelsInMemory()
+    store = ModelStore(opener, known)
     first = store.want(wanted(meals=checkpoints["a"], soups=checkpoints["c"]))
     assert [part.partition("@")[0] for part in first] == ["meals", "soups"]
     assert [s.default for s in store.states()] == [True, False]
@@ -94,7 +94,7 @@ def test_a_swap_opens_only_what_is_new(checkpoints: dict[str, str]) -> None:
 
 def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path: Path) -> None:
     opener = Opener()
-    store = ModelStore(opener, Registry())
+    store = ModelStore(opener, KnownModelsInMemory())
     first = store.want(wanted(meals=checkpoints["a"]))
     opener.failing[checkpoints["b"]] = UserError("the checkpoint b is torn")
     for bad, sentence in [
@@ -113,7 +113,7 @@ def test_a_bad_checkpoint_changes_nothing(checkpoints: dict[str, str], tmp_path:
 
 def test_a_transient_failure_is_retried(checkpoints: dict[str, str]) -> None:
     opener = Opener()
-    store = ModelStore(opener, Registry())
+    store = ModelStore(opener, KnownModelsInMemory())
     opener.failing[checkpoints["a"]] = RetryLater("storage stays away")
     assert store.want(wanted(meals=checkpoints["a"])) == []
     assert store.may_heal
@@ -125,11 +125,11 @@ def test_a_transient_failure_is_retried(checkpoints: dict[str, str]) -> None:
 
 
 def test_a_process_that_starts_later_serves_the_last_good_checkpoint(checkpoints: dict[str, str]) -> None:
-    registry = Registry()
-    good = ModelStore(Opener(), registry).want(wanted(meals=checkpoints["a"]))
+    known = KnownModelsInMemory()
+    good = ModelStore(Opener(), known).want(wanted(meals=checkpoints["a"]))
     opener = Opener()
     opener.failing[checkpoints["b"]] = UserError("torn")
-    later = ModelStore(opener, registry)
+    later = ModelStore(opener, known)
     assert later.want(wanted(meals=checkpoints["b"])) == good
     assert opener.asked == ["b", "a"]
     assert states(later) == {"meals": ("a", "torn")}
@@ -145,15 +145,13 @@ def write_step(run: Path, step: int) -> str:
 
 
 def test_newer_checkpoints_of_a_run_do_not_change_what_serves(tmp_path: Path) -> None:
-    registry, run = Registry(), tmp_path / "run"
+    known, run = KnownModelsInMemory(), tmp_path / "run"
     first = write_step(run, 1)
-    store = ModelStore(Opener(), registry)
+    store = ModelStore(Opener(), known)
     served = store.want(wanted(meals=str(run)))
     write_step(run, 2)
     assert store.want(wanted(meals=str(run))) == served
-    later = ModelStore(
-        Opener(), registry
-    )  # a replica that is started for more requests, or instead of one that was lost
+    later = ModelStore(Opener(), known)  # a replica that is started for more requests, or instead of one that was lost
     assert later.want(wanted(meals=str(run))) == served
     assert states(later) == {"meals": (Path(first).name, None)}
     # wanted again after another checkpoint, the run is pinned to what it means then
@@ -163,27 +161,27 @@ def test_newer_checkpoints_of_a_run_do_not_change_what_serves(tmp_path: Path) ->
 
 
 def test_a_deleted_checkpoint_is_reported_and_the_best_of_the_rest_serves(tmp_path: Path) -> None:
-    registry, run = Registry(), tmp_path / "run"
+    known, run = KnownModelsInMemory(), tmp_path / "run"
     first = write_step(run, 1)
-    served = ModelStore(Opener(), registry).want(wanted(meals=str(run)))
+    served = ModelStore(Opener(), known).want(wanted(meals=str(run)))
     second = write_step(run, 2)
     storage.delete(first)
-    later = ModelStore(Opener(), registry)
+    later = ModelStore(Opener(), known)
     found = later.want(wanted(meals=str(run)))
     assert len(found) == 1 and found != served
     serving, error = states(later)["meals"]
     assert serving == "step-00000002"
     assert error is not None and Path(first).name in error and second in error
     assert Path(later.model(found[0]).card.uri).name == "step-00000002"
-    assert ModelStore(Opener(), registry).want(wanted(meals=str(run))) == found  # and it stays pinned
+    assert ModelStore(Opener(), known).want(wanted(meals=str(run))) == found  # and it stays pinned
 
 
 def test_without_any_checkpoint_left_it_says_so_and_keeps_waiting(tmp_path: Path) -> None:
-    registry, run = Registry(), tmp_path / "run"
+    known, run = KnownModelsInMemory(), tmp_path / "run"
     first = write_step(run, 1)
-    ModelStore(Opener(), registry).want(wanted(meals=first))
+    ModelStore(Opener(), known).want(wanted(meals=first))
     storage.delete(first)
-    later = ModelStore(Opener(), registry)
+    later = ModelStore(Opener(), known)
     for _ in range(2):
         assert later.want(wanted(meals=first)) == []
     (state,) = later.states()
@@ -193,10 +191,10 @@ def test_without_any_checkpoint_left_it_says_so_and_keeps_waiting(tmp_path: Path
 
 @pytest.mark.parametrize("config", [None, [], {"model": {}}, {"models": {"a": 1}}, {"models": {}, "default": "x"}])
 def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkpoints: dict[str, str]) -> None:
-    registry = Registry()
-    store = ModelStore(Opener(), registry)
+    known = KnownModelsInMemory()
+    store = ModelStore(Opener(), known)
     first = store.want(wanted(meals=checkpoints["a"]))
-    for served in (store, ModelStore(Opener(), registry)):  # also where a process starts with it
+    for served in (store, ModelStore(Opener(), known)):  # also where a process starts with it
         assert served.want(config) == first
         serving, error = states(served)["meals"]
         assert serving == "a"
@@ -204,10 +202,10 @@ def test_a_configuration_that_cannot_be_read_changes_nothing(config: Any, checkp
 
 
 def test_a_checkpoint_that_changed_in_place_is_not_served_under_its_old_name(checkpoints: dict[str, str]) -> None:
-    registry = Registry()
-    (good,) = ModelStore(Opener(), registry).want(wanted(meals=checkpoints["a"]))
+    known = KnownModelsInMemory()
+    (good,) = ModelStore(Opener(), known).want(wanted(meals=checkpoints["a"]))
     storage.write_text(f"{checkpoints['a']}/manifest.json", "another")
-    later = ModelStore(Opener(), registry)
+    later = ModelStore(Opener(), known)
     with pytest.raises(UserError, match="changed"):
         later.model(good)
     with pytest.raises(UserError, match="was ever served"):
@@ -217,7 +215,7 @@ def test_a_checkpoint_that_changed_in_place_is_not_served_under_its_old_name(che
 
 
 def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
-    registry = Registry()
+    known = KnownModelsInMemory()
 
     class Nested(Opener):
         def __call__(self, name: str, uri: str, sha: str) -> Any:
@@ -226,7 +224,7 @@ def test_a_later_call_wins(checkpoints: dict[str, str]) -> None:
                 assert len(store.want(wanted(meals=checkpoints["b"]))) == 1  # called while a is still loading
             return super().__call__(name, uri, sha)
 
-    store = ModelStore(Nested(), registry)
+    store = ModelStore(Nested(), known)
     assert store.want(wanted(meals=checkpoints["a"])) == []
     assert states(store) == {"meals": ("b", None)}
 

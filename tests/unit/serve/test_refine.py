@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from foodseg.config.serve import RefineConfig
-from foodseg.serve.protocols import Labelled, Mask
+from foodseg.serve.protocols import Labelled, SamMask
 from foodseg.serve.refine import vote
 
 NAMES = ("background", "rice", "egg")
@@ -14,8 +14,8 @@ LEFT = np.array([[1, 1, 0, 0]] * 4, bool)
 
 
 class Sam:
-    async def masks(self, image: np.ndarray) -> list[Mask]:
-        return [Mask(LEFT, 0.9), Mask(~LEFT, 0.8)]
+    async def masks(self, image: np.ndarray) -> list[SamMask]:
+        return [SamMask(LEFT, 0.9), SamMask(~LEFT, 0.8)]
 
 
 class Clip:

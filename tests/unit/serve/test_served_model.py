@@ -11,7 +11,7 @@ from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.serve.packing import pack_labels, pack_regions, unpack_labels, unpack_regions
-from foodseg.serve.protocols import Labelled, Mask
+from foodseg.serve.protocols import Labelled, SamMask
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.compare import CLOSE_CALL, assert_same_ids, close, scores_of
 from tests.support.tiny_checkpoints import meal, spoil, write_checkpoint
@@ -65,7 +65,7 @@ def test_a_damaged_or_changed_checkpoint_is_refused(uri: str, tmp_path: Path) ->
 
 def test_packing_is_lossless() -> None:
     random = np.random.default_rng(0)
-    masks = [Mask(random.random((7, 13)) < 0.5, 0.5 + i / 10) for i in range(3)]
+    masks = [SamMask(random.random((7, 13)) < 0.5, 0.5 + i / 10) for i in range(3)]
     back = unpack_regions(pack_regions(masks))
     assert [mask.score for mask in back] == [0.5, 0.6, 0.7]
     for mask, same in zip(masks, back, strict=True):

@@ -11,7 +11,7 @@ import pytest
 from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.serve import ray_serving
-from foodseg.serve.ray_serving import ApplicationStatus, DeploymentStatus, Endpoint, serving
+from foodseg.serve.ray_serving import ApplicationStatus, DeploymentStatus, ServedEndpoint, serving
 from tests.support.tiny_checkpoints import free_port
 
 
@@ -73,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> li
         "serve": SimpleNamespace(status=lambda: status),
         "connected_client": lambda: client,
         "forget_client": lambda: calls.append("client forgotten"),
-        "_endpoint": lambda host, port: Endpoint("u", "r", None),
+        "_endpoint": lambda host, port: ServedEndpoint("u", "r", None),
     }.items():
         monkeypatch.setattr(ray_serving, name, value)
     monkeypatch.setattr(ray_serving.ray, "is_initialized", lambda: False)

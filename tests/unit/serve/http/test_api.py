@@ -18,7 +18,7 @@ from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
-from foodseg.serve.protocols import Backends, ImageExpired, Labelled, Mask, ModelState
+from foodseg.serve.protocols import Backends, ImageExpired, Labelled, ModelState, SamMask
 from tests.support.tiny_checkpoints import meal, png
 
 CLASSES = ("background", "rice", "egg", "tofu")
@@ -34,8 +34,8 @@ def ids_of(height: int, width: int) -> np.ndarray:
 
 
 class Segmenter:
-    def __init__(self, guided: bool = False) -> None:
-        self.guided = guided
+    def __init__(self, conditioned: bool = False) -> None:
+        self.conditioned = conditioned
         self.asked: list[tuple[tuple[int, ...], str, tuple[int, ...] | None]] = []
 
     async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
@@ -44,7 +44,7 @@ class Segmenter:
 
     async def models(self) -> list[ModelState]:
         bad = ModelState("bad", "runs/b", None, None, "the checkpoint runs/b is torn", (), False)
-        return [ModelState("meals", "runs/a", "runs/a", SHA, None, CLASSES, True, self.guided), bad]
+        return [ModelState("meals", "runs/a", "runs/a", SHA, None, CLASSES, True, self.conditioned), bad]
 
 
 class Sam:
@@ -57,14 +57,14 @@ class Sam:
         self.kept.add(digest)
         return digest
 
-    async def prompt(self, digest: str, points: Sequence[tuple[float, float, int]], box: Any) -> list[Mask]:
+    async def prompt(self, digest: str, points: Sequence[tuple[float, float, int]], box: Any) -> list[SamMask]:
         if digest not in self.kept:
             raise ImageExpired(digest)
         self.asked.append((list(points), box))
-        return [Mask(ids_of(HEIGHT, WIDTH) == 1, 0.9), Mask(ids_of(HEIGHT, WIDTH) > 0, 0.8)]
+        return [SamMask(ids_of(HEIGHT, WIDTH) == 1, 0.9), SamMask(ids_of(HEIGHT, WIDTH) > 0, 0.8)]
 
-    async def masks(self, image: np.ndarray) -> list[Mask]:
-        return [Mask(ids_of(*image.shape[:2]) == 1, 0.9)]
+    async def masks(self, image: np.ndarray) -> list[SamMask]:
+        return [SamMask(ids_of(*image.shape[:2]) == 1, 0.9)]
 
 
 class Clip:
@@ -152,7 +152,7 @@ def test_a_large_image_is_decoded_small_and_answered_at_its_own_size() -> None:
 
 
 def test_ingredients_reach_a_model_that_takes_them(sample_image: bytes) -> None:
-    segmenter = Segmenter(guided=True)
+    segmenter = Segmenter(conditioned=True)
     server = Server(Backends(segmenter))
     assert server.post("/v1/segment", sample_image, ingredients="egg, Rice").status_code == 200
     assert segmenter.asked[0][2] == (1, 2)

@@ -16,7 +16,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.serve.http import codec
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import ApiError, Rle
-from foodseg.serve.protocols import Labelled, Mask
+from foodseg.serve.protocols import Labelled, SamMask
 
 LIMITS = ImageConfig(max_pixels=100_000, longest_side=64)
 NAMES = ("background", "rice", "egg", "soup")
@@ -267,7 +267,7 @@ def test_an_image_without_food() -> None:
 
 
 def test_a_region_by_hand() -> None:
-    mask = Mask(np.array([[False, True], [False, False]]), 0.75)
+    mask = SamMask(np.array([[False, True], [False, False]]), 0.75)
     found = codec.region(mask, (4, 6), "rle")
     assert (found.score, found.pixels, found.share_of_image, found.box) == (0.75, 6, 0.25, (3, 0, 3, 2))
 

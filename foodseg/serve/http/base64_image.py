@@ -1,4 +1,4 @@
-"""Decodes an image that was sent as text: a data URL or base64, in any of the variants that programs write.
+"""Decodes an image that was sent as base64 or a data URL, in any of the variants that programs write.
 
     image_of_text("data:image/jpeg;base64,/9j/4AAQ...", "image")     # the bytes of the JPEG
 
