@@ -9,7 +9,7 @@ import logging
 
 from foodseg import storage
 from foodseg.checkpoint.manifest import TornCheckpoint, verify_checkpoint
-from foodseg.checkpoint.run_layout import list_checkpoints
+from foodseg.checkpoint.run_layout import PATTERN, folder_uri, list_checkpoints
 from foodseg.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -46,13 +46,12 @@ def resolve_checkpoint(argument: str) -> str:
             return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
         except (json.JSONDecodeError, KeyError, TypeError):
             raise UserError(
-                f"{storage.redact(best)} is damaged: "
-                f"name one of the checkpoints in {storage.redact(storage.join(uri, 'checkpoints'))}"
+                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(folder_uri(uri))}"
             ) from None
     newest = newest_checkpoint(uri)
     if newest is None:
         raise UserError(
             f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
-            "(no checkpoints/step-*): name the run directory of `foodseg train`"
+            f"(no {PATTERN}): name the run directory of `foodseg train`"
         )
     return newest

@@ -7,11 +7,17 @@ from foodseg import storage
 
 _FOLDER = "checkpoints"
 _PREFIX = "step-"
+PATTERN = f"{_FOLDER}/{_PREFIX}*"  # relative to a run, as messages show it
 
 
 def relative_path(step: int) -> str:
     """Returns where the checkpoint after `step` updates lies, relative to its run; names sort as their steps do."""
     return f"{_FOLDER}/{_PREFIX}{step:08d}"
+
+
+def folder_uri(run_uri: str) -> str:
+    """Returns the folder of a run's checkpoints."""
+    return storage.join(run_uri, _FOLDER)
 
 
 def checkpoint_uri(run_uri: str, step: int) -> str:
@@ -38,5 +44,5 @@ def run_of(uri: str) -> str | None:
 
 def list_checkpoints(run_uri: str) -> list[str]:
     """Returns the URIs of a run's checkpoints, whole or torn, the oldest first."""
-    folder = storage.join(run_uri, _FOLDER)
+    folder = folder_uri(run_uri)
     return [storage.join(folder, n) for n in sorted(storage.list_names(folder)) if n.startswith(_PREFIX)]

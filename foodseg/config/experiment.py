@@ -13,7 +13,7 @@ from foodseg.config.data import DataConfig
 from foodseg.config.distill import DistillConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
-from foodseg.config.marks import Placement
+from foodseg.config.marks import ExecutionOnly
 from foodseg.config.model import ModelConfig
 from foodseg.config.optim import OptimConfig
 from foodseg.config.run import RunConfig
@@ -33,8 +33,8 @@ class ExperimentConfig(Section):
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
     eval: EvalConfig = Field(EvalConfig(), description="size, windows, weights and conditioning in evaluation")
-    scaling: Annotated[ScalingConfig, Placement()] = Field(ScalingConfig(), description="workers")
-    run: Annotated[RunConfig, Placement()] = Field(RunConfig(), description="where the run is stored")
+    scaling: Annotated[ScalingConfig, ExecutionOnly()] = Field(ScalingConfig(), description="workers")
+    run: Annotated[RunConfig, ExecutionOnly()] = Field(RunConfig(), description="where the run is stored")
 
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":

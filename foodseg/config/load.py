@@ -18,7 +18,7 @@ from foodseg import storage
 from foodseg.config.experiment import ExperimentConfig
 from foodseg.config.explain import explain, field_path
 from foodseg.config.literals import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
-from foodseg.config.marks import Placement, keys_with
+from foodseg.config.marks import ExecutionOnly, keys_with
 from foodseg.errors import UserError
 
 _RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps",
@@ -135,8 +135,8 @@ def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
 
 
 def config_hash(config: ExperimentConfig) -> str:
-    """Returns 12 hex digits that name the configuration, but for where it runs (its `Placement`)."""
-    tree = config.model_dump(mode="json", exclude=set(keys_with(ExperimentConfig, Placement)))
+    """Returns 12 hex digits that name the configuration, but for where it runs (its `ExecutionOnly`)."""
+    tree = config.model_dump(mode="json", exclude=set(keys_with(ExperimentConfig, ExecutionOnly)))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 

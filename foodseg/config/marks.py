@@ -20,24 +20,38 @@ from foodseg.config.section import Section
 class Uri:
     """A path or URI that workers use too: they run in other folders, so a relative one is resolved before.
 
+    The key holds one text, or several in a tuple, or in a dict as its values.
+
     Attributes:
         written: the command writes there, so on a cluster it must outlive the job.
         names, schemes: texts that are not paths: these, and those that begin with one of `schemes`.
+        or_name: any text may be a name that is known elsewhere; only what lies on the local disk is a path.
     """
 
     written: bool = False
     names: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
+    or_name: bool = False
 
-    def resolved(self, text: str) -> str:
-        """Returns the text with a relative path made absolute; an empty one as it is."""
-        if not text or text in self.names or text.startswith(self.schemes):
-            return text
-        return storage.absolute(text)
+    def resolved(self, value: Any) -> Any:
+        """Returns the plain value of a key (a text, a list, a dict) with relative paths absolute; "" and null stay.
+
+        Raises:
+            UserError: as `storage.absolute`.
+        """
+        if isinstance(value, dict):
+            return {name: self.resolved(text) for name, text in value.items()}
+        if isinstance(value, list):
+            return [self.resolved(text) for text in value]
+        if not value or value in self.names or value.startswith(self.schemes):
+            return value
+        if self.or_name and not (storage.is_local(value) and storage.exists(value)):
+            return value
+        return storage.absolute(value)
 
 
 @dataclass(frozen=True)
-class Placement:
+class ExecutionOnly:
     """A section that says where a training runs and lives, not what it learns.
 
     It may change on resume, is not part of the configuration's hash, and neither sweeps nor variants of an ablation set
@@ -91,22 +105,34 @@ def written_uris(config: Section, prefix: str = "") -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def with_resolved_uris(config: Section) -> dict[str, Any]:
-    """Returns a section as plain data, in which relative paths are absolute."""
-    tree = config.model_dump(mode="json")
+def with_resolved_uris(config: Section, *, exclude_unset: bool = False) -> dict[str, Any]:
+    """Returns a section as plain data, in which relative paths are absolute.
+
+    With `exclude_unset` keys that were not given are left out, but for defaults that are relative paths.
+
+    Raises:
+        UserError: as `storage.absolute`.
+    """
+    tree = config.model_dump(mode="json", exclude_unset=exclude_unset)
     _resolve(config, tree)
     return tree
 
 
 def _resolve(config: Section, tree: dict[str, Any]) -> None:
+    whole = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value, mark = getattr(config, name), _mark(field, Uri)
-        if mark is not None and value is not None:
-            tree[name] = mark.resolved(value)
+        if mark is not None:
+            resolved = mark.resolved(whole[name])
+            if name in tree or resolved != whole[name]:
+                tree[name] = resolved
         elif isinstance(value, Section):
-            _resolve(value, tree[name])
+            below = tree.get(name, {})
+            _resolve(value, below)
+            if below:
+                tree[name] = below
         elif isinstance(value, tuple):
-            for entry, plain in zip(value, tree[name], strict=True):
+            for entry, plain in zip(value, tree.get(name, ()), strict=name in tree):
                 if isinstance(entry, Section):
                     _resolve(entry, plain)
 

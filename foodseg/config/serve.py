@@ -7,12 +7,13 @@ a model name means once it was swapped (`user_config` of the segmenter); this fi
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
 from foodseg.config.explain import validated
+from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 
 MIB = 2**20
@@ -23,7 +24,7 @@ class HttpConfig(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; any address but loopback needs API keys")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    keys_file: str | None = Field(
+    keys_file: Annotated[str | None, Uri()] = Field(
         None,
         description="file of API keys, a line 'name sha256-of-the-key' each, read again within 5 s; null = the keys in "
         "FOODSEG_API_KEYS ('name:key,name:key'); with neither, requests need no key, which is allowed on loopback only",
@@ -76,7 +77,7 @@ class ImageConfig(Section):
 class SegmenterConfig(Section):
     """The models of /v1/segment and how their images are batched."""
 
-    models: dict[str, str] = Field(
+    models: Annotated[dict[str, str], Uri()] = Field(
         {}, description="public name -> run, checkpoint directory or URI; the first is the default"
     )
     default: str | None = Field(None, description="model for requests that name none; null = the first")
@@ -113,7 +114,9 @@ class SegmenterConfig(Section):
 class SamConfig(Section):
     """Segment Anything: prompts, masks for everything, and the vote that refines label maps."""
 
-    weights: str = Field(description="checkpoint file of segment-anything or MobileSAM (.pth, .safetensors), or s3://")
+    weights: Annotated[str, Uri()] = Field(
+        description="checkpoint file of segment-anything or MobileSAM (.pth, .safetensors), or s3://"
+    )
     kind: Literal["vit_t", "vit_b", "vit_l", "vit_h"] = Field(
         "vit_t", description="architecture of the image encoder; vit_t = MobileSAM"
     )
@@ -125,10 +128,10 @@ class SamConfig(Section):
 class ClipConfig(Section):
     """CLIP: scores of any class names."""
 
-    model: str = Field(
+    model: Annotated[str, Uri(or_name=True)] = Field(
         "ViT-B-16", description="open_clip's name of the architecture, or a folder or URI with open_clip_config.json"
     )
-    weights: str | None = Field(
+    weights: Annotated[str | None, Uri(or_name=True)] = Field(
         None, description="a published tag, a file or s3://; null = the weights in the folder of `model`"
     )
     quick_gelu: bool | None = Field(

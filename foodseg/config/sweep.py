@@ -70,12 +70,14 @@ class AblationConfig(Section):
     seeds: Annotated[tuple[int, ...], MayChangeOnResume()] = Field(
         (0, 1, 2), min_length=1, description="train.seed of each variant's runs"
     )
-    data: str | None = Field(None, description="prepared data set that is scored; null = config.data.uri")
+    data: Annotated[str | None, Uri()] = Field(
+        None, description="prepared data set that is scored; null = config.data.uri"
+    )
     split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
     weights: Literal["both", "student", "ema"] = Field(
         "both", description="which weights are scored: the student's, their running average (EMA), or both"
     )
-    subsets: Annotated[tuple[str, ...], MayChangeOnResume()] = Field(
+    subsets: Annotated[tuple[str, ...], Uri(), MayChangeOnResume()] = Field(
         (), description="files of class ids, each scored under its own name"
     )
     resamples: Annotated[int, MayChangeOnResume()] = Field(

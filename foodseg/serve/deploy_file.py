@@ -18,6 +18,7 @@ from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.config.literals import plain
 from foodseg.config.load import read_tree, with_values
+from foodseg.config.marks import with_resolved_uris
 from foodseg.config.serve import ServeConfig, parse_serve_config
 from foodseg.errors import UserError
 
@@ -143,21 +144,12 @@ def _segmenter_options(application: dict[str, Any]) -> dict[str, Any]:
 
 def _absolute(config: ServeConfig) -> ServeConfig:
     """Returns the settings with absolute paths. UserError: a file that they name does not exist."""
-    tree = config.model_dump(mode="json", exclude_unset=True)
-    for name, checkpoint in config.segmenter.models.items():
+    for checkpoint in config.segmenter.models.values():
         resolve_checkpoint(checkpoint)
-        tree["segmenter"]["models"][name] = storage.absolute(checkpoint)
-    if config.sam is not None:
-        tree["sam"]["weights"] = storage.absolute(config.sam.weights)
-        if not storage.exists(tree["sam"]["weights"]):
-            raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")
-    if config.clip is not None:
-        # either may be a name that open_clip knows; that is checked when CLIP is loaded
-        for key, path in (("model", config.clip.model), ("weights", config.clip.weights)):
-            if path is not None and storage.is_local(path) and storage.exists(path):
-                tree["clip"][key] = storage.absolute(path)
-    if config.http.keys_file is not None:
-        tree["http"]["keys_file"] = storage.absolute(config.http.keys_file)
+    tree = with_resolved_uris(config, exclude_unset=True)
+    if config.sam is not None and not storage.exists(tree["sam"]["weights"]):
+        raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")
+    # what clip names may also be a name that open_clip knows; that is checked when CLIP is loaded
     return parse_serve_config(tree)
 
 

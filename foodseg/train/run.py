@@ -15,7 +15,7 @@ from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import ExperimentConfig, load_config, parse_config
 from foodseg.config.load import leaves, to_yaml
-from foodseg.config.marks import MayChangeOnResume, Placement, is_below, keys_with, with_resolved_uris
+from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_resolved_uris
 from foodseg.data.concat import training_manifest
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
@@ -280,7 +280,7 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
 
 def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:
     # where it runs and how often it logs may change, but not what is learned
-    may_change = keys_with(type(config), Placement, MayChangeOnResume)
+    may_change = keys_with(type(config), ExecutionOnly, MayChangeOnResume)
     before = dict(leaves(started.model_dump(mode="json")))
     now = dict(leaves(config.model_dump(mode="json")))
     return [

@@ -12,7 +12,10 @@ from foodseg import storage
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
+from foodseg.config.explain import validated
 from foodseg.config.load import with_settings
+from foodseg.config.marks import with_resolved_uris
+from foodseg.config.sweep import AblationFile
 from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
 from foodseg.eval.evaluate import read_subsets
@@ -59,7 +62,7 @@ def run_ablation(
         RetryLater: runs were interrupted, since storage or cluster were lost.
         KeyboardInterrupt: Ctrl-C.
     """
-    located = plan.ablation.model_copy(update={"uri": storage.absolute(plan.ablation.uri)})
+    located = validated({"ablation": with_resolved_uris(plan.ablation)}, AblationFile).ablation
     plan = replace(plan, ablation=located)
     ablation = plan.ablation
     trained = [name for name, variant in plan.variants.items() if variant.predictions is None]

@@ -10,7 +10,10 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.config import ExperimentConfig
+from foodseg.config.explain import validated
 from foodseg.config.load import with_settings
+from foodseg.config.marks import with_resolved_uris
+from foodseg.config.sweep import SweepFile
 from foodseg.errors import RetryLater, UserError
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import Run, plan_run, require_models, with_absolute_uris
@@ -46,7 +49,7 @@ def run_sweep(
         RetryLater: no trial finished, since storage or cluster were lost or the budget is used up.
         KeyboardInterrupt: Ctrl-C.
     """
-    plan = replace(plan, sweep=plan.sweep.model_copy(update={"uri": storage.absolute(plan.sweep.uri)}))
+    plan = replace(plan, sweep=validated({"sweep": with_resolved_uris(plan.sweep)}, SweepFile).sweep)
     sweep = plan.sweep
     search = build_search(sweep, plan.space)
     some = plan.space.draw(RandomSource(np.random.default_rng(sweep.seed)))

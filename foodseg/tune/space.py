@@ -20,7 +20,7 @@ import numpy as np
 from foodseg.config import ExperimentConfig
 from foodseg.config.literals import Unclear, plain, type_of, typed
 from foodseg.config.load import leaves, with_settings
-from foodseg.config.marks import NotSearched, Placement, is_below, keys_with
+from foodseg.config.marks import ExecutionOnly, NotSearched, is_below, keys_with
 from foodseg.errors import UserError
 
 Values = dict[str, Any]  # by the name of a hyperparameter: a label of its choices, or a number
@@ -334,7 +334,7 @@ def _when(name: str, given: Any, before: Mapping[str, Hyperparameter]) -> dict[s
 
 
 def _refuse_fixed(name: str, keys: Sequence[str]) -> None:
-    fixed = keys_with(ExperimentConfig, Placement, NotSearched)
+    fixed = keys_with(ExperimentConfig, ExecutionOnly, NotSearched)
     for key in keys:
         if is_below(key, fixed):
             raise UserError(

@@ -13,7 +13,14 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.explain import validated
 from foodseg.config.literals import Unclear, plain, write_yaml
 from foodseg.config.load import leaves, read_tree, sections, with_values
-from foodseg.config.marks import MayChangeOnResume, Placement, SetByAblation, is_below, keys_with
+from foodseg.config.marks import (
+    ExecutionOnly,
+    MayChangeOnResume,
+    SetByAblation,
+    is_below,
+    keys_with,
+    with_resolved_uris,
+)
 from foodseg.config.sweep import AblationConfig, AblationFile, SweepConfig, SweepFile
 from foodseg.errors import UserError
 from foodseg.storage.writer_lock import FILE as IN_USE
@@ -78,9 +85,11 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
     """
     tree = _parts(path, overrides, ("ablation", "variants", "contrasts", "config"))
     ablation = validated({"ablation": tree.get("ablation", {})}, AblationFile, path).ablation
-    everything = tuple(map(storage.absolute, (*ablation.subsets, *subsets)))
-    data = storage.absolute(ablation.data) if ablation.data else None
-    ablation = ablation.model_copy(update={"data": data, "subsets": everything})
+    found = validated({"ablation": with_resolved_uris(ablation)}, AblationFile, path).ablation
+    # ablation.yaml keeps its own folder as it was written
+    ablation = found.model_copy(
+        update={"uri": ablation.uri, "subsets": (*found.subsets, *map(storage.absolute, subsets))}
+    )
     base = _shared_config(path, tree)
     listed = sections(tree["variants"]) if isinstance(tree.get("variants"), dict) else {}
     named = {name: _settings(path, name, given) for name, given in listed.items()}
@@ -143,7 +152,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
 def _keys_that_may_change() -> tuple[str, ...]:
     """Returns the keys that may differ when a sweep or an ablation is resumed: its length, where it runs, contrasts."""
     own = (*keys_with(SweepFile, MayChangeOnResume), *keys_with(AblationFile, MayChangeOnResume))
-    return (*own, "contrasts", *keys_with(ExperimentConfig, Placement, prefix="config."))
+    return (*own, "contrasts", *keys_with(ExperimentConfig, ExecutionOnly, prefix="config."))
 
 
 def slug(name: str) -> str:
@@ -208,7 +217,7 @@ def _variant(path: str, name: str, given: Any) -> Variant:
         raise UserError(
             f"{path}: variants: {name}: {whole[0]!r} is not a key of the configuration: write it with its section"
         )
-    own = keys_with(ExperimentConfig, Placement, SetByAblation)
+    own = keys_with(ExperimentConfig, ExecutionOnly, SetByAblation)
     fixed = [key for key in settings if is_below(key, own)]
     if fixed:
         raise UserError(

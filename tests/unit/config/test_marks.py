@@ -10,9 +10,9 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.data import WeightedData
 from foodseg.config.load import leaves
 from foodseg.config.marks import (
+    ExecutionOnly,
     MayChangeOnResume,
     NotSearched,
-    Placement,
     SetByAblation,
     Uri,
     is_below,
@@ -21,6 +21,7 @@ from foodseg.config.marks import (
     written_uris,
 )
 from foodseg.config.section import Section
+from foodseg.config.serve import ServeConfig
 from foodseg.config.sweep import AblationFile, SweepConfig, SweepFile
 from foodseg.config.train import TrainConfig
 from foodseg.train import run as run_module
@@ -33,8 +34,16 @@ def test_uris_of_a_training() -> None:
     assert set(keys) == expected and len(keys) == len(expected)
 
 
+def test_uris_of_sweeps_ablations_and_the_endpoint() -> None:
+    assert keys_with(SweepFile, Uri) == ("sweep.uri",)
+    assert keys_with(AblationFile, Uri) == ("ablation.uri", "ablation.data", "ablation.subsets")
+    assert keys_with(ServeConfig, Uri) == (
+        "http.keys_file", "segmenter.models", "sam.weights", "clip.model", "clip.weights",
+    )  # fmt: skip
+
+
 def test_what_may_change_on_resume() -> None:
-    assert set(keys_with(ExperimentConfig, Placement, MayChangeOnResume)) == {
+    assert set(keys_with(ExperimentConfig, ExecutionOnly, MayChangeOnResume)) == {
         "scaling", "run", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_failures",
         "train.mlflow_uri", "train.micro_batch", "train.latent_cache", "model.diffusion.gradient_checkpointing",
     }  # fmt: skip
@@ -49,7 +58,7 @@ def test_what_may_change_of_a_sweep_or_an_ablation() -> None:
 
 
 def test_where_a_training_runs_is_not_part_of_its_hash() -> None:
-    assert keys_with(ExperimentConfig, Placement) == ("scaling", "run")
+    assert keys_with(ExperimentConfig, ExecutionOnly) == ("scaling", "run")
 
 
 def test_what_a_sweep_and_an_ablation_set_themselves() -> None:
@@ -63,7 +72,7 @@ def test_no_other_key_of_the_configuration_lies_below_a_marked_one() -> None:
     assert is_below("train.log_every", ("train.log_every",)) and is_below("run.uri", ("run",))
     assert not is_below("train.log_every_epoch", ("train.log_every",)) and not is_below("run", ("run.uri",))
     keys = [key for key, _ in leaves(ExperimentConfig().model_dump())]
-    sections = keys_with(ExperimentConfig, Placement)
+    sections = keys_with(ExperimentConfig, ExecutionOnly)
     below = {key for key in keys if is_below(key, sections)}
     assert below == {"scaling.num_workers", "scaling.use_gpu", "scaling.resources_per_worker", "run.uri"}
 
@@ -89,7 +98,6 @@ def test_what_is_written_must_outlive_a_job() -> None:
     assert list(written_uris(both).items()) == [("run.uri", "runs/default"), ("train.latent_cache", "latents")]
     assert written_uris(SweepConfig(), "sweep.") == {"sweep.uri": "runs/sweep"}
     assert written_uris(AblationFile().ablation, "ablation.") == {"ablation.uri": "runs/ablation"}
-    assert "sweep.uri" in keys_with(SweepFile, Uri)
 
 
 class _Inner(Section):
@@ -118,3 +126,35 @@ def test_relative_paths_are_resolved_at_every_depth(tmp_path: Path, monkeypatch:
         },
     }
     assert keys_with(_Outer, Uri) == ("weights", "inner.paths[].uri")
+
+
+class _Many(Section):
+    listed: Annotated[tuple[str, ...], Uri()] = ()
+    named: Annotated[dict[str, str], Uri()] = Field({})
+    published: Annotated[str, Uri(or_name=True)] = "tag"
+    inner: _Inner = _Inner()
+
+
+@pytest.mark.parametrize("exclude_unset", [False, True])
+def test_every_path_of_a_list_and_of_a_table_is_resolved(
+    exclude_unset: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = _Many(listed=("a", "s3://b/c"), named={"x": "d"}, published="other")
+    assert with_resolved_uris(config, exclude_unset=exclude_unset) == {
+        "listed": [str(tmp_path / "a"), "s3://b/c"],
+        "named": {"x": str(tmp_path / "d")},
+        "published": "other",
+        **({} if exclude_unset else {"inner": {"paths": [], "other": "plain"}}),
+    }
+
+
+@pytest.mark.parametrize("given", [{}, {"published": "tag"}])
+def test_a_name_is_a_path_only_where_a_file_lies(
+    given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert with_resolved_uris(_Many.model_validate(given), exclude_unset=True) == given
+    (tmp_path / "tag").touch()
+    found = with_resolved_uris(_Many.model_validate(given), exclude_unset=True)
+    assert found == {"published": str(tmp_path / "tag")}
