@@ -138,7 +138,7 @@ def diffusion_path(bench: Bench) -> dict[str, Any]:
         "train_scores": scores_of(scored),
         "train_scores_predicted": scores_of(by_prediction),
         "predicted": listed,
-        "provided": {"listed": listed, "found": [each["name"] for each in provided["images"][0]["ingredients"]]},
+        "provided": {"conditioning": listed, "found": [each["name"] for each in provided["images"][0]["ingredients"]]},
         "served": _served(run, image, np.asarray(Image.open(labelled / f"{stem}.png")), listed),
     }
 

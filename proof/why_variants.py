@@ -71,9 +71,9 @@ def conditioning_use_of(run: Path, data: Path, split: str) -> dict[str, float]:
         truth = _present(row["mask"], loaded.classes.ignore_id)
         absent = np.setdiff1d(np.arange(1, len(loaded.classes)), truth)
         wrong = rng.choice(absent, max(1, len(truth)), replace=False)
-        names = predicting.logits_of_file(row["image"]).names
-        assert names is not None
-        prediction = np.flatnonzero(names)[1:]
+        conditioning = predicting.logits_of_file(row["image"]).conditioning
+        assert conditioning is not None
+        prediction = np.flatnonzero(conditioning)[1:]
         right += len(np.intersect1d(prediction, truth))
         predicted, present = predicted + len(prediction), present + len(truth)
         labels = plain.logits_of_file(row["image"]).ids()

@@ -76,16 +76,16 @@ def require_room(nodes: Sequence[Resources], worker: Resources, sizes: Sequence[
         has = _in_words({name: sum(node.get(name, 0) for node in nodes) for name in worker})
         without_gpu = ", set scaling.use_gpu=false" if "GPU" in worker else ""
         raise Unavailable(
-            f"the cluster (nodes: {len(nodes)}, in all {has}) has no room for {in_words(fewest, worker)}: "
+            f"the cluster (nodes: {len(nodes)}, in all {has}) has no room for {workers_in_words(fewest, worker)}: "
             f"lower scaling.num_workers or scaling.resources_per_worker{without_gpu}, or add nodes"
         )
     raise Unavailable(
-        f"{in_words(fewest, worker)} would leave {found.cpus_left} of the cluster's CPUs for reading and decoding, "
-        f"which need {cpus_for_data}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
+        f"{workers_in_words(fewest, worker)} would leave {found.cpus_left} of the cluster's CPUs for reading and "
+        f"decoding, which need {cpus_for_data}: lower scaling.num_workers or scaling.resources_per_worker, or add nodes"
     )
 
 
-def in_words(workers: int, worker: Resources) -> str:
+def workers_in_words(workers: int, worker: Resources) -> str:
     """Returns for example "2 workers with 4 CPU, 1 GPU each"."""
     return f"1 worker with {_in_words(worker)}" if workers == 1 else f"{workers} workers with {_in_words(worker)} each"
 

@@ -35,8 +35,8 @@ from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
-from foodseg.eval.result_files import RESULT_FILES, TrainingCurves, shown_settings, write_results
-from foodseg.eval.scores import summarise
+from foodseg.eval.result_files import RESULT_FILES, TrainingCurves, shown_settings, write_evaluation
+from foodseg.eval.scores import summarise_evaluation
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device, pick_device
@@ -126,7 +126,7 @@ def evaluate(
         raise DataRefused(_refused_maps(scored))
     if not scored.images:
         raise UserError(f"the split {split!r} has no labelled image to score")
-    evaluation = summarise(
+    evaluation = summarise_evaluation(
         scored,
         space.classes.names,
         subsets=named_subsets,
@@ -155,7 +155,7 @@ def evaluate(
         "cpu" if device == "cpu" else "auto"
     )  # the scoring processes may have been on other machines
     with outputs:
-        write_results(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
+        write_evaluation(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         score = {"images": len(scored.images), "miou": metrics["scores"]["miou"]}
         score |= {key: metrics[key] for key in ("conditions",) if key in metrics}

@@ -24,7 +24,7 @@ from foodseg.errors import OutOfMemory, RetryLater
 from foodseg.eval.evaluate import Labeller, Scored, score_rows
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.scoring_plan import ScoringPlan, scoring_plan
-from foodseg.predict.device import Device, has_mps, in_words, pick_device
+from foodseg.predict.device import Device, device_name, has_mps, pick_device
 from foodseg.progress import Progress
 
 MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost at every retry
@@ -51,7 +51,7 @@ def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[
     with Progress("scoring images", sum(map(len, job.parts))) as progress:
         if workers == 0:
             if job.device is not None:
-                _log.info("scoring in this process on %s", in_words(pick_device(job.device)))
+                _log.info("scoring in this process on %s", device_name(pick_device(job.device)))
             labeller = job.build(job.device or "cpu")
             for part in job.parts:
                 yield score_rows(job.reader, part, labeller, job.space)
@@ -132,7 +132,7 @@ class _Scorer:
         self._job, self._labeller = job, job.build(device)
         here = ray.get_runtime_context()
         self._process = here.get_actor_id()
-        self._device = f"{in_words(pick_device(device))} of {ray.util.get_node_ip_address()}"
+        self._device = f"{device_name(pick_device(device))} of {ray.util.get_node_ip_address()}"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [row for part in table.column("rows").to_pylist() for row in part]

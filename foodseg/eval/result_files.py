@@ -31,7 +31,7 @@ class TrainingCurves:
     losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
-def write_results(
+def write_evaluation(
     out: str,
     metrics: Mapping[str, Any],
     evaluation: Evaluation,

@@ -45,7 +45,7 @@ class Evaluation:
         )
 
 
-def summarise(
+def summarise_evaluation(
     scored: Scored,
     names: Sequence[str],
     *,

@@ -79,8 +79,8 @@ class BatchPredictor:
             provided: conditioning classes of each image (ids), needed by `eval.ingredients` = provided.
         """
         if self._config.window is not None:
-            conditioning = [None] * len(images) if provided is None else provided
-            arrays = zip(images, sizes, conditioning, strict=True)
+            ids_of_each = [None] * len(images) if provided is None else provided
+            arrays = zip(images, sizes, ids_of_each, strict=True)
             return [self._alone.logits(image, *size, ids) for image, size, ids in arrays]
         views = self._model.mean.expand(len(images), 3, *canvas).clone()
         fitted = [fitted_size(self._config, *size) for size in sizes]
@@ -88,17 +88,17 @@ class BatchPredictor:
             pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, height, width))).to(self._device)
             view[:, :height, :width] = pixels.permute(2, 0, 1).float() / 255
         probabilities = self._probabilities(views, provided)
-        listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
-        values = self._forward(views, listed)
+        conditioning = None if probabilities is None else probabilities >= self._config.ingredients_threshold
+        values = self._forward(views, conditioning)
         if self._config.flip:
-            values = (values + self._forward(views.flip(-1), listed).flip(-1)) / 2
+            values = (values + self._forward(views.flip(-1), conditioning).flip(-1)) / 2
         answers = []
         for index, (size, fit) in enumerate(zip(sizes, fitted, strict=True)):
-            scores, names = values[index], None
-            if probabilities is not None and listed is not None:
+            scores, chosen = values[index], None
+            if probabilities is not None and conditioning is not None:
                 scores = restricted(scores, probabilities[index], self._config)
-                names = listed[index].cpu().numpy()
-            answers.append(ImageLogits(scores, self._model.stride, fit, *size, names))
+                chosen = conditioning[index].cpu().numpy()
+            answers.append(ImageLogits(scores, self._model.stride, fit, *size, chosen))
         return answers
 
     @torch.inference_mode()
@@ -125,13 +125,13 @@ class BatchPredictor:
             row[[BACKGROUND, *ids]] = 1
         return known
 
-    def _forward(self, views: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
+    def _forward(self, views: torch.Tensor, conditioning: torch.Tensor | None) -> torch.Tensor:
         """Returns (B, K, h, w) float32."""
         views = views.contiguous(memory_format=torch.channels_last)
         with self._precision():
-            if listed is None or self._model.fusion is None:  # then the conditioning classes only restrict the scores
+            if conditioning is None or self._model.fusion is None:  # without fusion they only restrict the scores
                 return self._model(views).logits.float()
-            return self._model(views, ingredients=listed).logits.float()
+            return self._model(views, ingredients=conditioning).logits.float()
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)

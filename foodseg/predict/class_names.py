@@ -1,6 +1,6 @@
 """Parses the names of ingredients into ids of the label space; for an unknown name the nearest ones are suggested.
 
-parse_names("rice, fried tofu", classes)  # [66, 33]
+parse_ingredients("rice, fried tofu", classes)  # [66, 33]
 """
 
 import difflib
@@ -12,7 +12,7 @@ from foodseg.models.text.synonyms import sentences_of
 NEAREST = 3
 
 
-def parse_names(text: str, classes: ClassTable) -> list[int]:
+def parse_ingredients(text: str, classes: ClassTable) -> list[int]:
     """Returns the ids of names with commas between, each once, in the order of the ids; case does not matter.
 
     Raises:

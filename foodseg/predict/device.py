@@ -41,7 +41,7 @@ def pick_device(wanted: Device = "auto", *, mps: bool = True) -> torch.device:
     return torch.device("cpu")
 
 
-def in_words(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """Returns for example "GPU (NVIDIA A10G)", "GPU (mps)" or "CPU"."""
     if device.type == "cuda":
         return f"GPU ({torch.cuda.get_device_name(device)})"

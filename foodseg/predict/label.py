@@ -15,8 +15,8 @@ from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
 from foodseg.data.image_io import decode_image, encode_mask, image_kind
 from foodseg.errors import MissingFile, UserError
-from foodseg.predict.class_names import parse_names
-from foodseg.predict.device import Device, in_words, pick_device
+from foodseg.predict.class_names import parse_ingredients
+from foodseg.predict.device import Device, device_name, pick_device
 from foodseg.predict.image_list import list_images, require_different_stems, stem_of
 from foodseg.predict.predictor import ImageLogits, Predictor
 from foodseg.progress import Progress
@@ -26,7 +26,7 @@ from foodseg.storage.outputs import Outputs, claim_outputs
 _log = logging.getLogger(__name__)
 
 
-class Labelled(NamedTuple):
+class LabelResults(NamedTuple):
     """`results`: the content of the JSON of each labelled image. `refused`: file and reason of each of the others."""
 
     results: list[dict[str, Any]]
@@ -35,13 +35,13 @@ class Labelled(NamedTuple):
 
 def label_images(
     checkpoint: str,
-    listed: Sequence[str],
+    images: Sequence[str],
     out: str,
     overrides: Sequence[str] = (),
     ingredients: str | None = None,
     *,
     device: Device = "auto",
-) -> Labelled:
+) -> LabelResults:
     """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
     An image that cannot be read does not keep the others from being labelled.
@@ -55,9 +55,10 @@ def label_images(
         device: what the model computes on.
 
     Returns:
-        `results`, per image what its JSON holds: paths, size; its conditioning classes (`listed`) and where they are
-        from (vocabulary: all classes, listed null); whether confidences are calibrated and the temperature that they
-        were taken with; per ingredient id, name, pixels, shares of food and image, mean confidence of its pixels.
+        `results`, per image what its JSON holds: paths, size; `conditioning`, the names of its conditioning classes
+        (null = all classes), and `ingredients_from`, where they are from; whether confidences are calibrated and the
+        temperature that they were taken with; per ingredient id, name, pixels, shares of food and image, mean
+        confidence of its pixels.
         `refused`, `image` and `reason` of those that are missing or cannot be read.
 
     Raises:
@@ -65,16 +66,16 @@ def label_images(
             replace another file, an ingredient that is not in the label space, conditioning classes that the model
             cannot use.
     """
-    images = list_images(listed)
-    require_different_stems(images)
+    uris = list_images(images)
+    require_different_stems(uris)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
     config = with_eval_overrides(loaded.config, [*overrides, *conditioned])
     if ingredients is None and config.eval.ingredients == "provided":
         raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
-    provided = None if ingredients is None else parse_names(ingredients, loaded.classes)
+    provided = None if ingredients is None else parse_ingredients(ingredients, loaded.classes)
     where = pick_device(device)
-    _log.info("labelling on %s", in_words(where))
+    _log.info("labelling on %s", device_name(where))
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
     calibration = calibration_of(loaded, config.eval)
     facts = {
@@ -82,15 +83,15 @@ def label_images(
         "calibrated": calibration is not None,
         "temperature": calibration.temperature if calibration else 1.0,
     }
-    names = [name for image in images for name in _output_names(stem_of(image))]
-    done = Labelled([], [])
-    claimed = claim_outputs(out, names, by="predict", inputs=images)
-    with claimed as outputs, Progress("labelling images", len(images)) as progress:
-        for uri in images:
+    names = [name for uri in uris for name in _output_names(stem_of(uri))]
+    done = LabelResults([], [])
+    claimed = claim_outputs(out, names, by="predict", inputs=uris)
+    with claimed as outputs, Progress("labelling images", len(uris)) as progress:
+        for uri in uris:
             try:
                 image = _read_image(uri)
             except MissingFile:
-                if len(images) == 1:  # a mistyped name, not a fault of the data
+                if len(uris) == 1:  # a mistyped name, not a fault of the data
                     raise
                 done.refused.append({"image": storage.redact(uri), "reason": "there is no such file"})
             except UserError as error:
@@ -136,7 +137,7 @@ def _write_labels(
         "label_map": storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
         "overlay": storage.redact(outputs.write_bytes(shown, _jpeg(overlay(image, ids, classes)))),
         **facts,
-        "listed": None if logits.names is None else _names(logits.names, classes),
+        "conditioning": None if logits.conditioning is None else _names(logits.conditioning, classes),
         "ingredients": [
             {
                 "id": index,
@@ -166,8 +167,8 @@ def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> n
     return sums / (np.iinfo(np.uint16).max * np.maximum(1, pixels))
 
 
-def _names(listed: np.ndarray, classes: ClassTable) -> list[str]:
-    return [classes.names[index] for index in np.flatnonzero(listed) if index != BACKGROUND]
+def _names(conditioning: np.ndarray, classes: ClassTable) -> list[str]:
+    return [classes.names[index] for index in np.flatnonzero(conditioning) if index != BACKGROUND]
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -65,15 +65,15 @@ class Predictor:
         fitted = self._fitted(height, width)
         view = self._view(image, *fitted)
         probabilities = self._probabilities(image, fitted, view, provided)
-        listed = None if probabilities is None else probabilities >= self._config.ingredients_threshold
-        logits = self._windows(view, listed)
+        conditioning = None if probabilities is None else probabilities >= self._config.ingredients_threshold
+        logits = self._windows(view, conditioning)
         if self._config.flip:
             # the padded image is mirrored as a whole, so that the mirrored logits lie on the same grid
-            logits = (logits + self._windows(view.flip(-1), listed).flip(-1)) / 2
+            logits = (logits + self._windows(view.flip(-1), conditioning).flip(-1)) / 2
         if probabilities is not None:
             logits = restricted(logits, probabilities, self._config)
-        names = None if listed is None else listed.cpu().numpy()
-        return ImageLogits(logits, self._model.stride, fitted, height, width, names)
+        chosen = None if conditioning is None else conditioning.cpu().numpy()
+        return ImageLogits(logits, self._model.stride, fitted, height, width, chosen)
 
     def _view(self, image: np.ndarray, height: int, width: int) -> torch.Tensor:
         """Returns the image, resized and padded, as (1, 3, H, W) float in [0, 1]."""
@@ -113,18 +113,18 @@ class Predictor:
         canvas[..., : view.shape[-2], : view.shape[-1]] = view
         return canvas
 
-    def _windows(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
+    def _windows(self, view: torch.Tensor, conditioning: torch.Tensor | None) -> torch.Tensor:
         """Returns (K, h, w) float32 logits of a padded image (1, 3, H, W), the mean where windows overlap."""
         height, width = view.shape[-2:]
         window = self._config.window
         if window is None or (height <= window and width <= window):
-            return self._forward(view, listed)
+            return self._forward(view, conditioning)
         total: torch.Tensor | None = None
         stride = self._model.stride
         step = self._config.stride or window * 2 // 3
         for top in _starts(height, window, step, stride):
             for left in _starts(width, window, step, stride):
-                part = self._forward(view[..., top : top + window, left : left + window], listed)
+                part = self._forward(view[..., top : top + window, left : left + window], conditioning)
                 if total is None:
                     total = part.new_zeros(part.shape[0], height // stride, width // stride)
                     seen = part.new_zeros(height // stride, width // stride)
@@ -134,12 +134,12 @@ class Predictor:
         assert total is not None
         return total / seen
 
-    def _forward(self, view: torch.Tensor, listed: torch.Tensor | None) -> torch.Tensor:
+    def _forward(self, view: torch.Tensor, conditioning: torch.Tensor | None) -> torch.Tensor:
         view = view.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
-            if listed is None or self._model.fusion is None:  # then the conditioning classes only restrict the scores
+            if conditioning is None or self._model.fusion is None:  # without fusion they only restrict the scores
                 return self._model(view).logits[0].float()
-            return self._model(view, ingredients=listed[None]).logits[0].float()
+            return self._model(view, ingredients=conditioning[None]).logits[0].float()
 
 
 def restricted(logits: torch.Tensor, probabilities: torch.Tensor, config: EvalConfig) -> torch.Tensor:
@@ -174,7 +174,7 @@ class ImageLogits:
 
     values: (K, h, w) float32 at `stride` of an image of size `fitted` (height, width), padded right and bottom.
     height, width: of the label map.
-    names: (K,) bool, the conditioning classes; None = all classes.
+    conditioning: (K,) bool, the conditioning classes; None = all classes.
     """
 
     values: torch.Tensor
@@ -182,7 +182,7 @@ class ImageLogits:
     fitted: tuple[int, int]
     height: int
     width: int
-    names: np.ndarray | None = None
+    conditioning: np.ndarray | None = None
 
     @torch.inference_mode()
     def ids(self) -> np.ndarray:

@@ -106,7 +106,7 @@ def map_data_set(
     target = read_target(label_map, classes)
     tables = {source: label_map.lookup(source, own, target) for source in manifest.annotated}
     job = MapJob(src, dst, generation, manifest, target, tables)
-    _copy_lists(job)
+    _copy_audit_tables(job)
     with ray_session(address, logical_cpus=cores()):
         try:
             mapped = in_parallel(_numbered(manifest), partial(_map_shard, job=job), "mapping shards")
@@ -129,8 +129,8 @@ def map_data_set(
     return result
 
 
-def _copy_lists(job: MapJob) -> None:
-    """Copies the audit's lists of refused records and findings, which are about the source images."""
+def _copy_audit_tables(job: MapJob) -> None:
+    """Copies the tables of refused records and of findings: they are about the source images."""
     before = storage.join(job.src, job.manifest.folder)
     for name in storage.list_names(before):
         if name.endswith(".parquet"):

@@ -6,7 +6,7 @@ import time
 
 from foodseg.classes import ClassTable
 from foodseg.predict.class_names import nearest_names
-from foodseg.serve.http.schema import ApiError, parse_names
+from foodseg.serve.http.schema import ApiError, parse_name_list
 from foodseg.serve.model_discovery import MODEL_SOURCE
 from foodseg.serve.protocols import ModelState, SegmenterBackend, model_id
 
@@ -83,7 +83,7 @@ def ingredient_ids(text: str, model: ModelState) -> tuple[int, ...] | None:
     Raises:
         ApiError: 422 bad_ingredients, ingredients_unsupported, unknown_ingredient.
     """
-    names = parse_names(text, "ingredients")
+    names = parse_name_list(text, "ingredients")
     if not names:
         return None
     if not model.conditioned:

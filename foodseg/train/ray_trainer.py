@@ -23,7 +23,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from foodseg import storage
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import step_of
-from foodseg.cluster.placement import Resources, fair_cpus, in_words, require_room
+from foodseg.cluster.placement import Resources, fair_cpus, require_room, workers_in_words
 from foodseg.cluster.ray_internals.core import release_lost_groups
 from foodseg.cluster.ray_internals.train import TidyTrainer
 from foodseg.cluster.ray_logs import RelayedLogs
@@ -203,7 +203,7 @@ def _trainer(
             callbacks=[
                 RefuseAtOnce(),
                 *([ReportsTo(on_report)] if on_report else []),
-                Announcer(relay, in_words(min(sizes), per_worker), None if elastic else max(sizes)),
+                Announcer(relay, workers_in_words(min(sizes), per_worker), None if elastic else max(sizes)),
             ],
         ),
     }

@@ -26,7 +26,7 @@ from foodseg.tune.search import Search, build_search
 from foodseg.tune.space import RandomSource, Values, configured, corners
 from foodseg.tune.sweep_files import SweepPlan, begin
 from foodseg.tune.sweep_report import sweep_html
-from foodseg.tune.sweep_result import SweepResult, summarise, write_results
+from foodseg.tune.sweep_result import SweepResult, summarise_sweep, write_sweep_results
 from foodseg.tune.trials import Ledger
 
 
@@ -66,8 +66,8 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, ru
     workers = max(run.config.world_sizes)
 
     def report() -> SweepResult:
-        result = summarise(list(ledger), plan.space, sweep, workers)
-        write_results(result, sweep_html(result, _facts(run)))
+        result = summarise_sweep(list(ledger), plan.space, sweep, workers)
+        write_sweep_results(result, sweep_html(result, _facts(run)))
         return result
 
     run_trials(

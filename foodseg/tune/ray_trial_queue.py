@@ -144,9 +144,9 @@ class TrialQueue(NotPickled, Searcher):
                 signal.signal(signal.SIGINT, before)
 
     def _next_trial(self) -> Trial | None:
-        ways = [self._unfinished_trial, self._new_trial]
-        for way in reversed(ways) if self._backoff.in_doubt else ways:
-            trial = way()
+        proposals = [self._unfinished_trial, self._new_trial]
+        for proposal in reversed(proposals) if self._backoff.in_doubt else proposals:
+            trial = proposal()
             if trial is not None:
                 return trial
         return None

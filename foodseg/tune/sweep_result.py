@@ -1,7 +1,7 @@
 """The result of a sweep: the best trial, the importance of each hyperparameter, the Pareto front of score and cost.
 
-result = summarise(ledger, space, sweep)      # also while it runs
-write_results(result)                         # best.yaml, trials.parquet, report.html
+result = summarise_sweep(ledger, space, sweep)      # also while it runs
+write_sweep_results(result)                         # best.yaml, trials.parquet, report.html
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class SweepResult:
         }
 
 
-def summarise(trials: Sequence[Trial], space: Space, sweep: SweepConfig, workers: int) -> SweepResult:
+def summarise_sweep(trials: Sequence[Trial], space: Space, sweep: SweepConfig, workers: int) -> SweepResult:
     """Compares the trials; the best one is the best of those that trained to their end."""
     order = tuple(ranked(trials))
     best = next((trial for trial in order if trial.status == "finished"), None)
@@ -132,7 +132,7 @@ def best_config(result: SweepResult) -> ExperimentConfig | None:
     return config.model_copy(update={"run": config.run.model_copy(update={"uri": uri})})
 
 
-def write_results(result: SweepResult, page: str) -> None:
+def write_sweep_results(result: SweepResult, page: str) -> None:
     """Writes report.html (`page`), trials.parquet and, once a trial is finished, best.yaml."""
     uri = result.sweep.uri
     sink = pa.BufferOutputStream()

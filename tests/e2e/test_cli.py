@@ -352,7 +352,7 @@ def test_text_from_the_names_to_labelled_images(
         "predict", "run", "meals/images/synthetic__0003.jpg", "--out", "out", "--ingredients", "tomato, White Rice",
         *set_options("eval.restrict=hard"),
     )["images"]  # fmt: skip
-    assert labelled["listed"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "provided"
+    assert labelled["conditioning"] == ["white rice", "tomato"] and labelled["ingredients_from"] == "provided"
     assert {entry["name"] for entry in labelled["ingredients"]} <= {"white rice", "tomato"}
 
 

@@ -12,7 +12,7 @@ from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page
-from foodseg.eval.scores import summarise
+from foodseg.eval.scores import summarise_evaluation
 from foodseg.metrics.per_image import merge
 from tests.support.synthetic_set import write_synthetic
 
@@ -47,7 +47,7 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
     return Page(
         title="<b>meals</b> val",
         facts={"scored": "s3://bucket/" + 12 * "averylongfoldername/", "data": "<i>"},
-        evaluation=summarise(
+        evaluation=summarise_evaluation(
             scored, NAMES, subsets={"<u>soy</u>": [2]}, trained_ids=[0, 1, 2], calibration_note="no <em>note</em>"
         ),
         matrix=merge(scored.images, len(NAMES)),

@@ -48,7 +48,7 @@ from foodseg.serve.http.schema import (
     SegmentAnswer,
     ZeroShotAnswer,
     parse_box,
-    parse_names,
+    parse_name_list,
     parse_points,
 )
 from foodseg.serve.http.signed_ids import ImageId, image_expired, seal, unseal
@@ -209,7 +209,7 @@ class _Routes:
         """How well any names fit the image, and with `masks=true` each of its regions."""
         clip = self._clip()
         sam = self._sam() if masks else None
-        wanted = parse_names(names, "names")
+        wanted = parse_name_list(names, "names")
         if not wanted:
             raise ApiError(422, "no_names", "there is no name to score", "send names between commas")
         decoded = await self._read(image)

@@ -230,7 +230,7 @@ def parse_box(text: str, width: int, height: int) -> tuple[float, float, float, 
     return x0, y0, x1, y1
 
 
-def parse_names(text: str, field: str) -> list[str]:
+def parse_name_list(text: str, field: str) -> list[str]:
     """Reads a form field of names, a JSON list of texts or names between commas; '' = none. Order is kept.
 
     Raises:

@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from foodseg.cluster.placement import Placement, fair_cpus, in_words, place, require_room, side_by_side, usable_workers
+from foodseg.cluster.placement import (
+    Placement,
+    fair_cpus,
+    place,
+    require_room,
+    side_by_side,
+    usable_workers,
+    workers_in_words,
+)
 from foodseg.errors import UserError
 
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}, {"node:__internal_head__": 1.0}
@@ -64,8 +72,8 @@ def test_fair_cpus(nodes: list[dict[str, float]], workers: int, cpus: int) -> No
 
 
 def test_in_words() -> None:
-    assert in_words(1, {"CPU": 4.0}) == "1 worker with 4 CPU"
-    assert in_words(2, {"CPU": 4.0, "GPU": 0.5}) == "2 workers with 4 CPU, 0.5 GPU each"
+    assert workers_in_words(1, {"CPU": 4.0}) == "1 worker with 4 CPU"
+    assert workers_in_words(2, {"CPU": 4.0, "GPU": 0.5}) == "2 workers with 4 CPU, 0.5 GPU each"
 
 
 @pytest.mark.parametrize(

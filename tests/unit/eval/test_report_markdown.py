@@ -9,7 +9,7 @@ from rich.console import Console
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
 from foodseg.eval.report_markdown import condition_mark, headlines, scores_markdown, scores_table
-from foodseg.eval.scores import Evaluation, summarise
+from foodseg.eval.scores import Evaluation, summarise_evaluation
 from foodseg.metrics.per_image import ImageCounts
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]
@@ -23,7 +23,7 @@ def result(confidence: bool = False, subsets=None, trained_ids=None) -> Evaluati
     boundary = np.array([[0, 2, 4, 4], [1, 3, 3, 3], [2, 1, 2, 2], [3, 0, 0, 2]])
     counts = np.zeros((1500, 3), np.int64)
     counts[750] = (40, 33, 40 * 32768)
-    return summarise(
+    return summarise_evaluation(
         Scored([ImageCounts.from_matrix("p", "p", matrix, boundary)], counts if confidence else None),
         NAMES,
         subsets=subsets or {},
@@ -115,7 +115,7 @@ def test_no_number_without_its_condition(conditions, mark):
 
 def test_scores_that_do_not_exist_are_a_dash():
     counts = ImageCounts.from_matrix("p", "p", np.diag([4, 0]), np.array([[0, 2, 2, 2]]))
-    only_background = summarise(
+    only_background = summarise_evaluation(
         Scored([counts], None), NAMES[:2], subsets={}, trained_ids=None, calibration_note="none here"
     )
     page = scores_markdown(only_background, "t", {})
@@ -145,4 +145,4 @@ def test_json_brings_it_back(confidence):
 
 def test_no_image_is_refused():
     with pytest.raises(UserError, match="there is no labelled image"):
-        summarise(Scored([], None), NAMES, subsets={}, trained_ids=None, calibration_note="")
+        summarise_evaluation(Scored([], None), NAMES, subsets={}, trained_ids=None, calibration_note="")

@@ -10,8 +10,8 @@ from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_results
-from foodseg.eval.scores import Evaluation, summarise
+from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_evaluation
+from foodseg.eval.scores import Evaluation, summarise_evaluation
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import read_image_counts
 from tests.support.synthetic_set import write_synthetic
@@ -30,10 +30,14 @@ def test_the_files(tmp_path, confident, conditions):
         return Labels(np.ones(size, np.uint8), np.full(size, CERTAIN, np.uint16) if confident else None)
 
     scored = score_rows(reader, range(5), labeller, space)
-    evaluation = summarise(scored, SYNTHETIC_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note")
+    evaluation = summarise_evaluation(
+        scored, SYNTHETIC_CLASSES.names, subsets={}, trained_ids=None, calibration_note="a note"
+    )
     metrics = {"predictions": "elsewhere", "data": space.data, "split": "val", "images": 4, "unlabelled": 1}
     metrics |= evaluation.to_json() | ({"conditions": conditions} if conditions else {})
-    write_results(str(tmp_path / "o"), metrics, evaluation, scored, space, manifest, reader, labeller, TrainingCurves())
+    write_evaluation(
+        str(tmp_path / "o"), metrics, evaluation, scored, space, manifest, reader, labeller, TrainingCurves()
+    )
     names = {"metrics.json", "report.html", "report.md", "images.parquet"} | (
         {"confidence.parquet"} if confident else set()
     )

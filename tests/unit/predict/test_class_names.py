@@ -4,7 +4,7 @@ import pytest
 
 from foodseg.classes import ClassTable
 from foodseg.errors import UserError
-from foodseg.predict.class_names import nearest_names, parse_names
+from foodseg.predict.class_names import nearest_names, parse_ingredients
 
 CLASSES = ClassTable(("background", "rice", "fried tofu", "steamed tofu", "spring onion", "apple"))
 
@@ -14,7 +14,7 @@ CLASSES = ClassTable(("background", "rice", "fried tofu", "steamed tofu", "sprin
     [("rice", [1]), ("rice, fried tofu", [1, 2]), (" Fried Tofu ,RICE,, rice", [1, 2]), ("apple,steamed tofu", [3, 5])],
 )
 def test_names(text, ids):
-    assert parse_names(text, CLASSES) == ids
+    assert parse_ingredients(text, CLASSES) == ids
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_names(text, ids):
 )
 def test_unknown_names(text, sentence):
     with pytest.raises(UserError) as error:
-        parse_names(text, CLASSES)
+        parse_ingredients(text, CLASSES)
     assert str(error.value) == sentence
 
 
 def test_background_is_no_ingredient():
     with pytest.raises(UserError, match="'background' is not one of the 5 ingredients"):
-        parse_names("background", CLASSES)
+        parse_ingredients("background", CLASSES)
     assert "background" not in nearest_names("background", CLASSES)

@@ -69,7 +69,7 @@ def logits(model: ConditionedModel, provided=None, side: int = 64, **settings):
 def test_the_vocabulary_does_not_condition_the_model():
     model = ConditionedModel()
     found = logits(model)
-    assert model.conditioning == [None] and model.predicted_sizes == [] and found.names is None
+    assert model.conditioning == [None] and model.predicted_sizes == [] and found.conditioning is None
     assert (found.ids() == 3).all()
 
 
@@ -77,7 +77,7 @@ def test_provided_classes_condition_the_model():
     model = ConditionedModel()
     found = logits(model, provided=[1, 2], ingredients="provided")
     assert model.conditioning == [[True, True, True, False]] and model.predicted_sizes == []
-    assert found.names.tolist() == [True, True, True, False]
+    assert found.conditioning.tolist() == [True, True, True, False]
     assert (found.ids() == 1).all(), "the classes condition the model"
     model = ConditionedModel()
     assert (logits(model, provided=[2], ingredients="provided", restrict="hard").ids() != 3).all()
@@ -96,8 +96,9 @@ def test_predicted_takes_the_classes_above_the_threshold():
     assert model.conditioning == [[True, True, True, False]] * 2 and model.predicted_sizes == [(64, 64)], (
         "predicted once"
     )
-    assert found.names.tolist() == [True, True, True, False]
-    assert logits(ConditionedModel(), ingredients="predicted", ingredients_threshold=0.6).names.tolist() == [1, 0, 1, 0]
+    assert found.conditioning.tolist() == [True, True, True, False]
+    found = logits(ConditionedModel(), ingredients="predicted", ingredients_threshold=0.6)
+    assert found.conditioning.tolist() == [1, 0, 1, 0]
 
 
 def test_all_windows_of_an_image_have_one_conditioning():

@@ -5,7 +5,7 @@ import torch
 
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
-from foodseg.predict.device import has_mps, in_words, parse_device, pick_device
+from foodseg.predict.device import device_name, has_mps, parse_device, pick_device
 
 
 @pytest.fixture(
@@ -45,7 +45,7 @@ def test_other_values_are_refused(value: str) -> None:
 
 def test_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA A10G")
-    words = [in_words(torch.device(name)) for name in ("cuda", "mps", "cpu")]
+    words = [device_name(torch.device(name)) for name in ("cuda", "mps", "cpu")]
     assert words == ["GPU (NVIDIA A10G)", "GPU (mps)", "CPU"]
 
 

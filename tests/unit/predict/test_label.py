@@ -111,10 +111,10 @@ def test_a_list_of_ingredients(text_run, image, tmp_path):
             ("predicted", ["eval.ingredients=predicted", "eval.ingredients_threshold=1e-6"], None),
         ]
     )
-    assert plain["ingredients_from"] == "vocabulary" and plain["listed"] is None
-    assert hard["ingredients_from"] == "provided" and sorted(hard["listed"]) == ["tomato", "white rice"]
+    assert plain["ingredients_from"] == "vocabulary" and plain["conditioning"] is None
+    assert hard["ingredients_from"] == "provided" and sorted(hard["conditioning"]) == ["tomato", "white rice"]
     assert {entry["name"] for entry in hard["ingredients"]} <= {"tomato", "white rice"}
-    assert predicted["ingredients_from"] == "predicted" and len(predicted["listed"]) == len(SYNTHETIC_CLASSES) - 1
+    assert predicted["ingredients_from"] == "predicted" and len(predicted["conditioning"]) == len(SYNTHETIC_CLASSES) - 1
     assert not hard["calibrated"], "the temperature is that of the whole vocabulary"
 
 

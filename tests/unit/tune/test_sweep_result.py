@@ -9,7 +9,7 @@ from foodseg.config import load_config
 from foodseg.config.sweep import SweepConfig
 from foodseg.tune.space import parse_space
 from foodseg.tune.sweep_report import sweep_html
-from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise, write_results
+from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise_sweep, write_sweep_results
 from foodseg.tune.trials import Trial
 from tests.support.synthetic_set import synthetic_config
 
@@ -81,12 +81,12 @@ def swept(uri):
         trial(0, 0.3, parameters=2e6), trial(1, 0.4, lr=3e-3, kind="<b>", **{"loss.features": 0.25}),
         trial(2, 0.1, "stopped", share=0.3), trial(3, None, "failed"), trial(4, 0.35, lr=1e-4),
     ]  # fmt: skip
-    return summarise(trials, SPACE, SweepConfig(uri=str(uri), against="parameters"), workers=2)
+    return summarise_sweep(trials, SPACE, SweepConfig(uri=str(uri), against="parameters"), workers=2)
 
 
 def test_the_files(tmp_path):
     result = swept(tmp_path)
-    write_results(result, "a page")
+    write_sweep_results(result, "a page")
     config = load_config(str(tmp_path / "best.yaml")).config
     assert config.optim.lr == 3e-3 and config.run.uri == str(tmp_path / "best")
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
@@ -112,5 +112,5 @@ def test_the_page_loads_nothing_and_escapes_names(tmp_path):
 
 @pytest.mark.parametrize("trials", [[], [trial(0, None, "failed")], [trial(0, 0.2)], [trial(0, 0.0, "stopped")]])
 def test_a_page_of_little(tmp_path, trials):
-    result = summarise(trials, SPACE, SweepConfig(uri=str(tmp_path)), workers=1)
+    result = summarise_sweep(trials, SPACE, SweepConfig(uri=str(tmp_path)), workers=1)
     assert "<svg" in sweep_html(result, {})

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from foodseg.serve.http.json_logs import REQUEST_ID, JsonLines
-from foodseg.serve.http.schema import ApiError, parse_box, parse_names, parse_points
+from foodseg.serve.http.schema import ApiError, parse_box, parse_name_list, parse_points
 
 
 def _refused(text: str, code: str, parse: object, *rest: object) -> None:
@@ -55,10 +55,10 @@ def test_invalid_boxes(text: str) -> None:
 
 
 def test_names() -> None:
-    assert parse_names("rice,  fried   egg ", "ingredients") == ["rice", "fried egg"]
-    assert parse_names('["soup, clear", "egg"]', "names") == ["soup, clear", "egg"]
-    assert parse_names("", "names") == parse_names("[]", "names") == []
-    assert parse_names("caf\u00e9", "names") == ["caf\u00e9"]
+    assert parse_name_list("rice,  fried   egg ", "ingredients") == ["rice", "fried egg"]
+    assert parse_name_list('["soup, clear", "egg"]', "names") == ["soup, clear", "egg"]
+    assert parse_name_list("", "names") == parse_name_list("[]", "names") == []
+    assert parse_name_list("caf\u00e9", "names") == ["caf\u00e9"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_names() -> None:
     ["a,,b", "a,a", "a, a", ",", '["a", 1]', '["a"', "x" * 201, ",".join(map(str, range(257))), "a\0b", '["\\ud800"]'],
 )
 def test_invalid_names(text: str) -> None:
-    _refused(text, "bad_names", parse_names, "names")
+    _refused(text, "bad_names", parse_name_list, "names")
 
 
 def test_an_error_can_be_pickled() -> None:
