@@ -116,7 +116,7 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
     """Reads and verifies the checkpoint directory `uri`.
 
     Raises:
-        UserError: it is torn (naming the file), was written by a newer foodseg, or its weights are damaged.
+        UserError: it is torn (naming the file), has another format version, or its weights are damaged.
     """
     manifest = read_manifest_file(uri)
     files = manifest["files"]

@@ -76,7 +76,7 @@ def data_prepare(
 @data_app.command("map")
 def data_map(
     src: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
-    label_map: Annotated[
+    space_map: Annotated[
         str,
         typer.Argument(metavar="MAP", help="TSV with the columns FROM_id FROM_name TO_id TO_name and perhaps source."),
     ],
@@ -98,7 +98,7 @@ def data_map(
 
     require_lasting("DST", dst, address)
     started = time.monotonic()
-    manifest = map_data_set(src, label_map, dst, classes=classes, name=name, overwrite=overwrite, address=address)
+    manifest = map_data_set(src, space_map, dst, classes=classes, name=name, overwrite=overwrite, address=address)
     where = storage.redact(dst)
     result = {
         "data": manifest.identity,

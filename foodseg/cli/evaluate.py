@@ -20,7 +20,7 @@ def evaluate(
         list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
     ] = None,
     images: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
-    label_map: Annotated[
+    space_map: Annotated[
         str | None, typer.Option("--map", help="TSV from one label space to another; scores are in the other.")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="id<TAB>name of the space that --map leads to.")] = None,
@@ -60,7 +60,7 @@ def evaluate(
         require_lasting("--test-log", test_log, address)
     metrics = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
-        label_map=label_map, classes=classes,
+        space_map=space_map, classes=classes,
         overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
     )  # fmt: skip
 

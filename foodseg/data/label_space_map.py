@@ -158,26 +158,26 @@ def map_ids(ids: np.ndarray, table: np.ndarray, classes: ClassTable) -> np.ndarr
 
 
 def read_label_space_map(uri: str) -> LabelSpaceMap:
-    """Reads the map at `uri`; raises UserError as `parse_label_map`, and where the file does not exist."""
-    return parse_label_map(storage.read_text(uri), storage.redact(uri))
+    """Reads the map at `uri`; raises UserError as `parse_label_space_map`, and where the file does not exist."""
+    return parse_label_space_map(storage.read_text(uri), storage.redact(uri))
 
 
-def read_target(label_map: LabelSpaceMap, classes: str | None) -> ClassTable:
+def read_target(space_map: LabelSpaceMap, classes: str | None) -> ClassTable:
     """Returns the target label space: the class table (id<TAB>name) at `classes`, or the part in the map.
 
     Raises:
         UserError: the table does not parse, lacks a target or has another name for it.
     """
     if classes is None:
-        return label_map.target()
+        return space_map.target()
     table = ClassTable.from_text(storage.read_text(classes), storage.redact(classes))
-    mismatch = label_map.target_mismatch(table)
+    mismatch = space_map.target_mismatch(table)
     if mismatch is not None:
-        raise UserError(f"--classes {storage.redact(classes)} does not fit {label_map.where}: {mismatch}")
+        raise UserError(f"--classes {storage.redact(classes)} does not fit {space_map.where}: {mismatch}")
     return table
 
 
-def parse_label_map(text: str, where: str) -> LabelSpaceMap:
+def parse_label_space_map(text: str, where: str) -> LabelSpaceMap:
     """Parses a map; `where` names the file in errors.
 
     Raises:

@@ -170,7 +170,7 @@ def read_manifest(uri: str) -> Manifest:
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{storage.redact(where)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
-                "update foodseg or prepare again"
+                + ("prepare again" if version < FORMAT_VERSION else "update foodseg")
             )
         return Manifest.model_validate(tree)
     except (ValueError, KeyError, TypeError) as error:

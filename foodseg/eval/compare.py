@@ -98,7 +98,7 @@ def compare(
 def shown_side(folder: str, conditions: Mapping[str, str] | None) -> str:
     """Names one side of a comparison with the conditions in its images.parquet; "oracle" for provided true classes."""
     if conditions is None:
-        return f"{folder} (label maps, or an older evaluation that does not note its conditions)"
+        return f"{folder} (label maps)"
     mark = condition_mark(conditions) or conditions["ingredients"]
     return f"{folder} (ingredients {mark}; {conditions['weights']} weights)"
 

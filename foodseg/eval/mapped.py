@@ -101,7 +101,7 @@ class CommonSpace:
 
 
 def common_space(
-    model: ClassTable | None, manifest: Manifest, label_map: LabelSpaceMap | None = None, target: str | None = None
+    model: ClassTable | None, manifest: Manifest, space_map: LabelSpaceMap | None = None, target: str | None = None
 ) -> CommonSpace:
     """Finds the label space in which a model's predictions on a data set are scored.
 
@@ -115,17 +115,17 @@ def common_space(
             or the map does not fit the target or the sources of the data set.
     """
     data = manifest.class_table
-    if label_map is None:
+    if space_map is None:
         _refuse_difference(model or data, data)
         return CommonSpace(data, manifest.identity, annotated=manifest.annotated)
     sides = {"the data set": data} if model is None else {"the data set": data, "the checkpoint": model}
-    in_target = {side: table for side, table in sides.items() if not _is_source(side, table, label_map)}
+    in_target = {side: table for side, table in sides.items() if not _is_source(side, table, space_map)}
     if len(in_target) == len(sides):
         raise UserError(
-            f"--map {label_map.where}: {' and '.join(sides)} {'are' if len(sides) > 1 else 'is'} in the label space "
-            f"{label_map.to_space} already, so there is nothing to map: leave --map out"
+            f"--map {space_map.where}: {' and '.join(sides)} {'are' if len(sides) > 1 else 'is'} in the label space "
+            f"{space_map.to_space} already, so there is nothing to map: leave --map out"
         )
-    target_table = read_target(label_map, target) if target is not None or not in_target else None
+    target_table = read_target(space_map, target) if target is not None or not in_target else None
     for side, table in in_target.items():
         difference = first_difference(target_table.names, table.names) if target_table is not None else None
         if difference is not None:
@@ -134,28 +134,28 @@ def common_space(
         target_table = table
     assert target_table is not None
     if "the data set" in in_target:
-        predicted = _tables(label_map, sides["the checkpoint"], target_table, manifest)
+        predicted = _tables(space_map, sides["the checkpoint"], target_table, manifest)
         return CommonSpace(target_table, manifest.identity, None, predicted, manifest.annotated)
-    label_map.refuse_other_sources(manifest.annotated)
+    space_map.refuse_other_sources(manifest.annotated)
     annotated = {
-        source: label_map.annotated(source, ids, data, target_table) for source, ids in manifest.annotated.items()
+        source: space_map.annotated(source, ids, data, target_table) for source, ids in manifest.annotated.items()
     }
     return CommonSpace(
         target_table,
-        f"{manifest.identity} mapped to {label_map.to_space}-{label_map.digest}",
-        _tables(label_map, data, target_table, manifest, ignored=target_table.ignore_id),
-        None if "the checkpoint" in in_target else _tables(label_map, model or data, target_table, manifest),
+        f"{manifest.identity} mapped to {space_map.to_space}-{space_map.digest}",
+        _tables(space_map, data, target_table, manifest, ignored=target_table.ignore_id),
+        None if "the checkpoint" in in_target else _tables(space_map, model or data, target_table, manifest),
         annotated,
     )
 
 
-def _is_source(side: str, table: ClassTable, label_map: LabelSpaceMap) -> bool:
+def _is_source(side: str, table: ClassTable, space_map: LabelSpaceMap) -> bool:
     """Whether `table` is the space that is mapped; UserError where it is neither that nor the target space."""
-    no_source, no_target = label_map.source_mismatch(table), label_map.target_mismatch(table)
+    no_source, no_target = space_map.source_mismatch(table), space_map.target_mismatch(table)
     if no_source is not None and no_target is not None:
         raise UserError(
-            f"--map {label_map.where} maps {label_map.from_space} to {label_map.to_space}, but {side} is neither: "
-            f"not {label_map.from_space}, since {no_source}; not {label_map.to_space}, since {no_target}"
+            f"--map {space_map.where} maps {space_map.from_space} to {space_map.to_space}, but {side} is neither: "
+            f"not {space_map.from_space}, since {no_source}; not {space_map.to_space}, since {no_target}"
         )
     return no_source is None
 
@@ -171,9 +171,9 @@ def _refuse_difference(model: ClassTable, data: ClassTable) -> None:
 
 
 def _tables(
-    label_map: LabelSpaceMap, own: ClassTable, target: ClassTable, manifest: Manifest, ignored: int = BACKGROUND
+    space_map: LabelSpaceMap, own: ClassTable, target: ClassTable, manifest: Manifest, ignored: int = BACKGROUND
 ) -> SpaceTables:
-    return SpaceTables(own, {s: label_map.lookup(s, own, target, ignored=ignored) for s in manifest.annotated})
+    return SpaceTables(own, {s: space_map.lookup(s, own, target, ignored=ignored) for s in manifest.annotated})
 
 
 def _mapped(ids: np.ndarray, tables: SpaceTables | None, source: str) -> np.ndarray:

@@ -57,7 +57,7 @@ def evaluate(
     predictions: str | None = None,
     subsets: Sequence[str] = (),
     images: str | None = None,
-    label_map: str | None = None,
+    space_map: str | None = None,
     classes: str | None = None,
     overrides: Sequence[str] = (),
     workers: int = 1,
@@ -74,8 +74,8 @@ def evaluate(
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
         images: file of image ids, one a line; only these are scored.
-        label_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
-        classes: class table of the space that `label_map` leads to.
+        space_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
+        classes: class table of the space that `space_map` leads to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         workers: processes that score; 0 = this one, without Ray.
         device: what a checkpoint computes on; auto = a GPU for each worker, if the cluster has or can start nodes with
@@ -93,14 +93,14 @@ def evaluate(
     """
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
-    if classes is not None and label_map is None:
+    if classes is not None and space_map is None:
         raise UserError("--classes names the label space that --map leads to: give --map MAP.tsv too")
     started = time.monotonic()
     data = storage.absolute(data)
     manifest = read_manifest(data)
     reader = RowReader(data, manifest, [split])
     rows = _chosen_rows(reader, images)
-    spaces = (read_label_space_map(label_map) if label_map is not None else None, classes)
+    spaces = (read_label_space_map(space_map) if space_map is not None else None, classes)
     subject = (
         _checkpoint_subject(checkpoint, manifest, reader, spaces, split, overrides)
         if checkpoint is not None
@@ -141,7 +141,7 @@ def evaluate(
         other_weights = {"other_weights": {"weights": kind, "scores": found.to_json()}}
     metrics = {
         **subject.facts,
-        **({} if label_map is None else {"map": storage.redact(label_map), "mapped": space.mapped}),
+        **({} if space_map is None else {"map": storage.redact(space_map), "mapped": space.mapped}),
         **({"partly_annotated": space.partial} if space.partial else {}),
         "data": space.data,
         "split": split,

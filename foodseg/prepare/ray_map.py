@@ -98,13 +98,13 @@ def map_data_set(
     generation = next_generation(dst, overwrite)
     manifest = read_manifest(src)
     own = manifest.class_table
-    label_map = read_label_space_map(map_file)
-    mismatch = label_map.source_mismatch(own)
+    space_map = read_label_space_map(map_file)
+    mismatch = space_map.source_mismatch(own)
     if mismatch is not None:
-        raise UserError(f"{label_map.where} does not map from the label space of {storage.redact(src)}: {mismatch}")
-    label_map.refuse_other_sources(manifest.annotated)
-    target = read_target(label_map, classes)
-    tables = {source: label_map.lookup(source, own, target) for source in manifest.annotated}
+        raise UserError(f"{space_map.where} does not map from the label space of {storage.redact(src)}: {mismatch}")
+    space_map.refuse_other_sources(manifest.annotated)
+    target = read_target(space_map, classes)
+    tables = {source: space_map.lookup(source, own, target) for source in manifest.annotated}
     job = MapJob(src, dst, generation, manifest, target, tables)
     _copy_audit_tables(job)
     with ray_session(address, logical_cpus=cores()):
@@ -114,17 +114,17 @@ def map_data_set(
             raise expected_failure(error) or error from None
     result = manifest.model_copy(
         update={
-            "name": name or f"{manifest.name}-as-{label_map.to_space}",
+            "name": name or f"{manifest.name}-as-{space_map.to_space}",
             "generation": generation.number,
             "folder": generation.folder,
             "classes": target.names,
             "ignore_id": target.ignore_id,
-            "annotated": {s: label_map.annotated(s, ids, own, target) for s, ids in manifest.annotated.items()},
+            "annotated": {s: space_map.annotated(s, ids, own, target) for s, ids in manifest.annotated.items()},
             "shards": tuple(shard for shard, _ in mapped),
             "counts": _counts(manifest, mapped, len(target)),
         }
     )
-    refuse_foodless(result.counts, f"{storage.redact(src)}, mapped by {label_map.where},")
+    refuse_foodless(result.counts, f"{storage.redact(src)}, mapped by {space_map.where},")
     switch_to(generation, result)
     return result
 

@@ -144,7 +144,7 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
         (tmp_path / f"{row['image_id']}.png").write_bytes(encode_mask(ids))
 
     evaluate(None, out=str(tmp_path / "plain"), workers=0, **common)
-    metrics = evaluate(None, out=str(tmp_path / "mapped"), workers=2, label_map=str(tmp_path / "m.tsv"), **common)
+    metrics = evaluate(None, out=str(tmp_path / "mapped"), workers=2, space_map=str(tmp_path / "m.tsv"), **common)
 
     assert metrics["mapped"] == ["data", "predictions"] and " mapped to few-" in metrics["data"]
     matrices = {}

@@ -77,18 +77,18 @@ def test_every_mask_is_mapped_and_counted_and_nothing_else_changes(ray_cluster, 
 
 def test_a_complete_map_annotates_everything_and_is_switched_in_place(ray_cluster, src, tmp_path):
     becomes = dict.fromkeys(range(1, K), 1) | {0: 0}
-    label_map, dst = write_map(tmp_path / "m.tsv", becomes, "food"), str(tmp_path / "dst")
-    assert map_data_set(src, label_map, dst, name="foods").annotated == {"synthetic": None}
+    space_map, dst = write_map(tmp_path / "m.tsv", becomes, "food"), str(tmp_path / "dst")
+    assert map_data_set(src, space_map, dst, name="foods").annotated == {"synthetic": None}
     with pytest.raises(UserError, match="--overwrite"):
-        map_data_set(src, label_map, dst)
-    again = map_data_set(src, label_map, dst, overwrite=True)
+        map_data_set(src, space_map, dst)
+    again = map_data_set(src, space_map, dst, overwrite=True)
     assert (again.generation, again.classes) == (2, ("background", "food 1"))
     mask = decode_mask(rows_of(dst, again, "val")[0]["mask"])
     assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1, IGNORE}
 
 
 def test_a_map_from_another_label_space_is_refused_and_nothing_is_written(ray_cluster, src, tmp_path):
-    label_map = write_map(tmp_path / "m.tsv", {index: index for index in range(K - 2)})
+    space_map = write_map(tmp_path / "m.tsv", {index: index for index in range(K - 2)})
     with pytest.raises(UserError, match=rf"m.tsv does not map from the label space of .*: 2 ids .* first {K - 2} '"):
-        map_data_set(src, label_map, str(tmp_path / "dst"))
+        map_data_set(src, space_map, str(tmp_path / "dst"))
     assert not (tmp_path / "dst").exists()

@@ -74,10 +74,10 @@ def test_repeated_images_are_new_files_with_the_same_masks(meals: Path, tmp_path
 def test_a_map_into_the_union(tmp_path: Path) -> None:
     own, union = ClassTable(("background", "tofu", "rice")), ClassTable(("background", "rice", "fig", "tofu"))
     write_map(tmp_path / "m.tsv", "meals", own, union)
-    label_map = read_label_space_map(str(tmp_path / "m.tsv"))
-    assert (label_map.from_space, label_map.to_space) == ("meals", "union")
-    assert label_map.source_mismatch(own) is None and label_map.target_mismatch(union) is None
-    assert [label_map.becomes(index, "s") for index in range(3)] == [0, 3, 1]
+    space_map = read_label_space_map(str(tmp_path / "m.tsv"))
+    assert (space_map.from_space, space_map.to_space) == ("meals", "union")
+    assert space_map.source_mismatch(own) is None and space_map.target_mismatch(union) is None
+    assert [space_map.becomes(index, "s") for index in range(3)] == [0, 3, 1]
 
 
 # --- figures ---

@@ -92,7 +92,7 @@ def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys:
 
     assert run(["evaluate", "--compare", maps, plain]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"A: {maps} (label maps, or an older evaluation that does not note its conditions)"
+    assert first == f"A: {maps} (label maps)"
     assert run(["evaluate", "--compare", maps, plain, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["conditions"] == {"a": None, "b": PLAIN} and answer["oracles"] == []

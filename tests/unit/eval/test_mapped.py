@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foodseg.classes import ClassTable
-from foodseg.data.label_space_map import parse_label_map
+from foodseg.data.label_space_map import parse_label_space_map
 from foodseg.data.shards import FORMAT_VERSION, Manifest
 from foodseg.errors import UserError
 from foodseg.eval.mapped import common_space
@@ -14,7 +14,7 @@ from foodseg.metrics.confusion import confusion, scores
 
 A = ClassTable(("background", "white rice", "brown rice", "fork", "tofu"))
 B = ClassTable(("background", "candy", "rice", "tofu", "fig"))
-MAP = parse_label_map(
+MAP = parse_label_space_map(
     "a_id\ta_name\tb_id\tb_name\n0\tbackground\t0\tbackground\n1\twhite rice\t2\trice\n2\tbrown rice\t2\trice\n"
     "3\tfork\tignore\n4\ttofu\t3\ttofu\n",
     "m.tsv",
@@ -121,7 +121,7 @@ def test_a_map_within_one_label_space_merges_on_both_sides() -> None:
     """Its data set fits both sides of the map: it is what is mapped."""
     own = ClassTable(("background", "red rice", "rice"))
     text = "x_id\tx_name\tx_id\tx_name\n0\tbackground\t0\tbackground\n1\tred rice\t2\trice\n2\trice\t2\trice\n"
-    space = common_space(own, manifest(own), parse_label_map(text, "m"))
+    space = common_space(own, manifest(own), parse_label_space_map(text, "m"))
     assert space.mapped == ["data", "predictions"]
     assert space.truth_ids(np.array([[0, 1, 2]], np.uint8), "s").tolist() == [[0, 2, 2]]
 
@@ -131,14 +131,14 @@ def test_ids_that_are_split_by_source() -> None:
         "a_id\ta_name\tb_id\tb_name\tsource\n0\tbackground\t0\tbackground\n1\tsoup\t1\tmiso soup\ttokyo\n"
         "1\tsoup\t2\tborscht\n"
     )
-    own, label_map = ClassTable(("background", "soup")), parse_label_map(text, "m.tsv")
+    own, space_map = ClassTable(("background", "soup")), parse_label_space_map(text, "m.tsv")
     mask = np.array([[0, 1]], np.uint8)
-    space = common_space(own, manifest(own, "tokyo", "kyiv"), label_map)
+    space = common_space(own, manifest(own, "tokyo", "kyiv"), space_map)
     for source, expected in [("tokyo", 1), ("kyiv", 2)]:
         assert space.truth_ids(mask, source).tolist() == space.predicted_ids(mask, source).tolist() == [[0, expected]]
     assert space.trained_ids([0, 1]) == [0, 1, 2]
     with pytest.raises(UserError, match=r"m.tsv has lines for source 'tokyo', but the sources of the data set are 's'"):
-        common_space(own, manifest(own), label_map)
+        common_space(own, manifest(own), space_map)
 
 
 def test_a_score_by_hand() -> None:
@@ -155,12 +155,12 @@ def test_a_score_by_hand() -> None:
 def test_sixteen_bit_spaces_meet_eight_bit_ones() -> None:
     big = ClassTable(tuple(f"n{i}" for i in range(300)))
     rows = "".join(f"{i}\tn{i}\t{0 if i == 0 else 1}\t{'background' if i == 0 else 'food'}\n" for i in range(300))
-    label_map = parse_label_map(f"a_id\ta_name\tb_id\tb_name\n{rows}", "m")
+    space_map = parse_label_space_map(f"a_id\ta_name\tb_id\tb_name\n{rows}", "m")
     small = ClassTable(("background", "food"))
     mask = np.array([[0, 299, 65535]], np.uint16)
-    mapped = common_space(small, manifest(big), label_map).truth_ids(mask, "s")
+    mapped = common_space(small, manifest(big), space_map).truth_ids(mask, "s")
     assert mapped.tolist() == [[0, 1, 255]] and mapped.dtype == np.uint8
-    assert common_space(big, manifest(small), label_map).predicted_ids(mask, "s").tolist() == [[0, 1, 255]]
+    assert common_space(big, manifest(small), space_map).predicted_ids(mask, "s").tolist() == [[0, 1, 255]]
 
 
 def test_which_ids_of_a_model_may_be_on_an_image() -> None:

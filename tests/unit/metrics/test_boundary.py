@@ -141,6 +141,6 @@ def test_nothing_to_score():
     assert boundary_scores(np.array([[1, 2, 2], [0, 0, 0]])).miou_foreground is None
 
 
-def test_counts_of_the_first_format_have_no_boundary():
-    with pytest.raises(UserError, match="'old' has no boundary counts: evaluate again"):
-        merge_boundary([image("old", None)], 4)
+def test_images_without_boundary_counts_are_refused():
+    with pytest.raises(UserError, match=r"'plain' has no boundary counts: only images\.parquet has them"):
+        merge_boundary([image("plain", None)], 4)

@@ -90,7 +90,7 @@ def test_a_set_of_an_older_format_is_refused_and_replaced_by_the_next_generation
     switch_to(old, written(old, "old"))
     tree = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**tree, "format_version": 1}))
-    with pytest.raises(UserError, match="has format 1, this foodseg reads 2: update foodseg or prepare again"):
+    with pytest.raises(UserError, match="has format 1, this foodseg reads 2: prepare again"):
         read_manifest(str(tmp_path))
     begun = next_generation(str(tmp_path), overwrite=True)
     assert begun.number == 5
