@@ -78,13 +78,22 @@ def data_map(
     src: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
     space_map: Annotated[
         str,
-        typer.Argument(metavar="MAP", help="TSV with the columns FROM_id FROM_name TO_id TO_name and perhaps source."),
+        typer.Argument(
+            metavar="MAP",
+            help="TSV file that maps label space FROM to TO: columns FROM_id, FROM_name, TO_id, TO_name, "
+            "and optionally source.",
+        ),
     ],
     dst: Annotated[str, typer.Argument(help="Where the mapped data set goes; local or s3://.")],
     classes: Annotated[
-        str | None, typer.Option(help="id<TAB>name of the target space; needed where MAP leaves ids out.")
+        str | None,
+        typer.Option(
+            help="Class table (a file of id<TAB>name) of the target label space; needed where MAP leaves ids out."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set; left out: SRC's and the target's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set; left out: SRC's name and that of the target label space.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
     address: Address = None,
     as_json: AsJson = False,

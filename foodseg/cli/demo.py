@@ -1,4 +1,4 @@
-"""`foodseg demo`: the whole main job, small and offline."""
+"""`foodseg demo`: all steps from images to labelled images, small and offline."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,15 @@ from foodseg.cli.options import AsJson, emit
 
 def demo(
     data: Annotated[
-        str | None, typer.Option(help="Your own images and masks, as for `data prepare`; left out: synthetic meals.")
+        str | None,
+        typer.Option(help="Folder of your own images and masks, as SRC of `data prepare`; left out: synthetic meals."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where everything goes; emptied first if it is an earlier demo.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for all results; emptied first if an earlier demo wrote it.")
+    ] = Path("demo-out"),
     as_json: AsJson = False,
 ) -> None:
-    """The whole main job, small: prepare, train with 2 workers, evaluate, predict. Offline.
+    """Run all steps on a small data set: prepare, train with 2 workers, evaluate, predict. Offline.
 
     Example: foodseg demo --data my/meals
     """

@@ -12,7 +12,7 @@ def evaluate(
     checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
     data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
     split: Annotated[str, typer.Option(help="Which split; every access to `test` is noted (--test-log).")] = "val",
-    out: Annotated[str | None, typer.Option(help="Where report.html, metrics.json and the counts go.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or URI for report.html, metrics.json and the counts.")] = None,
     predictions: Annotated[
         str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
     ] = None,
@@ -21,9 +21,12 @@ def evaluate(
     ] = None,
     images: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
     space_map: Annotated[
-        str | None, typer.Option("--map", help="TSV from one label space to another; scores are in the other.")
+        str | None,
+        typer.Option("--map", help="TSV file that maps label spaces, as MAP of `data map`; scores are in its TO."),
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="id<TAB>name of the space that --map leads to.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class table (a file of id<TAB>name) of the target label space.")
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
     ] = None,

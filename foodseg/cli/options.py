@@ -17,7 +17,7 @@ Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join: 'auto' or host:port. Left out: this machine alone.")
 ]
 Device = Annotated[
-    str, typer.Option(help="What computes: cpu, gpu (CUDA, or mps on a Mac), or auto: a GPU where there is one.")
+    str, typer.Option(help="Device to compute on: cpu, gpu (CUDA, or mps on a Mac), or auto (a GPU if there is one).")
 ]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")

@@ -15,7 +15,7 @@ def predict(
     checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or URIs.")],
     out: Annotated[
-        str, typer.Option(help="Where overlays, label maps and JSON go; files of others are never replaced.")
+        str, typer.Option(help="Folder or URI for overlays, label maps and JSON; files of others are never replaced.")
     ],
     ingredients: Annotated[
         str | None,

@@ -12,7 +12,7 @@ File = Annotated[str, typer.Option("--config", "-c", help="YAML file; jobs/confi
 PartOverrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="part.key=value, such as config.train.steps=500.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume what is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the sweep or ablation in its folder.")]
 
 
 def tune(

@@ -1,4 +1,4 @@
-"""The whole main job, small: `foodseg demo` prepares, trains with two workers, evaluates and predicts, offline.
+"""All steps on a small data set: `foodseg demo` prepares, trains with two workers, evaluates and predicts, offline.
 
 It uses synthetic meals, or with `--data` photographs in any format that `prepare` reads. The class embeddings are those
 of a sentence encoder where the extra `minilm` is installed, else random ones, and the summary says which. The model is

@@ -22,7 +22,7 @@ from foodseg.eval.scores import Evaluation
 from foodseg.metrics.ingredients import MIN_SHARE
 from foodseg.prepare.findings import FINDINGS
 from foodseg.report.charts import Line, line_chart, reliability_chart
-from foodseg.report.page import render_page
+from foodseg.report.html_page import render_page
 
 CONFUSIONS = 15
 CURVE_POINTS = 200

@@ -1,6 +1,6 @@
 """Numbers and names as every report writes them.
 
-A module of its own because both kinds of report, Markdown and HTML, import it, and neither imports the other.
+A module of its own because the Markdown reports and `html_page` use it, and Markdown needs no Jinja.
 """
 
 

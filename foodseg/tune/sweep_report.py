@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from foodseg import __version__, storage
 from foodseg.config.sweep import SweepConfig
-from foodseg.report.page import render_page
+from foodseg.report.html_page import render_page
 from foodseg.tune.sweep_charts import UNITS, curves_chart, parallel_chart, pareto_chart
 from foodseg.tune.sweep_result import SweepResult
 from foodseg.tune.trials import Trial

@@ -1,8 +1,8 @@
-"""Pages of a single file, without external ones: a template of `report/templates`, and the style that all pages share.
+"""Renders an HTML report as one file that loads no other: a template of `report/templates` with the common style.
 
     html = render_page("evaluation.html.j2", title="foodmix test")
 
-A module of its own because the page of an evaluation and that of a sweep are made in different packages, with this.
+A module of its own because `eval` and `tune` both render such a page, and neither imports the other.
 """
 
 from importlib.resources import files
