@@ -22,7 +22,7 @@ def evaluate(
     images: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
     space_map: Annotated[
         str | None,
-        typer.Option("--map", help="TSV file that maps label spaces, as MAP of `data map`; scores are in its TO."),
+        typer.Option("--map", help="TSV file that maps label space FROM to TO, as for `data map`; scores are in TO."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Class table (a file of id<TAB>name) of the target label space.")
