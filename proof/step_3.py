@@ -98,10 +98,9 @@ VAL_MEALS = ("hospital_trays__2001a", "indonesian_plates__s2_train_100", "cantee
 
 def method_tests(bench: Bench) -> dict[str, Any]:
     """What is worked out by hand: masking, normalisation, the teacher, gradients, conditioning."""
-    train = (f"tests/unit/train/test_{name}.py" for name in ("equal_gradients", "distillation", "conditioning"))
-    return run_tests(
-        bench, "tests/unit/models", "tests/unit/distill", "tests/unit/predict/test_conditioning.py", *train
-    )
+    train = (f"tests/unit/train/test_{name}.py" for name in ("equal_gradients", "distillation", "conditioning", "ema"))
+    losses, conditioning = "tests/unit/losses/test_distillation.py", "tests/unit/predict/test_predictor_conditioning.py"
+    return run_tests(bench, "tests/unit/models", losses, conditioning, *train)
 
 
 def scout(bench: Bench) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _swept(bench: Bench, scheduler: str) -> Path:
 
 def _ablated(bench: Bench, name: str, tree: dict[str, Any]) -> dict[str, Any]:
     where = bench.work / name
-    log = ROOT / "evidence" / "test_openings.jsonl"
+    log = ROOT / "evidence" / "test_access.jsonl"
     return _run_or_resume(bench, "ablate", name, tree, where / "ablation.yaml", None, "--test-log", log)
 
 

@@ -1,7 +1,7 @@
 """Writes a data set as COCO: `images/` and `annotations/instances_<split>.json`, one RLE per image and ingredient.
 
-    listing = list_source("../shared/datasets/foodmix")
-    export_coco(listing.records, listing.classes, "foodmix-coco")
+    listing = list_source("my/meals")
+    export_coco(listing.records, listing.classes, "meals-coco")
 
 Ids are kept: category k is class k, and background has no category. The id of an image is also written next to its
 `file_name`, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO cannot express ignored pixels,

@@ -33,7 +33,7 @@ from foodseg.train.ray_trainer import run_training
 TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
 PARTS = (
     "meals", "prepared", "names.safetensors", "run", "scores", "scores-provided", "images", "labelled", "images.png",
-    "test_openings.jsonl", "test_access.jsonl",
+    "test_access.jsonl",
 )  # fmt: skip
 
 

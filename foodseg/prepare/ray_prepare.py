@@ -1,6 +1,6 @@
 """Prepares a data set on Ray Data: audit records in parallel, group and split on the driver, write shards in parallel.
 
-    prepare("../shared/datasets/foodmix", "s3://bucket/foodmix")
+    prepare("my/meals", "s3://bucket/meals")
 
 The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: about 6 kB per record, half
 of it only while thumbnails are compared, plus what the format lists (for COCO all annotations). Each shard is written

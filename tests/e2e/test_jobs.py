@@ -193,8 +193,8 @@ def test_prepare_train_and_evaluate_in_one_job(head: Head, folder: Path) -> None
     assert resolve_checkpoint(str(run)) == newest
     metrics = json.loads((scores / "metrics.json").read_text())
     assert metrics["step"] == 3 and metrics["images"] == 2
-    openings = (scores / "test_access.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in openings] == ["opened", "scored"]
+    accesses = (scores / "test_access.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in accesses] == ["opened", "scored"]
     assert all((scores / name).exists() for name in ("report.html", "report.md", "images.parquet"))
     assert "mIoU" in said
 

@@ -19,7 +19,7 @@ from tests.support.synthetic_set import write_synthetic
 
 pytestmark = pytest.mark.chaos
 
-ARMS = {"plain": None, "No learning": {"optim.lr": 1e-9}, "NaN": {"optim.lr": 1e30}, "peer": {"predictions": ""}}
+VARIANTS = {"plain": None, "No learning": {"optim.lr": 1e-9}, "NaN": {"optim.lr": 1e30}, "peer": {"predictions": ""}}
 
 
 def write_truth(data: str, folder: Path) -> None:
@@ -39,7 +39,7 @@ def ablated(
     data = write_synthetic(folder / "data")
     for seed in (0, 1):
         write_truth(data, folder / f"maps-{seed}")
-    variants = {**ARMS, "peer": {"predictions": str(folder / "maps-{seed}")}}
+    variants = {**VARIANTS, "peer": {"predictions": str(folder / "maps-{seed}")}}
     (folder / "few.txt").write_text("1\n2\n")
     ablation = {"seeds": [0, 1], "split": "test", "subsets": [str(folder / "few.txt")], "resamples": 200}
     settings = ["train.ema_horizon=0.5", "data.val_split=null"]
@@ -47,7 +47,7 @@ def ablated(
         folder / "a.yaml", data, folder / "ablation", variants=variants, ablation=ablation, overrides=settings
     )
     plan = read_ablation(path, [])
-    log = folder / "openings.jsonl"
+    log = folder / "access.jsonl"
     return folder / "ablation", plan, run_ablation(plan, test_log=str(log)), log
 
 

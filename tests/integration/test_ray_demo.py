@@ -41,8 +41,8 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]
     assert len(distilled) == 4 and all(math.isfinite(loss) for loss in distilled) and distilled[-1] > 0
     assert (out / "images.png").stat().st_size > 0 and len(list((out / "images").iterdir())) == 2
-    openings = [json.loads(line) for line in (out / "test_access.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in openings] == ["opened", "scored"] * 2
+    accesses = [json.loads(line) for line in (out / "test_access.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in accesses] == ["opened", "scored"] * 2
 
 
 def test_the_shown_images_are_the_files_as_they_came(tmp_path: Path) -> None:

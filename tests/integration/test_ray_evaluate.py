@@ -58,10 +58,10 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     manifest = read_manifest(data)
     truth = merge(images, len(manifest.classes)).sum(1)
     assert truth.tolist() == list(manifest.counts["test"].class_pixels)
-    openings = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in openings] == ["opened", "scored"] * 2
-    assert all(line["what"] == predictions and line["data"] == alone["data"] for line in openings)
-    assert openings[1]["miou"] == alone["scores"]["miou"] and "miou" not in openings[0]
+    accesses = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in accesses] == ["opened", "scored"] * 2
+    assert all(line["what"] == predictions and line["data"] == alone["data"] for line in accesses)
+    assert accesses[1]["miou"] == alone["scores"]["miou"] and "miou" not in accesses[0]
 
 
 class DiesOnce:

@@ -1,4 +1,4 @@
-"""The rules of the design that no linter holds: where Ray may be imported, and how large a module may grow."""
+"""The rules of the design that no linter holds: where Ray is imported, how long a module is, what a test is called."""
 
 import ast
 import functools
@@ -16,6 +16,12 @@ SOURCES = [*MODULES, *(path for name in ("jobs", "proof", "tests") for path in s
 PLAIN = [path for path in MODULES if not (path.name.startswith("ray_") or path.parent.name == "ray_internals")]
 CLI = sorted((ROOT / "foodseg" / "cli").glob("*.py"))  # may import ray_* modules, inside functions
 MAX_LINES = 350
+# Unit tests of what several modules of a package do together; any other is named after the module that it tests.
+OF_SEVERAL = {
+    "config/test_shipped", "serve/page/test_page", "serve/test_loopback", "train/test_conditioned_training",
+    "train/test_diffusion_training", "train/test_distillation", "train/test_equal_gradients", "train/test_killed_run",
+    "tune/test_before_trials",
+}  # fmt: skip
 PRIVATE_MODULES = ("ray.core.generated", "ray.experimental.internal_kv")  # without an underscore in their names
 PRIVATE_ATTRIBUTES = (
     "_controller", "_get_global_client", "_get_serve_request_context", "_init", "_resources_per_worker_not_none",
@@ -194,3 +200,13 @@ def test_sources_are_ascii() -> None:
         if not line.isascii()
     ]
     assert found == []
+
+
+def test_unit_tests_lie_where_their_module_lies_and_begin_with_its_name() -> None:
+    tests, found = ROOT / "tests" / "unit", set()
+    for path in tests.glob("*/**/test_*.py"):  # those of the whole repository lie at the top
+        folder = path.parent.relative_to(tests)
+        modules = {f"test_{module.stem}" for module in (ROOT / "foodseg" / folder).glob("*.py")}
+        if not any(path.stem == name or path.stem.startswith(f"{name}_") for name in modules):
+            found.add((folder / path.stem).as_posix())
+    assert found == OF_SEVERAL
