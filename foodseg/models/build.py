@@ -62,7 +62,7 @@ def _text_branch(
     channels, width, gamma = backbone.channels[at], text.shape[1], config.text.gamma
     # a UNet's tokens come from a LayerNorm: at length 1 every grid cell would attend to all of them alike
     length = width**0.5 if config.kind == "diffusion" else 1.0
-    names = ClassEmbeddings(text, centre=config.text.centre, null=config.fusion != "score_map", length=length)
+    embeddings = ClassEmbeddings(text, centre=config.text.centre, null=config.fusion != "score_map", length=length)
     fusion: Fusion
     if config.fusion == "score_map":
         fusion = ScoreMap(channels, classes, width, config.pyramid_channels, gamma)
@@ -72,4 +72,4 @@ def _text_branch(
         fusion = CrossAttention(channels, width, gamma)
     else:
         fusion = Film(config.decoder_channels, width, gamma)
-    return TextBranch(text, names, fusion, at)
+    return TextBranch(text, embeddings, fusion, at)

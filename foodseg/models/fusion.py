@@ -65,8 +65,8 @@ class ContextDecoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.names = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
-        self.places = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
+        self.class_projection = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
+        self.cell_projection = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(
                 WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -77,8 +77,8 @@ class ContextDecoder(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, cells: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         """Embeddings (K, D), cells (B, n, D), allowed (B, K) bool -> (B, K, D); other classes are not attended to."""
-        own = self.names(embeddings).expand(len(cells), -1, -1)
-        seen = self.places(torch.cat([cells.mean(1, keepdim=True), cells], 1))
+        own = self.class_projection(embeddings).expand(len(cells), -1, -1)
+        seen = self.cell_projection(torch.cat([cells.mean(1, keepdim=True), cells], 1))
         for layer in self.layers:
             own = layer(own, seen, tgt_key_padding_mask=None if allowed is None else ~allowed)
         return self.out(own)
@@ -137,8 +137,8 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, width: int, gamma: float) -> None:
         super().__init__()
         self.adapter = Adapter(width, gamma)
-        self.names = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
-        self.places = nn.LayerNorm(channels)
+        self.class_projection = nn.Sequential(nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH))
+        self.cell_norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, WIDTH)
         self.key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
@@ -167,8 +167,8 @@ class CrossAttention(nn.Module):
         self, level: torch.Tensor, embeddings: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query (B, heads, h w, d), key and value (B, heads, K + 1, d)."""
-        cells = self.query(self.places(level.flatten(2).transpose(1, 2)))
-        classes = self.names(self.adapter(embeddings)).expand(len(level), -1, -1)
+        cells = self.query(self.cell_norm(level.flatten(2).transpose(1, 2)))
+        classes = self.class_projection(self.adapter(embeddings)).expand(len(level), -1, -1)
         query, key, value = (_by_head(x) for x in (cells, self.key(classes), self.value(classes)))
         return query, key, value
 

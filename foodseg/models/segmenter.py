@@ -54,12 +54,12 @@ class TextBranch(NamedTuple):
 
     Attributes:
         table: (K, D) float32 raw class embeddings.
-        names, fusion: parts of `models.fusion`.
+        class_embeddings, fusion: parts of `models.fusion`.
         at: index of the level that a ScoreMap or a CrossAttention acts on.
     """
 
     table: torch.Tensor
-    names: ClassEmbeddings
+    class_embeddings: ClassEmbeddings
     fusion: Fusion
     at: int
 
@@ -93,8 +93,8 @@ class Segmenter(nn.Module):
         self.ingredient_head = ingredient_head
         self.fusion = text.fusion if text is not None else None
         if text is not None:
-            self.names, self._at = text.names, text.at
-            self.off_list = ConditioningPenalty()
+            self.class_embeddings, self._at = text.class_embeddings, text.at
+            self.conditioning_penalty = ConditioningPenalty()
             self.register_buffer("text_table", text.table.clone())
 
     @property
@@ -135,7 +135,7 @@ class Segmenter(nn.Module):
             features = self.fusion(decoded, self._embeddings(text), allowed, predicted)
         logits = self.classifier(features)
         if allowed is not None:
-            logits = self.off_list(logits, allowed)
+            logits = self.conditioning_penalty(logits, allowed)
         return SegmenterOutput(logits, self.stride, predicted, features, score_map, stages, maps)
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
@@ -195,5 +195,5 @@ class Segmenter(nn.Module):
         ]
 
     def _embeddings(self, text: torch.Tensor | None) -> torch.Tensor:
-        embeddings: torch.Tensor = self.names(self.text_table if text is None else text, self.text_table)
+        embeddings: torch.Tensor = self.class_embeddings(self.text_table if text is None else text, self.text_table)
         return embeddings

@@ -45,14 +45,14 @@ class Diffusion(nn.Module):
     size_multiple = COARSEST
 
     def __init__(
-        self, vae: Any, unet: Any, strides: tuple[int, ...], config: DiffusionConfig, *, named: bool, maps: bool
+        self, vae: Any, unet: Any, strides: tuple[int, ...], config: DiffusionConfig, *, conditioned: bool, maps: bool
     ) -> None:
         """Builds the backbone from both parts.
 
         Args:
             vae: `AutoencoderKL`; its decoder is dropped, and nothing of it is ever trained.
             unet: `UNet2DConditionModel` with four stages of two layers; what `config.unet` says of it is trained.
-            named: whether `forward` gets tokens; else it uses one learned token.
+            conditioned: whether `forward` gets tokens; else it uses one learned token.
             maps: whether `forward` returns maps.
         """
         super().__init__()
@@ -67,7 +67,9 @@ class Diffusion(nn.Module):
         self.latent_cache: LatentCache | None = None
         self._seen = _Seen()
         # as long as the tokens that the UNet was trained with, which come from a LayerNorm
-        self.no_name = None if named else nn.Parameter(torch.randn(1, unet.config.cross_attention_dim))
+        self.unconditioned_token = (
+            None if conditioned else nn.Parameter(torch.randn(1, unet.config.cross_attention_dim))
+        )
         _cut(unet, strides[0])
         _train(unet, config)
         if config.learn_timestep:
@@ -95,11 +97,11 @@ class Diffusion(nn.Module):
             the attention of each grid cell to each token, which sums to 1; 0 for a token that is not allowed.
         """
         assert image.shape[2] % COARSEST == 0 and image.shape[3] % COARSEST == 0, f"sides of {tuple(image.shape)}"
-        assert (tokens is None) != (self.no_name is None), (
+        assert (tokens is None) != (self.unconditioned_token is None), (
             "tokens are passed if and only if the backbone is conditioned"
         )
         latents = encoded(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
-        context = tokens if tokens is not None else self.no_name
+        context = tokens if tokens is not None else self.unconditioned_token
         assert context is not None
         self._seen.begin()
         try:

@@ -60,7 +60,7 @@ def build_diffusion(config: ModelConfig, width: int | None, *, pretrained: bool)
         diffusers = _diffusers()
         vae = diffusers.AutoencoderKL(**_vae(config.backbone))
         unet = diffusers.UNet2DConditionModel(**unet_architecture(config.backbone, width))
-    return Diffusion(vae, unet, config.strides, config.diffusion, named=width is not None, maps=config.has_maps)
+    return Diffusion(vae, unet, config.strides, config.diffusion, conditioned=width is not None, maps=config.has_maps)
 
 
 def unet_architecture(backbone: str, width: int | None = None) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_score_map(names, channels):
 def test_cross_attention(names, found, attention):
     """Every grid cell asks for ln 2 x value, the values are 0, 1, 2 and 1 for the null token: weights 1, 2, 4, 2."""
     fusion = CrossAttention(channels=2, width=WIDTH, gamma=0.0)
-    fusion.names = fusion.key = fusion.value = nn.Identity()
+    fusion.class_projection = fusion.key = fusion.value = nn.Identity()
     with torch.no_grad():
         fusion.query.weight.zero_()
         fusion.query.bias.fill_(math.log(2) / math.sqrt(32))  # 32 channels a head, scores are divided by sqrt(32)

@@ -185,7 +185,7 @@ def test_a_learned_timestep_starts_at_the_fixed_one():
 def test_image_only_has_a_learned_token_and_no_maps():
     model = build("none").eval()
     output = model(sample_image(64, 64))
-    assert output.maps == [] and model.fusion is None and model.backbone.no_name.shape == (1, 64)
+    assert output.maps == [] and model.fusion is None and model.backbone.unconditioned_token.shape == (1, 64)
     output.logits.square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -326,7 +326,12 @@ def test_gradients_reach_what_is_trained(unet, checkpointing):
     model(sample_image(64, 128), ingredients=SOME).logits.square().sum().backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert [name for name, p in model.named_parameters() if (p.grad is None) == p.requires_grad] == []
-    for name in ("fusion.adapter.gamma", "fusion.adapter.mlp.0.weight", "names.background", "names.null"):
+    for name in (
+        "fusion.adapter.gamma",
+        "fusion.adapter.mlp.0.weight",
+        "class_embeddings.background",
+        "class_embeddings.null",
+    ):
         assert grads[name].abs().sum() > 0, name
     blocks = [f"{half}_blocks.{index}." for half in ("down", "up") for index in range(4)] + ["mid_block."]
     for block in blocks:

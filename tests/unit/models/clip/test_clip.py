@@ -116,7 +116,7 @@ def test_names_are_embedded_once_and_the_oldest_are_forgotten():
     clip.scores(image, ["red"])
     assert len(towers.asked) == 2
     assert np.argmax(clip.scores(image, ["red", "blue", "green"])) == 2  # more than the cache holds
-    assert len(towers.asked) == 3 and len(clip._vectors) == 2
+    assert len(towers.asked) == 3 and len(clip._embeddings) == 2
 
 
 def test_refused_calls():
