@@ -16,8 +16,8 @@ from pycocotools import mask as coco_api
 
 from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.data.encoded import Encoded, Mask
 from foodseg.data.image_io import open_image
+from foodseg.data.unread import UnreadImage, UnreadMask
 from foodseg.errors import UserError
 from foodseg.progress import Progress
 
@@ -32,9 +32,9 @@ class LabelledImage(Protocol):
     @property
     def split(self) -> str: ...
     @property
-    def image(self) -> Encoded: ...
+    def image(self) -> UnreadImage: ...
     @property
-    def mask(self) -> Mask | None: ...
+    def mask(self) -> UnreadMask | None: ...
 
 
 def export_coco(records: Sequence[LabelledImage], classes: ClassTable, dst: str) -> None:

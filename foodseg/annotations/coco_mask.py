@@ -21,8 +21,8 @@ import numpy as np
 from pycocotools import mask as coco_api
 
 from foodseg.annotations.coco_segmentation import Polygons, Rle, encode, extent, fits, parse_segmentation
-from foodseg.data.encoded import Encoded
 from foodseg.data.image_io import MAX_PIXELS, SWAPS_SIDES, BadFile, image_kind, image_size
+from foodseg.data.unread import UnreadImage
 from foodseg.errors import UserError
 
 
@@ -54,7 +54,7 @@ class CocoMask:
     height: int | None
     width: int | None
     shapes: tuple[CocoShape, ...]
-    image: Encoded
+    image: UnreadImage
 
     def read(self) -> np.ndarray:
         """Returns (H, W) uint8 ids, uint16 where an id is above 254; UserError names a malformed annotation."""

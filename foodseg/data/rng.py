@@ -1,4 +1,7 @@
-"""Which random numbers are drawn for what: every stream of a training has its number here.
+"""Which random numbers the data and the dropout of a training draw: every one of these streams has its number here.
+
+What is drawn once, before the first step, is not here: the initial weights (`models/build.py`) and the split of a data
+set (`prepare/splits.py`).
 
 A generator is seeded with [seed, number, *index], so that no two purposes share numbers, and nothing but the seed and
 the index decides them. The seed is the run's or that of one position. A number never changes and is never used again
@@ -45,3 +48,11 @@ def position_seed(seed: int, position: int) -> int:
     """Returns the 63-bit augmentation seed of one position, of a run with this seed."""
     sequence = np.random.SeedSequence([seed, RandomStream.AUGMENTATION.number, position])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Returns what torch is seeded with before one update, for dropout: 63 bits, another one for each rank.
+
+    It is the position seed, in a run of seed + 1, of the position step * 4096 + rank; up to 4096 ranks do not meet.
+    """
+    return position_seed(seed + 1, step * 4096 + rank)

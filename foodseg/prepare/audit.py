@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
-from foodseg.data.encoded import LayeredMask
 from foodseg.data.image_io import SWAPS_SIDES, BadFile, ImageKind, decode_image, image_kind, upright
+from foodseg.data.unread import LayeredMask
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.prepare.findings import FINDINGS, Finding
 from foodseg.prepare.mask_orientation import find_mask_orientation, stored_evidence
@@ -147,7 +147,7 @@ def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
     return np.where(mask == classes.ignore_id, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
 
 
-def listed_ingredients(class_pixels: np.ndarray) -> list[int]:
+def present_ids(class_pixels: np.ndarray) -> list[int]:
     """Returns the foreground ids with at least one pixel."""
     return [int(index) for index in np.flatnonzero(class_pixels) if index != BACKGROUND]
 

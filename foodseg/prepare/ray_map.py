@@ -32,7 +32,7 @@ from foodseg.data.shards import (
     write_shard,
 )
 from foodseg.errors import UserError
-from foodseg.prepare.audit import listed_ingredients
+from foodseg.prepare.audit import present_ids
 from foodseg.prepare.dataset_checks import refuse_foodless
 from foodseg.prepare.destination import check_destination
 from foodseg.prepare.generations import Generation, next_generation, switch_to
@@ -176,7 +176,7 @@ def _mapped_row(row: dict[str, Any], job: MapJob, counts: ShardCounts) -> dict[s
     counts.pixels += pixels
     counts.all_ignored += not pixels.any()
     counts.ignored_pixels += mask.size - int(pixels.sum())
-    ids = listed_ingredients(pixels)
+    ids = present_ids(pixels)
     return {
         **row,
         "mask": encode_mask(mask),

@@ -34,7 +34,7 @@ from foodseg.data.shards import (
 )
 from foodseg.errors import DataRefused
 from foodseg.prepare.ambiguities import resolve_ambiguities
-from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
+from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, present_ids, read_mask
 from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
 from foodseg.prepare.destination import check_destination
 from foodseg.prepare.exact_duplicates import refuse_duplicates
@@ -195,7 +195,7 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     splits = [f.record.split for f in facts]
     if "val" not in splits:
         train = [i for i, split in enumerate(splits) if split == "train"]
-        food = [bool(listed_ingredients(facts[i].class_pixels)) for i in train]
+        food = [bool(present_ids(facts[i].class_pixels)) for i in train]
         chosen = carve_val([int(groups[i]) for i in train], [facts[i].record.source for i in train], food)
         for i, to_val in zip(train, chosen, strict=True):
             if to_val:
@@ -238,7 +238,7 @@ def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) 
 
 def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
     record, mask = row.facts.record, read_mask(row.facts, classes)
-    ids = listed_ingredients(row.facts.class_pixels)
+    ids = present_ids(row.facts.class_pixels)
     return {
         "image_id": record.image_id,
         "image": record.image.read(),

@@ -13,8 +13,8 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.data.encoded import Encoded, Mask
 from foodseg.data.image_io import BadFile, Fault, decode_mask
+from foodseg.data.unread import UnreadImage, UnreadMask
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Record:
     image_id: str
     split: str
     source: str
-    image: Encoded
-    mask: Mask | None
+    image: UnreadImage
+    mask: UnreadMask | None
     locality: tuple[str, int] | None = None
 
 

@@ -67,8 +67,11 @@ def without_query(uri: str) -> str:
     return uri.partition("?")[0] if uri.startswith("s3://") else uri
 
 
-def encoded(uri: str) -> str:
-    """The URI for those who read it as a URI, pyarrow and Ray: to us a key is plain text, with "%", "#" and blanks."""
+def uri_encoded(uri: str) -> str:
+    """Returns the URI with its key percent-encoded, as pyarrow and Ray read URIs.
+
+    Elsewhere in foodseg a key is plain text, with "%", "#" and blanks. A local path is returned as it is.
+    """
     whole = absolute(uri)
     if not whole.startswith("s3://"):
         return whole

@@ -26,7 +26,7 @@ from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.reader import RowReader
-from foodseg.data.rng import position_seed
+from foodseg.data.rng import dropout_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
@@ -145,7 +145,7 @@ class Trainer:
 
     def _update(self, window: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns per loss term this rank's sum and the count over all ranks, both (terms,) of `sum_dtype`."""
-        torch.manual_seed(position_seed(self.config.train.seed + 1, self.step * 4096 + self.context.rank))  # dropout
+        torch.manual_seed(dropout_seed(self.config.train.seed, self.step, self.context.rank))
         self._train_mode()
         weights = self.task.weights_at(self.step)
         names = list(weights)

@@ -197,7 +197,7 @@ def _trainer(
         "run_config": ray.train.RunConfig(
             # a new name each time: an old snapshot of Ray's would be read, and may be incomplete
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
-            storage_path=storage.encoded(storage.join(config.run.uri, "ray")),
+            storage_path=storage.uri_encoded(storage.join(config.run.uri, "ray")),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
             callbacks=[

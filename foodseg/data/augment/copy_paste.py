@@ -11,7 +11,7 @@ import numpy as np
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.augment.geometry import Crop, listed_ingredients, make_crop
+from foodseg.data.augment.geometry import Crop, ingredients_of_crop, make_crop
 from foodseg.data.rng import RandomStream, generator
 
 
@@ -36,7 +36,7 @@ def paste_regions(
     pixels = np.where(region[..., None], partner.image, crop.image)
     ids = np.where(region, partner.mask, crop.mask)
     # the ingredients of an image without mask stay unknown: more than the pasted ones may be in it
-    listed = listed_ingredients(ids, crop.extent, classes) if crop.ingredients_known else crop.ingredients
+    listed = ingredients_of_crop(ids, crop.extent, classes) if crop.ingredients_known else crop.ingredients
     return Crop(pixels, ids, crop.extent, listed, crop.ingredients_known)
 
 

@@ -83,10 +83,10 @@ def _pad(pixels: np.ndarray, ids: np.ndarray, labelled: bool, flip: bool, side: 
     mask = np.full((side, side), classes.ignore_id, classes.mask_dtype)
     mask[:height, :width] = ids
     extent = np.array([0, 0, height, width], np.int32)
-    return Crop(image, mask, extent, listed_ingredients(mask, extent, classes), labelled)
+    return Crop(image, mask, extent, ingredients_of_crop(mask, extent, classes), labelled)
 
 
-def listed_ingredients(mask: np.ndarray, extent: np.ndarray, classes: ClassTable) -> np.ndarray:
+def ingredients_of_crop(mask: np.ndarray, extent: np.ndarray, classes: ClassTable) -> np.ndarray:
     """Returns (K,) bool: foreground ids with at least LISTED_SHARE of the real pixels, those within `extent`."""
     top, left, bottom, right = extent
     counts = np.bincount(mask[top:bottom, left:right].ravel(), minlength=len(classes))[: len(classes)]

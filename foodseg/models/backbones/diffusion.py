@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from foodseg.config.diffusion import DiffusionConfig
-from foodseg.models.backbones.latents import LatentCache, encoded
+from foodseg.models.backbones.latents import LatentCache, latents_of
 
 LATENT_STRIDE, COARSEST = 8, 64
 MAP_STRIDES = (16, 32)
@@ -100,7 +100,9 @@ class Diffusion(nn.Module):
         assert (tokens is None) != (self.unconditioned_token is None), (
             "tokens are passed if and only if the backbone is conditioned"
         )
-        latents = encoded(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
+        latents = (
+            latents_of(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
+        )
         context = tokens if tokens is not None else self.unconditioned_token
         assert context is not None
         self._seen.begin()

@@ -1,7 +1,7 @@
 """A cache of latents in a folder or in object storage, so that the frozen VAE encodes each image once.
 
     cache = LatentCache("s3://bucket/latents")
-    latents = cache.latents(image, vae)          # as encoded(image, vae), at the price of a download
+    latents = cache.latents(image, vae)          # as latents_of(image, vae), at the price of a download
 
 Entries are named by the pixels, the weights of the VAE and the precision, so that a folder may serve any number of runs
 and workers, and nothing in it is ever out of date.
@@ -24,7 +24,7 @@ _THREADS = 8  # object storage answers many requests at once, each of them slowl
 _KEY = "latents"
 
 
-def encoded(image: torch.Tensor, vae: Any) -> torch.Tensor:
+def latents_of(image: torch.Tensor, vae: Any) -> torch.Tensor:
     """(B, 3, H, W) float in [-1, 1] -> (B, C, H / 8, W / 8), the mode of the latents, without gradient."""
     with torch.no_grad():
         latents: torch.Tensor = vae.encode(image).latent_dist.mode()
@@ -32,14 +32,14 @@ def encoded(image: torch.Tensor, vae: Any) -> torch.Tensor:
 
 
 class LatentCache:
-    """Caches what `encoded` returns, one file per image."""
+    """Caches what `latents_of` returns, one file per image."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._folder: str | None = None  # that of the VAE, whose weights may be loaded after this is made
 
     def latents(self, image: torch.Tensor, vae: nn.Module) -> torch.Tensor:
-        """Returns `encoded(image, vae)`; only latents that are not cached yet are computed.
+        """Returns `latents_of(image, vae)`; only latents that are not cached yet are computed.
 
         A damaged entry is computed again.
 
@@ -52,7 +52,7 @@ class LatentCache:
             kept = list(pool.map(_read, uris))
             missing = [index for index, latents in enumerate(kept) if latents is None]
             if missing:
-                made = encoded(image[missing], vae)
+                made = latents_of(image[missing], vae)
                 for index, latents in zip(missing, made, strict=True):
                     kept[index] = latents
                 list(pool.map(_write, [uris[index] for index in missing], made.cpu()))

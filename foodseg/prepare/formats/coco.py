@@ -24,7 +24,7 @@ from foodseg.annotations.coco_export import OWN_ID
 from foodseg.annotations.coco_mask import CocoMask, CocoShape
 from foodseg.annotations.coco_values import Id
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.data.encoded import Encoded, Mask
+from foodseg.data.unread import UnreadImage, UnreadMask
 from foodseg.errors import UserError
 from foodseg.prepare.formats import coco_layout
 from foodseg.prepare.formats.coco_images import ImageFinder, ImageReference, Location
@@ -53,8 +53,8 @@ class _ListedRecord:
     stem: str
     path: str
     split: str
-    image: Encoded
-    mask: Mask | None
+    image: UnreadImage
+    mask: UnreadMask | None
 
 
 def missing_in_coco(src: str, *, own_location: bool = False) -> list[str]:
@@ -184,8 +184,8 @@ def _records(
     for image in document.images:
         spellings[image.id].add(repr(image.raw_id))
     for image in document.images:
-        stem, path, encoded = _image(src, document, image, locations)
-        mask: Mask | None = None
+        stem, path, unread = _image(src, document, image, locations)
+        mask: UnreadMask | None = None
         if document.annotations is not None and image.id is None:
             found = "no id" if image.raw_id is None else f"the id {image.raw_id!r}"
             mask = Unreadable(f"its entry in `images` has {found}, so that no annotation can refer to it")
@@ -194,8 +194,8 @@ def _records(
             same = f", as {' and '.join(spelled)}" if len(spelled) > 1 else ""
             mask = Unreadable(f"image id {image.id} occurs {ids[image.id]} times in `images`{same}")
         elif document.annotations is not None and image.id is not None:
-            mask = _mask(image, encoded, document.annotations.get(image.id, []), class_ids)
-        yield _ListedRecord(stem, path, document.split, encoded, mask)
+            mask = _mask(image, unread, document.annotations.get(image.id, []), class_ids)
+        yield _ListedRecord(stem, path, document.split, unread, mask)
     for lost in document.lost:
         have = "has" if lost.count == 1 else f"and {lost.count - 1} more have"
         name = f"{document.path}, {lost.first}"
@@ -204,7 +204,7 @@ def _records(
 
 def _image(
     src: str, document: Document, image: ImageEntry, locations: Mapping[ImageReference, Location]
-) -> tuple[str, str, Encoded]:
+) -> tuple[str, str, UnreadImage]:
     """Returns stem, path and location of an image."""
     if image.file_name is None:
         name = f"{document.path}, image {image.raw_id}"
@@ -222,7 +222,9 @@ def _image(
         return stem, path, Unreadable(str(error))
 
 
-def _mask(image: ImageEntry, encoded: Encoded, annotations: Sequence[Annotation], class_ids: Mapping[Id, int]) -> Mask:
+def _mask(
+    image: ImageEntry, unread: UnreadImage, annotations: Sequence[Annotation], class_ids: Mapping[Id, int]
+) -> UnreadMask:
     if image.wrong_size is not None:
         return Unreadable(image.wrong_size)
     shapes = []
@@ -233,7 +235,7 @@ def _mask(image: ImageEntry, encoded: Encoded, annotations: Sequence[Annotation]
             reason = f"{one.name} has category_id {one.category!r}, which `categories` does not list"
             return Unreadable(reason, "unknown_id")
         shapes.append(CocoShape(one.name, class_ids[one.category], one.crowd, one.segmentation))
-    return CocoMask(image.height, image.width, tuple(shapes), encoded)
+    return CocoMask(image.height, image.width, tuple(shapes), unread)
 
 
 def _lost(documents: Sequence[Document]) -> LostAnnotations | None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from foodseg import storage
-from foodseg.data.encoded import Mask
+from foodseg.data.unread import UnreadMask
 from foodseg.errors import DataRefused, UserError
 from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 
 
 def find_masks(
-    images: FileIndex, masks: FileIndex, lines: Sequence[ListedImage], make: Callable[[str], Mask]
-) -> dict[str, Mask | Unreadable]:
+    images: FileIndex, masks: FileIndex, lines: Sequence[ListedImage], make: Callable[[str], UnreadMask]
+) -> dict[str, UnreadMask | Unreadable]:
     """Returns the mask of each listed image that has one, by `ListedImage.key`.
 
     Args:
@@ -49,7 +49,7 @@ def find_masks(
     if listed and not (matching.masks or matching.unclear) and (masks.everything() or others):
         raise DataRefused(_none_used(where, listed, masks.everything(), others))
     _report(matching, images, listed, where)
-    found: dict[str, Mask | Unreadable] = {}
+    found: dict[str, UnreadMask | Unreadable] = {}
     for image in used:
         if image in matching.unclear:
             both = " and ".join(matching.unclear[image])
@@ -59,7 +59,7 @@ def find_masks(
     return found
 
 
-def _mask(masks: FileIndex, path: str, make: Callable[[str], Mask]) -> Mask | Unreadable:
+def _mask(masks: FileIndex, path: str, make: Callable[[str], UnreadMask]) -> UnreadMask | Unreadable:
     try:
         return make(storage.join(masks.root, path))
     except UserError as error:  # a name that the storage does not allow

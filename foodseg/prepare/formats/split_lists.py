@@ -13,7 +13,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from foodseg import storage
-from foodseg.data.encoded import Encoded
+from foodseg.data.unread import UnreadImage
 from foodseg.errors import UserError
 from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
@@ -43,7 +43,7 @@ class ListedImage:
         """The name to match masks by: the path, or the stem where the image does not exist."""
         return self.path or self.stem
 
-    def image(self, files: FileIndex) -> Encoded:
+    def image(self, files: FileIndex) -> UnreadImage:
         """Returns the location of the image."""
         if self.path is not None:
             try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from foodseg import storage
-from foodseg.data.encoded import Mask
+from foodseg.data.unread import UnreadMask
 from foodseg.prepare.formats.file_index import FileIndex
 from foodseg.prepare.formats.layout import without_extension
 from foodseg.prepare.formats.mask_files import find_masks
@@ -24,7 +24,7 @@ class ListedSplit:
     masks: str
 
 
-def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[str], Mask]) -> tuple[Record, ...]:
+def listed_records(splits: Sequence[ListedSplit], source: str, mask: Callable[[str], UnreadMask]) -> tuple[Record, ...]:
     """Returns a record for each line of the lists; `mask` returns the mask for the URI of its file.
 
     Every image of a published data set has a mask: where the mask is missing, the audit refuses the record by name.

@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_api
 
 from foodseg.annotations.coco_mask import CocoMask, CocoShape
-from foodseg.data.encoded import Encoded
 from foodseg.data.image_io import MAX_PIXELS
+from foodseg.data.unread import UnreadImage
 from foodseg.errors import UserError
 from foodseg.prepare.record import Unreadable
 
@@ -30,7 +30,7 @@ NOT_READ = Unreadable("the image is not needed")
 
 
 def read(
-    *shapes: CocoShape, height: int | None = 4, width: int | None = 5, image: Encoded = NOT_READ
+    *shapes: CocoShape, height: int | None = 4, width: int | None = 5, image: UnreadImage = NOT_READ
 ) -> list[list[int]]:
     return CocoMask(height, width, shapes, image).read().tolist()
 

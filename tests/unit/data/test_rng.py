@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foodseg.data.rng import RandomStream, generator, position_seed
+from foodseg.data.rng import RandomStream, dropout_seed, generator, position_seed
 from foodseg.data.sampler import TrainingOrder
 
 ROW_SEED = 2**62 + 5  # of a position: up to 63 bits
@@ -33,6 +33,11 @@ def test_no_stream_is_left_out() -> None:
 def test_the_seeds_of_positions() -> None:
     expected = [2530781778362038830, 6665335680343557524, 2978675570923290119]
     assert [position_seed(7, position) for position in (0, 1, 4097)] == expected
+
+
+def test_the_seeds_of_dropout() -> None:
+    expected = [3280787490678261880, 7755983796401661950, 4703835390458004976]
+    assert [dropout_seed(7, step, rank) for step, rank in ((0, 0), (0, 3), (5, 1))] == expected
 
 
 def test_the_order_of_a_run_is_what_it_was() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask
 from foodseg.errors import RetryLater, UserError
-from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, listed_ingredients, read_mask
+from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, present_ids, read_mask
 from foodseg.prepare.findings import FINDINGS, Finding, FindingName, count_findings
 from foodseg.prepare.near_duplicates import unit_thumbnails
 from foodseg.prepare.record import ImageFile, MaskFile, Record
@@ -190,7 +190,7 @@ def test_a_labelled_record(tmp_path: Path) -> None:
     assert found.size - len(jpeg()) == pytest.approx(len(encode_mask(mask)), abs=100)
     assert found.digest == hashlib.sha256(jpeg()).digest()
     assert found.class_pixels.tolist() == [40 * 48 - 100 - 48, 0, 100] and found.class_pixels.dtype == np.int32
-    assert listed_ingredients(found.class_pixels) == [2]
+    assert present_ids(found.class_pixels) == [2]
     np.testing.assert_array_equal(read_mask(found, CLASSES), mask)
 
 
@@ -203,7 +203,7 @@ def test_an_empty_mask_and_an_unlabelled_image_are_accepted(
 ) -> None:
     found = audited(tmp_path, jpeg(), mask)
     assert isinstance(found, RecordFacts)
-    assert found.class_pixels.tolist() == pixels and listed_ingredients(found.class_pixels) == []
+    assert found.class_pixels.tolist() == pixels and present_ids(found.class_pixels) == []
     assert names(found) == [finding]
     assert (read_mask(found, CLASSES) is None) == (mask is None)
 
@@ -250,7 +250,7 @@ def test_a_label_space_of_300_classes_ignores_65535_and_counts_255(tmp_path: Pat
     mask = ids(65535, dtype=np.uint16)
     mask[0, :3] = 255
     found = audited(tmp_path, jpeg(), encode_mask(mask), classes)
-    assert isinstance(found, RecordFacts) and listed_ingredients(found.class_pixels) == [255]
+    assert isinstance(found, RecordFacts) and present_ids(found.class_pixels) == [255]
     refused = audited(tmp_path, jpeg(), with_id(300, np.uint16), classes)
     assert isinstance(refused, Refusal) and "id 300, but ids go from 0 to 299 (65535 = ignore)" in refused.reason
     eight_bits = audited(tmp_path, jpeg(), with_id(254), classes)

@@ -375,7 +375,7 @@ ODD_KEYS = [
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_a_key_is_plain_text_to_whoever_reads_uris_too(key: str) -> None:
     uri = f"s3://bucket/{key}?endpoint_override=127.0.0.1:9&scheme=http&region=eu"
-    _, path = pyarrow.fs.FileSystem.from_uri(storage.encoded(uri))
+    _, path = pyarrow.fs.FileSystem.from_uri(storage.uri_encoded(uri))
     assert path == f"bucket/{key}"
     assert storage.join(uri, "x").partition("?")[0] == f"s3://bucket/{key}/x"
 
@@ -386,7 +386,7 @@ def test_odd_names_on_a_local_disk(name: str, tmp_path: Path) -> None:
     storage.write_text(where, "here")
     assert storage.read_text(where) == "here" and (tmp_path / name / "f.txt").exists()
     assert storage.list_names(str(tmp_path)) == [Path(name).parts[0]]
-    assert storage.encoded(where) == where and storage.without_query(where) == where
+    assert storage.uri_encoded(where) == where and storage.without_query(where) == where
     assert storage.read_text(f"file://{quote(where)}") == "here"
 
 

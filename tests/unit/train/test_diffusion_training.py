@@ -273,8 +273,8 @@ def test_cached_latents_change_nothing(data, names, tmp_path, monkeypatch):
     """Student and teacher see the same pixels where colours stay, so each image goes through the VAE once in all."""
     still = ("augment.crop=64", "augment.scale=[1, 1]", "augment.contrast=[1, 1]", "augment.brightness=0")
     made = []
-    real = latents.encoded
-    monkeypatch.setattr(latents, "encoded", lambda image, vae: made.append(len(image)) or real(image, vae))
+    real = latents.latents_of
+    monkeypatch.setattr(latents, "latents_of", lambda image, vae: made.append(len(image)) or real(image, vae))
     settings = (*DISTILLED, *still, "train.steps=4", "augment.flip=0")
     trainer_of(tiny(data, tmp_path / "plain", names, *settings)).run()
     assert made == []

@@ -13,7 +13,7 @@ from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader
-from foodseg.data.rng import position_seed
+from foodseg.data.rng import dropout_seed
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
 from foodseg.models.build import build_segmenter
@@ -57,7 +57,7 @@ def by_hand(config: ExperimentConfig) -> dict[str, torch.Tensor]:
     schedule = build_schedule(config.optim, optimizer, run.total_steps)
     mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
     for step, batch in enumerate(context.batches(0, run.total_steps)):
-        torch.manual_seed(position_seed(config.train.seed + 1, step * 4096))
+        torch.manual_seed(dropout_seed(config.train.seed, step, 0))
         model.train()
         mask = batch.mask.long()
         logits = model(jittered_view(batch.image, batch.extent, mean, batch.seed, config.augment)).logits

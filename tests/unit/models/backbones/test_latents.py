@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foodseg.config import parse_config
-from foodseg.models.backbones.latents import LatentCache, encoded
+from foodseg.models.backbones.latents import LatentCache, latents_of
 from tests.support.compare import assert_close
 
 STILL = {"longest_side": 64, "crop": 64, "scale": [1, 1], "contrast": [1, 1], "brightness": 0}
@@ -38,10 +38,10 @@ def test_each_image_is_made_once(tmp_path: Path) -> None:
     cache = LatentCache(str(tmp_path))
     first = cache.latents(images(1, 2), vae)
     assert first.shape == (2, 3, 2, 3) and not first.requires_grad and vae.shown == 2
-    assert torch.equal(first, encoded(images(1, 2), Vae()))
+    assert torch.equal(first, latents_of(images(1, 2), Vae()))
     # one that is new between two that are kept, by another process
     mixed = LatentCache(str(tmp_path)).latents(images(2, 3, 1), vae)
-    assert_close(mixed, encoded(images(2, 3, 1), Vae()))
+    assert_close(mixed, latents_of(images(2, 3, 1), Vae()))
     assert vae.shown == 3
     assert torch.equal(cache.latents(images(3), vae), mixed[1:2]) and vae.shown == 3
     assert cache.latents(images(1).contiguous(memory_format=torch.channels_last), vae).shape == (1, 3, 2, 3)

@@ -9,15 +9,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 
-class Encoded(Protocol):
-    """An encoded file, by its location."""
+class UnreadImage(Protocol):
+    """An image file, by its location."""
 
     def read(self) -> bytes:
-        """Returns the bytes; UserError where they are missing, RetryLater where the storage does not answer."""
+        """Returns the encoded bytes; UserError where they are missing, RetryLater where the storage does not answer."""
         ...
 
 
-class Mask(Protocol):
+class UnreadMask(Protocol):
     """A mask, by its location and the way to decode it to class ids."""
 
     def read(self) -> np.ndarray:
@@ -30,7 +30,7 @@ class LayeredMask(Protocol):
     """A mask that is painted from annotations, some of which others may cover."""
 
     def read_with_hidden(self, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Returns what `Mask.read` does, and a sentence about each annotation that leaves no pixel.
+        """Returns what `UnreadMask.read` does, and a sentence about each annotation that leaves no pixel.
 
         Args:
             names: of the class ids.
