@@ -65,7 +65,8 @@ def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dat
     context.raise_original_map_exception = True  # else a UserError would lose its type and message
     context.target_max_block_size = None  # a task's output is one block, whatever its size
     context.execution_options = ExecutionOptions(preserve_order=True)
-    context.execution_no_progress_timeout_s = -1  # it would count pauses of the consumer too; `train.waiting` does not
+    # it would count pauses of the consumer too; that of `train/batch_timeout.py` does not
+    context.execution_no_progress_timeout_s = -1
     context.custom_execution_callback_classes = [PacedScheduling]
     steps = order.unit // order.global_batch
     borders = [start_step, *(b for b in range(0, total_steps, steps) if b > start_step), total_steps]

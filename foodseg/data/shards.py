@@ -5,8 +5,8 @@
     <uri>/v-<generation>-<random>/quarantine.parquet   every refused record with its reason
     <uri>/v-<generation>-<random>/findings.parquet     all findings of the audit, of refused and of accepted records
 
-Object storage has no rename: a new generation is written next to the old one, and a single PUT of dataset.json
-    switches.
+Object storage has no rename: a new generation is written next to the old one, and then a single PUT of dataset.json
+makes it the one that is read.
 """
 
 import hashlib

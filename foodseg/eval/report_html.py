@@ -91,7 +91,7 @@ def confusion_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[Confusion]
     """Returns the CONFUSIONS worst pairs of a true and another predicted class, by share of the true class's pixels.
 
     True classes with less than MIN_SHARE of all labelled pixels are left out: else classes with a handful of pixels
-        would come first.
+    would come first.
     """
     truth = matrix.sum(1)
     shares = matrix / np.maximum(1, truth)[:, None]

@@ -57,7 +57,7 @@ def summarise_evaluation(
 
     Args:
         names: K class names.
-        subsets, trained_ids: as in `metrics.scores`.
+        subsets, trained_ids: as in `scores` of `metrics/confusion.py`.
 
     Raises:
         UserError: no image has a labelled pixel, or an id is outside the label space.

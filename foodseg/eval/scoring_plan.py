@@ -11,8 +11,14 @@ from foodseg.predict.device import Device
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """device: what a process asks torch for. gpus: that it reserves, 0 or 1. workers: how many processes. why: for the
-    log."""
+    """What scores.
+
+    Attributes:
+        device: what a process asks torch for.
+        gpus: that a process reserves, 0 or 1.
+        workers: how many processes.
+        why: a sentence for the log.
+    """
 
     device: Device
     gpus: int

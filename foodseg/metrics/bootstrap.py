@@ -9,7 +9,7 @@ A class that only one group contains is missing in a third of the draws. That ra
 where such classes have a low IoU, and moves that of a difference away from 0 where they do not differ. But only this
 makes the interval of a difference reflect how much depends on that one group. Random weights instead of draws (Rubin,
 "The Bayesian Bootstrap", 1981) keep every class, but treat the one group as certain: their intervals are far too narrow
- where most classes have few images (`test_intervals_hold_the_true_difference`).
+where most classes have few images (`test_intervals_hold_the_true_difference`).
 
     draws = draw_scores({"A": images_a, "B": images_b}, classes=104, measures=[list(range(104))])
     low, high, _ = interval(draws.drawn[0, :, 0] - draws.drawn[0, :, 1])

@@ -116,7 +116,7 @@ def boundary_scores(
     subsets: Mapping[str, Sequence[int]] | None = None,
     trained_ids: Collection[int] | None = None,
 ) -> BoundaryScores:
-    """Divides counts into scores; `subsets` and `trained_ids` as in `metrics.scores`.
+    """Divides counts into scores; `subsets` and `trained_ids` as in `scores` of `metrics/confusion.py`.
 
     Args:
         counts: (K, 3) integers of `merge_boundary`.

@@ -22,8 +22,8 @@ def build_segmenter(
 
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
-        text: (K, D) float32 raw class embeddings, from `models.text.class_text` or from a checkpoint; required
-            where `config.fusion` is not "none".
+        text: (K, D) float32 raw class embeddings, from `class_text` of `models/text/class_embeddings.py` or from a
+            checkpoint; required where `config.fusion` is not "none".
 
     Raises:
         UserError: unknown backbone, strides that it lacks, weights that do not fit, embeddings of a width that the

@@ -188,8 +188,7 @@ class Tokens(nn.Module):
 
 
 class Film(nn.Module):
-    """Scale and shift of the features in front of the classifier, from pooled class embeddings (FiLM, Perez et al.,
-    2018).
+    """Scale and shift of the classifier's input, from pooled class embeddings (FiLM, Perez et al., 2018).
 
     The conditioning classes are pooled with equal weights. Where all classes are allowed, each is weighted with its
     probability from the ingredient head. The last layer starts at 0, so that the model starts as the image-only one.

@@ -5,8 +5,7 @@
 
 Pillow's own font has Latin letters; the Noto fonts of two packages have those of most scripts. Scripts whose letters
 connect or change their order (Arabic, Hebrew, those of India) also need the library FriBidi, which Pillow takes from
-the
-system: without it they are not legible.
+the system: without it they are not legible.
 """
 
 import unicodedata

@@ -24,9 +24,8 @@ from foodseg.errors import UserError
 
 IMPORT_PATH = "foodseg.serve.ray_app:build"
 SEGMENTER, INGRESS = "Segmenter", "Ingress"
-ABOVE_SECONDS = (
-    15.0  # by which Serve's time limit exceeds ours: its own answers are plain text, not our error responses
-)
+# by which Serve's time limit exceeds ours: its own answers are plain text, not our error responses
+ABOVE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The conditioning classes of student and teacher: the student's are drawn from the row's seed, the teacher's are not
-random.
+"""The conditioning classes of student and teacher: only the student's are random, from the row's seed.
 
 In training the student is conditioned on all the kinds of classes that it may meet later: the whole vocabulary, exactly
 the classes present, these and others, these without some. So it works with `vocabulary`, `predicted` and `provided`.

@@ -65,10 +65,9 @@ class SegmentationTask:
 
     From an image without a mask it learns through distillation alone. A model with text fusion is conditioned on
     classes drawn from the row's seed (`train/conditioning.py`). It is not known whether an id that an image's source
-    never
-    annotates is present: it counts as present in the conditioning, and is left out of the ingredient head's loss. With
-    a diffusion backbone the head's features depend on the conditioning. The head then learns only from images that were
-    conditioned on all classes: from the others it would learn to repeat the conditioning.
+    never annotates is present: it counts as present in the conditioning, and is left out of the ingredient head's loss.
+    With a diffusion backbone the head's features depend on the conditioning. The head then learns only from images that
+    were conditioned on all classes: from the others it would learn to repeat the conditioning.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ much each grid cell attends to each class. The outputs are:
 VPD takes the square root of the number of grid cells for height and width. Here both come from the latents, so that
 any image works whose sides are multiples of 64.
 
-The parts are built in `diffusion_parts.py`. diffusers is imported only where it is used.
+The parts are built in `diffusion_weights.py`. diffusers is imported only where it is used.
 
 Shape letters: B images; H, W of an image; T tokens; D their width; C channels; h, w grid of a level.
 """
