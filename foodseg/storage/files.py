@@ -68,10 +68,7 @@ def without_query(uri: str) -> str:
 
 
 def uri_encoded(uri: str) -> str:
-    """Returns the URI with its key percent-encoded, as pyarrow and Ray read URIs.
-
-    Elsewhere in foodseg a key is plain text, with "%", "#" and blanks. A local path is returned as it is.
-    """
+    """The URI with its key percent-encoded, as pyarrow and Ray read URIs; elsewhere in foodseg a key is plain text."""
     whole = absolute(uri)
     if not whole.startswith("s3://"):
         return whole
