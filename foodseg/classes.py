@@ -46,7 +46,7 @@ class ClassTable:
             raise UserError(f"a class table holds at most {IGNORE_16BIT} names, this one has {len(self.names)}")
         repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if repeated:
-            raise UserError(f"class names must differ, but {', '.join(map(repr, repeated))} stands more than once")
+            raise UserError(f"class names must differ, but {', '.join(map(repr, repeated))} occurs more than once")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -106,7 +106,7 @@ def encode(parsed: Polygons | Rle, height: int, width: int) -> dict[str, Any]:
     right, bottom = extent(parsed)
     if max(right, bottom) <= 1 and min(height, width) >= _NORMALISED_FROM:
         raise UserError(
-            f"all coordinates of its polygons lie between 0 and 1, as shares of the image do; COCO has pixels: "
+            f"all coordinates of its polygons are between 0 and 1, as shares of the image do; COCO has pixels: "
             f"multiply x by {width} and y by {height}"
         )
     return coco_api.merge(coco_api.frPyObjects([list(polygon) for polygon in parsed], height, width))

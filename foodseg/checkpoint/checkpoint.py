@@ -9,8 +9,8 @@
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
-name, and a run resumes from the checkpoint before. Where it lies in a run directory is said in `run_layout.py`; beside
-the checkpoints lie `best.json` and `last.json`.
+name, and a run resumes from the checkpoint before. `run_layout.py` says where it is in a run directory; beside
+the checkpoints are `best.json` and `last.json`.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run lie and how they are named: `<run>/checkpoints/step-00000160`.
+"""Where the checkpoints of a run are and how they are named: `<run>/checkpoints/step-00000160`.
 
 Only this module builds and parses these names.
 """
@@ -11,7 +11,7 @@ PATTERN = f"{_FOLDER}/{_PREFIX}*"  # relative to a run, as messages show it
 
 
 def relative_path(step: int) -> str:
-    """Returns where the checkpoint after `step` updates lies, relative to its run; names sort as their steps do."""
+    """Returns the path of the checkpoint after `step` updates, relative to its run; names sort as their steps do."""
     return f"{_FOLDER}/{_PREFIX}{step:08d}"
 
 
@@ -21,7 +21,7 @@ def folder_uri(run_uri: str) -> str:
 
 
 def checkpoint_uri(run_uri: str, step: int) -> str:
-    """Returns where the checkpoint after `step` updates lies."""
+    """Returns the URI of the checkpoint after `step` updates."""
     return storage.join(run_uri, relative_path(step))
 
 
@@ -36,7 +36,7 @@ def name_of(uri: str) -> str:
 
 
 def run_of(uri: str) -> str | None:
-    """Returns the URI of the run that a checkpoint lies in; None for a checkpoint that lies elsewhere."""
+    """Returns the URI of the run that a checkpoint is in; None for a checkpoint that is elsewhere."""
     location = storage.without_query(uri)
     run, separator, rest = location.rstrip("/").rpartition(f"/{_FOLDER}/")
     return f"{run}{uri.removeprefix(location)}" if separator and "/" not in rest else None

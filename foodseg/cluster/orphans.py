@@ -52,7 +52,8 @@ def keeper(grace: float = GRACE_SECONDS) -> Iterator[dict[str, str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,  # else a reader of this command's output would wait for it
         stderr=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != MARK},  # itself it carries no mark
+        # without the mark: else a later keeper would end it as a leftover
+        env={name: value for name, value in os.environ.items() if name != MARK},
         start_new_session=True,  # Ctrl-C and a closed terminal are for the command
     )
     assert process.stdin is not None

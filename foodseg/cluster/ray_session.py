@@ -230,7 +230,7 @@ def nodes_may_come() -> bool:
 def gpus_to_come() -> int | None:
     """Returns how many GPUs the cluster could have with all nodes that may be started; None = it does not say.
 
-    The node types of a cluster that `ray up` has started lie on its head, where jobs run.
+    The node types of a cluster that `ray up` has started are on its head, where jobs run.
     """
     if not nodes_may_come():
         return 0

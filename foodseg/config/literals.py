@@ -1,8 +1,8 @@
-"""Values as they are written, before the type of their key says what they mean.
+"""Reads values as text first, and converts them once the type of their key is known.
 
 YAML gives an unquoted word a type by its form: `2024-11-30` is a date, `no` is false, `1e3` a number. A folder may
-have any of these names. So files and `--set` are read into trees whose scalars are still text, and `typed` gives each
-the type of its key: a text key takes the text as it stands, a number must look like one.
+have any of these names. So files and `--set` are read into trees whose scalars are still text. `typed` converts each
+scalar to the type of its key: a text key takes the text unchanged, a number key takes only what looks like a number.
 
     typed({"run": {"uri": Plain("2024-11-30")}, "train": {"steps": Typed("5")}}, ExperimentConfig)
     # {"run": {"uri": "2024-11-30"}, "train": {"steps": 5}}
@@ -37,11 +37,11 @@ class Plain(Written):
 
 
 class Typed(Written):
-    """What stands after `key=` on the command line: the text itself for a text key, YAML for all others."""
+    """What follows `key=` on the command line: the text itself for a text key, YAML for all others."""
 
 
 class Unclear(ValueError):
-    """A value whose meaning is not clear; `key` is where it stands."""
+    """A value whose meaning is not clear; `key` is its dotted key."""
 
     def __init__(self, key: str, sentence: str) -> None:
         super().__init__(f"{key}: {sentence}" if key else sentence)
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(problem="a key must be text", problem_mark=key.start_mark)
             if key.value in seen and key.tag != _MERGE:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} stands here a second time", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r} occurs here a second time", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         self.flatten_mapping(node)
@@ -122,7 +122,7 @@ def plain(value: Any) -> Any:
 
 
 def parsed(value: Typed, key: str = "") -> Any:
-    """Returns what stands after `key=`, read as YAML, with its scalars as `Plain`.
+    """Returns what follows `key=`, read as YAML, with its scalars as `Plain`.
 
     Raises:
         Unclear: it is not YAML, or a part of it would be dropped: a comment.
@@ -213,7 +213,7 @@ def _text(value: Written, optional: bool, key: str) -> str | None:
         inside = _inside_quotes(text)
         if inside is not None:
             raise Unclear(
-                key, f"found {text}: what stands after = is taken as it is, quotes included; leave them out: "
+                key, f"found {text}: what follows = is taken as it is, quotes included; leave them out: "
                 f"--set {shlex.quote(f'{key}={inside}')}"
             )  # fmt: skip
     if optional and text in like_null:

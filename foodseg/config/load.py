@@ -128,7 +128,7 @@ def _typed(tree: Any, annotation: Any, key: str, origins: Mapping[str, str]) -> 
 
 
 def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
-    """Returns 'file: ' where everything that was set at or below the key of an error stands in one file."""
+    """Returns 'file: ' where one file sets everything that was set at or below the key of an error."""
     key = ".".join(path)
     found = {origin for name, origin in origins.items() if not key or f"{name}.".startswith(f"{key}.")}
     return f"{found.pop()}: " if len(found) == 1 and "--set" not in found else ""

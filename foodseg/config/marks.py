@@ -25,7 +25,7 @@ class Uri:
     Attributes:
         written: the command writes there, so on a cluster it must outlive the job.
         names, schemes: texts that are not paths: these, and those that begin with one of `schemes`.
-        or_name: any text may be a name that is known elsewhere; only what lies on the local disk is a path.
+        or_name: any text may be a name that is known elsewhere; only what is on the local disk is a path.
     """
 
     written: bool = False
@@ -80,13 +80,13 @@ Mark = TypeVar("Mark")
 def keys_with(section: type[Section], *marks: type[Any], prefix: str = "") -> tuple[str, ...]:
     """Returns the dotted keys below a section that have one of these marks, in the order of the fields.
 
-    A section that has a mark itself stands for all its keys; `data.uris[].uri` is a key of each entry of `data.uris`.
+    The mark of a section holds for all its keys; `data.uris[].uri` is a key of each entry of `data.uris`.
     """
     return tuple(f"{prefix}{key}" for key in _marked(section, marks))
 
 
 def is_below(key: str, keys: Collection[str]) -> bool:
-    """True for a dotted key that is one of `keys`, or lies below one that is a section."""
+    """True for a dotted key that is one of `keys`, or is below one that is a section."""
     return any(f"{key}.".startswith(f"{above}.") for above in keys)
 
 

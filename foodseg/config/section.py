@@ -1,4 +1,4 @@
-"""What every section of the configuration is: frozen, with unknown keys refused."""
+"""The base class of all sections of the configuration: frozen, and unknown keys are refused."""
 
 import unicodedata
 from typing import Any
@@ -9,7 +9,7 @@ from foodseg import storage
 
 
 class Section(BaseModel):
-    """A frozen group of settings; an unknown key is an error, a default stands for every key."""
+    """A frozen group of settings: every key has a default, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 

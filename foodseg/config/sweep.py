@@ -26,7 +26,7 @@ class SweepConfig(Section):
         "brackets that begin later and later",
     )
     grace: float = Field(0.1, gt=0, lt=1, description="share of its steps that every trial may train")
-    reduction: float = Field(3, gt=1, description="one of so many trials continues at each rung")
+    reduction: float = Field(3, gt=1, description="one trial in this many continues at each rung")
     against: Against = Field(
         "none",
         description="second objective next to mIoU on val: the model's parameters or its milliseconds an image; the "

@@ -26,7 +26,7 @@ class TextConfig(Section):
     tag: str | None = Field(
         None,
         description="kind open_clip: tag of its published weights, for example openai, or a file or URI of weights, "
-        "which may need quick_gelu too; null = those that lie in the folder of `model`",
+        "which may need quick_gelu too; null = those in the folder of `model`",
     )
     quick_gelu: bool | None = Field(
         None,

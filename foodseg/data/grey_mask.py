@@ -52,5 +52,5 @@ def _colour_sentence(colours: np.ndarray) -> str:
     shown = ", ".join(map(str, first.tolist()))
     return (
         f"a mask holds one class id per pixel, this one is in colours, such as RGB {shown}: replace every colour by "
-        "the id that it stands for, and save the ids as grey or palette PNG"
+        "the id that it means, and save the ids as grey or palette PNG"
     )

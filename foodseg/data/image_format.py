@@ -168,7 +168,7 @@ def _walk_jpeg(data: bytes, most: int | None = None) -> _Walk:
         marker, at = data[found.start() + 1], found.end()
         if marker == _EOI:
             return _Walk(scans, exif, at)
-        if marker in _ALONE:  # restarts lie between coded pixels
+        if marker in _ALONE:  # restarts are between coded pixels
             continue
         if marker == _SOS:
             scans += 1
@@ -180,7 +180,7 @@ def _walk_jpeg(data: bytes, most: int | None = None) -> _Walk:
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """True where the first directory, or a value that it points to, lies beyond the end."""
+    """True where the first directory, or a value that it points to, is beyond the end."""
     order = "little" if data[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:

@@ -59,7 +59,7 @@ class RankStream(ray.train.DataConfig):
 
 
 def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dataset:
-    """Lists units of steps; their borders lie at multiples of the order's unit, so that windows are read once."""
+    """Lists units of steps; their borders are at multiples of the order's unit, so that windows are read once."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else a UserError would lose its type and message

@@ -5,7 +5,7 @@ s x global_batch .. (s + 1) x global_batch - 1. Nothing else affects the order: 
 nor their speed, nor where a run was resumed.
 
 Within an epoch the shards come in a seeded order, and their rows are shuffled within seeded windows of at least WINDOW
-rows. Window borders lie at multiples of `unit` on the line of positions, and `unit` is a multiple of the global batch:
+rows. Window borders are at multiples of `unit` on the line of positions, and `unit` is a multiple of the global batch:
 so a reader that takes one unit at a time reads every window exactly once, except those at the ends of an epoch.
 """
 

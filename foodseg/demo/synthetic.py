@@ -121,7 +121,7 @@ def _dish(meal: Meal, radius: float) -> float:
         cv2.fillPoly(silhouette, [outline], 255)
         cv2.fillPoly(texture, [outline], [tone * value for value in glaze])
     if kind == "bowl":
-        # The wall of a bowl lies in its own shade where it faces away from the light, at the upper left.
+        # The wall of a bowl is in its own shade where it faces away from the light, at the upper left.
         ys, xs = np.ogrid[-c : c + 1, -c : c + 1]
         texture *= np.clip(1 + 0.2 * (xs + ys) / radius, 0.65, 1.1, dtype=np.float32)[:, :, None]
     elif kind == "plate" and rng.random() < 0.4:

@@ -1,11 +1,11 @@
-"""The label space that an evaluation counts in; with `--map MAP.tsv`, a map from space A into space B, this is B.
+"""The label space in which an evaluation counts. With `--map MAP.tsv`, which maps space A into space B, it is B.
 
     space = common_space(checkpoint.classes, manifest, read_label_space_map("to_foodseg103.tsv"))
     truth, prediction = space.truth_ids(truth, source), space.predicted_ids(prediction, source)
 
-Whichever of checkpoint and data set is in A is mapped: the masks, or the ids that the model predicts (after its
-argmax). Label maps from a folder are in the space of their data set. A truth pixel that becomes `ignore` is not scored;
-a predicted id that does counts as background, since it is not an ingredient of B. As in validation, background is not
+The masks of a data set in A are mapped; of a checkpoint in A the predicted ids are mapped, after the argmax. Label maps
+from a folder are in the space of their data set. A truth pixel that is mapped to `ignore` is not scored; a predicted id
+that is mapped to it counts as background, since it is not an ingredient of B. As in validation, background is not
 scored where the predicted id is one that the source of the image never annotates (`sources.scorable_mask`).
 """
 

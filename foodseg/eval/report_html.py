@@ -103,7 +103,7 @@ def confusion_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[Confusion]
 
 
 def read_losses(checkpoint_uri: str, step: int) -> dict[str, list[tuple[float, float]]]:
-    """Reads the losses of a run up to `step` from the `log.jsonl` that lies two folders above its checkpoint.
+    """Reads the losses of a run up to `step` from the `log.jsonl` two folders above its checkpoint.
 
     Returns:
         By name the (step, loss) points, averaged to at most CURVE_POINTS; empty where there is no such log.

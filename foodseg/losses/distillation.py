@@ -24,7 +24,7 @@ def divergence_sum(
     Args:
         student: (B, K, h, w) float logits.
         teacher: logits of the teacher (soft targets), same shape; without gradient.
-        pixels: (B, h, w) float, how many pixels each grid cell stands for: `real_pixels_per_cell` of
+        pixels: (B, h, w) float, how many pixels each grid cell covers: `real_pixels_per_cell` of
             `data/augment/photometric.py`.
         temperature: T; the factor T^2 keeps the gradient's size whatever T is.
 

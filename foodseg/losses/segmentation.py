@@ -91,7 +91,7 @@ def _wide_cross_entropy(
     step = max(1, BAND_BYTES.get(wide.device.type, 2**20) // (4 * classes * width))
     for top in range(0, height, step):
         bottom = min(height, top + step)
-        # the rows of `wide` that these rows of the mask lie between
+        # the rows of `wide` that these rows of the mask are between
         first = max(0, int((top + 0.5) * rows / height - 0.5))
         last = min(rows, int((bottom - 0.5) * rows / height - 0.5) + 2)
         weights = to_rows[top:bottom, first:last]

@@ -195,7 +195,7 @@ def nll_sums(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     if not len(truth):
         return np.zeros(len(TEMPERATURES), np.int64)
-    # the true class stands at 0, so that no temperature overflows but where the likelihood itself does
+    # the true class is shifted to 0, so that no temperature overflows but where the likelihood itself does
     gaps = logits - logits[truth.astype(np.intp), np.arange(len(truth))]
     highest = gaps.max(0)
     below = gaps - highest

@@ -23,7 +23,7 @@ from foodseg import storage
 from foodseg.errors import UserError
 
 _METADATA_KEY = b"foodseg.images"
-_FORMAT_VERSION = 3  # the versions before it stood under another key
+_FORMAT_VERSION = 3  # versions 1 and 2 used `_EARLIER_KEY`
 _EARLIER_KEY = b"foodseg.pictures"
 _FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),

@@ -58,7 +58,7 @@ def require_different_stems(images: Sequence[str]) -> None:
 
 
 def _names_in(argument: str) -> list[str] | None:
-    """Returns what lies in a folder; None for a file."""
+    """Returns the names in a folder; None for a file."""
     if storage.is_local(argument):
         return storage.list_names(argument) if Path(storage.absolute(argument)).is_dir() else None
     path = argument.partition("?")[0]

@@ -68,7 +68,7 @@ class Predictor:
         conditioning = None if probabilities is None else probabilities >= self._config.ingredients_threshold
         logits = self._windows(view, conditioning)
         if self._config.flip:
-            # the padded image is mirrored as a whole, so that the mirrored logits lie on the same grid
+            # the padded image is mirrored as a whole, so that the mirrored logits are on the same grid
             logits = (logits + self._windows(view.flip(-1), conditioning).flip(-1)) / 2
         if probabilities is not None:
             logits = restricted(logits, probabilities, self._config)

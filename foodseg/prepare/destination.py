@@ -22,7 +22,7 @@ def check_destination(src: str, dst: str) -> None:
         dst: the folder that will hold dataset.json and the shards.
 
     Raises:
-        UserError: `dst` is `src` or lies in one of its folders, or holds a dataset.json of another kind.
+        UserError: `dst` is `src` or is in one of its folders, or holds a dataset.json of another kind.
         RetryLater: the storage does not answer.
     """
     shown = storage.redact(dst)
@@ -35,7 +35,7 @@ def check_destination(src: str, dst: str) -> None:
     first = storage.join(src, inside[0])
     if not storage.exists(storage.join(first, "dataset.json")) and visible_names(first):
         raise UserError(
-            f"DST {shown} lies in {inside[0]}/ of SRC, so that results would mix with inputs: name another folder"
+            f"DST {shown} is in {inside[0]}/ of SRC, so that results would mix with inputs: name another folder"
         )
 
 

@@ -3,7 +3,7 @@
 A camera stores the image turned and says so in EXIF. Some tools draw masks on the image as shown, others on the image
 as stored: the latter need the same turn as the image. Where height and width differ, the size of the mask decides.
 Where it does not, and where the mask was written transposed (some of UEC-FoodPix Complete) or turned by a quarter, the
-edges of the image decide: an outline that was drawn along an edge does not lie on one once it is turned wrongly.
+edges of the image decide: an outline that was drawn along an edge is not on one once it is turned wrongly.
 """
 
 import math

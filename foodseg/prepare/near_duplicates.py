@@ -71,7 +71,7 @@ def _join(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
 
 
 def pairs_across_splits(thumbnails: np.ndarray, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:
-    """Lists near-duplicates that lie in different splits, the closest first.
+    """Lists near-duplicates that are in different splits, the closest first.
 
     Every image of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
 

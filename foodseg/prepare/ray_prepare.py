@@ -185,7 +185,7 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     """Splits `val` off train where the source has none.
 
     Returns:
-        The rows, and the near-duplicates that lie in different splits as rows of the findings file.
+        The rows, and the near-duplicates that are in different splits as rows of the findings file.
     """
     if not facts:
         return [], []

@@ -16,7 +16,7 @@ from importlib.resources import as_file, files
 from PIL import ImageDraw, ImageFont, features
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-UNKNOWN = "?"  # stands for a letter that no font has
+UNKNOWN = "?"  # replaces a letter that no font has
 _OWN = ""  # Pillow's font
 # the most used ones first, since the first font that has a letter draws it
 _FONTS = (

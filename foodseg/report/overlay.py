@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity: float = 0.55) -> np.ndarray:
     """Tints the ingredients of an image and adds a legend of them, largest first.
 
-    Background keeps its pixels, ignored pixels are hatched in grey. The legend stands below wide images and at the
+    Background keeps its pixels, ignored pixels are hatched in grey. The legend is below wide images and at the
     right of others. Works in bands of rows: it needs a few megabytes in addition to the result.
 
     Args:
@@ -49,7 +49,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable, *, opacity
     if mask.shape != image.shape[:2]:
         raise UserError(f"the mask must have the image's size {image.shape[:2]}, found {mask.shape}")
     if not 0 <= opacity <= 1:
-        raise UserError(f"opacity must lie in 0..1, found {opacity}")
+        raise UserError(f"opacity must be in 0..1, found {opacity}")
     height, width = mask.shape
     below = width > 1.3 * height
     legend = _legend(food_shares(mask, classes), classes, height, width, below)
@@ -96,7 +96,7 @@ def food_shares(mask: np.ndarray, classes: ClassTable) -> list[tuple[int, int, f
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, cell: int = 320) -> np.ndarray:
     """Returns the images ((H, W, 3) uint8 RGB each) as a grid of square cells, row by row: (R*cell, C*cell, 3) uint8.
 
-    An image fills its cell in one direction, keeps its aspect and stands in the middle; there are at most `columns`
+    An image fills its cell in one direction, keeps its aspect and is in the middle; there are at most `columns`
     columns, fewer for fewer images.
 
     Raises:

@@ -29,7 +29,7 @@ from foodseg.serve.served_model import ServedModel
 KNOWN_MODELS = 32  # per replica; most hold no weights, since a replaced model releases them
 GRACE_SECONDS = 30.0  # for requests that still name a checkpoint after it was replaced
 RETRY_SECONDS = 30.0  # until storage that did not answer is retried
-_PROBE = (0, 0)  # the canvas that stands for a health check
+_PROBE = (0, 0)  # the canvas that marks a health check
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch shares: model, canvas, whether conditioned

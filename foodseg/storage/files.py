@@ -1,7 +1,7 @@
 """One way to reach a file wherever it lives: a plain path, `file://` or `s3://bucket/key`.
 
 Credentials and endpoint come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_REGION) or stand in the URI: `s3://bucket/p?endpoint_override=127.0.0.1:8333&scheme=http&region=us-east-1`.
+AWS_REGION) or are in the URI: `s3://bucket/p?endpoint_override=127.0.0.1:8333&scheme=http&region=us-east-1`.
 Only URIs travel between processes, never filesystems: pyarrow's S3FileSystem loses its retry strategy when pickled.
 
 A storage server may restart in mid-run: every S3 operation is tried again for `RETRY_SECONDS`, then gives `RetryLater`.

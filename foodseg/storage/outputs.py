@@ -135,7 +135,7 @@ def renew_folder(folder: Path, parts: Sequence[str], inputs: Sequence[str] = ())
     """Makes a folder empty that holds nothing but an earlier result of the same kind, and marks it as one.
 
     Args:
-        parts: names that such a result has in the folder. inputs: URIs that must not lie in it.
+        parts: names that such a result has in the folder. inputs: URIs that must not be in it.
 
     Raises:
         UserError: it holds something else, or an input.

@@ -36,7 +36,7 @@ def within(stream: Iterable[T], seconds: float, first: float | None = None) -> I
                 kind, value = ready.get(timeout=limit)
             except queue.Empty:
                 raise RetryLater(
-                    f"no image arrived for {limit:g} s: reading or decoding stands still; look for storage that "
+                    f"no image arrived for {limit:g} s: reading or decoding has stalled; look for storage that "
                     "does not answer, or for CPUs of the cluster that others hold"
                 ) from None
             if kind == "error":

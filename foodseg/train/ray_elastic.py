@@ -2,7 +2,7 @@
 
 Ray Train restarts an elastic run with as many workers as the cluster has capacity for. It does not know that the global
 batch must be split evenly over them, nor that reading and decoding need CPUs: where workers can fill a cluster, Ray
-Data is left without a CPU, and the run stands still. `ElasticWorkers` adds both constraints. It overrides private
+Data is left without a CPU, and the run stalls. `ElasticWorkers` adds both constraints. It overrides private
 methods of Ray's policy, as there is no public way to choose the number of workers:
 `tests/integration/test_ray_internals.py` checks that they still exist, and `tests/integration/test_cluster.py` that
 they still work.

@@ -112,7 +112,7 @@ def table_markdown(table: Mapping[str, Any], title: str) -> str:
     lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table['groups']} groups of "
               f"{table['images']} images and over seeds; differences in percentage points; * where the interval "
               "leaves 0 out. Few seeds make it too narrow. Resamples may lack rare classes, so the interval of a "
-              "variant's own mIoU may lie above its mean, and that of a difference too far from 0."]  # fmt: skip
+              "variant's own mIoU may be above its mean, and that of a difference too far from 0."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,7 @@ from foodseg.tune.trials import Ledger
 
 @dataclass(frozen=True)
 class Target:
-    """What runs are scored on: a split of a data set; scores lie in the ablation's folder `uri`."""
+    """What runs are scored on: a split of a data set; scores are in the ablation's folder `uri`."""
 
     uri: str
     data: str

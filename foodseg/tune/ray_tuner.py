@@ -195,7 +195,7 @@ class _Recorder(NotPickled, tune.Callback):
             Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2] if trial.error_file else ""
         )
         lines = [line for line in text.splitlines()[1:] if line.strip()] or ["the process ended"]
-        reason = lines[-1 if "ray::" in lines[0] else 0]  # an exception stands at the end of its trace
+        reason = lines[-1 if "ray::" in lines[0] else 0]  # an exception is at the end of its trace
         status: Status = "interrupted" if RetryLater.__name__ in text else "failed"  # RetryLater: storage is away
         self._ended(self._plan.ledger.close(trial.config["trial"], status, reason.strip()[:300]))
 

@@ -88,7 +88,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Space:
-    """The hyperparameters in the order of the file; one that depends on another stands after it."""
+    """The hyperparameters in the order of the file; one that depends on another comes after it."""
 
     hyperparameters: tuple[Hyperparameter, ...]
 

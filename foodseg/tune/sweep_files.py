@@ -39,7 +39,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: what it sets, or a folder of label maps, in whose name {seed} stands for a seed."""
+    """One row of an ablation: what it sets, or a folder of label maps, in whose name {seed} is replaced by a seed."""
 
     settings: Mapping[str, Any]
     predictions: str | None = None

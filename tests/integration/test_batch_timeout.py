@@ -54,6 +54,6 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
     finally:
         ray.kill(other)
     assert str(caught.value) == (
-        "training failed: no image arrived for 6 s: reading or decoding stands still; look for storage that does not "
+        "training failed: no image arrived for 6 s: reading or decoding has stalled; look for storage that does not "
         "answer, or for CPUs of the cluster that others hold; once that is mended, run it again with --resume"
     )

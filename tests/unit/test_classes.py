@@ -55,7 +55,7 @@ def test_text_and_back() -> None:
     [
         ((), "at least one ingredient, this one has 0 names"),
         (("background",), "at least one ingredient, this one has 1 names"),
-        (("a", "b", "b", "a", "c"), "'a', 'b' stands more than once"),
+        (("a", "b", "b", "a", "c"), "'a', 'b' occurs more than once"),
         (tuple(map(str, range(65536))), "at most 65535 names, this one has 65536"),
     ],
 )

@@ -94,7 +94,7 @@ def real_pixels_per_cell(extent: torch.Tensor, height: int, width: int, stride: 
 
 
 def _overlap(cells: int, stride: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Returns (B, cells): how many of the pixels of each cell lie in low..high-1."""
+    """Returns (B, cells): how many of the pixels of each cell are in low..high-1."""
     start = torch.arange(cells, device=low.device)[None] * stride
     ends = torch.minimum(start + stride, high[:, None])
     return (ends - torch.maximum(start, low[:, None])).clamp_min(0)

@@ -61,7 +61,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | No
 
 
 def weights_cached(name: str) -> bool:
-    """True where the weights of a model lie in the cache of this machine."""
+    """True where the weights of a model are in the cache of this machine."""
     published = timm.models.get_pretrained_cfg(name)
     repository, _, revision = (published.hf_hub_id if published and published.hf_hub_id else "").partition("@")
     return bool(repository) and isinstance(try_to_load_from_cache(repository, FILE, revision=revision or None), str)

@@ -97,7 +97,7 @@ def _json_paths(src: str, folder: str, names: Sequence[str]) -> list[str]:
 def _first_files(src: str, paths: list[str]) -> list[str]:
     if len(paths) > _MAX_FILES:
         where = f"{storage.redact(src)}: {len(paths)} .json files such as {paths[0]}"
-        _log.warning("%s lie side by side; only the first %d are read", where, _MAX_FILES)
+        _log.warning("%s are in one folder; only the first %d are read", where, _MAX_FILES)
     return paths[:_MAX_FILES]
 
 

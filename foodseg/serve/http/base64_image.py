@@ -44,7 +44,7 @@ def image_of_text(text: str, field: str) -> bytes:
             "the image and send its content",
         )  # fmt: skip
     if len(stripped) < 4096 and _FILE_NAME.fullmatch(stripped):
-        said = "the name of a file, and not its content (curl -F reads a file where an @ stands before its name)"
+        said = "the name of a file, and not its content (curl -F reads a file where an @ is before its name)"
         raise ApiError(422, "not_an_image", f"{field} is the text {shown}, {said}")
     raise ApiError(422, "not_an_image", f"{field} is the text {shown}, which is neither base64 nor a data URL")
 

@@ -84,7 +84,7 @@ export function segment(file, { model, ingredients, refine, ...rest }) {
   return call("v1/segment", { form, ...rest });
 }
 
-// Outlines what lies under points [[x, y, 1 = in or 0 = out], ...]. The picture is named by its id, and sent (again) only
+// Outlines what is under points [[x, y, 1 = in or 0 = out], ...]. The picture is named by its id, and sent (again) only
 // where the server no longer remembers it; the answer carries the id to use from then on.
 export async function prompt(file, imageId, points, rest) {
   const ask = (name, value) => {

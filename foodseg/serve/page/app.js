@@ -22,7 +22,7 @@ let answer = null, plate = null;
 let edits = [], given = []; // corrections, and names that the person gave
 let selection = null; // {points, masks, chosen, pixels}
 let running = null; // AbortController of the request under way
-let lit = null; // id that stands out
+let lit = null; // id that is highlighted
 const hidden = new Set(); // ids
 
 // --- what the server can do ---

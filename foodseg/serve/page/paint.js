@@ -9,7 +9,7 @@ const cells = new WeakMap(); // label map -> per canvas pixel 2 * id + (1 at an 
 const veils = new WeakMap(); // selection -> per canvas pixel: nothing, inside, its white line, its dark line
 
 // What is painted, per pixel of the picture:
-//   labels: Uint16Array (height * width); colours: Map id -> "#rrggbb" of those shown; lit: id that stands out, or null;
+//   labels: Uint16Array (height * width); colours: Map id -> "#rrggbb" of those shown; lit: id that is highlighted, or null;
 //   selected: Uint8Array (height * width) of 0 and 1, or undefined; opacity: 0 to 1.
 // Both arrays are never changed once they were painted.
 export function paint(canvas, { labels, width, height, colours, lit, selected, opacity }) {

@@ -6,7 +6,7 @@ const STEP = 1 / 40, FINE_STEP = 1 / 400; // of the longer side, for one press o
 // Tells onHover(point or null), onPick(point, how) with how = "anew", "adds", "takes" or null (nothing said), onEscape().
 // Points are {x, y} in whole pixels of the picture.
 export function watchStage(stage, cross, { size, onHover, onPick, onEscape }) {
-  let at = null; // where the cross stands
+  let at = null; // where the cross is
 
   const pointOf = (event) => {
     const { width, height } = size(), box = stage.getBoundingClientRect();

@@ -145,7 +145,7 @@ def test_truncated_rle_is_refused() -> None:
 
 def test_normalised_coordinates_are_refused() -> None:
     shares = [[0.1, 0.2, 0.9, 0.2, 0.5, 0.8]]
-    words = "all coordinates of its polygons lie between 0 and 1, .* multiply x by 80 and y by 60"
+    words = "all coordinates of its polygons are between 0 and 1, .* multiply x by 80 and y by 60"
     with pytest.raises(UserError, match=words):
         pixels(shares, 60, 80)
     with pytest.raises(UserError, match=words):

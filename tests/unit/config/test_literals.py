@@ -1,4 +1,4 @@
-"""What a value means depends on its key: text keys take the text as it stands, from --set and from files alike."""
+"""What a value means depends on its key: text keys take the text unchanged, from --set and from files alike."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_quotes_around_the_whole_are_refused(quoted: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(None, [f"run.uri={quoted}"])
     assert str(caught.value) == (
-        f"run.uri: found {quoted}: what stands after = is taken as it is, quotes included; leave them out: "
+        f"run.uri: found {quoted}: what follows = is taken as it is, quotes included; leave them out: "
         "--set 'run.uri=runs/a b'"
     )
 

@@ -324,8 +324,8 @@ def test_origins(tmp_path: Path) -> None:
         ("train:\n  1: 2\n", "unknown key 'train.1'; train has the keys"),
         ("? [a]\n: 2\n", "line 1: not valid YAML .a key must be text"),
         ("a: !!python/object:os.system x\n", "line 1: not valid YAML"),
-        ("optim:\n  lr: 1\n  warmup: 0\n  lr: 2\n", r"c.yaml, line 4: .*the key 'lr' stands here a second time"),
-        ("optim: {}\ntrain: {}\noptim: {}\n", r"c.yaml, line 3: .*the key 'optim' stands here a second time"),
+        ("optim:\n  lr: 1\n  warmup: 0\n  lr: 2\n", r"c.yaml, line 4: .*the key 'lr' occurs here a second time"),
+        ("optim: {}\ntrain: {}\noptim: {}\n", r"c.yaml, line 3: .*the key 'optim' occurs here a second time"),
     ],
 )
 def test_files_that_are_refused(text: str, words: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names in any script: which can be drawn, with what, and what stands for those that cannot."""
+"""Names in any script: which can be drawn, with what, and what replaces those that cannot."""
 
 import logging
 import unicodedata

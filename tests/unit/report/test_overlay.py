@@ -68,7 +68,7 @@ def test_the_legend_names_only_what_is_there() -> None:
     legend = overlay(image, mask, CLASSES)[:, 200:]
     palette = CLASSES.palette()
     first = [np.flatnonzero((legend == palette[index]).all(2).any(1)) for index in (1, 3)]
-    assert first[0].max() < first[1].min(), "the largest stands first"
+    assert first[0].max() < first[1].min(), "the largest comes first"
     assert not (legend == palette[2]).all(2).any()
 
 

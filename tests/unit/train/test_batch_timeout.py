@@ -44,7 +44,7 @@ def test_a_starved_consumer_gets_one_sentence_after_what_was_ready() -> None:
     assert next(stalled) == 7
     time.sleep(0.5)  # does not count
     began = time.monotonic()
-    with pytest.raises(RetryLater, match=r"^no image arrived for 0\.3 s: reading or decoding stands still; [^\n]*$"):
+    with pytest.raises(RetryLater, match=r"^no image arrived for 0\.3 s: reading or decoding has stalled; [^\n]*$"):
         next(stalled)
     assert 0.2 < time.monotonic() - began < 5
     never.set()

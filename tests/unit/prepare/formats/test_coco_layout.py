@@ -134,7 +134,7 @@ def test_only_some_of_one_json_per_image_are_read(
 ) -> None:
     src = write(tmp_path, {f"{folder}/{n:03d}.json": {"shapes": [], "imagePath": f"{n}.jpg"} for n in range(120)})
     assert missing_in_coco(src) == [f"{folder}/000.json with `images`"]
-    assert f"120 .json files such as {folder}/000.json lie side by side; only the first 100" in caplog.text
+    assert f"120 .json files such as {folder}/000.json are in one folder; only the first 100" in caplog.text
 
 
 def test_a_json_that_is_not_coco_is_not_a_data_set(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_gzip_is_decompressed_within_the_limit(app: Any) -> None:
 
 
 REFUSED = {
-    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_an_image", "an @ stands before its name"),
+    "no @": (form(("image", None, b"lunch.jpg")), FORM, "not_an_image", "an @ is before its name"),
     "-d image=@lunch.jpg": (b"image=@lunch.jpg", URLENCODED, "not_an_image", "'@lunch.jpg', the name of a file"),
     "a word": (form(("image", None, b"lunch")), FORM, "not_an_image", "the text 'lunch'"),
     "an address": (as_json(image="https://x.example/a.jpg"), JSON, "address_not_fetched", "nothing is fetched"),
