@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import httpx
-import ray
 import torch
 
 from foodseg import storage
@@ -25,6 +24,7 @@ from foodseg.bench.bare_serve import BarePipeline, in_turns, load
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.ray_noop import start_noop
 from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.cluster.ray_internals.serve import call_in_replicas
 from foodseg.cluster.ray_session import cores
 from foodseg.config.serve import ServeConfig
 from foodseg.demo.synthetic import draw_meal
@@ -175,12 +175,10 @@ async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: 
 
 def _threads_of_segmenter() -> int:
     """Returns the threads of a forward pass in the replica, as torch reports it there."""
-    listed = ray.util.list_named_actors(all_namespaces=True)
-    replicas = [actor for actor in listed if f"#{SEGMENTER}#" in actor["name"]]
-    if len(replicas) != 1:
-        raise UserError(f"bench serve compares one replica of the {SEGMENTER} with one process, found {len(replicas)}")
-    actor = ray.get_actor(replicas[0]["name"], replicas[0]["namespace"])
-    return int(ray.get(actor.__ray_call__.remote(lambda _: torch.get_num_threads())))
+    threads = call_in_replicas(SEGMENTER, torch.get_num_threads)
+    if len(threads) != 1:
+        raise UserError(f"bench serve compares one replica of the {SEGMENTER} with one process, found {len(threads)}")
+    return int(threads[0])
 
 
 def _model(applications: Sequence[dict[str, Any]]) -> ServedModel:

@@ -15,12 +15,11 @@ import os
 import secrets
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from foodseg.cluster.ray_internals.serve import connected_client
+from foodseg.cluster.ray_internals.serve import listening_host
 from foodseg.config.serve import HttpConfig, ServeConfig, parse_serve_config
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import keys_for
@@ -124,6 +123,5 @@ def _bound(deployment: Any, *arguments: Any, **options: Any) -> Application:
 
 def _listening(config: HttpConfig) -> HttpConfig:
     """Returns the settings with the address that Serve's proxies listen on, which may differ from the deploy file."""
-    # without a running Ray, as in `serve run` before it connects, the call would start one
-    client = connected_client() if ray.is_initialized() else None
-    return config if client is None else config.model_copy(update={"host": client.http_config.host})
+    host = listening_host()  # None in `serve run` before it connects
+    return config if host is None else config.model_copy(update={"host": host})

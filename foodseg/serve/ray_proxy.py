@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 from starlette.middleware import Middleware
 
-from foodseg.cluster.ray_internals.serve import SESSION_ID_HEADER
+from foodseg.cluster.ray_internals.serve import session_id_header
 from foodseg.serve.http.middleware import VALID_REQUEST_ID, App, Receive, Scope, Send
 
 # compared as Serve does it, with - and _ alike; the name of the session header can be configured
 STEERING = (
     b"serve_multiplexed_model_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled",
-    SESSION_ID_HEADER.lower().replace("-", "_").encode(),
+    session_id_header().lower().replace("-", "_").encode(),
 )  # fmt: skip
 TRACING = (b"traceparent", b"tracestate")
 

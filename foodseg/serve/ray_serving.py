@@ -23,9 +23,9 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cluster.ray_internals.serve import (
-    DeploymentStatus,
-    ServeControllerClient,
+    application_state,
     begin_shutdown,
+    close_handles,
     connected_client,
     controller_runs,
     deploy,
@@ -33,6 +33,7 @@ from foodseg.cluster.ray_internals.serve import (
     forget_client,
     route_in_own_loop,
     start_serve,
+    wait_until_serving,
 )
 from foodseg.cluster.ray_session import cores, line_of, ray_session
 from foodseg.config.serve import ServeConfig, check_model
@@ -195,7 +196,7 @@ def _forget() -> None:
     """
     client = connected_client()
     if client is not None:
-        client.shutdown_cached_handles()
+        close_handles(client)
     forget_client()
 
 
@@ -208,7 +209,7 @@ def _shut_down() -> None:
     client = connected_client()
     if client is None:
         return
-    client.shutdown_cached_handles()
+    close_handles(client)
     deadline = time.monotonic() + STOP_SECONDS
     try:
         begin_shutdown(client, STOP_SECONDS)
@@ -240,23 +241,22 @@ def _wait_for_model(handle: DeploymentHandle, name: str, uri: str, sha: str) -> 
     raise RetryLater(f"the model {name} is not loaded after {START_SECONDS:.0f} s: GET /v1/models shows its state")
 
 
-def _wait(client: ServeControllerClient, name: str, note: Callable[[str], None]) -> None:
+def _wait(client: Any, name: str, note: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     ready: set[str] = set()
     while time.monotonic() < deadline:
-        overview = client.get_serve_status(name)
-        for part in overview.deployment_statuses:
-            if part.status == DeploymentStatus.HEALTHY and part.name not in ready:
-                ready.add(part.name)
-                note(f"{part.name} is ready")
-        status = overview.app_status
-        if status.status == ApplicationStatus.RUNNING:
-            client.wait_for_proxies_serving(wait_for_applications_running=True)
+        state = application_state(client, name)
+        for deployment in state.healthy:
+            if deployment not in ready:
+                ready.add(deployment)
+                note(f"{deployment} is ready")
+        if state.status == ApplicationStatus.RUNNING:
+            wait_until_serving(client)
             return
-        if status.status == ApplicationStatus.DEPLOY_FAILED:
-            raise _failure(status.message)
+        if state.status == ApplicationStatus.DEPLOY_FAILED:
+            raise _failure(state.message)
         time.sleep(_POLL_SECONDS)
-    raise RetryLater(f"the endpoint does not answer after {START_SECONDS:.0f} s: {status.message or 'still starting'}")
+    raise RetryLater(f"the endpoint does not answer after {START_SECONDS:.0f} s: {state.message or 'still starting'}")
 
 
 def _failure(message: str) -> FoodsegError:

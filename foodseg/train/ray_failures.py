@@ -25,13 +25,7 @@ from ray.exceptions import (
 from ray.train import UserCallback
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError
 
-from foodseg.cluster.ray_internals.train import (
-    CollectiveTimeoutError,
-    InsufficientClusterResourcesError,
-    WorkerGroupStartupFailedError,
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckTimeoutError,
-)
+from foodseg.cluster.ray_internals.train import lost_worker_errors
 from foodseg.cluster.ray_session import causes, expected_failure, line_of
 from foodseg.errors import OutOfMemory, RetryLater
 
@@ -39,9 +33,7 @@ _LOST = (
     # actors, nodes and the cluster
     RayActorError, NodeDiedError, LocalRayletDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError,
     RaySystemError, RpcError, ActorPlacementGroupRemoved, TaskPlacementGroupRemoved, PreemptionError,
-    InsufficientClusterResourcesError, WorkerGroupStartupFailedError, ConnectionError,
-    # time limits
-    WorkerGroupStartupTimeoutError, WorkerHealthCheckTimeoutError, CollectiveTimeoutError, TimeoutError,
+    ConnectionError, TimeoutError,
     # what the other ranks raise when one is lost
     torch.distributed.DistError,
 )  # fmt: skip
@@ -72,7 +64,7 @@ def reason_of(error: BaseException) -> Exception:
     if expected is not None:
         return expected
     # the controller itself writes to the run's storage
-    lost = (*_LOST, OSError) if isinstance(error, ControllerError) else _LOST
+    lost = (*_LOST, *lost_worker_errors(), *([OSError] if isinstance(error, ControllerError) else []))
     parts = list(causes(error))
     memory = next((part for part in parts if isinstance(part, OutOfMemoryError)), None)
     if memory is not None:  # Ray's further lines are advice

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -21,7 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from foodseg import storage
 from foodseg.cluster.placement import require_room, side_by_side
-from foodseg.cluster.ray_internals.core import release_lost_groups
+from foodseg.cluster.ray_internals.core import error_reason, error_text, release_lost_groups
 from foodseg.cluster.ray_session import (
     cores,
     data_cpus,
@@ -191,13 +190,10 @@ class _Recorder(NotPickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         # the process itself could not record it: it was killed, or its node was lost
-        text = (
-            Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2] if trial.error_file else ""
-        )
-        lines = [line for line in text.splitlines()[1:] if line.strip()] or ["the process ended"]
-        reason = lines[-1 if "ray::" in lines[0] else 0]  # an exception is at the end of its trace
+        text = error_text(trial.error_file)
+        reason = error_reason(text) or "the process ended"
         status: Status = "interrupted" if RetryLater.__name__ in text else "failed"  # RetryLater: storage is away
-        self._ended(self._plan.ledger.close(trial.config["trial"], status, reason.strip()[:300]))
+        self._ended(self._plan.ledger.close(trial.config["trial"], status, reason[:300]))
 
     def _ended(self, trial: Trial) -> None:
         if trial.status != "interrupted":

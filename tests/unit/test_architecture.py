@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ OF_SEVERAL = {
 PRIVATE_MODULES = ("ray.core.generated", "ray.experimental.internal_kv")  # without an underscore in their names
 PRIVATE_ATTRIBUTES = (
     "_controller", "_get_global_client", "_get_serve_request_context", "_init", "_resources_per_worker_not_none",
-    "_set_global_client",
+    "_set_global_client", "__ray_call__",
+    # of Serve's private client
+    "deploy_apps", "get_serve_status", "http_config", "shutdown_cached_handles", "wait_for_proxies_serving",
 )  # fmt: skip
 
 # argv: packages that cannot be found, with commas between them, and modules to import; prints {module: error}.
@@ -138,11 +141,12 @@ def f(client, handle, scaling):
     ray._private.worker.global_worker
     client._controller.check_alive.remote()
     handle._init(_run_router_in_separate_loop=True)
+    client.http_config.host
     self._client = scaling.num_workers
 """
     assert sorted({int(found.split()[0]) for found in _private_of_ray(ast.parse(source), "foodseg.serve")}) == [
         *range(2, 7),
-        *range(10, 13),
+        *range(10, 14),
     ]
 
 
@@ -154,6 +158,28 @@ def test_only_ray_internals_touch_private_parts_of_ray() -> None:
         for line in _private_of_ray(ast.parse(path.read_text(encoding="utf-8")), _module(path).rpartition(".")[0])
     ]
     assert found == []
+
+
+def test_everything_in_ray_internals_is_named_in_its_contract_tests() -> None:
+    tests = (ROOT / "tests" / "integration" / "test_ray_internals.py").read_text(encoding="utf-8")
+    names = [
+        name
+        for path in MODULES
+        if path.parent.name == "ray_internals"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in _public_names(node)
+    ]
+    assert len(names) > 40
+    assert [name for name in names if not re.search(rf"\b{name}\b", tests)] == []
+
+
+def _public_names(node: ast.stmt) -> list[str]:
+    """Returns the function or class that a statement defines, and what a list `__all__` names."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [] if node.name.startswith("_") else [node.name]
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        return list(ast.literal_eval(node.value))
+    return []
 
 
 def test_ray_internals_load_only_what_their_verb_needs() -> None:

@@ -11,7 +11,7 @@ import pytest
 from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.serve import ray_serving
-from foodseg.serve.ray_serving import ApplicationStatus, DeploymentStatus, ServedEndpoint, serving
+from foodseg.serve.ray_serving import ApplicationStatus, ServedEndpoint, serving
 from tests.support.tiny_checkpoints import free_port
 
 
@@ -26,7 +26,7 @@ class Client:
 
     def get_serve_status(self, name: str) -> Any:
         self.looked += 1
-        parts = [SimpleNamespace(name="Segmenter", status=DeploymentStatus.HEALTHY)] * (self.looked > 1)
+        parts = [SimpleNamespace(name="Segmenter", status="HEALTHY")] * (self.looked > 1)
         status = ApplicationStatus.RUNNING if self.looked > 2 else ApplicationStatus.DEPLOYING
         if self.failure:
             status = ApplicationStatus.DEPLOY_FAILED
