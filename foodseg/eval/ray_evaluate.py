@@ -75,7 +75,7 @@ def evaluate(
         subsets: files of class ids, each scored under its own name, with background.
         images: file of image ids, one a line; only these are scored.
         space_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
-        classes: class table of the space that `space_map` leads to.
+        classes: class table of the space that `space_map` maps to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         workers: processes that score; 0 = this one, without Ray.
         device: what a checkpoint computes on; auto = a GPU for each worker, if the cluster has or can start nodes with
@@ -94,7 +94,7 @@ def evaluate(
     if (checkpoint is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
     if classes is not None and space_map is None:
-        raise UserError("--classes names the label space that --map leads to: give --map MAP.tsv too")
+        raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
     started = time.monotonic()
     data = storage.absolute(data)
     manifest = read_manifest(data)

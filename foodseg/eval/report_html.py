@@ -36,8 +36,8 @@ class Page:
     matrix: (K, K) integers, rows truth, columns prediction, of ids of `classes`.
     manifest: of the data set that was scored.
     worst, best: images, as `examples.draw_example` made them.
-    history: one dict per validation of the training (step, miou, and of both kinds of weights miou_student and
-        miou_ema); empty for label maps from a folder.
+    history: one dict per validation of the training (step, miou, miou_student, and miou_ema where the run
+        has averaged weights); empty for label maps from a folder.
     losses: (step, loss terms by name), as `read_losses` found them.
     condition: as in `headlines`.
     """
@@ -141,10 +141,7 @@ def _training_charts(page: Page) -> list[Markup]:
             Line(f"{weights} weights", [(entry["step"], 100 * entry[key]) for entry in page.history if key in entry])
             for weights, key in (("student", "miou_student"), ("averaged", "miou_ema"))
         ]
-        # a run of an older version wrote the score of one of them only
-        lines = [line for line in lines if line.points] or [
-            Line("val", [(entry["step"], 100 * entry["miou"]) for entry in page.history])
-        ]
+        lines = [line for line in lines if line.points]  # a run without a teacher has no averaged weights
         charts.append(line_chart("mIoU on val over steps", lines, x="step", y="mIoU on val, %"))
     return [Markup(chart) for chart in charts]
 

@@ -157,7 +157,7 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
         columns[index, 0 if to is None else to] = 1
         rows[index] = columns[index] * (to is not None)
     assert np.array_equal(matrices["mapped"], rows.T @ matrices["plain"] @ columns)
-    with pytest.raises(UserError, match="--classes names the label space that --map leads to: give --map"):
+    with pytest.raises(UserError, match="--classes is the class table of the label space that --map maps to"):
         evaluate(None, out=str(tmp_path / "x"), workers=0, classes="c.tsv", **common)
 
 

@@ -55,6 +55,6 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
         manifest=manifest,
         worst=worst,
         best=best,
-        history=[{"step": step, "miou": 0.001 * step % 0.5} for step in steps] if confidence else [],
+        history=[{"step": step, "miou_student": 0.001 * step % 0.5} for step in steps] if confidence else [],
         losses={"cross_entropy": [(step, 10 / step) for step in steps], "dice": [(10, 0.5)]} if confidence else {},
     )
