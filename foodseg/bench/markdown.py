@@ -73,7 +73,7 @@ def _serve_lines(result: dict[str, Any]) -> list[str]:
         f"- at saturation {result['requests_per_second']:.2f} requests/s, {result['share_of_bare']:.3f} of bare",
         f"- one at a time: {result['milliseconds_over_bare']:.1f} ms over bare; "
         f"a Serve application that does nothing answers in {result['milliseconds_of_noop']:.1f} ms",
-        f"- threads of a forward pass, here and there: {result['threads']}",
+        f"- threads of a forward pass, bare and served: {result['threads']}",
         f"- the client took {result['client_cpus']:.2f} of a core",
     ]
     if "prompt" in result:
