@@ -151,7 +151,11 @@ class RefineConfig(Section):
         0.5, ge=0, le=1, description="share of a mask's pixels that one label needs for the mask to vote"
     )
     confidence_below: float = Field(
-        0.5, ge=0, le=1, description="mean confidence below which CLIP is consulted; 0 = never"
+        0.5,
+        ge=0,
+        le=1,
+        description="confidence below which a pixel is uncertain; CLIP is consulted where half of a mask's pixels are; "
+        "0 = never",
     )
 
 
