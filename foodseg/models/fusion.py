@@ -10,15 +10,12 @@ token, which exists where classes are pooled or attended to: without it a single
 Shape letters: B images; K ids (0 = background); D width of the embeddings; C channels; h, w grid of a level.
 """
 
-import math
-
 import torch
 from torch import nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 WIDTH, HEADS, CONTEXT_LAYERS = 256, 8, 3
 TEMPERATURE = 0.07  # CLIP's
-INITIAL_PENALTY = math.log(100)  # a class outside the conditioning starts a hundred times less probable than without it
 
 
 class ClassEmbeddings(nn.Module):
@@ -223,22 +220,6 @@ class Film(nn.Module):
         ones = torch.ones_like(weights[:, :1])
         weights = torch.cat([ones, weights[:, 1:], ones], 1)
         return (weights @ embeddings) / weights.sum(1, keepdim=True)
-
-
-class ConditioningPenalty(nn.Module):
-    """Lowers the logits of classes outside the conditioning by a learned amount, the same for all of them.
-
-    Our addition to every kind of fusion. Through the features alone, a training of some hundred updates does not learn
-    to use the conditioning, and then neither an image-level prediction nor a conditioned teacher can help.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_amount = nn.Parameter(torch.tensor(INITIAL_PENALTY).log())
-
-    def forward(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, h, w), allowed (B, K) bool -> (B, K, h, w)."""
-        return logits - self.log_amount.exp() * ~allowed[:, :, None, None]
 
 
 class IngredientHead(nn.Module):

@@ -1,5 +1,6 @@
 """The segmenter: an image in, a logit for each class at each grid cell out."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import (
     ClassEmbeddings,
-    ConditioningPenalty,
     CrossAttention,
     Film,
     IngredientHead,
@@ -22,6 +22,7 @@ from foodseg.models.fusion import (
 )
 
 Fusion = ScoreMap | CrossAttention | Film | Tokens
+INITIAL_PENALTY = math.log(100)  # a class outside the conditioning starts a hundred times less probable than without it
 
 
 class SegmenterOutput(NamedTuple):
@@ -197,3 +198,19 @@ class Segmenter(nn.Module):
     def _embeddings(self, text: torch.Tensor | None) -> torch.Tensor:
         embeddings: torch.Tensor = self.class_embeddings(self.text_table if text is None else text, self.text_table)
         return embeddings
+
+
+class ConditioningPenalty(nn.Module):
+    """Lowers the logits of classes outside the conditioning by a learned amount, the same for all of them.
+
+    Our addition to every kind of fusion. Through the features alone, a training of some hundred updates does not learn
+    to use the conditioning, and then neither an image-level prediction nor a conditioned teacher can help.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_amount = nn.Parameter(torch.tensor(INITIAL_PENALTY).log())
+
+    def forward(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, h, w), allowed (B, K) bool -> (B, K, h, w)."""
+        return logits - self.log_amount.exp() * ~allowed[:, :, None, None]

@@ -255,7 +255,7 @@ def test_every_mode_of_conditioning(trained, mode, window):
     alone = Predictor(model, settings, torch.device("cpu")).logits(image, 75, 100, provided)
     assert alone.values.shape == (K, 16, 16) and alone.ids().shape == (75, 100)
     if mode == "provided":
-        assert np.flatnonzero(alone.names).tolist() == [0, 2, 3]
+        assert np.flatnonzero(alone.conditioning).tolist() == [0, 2, 3]
     batched = BatchPredictor(model, settings, torch.device("cpu"))
     (other,) = batched.logits([image], [(75, 100)], (128, 128), None if provided is None else [provided])
     assert_close(alone.values, other.values)
