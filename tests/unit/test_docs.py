@@ -54,6 +54,13 @@ def test_the_architecture_names_every_package() -> None:
     assert packages == set(re.findall(r"^\| `foodseg/(\w+)` \|", text, re.MULTILINE))
 
 
+def test_the_files_to_look_at_first_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(foodseg/\w+)` \|.*\| (.*) \|$", text, re.MULTILINE)
+    named = [f"{folder}/{name}" for folder, files in rows for name in re.findall(r"`([\w/.]+)`", files)]
+    assert len(named) > 40 and [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_layers_of_the_document_are_those_that_are_held() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     shown = re.search(r"```text\n(__main__.*?)```", text, re.DOTALL)
