@@ -29,7 +29,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.support.ray_cluster"]
+pytest_plugins = ["tests.support.moto_server", "tests.support.ray_cluster"]
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ("unit", "integration", "e2e")  # folders of tests/, which are the markers too: cheap tests first

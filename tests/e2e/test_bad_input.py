@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from foodseg import storage
 from foodseg.cli.main import run
@@ -614,15 +613,6 @@ def test_missing_map_on_ray(ray_cluster: None, world: Path, answer: Callable[...
 
 
 # --- storage and clusters that do not answer as they should ---
-
-
-@pytest.fixture(scope="module")
-def moto_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HELPERS = ("conftest.py", "support/ray_cluster.py", "support/s3_server.py")
+HELPERS = ("conftest.py", "support/moto_server.py", "support/ray_cluster.py", "support/s3_server.py")
 
 UNIT = """
 import pytest
