@@ -1,5 +1,6 @@
-"""A browser, a synthetic meal and a server that knows it, for the tests of the page."""
+"""A tiny world for commands; a browser, a synthetic meal and a server that knows it for the page."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ from foodseg.demo.synthetic_ingredients import SYNTHETIC_CLASSES
 from tests.support.browser import find_browser
 from tests.support.page_server import MealServer, meal_server
 from tests.support.page_view import HEIGHT, WIDTH
+from tests.support.tiny_world import make_world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny world (tests/support/tiny_world.py), made once for the tests of a file."""
+    folder = tmp_path_factory.mktemp("made")
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny world, and the working directory."""
+    shutil.copytree(made, tmp_path / "world")
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path / "world"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Every kind of bad input gets one sentence and an exit code: never a stack trace, never silence.
 
-A row is: what is done to a tiny world (`world.make_world`), the command, its exit code, and words of the sentence: the
+A row is: what is done to a tiny world (`make_world`), the command, its exit code, and words of the sentence: the
 key or file, what was found, what would be right.
 """
 
@@ -23,7 +23,7 @@ from foodseg.cli.main import run
 from foodseg.models.text.embed import embed_names
 from foodseg.storage import files
 from tests.support.s3_server import S3Server
-from tests.support.tiny_world import TINY_RUN, edit_json, make_world, set_options, write_prepared
+from tests.support.tiny_world import TINY_RUN, edit_json, set_options, write_prepared
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = ["train", *set_options(*TINY_RUN)]
@@ -515,22 +515,6 @@ LOCATIONS = [
 ]
 
 TABLE = CONFIG + DATA + RUNS + MODELS + SCORES + LOCATIONS
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    make_world(folder)
-    return folder
-
-
-@pytest.fixture
-def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny world, and the working directory."""
-    folder = tmp_path / "world"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from PIL import Image
 from foodseg.cli.main import run
 from foodseg.data.image_io import decode_mask
 from foodseg.data.shards import read_manifest
-from tests.support.tiny_world import make_world
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
@@ -29,21 +28,6 @@ COMMANDS = [
 ]  # fmt: skip
 OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_sweep_files.py reads them
 CONFIGS = sorted(p for p in (REPOSITORY / "jobs" / "configs").glob("*.yaml") if p.name not in OTHERS)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    make_world(folder)
-    return folder
-
-
-@pytest.fixture
-def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny world, and the working directory."""
-    shutil.copytree(made, tmp_path / "world")
-    monkeypatch.chdir(tmp_path / "world")
-    return tmp_path / "world"
 
 
 @pytest.fixture

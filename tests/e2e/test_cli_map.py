@@ -23,7 +23,7 @@ def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.chdir(tmp_path)
     make_world(tmp_path)
     names = read_manifest("prepared").classes
-    lines = ["plate_id\tplate_name\tfew_id\tfew_name", "0\tbackground\t0\tbackground"]
+    lines = ["meals_id\tmeals_name\tfew_id\tfew_name", "0\tbackground\t0\tbackground"]
     lines += [f"{index}\t{names[index]}\t{1 + index % 2}\tkind {index % 2}" for index in range(1, len(names) - 1)]
     Path("few.tsv").write_text("\n".join([*lines, f"{len(names) - 1}\t{names[-1]}\tignore\n"]))
     return len(names)
