@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -105,17 +106,20 @@ def _score_once(job: ScoringJob, plan: ScoringPlan) -> Iterator[tuple[Scored, in
     context.raise_original_map_exception = True  # else a UserError loses its type and its message on the way here
     context.execution_options.preserve_order = True  # results in the order of the rows, whichever process was faster
     listed = ray.data.from_items([{"rows": part} for part in job.parts], override_num_blocks=len(job.parts))
-    scored = listed.map_batches(
-        _Scorer,
-        fn_constructor_args=(job, plan.device),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        num_gpus=plan.gpus,
-        compute=ActorPoolStrategy(size=min(plan.workers, len(job.parts))),
-        # Ray Data restarts actors without end, and Ray Core logs a warning for each actor that may be restarted
-        max_restarts=0,
-    )
+    with warnings.catch_warnings():
+        # Ray has no parameter of that name for max_restarts, and advises to use one
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        scored = listed.map_batches(
+            _Scorer,
+            fn_constructor_args=(job, plan.device),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            num_gpus=plan.gpus,
+            compute=ActorPoolStrategy(size=min(plan.workers, len(job.parts))),
+            # Ray Data restarts actors without end, and Ray Core logs a warning for each actor that may be restarted
+            max_restarts=0,
+        )
     seen: set[str] = set()
     for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in table.to_pylist():

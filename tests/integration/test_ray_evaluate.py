@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,13 @@ def test_a_lost_scoring_process_costs_no_image_and_ray_has_nothing_to_say(
     assert sum("a scoring process was lost (" in line for line in said) == 1
     assert any(line.startswith("scoring process 1 of 1 computes on CPU of ") for line in said)
     assert "core_worker.cc" not in capfd.readouterr().err
+
+
+def test_scoring_shows_no_warning_of_ray(ray_cluster, data, predictions, tmp_path):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        evaluate(None, data=data, split="test", out=str(tmp_path), predictions=predictions, workers=2)
+    assert [str(warning.message) for warning in shown if "ray_remote_args" in str(warning.message)] == []
 
 
 @pytest.mark.chaos
