@@ -224,6 +224,30 @@ def test_clicks_add_and_take_away(server, show, meal, image_file):
     expect(page.locator("#points i")).to_have_count(1)
 
 
+def test_clicks_that_do_not_wait_for_the_outline_all_count(server, show, meal, image_file):
+    _, mask = meal
+    page = show(server)
+    upload(page, image_file)
+    one, other, third = (middle_of(mask == entry[0]) for entry in food_shares(mask, SYNTHETIC_CLASSES)[:3])
+    server.sam.delay = 0.5
+    page.mouse.click(*at(page, *one))
+    page.keyboard.down("Shift")
+    page.mouse.click(*at(page, *other))
+    page.keyboard.up("Shift")
+    page.keyboard.down("Alt")
+    page.mouse.click(*at(page, *third))
+    page.keyboard.up("Alt")
+    expect(page.locator("#selection")).to_be_visible()
+    expect(page.locator("#busy")).to_be_hidden()
+    expect(page.locator("#points .in")).to_have_count(2)
+    expect(page.locator("#points .out")).to_have_count(1)
+    page.fill("#name", "both")
+    page.click("text=Name it")
+    server.sam.delay = 0.0
+    expected = piece_at(mask, *one) | piece_at(mask, *other)
+    np.testing.assert_array_equal(decode_mask(saved(page, "#save-mask")[1]) == len(SYNTHETIC_CLASSES), expected)
+
+
 def test_everything_goes_by_keyboard(server, show, meal, image_file):
     _, mask = meal
     page = show(server)

@@ -4,6 +4,7 @@ with meal_server(classes, [(image, mask)]) as server:
     page.goto(server.url)
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -82,11 +83,12 @@ class FakeClip:
 
 @dataclass
 class FakeSam:
-    """Outlines the piece under the points; can forget every image."""
+    """Outlines the piece under the points after `delay` seconds; can forget every image."""
 
     images: KnownImages
     remembered: dict[str, np.ndarray] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    delay: float = 0.0
 
     async def embed(self, image: np.ndarray) -> str:
         self.calls.append("embed")
@@ -103,6 +105,7 @@ class FakeSam:
         self.calls.append("prompt")
         if digest not in self.remembered:
             raise ImageExpired
+        await asyncio.sleep(self.delay)
         ids = self.images.mask_of(self.remembered[digest])
         piece, whole = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
         for x, y, label in points:

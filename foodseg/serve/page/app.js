@@ -21,6 +21,7 @@ let picture = null, opening = null; // {file, url, id}; which picture is coming 
 let answer = null, plate = null;
 let edits = [], given = []; // corrections, and names that the person gave
 let selection = null; // {points, masks, chosen, pixels}
+let asked = null; // points of the outline that is under way
 let running = null; // AbortController of the request under way
 let lit = null; // id that is highlighted
 const hidden = new Set(); // ids
@@ -216,11 +217,14 @@ function hover(point, aloud) {
 
 async function outline(point, how) {
   const wanted = how ?? document.querySelector("input[name=how]:checked").value;
-  const before = selection && wanted !== "anew" ? selection.points : [];
+  const before = wanted === "anew" ? [] : (asked ?? selection?.points ?? []);
   const points = [...before, [point.x, point.y, wanted === "takes" && before.length ? 0 : 1]];
+  asked = points;
   showPoints($("points"), points, plate);
   const request = (rest) => prompt(picture.file, picture.id, points, rest);
   const found = await run("Outlining", () => outline(point, wanted), request);
+  if (asked !== points) return; // a later click has this one's points too, or the outline was dropped
+  asked = null;
   if (!found || !plate) {
     showPoints($("points"), selection?.points ?? [], plate ?? { width: 1, height: 1 });
     return;
@@ -258,7 +262,7 @@ function name(text) {
 }
 
 function drop() {
-  selection = null;
+  selection = asked = null;
   $("selection").hidden = true;
   $("points").replaceChildren();
   document.querySelector("input[name=how][value=anew]").checked = true;
