@@ -18,6 +18,7 @@ def upload(page: Page, image: Path) -> None:
 def seen(page: Page) -> np.ndarray:
     """Returns the stage as it is on the screen: (H, W, 3) int RGB, of the image's own size."""
     shot = cv2.imdecode(np.frombuffer(page.locator("#stage").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    assert shot is not None
     return cv2.resize(shot, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)[..., ::-1].astype(int)
 
 
