@@ -4,6 +4,7 @@ from foodseg import storage
 storage.write_text("s3://runs/r1/note.txt", "hello")
 """
 
+from foodseg.storage.conditional import create_bytes, read_versioned, replace_bytes
 from foodseg.storage.files import (
     absolute,
     append_line,
@@ -31,6 +32,7 @@ from foodseg.storage.files import (
 __all__ = [
     "absolute",
     "append_line",
+    "create_bytes",
     "delete",
     "download",
     "exists",
@@ -43,7 +45,9 @@ __all__ = [
     "retry_for",
     "read_bytes",
     "read_text",
+    "read_versioned",
     "redact",
+    "replace_bytes",
     "upload",
     "uri_encoded",
     "without_query",

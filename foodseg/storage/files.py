@@ -125,7 +125,7 @@ def _with_retries(uri: str, verb: str, operation: Callable[[pyarrow.fs.FileSyste
                 _ANSWERED.add(endpoint.url)
             mistake = local.mistake(error) or s3.mistake(error, endpoint, path)
             if mistake:
-                kind = MissingFile if mistake == s3.NO_SUCH_FILE else UserError
+                kind = MissingFile if mistake == local.NO_SUCH_FILE else UserError
                 raise kind(f"cannot {verb} {redact(uri)}: {mistake}") from None
             known = endpoint.url in _ANSWERED
             limit = RETRY_SECONDS if known else min(RETRY_SECONDS, FIRST_CONTACT_SECONDS)

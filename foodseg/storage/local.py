@@ -1,6 +1,9 @@
 """The local half of `storage`: files that are replaced in one step, and what errors mean."""
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -8,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from foodseg.errors import MissingFile, UserError
-from foodseg.storage import s3
 
 TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
+NO_SUCH_FILE = "no such file"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def mistake(error: Exception) -> str | None:
@@ -27,7 +31,7 @@ def mistake(error: Exception) -> str | None:
 def reason(error: OSError) -> str:
     """What is wrong with the path, and what would be right."""
     if isinstance(error, FileNotFoundError):
-        return s3.NO_SUCH_FILE
+        return NO_SUCH_FILE
     if isinstance(error, IsADirectoryError):
         return "it is a folder, name a file in it"
     if isinstance(error, (NotADirectoryError, FileExistsError)):
@@ -44,6 +48,78 @@ def errors(uri: str, verb: str) -> Iterator[None]:
     except OSError as error:
         kind = MissingFile if isinstance(error, FileNotFoundError) else UserError
         raise kind(f"cannot {verb} {uri}: {reason(error)}") from error
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Writes a new file, whole or not at all; False if a file is there already. OSError."""
+    try:
+        with _temporary(path, data) as whole:
+            os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_in_place(path, data)  # FAT, and some network file systems
+    return True
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    try:
+        with path.open("xb") as stream:
+            try:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except BaseException:
+                path.unlink()
+                raise
+    except FileExistsError:
+        return False
+    return True
+
+
+def replace(path: Path, data: bytes, expected: str) -> bool:
+    """Replaces a file whose content has the SHA-256 `expected`; False if it has another, or is gone. OSError.
+
+    The folder is locked meanwhile, so that of several calls one alone succeeds. File systems that cannot lock a folder
+    (NFS, some others) have a moment between look and write.
+    """
+    with _temporary(path, data) as whole, _locked(path.parent):
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return False
+        if found != expected:
+            return False
+        whole.replace(path)
+    return True
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` with this content, on disk; it is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

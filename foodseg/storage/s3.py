@@ -17,12 +17,12 @@ import pyarrow
 import pyarrow.fs
 
 from foodseg.errors import UserError
+from foodseg.storage import local
 
 CHUNK = 8 << 20
 CHANGED_READS = 10  # of an object that was written again meanwhile, one right after the other
 FLUSH_EVERY = 8  # chunks: bounds what an upload holds in memory when the disk is faster than the network
 QUERY_KEYS = ("endpoint_override", "region", "scheme")
-NO_SUCH_FILE = "no such file"
 _ABSENT = ".foodseg-not-there"
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def mistake(error: Exception, endpoint: S3Endpoint, path: str) -> str | None:
     if "NO_SUCH_BUCKET" in text or (isinstance(error, FileNotFoundError) and not _bucket_exists(endpoint, bucket)):
         return f"there is no bucket {bucket} at {endpoint.name}; create it or correct the name"
     if isinstance(error, FileNotFoundError):
-        return NO_SUCH_FILE
+        return local.NO_SUCH_FILE
     if "Not a regular file" in text:
         return "that is a bucket or a folder; name a file in it"
     if isinstance(error, pyarrow.ArrowInvalid):

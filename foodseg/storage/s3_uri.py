@@ -1,0 +1,76 @@
+"""An s3 URI taken apart: `s3://bucket/key?query`.
+
+A key is plain text: spaces, "+", "#", "%" and letters of any script are written as they are, and nothing is decoded. A
+"?" begins the query, so that a key with a "?" cannot be written in a URI.
+"""
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote
+
+from foodseg.errors import UserError
+
+QUERY_KEYS = ("endpoint_override", "region", "scheme", "anonymous", "requester_pays")
+_SWITCHES = {"true": True, "false": False}
+_SECRETS = re.compile(
+    r"//(?:[^/@\s]*:[^@\s?]*|[^/@\s]+)@|([?&][^=&\s]*(?:key|secret|token|pass|sign|cred)[^=&\s]*=)[^&\s]*", re.I
+)
+
+
+def redact(uri: str) -> str:
+    """A URI (or a text with URIs) without keys and secrets, for messages."""
+    return _SECRETS.sub(lambda found: f"{found[1]}***" if found[1] else "//***@", uri)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a URI says of the server and of who asks; "" and None: as the environment has it."""
+
+    url: str = ""
+    region: str | None = None
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    anonymous: bool = False
+    requester_pays: bool = False
+
+
+@dataclass(frozen=True)
+class S3Uri:
+    """`key` is "" for a whole bucket, and has no slash at its end."""
+
+    endpoint: Endpoint
+    bucket: str
+    key: str
+
+
+def parse(uri: str) -> S3Uri:
+    """UserError: no bucket, an unknown query key or value, half a pair of keys."""
+    location, _, query_text = uri.removeprefix("s3://").partition("?")
+    host, _, key = location.partition("/")
+    user, _, bucket = host.rpartition("@")
+    if not bucket:
+        raise UserError(f"{redact(uri)}: no bucket; write s3://bucket/key")
+    if ":" in bucket:
+        raise UserError(f"{redact(uri)}: not a bucket name; in s3://key:secret@bucket write '/' as %2F and '@' as %40")
+    query = dict(parse_qsl(query_text, keep_blank_values=True))
+    for name in query:
+        if name not in QUERY_KEYS:
+            raise UserError(f"{redact(uri)}: unknown query key {name}; valid are {', '.join(QUERY_KEYS)}")
+    for name in ("anonymous", "requester_pays"):
+        if query.get(name, "true") not in _SWITCHES:
+            raise UserError(f"{redact(uri)}: {name} is true or false, found {query[name]!r}")
+    url = query.get("endpoint_override", "")
+    if url and "://" not in url:
+        url = f"{query.get('scheme', 'https')}://{url}"
+    access_key, _, secret_key = map(unquote, user.partition(":"))
+    if bool(access_key) != bool(secret_key):
+        raise UserError(f"{redact(uri)}: write the key with its secret, s3://key:secret@bucket, or neither")
+    endpoint = Endpoint(
+        url=url.rstrip("/"),
+        region=query.get("region") or None,
+        access_key=access_key,
+        secret_key=secret_key,
+        anonymous=_SWITCHES[query.get("anonymous", "false")],
+        requester_pays=_SWITCHES[query.get("requester_pays", "false")],
+    )
+    return S3Uri(endpoint, bucket, key.rstrip("/"))
