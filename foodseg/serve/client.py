@@ -15,7 +15,6 @@ import hashlib
 import json
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from cachetools import LRUCache
 
 from foodseg import storage
 from foodseg.data.image_io import decode_mask
@@ -65,7 +65,7 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._url = url
         self._retry_seconds = retry_seconds
-        self._ids: OrderedDict[bytes, str] = OrderedDict()
+        self._ids: LRUCache[bytes, str] = LRUCache(REMEMBERED_IMAGES)
 
     def __enter__(self) -> "Client":
         return self
@@ -161,12 +161,8 @@ class Client:
         return self._post("/v1/prompt", fields, data)
 
     def _remember(self, data: bytes, info: ImageInfo) -> None:
-        if info.id is None:
-            return
-        self._ids[_digest(data)] = info.id
-        self._ids.move_to_end(_digest(data))
-        if len(self._ids) > REMEMBERED_IMAGES:
-            self._ids.popitem(last=False)
+        if info.id is not None:
+            self._ids[_digest(data)] = info.id
 
     def _post(self, path: str, fields: Mapping[str, Any], image: bytes | None) -> bytes:
         # a file name of None makes an ordinary field, so that the body is multipart even without an image

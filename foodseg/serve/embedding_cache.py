@@ -2,10 +2,11 @@
 
 import hashlib
 import threading
-from collections import OrderedDict
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+from cachetools import LRUCache
 
 
 class _Sized(Protocol):
@@ -25,37 +26,28 @@ def image_digest(image: np.ndarray) -> str:
 
 
 class EmbeddingCache(Generic[T]):
-    """Drops the least recently used first; safe to use from several threads."""
+    """cachetools' LRUCache behind a lock: safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
         """`limit` is in bytes of `nbytes`; an embedding larger than that is not kept."""
-        self._limit = limit
-        self._bytes = 0
-        self._entries: OrderedDict[str, T] = OrderedDict()
+        self._entries: LRUCache[str, T] = LRUCache(limit, getsizeof=lambda embedding: embedding.nbytes)
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> T | None:
         """Returns the embedding of an image, None if the cache does not hold it (any more)."""
         with self._lock:
-            if digest in self._entries:
-                self._entries.move_to_end(digest)
-            return self._entries.get(digest)
+            found: T | None = self._entries.get(digest)
+            return found
 
     def put(self, digest: str, embedding: T) -> None:
         """Stores an embedding, and drops the least recently used ones until the limit holds."""
-        with self._lock:
-            before = self._entries.pop(digest, None)
-            self._bytes -= before.nbytes if before is not None else 0
+        with self._lock, suppress(ValueError):  # it is larger than the limit
             self._entries[digest] = embedding
-            self._bytes += embedding.nbytes
-            while self._bytes > self._limit:
-                _, dropped = self._entries.popitem(last=False)
-                self._bytes -= dropped.nbytes
 
     @property
     def nbytes(self) -> int:
         """Bytes in the cache now."""
-        return self._bytes
+        return int(self._entries.currsize)
 
     def __len__(self) -> int:
         return len(self._entries)

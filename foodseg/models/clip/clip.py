@@ -7,13 +7,13 @@
 Shape letters: H, W of an image; n names; m regions; D width of an embedding.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch.nn.functional import normalize
 
@@ -45,9 +45,8 @@ class ClipModel:
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         self._device = device
-        self._cache_names = cache_names
         self._fill = tuple(round(255 * channel) for channel in model.visual.image_mean)
-        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._embeddings: LRUCache[str, torch.Tensor] = LRUCache(cache_names)
 
     def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         """Returns n scores in [0, 1] of an image (H, W, 3) uint8 RGB: CLIP's softmax, so they say which of *these*.
@@ -83,7 +82,9 @@ class ClipModel:
         """Returns (n, D) float32 text embeddings of length 1; those of recent names come from the cache."""
         if not names:
             raise UserError("there is no name to score: give at least one")
-        missing = [name for name in dict.fromkeys(names) if name not in self._embeddings]
+        # apart from the cache, which may be smaller than this call
+        found = {name: self._embeddings[name] for name in names if name in self._embeddings}
+        missing = [name for name in dict.fromkeys(names) if name not in found]
         sentences = [prompt.format(name) for name in missing for prompt in PROMPTS]
         parts = [
             normalize(self._model.encode_text(self._tokenizer(part).to(self._device)).float(), dim=1)
@@ -91,13 +92,10 @@ class ClipModel:
         ]
         if parts:
             means = torch.cat(parts).unflatten(0, (len(missing), len(PROMPTS))).mean(1)
-            self._embeddings.update(zip(missing, normalize(means, dim=1), strict=True))
-        for name in names:
-            self._embeddings.move_to_end(name)
-        embeddings = torch.stack([self._embeddings[name] for name in names])
-        while len(self._embeddings) > self._cache_names:
-            self._embeddings.popitem(last=False)
-        return embeddings
+            new = dict(zip(missing, normalize(means, dim=1), strict=True))
+            self._embeddings.update(new)
+            found |= new
+        return torch.stack([found[name] for name in names])
 
     def _region(self, image: np.ndarray, mask: np.ndarray) -> Image.Image:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -19,8 +19,8 @@ def test_the_least_recently_used_goes_first_and_bytes_are_counted() -> None:
     assert (cache.nbytes, len(cache)) == (80, 2)
     cache.put("a", entry(10))
     assert (cache.nbytes, len(cache)) == (50, 2)
-    cache.put("d", entry(101))  # larger than the cache: nothing stays, and the count is right
-    assert (cache.nbytes, len(cache)) == (0, 0)
+    cache.put("d", entry(101))  # larger than the cache: it is not kept, and the others stay
+    assert (cache.nbytes, len(cache), cache.get("d")) == (50, 2, None)
 
 
 def test_a_digest_names_content_and_shape() -> None:
