@@ -1,20 +1,32 @@
 """The signed id of an image: valid for the key that got it, and for no other."""
 
+import base64
 import hashlib
 import hmac
+import string
 
 import pytest
 
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.http.signed_ids import ImageId, seal, unseal
 
-IMAGE = ImageId("ab" * 32, 3000, 4000)
+IMAGE = ImageId("0f1e2d3c4b5a69788796a5b4c3d2e1f0", 3000, 4000)
 SECRET = b"of the server"
+ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"  # of base64
+
+
+def resized(public: str) -> str:
+    """The same image, said to be larger."""
+    content, _, mac = public.partition(".")
+    changed = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)).replace(b"4000", b"4001")
+    return f"{base64.urlsafe_b64encode(changed).rstrip(b'=').decode()}.{mac}"
 
 
 def test_by_hand() -> None:
-    mac = hmac.new(SECRET, b"canteen\n" + b"ab" * 32 + b"-4000x3000", hashlib.sha256).hexdigest()[:32]
-    assert seal(IMAGE, SECRET, "canteen") == f"{'ab' * 32}-4000x3000-{mac}"
+    key = hmac.new(SECRET, b"image id\ncanteen", hashlib.sha256).digest()
+    content = base64.urlsafe_b64encode(b'["' + IMAGE.digest.encode() + b'",3000,4000]').rstrip(b"=")
+    mac = base64.urlsafe_b64encode(hmac.new(key, content, hashlib.sha256).digest()).rstrip(b"=")
+    assert seal(IMAGE, SECRET, "canteen") == f"{content.decode()}.{mac.decode()}"
     assert unseal(seal(IMAGE, SECRET, "canteen"), SECRET, "canteen") == IMAGE
     assert unseal(seal(IMAGE, SECRET, ""), SECRET, "") == IMAGE
 
@@ -22,14 +34,16 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda public: public.replace("4000", "4001"),
+        resized,
         lambda public: "cd" + public[2:],
-        lambda public: public[:-1] + ("0" if public[-1] != "0" else "1"),
+        *(lambda public, bits=bits: public[:-1] + ALPHABET[ALPHABET.index(public[-1]) ^ bits] for bits in range(1, 5)),
         lambda public: public.upper(),
         lambda public: public + "\n",
         lambda public: "",
         lambda public: "x" * 100_000,
         lambda public: "\u0661" + public[1:],
+        lambda public: "\ud800" + public[1:],
+        lambda public: public.replace(".", ""),
     ],
 )
 def test_a_changed_id_is_expired(change: object) -> None:
