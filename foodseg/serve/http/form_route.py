@@ -83,7 +83,7 @@ async def _form(request: Request, fields: tuple[str, ...], needs_image: bool) ->
     if found.image is None and needs_image:
         raise ApiError(422, "no_image", f"no image came, but {described(parts, read_as)}")
     if found.notes or boundary is None:
-        _LOG.info("read as", extra={"fields": {"body": read_as, "notes": found.notes}})
+        _LOG.info("read as", extra={"body": read_as, "notes": found.notes})
     form: list[tuple[str, Any]] = list(found.texts.items())
     if found.image is not None:
         form.append((IMAGE, UploadFile(BytesIO(found.image), filename=IMAGE, size=len(found.image))))

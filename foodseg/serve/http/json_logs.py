@@ -1,44 +1,39 @@
 """The log format of the endpoint: one JSON object per line, with the id of the request that it belongs to.
 
-{"time": "2026-03-01T12:00:00.123+00:00", "level": "INFO", "message": "request", "request_id": "...", "status": 200}
+{"time": "2026-03-01T12:00:00.123456+00:00", "level": "INFO", "message": "request", "request_id": "...", "status": 200}
 """
 
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("foodseg_request_id", default=None)
+_NAMES = {"levelname": "level", "name": "logger", "exc_info": "exception"}
 
 
-class JsonLines(logging.Formatter):
-    """Formats a record as JSON; `extra={"fields": {...}}` adds keys. The message of an exception is truncated."""
+class JsonLines(JsonFormatter):
+    """Formats a record as JSON; `extra={...}` adds keys. The message of an exception is truncated."""
 
     def __init__(self, request_id: Callable[[], str | None] = REQUEST_ID.get) -> None:
         """`request_id` returns the id of the current request, if any."""
-        super().__init__()
+        super().__init__(["levelname", "name", "message"], timestamp="time", rename_fields=_NAMES)
         self._request_id = request_id
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Returns one line."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": self._request_id(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            # truncated, because some libraries quote the data that they could not read
-            line["exception"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"[:200]
-            line["frames"] = [
-                f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(record.exc_info[2])
-            ]
-        return json.dumps(line)
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        log_data["request_id"] = self._request_id()
+        super().add_fields(log_data, record, message_dict)
+        if record.exc_info:
+            frames = traceback.extract_tb(record.exc_info[2])
+            log_data["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, logging's name
+        # truncated, because some libraries quote the data that they could not read
+        return f"{ei[0].__name__}: {ei[1]}"[:200] if ei[0] is not None else ""
 
 
 def log_json_to_stderr(request_id: Callable[[], str | None] = REQUEST_ID.get) -> None:

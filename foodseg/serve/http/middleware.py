@@ -125,7 +125,7 @@ class Guard:
         # an orchestrator probes every few seconds
         healthy_probe = path in ("/healthz", "/readyz") and exchange.status < 400
         level = logging.DEBUG if healthy_probe else logging.ERROR if exchange.status == 500 else logging.INFO
-        _LOG.log(level, "request", extra={"fields": fields})
+        _LOG.log(level, "request", extra=fields)
         if self._on_finish is not None:
             self._on_finish(exchange)
 

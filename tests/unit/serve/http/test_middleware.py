@@ -414,7 +414,7 @@ def test_one_log_line_a_request(caplog: pytest.LogCaptureFixture, monkeypatch: p
     _ask(guard, "POST", "/v1/segment", b"x" * 100, {**BEARER, "X-Request-ID": "a"})
     _ask(guard, "POST", "/v1/segment", b"x" * 100)
     _ask(guard, "GET", "/healthz")
-    lines = [record.__dict__["fields"] for record in caplog.records]
+    lines = [vars(record) for record in caplog.records]
     assert [(line["status"], line["code"], line["bytes_in"], line["key_id"]) for line in lines] == [
         (200, None, 100, "canteen"),
         (401, "missing_key", 0, ""),
