@@ -28,6 +28,7 @@ from foodseg.serve.http.codec import (
     segment_answer,
     to_decoded,
 )
+from foodseg.serve.http.error_response import HANDLERS
 from foodseg.serve.http.form_route import FormRoute
 from foodseg.serve.http.middleware import Exchange, Guard
 from foodseg.serve.http.schema import (
@@ -103,6 +104,7 @@ def make_api(
         version=foodseg.__version__,
         description=DESCRIPTION,
         responses=ERRORS,
+        exception_handlers=HANDLERS,
     )
     api.state.max_body_bytes = config.http.max_body_bytes
     api.include_router(_Routes(config, backends, secret).router())

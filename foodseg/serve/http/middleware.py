@@ -20,19 +20,20 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from foodseg.config.serve import HttpConfig
 from foodseg.serve.http.api_keys import Keys, presented_key
-from foodseg.serve.http.error_response import ErrorResponseSender, send_error
+from foodseg.serve.http.error_response import error_response
 from foodseg.serve.http.json_logs import REQUEST_ID
+from foodseg.serve.http.reply import Message, Reply, Send
 from foodseg.serve.http.schema import ApiError
-from foodseg.serve.http.usage import base_of
+from foodseg.serve.http.usage import route_of
 
-Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # The API documentation is not secret, and a browser cannot send a key when it opens a page.
@@ -82,7 +83,7 @@ class Guard:
         self._draining = False
         self._inner: App = self._answered
         if config.cors_origins:
-            self._inner = CORSMiddleware(
+            self._inner = _Cors(
                 self._answered,
                 allow_origins=config.cors_origins,
                 allow_methods=("GET", "POST"),
@@ -103,22 +104,24 @@ class Guard:
         request_id = sent_id.decode() if VALID_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         state = {"request_id": request_id, "key_id": "", "deadline": began + self._config.request_seconds}
         scope = {**scope, "state": {**scope.get("state", {}), **state, "bytes_in": 0}}
-        if _route(scope).startswith("/v1/"):  # a trailing slash is accepted
+        if route_of(scope).startswith("/v1/"):  # a trailing slash is accepted
             scope["path"] = scope["path"].rstrip("/")
         announced = request_id if self._announce else None
-        reply = ErrorResponseSender(send, announced, scope["method"], _route(scope), base_of(scope))
+        reply = Reply(send, announced, scope["method"], route_of(scope))
         REQUEST_ID.set(request_id)
         try:
             await self._inner(scope, receive, reply)
+        except ApiError as error:
+            await error_response(error, scope)(scope, receive, reply)
         except _ClientLeft:
             pass
         finally:
             self._finish(scope, reply, time.monotonic() - began)
 
-    def _finish(self, scope: Scope, reply: ErrorResponseSender, seconds: float) -> None:
-        state, path = scope["state"], _route(scope)
+    def _finish(self, scope: Scope, reply: Reply, seconds: float) -> None:
+        state, path = scope["state"], route_of(scope)
         exchange = Exchange(
-            state["request_id"], scope["method"], path[:200], reply.status or CLIENT_LEFT, reply.code, seconds,
+            state["request_id"], scope["method"], path[:200], reply.status or CLIENT_LEFT, state.get("code"), seconds,
             state["bytes_in"], reply.bytes_out, state["key_id"], (scope.get("client") or ("",))[0],
         )  # fmt: skip
         fields = {**vars(exchange), "seconds": round(seconds, 4)}
@@ -134,20 +137,13 @@ class Guard:
         gate = _Gate(send)
         try:
             await self._checked(scope, receive, gate)
-            await gate.finish()
-        except ApiError as error:
-            await gate.refuse(error)
         except _ClientLeft:
             raise
-        except MemoryError:
-            _LOG.exception("out of memory")
-            await gate.refuse(ApiError(503, "out_of_memory", "the server is short of memory", retry_after=5.0))
-        except Exception:
-            _LOG.exception("unexpected")
-            request_id = scope["state"]["request_id"]
-            await gate.refuse(
-                ApiError(500, "internal", "something went wrong on our side", f"report request id {request_id}")
-            )
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                _LOG.exception("out of memory" if isinstance(error, MemoryError) else "unexpected")
+            if not gate.started:  # else the response stays incomplete, which closes the connection
+                await error_response(error, scope)(scope, receive, send)
 
     async def drain(self, seconds: float) -> int:
         """Refuses new requests from now on; returns the number in flight once it is 0, or after so many seconds."""
@@ -158,7 +154,7 @@ class Guard:
         return self._in_flight
 
     async def _checked(self, scope: Scope, receive: Receive, gate: "_Gate") -> None:
-        path, state, headers = _route(scope), scope["state"], dict(scope["headers"])
+        path, state, headers = route_of(scope), scope["state"], dict(scope["headers"])
         if scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER)):
             await self._in_time(scope, receive, gate, _nothing)
             return
@@ -252,49 +248,31 @@ class _ClientLeft(Exception):
 
 
 class _Gate:
-    """Lets the application send until it is closed.
-
-    A 500 is held until the application has ended: Starlette sends one for every exception before it raises it again,
-    and the exception may have a better response.
-    """
+    """Lets the application send until it is closed."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._started = False
-        self._held: list[Message] = []
+        self.started = False
         self.closed = False
 
     async def __call__(self, message: Message) -> None:
-        if self.closed:
-            return
-        if self._held or (message["type"] == "http.response.start" and message["status"] == 500):
-            self._held.append(message)
-            return
-        self._started = True
-        await self._send(message)
-
-    async def finish(self) -> None:
-        """Sends what was held."""
-        for message in self._held:
+        if not self.closed:
+            self.started = True
             await self._send(message)
 
-    async def refuse(self, error: ApiError) -> None:
-        """Sends an error, unless a response has begun; that one stays incomplete, which closes the connection."""
-        if not self._started:
-            await send_error(self._send, error)
+
+class _Cors(CORSMiddleware):
+    """Refuses as an error response."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code >= 400:
+            raise ApiError(answer.status_code, "bad_request", bytes(answer.body).decode())
+        return answer
 
 
 def _nothing() -> None:
     """For open paths, which are not counted."""
-
-
-def _route(scope: Scope) -> str:
-    """Returns the path below the prefix at which the application is mounted."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(f"{root}/")):
-        return path[len(root) :] or "/"
-    return path
 
 
 def _check_length(headers: dict[bytes, bytes], limit: int) -> None:

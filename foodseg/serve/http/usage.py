@@ -34,6 +34,15 @@ def base_of(scope: Mapping[str, Any]) -> str:
     return f"{scope.get('scheme', 'http')}://{shown}{scope.get('root_path', '').rstrip('/')}"
 
 
+def route_of(scope: Mapping[str, Any]) -> str:
+    """Returns the path below the prefix at which the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path[len(root) :] or "/"
+    return path
+
+
 def no_such_path(path: str, base: str) -> ApiError:
     """Returns the 404 for a path that does not exist; it names all paths and a similar one as example."""
     every = (*_FORM, *_GET)
