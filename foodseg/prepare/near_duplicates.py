@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from foodseg.progress import Progress
 
@@ -53,21 +55,18 @@ def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes]) -> n
             rows = thumbnails[start : start + _CHUNK]
             for other in range(start, len(thumbnails), _CHUNK):
                 i, j = np.nonzero(rows @ thumbnails[other : other + _CHUNK].T > SAME_IMAGE)
-                _join(labels, i + start, j + other)
+                labels = _joined(labels, i + start, j + other)
             progress.advance(len(rows))
     return labels
 
 
-def _join(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
-    """Merges the groups of rows i[n] and j[n] for all n, in place; labels[label] == label before and after."""
-    while True:
-        low, high = np.minimum(labels[i], labels[j]), np.maximum(labels[i], labels[j])
-        apart = low != high
-        if not apart.any():
-            return
-        np.minimum.at(labels, high[apart], low[apart])
-        while (labels != labels[labels]).any():
-            labels[:] = labels[labels]
+def _joined(labels: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Returns the labels after merging the groups of rows i[n] and j[n] for all n."""
+    rows = np.concatenate([np.arange(len(labels)), i])
+    edges = coo_array((np.ones(len(rows), bool), (rows, np.concatenate([labels, j]))), shape=2 * labels.shape)
+    _, group = connected_components(edges, directed=False)
+    smallest = np.unique(group, return_index=True)[1]
+    return smallest[group]
 
 
 def pairs_across_splits(thumbnails: np.ndarray, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:

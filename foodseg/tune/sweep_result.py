@@ -19,6 +19,8 @@ from foodseg.config.sweep import Against, SweepConfig
 from foodseg.tune.space import Hyperparameter, Space
 from foodseg.tune.trials import Trial
 
+# Importance and front are our own, and not Optuna's: random and grid sweeps have a report without the extra `tune`, and
+# Optuna's importances sum to 1 even where nothing has an effect, and leave out trials that were stopped early.
 PARTS = 3  # groups that the values of a number are cut into
 
 
