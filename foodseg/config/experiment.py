@@ -13,7 +13,7 @@ from foodseg.config.data import DataConfig
 from foodseg.config.distill import DistillConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
-from foodseg.config.marks import ExecutionOnly
+from foodseg.config.marks import ExecutionOnly, NeedsTeacher, keys_with
 from foodseg.config.model import ModelConfig
 from foodseg.config.optim import OptimConfig
 from foodseg.config.run import RunConfig
@@ -56,9 +56,10 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _terms_and_what_they_need(self) -> "ExperimentConfig":
         if self.loss.needs_teacher and self.train.ema_horizon == 0:
+            *others, last = keys_with(LossConfig, NeedsTeacher)
             raise ValueError(
-                "loss.distill, features, stages, deeper and attention need the averaged weights as their teacher: "
-                "set train.ema_horizon above 0, or all of these weights to 0"
+                f"loss.{', '.join(others)} and {last} need the averaged weights as their teacher: set "
+                "train.ema_horizon above 0, or all of these weights to 0"
             )
         if (self.loss.ingredients > 0) != self.model.ingredient_head:
             raise ValueError(

@@ -1,7 +1,10 @@
 """`loss`: what is minimised, each term with its weight."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
+from foodseg.config.marks import NeedsTeacher, keys_with
 from foodseg.config.section import Section
 
 
@@ -16,20 +19,22 @@ class LossConfig(Section):
     ingredients: float = Field(
         0.0, ge=0, description="weight of the cross entropy of the ingredient head, per image and class"
     )
-    distill: float = Field(
+    distill: Annotated[float, NeedsTeacher()] = Field(
         0.0, ge=0, description="weight of the divergence from the teacher's soft targets, unlabelled pixels included"
     )
-    features: float = Field(0.0, ge=0, description="weight of 1 - cosine between features of student and teacher")
-    stages: float = Field(
+    features: Annotated[float, NeedsTeacher()] = Field(
+        0.0, ge=0, description="weight of 1 - cosine between features of student and teacher"
+    )
+    stages: Annotated[float, NeedsTeacher()] = Field(
         0.0, ge=0, description="weight of 1 - cosine between decoder stages of student and teacher (distill.stages)"
     )
-    deeper: float = Field(
+    deeper: Annotated[float, NeedsTeacher()] = Field(
         0.0,
         ge=0,
         description="weight of 1 - cosine between each of these stages and the teacher's next deeper one (twice its "
         "stride), so that shallow stages learn from deeper ones",
     )
-    attention: float = Field(
+    attention: Annotated[float, NeedsTeacher()] = Field(
         0.0,
         ge=0,
         description="weight of the divergence from the teacher's cross-attention maps; needs model.kind = diffusion "
@@ -48,4 +53,4 @@ class LossConfig(Section):
     @property
     def needs_teacher(self) -> bool:
         """Whether a term compares with the teacher."""
-        return max(self.distill, self.features, self.stages, self.deeper, self.attention) > 0
+        return any(getattr(self, key) > 0 for key in keys_with(LossConfig, NeedsTeacher))

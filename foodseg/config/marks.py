@@ -74,6 +74,11 @@ class SetByAblation:
     """A key that an ablation sets for every run itself, so that no variant may."""
 
 
+@dataclass(frozen=True)
+class NeedsTeacher:
+    """The weight of a loss term that compares the student with the averaged weights."""
+
+
 Mark = TypeVar("Mark")
 
 

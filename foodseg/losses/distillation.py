@@ -3,17 +3,140 @@
 Terms are computed at the stride of the logits, of a decoder stage or of an attention map, and not at that of the image:
 bilinear resizing adds nothing to compare, and at stride 4 this is a sixteenth of the work. Each grid cell is weighted
 with its number of pixels that are not padding, labelled or not. So the divisor is a number of pixels, counted once for
-each map that is compared.
+each map that is compared. First the terms as objects, then the functions that they are made of.
 
 Shapes: B images, K classes, T tokens, C channels, h x w grid cells.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import interpolate, normalize
 
+from foodseg.config.distill import DistillConfig
+from foodseg.config.loss import LossConfig
+from foodseg.losses.term import LossTerm, Outputs, Targets
+
 SMALLEST_NORM = 1e-3  # a shorter feature has no direction to follow: its gradient would be huge
 SMALL_SHARE = 1e-4  # added to all attention: a masked token has 0, which has no logarithm
+
+
+def distillation_losses(
+    loss: LossConfig,
+    distill: DistillConfig,
+    *,
+    warmup: float,
+    total_steps: int,
+    strides: tuple[int, ...],
+    map_strides: tuple[int, ...],
+) -> list[LossTerm]:
+    """The terms that compare the student with the teacher.
+
+    Args:
+        warmup: share of the steps in which the teacher has not learned anything yet (`optim.warmup`).
+        strides: of the decoder stages, the finest first; map_strides: of the attention maps. Pixels per cell.
+    """
+    compared = tuple(i for i, stride in enumerate(strides) if stride in (distill.stages or strides))
+    return [
+        SoftTargets(loss.distill, distill.temperature, warmup, distill.ramp, total_steps),
+        Features(loss.features),
+        Stages(loss.stages, strides, compared),
+        DeeperStages(loss.deeper, strides, tuple(i for i in compared if i + 1 < len(strides))),
+        Attention(loss.attention, map_strides),
+    ]
+
+
+@dataclass(frozen=True)
+class _Distillation(LossTerm):
+    """A sum over the pixels that are not padding, of each map that is compared."""
+
+    needs_teacher = True
+
+    @property
+    def maps(self) -> int:
+        """How many maps are compared."""
+        return 1
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        return targets.real() * self.maps
+
+
+@dataclass(frozen=True)
+class SoftTargets(_Distillation):
+    """Divergence from the teacher's soft targets; its weight rises from the end of the warm-up (`ramp`)."""
+
+    name = "distill"
+    temperature: float
+    warmup: float
+    rise: float
+    total_steps: int
+
+    def weight(self, step: int) -> float:
+        return self.factor * ramp(step, self.total_steps, self.warmup, self.rise)
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        pixels = targets.real_per_cell(outputs.student.logits, outputs.student.stride)
+        return divergence_sum(outputs.student.logits, outputs.teacher.logits, pixels, self.temperature)
+
+
+class Features(_Distillation):
+    """1 - cosine of what the classifiers see."""
+
+    name = "features"
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        pixels = targets.real_per_cell(outputs.student.logits, outputs.student.stride)
+        return feature_distance_sum(outputs.student.features, outputs.teacher.features, pixels)
+
+
+@dataclass(frozen=True)
+class Stages(_Distillation):
+    """1 - cosine of decoder stages, those at the indices `compared`."""
+
+    name = "stages"
+    strides: tuple[int, ...]
+    compared: tuple[int, ...]
+
+    @property
+    def maps(self) -> int:
+        return len(self.compared)
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        return torch.stack([self._distance(i, targets, outputs) for i in self.compared]).sum()
+
+    def _distance(self, i: int, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        own = outputs.student.stages[i]
+        return feature_distance_sum(own, outputs.teacher.stages[i], targets.real_per_cell(own, self.strides[i]))
+
+
+class DeeperStages(Stages):
+    """1 - cosine of each of these stages and the teacher's next deeper one."""
+
+    name = "deeper"
+
+    def _distance(self, i: int, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        own = outputs.student.stages[i]
+        return deeper_distance_sum(own, outputs.teacher.stages[i + 1], targets.real_per_cell(own, self.strides[i]))
+
+
+@dataclass(frozen=True)
+class Attention(_Distillation):
+    """Divergence from the teacher's attention maps."""
+
+    name = "attention"
+    strides: tuple[int, ...]
+
+    @property
+    def maps(self) -> int:
+        return len(self.strides)
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        each = [
+            attention_divergence_sum(own, other, targets.real_per_cell(own, stride))
+            for own, other, stride in zip(outputs.student.maps, outputs.teacher.maps, self.strides, strict=True)
+        ]
+        return torch.stack(each).sum()
 
 
 def divergence_sum(

@@ -1,16 +1,115 @@
 """Losses as sums and counts: summed here, divided in the loop by the count over all ranks and micro-batches.
 
+First the terms as objects, then the functions that they are made of.
+
 Shapes: B images, K classes, H x W pixels of the mask, h x w of the logits.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, one_hot
 
+from foodseg.classes import BACKGROUND
+from foodseg.config.loss import LossConfig
+from foodseg.losses.term import LossTerm, Outputs, Targets
+
 # Float32 scores in one band of rows: as many as fit a processor's cache; a GPU is faster with few large kernels.
 BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
+
+
+def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_conditioning: bool) -> list[LossTerm]:
+    """The terms that learn from masks and from the classes on a crop.
+
+    Args:
+        finest_stride: pixels per cell of the score map's level.
+        head_sees_conditioning: whether the features of the ingredient head depend on the conditioning classes.
+    """
+    return [
+        CrossEntropy(config.cross_entropy),
+        Dice(config.dice),
+        ScoreMapCrossEntropy(config.score_map, finest_stride),
+        Ingredients(config.ingredients, head_sees_conditioning),
+    ]
+
+
+class CrossEntropy(LossTerm):
+    """Cross entropy over labelled pixels, at the size of the mask."""
+
+    name = "cross_entropy"
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        return labelled_pixels(targets.mask, targets.ignore_id)
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        return cross_entropy_sum(outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated)
+
+
+class Dice(LossTerm):
+    """1 - Dice of each class present in each crop."""
+
+    name = "dice"
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        return present_classes(targets.mask, targets.ignore_id, targets.ingredients.shape[1])
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        resized = upsample_logits(outputs.student.logits, *targets.mask.shape[-2:])
+        return dice_sum(resized, targets.mask, targets.ignore_id, targets.unannotated)
+
+
+@dataclass(frozen=True)
+class ScoreMapCrossEntropy(LossTerm):
+    """Cross entropy of the score map, on the mask at the stride of the finest level.
+
+    That is enough for an auxiliary loss, and less work.
+    """
+
+    name = "score_map"
+    stride: int
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        return labelled_pixels(self._thinned(targets.mask), targets.ignore_id)
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        scores = outputs.student.score_map
+        assert scores is not None
+        return cross_entropy_sum(scores, self._thinned(targets.mask), targets.ignore_id, targets.unannotated)
+
+    def _thinned(self, mask: torch.Tensor) -> torch.Tensor:
+        return mask[:, self.stride // 2 :: self.stride, self.stride // 2 :: self.stride].contiguous()
+
+
+@dataclass(frozen=True)
+class Ingredients(LossTerm):
+    """Binary cross entropy of the ingredient head, over the classes of which it is known whether they are on a crop.
+
+    Where the head's features depend on the conditioning, it learns only from images that were conditioned on all
+    classes: from the others it would learn to repeat the conditioning.
+    """
+
+    name = "ingredients"
+    sees_conditioning: bool
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        return self._known(targets).sum()
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        logits = outputs.student.ingredient_logits
+        assert logits is not None
+        return ingredient_sum(logits, targets.ingredients, self._known(targets))
+
+    def _known(self, targets: Targets) -> torch.Tensor:
+        """(B, K) bool, the classes that the head learns."""
+        known = targets.ingredients_known[:, None].expand_as(targets.ingredients).clone()
+        if targets.unannotated is not None:
+            known &= ~targets.unannotated | targets.ingredients
+        if self.sees_conditioning and targets.conditioning is not None:
+            known &= targets.conditioning.all(1, keepdim=True)
+        known[:, BACKGROUND] = False
+        return known
 
 
 def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -1,0 +1,35 @@
+"""The terms of the loss and the section `loss` name the same things."""
+
+from foodseg.config import ExperimentConfig
+from foodseg.config.loss import LossConfig
+from foodseg.config.marks import NeedsTeacher, keys_with
+from foodseg.losses.distillation import distillation_losses
+from foodseg.losses.segmentation import segmentation_losses
+from foodseg.losses.term import LossTerm
+
+STRIDES = (4, 8, 16, 32)
+
+
+def every_term(loss: LossConfig) -> list[LossTerm]:
+    return [
+        *segmentation_losses(loss, finest_stride=4, head_sees_conditioning=False),
+        *distillation_losses(
+            loss, ExperimentConfig().distill, warmup=0.0, total_steps=10, strides=STRIDES, map_strides=(16, 32)
+        ),
+    ]
+
+
+def test_each_weight_of_the_configuration_has_its_term() -> None:
+    """A weight without a term would be ignored in silence; a term takes the weight of its own name."""
+    weights = {name: float(number) for number, name in enumerate(LossConfig.model_fields, start=1)}
+    terms = every_term(LossConfig(**weights))  # type: ignore[arg-type]
+    assert {term.name: term.factor for term in terms} == weights and len(terms) == len(weights)
+    assert all(term.weight(9) == term.factor for term in terms)  # at the end of the ramp
+
+
+def test_the_configuration_knows_which_terms_need_a_teacher() -> None:
+    terms = every_term(LossConfig())
+    assert {term.name for term in terms if term.needs_teacher} == set(keys_with(LossConfig, NeedsTeacher))
+    for term in terms:
+        config = LossConfig(**{term.name: 0.5})  # type: ignore[arg-type]
+        assert config.needs_teacher == term.needs_teacher
