@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from foodseg.config.sweep import Against
-from foodseg.report.charts import AXIS, BOTTOM, COLOURS, TOP, Scale, axes, svg, text, ticks, wide
+from foodseg.report.charts import AXIS, COLOURS, svg
 from foodseg.tune.space import Hyperparameter
 from foodseg.tune.trials import Trial
 
@@ -20,17 +21,16 @@ UNITS = {"parameters": (1e6, "million parameters"), "latency": (1, "ms an image"
 def curves_chart(trials: Sequence[Trial], best: str | None) -> str:
     """Returns the mIoU on val of every trial over the share of its steps; a dot where it ended."""
     scored = [trial for trial in trials if trial.reports]
-    y_ticks = ticks(0, max((100 * line["miou"] for trial in scored for line in trial.reports), default=1.0))
-    scale = Scale((0, 100), (y_ticks[0], y_ticks[-1]))
-    parts = axes(scale, ticks(0, 100), y_ticks, "share of the steps, %", "mIoU on val, %")
-    for trial in sorted(scored, key=lambda trial: (trial.name == best, trial.status == "finished")):
-        colour = BEST if trial.name == best else COLOUR[trial.status]
-        positions = [scale.position(100 * line["share"], 100 * line["miou"]) for line in trial.reports]
-        path = " ".join(f"{left:.1f},{top:.1f}" for left, top in positions)
-        width = 2.5 if trial.name == best else 1.2
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>')
-        parts.append(f'<circle cx="{positions[-1][0]:.1f}" cy="{positions[-1][1]:.1f}" r="2.5" fill="{colour}"/>')
-    return svg("mIoU on val of every trial", parts)
+
+    def draw(axes: Any) -> None:
+        for trial in sorted(scored, key=lambda trial: (trial.name == best, trial.status == "finished")):
+            colour, width = (BEST, 2.5) if trial.name == best else (COLOUR[trial.status], 1.2)
+            points = [(100 * line["share"], 100 * line["miou"]) for line in trial.reports]
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=width, markevery=[-1], clip_on=False)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0)
+
+    return svg("mIoU on val of every trial", "share of the steps, %", "mIoU on val, %", draw)
 
 
 def parallel_chart(trials: Sequence[Trial], hyperparameters: Sequence[Hyperparameter], best: str | None) -> str:
@@ -41,26 +41,25 @@ def parallel_chart(trials: Sequence[Trial], hyperparameters: Sequence[Hyperparam
         trials: best first.
     """
     scored = [trial for trial in trials if trial.score is not None and trial.status != "failed"]
-    scores = ticks(*wide(*_ends([100 * (trial.score or 0) for trial in scored])))
-    parts = []
-    for column, param in enumerate(hyperparameters):
-        if param.choices:
-            marks = [(label.strip('"'), _label(param, label)) for label in param.choices]
-        else:
-            marks = [(f"{tick:g}", _number(param, tick)) for tick in _marks(param)]
-        parts += _axis(column, param.name, [*marks, *([("not used", 0.0)] if param.when else [])])
-    marks = [(f"{tick:g}", (tick - scores[0]) / (scores[-1] - scores[0])) for tick in scores]
-    parts += _axis(len(hyperparameters), "mIoU on val, %", marks)
-    for rank, trial in reversed(list(enumerate(scored))):
-        heights = [_height(param, trial) for param in hyperparameters]
-        heights.append((100 * (trial.score or 0) - scores[0]) / (scores[-1] - scores[0]))
-        path = " ".join(f"{_across(column):.1f},{_up(height):.1f}" for column, height in enumerate(heights))
-        colour, strength = (BEST, 1.0) if trial.name == best else (COLOUR[trial.status], 1 - 0.8 * rank / len(scored))
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-opacity="{strength:.2f}" '
-            f'stroke-width="{2.5 if trial.name == best else 1.2}"/>'
-        )
-    return svg("Hyperparameters and mIoU of every trial", parts, COLUMN * (len(hyperparameters) + 1), TALL)
+    scores = [100 * (trial.score or 0) for trial in scored]
+    low, high = wide(min(scores, default=0.0), max(scores, default=1.0))
+    columns = [(param.name, _marks(param)) for param in hyperparameters]
+    columns.append(("mIoU on val, %", [(f"{low + share * (high - low):.3g}", share) for share in (0.0, 0.5, 1.0)]))
+
+    def draw(axes: Any) -> None:
+        for column, (_, marks) in enumerate(columns):
+            axes.axvline(column, color=AXIS, linewidth=1)
+            for words, height in marks:
+                axes.text(column + 0.02, height, f"- {words[:18]}", va="center")
+        for rank, trial in reversed(list(enumerate(scored))):
+            heights = [*(_height(param, trial) for param in hyperparameters), (scores[rank] - low) / (high - low)]
+            alpha, width = (1.0, 2.5) if trial.name == best else (1 - 0.8 * rank / len(scored), 1.2)
+            axes.plot(heights, color=BEST if trial.name == best else COLOUR[trial.status], alpha=alpha, linewidth=width)
+        axes.set(xlim=(-0.1, len(columns) - 0.4), ylim=(-0.05, 1.05), yticks=[])
+        # names of neighbours would run into each other on one line
+        axes.set_xticks(range(len(columns)), ["\n" * (column % 2) + name for column, (name, _) in enumerate(columns)])
+
+    return svg("Hyperparameters and mIoU of every trial", "", "", draw, (COLUMN * len(columns), TALL))
 
 
 def pareto_chart(trials: Sequence[Trial], front: Sequence[str], against: Against) -> str:
@@ -71,19 +70,20 @@ def pareto_chart(trials: Sequence[Trial], front: Sequence[str], against: Against
         for trial in trials
         if trial.status == "finished" and trial.score is not None
     }
-    x_ticks = ticks(*wide(*_ends([x for x, _ in points.values()])))
-    y_ticks = ticks(*wide(*_ends([y for _, y in points.values()])))
-    scale = Scale((x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]))
-    parts = axes(scale, x_ticks, y_ticks, title, "mIoU on val, %")
-    path = " ".join("{:.1f},{:.1f}".format(*scale.position(*points[name])) for name in front)
-    parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[0]}" stroke-width="2"/>')
-    for name, point in points.items():
-        left, top = scale.position(*point)
-        colour, radius = (COLOURS[0], 4) if name in front else (AXIS, 3)
-        parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{radius}" fill="{colour}"/>')
-        if name in front:
-            parts.append(text(left + 6, top - 5, name, "start" if left < 300 else "end"))
-    return svg(f"mIoU on val over {title}", parts)
+
+    def draw(axes: Any) -> None:
+        axes.margins(0.1)
+        axes.plot(*zip(*points.values(), strict=True), "o", color=AXIS)
+        axes.plot(*zip(*(points[name] for name in front), strict=True), "o-", color=COLOURS[0], markersize=6)
+        for name in front:
+            axes.annotate(name, points[name], (4, 4), textcoords="offset points")
+
+    return svg(f"mIoU on val over {title}", title, "mIoU on val, %", draw)
+
+
+def wide(low: float, high: float) -> tuple[float, float]:
+    """Returns the range as it is, or a wider one where both ends are equal."""
+    return (low, high) if high > low else (low, low + max(1e-3, abs(low)))
 
 
 def _height(param: Hyperparameter, trial: Trial) -> float:
@@ -111,32 +111,12 @@ def _above_foot(param: Hyperparameter, position: float) -> float:
     return FOOT + (1 - FOOT) * position if param.when else position
 
 
-def _marks(param: Hyperparameter) -> list[float]:
-    if param.kind == "loguniform":
-        middle = math.sqrt(param.low * param.high)
-        return [param.low, float(f"{middle:.2g}"), param.high]
-    return [param.low, (param.low + param.high) / 2, param.high]
-
-
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return (min(values), max(values)) if values else (0.0, 1.0)
-
-
-def _across(column: int) -> float:
-    return 40 + column * COLUMN
-
-
-def _up(height: float) -> float:
-    return TALL - BOTTOM - height * (TALL - TOP - BOTTOM)
-
-
-def _axis(column: int, name: str, marks: Sequence[tuple[str, float]]) -> list[str]:
-    left = _across(column)
-    parts = [f'<line x1="{left}" y1="{TOP}" x2="{left}" y2="{TALL - BOTTOM}" stroke="{AXIS}"/>']
-    for words, height in marks:
-        top = _up(height)
-        parts.append(f'<line x1="{left - 3}" y1="{top:.1f}" x2="{left + 3}" y2="{top:.1f}" stroke="{AXIS}"/>')
-        parts.append(text(left + 6, top + 4, words[:18], "start"))
-    # names of neighbours would run into each other on one line
-    parts.append(text(left - 34, TALL - 8 - 16 * (column % 2), name, "start"))
-    return parts
+def _marks(param: Hyperparameter) -> list[tuple[str, float]]:
+    """Texts on the axis of a hyperparameter, and their positions in [0, 1]."""
+    if param.choices:
+        marks = [(label.strip('"'), _label(param, label)) for label in param.choices]
+    else:
+        log = param.kind == "loguniform"
+        middle = float(f"{math.sqrt(param.low * param.high):.2g}") if log else (param.low + param.high) / 2
+        marks = [(f"{number:g}", _number(param, number)) for number in (param.low, middle, param.high)]
+    return [*marks, *([("not used", 0.0)] if param.when else [])]

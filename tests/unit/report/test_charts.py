@@ -1,63 +1,70 @@
-"""Charts: well-formed, inside the drawing, at the right positions."""
+"""Charts: well-formed, inside the drawing, at the right positions, and the same each time."""
 
 import re
+import warnings
 from xml.etree import ElementTree
 
 import pytest
 
 from foodseg.metrics.calibration import ReliabilityBin
-from foodseg.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_chart, reliability_chart, ticks
+from foodseg.report.charts import COLOURS, SIZE, Line, line_chart, reliability_chart
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (3, 3, [3, 3.75, 4.5, 5.25, 6]),
-        (0.31, 0.34, [0.31, 0.32, 0.33, 0.34]),
-        (0, 0, [0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001]),
-        (1, 1180, [0, 250, 500, 750, 1000, 1250]),
-    ],
-)
-def test_ticks(low, high, expected):
-    found = ticks(low, high)
-    assert len(found) >= 2 and found[0] <= low and found[-1] >= high
-    if low != high or low == 0:
-        assert found == pytest.approx(expected)
+def paths_of(svg: str, style: str) -> list[list[tuple[float, float]]]:
+    """The corners of each path that has a style."""
+    found = [path for path in ElementTree.fromstring(svg).iter("path") if style in path.get("style", "")]
+    corners = [re.findall(r"[ML] (\S+) (\S+)", path.get("d", "")) for path in found if path.get("id") is None]
+    return [[(float(x), float(y)) for x, y in path] for path in corners]
 
 
-def points_of(svg: str) -> list[list[tuple[float, float]]]:
-    lines = re.findall(r'<polyline points="([^"]*)"', svg)
-    return [[tuple(map(float, pair.split(","))) for pair in line.split()] for line in lines]
+def texts_of(svg: str) -> list[str]:
+    return ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter("text")]
 
 
 def test_a_line_by_hand():
     line = Line("risk", [(0.0, 0.0), (0.5, 5.0), (1.0, 10.0)])
-    svg = line_chart("Risk", [line], x="x", y="y", x_range=(0, 1))
-    ElementTree.fromstring(svg)
-    middle = ((LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2)
-    assert points_of(svg) == [[(LEFT, HEIGHT - BOTTOM), pytest.approx(middle, abs=0.06), (WIDTH - RIGHT, TOP)]]
+    (path,) = paths_of(line_chart("Risk", [line], x="x", y="y", x_range=(0, 1)), f"stroke: {COLOURS[0]}")
+    (left, low), middle, (right, high) = path
+    assert middle == pytest.approx(((left + right) / 2, (low + high) / 2), abs=0.01)
+    assert 0 < left < right <= SIZE[0] and 0 <= high < low < SIZE[1]
 
 
 @pytest.mark.parametrize("points", [[(7, 0.3)], [(1, 0.5), (2, 0.5)], [(10 * i, 1 / (i + 1)) for i in range(200)]])
 def test_lines_stay_inside(points):
-    svg = line_chart("t", [Line("a", points), Line("b", points[:1])], x="step", y="loss")
-    ElementTree.fromstring(svg)
-    for line in points_of(svg):
-        assert all(LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1 and TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1 for x, y in line)
+    svg = line_chart("t", [Line("a", points), Line("b", points[:1]), Line("c", [])], x="step", y="loss")
+    for colour in COLOURS[:2]:
+        path = paths_of(svg, f"stroke: {colour}")[0]
+        assert path and all(0 <= x <= SIZE[0] and 0 <= y <= SIZE[1] for x, y in path)
 
 
-def test_names_are_escaped():
-    svg = line_chart("<b>", [Line("a & <script>", [(0, 1)]), Line("c", [(0, 2)])], x='"x"', y="<y>")
-    ElementTree.fromstring(svg)
-    assert "<script>" not in svg and "a &amp; &lt;script&gt;" in svg
+def test_names_are_text_in_any_script_and_escaped():
+    lines = [Line("a & <script> xlink: font-family: x", [(0, 1)]), Line("$c_1$ \u5bff\u53f8", [(0, 2)])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = line_chart('<b> "t"', lines, x='"x"', y="<y>")
+    assert not re.search("<script>|DejaVu|http", svg)  # the page says in which fonts
+    assert {"a & <script> xlink: font-family: x", "$c_1$ \u5bff\u53f8", '"x"', "<y>"} <= set(texts_of(svg))
+    root = ElementTree.fromstring(svg)
+    assert (root.get("role"), root.get("aria-label")) == ("img", '<b> "t"')
+
+
+def test_charts_of_one_page_are_repeatable_and_share_no_id():
+    lines = [Line("a", [(0, 1), (1, 2)]), Line("b", [(0, 2), (1, 1)])]
+    first, second = (line_chart(title, lines, x="x", y="y") for title in ("one", "two"))
+    assert first == line_chart("one", lines, x="x", y="y")
+    ids = [re.findall(r' id="([^"]*)"', svg) for svg in (first, second)]
+    assert ids[0] and len({*ids[0], *ids[1]}) == len(ids[0]) + len(ids[1])
+    for svg, own in zip((first, second), ids, strict=True):
+        used = re.findall(r' href="#(\w+)"', svg)
+        assert used and set(used) <= set(own)
 
 
 def test_reliability_bars():
     bins = [ReliabilityBin(0, None, None), ReliabilityBin(9, 0.7, 0.5), ReliabilityBin(1, 0.9, 1.0)]
-    drawn = ElementTree.fromstring(reliability_chart("r", bins)).findall("rect")
-    bars = [tuple(float(bar.get(name)) for name in ("x", "y", "height")) for bar in drawn]
-    high = HEIGHT - TOP - BOTTOM
-    assert [bar[2] for bar in bars] == [pytest.approx(high / 2, abs=0.1), pytest.approx(high, abs=0.1)]
-    assert bars[0][0] == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) / 3 + 1, abs=0.1)
+    svg = reliability_chart("r", bins)
+    bars = paths_of(svg, f"fill: {COLOURS[0]}")
+    heights = [max(y for _, y in bar) - min(y for _, y in bar) for bar in bars]
+    assert heights == [0, pytest.approx(heights[2] / 2, abs=0.01), pytest.approx(heights[2])]
+    assert {"confidence", "share right"} <= set(texts_of(svg))
+    diagonal = paths_of(svg, f"stroke: {COLOURS[1]}")[0]
+    assert bars[1][0][0] == pytest.approx(diagonal[0][0] + (diagonal[1][0] - diagonal[0][0]) / 3, abs=0.01)
