@@ -14,13 +14,14 @@ import types
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+# Not a reader of YAML 1.2: Ray reads the same deploy files with PyYAML, as others read the files that we write, and
+# there `no`, `1:30` and `1e-05` mean something else. What the versions read differently is quoted, or no number.
 import yaml
 
 from foodseg.config.section import Section
 
 _PLAIN = "tag:foodseg,2026:plain"
 _MERGE = "tag:yaml.org,2002:merge"
-_FLOAT = "tag:yaml.org,2002:float"
 # YAML 1.1 also takes 010 (8), 1:30 (90) and 0x10 (16) for numbers
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9_]*)(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
 _ENDLESS = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
@@ -50,11 +51,6 @@ class Unclear(ValueError):
 
 class _Resolver(yaml.SafeLoader):
     """YAML 1.1 reads 3e-4 as text; people who write learning rates mean a number."""
-
-
-_Resolver.add_implicit_resolver(
-    _FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,9 +91,10 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what any reader of YAML could take for a number."""
 
 
-_Dumper.add_implicit_resolver(
-    _FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)  # fmt: skip
+for _class in (_Resolver, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
 
 
 def read_yaml(text: str) -> Any:

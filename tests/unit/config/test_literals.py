@@ -1,10 +1,13 @@
 """What a value means depends on its key: text keys take the text unchanged, from --set and from files alike."""
 
 import json
+import math
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from foodseg.cli import main as cli
 from foodseg.config import load_config
@@ -203,6 +206,29 @@ def test_the_endpoint_keeps_texts(text: str, tmp_path: Path, monkeypatch: pytest
     typed = read_deploy_file(None, [f"segmenter.models.a={text} #1"]).config
     assert typed.segmenter.models == {"a": str(tmp_path / f"{text} #1")}
     assert parse_serve_config({"segmenter": {"models": Typed(f"{{a: {text}}}")}}).segmenter.models == {"a": text}
+
+
+BY_LOOKS: list[tuple[str, object]] = [
+    ("1e-4", 1e-4), ("1e3", 1e3), ("1E5", 1e5), ("3e+2", 300.0), ("-.5e-3", -5e-4), ("6.02e23", 6.02e23), (".5", 0.5),
+    ("5.", 5.0), ("1.e3", 1e3), ("12e03", 12e3), ("+5", 5), ("-1", -1), ("0", 0), ("-0", 0), ("007", 7), ("010", 8),
+    ("0x1f", 31), ("0b11", 3), ("1_000", 1000), ("1_000.5", 1000.5), ("20241130", 20241130), ("1:30", 90),
+    ("1:30.5", 90.5), ("-.Inf", -math.inf), ("null", None), ("Null", None), ("NULL", None), ("~", None), ("", None),
+    ("true", True), ("TRUE", True), ("false", False), ("yes", True), ("no", False), ("on", True), ("Off", False),
+    ("2024-11-30", date(2024, 11, 30)), ("2024-11-30 10:00:00", datetime(2024, 11, 30, 10)), ("'1'", "1"),
+    ('"no"', "no"), ("a #1", "a"), ("[1, no, 1e-4]", [1, False, 1e-4]), ("{a: 1, b: ~}", {"a": 1, "b": None}),
+    ("!!str 5", "5"),
+    *((text, text) for text in ("0o17", "nan", "inf", "none", "None", "y", "n", "2024-13-45", "s3://b/k#1", "=", "a b",
+                                "0.1.2", "1,5", "1e", "e3", "_1", "--")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), BY_LOOKS)
+def test_what_an_unquoted_value_means_by_its_looks(text: str, value: object) -> None:
+    found = plain(read_yaml(f"a: {text}"))["a"]
+    assert found == value and type(found) is type(value)
+    if not isinstance(value, date):  # what is written is what every reader of YAML gives back
+        written = write_yaml({"a": value, "b": text})
+        assert yaml.safe_load(written) == plain(read_yaml(written)) == {"a": value, "b": text}
 
 
 def test_reading_and_writing_yaml() -> None:
