@@ -36,11 +36,11 @@ def val_miou(run: Path, data: Path, how: How, *, oracle: bool) -> float:
     predictor = Predictor(model, config, torch.device("cpu"))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for row in rank_rows(RowReader(str(data), manifest, ["val"]), 0, 1):
-        mask = decode_mask(row["mask"])
+        mask = decode_mask(row.mask)
         present = [int(i) for i in np.unique(mask) if i not in (0, classes.ignore_id)]
         listed = [exchanged(i, len(classes)) for i in present] if how == "conditioning exchanged" else present
-        ids = predictor.logits_of_file(row["image"], listed if oracle else None).ids()
-        truth = scorable_mask(mask, ids, manifest.annotated[row["source"]], classes)
+        ids = predictor.logits_of_file(row.image, listed if oracle else None).ids()
+        truth = scorable_mask(mask, ids, manifest.annotated[row.source], classes)
         matrix += confusion(truth, ids, len(classes), classes.ignore_id)
     return scores(matrix, manifest.classes).miou
 

@@ -174,7 +174,7 @@ def report(bench: Bench) -> dict[str, Any]:
     return {
         "scores": scores_of(metrics),
         "bytes": (out / "report.html").stat().st_size,
-        "worst_classes": worst_classes(merge(images, len(about["classes"])), about["classes"]),
+        "worst_classes": worst_classes(merge(images, len(about.classes)), about.classes),
         **{name: metrics[name] for name in kept},
     }
 

@@ -43,9 +43,9 @@ def classes_of(scored: Path, baseline: Path, ids: Mapping[int, str]) -> dict[str
     matrices = []
     for folder in (scored, baseline):
         images, about = read_image_counts(str(folder / "images.parquet"))
-        matrices.append(merge(images, len(about["classes"])))
+        matrices.append(merge(images, len(about.classes)))
     own, other = (_iou(matrix) for matrix in matrices)
-    pairs = confusion_pairs(matrices[0], about["classes"])[:PAIRS]
+    pairs = confusion_pairs(matrices[0], about.classes)[:PAIRS]
     return {
         "iou_here_and_in_a": {name: [_percent(own[index]), _percent(other[index])] for index, name in ids.items()},
         "worst_confusions": [f"{pair.truth} as {pair.prediction}: {100 * pair.share:.0f} %" for pair in pairs],
@@ -68,18 +68,18 @@ def conditioning_use_of(run: Path, data: Path, split: str) -> dict[str, float]:
     right = predicted = present = pixels = by_true = by_wrong = 0
     manifest = read_manifest(str(data))
     for row in rank_rows(RowReader(str(data), manifest, [split]), 0, 1):
-        truth = _present(row["mask"], loaded.classes.ignore_id)
+        truth = _present(row.mask, loaded.classes.ignore_id)
         absent = np.setdiff1d(np.arange(1, len(loaded.classes)), truth)
         wrong = rng.choice(absent, max(1, len(truth)), replace=False)
-        conditioning = predicting.logits_of_file(row["image"]).conditioning
+        conditioning = predicting.logits_of_file(row.image).conditioning
         assert conditioning is not None
         prediction = np.flatnonzero(conditioning)[1:]
         right += len(np.intersect1d(prediction, truth))
         predicted, present = predicted + len(prediction), present + len(truth)
-        labels = plain.logits_of_file(row["image"]).ids()
+        labels = plain.logits_of_file(row.image).ids()
         pixels += labels.size
-        by_true += int((provided.logits_of_file(row["image"], truth.tolist()).ids() != labels).sum())
-        by_wrong += int((provided.logits_of_file(row["image"], wrong.tolist()).ids() != labels).sum())
+        by_true += int((provided.logits_of_file(row.image, truth.tolist()).ids() != labels).sum())
+        by_wrong += int((provided.logits_of_file(row.image, wrong.tolist()).ids() != labels).sum())
     figures = {
         "prediction_precision": right / predicted,
         "prediction_recall": right / present,

@@ -25,4 +25,4 @@ def demo(
     from foodseg.demo.ray_demo import run_demo
 
     result = run_demo(data, out)
-    emit(result, as_json, lambda: print(result["summary"]))
+    emit(result.to_json(), as_json, lambda: print(result.summary))

@@ -1,5 +1,6 @@
 """`foodseg evaluate`: exact scores of a checkpoint or of label maps, and the comparison of two evaluations."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -61,7 +62,7 @@ def evaluate(
     require_lasting("--out", out, address)
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
-    metrics = run_evaluation(
+    result = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
         space_map=space_map, classes=classes,
         overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
@@ -72,15 +73,13 @@ def evaluate(
 
         from foodseg.eval.report_markdown import condition_mark, notes, scores_table
         from foodseg.eval.result_files import conditions_note
-        from foodseg.eval.scores import Evaluation
 
-        evaluation = Evaluation.from_json(metrics)
-        Console().print(scores_table(evaluation, condition_mark(metrics.get("conditions"))))
-        conditioning = conditions_note(metrics)
-        print("\n".join([*([f"Ingredients: {conditioning}."] if conditioning else []), *notes(evaluation)]))
+        Console().print(scores_table(result.evaluation, condition_mark(result.conditions)))
+        conditioning = conditions_note(result.conditions)
+        print("\n".join([*([f"Ingredients: {conditioning}."] if conditioning else []), *notes(result.evaluation)]))
         print(f"written to {redact(out)}: report.html, report.md, metrics.json, images.parquet")
 
-    emit(metrics, as_json, show)
+    emit(result.to_json(), as_json, show)
 
 
 def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:
@@ -92,17 +91,18 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
 
     (a, about_a), (b, about_b) = (read_image_counts(storage.join(folder, "images.parquet")) for folder in folders)
     for key in ("classes", "split", "data"):
-        if about_a[key] != about_b[key]:
+        if getattr(about_a, key) != getattr(about_b, key):
             raise UserError(f"--compare: the evaluations differ in their {key}, and cannot be compared image by image")
-    classes = ClassTable(tuple(about_a["classes"]))
+    classes = ClassTable(about_a.classes)
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
     named = dict(zip("ab", map(storage.redact, folders), strict=True))
-    conditions = {"a": about_a["conditions"], "b": about_b["conditions"]}
-    oracles = [side for side, each in conditions.items() if each and each["ingredients"] == "provided"]
+    conditions = {"a": about_a.conditions, "b": about_b.conditions}
+    oracles = [side for side, each in conditions.items() if each and each.ingredients == "provided"]
+    plain = {side: None if each is None else asdict(each) for side, each in conditions.items()}
 
     def show() -> None:
         for side, folder in named.items():
             print(f"{side.upper()}: {shown_side(folder, conditions[side])}")
         print(f"\n{result.to_markdown()}")
 
-    emit({**named, "conditions": conditions, "oracles": oracles, **result.to_json()}, as_json, show)
+    emit({**named, "conditions": plain, "oracles": oracles, **asdict(result)}, as_json, show)

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def require_lasting(name: str, uri: str, address: str | None) -> None:
         )
 
 
-def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+def emit(result: Mapping[str, object], as_json: bool, show: Callable[[], None]) -> None:
     """Prints the result as one JSON object on stdout, or calls `show` to print it for people."""
     if as_json:
         print(json.dumps(result))

@@ -9,10 +9,10 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -22,7 +22,7 @@ from foodseg.data.image_io import decode_image, open_image
 from foodseg.data.reader import RowReader
 from foodseg.demo.synthetic import write_meals
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.metrics.confusion import Scores
+from foodseg.eval.result import EvaluationResult, ScoredCheckpoint
 from foodseg.models.text.embed import embed_names
 from foodseg.predict.label import label_images
 from foodseg.prepare.ray_prepare import prepare
@@ -37,8 +37,32 @@ PARTS = (
 )  # fmt: skip
 
 
-def run_demo(data: str | None, out: Path) -> dict[str, Any]:
-    """Runs the demo into `out`; returns the seconds of each part, the scores and a summary text.
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo did.
+
+    seconds: of all parts. steps: updates done.
+    metrics, provided: scores, conditioned on the vocabulary and on the true classes of each image.
+    text: where the class embeddings are from. images: file of the labelled images side by side.
+    summary: all that for people.
+    """
+
+    seconds: float
+    steps: int
+    metrics: EvaluationResult
+    provided: EvaluationResult
+    text: str
+    images: str
+    summary: str
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the fields by name, scores as in metrics.json."""
+        scores = {"metrics": self.metrics.to_json(), "provided": self.provided.to_json()}
+        return {**asdict(self), **scores}
+
+
+def run_demo(data: str | None, out: Path) -> DemoResult:
+    """Runs the demo into `out`.
 
     Raises:
         UserError: `out` holds something that no earlier demo wrote, or `data` itself; `data` has no known format.
@@ -78,15 +102,15 @@ def run_demo(data: str | None, out: Path) -> dict[str, Any]:
     cv2.imwrite(str(out / "images.png"), cv2.cvtColor(overlays, cv2.COLOR_RGB2BGR))
     note_folder(out)
     seconds = round(time.monotonic() - started, 1)
-    return {
-        "seconds": seconds,
-        "steps": trained["step"],
-        "metrics": metrics,
-        "provided": provided,
-        "text": text["made_by"],
-        "images": str(out / "images.png"),
-        "summary": _summary(metrics, provided, manifest.classes[1:3], out, seconds, synthetic=data is None),
-    }
+    return DemoResult(
+        seconds=seconds,
+        steps=trained["step"],
+        metrics=metrics,
+        provided=provided,
+        text=text["made_by"],
+        images=str(out / "images.png"),
+        summary=_summary(metrics, provided, manifest.classes[1:3], out, seconds, synthetic=data is None),
+    )
 
 
 def _write_some(reader: RowReader, folder: Path) -> list[str]:
@@ -104,11 +128,17 @@ def _write_some(reader: RowReader, folder: Path) -> list[str]:
 
 
 def _summary(
-    metrics: dict[str, Any], provided: dict[str, Any], names: Sequence[str], out: Path, seconds: float, synthetic: bool
+    metrics: EvaluationResult,
+    provided: EvaluationResult,
+    names: Sequence[str],
+    out: Path,
+    seconds: float,
+    synthetic: bool,
 ) -> str:
     predict = shlex.join(["foodseg", "predict", str(out / "run"), "YOUR_IMAGE.jpg", "--out", "labelled"])
     what = "synthetic meals" if synthetic else "your images"
-    result, oracle = (Scores.from_json(found["scores"]) for found in (metrics, provided))
+    assert isinstance(metrics.subject, ScoredCheckpoint)
+    result, oracle = (found.evaluation.scores for found in (metrics, provided))
     rows = [
         ("mIoU", result.miou),
         ("mIoU without background", result.miou_foreground),
@@ -117,8 +147,8 @@ def _summary(
     ]
     table = "\n".join(f"  {name:24} {100 * value:5.1f} %" for name, value in rows if value is not None)
     return (
-        f"\n{metrics['split']} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n"
-        f"text:      {metrics['text']}\n\n"
+        f"\n{metrics.split} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n"
+        f"text:      {metrics.subject.text}\n\n"
         f"images:    {out / 'images.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
         f"  {predict}\n"

@@ -5,8 +5,7 @@ print(comparison.to_markdown())
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from foodseg.errors import UserError
 from foodseg.eval.report_markdown import condition_mark
 from foodseg.metrics.bootstrap import RESAMPLES, draw_scores, interval
 from foodseg.metrics.confusion import subset_ids
-from foodseg.metrics.per_image import ImageCounts
+from foodseg.metrics.per_image import Conditions, ImageCounts
 from foodseg.report.formatting import markdown_cell, percent
 
 
@@ -42,10 +41,6 @@ class Comparison:
 
     miou: Difference
     subsets: Mapping[str, Difference]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns dicts, strings, ints and floats under the names of the fields."""
-        return asdict(self)
 
     def to_markdown(self) -> str:
         """Returns a table, one line per measure: scores in percent, differences in percentage points."""
@@ -95,12 +90,12 @@ def compare(
     return Comparison(miou=miou, subsets=dict(zip(chosen, rest, strict=True)))
 
 
-def shown_side(folder: str, conditions: Mapping[str, str] | None) -> str:
+def shown_side(folder: str, conditions: Conditions | None) -> str:
     """Names one side of a comparison with the conditions in its images.parquet; "oracle" for provided true classes."""
     if conditions is None:
         return f"{folder} (label maps)"
-    mark = condition_mark(conditions) or conditions["ingredients"]
-    return f"{folder} (ingredients {mark}; {conditions['weights']} weights)"
+    mark = condition_mark(conditions) or conditions.ingredients
+    return f"{folder} (ingredients {mark}; {conditions.weights} weights)"
 
 
 def _difference(title: str, observed: np.ndarray, means: np.ndarray, groups: int, images: int) -> Difference:

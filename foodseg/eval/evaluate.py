@@ -5,9 +5,8 @@ confidence; the sums do not depend on which process scored which rows. Backgroun
 wrong) where the predicted id is one that the source of the image never annotates.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -64,16 +63,27 @@ def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def labelled_rows(reader: RowReader, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yields `image_id`, `image`, `mask` (both encoded), `group_id` and `source` of the rows that have a mask."""
-    table = reader.take(rows, ["image_id", "image", "mask", "group_id", "source"])
+@dataclass(frozen=True)
+class LabelledRow:
+    """A row of a prepared data set that has a mask; `image` and `mask` are encoded."""
+
+    image_id: str
+    image: bytes
+    mask: bytes
+    group_id: str
+    source: str
+
+
+def labelled_rows(reader: RowReader, rows: Sequence[int]) -> Iterator[LabelledRow]:
+    """Yields the rows that have a mask."""
+    table = reader.take(rows, [field.name for field in fields(LabelledRow)])
     for index in range(table.num_rows):
         row = table.slice(index, 1).to_pylist()[0]
         if row["mask"] is not None:
-            yield row
+            yield LabelledRow(**row)
 
 
-def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
+def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[LabelledRow]:
     """Yields the labelled rows of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
     for rows in chunks(range(len(reader)))[rank::world_size]:
         yield from labelled_rows(reader, rows)
@@ -84,9 +94,8 @@ def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, space
     return merge_scored(_score_row(row, labeller, space) for row in labelled_rows(reader, rows))
 
 
-def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:
-    """Returns the mask (H, W) of a row of `labelled_rows` and what the labeller predicts, both in ids of
-    `space.classes`.
+def truth_and_labels(row: LabelledRow, labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:
+    """Returns the mask (H, W) of a row and what the labeller predicts, both in ids of `space.classes`.
 
     A confidence stays that of the id before it was mapped.
 
@@ -95,14 +104,14 @@ def truth_and_labels(row: Mapping[str, Any], labeller: Labeller, space: CommonSp
         BadPrediction: the labeller has no label map, or one that ignores some labelled pixels.
     """
     try:
-        truth = decode_mask(row["mask"])
-        found = labeller(row["image_id"], row["image"], truth.shape)
+        truth = decode_mask(row.mask)
+        found = labeller(row.image_id, row.image, truth.shape)
     except BadFile as error:  # it was whole when it was prepared
-        raise BadFile(f"{row['image_id']}: {error}; prepare the data set again", error.fault) from None
-    _refuse_ignored(row["image_id"], truth, found.ids, space)
-    ids = space.predicted_ids(found.ids, row["source"])
-    other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row["source"])
-    return space.truth_ids(truth, row["source"]), Labels(ids, found.confidence, other)
+        raise BadFile(f"{row.image_id}: {error}; prepare the data set again", error.fault) from None
+    _refuse_ignored(row.image_id, truth, found.ids, space)
+    ids = space.predicted_ids(found.ids, row.source)
+    other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row.source)
+    return space.truth_ids(truth, row.source), Labels(ids, found.confidence, other)
 
 
 def true_conditioning(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
@@ -141,12 +150,12 @@ def merge_scored(parts: Iterable[Scored]) -> Scored:
     return Scored(images, confidence, other, tuple(refused))
 
 
-def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> Scored:
+def _score_row(row: LabelledRow, labeller: Labeller, space: CommonSpace) -> Scored:
     try:
         whole_truth, found = truth_and_labels(row, labeller, space)
     except BadPrediction as error:  # all are listed at once
         return Scored([], None, None, (str(error),))
-    truth = space.scorable(whole_truth, found.ids, row["source"])
+    truth = space.scorable(whole_truth, found.ids, row.source)
     classes = space.classes
     matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
     boundary = boundary_counts(truth, found.ids, len(classes), classes.ignore_id)
@@ -155,10 +164,10 @@ def _score_row(row: dict[str, Any], labeller: Labeller, space: CommonSpace) -> S
         confidence = confidence_counts(truth, found.ids, found.confidence, classes.ignore_id)
     other = None
     if found.other_ids is not None:
-        other_truth = space.scorable(whole_truth, found.other_ids, row["source"])
+        other_truth = space.scorable(whole_truth, found.other_ids, row.source)
         counted = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
-        other = [ImageCounts.from_matrix(row["image_id"], row["group_id"], counted)]
-    return Scored([ImageCounts.from_matrix(row["image_id"], row["group_id"], matrix, boundary)], confidence, other)
+        other = [ImageCounts.from_matrix(row.image_id, row.group_id, counted)]
+    return Scored([ImageCounts.from_matrix(row.image_id, row.group_id, matrix, boundary)], confidence, other)
 
 
 def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:

@@ -1,9 +1,8 @@
 """The best and the worst images of an evaluation, each with its truth."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.eval.evaluate import Labeller, labelled_rows, truth_and_labels
+from foodseg.eval.evaluate import LabelledRow, Labeller, labelled_rows, truth_and_labels
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.confusion import class_iou
 from foodseg.metrics.ingredients import MIN_SHARE, class_pixels, food_share
@@ -92,24 +91,24 @@ def draw_examples(
     return worst, best
 
 
-def draw_example(row: Mapping[str, Any], counts: ImageCounts, labeller: Labeller, space: CommonSpace) -> Example:
+def draw_example(row: LabelledRow, counts: ImageCounts, labeller: Labeller, space: CommonSpace) -> Example:
     """Labels a row of the data set once more and draws it.
 
     Args:
-        row: as `evaluate.labelled_rows` gives it. counts: of the image, in ids of `space.classes`.
+        counts: of the image, in ids of `space.classes`.
     """
     truth, found = truth_and_labels(row, labeller, space)
     classes = space.classes
-    height, width = image_size(row["image"])
+    height, width = image_size(row.image)
     if max(height, width) > LONGEST_SIDE:
         height, width = fit_longest(height, width, LONGEST_SIDE)
-    image = resize_image(decode_image(row["image"], at_least=(height, width)), height, width)
+    image = resize_image(decode_image(row.image, at_least=(height, width)), height, width)
     miou = image_miou(counts, len(classes))
     assert miou is not None
     drawn = (overlay(image, resize_mask(mask, height, width), classes) for mask in (truth, found.ids))
     # without the legend at the right or below: the page writes its own, in letters that scale with the page
     shown, predicted = (_jpeg(whole[:height, :width]) for whole in drawn)
-    return Example(row["image_id"], miou, shown, predicted, width, height, *_shares(counts, classes))
+    return Example(row.image_id, miou, shown, predicted, width, height, *_shares(counts, classes))
 
 
 def colours(classes: ClassTable) -> list[str]:

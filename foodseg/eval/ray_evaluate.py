@@ -9,13 +9,13 @@ checkpoint, `confidence.parquet` and `images-ema.parquet` (or -student: its othe
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint.find import resolve_checkpoint
-from foodseg.config import parse_config
+from foodseg.config import ExperimentConfig
+from foodseg.config.evaluation import EvalConfig
 from foodseg.config.load import config_hash, with_eval_overrides
 from foodseg.data.label_space_map import LabelSpaceMap, read_label_space_map
 from foodseg.data.reader import RowReader
@@ -35,6 +35,7 @@ from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder, find_predictions
 from foodseg.eval.ray_score import Build, ScoringJob, score_parts
 from foodseg.eval.report_html import read_losses
+from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint
 from foodseg.eval.result_files import RESULT_FILES, TrainingCurves, shown_settings, write_evaluation
 from foodseg.eval.scores import summarise_evaluation
 from foodseg.metrics.confusion import scores
@@ -64,7 +65,7 @@ def evaluate(
     address: str | None = None,
     device: Device = "auto",
     test_log: str | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Scores a checkpoint, or a folder of label maps, on a split.
 
     Args:
@@ -81,9 +82,6 @@ def evaluate(
         device: what a checkpoint computes on; auto = a GPU for each worker, if the cluster has or can start nodes with
             enough of them.
         test_log: the test-set access log; None = ACCESS_LOG in `out`.
-
-    Returns:
-        The content of metrics.json.
 
     Raises:
         DataRefused: label maps are missing or wrong; the message lists them.
@@ -113,9 +111,10 @@ def evaluate(
         folder = find_predictions(storage.absolute(predictions), manifest.class_table, _ids_of(reader, rows))
         subject = replace(subject, build=lambda device: folder)
     test_log = test_log or storage.join(out, ACCESS_LOG)
+    about = subject.about
     access = {
-        "config_hash": subject.facts.get("config_hash"),
-        "what": subject.facts.get("checkpoint") or subject.facts.get("predictions"),
+        "config_hash": None if isinstance(about, LabelMaps) else about.config_hash,
+        "what": about.predictions if isinstance(about, LabelMaps) else about.checkpoint,
         "data": space.data,
     }
     if split == "test":
@@ -133,34 +132,34 @@ def evaluate(
         trained_ids=subject.trained_ids,
         calibration_note=subject.calibration_note,
     )
-    other_weights = {}
-    if scored.other is not None:
+    other_weights = None
+    if scored.other is not None and isinstance(about, ScoredCheckpoint):
         counted = merge(scored.other, len(space.classes))
         found = scores(counted, space.classes.names, subsets=named_subsets, trained_ids=subject.trained_ids)
-        kind = OTHER_WEIGHTS[subject.facts["weights"]]
-        other_weights = {"other_weights": {"weights": kind, "scores": found.to_json()}}
-    metrics = {
-        **subject.facts,
-        **({} if space_map is None else {"map": storage.redact(space_map), "mapped": space.mapped}),
-        **({"partly_annotated": space.partial} if space.partial else {}),
-        "data": space.data,
-        "split": split,
-        "images": len(scored.images),
-        "unlabelled": len(rows) - len(scored.images),
-        "seconds": round(time.monotonic() - started, 1),
-        **evaluation.to_json(),
-        **other_weights,
-    }
+        other_weights = OtherWeights(OTHER_WEIGHTS[about.eval.weights], found)
+    result = EvaluationResult(
+        subject=about,
+        space_map=None if space_map is None else storage.redact(space_map),
+        mapped=tuple(space.mapped),
+        partly_annotated=space.partial,
+        data=space.data,
+        split=split,
+        images=len(scored.images),
+        unlabelled=len(rows) - len(scored.images),
+        seconds=round(time.monotonic() - started, 1),
+        evaluation=evaluation,
+        other_weights=other_weights,
+    )
     labeller = subject.build(
         "cpu" if device == "cpu" else "auto"
     )  # the scoring processes may have been on other machines
     with outputs:
-        write_evaluation(out, metrics, evaluation, scored, space, manifest, reader, labeller, subject.curves)
+        write_evaluation(out, result, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
-        score = {"images": len(scored.images), "miou": metrics["scores"]["miou"]}
-        score |= {key: metrics[key] for key in ("conditions",) if key in metrics}
-        note_test_access(test_log, "scored", {**access, **score})
-    return metrics
+        score = {"images": result.images, "miou": evaluation.scores.miou}
+        under = {} if result.conditions is None else {"conditions": asdict(result.conditions)}
+        note_test_access(test_log, "scored", {**access, **score, **under})
+    return result
 
 
 def _refused_maps(scored: Scored) -> str:
@@ -185,7 +184,7 @@ Spaces = tuple[LabelSpaceMap | None, str | None]
 class _Subject:
     """What is scored: a checkpoint, or a folder of label maps."""
 
-    facts: dict[str, Any]
+    about: ScoredCheckpoint | LabelMaps
     space: CommonSpace
     build: Build
     trained_ids: Sequence[int] | None
@@ -206,18 +205,16 @@ def _checkpoint_subject(
         true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
     )
     return _Subject(
-        facts={
-            "checkpoint": storage.redact(uri),
-            "step": loaded.step,
-            "weights": config.eval.weights,
-            "config_hash": config_hash(config),
-            "eval": config.eval.model_dump(mode="json"),
-            "conditions": config.eval.model_dump(mode="json", include={"ingredients", "restrict", "weights"}),
-            **({"text": loaded.text.made_by} if loaded.text else {}),
-            "temperature": calibration.temperature if calibration else 1.0,
-        },
+        about=ScoredCheckpoint(
+            checkpoint=storage.redact(uri),
+            step=loaded.step,
+            config_hash=config_hash(config),
+            eval=config.eval,
+            text=loaded.text.made_by if loaded.text else None,
+            temperature=calibration.temperature if calibration else 1.0,
+        ),
         space=space,
-        build=CheckpointLabeller(uri, config.model_dump(mode="json"), conditioning),
+        build=CheckpointLabeller(uri, config, conditioning),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -228,7 +225,7 @@ def _checkpoint_subject(
 def _folder_subject(predictions: str, manifest: Manifest, spaces: Spaces) -> _Subject:
     folder = PredictionFolder(storage.absolute(predictions), manifest.class_table)
     return _Subject(
-        facts={"predictions": storage.redact(predictions)},
+        about=LabelMaps(storage.redact(predictions)),
         space=common_space(None, manifest, *spaces),
         build=lambda device: folder,
         trained_ids=None,
@@ -241,7 +238,7 @@ def _calibration_note(loaded: Checkpoint, calibration: Calibration | None, manif
     if loaded.calibration is None:
         return "not calibrated: the checkpoint holds no temperature, so it is taken as 1"
     if calibration is None:
-        fitted = shown_settings(loaded.calibration.eval)
+        fitted = shown_settings(EvalConfig.model_validate(loaded.calibration.eval))
         return f"not calibrated for these settings: the temperature is taken as 1, the checkpoint's is for {fitted}"
     trained_on = loaded.data.split(" + ")  # as `Manifest.identity` joins several data sets
     where = calibration.split
@@ -258,12 +255,12 @@ class CheckpointLabeller:
     """
 
     def __init__(
-        self, uri: str, config: dict[str, Any], conditioning: Mapping[str, Sequence[int]] | None = None
+        self, uri: str, config: ExperimentConfig, conditioning: Mapping[str, Sequence[int]] | None = None
     ) -> None:
         self._uri, self._config, self._conditioning = uri, config, conditioning
 
     def __call__(self, wanted: Device) -> Labeller:
-        config, device = parse_config(self._config), pick_device(wanted)
+        config, device = self._config, pick_device(wanted)
         loaded = load_checkpoint(self._uri)
         model = load_model(loaded, config.eval.weights)
         predictor = Predictor(model, config.eval, device, config.train.precision)
@@ -283,7 +280,7 @@ class CheckpointLabeller:
         return label
 
 
-def note_test_access(path: str, event: str, facts: Mapping[str, Any]) -> None:
+def note_test_access(path: str, event: str, facts: Mapping[str, object]) -> None:
     """Appends one line to the test-set access log.
 
     Args:

@@ -65,6 +65,17 @@ class Confusion:
     pixels: int
 
 
+@dataclass(frozen=True)
+class ClassRow:
+    """A class with truth pixels; `colour`: `#rrggbb`, `pixels`: its share of all truth pixels."""
+
+    name: str
+    colour: str
+    iou: float
+    boundary: float | None
+    pixels: float
+
+
 def page_html(page: Page) -> str:
     """Returns the page; every name in it is escaped."""
     evaluation, names = page.evaluation, page.classes.names
@@ -161,18 +172,12 @@ def _audit_rows(manifest: Manifest) -> list[tuple[str, str, int]]:
     return known + [(name, "", count) for name, count in manifest.audit.items() if name not in FINDINGS]
 
 
-def _class_rows(evaluation: Evaluation, palette: Sequence[str]) -> list[dict[str, Any]]:
+def _class_rows(evaluation: Evaluation, palette: Sequence[str]) -> list[ClassRow]:
     """The classes with truth pixels, best IoU first."""
     total = sum(row.truth_pixels for row in evaluation.scores.classes)
     rows = [
-        {
-            "name": row.name,
-            "colour": palette[row.id],
-            "iou": row.iou,
-            "boundary": evaluation.boundary.classes[row.id],
-            "pixels": row.truth_pixels / total,
-        }
+        ClassRow(row.name, palette[row.id], row.iou, evaluation.boundary.classes[row.id], row.truth_pixels / total)
         for row in evaluation.scores.classes
         if row.iou is not None
     ]
-    return sorted(rows, key=lambda row: (-row["iou"], row["name"]))
+    return sorted(rows, key=lambda row: (-row.iou, row.name))

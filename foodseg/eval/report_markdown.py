@@ -14,6 +14,7 @@ from foodseg.classes import BACKGROUND
 from foodseg.eval.scores import Evaluation
 from foodseg.metrics.confusion import Scores
 from foodseg.metrics.ingredients import Detection, IngredientScores
+from foodseg.metrics.per_image import Conditions
 from foodseg.report.formatting import markdown_cell, percent
 
 
@@ -37,16 +38,16 @@ def headlines(evaluation: Evaluation, condition: str | None = None) -> list[Head
     return rows if condition is None else [replace(row, name=f"{row.name} ({condition})") for row in rows]
 
 
-def condition_mark(conditions: Mapping[str, str] | None) -> str | None:
+def condition_mark(conditions: Conditions | None) -> str | None:
     """Returns how a score differs from one over the whole vocabulary, in a few words; None where it does not.
 
     Args:
-        conditions: `ingredients` and `restrict` of the section `eval`; None for label maps from a folder.
+        conditions: None for label maps from a folder.
     """
-    if conditions is None or conditions["ingredients"] == "vocabulary":
+    if conditions is None or conditions.ingredients == "vocabulary":
         return None
-    source = {"provided": "provided, oracle"}.get(conditions["ingredients"], conditions["ingredients"])
-    return source if conditions["restrict"] == "none" else f"{source}, restrict {conditions['restrict']}"
+    source = {"provided": "provided, oracle"}.get(conditions.ingredients, conditions.ingredients)
+    return source if conditions.restrict == "none" else f"{source}, restrict {conditions.restrict}"
 
 
 def _plain_headlines(evaluation: Evaluation) -> list[Headline]:

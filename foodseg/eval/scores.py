@@ -1,9 +1,7 @@
 """All scores of one evaluation, from its counts: what `metrics.json` holds and the reports show."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
@@ -27,22 +25,6 @@ class Evaluation:
     ingredients: IngredientScores
     calibration: CalibrationScores | None
     calibration_note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns dicts, lists, strings, ints, floats and None under the names of the fields."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Evaluation":
-        """Reads the keys of `to_json` out of `plain`, which may have others, such as all of metrics.json."""
-        calibration = plain["calibration"]
-        return cls(
-            scores=Scores.from_json(plain["scores"]),
-            boundary=BoundaryScores.from_json(plain["boundary"]),
-            ingredients=IngredientScores.from_json(plain["ingredients"]),
-            calibration=CalibrationScores.from_json(calibration) if calibration else None,
-            calibration_note=plain["calibration_note"],
-        )
 
 
 def summarise_evaluation(

@@ -13,7 +13,6 @@ Shape letters: H, W image; K class ids.
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -41,12 +40,6 @@ class BoundaryScores:
     miou_foreground: float | None
     classes: tuple[float | None, ...]
     subsets: Mapping[str, SubsetScore]
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "BoundaryScores":
-        """Reads what `dataclasses.asdict` gave."""
-        subsets = {name: SubsetScore(**entry) for name, entry in plain["subsets"].items()}
-        return cls(**{**plain, "classes": tuple(plain["classes"]), "subsets": subsets})
 
 
 def boundary_distance(height: int, width: int) -> int:

@@ -17,7 +17,6 @@ Shape letters: H, W image; K class ids; T temperatures; n pixels.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,13 +62,6 @@ class CalibrationScores:
     risk_at: Mapping[str, float]
     risk_coverage: tuple[tuple[float, float], ...]
     bins: tuple[ReliabilityBin, ...]
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "CalibrationScores":
-        """Reads what `dataclasses.asdict` gave."""
-        curve = tuple((coverage, risk) for coverage, risk in plain["risk_coverage"])
-        bins = tuple(ReliabilityBin(**entry) for entry in plain["bins"])
-        return cls(**{**plain, "risk_coverage": curve, "bins": bins})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ Shape letters: H, W image; K class ids, 0 = background.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -96,19 +95,6 @@ class Scores:
     classes: tuple[ClassScore, ...]
     subsets: Mapping[str, SubsetScore]
     untrained: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the scores as dicts, lists, strings, ints, floats and None under the names of the fields."""
-        plain = asdict(self)
-        plain["classes"] = list(plain["classes"])
-        return plain
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Scores":
-        """Builds it again from `to_json`."""
-        classes = tuple(ClassScore(**entry) for entry in plain["classes"])
-        subsets = {name: SubsetScore(**entry) for name, entry in plain["subsets"].items()}
-        return cls(**{**plain, "classes": classes, "subsets": subsets})
 
 
 def scores(

@@ -9,9 +9,8 @@ An ingredient is on an image when it holds at least MIN_SHARE of the image's lab
 prediction: a stray pixel does not make an ingredient. Background is not an ingredient. Ignored pixels are not counted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -68,15 +67,6 @@ class IngredientScores:
     share_error: float | None
     pairs: int
     classes: tuple[IngredientScore, ...]
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "IngredientScores":
-        """Reads what `dataclasses.asdict` gave."""
-        classes = tuple(
-            IngredientScore(**{**entry, "detection": Detection(**entry["detection"])}) for entry in plain["classes"]
-        )
-        means = {name: Detection(**plain[name]) for name in ("micro", "per_image")}
-        return cls(**{**plain, **means, "classes": classes})
 
 
 def ingredient_scores(images: Iterable[ImageCounts], names: Sequence[str]) -> IngredientScores:

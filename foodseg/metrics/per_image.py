@@ -5,15 +5,14 @@ any score can be computed again, on any subset of images, and two checkpoints ca
 running a model.
 
     write_image_counts("s3://runs/a/images.parquet", images, names, "test", "foodmix@3")
-    images, metadata = read_image_counts("s3://runs/a/images.parquet")
-    print(scores(merge(images, len(metadata["classes"])), metadata["classes"]).miou)
+    images, facts = read_image_counts("s3://runs/a/images.parquet")
+    print(scores(merge(images, len(facts.classes)), facts.classes).miou)
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +66,28 @@ class ImageCounts:
         return cls(image_id, group_id, truth.astype(np.int32), prediction.astype(np.int32), count, boundary)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """The keys of the section `eval` that scores depend on."""
+
+    weights: str
+    ingredients: str
+    restrict: str
+
+
+@dataclass(frozen=True)
+class CountsFacts:
+    """What counts were taken from: K class names, the split, the identity of the data set.
+
+    conditions: None for label maps.
+    """
+
+    classes: tuple[str, ...]
+    split: str
+    data: str
+    conditions: Conditions | None
+
+
 def merge(images: Iterable[ImageCounts], classes: int) -> np.ndarray:
     """Adds the images up to one confusion matrix, (K, K) int64, rows truth, columns prediction.
 
@@ -94,7 +115,7 @@ def write_image_counts(
     classes: Sequence[str],
     split: str,
     data: str,
-    conditions: Mapping[str, str] | None = None,
+    conditions: Conditions | None = None,
 ) -> None:
     """Writes the images to one Parquet file at `uri`, replacing what is there.
 
@@ -104,7 +125,7 @@ def write_image_counts(
         classes: the K class names.
         split: the split they were taken from.
         data: the identity of the data set: its name and generation.
-        conditions: the keys of `eval` that the scores depend on: ingredients, restrict, weights; None for label maps.
+        conditions: None for label maps.
 
     Raises:
         UserError: an image id occurs twice (it would be counted twice), or a class id is outside the label space.
@@ -115,12 +136,10 @@ def write_image_counts(
         raise UserError(f"each image is counted once, but {', '.join(map(repr, twice[:3]))} occurs more than once")
     for image in images:
         refuse_strange_ids(image, len(classes))
-    metadata = {"version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data}
-    metadata["conditions"] = None if conditions is None else dict(conditions)
+    facts = asdict(CountsFacts(tuple(classes), split, data, conditions))
+    metadata = {"version": _FORMAT_VERSION, **facts}
     schema = pa.schema(_FIELDS, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
-    columns: dict[str, list[Any]] = {
-        name: [getattr(image, name) for image in images] for name in ("image_id", "group_id", *_CELLS)
-    }
+    columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "group_id", *_CELLS)}
     for column, name in enumerate(_BOUNDARY):
         columns[name] = [None if p.boundary is None else p.boundary[:, column] for p in images]
     sink = pa.BufferOutputStream()
@@ -128,12 +147,11 @@ def write_image_counts(
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 
-def read_image_counts(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
+def read_image_counts(uri: str) -> tuple[list[ImageCounts], CountsFacts]:
     """Reads what `write_image_counts` wrote.
 
     Returns:
-        The images in the order in which they were written, and the metadata: `classes` (list of K names), `split`,
-        `data`, `version` and `conditions` (as they were written).
+        The images in the order in which they were written, and what they were taken from.
 
     Raises:
         UserError: the file is not Parquet, was not written by `write_image_counts`, or has another format version.
@@ -154,7 +172,14 @@ def read_image_counts(uri: str) -> tuple[list[ImageCounts], dict[str, Any]]:
     columns = [table.column(name).to_pylist() for name in ("image_id", "group_id")]
     columns += [[cells.values.to_numpy() for cells in table.column(name)] for name in _CELLS]
     columns.append(_boundaries(table))
-    return [ImageCounts(*row) for row in zip(*columns, strict=True)], metadata
+    conditions = metadata["conditions"]
+    facts = CountsFacts(
+        classes=tuple(metadata["classes"]),
+        split=metadata["split"],
+        data=metadata["data"],
+        conditions=None if conditions is None else Conditions(**conditions),
+    )
+    return [ImageCounts(*row) for row in zip(*columns, strict=True)], facts
 
 
 def _other_version(shown: str, version: int) -> UserError:

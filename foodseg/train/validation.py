@@ -69,11 +69,11 @@ def validation_counts(
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     nll, pixels = np.zeros(len(TEMPERATURES), np.int64), np.zeros(1, np.int64)
     for row in rank_rows(reader, rank, world_size):
-        logits = predictor.logits_of_file(row["image"])
+        logits = predictor.logits_of_file(row.image)
         ids = logits.ids()
-        truth = scorable_mask(decode_mask(row["mask"]), ids, manifest.annotated[row["source"]], classes)
+        truth = scorable_mask(decode_mask(row.mask), ids, manifest.annotated[row.source], classes)
         matrix += confusion(truth, ids, len(classes), classes.ignore_id)
-        sample = sampled_pixels(truth, classes.ignore_id, row["image_id"])
+        sample = sampled_pixels(truth, classes.ignore_id, row.image_id)
         values, own = logits.at(sample), truth.ravel()[sample]
         # a pixel whose true id is ruled out costs some 1e4 / T nats, which would outweigh all others
         possible = values[own, np.arange(len(own))] > RULED_OUT / 2

@@ -15,6 +15,7 @@ from foodseg.data.shards import SCHEMA, read_manifest, write_manifest, write_sha
 from foodseg.demo import ray_demo
 from foodseg.demo.ray_demo import SHOWN, _write_some, run_demo
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
+from foodseg.eval.result import ScoredCheckpoint
 from foodseg.models.text.class_embeddings import read_table
 from tests.support.synthetic_set import write_synthetic
 
@@ -30,13 +31,17 @@ def test_the_demo(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyP
     out = tmp_path / "demo"
     result = run_demo(None, out)
     # the lock has the sentence encoder, so that its embeddings are used
-    assert result["text"].startswith("all-MiniLM-L6-v2 (") and f"text:      {result['text']}\n" in result["summary"]
+    assert result.text.startswith("all-MiniLM-L6-v2 (") and f"text:      {result.text}\n" in result.summary
     table = read_table(str(out / "names.safetensors"))
-    assert table.made_by == result["text"] == result["metrics"]["text"] and table.names == SYNTHETIC_CLASSES.names
-    assert result["steps"] == 4 and result["metrics"]["images"] == result["provided"]["images"] == 4
-    assert result["metrics"]["conditions"]["ingredients"] == "vocabulary"
-    assert result["provided"]["conditions"]["ingredients"] == "provided"
-    assert "mIoU, classes provided" in result["summary"]
+    assert isinstance(result.metrics.subject, ScoredCheckpoint)
+    assert table.made_by == result.text == result.metrics.subject.text and table.names == SYNTHETIC_CLASSES.names
+    assert result.steps == 4 and result.metrics.images == result.provided.images == 4
+    assert result.metrics.conditions is not None and result.metrics.conditions.ingredients == "vocabulary"
+    assert result.provided.conditions is not None and result.provided.conditions.ingredients == "provided"
+    assert "mIoU, classes provided" in result.summary
+    plain = json.loads(json.dumps(result.to_json()))
+    assert list(plain) == ["seconds", "steps", "metrics", "provided", "text", "images", "summary"]
+    assert plain["provided"] == json.loads((out / "scores-provided" / "metrics.json").read_text())
     lines = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
     distilled = [line["loss/distill"] for line in lines if "loss/distill" in line]
     assert len(distilled) == 4 and all(math.isfinite(loss) for loss in distilled) and distilled[-1] > 0

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from foodseg.eval.mapped import common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.ray_score import ScoringJob, score_parts
+from foodseg.eval.result import ScoredCheckpoint
 from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
@@ -50,8 +52,9 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     alone = evaluate(None, out=str(tmp_path / "alone"), workers=0, **arguments)
     shared = evaluate(None, out=str(tmp_path / "shared"), workers=workers, **arguments)
 
-    assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
-    assert shared["calibration"] is None and "label maps carry no confidences" in shared["calibration_note"]
+    assert replace(shared, seconds=0) == replace(alone, seconds=0)
+    found = shared.evaluation
+    assert found.calibration is None and "label maps carry no confidences" in found.calibration_note
     images, _ = read_image_counts(str(tmp_path / "shared" / "images.parquet"))
     assert [p.image_id for p in images] == [
         p.image_id for p in read_image_counts(str(tmp_path / "alone" / "images.parquet"))[0]
@@ -61,8 +64,8 @@ def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predicti
     assert truth.tolist() == list(manifest.counts["test"].class_pixels)
     accesses = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in accesses] == ["opened", "scored"] * 2
-    assert all(line["what"] == predictions and line["data"] == alone["data"] for line in accesses)
-    assert accesses[1]["miou"] == alone["scores"]["miou"] and "miou" not in accesses[0]
+    assert all(line["what"] == predictions and line["data"] == alone.data for line in accesses)
+    assert accesses[1]["miou"] == alone.evaluation.scores.miou and "miou" not in accesses[0]
 
 
 class DiesOnce:
@@ -154,12 +157,12 @@ def test_a_map_folds_the_confusion_matrix(ray_cluster, data, predictions, tmp_pa
     evaluate(None, out=str(tmp_path / "plain"), workers=0, **common)
     metrics = evaluate(None, out=str(tmp_path / "mapped"), workers=2, space_map=str(tmp_path / "m.tsv"), **common)
 
-    assert metrics["mapped"] == ["data", "predictions"] and " mapped to few-" in metrics["data"]
+    assert metrics.mapped == ("data", "predictions") and " mapped to few-" in metrics.data
     matrices = {}
     for name in ("plain", "mapped"):
         images, about = read_image_counts(str(tmp_path / name / "images.parquet"))
-        matrices[name] = merge(images, len(about["classes"]))
-    assert about["classes"] == ["n0", "n1", "n2", "n3"] and about["data"] == metrics["data"]
+        matrices[name] = merge(images, len(about.classes))
+    assert about.classes == ("n0", "n1", "n2", "n3") and about.data == metrics.data
     rows, columns = np.zeros((len(names), 4), np.int64), np.zeros((len(names), 4), np.int64)
     for index, to in becomes.items():
         columns[index, 0 if to is None else to] = 1
@@ -177,10 +180,11 @@ def test_a_checkpoint_gives_the_same_confidences_on_two_workers(ray_cluster, dat
     alone, shared = (
         evaluate(str(tmp_path / "run"), out=out, workers=workers, **arguments) for workers, out in folders.items()
     )
-    assert {**shared, "seconds": 0} == {**alone, "seconds": 0}
+    assert replace(shared, seconds=0) == replace(alone, seconds=0)
     labelled = sum(read_manifest(data).counts["test"].class_pixels)
-    assert alone["calibration"]["pixels"] == labelled and alone["temperature"] != 1
-    assert alone["calibration_note"].endswith("fitted on val")
+    assert alone.evaluation.calibration is not None and isinstance(alone.subject, ScoredCheckpoint)
+    assert alone.evaluation.calibration.pixels == labelled and alone.subject.temperature != 1
+    assert alone.evaluation.calibration_note.endswith("fitted on val")
     tables = [pq.read_table(f"{out}/confidence.parquet") for out in folders.values()]
     assert tables[0].equals(tables[1]) and sum(tables[0]["pixels"].to_pylist()) == labelled
     page = (tmp_path / "on-2" / "report.html").read_text()

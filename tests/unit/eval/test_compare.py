@@ -1,6 +1,7 @@
 """The paired bootstrap against a slow loop with the same draws, and against two groups enumerated by hand."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_nothing_labelled_is_refused():
 def test_json_and_markdown():
     a, b = two_groups()
     result = compare(a, b, 3, subsets={"a|b": [1]}, resamples=50)
-    plain = result.to_json()
+    plain = asdict(result)
     assert json.loads(json.dumps(plain)) == plain
     assert plain["miou"]["difference"] == 0.5 and list(plain["subsets"]) == ["a|b"]
     lines = result.to_markdown().splitlines()

@@ -45,7 +45,7 @@ def test_every_labelled_row_is_dealt_to_one_rank(tmp_path, val):
     uri = write_synthetic(tmp_path / "d", train=2, val=val, test=1)
     reader = RowReader(uri, read_manifest(uri), ["val"])
     for world_size in (1, 2, 3):
-        dealt = [row["image_id"] for rank in range(world_size) for row in rank_rows(reader, rank, world_size)]
+        dealt = [row.image_id for rank in range(world_size) for row in rank_rows(reader, rank, world_size)]
         assert sorted(dealt) == [f"val-{number:03d}" for number in range(val - 1)]  # the last one has no mask
 
 

@@ -9,7 +9,7 @@ from foodseg.data.image_io import decode_image, decode_mask, encode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.eval.evaluate import Labels, score_rows
+from foodseg.eval.evaluate import LabelledRow, Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, image_miou, worst_and_best
 from foodseg.eval.mapped import CommonSpace
 from foodseg.metrics.per_image import ImageCounts
@@ -59,7 +59,7 @@ def test_an_image_with_its_truth():
     truth[:300] = 1
     truth[:, :60] = 255
     found = np.where(rng.random(truth.shape) < 0.5, 2, truth * (truth != 255)).astype(np.uint8)
-    row = {"image_id": "a", "image": encode_mask(image), "mask": encode_mask(truth), "group_id": "a", "source": "s"}
+    row = LabelledRow("a", encode_mask(image), encode_mask(truth), "a", "s")
     counts = ImageCounts.from_matrix("a", "a", np.diag([3, 4, 0]) + np.array([[0, 0, 1], [0, 0, 2], [0, 0, 0]]))
     example = draw_example(row, counts, lambda image_id, data, size: Labels(found), SPACE)
     assert (example.width, example.height, example.image_id) == (480, 300, "a")
@@ -84,7 +84,7 @@ def test_many_ingredients_are_counted_not_named():
     matrix[1, 1:13] = np.arange(100, 112)
     row_counts = ImageCounts.from_matrix("a", "a", matrix)
     image = np.zeros((8, 8, 3), np.uint8)
-    row = {"image_id": "a", "image": encode_mask(image), "mask": encode_mask(image[:, :, 0]), "source": "s"}
+    row = LabelledRow("a", encode_mask(image), encode_mask(image[:, :, 0]), "a", "s")
     labeller = lambda image_id, data, size: Labels(image[:, :, 0])  # noqa: E731
     example = draw_example(row, row_counts, labeller, SPACE)
     assert (len(example.shares), example.more) == (10, 2)

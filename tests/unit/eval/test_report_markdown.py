@@ -1,7 +1,5 @@
 """The report line by line."""
 
-import json
-
 import numpy as np
 import pytest
 from rich.console import Console
@@ -10,7 +8,7 @@ from foodseg.errors import UserError
 from foodseg.eval.evaluate import Scored
 from foodseg.eval.report_markdown import condition_mark, headlines, scores_markdown, scores_table
 from foodseg.eval.scores import Evaluation, summarise_evaluation
-from foodseg.metrics.per_image import ImageCounts
+from foodseg.metrics.per_image import Conditions, ImageCounts
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]
 
@@ -98,11 +96,11 @@ def test_untrained_ids_are_reported():
     ("conditions", "mark"),
     [
         (None, None),
-        ({"ingredients": "vocabulary", "restrict": "none"}, None),
-        ({"ingredients": "predicted", "restrict": "none"}, "predicted"),
-        ({"ingredients": "predicted", "restrict": "soft"}, "predicted, restrict soft"),
-        ({"ingredients": "provided", "restrict": "none"}, "provided, oracle"),
-        ({"ingredients": "provided", "restrict": "hard"}, "provided, oracle, restrict hard"),
+        (Conditions("ema", "vocabulary", "none"), None),
+        (Conditions("ema", "predicted", "none"), "predicted"),
+        (Conditions("ema", "predicted", "soft"), "predicted, restrict soft"),
+        (Conditions("ema", "provided", "none"), "provided, oracle"),
+        (Conditions("ema", "provided", "hard"), "provided, oracle, restrict hard"),
     ],
 )
 def test_no_number_without_its_condition(conditions, mark):
@@ -133,14 +131,6 @@ def test_terminal_table_is_the_summary_only():
         assert words in printed
     assert "rice" not in printed
     assert len(captured.get().splitlines()) < 25
-
-
-@pytest.mark.parametrize("confidence", [True, False])
-def test_json_brings_it_back(confidence):
-    whole = result(confidence, subsets={"soy": [2]}, trained_ids=[0, 1])
-    plain = {"split": "val", **whole.to_json()}
-    assert Evaluation.from_json(json.loads(json.dumps(plain))) == whole
-    assert plain["scores"]["miou"] == whole.scores.miou and (plain["calibration"] is None) is not confidence
 
 
 def test_no_image_is_refused():

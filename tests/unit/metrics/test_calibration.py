@@ -1,8 +1,5 @@
 """Confidence against truth: by hand, against sorting every pixel, and a temperature that is known."""
 
-import json
-from dataclasses import asdict
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +10,6 @@ from foodseg.metrics.calibration import (
     NLL_UNITS,
     PIXELS_PER_IMAGE,
     TEMPERATURES,
-    CalibrationScores,
     calibration_scores,
     confidence_counts,
     fit_temperature,
@@ -91,11 +87,6 @@ def test_one_pixel_and_one_confidence_only():
     assert result.ece == pytest.approx(0.7, abs=1e-4)
     same = calibration_scores(counts_of([0.9] * 10, [True] * 7 + [False] * 3))
     assert same.aurc == pytest.approx(0.3) and same.risk_at["0.5"] == pytest.approx(0.3)
-
-
-def test_json_brings_it_back():
-    result = calibration_scores(counts_of(*random_pixels(500)))
-    assert CalibrationScores.from_json(json.loads(json.dumps(asdict(result)))) == result
 
 
 def test_the_stored_histogram(tmp_path):

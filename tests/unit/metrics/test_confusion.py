@@ -1,7 +1,5 @@
 """The scores against numbers worked out by hand, and per class against torchmetrics."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -221,12 +219,3 @@ def test_nothing_to_score_is_refused():
 def test_names_must_fit_the_matrix():
     with pytest.raises(UserError, match="2 class names need a 2 x 2 confusion matrix"):
         scores(dense({(0, 0): 1}), NAMES[:2])
-
-
-def test_json_is_plain():
-    result = scores(dense(MASKS["absent_class_predicted"][2]), NAMES, subsets={"rice": [1]}, trained_ids=[0, 1])
-    plain = result.to_json()
-    assert json.loads(json.dumps(plain)) == plain
-    assert plain["subsets"] == {"rice": {"miou": 0.875, "ids": 2}}
-    tofu = {"id": 2, "name": "tofu", "iou": None, "acc": None, "truth_pixels": 0, "predicted_pixels": 2}
-    assert plain["classes"][2] == tofu

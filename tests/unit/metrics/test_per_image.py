@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foodseg.errors import UserError
-from foodseg.metrics.per_image import ImageCounts, merge, read_image_counts, write_image_counts
+from foodseg.metrics.per_image import Conditions, CountsFacts, ImageCounts, merge, read_image_counts, write_image_counts
 
 NAMES = ["background", "rice", "tofu", "fig", "date"]
 
@@ -63,12 +63,10 @@ def test_file_round_trip(tmp_path):
     bare = ImageCounts.from_matrix("bare", "o", some, np.zeros((0, 4), np.int64))
     images = [*random_images(7), empty, huge, outlined, bare]
     uri = str(tmp_path / "images.parquet")
-    conditions = {"ingredients": "provided", "restrict": "hard", "weights": "ema"}
+    conditions = Conditions(weights="ema", ingredients="provided", restrict="hard")
     write_image_counts(uri, iter(images), NAMES, "test", "foodmix@3", conditions)
-    read, metadata = read_image_counts(uri)
-    assert metadata == {
-        "version": 3, "classes": NAMES, "split": "test", "data": "foodmix@3", "conditions": conditions
-    }  # fmt: skip
+    read, facts = read_image_counts(uri)
+    assert facts == CountsFacts(tuple(NAMES), "test", "foodmix@3", conditions)
     assert len(read) == len(images)
     for got, expected in zip(read, images, strict=True):
         assert (got.image_id, got.group_id) == (expected.image_id, expected.group_id)

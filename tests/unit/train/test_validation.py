@@ -48,7 +48,7 @@ def test_what_no_source_annotates_is_not_wrong_on_background(uri, index):
     manifest = read_manifest(uri)
     partial = manifest.model_copy(update={"annotated": {"synthetic": (0,)}})
     reader = RowReader(uri, manifest, ["val"])
-    masks = [decode_mask(row["mask"]) for row in labelled_rows(reader, range(6))]
+    masks = [decode_mask(row.mask) for row in labelled_rows(reader, range(6))]
     background = {True: 0, False: 0}  # pixels of the images with and without the id
     for mask in masks:
         background[bool((mask == index).any())] += int((mask == 0).sum())

@@ -1,0 +1,107 @@
+"""What an evaluation gives back: what was scored on what, and all scores; `to_json` is the content of `metrics.json`.
+
+found = evaluate("runs/a", data="s3://bucket/foodmix", split="val", out="scores")
+print(found.evaluation.scores.miou)
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from foodseg.config.evaluation import EvalConfig
+from foodseg.eval.scores import Evaluation
+from foodseg.metrics.confusion import Scores
+from foodseg.metrics.per_image import Conditions
+
+
+@dataclass(frozen=True)
+class ScoredCheckpoint:
+    """The checkpoint that was scored, and how.
+
+    checkpoint: its URI without secrets. step: updates done. text: where its class embeddings are from; None = it has
+    none. temperature: that its logits were divided by.
+    """
+
+    checkpoint: str
+    step: int
+    config_hash: str
+    eval: EvalConfig
+    text: str | None
+    temperature: float
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(weights=self.eval.weights, ingredients=self.eval.ingredients, restrict=self.eval.restrict)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the part of metrics.json that is about the checkpoint."""
+        return {
+            "checkpoint": self.checkpoint,
+            "step": self.step,
+            "weights": self.eval.weights,
+            "config_hash": self.config_hash,
+            "eval": self.eval.model_dump(mode="json"),
+            "conditions": asdict(self.conditions),
+            **({} if self.text is None else {"text": self.text}),
+            "temperature": self.temperature,
+        }
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The folder of label maps that was scored, its URI without secrets."""
+
+    predictions: str
+
+
+@dataclass(frozen=True)
+class OtherWeights:
+    """The scores of a checkpoint's other weights, "student" or "ema", from the same pass over the images."""
+
+    weights: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The scores of a checkpoint or of label maps on a split.
+
+    space_map: the file of `--map`, without secrets; None without one. mapped: the sides that it mapped, of "data" and
+    "predictions".
+    partly_annotated: how many ids each source annotates that does not annotate all.
+    data: identity of the data set, and of the map of its masks.
+    images: how many were scored. unlabelled: how many were left out, as they have no mask. seconds: that it took.
+    other_weights: None for label maps, and for a checkpoint with one kind of weights.
+    """
+
+    subject: ScoredCheckpoint | LabelMaps
+    space_map: str | None
+    mapped: tuple[str, ...]
+    partly_annotated: Mapping[str, int]
+    data: str
+    split: str
+    images: int
+    unlabelled: int
+    seconds: float
+    evaluation: Evaluation
+    other_weights: OtherWeights | None
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What the scores depend on; None for label maps."""
+        return self.subject.conditions if isinstance(self.subject, ScoredCheckpoint) else None
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the content of metrics.json; keys of what there is not are left out."""
+        subject = self.subject
+        return {
+            **(subject.to_json() if isinstance(subject, ScoredCheckpoint) else asdict(subject)),
+            **({} if self.space_map is None else {"map": self.space_map, "mapped": self.mapped}),
+            **({"partly_annotated": dict(self.partly_annotated)} if self.partly_annotated else {}),
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "unlabelled": self.unlabelled,
+            "seconds": self.seconds,
+            **asdict(self.evaluation),
+            **({} if self.other_weights is None else {"other_weights": asdict(self.other_weights)}),
+        }
