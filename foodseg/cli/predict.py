@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -41,22 +42,22 @@ def predict(
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     done = label_images(checkpoint, images, out, overrides or [], ingredients, device=parse_device(device))
-    if not done.results and len(done.refused) == 1:
-        raise DataRefused("{image}: {reason}".format_map(done.refused[0]))
+    if not done.images and len(done.refused) == 1:
+        raise DataRefused(str(done.refused[0]))
 
     def show() -> None:
-        for result in done.results:
-            shares = ", ".join(f"{i['name']} {100 * i['share_of_food']:.0f} %" for i in result["ingredients"][:6])
-            print(f"{result['overlay']}: {shares or 'no ingredient found'}")
-        if not all(result["calibrated"] for result in done.results):
+        for image in done.images:
+            shares = ", ".join(f"{each.name} {100 * each.share_of_food:.0f} %" for each in image.ingredients[:6])
+            print(f"{image.overlay}: {shares or 'no ingredient found'}")
+        if not all(image.calibrated for image in done.images):
             why = "the checkpoint was not validated, or with other settings of eval"
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
 
-    emit({"images": done.results, "refused": done.refused}, as_json, show)
+    emit(asdict(done), as_json, show)
     if done.refused:
-        count = f"{len(done.refused)} of {len(done.results) + len(done.refused)} images cannot be read"
-        others = ", the others are labelled" if done.results else ""
+        count = f"{len(done.refused)} of {len(done.images) + len(done.refused)} images cannot be read"
+        others = ", the others are labelled" if done.images else ""
         print(f"foodseg: {count}{others}:", file=sys.stderr)
         for each in done.refused:
-            print("  {image}: {reason}".format_map(each), file=sys.stderr)
+            print(f"  {each}", file=sys.stderr)
         raise typer.Exit(DataRefused.exit_code)

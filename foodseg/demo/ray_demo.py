@@ -97,8 +97,8 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
             for folder, ingredients in (("scores", "vocabulary"), ("scores-provided", "provided"))
         )
     images = _write_some(RowReader(prepared, manifest, [split]), out / "images")
-    labelled = label_images(run, images, str(out / "labelled")).results
-    overlays = contact_sheet([decode_image(Path(p["overlay"]).read_bytes()) for p in labelled], columns=4)
+    labelled = label_images(run, images, str(out / "labelled")).images
+    overlays = contact_sheet([decode_image(Path(image.overlay).read_bytes()) for image in labelled], columns=4)
     cv2.imwrite(str(out / "images.png"), cv2.cvtColor(overlays, cv2.COLOR_RGB2BGR))
     note_folder(out)
     seconds = round(time.monotonic() - started, 1)

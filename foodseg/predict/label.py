@@ -3,13 +3,13 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.checkpoint import Calibration, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config.load import with_eval_overrides
@@ -26,11 +26,57 @@ from foodseg.storage.outputs import Outputs, claim_outputs
 _log = logging.getLogger(__name__)
 
 
-class LabelResults(NamedTuple):
-    """`results`: the content of the JSON of each labelled image. `refused`: file and reason of each of the others."""
+@dataclass(frozen=True)
+class LabelledIngredient:
+    """An ingredient of an image: shares of the food and of the image, mean confidence of its pixels, in [0, 1]."""
 
-    results: list[dict[str, Any]]
-    refused: list[dict[str, str]]
+    id: int
+    name: str
+    pixels: int
+    share_of_food: float
+    share_of_image: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """A labelled image; the content of its JSON.
+
+    image, label_map, overlay: files, without secrets. height, width: in pixels.
+    ingredients_from: where the conditioning classes are from, as `eval.ingredients`. conditioning: their names; None =
+    all classes.
+    calibrated: whether confidences are, and the temperature that they were taken with.
+    """
+
+    image: str
+    height: int
+    width: int
+    label_map: str
+    overlay: str
+    ingredients_from: str
+    calibrated: bool
+    temperature: float
+    conditioning: tuple[str, ...] | None
+    ingredients: tuple[LabelledIngredient, ...]
+
+
+@dataclass(frozen=True)
+class RefusedImage:
+    """An image that is missing or cannot be read, and why."""
+
+    image: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.image}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class LabelResults:
+    """What became of each image, in their order."""
+
+    images: tuple[LabelledImage, ...]
+    refused: tuple[RefusedImage, ...]
 
 
 def label_images(
@@ -54,13 +100,6 @@ def label_images(
         ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
         device: what the model computes on.
 
-    Returns:
-        `results`, per image what its JSON holds: paths, size; `conditioning`, the names of its conditioning classes
-        (null = all classes), and `ingredients_from`, where they are from; whether confidences are calibrated and the
-        temperature that they were taken with; per ingredient id, name, pixels, shares of food and image, mean
-        confidence of its pixels.
-        `refused`, `image` and `reason` of those that are missing or cannot be read.
-
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
             replace another file, an ingredient that is not in the label space, conditioning classes that the model
@@ -78,13 +117,9 @@ def label_images(
     _log.info("labelling on %s", device_name(where))
     predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
     calibration = calibration_of(loaded, config.eval)
-    facts = {
-        "ingredients_from": config.eval.ingredients,
-        "calibrated": calibration is not None,
-        "temperature": calibration.temperature if calibration else 1.0,
-    }
     names = [name for uri in uris for name in _output_names(stem_of(uri))]
-    done = LabelResults([], [])
+    labelled: list[LabelledImage] = []
+    refused: list[RefusedImage] = []
     claimed = claim_outputs(out, names, by="predict", inputs=uris)
     with claimed as outputs, Progress("labelling images", len(uris)) as progress:
         for uri in uris:
@@ -93,15 +128,17 @@ def label_images(
             except MissingFile:
                 if len(uris) == 1:  # a mistyped name, not a fault of the data
                     raise
-                done.refused.append({"image": storage.redact(uri), "reason": "there is no such file"})
+                refused.append(RefusedImage(storage.redact(uri), "there is no such file"))
             except UserError as error:
-                done.refused.append({"image": storage.redact(uri), "reason": str(error)})
+                refused.append(RefusedImage(storage.redact(uri), str(error)))
             else:
                 height, width = image.shape[:2]
                 logits = predictor.logits(image, height, width, provided)
-                done.results.append(_write_labels(uri, image, logits, loaded, facts, outputs))
+                labelled.append(
+                    _write_labels(uri, image, logits, loaded.classes, config.eval.ingredients, calibration, outputs)
+                )
             progress.advance(1)
-    return done
+    return LabelResults(tuple(labelled), tuple(refused))
 
 
 def _read_image(uri: str) -> np.ndarray:
@@ -121,37 +158,40 @@ def _write_labels(
     uri: str,
     image: np.ndarray,
     logits: ImageLogits,
-    loaded: Checkpoint,
-    facts: dict[str, Any],
+    classes: ClassTable,
+    ingredients_from: str,
+    calibration: Calibration | None,
     outputs: Outputs,
-) -> dict[str, Any]:
-    """Writes the three files of an image; returns the content of its JSON."""
-    classes = loaded.classes
-    ids, confidence = logits.ids_and_confidence(facts["temperature"])
+) -> LabelledImage:
+    """Writes the three files of an image."""
+    temperature = calibration.temperature if calibration else 1.0
+    ids, confidence = logits.ids_and_confidence(temperature)
     confidences = mean_confidences(ids, confidence, len(classes))
     label_map, shown, about = _output_names(stem_of(uri))
-    result = {
-        "image": storage.redact(uri),
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "label_map": storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
-        "overlay": storage.redact(outputs.write_bytes(shown, _jpeg(overlay(image, ids, classes)))),
-        **facts,
-        "conditioning": None if logits.conditioning is None else _names(logits.conditioning, classes),
-        "ingredients": [
-            {
-                "id": index,
-                "name": classes.names[index],
-                "pixels": pixels,
-                "share_of_food": share,
-                "share_of_image": pixels / ids.size,
-                "confidence": float(confidences[index]),
-            }
+    found = LabelledImage(
+        image=storage.redact(uri),
+        height=image.shape[0],
+        width=image.shape[1],
+        label_map=storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
+        overlay=storage.redact(outputs.write_bytes(shown, _jpeg(overlay(image, ids, classes)))),
+        ingredients_from=ingredients_from,
+        calibrated=calibration is not None,
+        temperature=temperature,
+        conditioning=None if logits.conditioning is None else _names(logits.conditioning, classes),
+        ingredients=tuple(
+            LabelledIngredient(
+                id=index,
+                name=classes.names[index],
+                pixels=pixels,
+                share_of_food=share,
+                share_of_image=pixels / ids.size,
+                confidence=float(confidences[index]),
+            )
             for index, pixels, share in food_shares(ids, classes)
-        ],
-    }
-    outputs.write_bytes(about, (json.dumps(result, indent=2) + "\n").encode())
-    return result
+        ),
+    )
+    outputs.write_bytes(about, (json.dumps(asdict(found), indent=2) + "\n").encode())
+    return found
 
 
 def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
@@ -167,8 +207,8 @@ def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> n
     return sums / (np.iinfo(np.uint16).max * np.maximum(1, pixels))
 
 
-def _names(conditioning: np.ndarray, classes: ClassTable) -> list[str]:
-    return [classes.names[index] for index in np.flatnonzero(conditioning) if index != BACKGROUND]
+def _names(conditioning: np.ndarray, classes: ClassTable) -> tuple[str, ...]:
+    return tuple(classes.names[index] for index in np.flatnonzero(conditioning) if index != BACKGROUND)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """Labelled image files: what their JSON says of confidences."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -61,12 +62,12 @@ def test_the_device_is_said(run, image, tmp_path, device, monkeypatch, caplog):
 
 @pytest.mark.parametrize("weights", ["ema", "student"])
 def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, image, tmp_path, weights):
-    (result,), _ = label_images(run, [image], str(tmp_path), [f"eval.weights={weights}"])
+    (result,) = label_images(run, [image], str(tmp_path), [f"eval.weights={weights}"]).images
     loaded = load_checkpoint(resolve_checkpoint(run))
-    assert result["calibrated"] is (weights == "ema")
+    assert result.calibrated is (weights == "ema")
     temperature = loaded.calibration.temperature if weights == "ema" else 1.0
-    assert result["temperature"] == temperature
-    assert json.loads((tmp_path / "lunch.json").read_text()) == result
+    assert result.temperature == temperature
+    assert json.loads((tmp_path / "lunch.json").read_text()) == json.loads(json.dumps(asdict(result)))
 
     config = with_overrides(loaded.config, [f"eval.weights={weights}"])
     logits = Predictor(load_model(loaded, weights), config.eval, torch.device("cpu")).logits(
@@ -77,15 +78,15 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, ima
     scores = logits.at(np.arange(72 * 96)) / temperature
     shares = np.exp(scores - scores.max(0))
     likely = (1 / shares.sum(0)).reshape(72, 96)
-    assert result["ingredients"]
-    for entry in result["ingredients"]:
-        assert entry["confidence"] == pytest.approx(likely[ids == entry["id"]].mean(), abs=1e-4)
+    assert result.ingredients
+    for entry in result.ingredients:
+        assert entry.confidence == pytest.approx(likely[ids == entry.id].mean(), abs=1e-4)
 
 
 @pytest.mark.parametrize("setting", ["eval.longest_side=64", "eval.flip=true", "eval.window=64"])
 def test_confidences_are_not_calibrated_for_other_settings(run, image, tmp_path, setting):
-    (result,), _ = label_images(run, [image], str(tmp_path), [setting])
-    assert not result["calibrated"] and result["temperature"] == 1.0
+    (result,) = label_images(run, [image], str(tmp_path), [setting]).images
+    assert not result.calibrated and result.temperature == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +105,18 @@ def text_run(tmp_path_factory) -> str:
 
 def test_a_list_of_ingredients(text_run, image, tmp_path):
     plain, hard, predicted = (
-        label_images(text_run, [image], str(tmp_path / name), overrides, ingredients).results[0]
+        label_images(text_run, [image], str(tmp_path / name), overrides, ingredients).images[0]
         for name, overrides, ingredients in [
             ("plain", [], None),
             ("hard", ["eval.restrict=hard"], "White Rice, tomato"),
             ("predicted", ["eval.ingredients=predicted", "eval.ingredients_threshold=1e-6"], None),
         ]
     )
-    assert plain["ingredients_from"] == "vocabulary" and plain["conditioning"] is None
-    assert hard["ingredients_from"] == "provided" and sorted(hard["conditioning"]) == ["tomato", "white rice"]
-    assert {entry["name"] for entry in hard["ingredients"]} <= {"tomato", "white rice"}
-    assert predicted["ingredients_from"] == "predicted" and len(predicted["conditioning"]) == len(SYNTHETIC_CLASSES) - 1
-    assert not hard["calibrated"], "the temperature is that of the whole vocabulary"
+    assert plain.ingredients_from == "vocabulary" and plain.conditioning is None
+    assert hard.ingredients_from == "provided" and sorted(hard.conditioning) == ["tomato", "white rice"]
+    assert {entry.name for entry in hard.ingredients} <= {"tomato", "white rice"}
+    assert predicted.ingredients_from == "predicted" and len(predicted.conditioning) == len(SYNTHETIC_CLASSES) - 1
+    assert not hard.calibrated, "the temperature is that of the whole vocabulary"
 
 
 @pytest.mark.parametrize(
@@ -199,8 +200,8 @@ def test_a_folder_is_all_images_in_it(run, meals, tmp_path, caplog):
     (folder / "b.heic").write_bytes(BAD["heic"](b""))
     with caplog.at_level("WARNING"):
         done = label_images(run, [str(folder)], str(tmp_path / "out"))
-    assert [result["image"] for result in done.results] == meals
-    assert [Path(each["image"]).name for each in done.refused] == ["b.heic"]
+    assert [result.image for result in done.images] == meals
+    assert [Path(each.image).name for each in done.refused] == ["b.heic"]
     assert "2 files and folders are passed over (notes.txt, old, ...)" in caplog.text
     assert list_images([str(folder), meals[2], str(folder)]) == [*meals, str(folder / "b.heic")], "each once"
     (tmp_path / "empty").mkdir()
@@ -232,7 +233,7 @@ def test_labels_next_to_photographs_and_again(run, tmp_path):
     photographs = {name: (folder / name).read_bytes() for name in ("a.jpg", "b.overlay.jpg")}
     for _ in range(2):  # the second time what the first wrote is neither read nor in the way
         done = label_images(run, [str(folder)], str(folder))
-        assert [Path(result["image"]).name for result in done.results] == ["a.jpg", "b.overlay.jpg"]
+        assert [Path(result.image).name for result in done.images] == ["a.jpg", "b.overlay.jpg"]
     assert {name: (folder / name).read_bytes() for name in photographs} == photographs
     (folder / "a.json").write_text("{}")
     with pytest.raises(UserError, match=r"a\.json is there already, and `foodseg predict` did not write it"):
@@ -253,10 +254,11 @@ def test_two_images_of_one_name_are_refused(run, tmp_path, names):
 def test_odd_names(run, tmp_path, name):
     assert cv2.imwrite(str(tmp_path / "x.jpg"), draw_meal(3, 48, 64)[0])
     (tmp_path / "x.jpg").rename(tmp_path / name)
-    (result,), refused = label_images(run, [str(tmp_path / name)], str(tmp_path / "o"))
+    done = label_images(run, [str(tmp_path / name)], str(tmp_path / "o"))
+    (result,) = done.images
     stem = name.removesuffix(".jpg") or name
-    assert not refused and Path(result["label_map"]) == tmp_path / "o" / f"{stem}.png"
-    assert Path(result["label_map"]).exists()
+    assert not done.refused and Path(result.label_map) == tmp_path / "o" / f"{stem}.png"
+    assert Path(result.label_map).exists()
 
 
 def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):
@@ -266,6 +268,6 @@ def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         pages, one = label_images(
             run, [str(tmp_path / "pages.tif"), str(tmp_path / "one.png")], str(tmp_path) + "/o"
-        ).results
+        ).images
     assert caplog.text.count("has several frames or pages") == 1
-    assert pages["ingredients"] == one["ingredients"]
+    assert pages.ingredients == one.ingredients
