@@ -171,7 +171,7 @@ def winner(bench: Bench) -> dict[str, Any]:
     contrasts = {name: (name, first) for name in runs if name != first}
     table = ablation_table(runs, contrasts, len(manifest.classes), subsets=subsets, resamples=RESAMPLES)
     shown = {", ".join(key): miou for key, miou in val.items()}
-    return {"val": shown, "best_on_val": f"{best}, {way}", "against_A": other, **table}
+    return {"val": shown, "best_on_val": f"{best}, {way}", "against_A": other, **table.to_json()}
 
 
 def sweep_faults(bench: Bench) -> dict[str, Any]:

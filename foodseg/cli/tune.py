@@ -38,19 +38,20 @@ def tune(
     result = run_sweep(plan, resume=resume, address=address)
 
     def show() -> None:
-        best = result["best"]
-        print(f"{result['finished']} of {result['trials']} trials finished, {result['stopped']} were stopped early, "
-              f"{result['failed']} failed; {result['worker_hours']:.2f} worker-hours")  # fmt: skip
-        print(f"best: {best['trial']}, mIoU on val {100 * best['miou']:.2f}")
-        for name, value in best["values"].items():
+        best, count = result.best, result.count
+        assert best is not None and best.score is not None  # else `run_sweep` raises
+        print(f"{count('finished')} of {len(result.trials)} trials finished, {count('stopped')} were stopped early, "
+              f"{count('failed')} failed; {result.worker_hours:.2f} worker-hours")  # fmt: skip
+        print(f"best: {best.name}, mIoU on val {100 * best.score:.2f}")
+        for name, value in best.values.items():
             print(f"  {name} = {value}")
-        print(f"report: {result['report.html']}")
-        print(f"next: {shlex.join(['foodseg', 'train', '--config', result['best.yaml']])}")
+        print(f"report: {result.file('report.html')}")
+        print(f"next: {shlex.join(['foodseg', 'train', '--config', result.file('best.yaml')])}")
 
-    emit(result, as_json, show)
-    if result["interrupted"]:
-        count = result["interrupted"]
-        print(f"foodseg: {count} trials are not finished; run it again with --resume", file=sys.stderr)
+    emit(result.to_json(), as_json, show)
+    unfinished = result.count("interrupted")
+    if unfinished:
+        print(f"foodseg: {unfinished} trials are not finished; run it again with --resume", file=sys.stderr)
 
 
 def ablate(
@@ -90,6 +91,6 @@ def ablate(
 
     def show() -> None:
         print(page_markdown(result))
-        print(f"written to {result['ablation']}: table.json, table.md")
+        print(f"written to {result.ablation}: table.json, table.md")
 
-    emit(result, as_json, show)
+    emit(result.to_json(), as_json, show)

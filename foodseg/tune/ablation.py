@@ -8,7 +8,7 @@ contrast. With only a handful of seeds, the deviation over them is a better esti
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -22,6 +22,98 @@ Runs = Mapping[str, Mapping[int, Sequence[ImageCounts]]]
 """By variant and seed the counts of one run."""
 
 
+@dataclass(frozen=True)
+class Spread:
+    """`deviation` over seeds, None for one seed; `low` to `high`: the 95 % interval, None where there is no score."""
+
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class VariantScore:
+    """A measure of a variant: `mean` of its runs, None where one has no truth pixels; `seeds`: the value of each."""
+
+    mean: float | None
+    spread: Spread
+    seeds: Mapping[int, float]
+
+    def to_json(self) -> dict[str, object]:
+        return {"mean": self.mean, **asdict(self.spread), "seeds": dict(self.seeds)}
+
+
+@dataclass(frozen=True)
+class ContrastScore:
+    """A measure of a contrast; `significant`: its interval leaves 0 out, and it rests on several seeds."""
+
+    difference: float | None
+    spread: Spread
+    significant: bool
+
+    def to_json(self) -> dict[str, object]:
+        return {"difference": self.difference, **asdict(self.spread), "significant": self.significant}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The first of two variants minus the second, over the `seeds` that both have; `scores` by measure."""
+
+    variants: tuple[str, str]
+    seeds: tuple[int, ...]
+    scores: Mapping[str, ContrastScore]
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """Variants by name, each with its scores by measure, and contrasts by name.
+
+    The measures are "miou" and the names of the subsets.
+    """
+
+    variants: Mapping[str, Mapping[str, VariantScore]]
+    contrasts: Mapping[str, Contrast]
+    images: int
+    groups: int
+
+    def to_json(self) -> dict[str, object]:
+        """Returns {"variants": {variant: {measure: ...}}, "contrasts": {name: {"variants", "seeds", measure: ...}}}."""
+        return {
+            "variants": {
+                variant: {name: score.to_json() for name, score in row.items()}
+                for variant, row in self.variants.items()
+            },
+            "contrasts": {
+                title: {
+                    "variants": list(found.variants),
+                    "seeds": list(found.seeds),
+                    **{name: score.to_json() for name, score in found.scores.items()},
+                }
+                for title, found in self.contrasts.items()
+            },
+            "images": self.images,
+            "groups": self.groups,
+        }
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """What an ablation found on `split`.
+
+    ablation: its folder. failed: by run the reason. tables: by kind of weights, "student" and "ema".
+    """
+
+    ablation: str
+    split: str
+    failed: Mapping[str, str | None]
+    tables: Mapping[str, AblationTable]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the content of table.json: each table under its kind of weights."""
+        tables = {kind: table.to_json() for kind, table in self.tables.items()}
+        return {"ablation": self.ablation, "split": self.split, "failed": dict(self.failed), **tables}
+
+
 def ablation_table(
     runs: Runs,
     contrasts: Mapping[str, tuple[str, str]],
@@ -29,7 +121,7 @@ def ablation_table(
     *,
     subsets: Mapping[str, Sequence[int]] | None = None,
     resamples: int,
-) -> dict[str, Any]:
+) -> AblationTable:
     """Scores the variants and their contrasts.
 
     A variant's score is the mean of its runs' mIoU, each taken from counts summed over all images. A contrast is taken
@@ -37,11 +129,6 @@ def ablation_table(
 
     Args:
         classes: K. subsets: named lists of ids; id 0 is always added. resamples: draws of groups and seeds.
-
-    Returns:
-        {"variants": {variant: {measure: {"mean", "deviation", "low", "high", "seeds": {seed: mIoU}}}},
-        "contrasts": {name: {"variants", "seeds", measure: {"difference", "deviation", "low", "high", "significant"}}},
-        "images", "groups"}; the measures are "miou" and the names of the subsets. A deviation of one seed is None.
 
     Raises:
         UserError: the images, their groups or their truth differ between runs.
@@ -56,61 +143,59 @@ def ablation_table(
     def over_seeds(variant: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         return _over_seeds(draws, [column_of[variant, seed] for seed in seeds])
 
-    variants: dict[str, Any] = {}
+    variants: dict[str, dict[str, VariantScore]] = {}
     for variant, of_variant in runs.items():
         observed, drawn = over_seeds(variant, list(of_variant))
         variants[variant] = {
-            name: {
-                "mean": _mean(row),
-                **_spread(row, drawn[m]),
-                "seeds": dict(zip(of_variant, row.tolist(), strict=True)),
-            }
+            name: VariantScore(_mean(row), _spread(row, drawn[m]), dict(zip(of_variant, row.tolist(), strict=True)))
             for m, (name, row) in enumerate(zip(measures, observed, strict=True))
         }
-    found: dict[str, Any] = {}
+    found: dict[str, Contrast] = {}
     for title, (a, b) in contrasts.items():
         seeds = [seed for seed in runs.get(a, {}) if seed in runs.get(b, {})]
         if not seeds:
             continue
         (observed_a, drawn_a), (observed_b, drawn_b) = over_seeds(a, seeds), over_seeds(b, seeds)
         observed, drawn = observed_a - observed_b, drawn_a - drawn_b
-        found[title] = {"variants": [a, b], "seeds": seeds}
+        of_contrast: dict[str, ContrastScore] = {}
         for m, (name, row) in enumerate(zip(measures, observed, strict=True)):
             spread = _spread(row, drawn[m])
-            low, high = spread["low"], spread["high"]
+            low, high = spread.low, spread.high
             # one seed says nothing about others
             clear = len(seeds) > 1 and low is not None and high is not None and (low > 0 or high < 0)
-            found[title][name] = {"difference": _mean(row), **spread, "significant": clear}
-    return {"variants": variants, "contrasts": found, "images": draws.images, "groups": draws.groups}
+            of_contrast[name] = ContrastScore(_mean(row), spread, clear)
+        found[title] = Contrast((a, b), tuple(seeds), of_contrast)
+    return AblationTable(variants, found, draws.images, draws.groups)
 
 
-def page_markdown(result: Mapping[str, Any]) -> str:
+def page_markdown(result: AblationResult) -> str:
     """Returns the page of an ablation: a table for each kind of weights, and the runs that failed."""
-    parts = [f"# Ablation on {result['split']}\n"]
-    parts += [table_markdown(result[kind], title) for kind, title in TITLES.items() if kind in result]
-    if result["failed"]:
-        lines = (f"- {name}: {reason}" for name, reason in result["failed"].items())
+    parts = [f"# Ablation on {result.split}\n"]
+    parts += [table_markdown(result.tables[kind], title) for kind, title in TITLES.items() if kind in result.tables]
+    if result.failed:
+        lines = (f"- {name}: {reason}" for name, reason in result.failed.items())
         parts.append("\n".join(["Runs that failed:", "", *lines]) + "\n")
     return "\n".join(parts)
 
 
-def table_markdown(table: Mapping[str, Any], title: str) -> str:
+def table_markdown(table: AblationTable, title: str) -> str:
     """Returns the table as Markdown: percent, in brackets the 95 % interval; a star where it leaves 0 out."""
-    measures = list(next(iter(table["variants"].values())))
+    measures = list(next(iter(table.variants.values())))
     names = ["mIoU", *measures[1:]]
     head = [f"| variant | seeds | {' | '.join(map(markdown_cell, names))} |", "|---|---:|" + "---:|" * len(names)]
     lines = [f"## {title}", "", *head]
-    for variant, row in table["variants"].items():
-        cells = [_cell(row[m]["mean"], row[m], "") for m in measures]
-        lines.append(f"| {markdown_cell(variant)} | {len(row['miou']['seeds'])} | {' | '.join(cells)} |")
-    if table["contrasts"]:
+    for variant, row in table.variants.items():
+        cells = [_cell(row[m].mean, row[m].spread, "") for m in measures]
+        lines.append(f"| {markdown_cell(variant)} | {len(row['miou'].seeds)} | {' | '.join(cells)} |")
+    if table.contrasts:
         lines += ["", head[0].replace("| variant |", "| contrast |"), head[1]]
-    for name, row in table["contrasts"].items():
-        cells = [_cell(row[m]["difference"], row[m], "+") + (" *" if row[m]["significant"] else "") for m in measures]
-        variants = " minus ".join(map(markdown_cell, row["variants"]))
-        lines.append(f"| {markdown_cell(name)}: {variants} | {len(row['seeds'])} | {' | '.join(cells)} |")
-    lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table['groups']} groups of "
-              f"{table['images']} images and over seeds; differences in percentage points; * where the interval "
+    for name, contrast in table.contrasts.items():
+        scores = [contrast.scores[m] for m in measures]
+        cells = [_cell(score.difference, score.spread, "+") + (" *" if score.significant else "") for score in scores]
+        variants = " minus ".join(map(markdown_cell, contrast.variants))
+        lines.append(f"| {markdown_cell(name)}: {variants} | {len(contrast.seeds)} | {' | '.join(cells)} |")
+    lines += ["", f"mIoU in percent, mean +- deviation over seeds, [95 % interval] over {table.groups} groups of "
+              f"{table.images} images and over seeds; differences in percentage points; * where the interval "
               "leaves 0 out. Few seeds make it too narrow. Resamples may lack rare classes, so the interval of a "
               "variant's own mIoU may be above its mean, and that of a difference too far from 0."]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -127,17 +212,17 @@ def _mean(row: np.ndarray) -> float | None:
     return None if np.isnan(row).any() else float(row.mean())
 
 
-def _spread(row: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
+def _spread(row: np.ndarray, drawn: np.ndarray) -> Spread:
     """The deviation of (S,) values over seeds, and the interval of (R,) resampled means."""
     found = None if np.isnan(row).any() else interval(drawn)
     low, high = (None, None) if found is None else found[:2]
-    return {"deviation": float(row.std(ddof=1)) if len(row) > 1 and found else None, "low": low, "high": high}
+    return Spread(float(row.std(ddof=1)) if len(row) > 1 and found else None, low, high)
 
 
-def _cell(value: float | None, spread: Mapping[str, Any], sign: str) -> str:
+def _cell(value: float | None, spread: Spread, sign: str) -> str:
     if value is None:
         return "-"
-    if spread["low"] is None:
+    if spread.low is None or spread.high is None:
         return f"{100 * value:{sign}.2f}"
-    deviation = "" if spread["deviation"] is None else f" +- {100 * spread['deviation']:.2f}"
-    return f"{100 * value:{sign}.2f}{deviation} [{100 * spread['low']:{sign}.2f}, {100 * spread['high']:{sign}.2f}]"
+    deviation = "" if spread.deviation is None else f" +- {100 * spread.deviation:.2f}"
+    return f"{100 * value:{sign}.2f}{deviation} [{100 * spread.low:{sign}.2f}, {100 * spread.high:{sign}.2f}]"

@@ -6,7 +6,6 @@ run_ablation(read_ablation("jobs/configs/ablate.yaml", [], ["soy_classes.txt"]))
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from foodseg import storage
 from foodseg.checkpoint.find import newest_checkpoint
@@ -23,7 +22,7 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris
-from foodseg.tune.ablation import TITLES, ablation_table, page_markdown
+from foodseg.tune.ablation import AblationResult, AblationTable, ablation_table, page_markdown
 from foodseg.tune.ray_trial_queue import Limits, Plan
 from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
@@ -44,7 +43,7 @@ class Target:
 
 def run_ablation(
     plan: AblationPlan, *, resume: bool = False, address: str | None = None, test_log: str | None = None
-) -> dict[str, Any]:
+) -> AblationResult:
     """Trains, scores and compares the variants; with `resume` it resumes.
 
     Args:
@@ -54,8 +53,7 @@ def run_ablation(
         test_log: the test-set access log; None = in the folder of each run's scores.
 
     Returns:
-        {"ablation", "split", "student": table, "ema": table, "failed": {run: reason}} with the tables of
-        `ablation_table`; also written to table.json and table.md.
+        What is also written to table.json and table.md.
 
     Raises:
         UserError: an invalid variant or split; every run failed.
@@ -188,10 +186,10 @@ def _score_once(
 
 def _table(
     plan: AblationPlan, ledger: Ledger, classes: ClassTable, subsets: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
+) -> AblationResult:
     ablation = plan.ablation
     failed = {trial.name: trial.reason for trial in ledger if trial.status == "failed"}
-    result: dict[str, Any] = {"ablation": storage.redact(ablation.uri), "split": ablation.split, "failed": failed}
+    tables: dict[str, AblationTable] = {}
     for kind in _kinds(plan):
         runs: dict[str, dict[int, list[ImageCounts]]] = {}
         for variant, spec in plan.variants.items():
@@ -204,10 +202,11 @@ def _table(
                     runs.setdefault(variant, {})[seed] = read_image_counts(where)[0]
         if not any(plan.variants[variant].predictions is None for variant in runs):
             continue
-        result[kind] = ablation_table(runs, plan.contrasts, len(classes), subsets=subsets, resamples=ablation.resamples)
-    if not result.keys() & TITLES.keys():
+        tables[kind] = ablation_table(runs, plan.contrasts, len(classes), subsets=subsets, resamples=ablation.resamples)
+    if not tables:
         reason = next(iter(failed.values()), "no run was scored")
         raise UserError(f"no run of the ablation {storage.redact(ablation.uri)} was scored; the first: {reason}")
-    storage.write_json(storage.join(ablation.uri, "table.json"), result)
+    result = AblationResult(storage.redact(ablation.uri), ablation.split, failed, tables)
+    storage.write_json(storage.join(ablation.uri, "table.json"), result.to_json())
     storage.write_text(storage.join(ablation.uri, "table.md"), page_markdown(result))
     return result

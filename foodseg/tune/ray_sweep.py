@@ -4,7 +4,6 @@ run_sweep(read_sweep("jobs/configs/sweep.yaml", ["sweep.trials=8"]))
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from foodseg.tune.trials import Ledger
 
 def run_sweep(
     plan: SweepPlan, *, resume: bool = False, address: str | None = None, run_each: RunTrial = run_trial
-) -> dict[str, Any]:
+) -> SweepResult:
     """Runs a sweep, or resumes it.
 
     Args:
@@ -42,7 +41,7 @@ def run_sweep(
         run_each: what is done in the process of each trial.
 
     Returns:
-        `SweepResult.to_json`, with the names of the files.
+        All trials, with a best one.
 
     Raises:
         UserError: an invalid configuration; the cluster has too little capacity; no trial finished.
@@ -59,7 +58,7 @@ def run_sweep(
         return _searched(plan, search, run, address, run_each)
 
 
-def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, run_each: RunTrial) -> dict[str, Any]:
+def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, run_each: RunTrial) -> SweepResult:
     """Runs the trials; returns what `run_sweep` returns."""
     sweep = plan.sweep
     ledger = Ledger(sweep.uri)
@@ -92,8 +91,7 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, ru
     lost = [trial.reason for trial in ledger if trial.status == "interrupted"]
     if result.best is None:
         raise RetryLater(f"no trial of the sweep has come to its end yet ({lost[0]}): run it again with --resume")
-    files = {name: storage.redact(storage.join(sweep.uri, name)) for name in ("best.yaml", "report.html")}
-    return {**result.to_json(), **files}
+    return result
 
 
 def _name(number: int, values: Values) -> str:

@@ -1,7 +1,7 @@
 """`report.html` of a sweep: curves, hyperparameters, front, and what was stopped early; a single file."""
 
 import time
-from typing import Any
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -36,7 +36,7 @@ def sweep_html(result: SweepResult, facts: dict[str, str]) -> str:
         charts=charts,
         parallel=Markup(parallel_chart(trials, result.space.hyperparameters, name)),
         importance=important,
-        best_file=storage.redact(storage.join(sweep.uri, "best.yaml")),
+        best_file=result.file("best.yaml"),
         best=[]
         if best is None
         else [(key, _shown(value)) for key, value in result.space.settings(best.values).items()],
@@ -65,16 +65,26 @@ def _facts(sweep: SweepConfig) -> dict[str, str]:
     }
 
 
-def _row(trial: Trial, result: SweepResult) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrialRow:
+    """A row of the table: `cost` in the unit of its column, `chosen` values; `best`: it is the best trial."""
+
+    trial: Trial
+    cost: str
+    chosen: str
+    best: bool
+
+
+def _row(trial: Trial, result: SweepResult) -> TrialRow:
     against = result.sweep.against
     cost = trial.costs.get(against)
-    return {
-        "trial": trial,
-        "cost": "-" if cost is None else f"{cost / UNITS[against][0]:.2f}",
-        "chosen": ", ".join(f"{name} {_shown(value)}" for name, value in trial.values.items()),
-        "best": result.best is not None and trial.name == result.best.name,
-    }
+    return TrialRow(
+        trial=trial,
+        cost="-" if cost is None else f"{cost / UNITS[against][0]:.2f}",
+        chosen=", ".join(f"{name} {_shown(value)}" for name, value in trial.values.items()),
+        best=result.best is not None and trial.name == result.best.name,
+    )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,6 @@ write_sweep_results(result)                         # best.yaml, trials.parquet,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,8 +46,12 @@ class SweepResult:
     def count(self, *statuses: str) -> int:
         return sum(trial.status in statuses for trial in self.trials)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain data: counts, the best trial, importance and front."""
+    def file(self, name: str) -> str:
+        """Returns where the file `name` of the sweep is, for people: without secrets."""
+        return storage.redact(storage.join(self.sweep.uri, name))
+
+    def to_json(self) -> dict[str, object]:
+        """Returns plain data: counts, the best trial, importance and front, and where the files are."""
         best = self.best
         return {
             "sweep": storage.redact(self.sweep.uri),
@@ -58,6 +61,7 @@ class SweepResult:
             "best": None if best is None else {"trial": best.name, "miou": best.score, "values": best.values},
             "importance": dict(self.importance),
             "front": list(self.front),
+            **{name: self.file(name) for name in ("best.yaml", "report.html")},
         }
 
 
@@ -149,7 +153,7 @@ def write_sweep_results(result: SweepResult, page: str) -> None:
 def trials_table(result: SweepResult) -> pa.Table:
     """Returns a row per trial, best first: what it was, what became of it, its curve, a column per hyperparameter."""
     trials = result.trials
-    columns: dict[str, Any] = {
+    columns: dict[str, Sequence[object]] = {
         "trial": [trial.name for trial in trials],
         "number": [trial.number for trial in trials],
         "status": [trial.status for trial in trials],

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
@@ -11,6 +10,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
+from foodseg.tune.ablation import AblationResult
 from foodseg.tune.ray_ablate import run_ablation
 from foodseg.tune.sweep_files import AblationPlan, read_ablation
 from foodseg.tune.trials import Ledger
@@ -34,7 +34,7 @@ def write_truth(data: str, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ablated(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, AblationPlan, dict[str, Any], Path]:
+) -> tuple[Path, AblationPlan, AblationResult, Path]:
     folder = tmp_path_factory.mktemp("ablation")
     data = write_synthetic(folder / "data")
     for seed in (0, 1):
@@ -51,32 +51,35 @@ def ablated(
     return folder / "ablation", plan, run_ablation(plan, test_log=str(log)), log
 
 
-def test_the_table(ablated: tuple[Path, AblationPlan, dict[str, Any], Path]) -> None:
+def test_the_table(ablated: tuple[Path, AblationPlan, AblationResult, Path]) -> None:
     uri, _, result, _ = ablated
     for kind in ("student", "ema"):
-        variants = result[kind]["variants"]
+        table = result.tables[kind]
+        variants = table.variants
         assert list(variants) == ["plain", "No learning", "peer"]
-        assert variants["peer"]["miou"]["mean"] == 1.0 and variants["peer"]["few"]["low"] == 1.0
-        assert list(variants["plain"]["miou"]["seeds"]) == [0, 1]
-        assert list(result[kind]["contrasts"]) == ["No learning - plain", "peer - plain"]
-        assert result[kind]["contrasts"]["peer - plain"]["miou"]["significant"]
-    assert result["student"]["variants"]["plain"] != result["ema"]["variants"]["plain"]
-    assert json.loads((uri / "table.json").read_text())["failed"].keys() == {"nan-seed0", "nan-seed1"}
+        assert variants["peer"]["miou"].mean == 1.0 and variants["peer"]["few"].spread.low == 1.0
+        assert list(variants["plain"]["miou"].seeds) == [0, 1]
+        assert list(table.contrasts) == ["No learning - plain", "peer - plain"]
+        assert table.contrasts["peer - plain"].scores["miou"].significant
+    assert result.tables["student"].variants["plain"] != result.tables["ema"].variants["plain"]
+    written = json.loads((uri / "table.json").read_text())
+    assert written["failed"].keys() == {"nan-seed0", "nan-seed1"}
+    assert written == json.loads(json.dumps(result.to_json()))
     page = (uri / "table.md").read_text()
     assert "peer minus plain" in page and "nan-seed0: the loss" in page
 
 
-def test_each_run_opens_the_test_split_once(ablated: tuple[Path, AblationPlan, dict[str, Any], Path]) -> None:
+def test_each_run_opens_the_test_split_once(ablated: tuple[Path, AblationPlan, AblationResult, Path]) -> None:
     uri, plan, result, log = ablated
     scored = [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "scored"]
     assert len(scored) == 2 * 2 + 2  # two variants and seeds, both kinds of weights at once; and the label maps
     again = run_ablation(plan, resume=True, test_log=str(log))
-    assert json.dumps(again, sort_keys=True) == json.dumps(result, sort_keys=True)
+    assert again == result
     assert len(log.read_text().splitlines()) == 2 * len(scored)
     assert [trial.status for trial in Ledger(str(uri))].count("finished") == 4
 
 
-def test_a_split_that_is_none(ablated: tuple[Path, AblationPlan, dict[str, Any], Path], tmp_path: Path) -> None:
+def test_a_split_that_is_none(ablated: tuple[Path, AblationPlan, AblationResult, Path], tmp_path: Path) -> None:
     located = ablated[1].ablation.model_copy(update={"split": "tset", "uri": str(tmp_path)})
     plan = AblationPlan(located, ablated[1].variants, {}, ablated[1].base, {})
     with pytest.raises(UserError, match="data set 'synthetic' has no split 'tset'"):

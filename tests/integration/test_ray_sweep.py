@@ -4,7 +4,6 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +15,7 @@ from foodseg.train.ray_trainer import run_training
 from foodseg.tune import ray_tuner
 from foodseg.tune.ray_sweep import run_sweep
 from foodseg.tune.sweep_files import begin, read_sweep
+from foodseg.tune.sweep_result import SweepResult
 from foodseg.tune.trials import Ledger, Trial
 from tests.support.compare import close
 from tests.support.ray_cluster import CPUS
@@ -42,7 +42,7 @@ def logged_steps(run: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
     """Of three trials one after the other the second fails with NaN, and the last one does not learn."""
     folder = tmp_path_factory.mktemp("sweep")
     space = {"optim.lr": {"choice": [1e-2, 1e30, 1e-9]}}
@@ -53,24 +53,24 @@ def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder / "sweep", run_sweep(read_sweep(path, []))
 
 
-def test_a_failing_trial_is_recorded_and_does_not_end_the_sweep(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_a_failing_trial_is_recorded_and_does_not_end_the_sweep(swept: tuple[Path, SweepResult]) -> None:
     uri, result = swept
     trials = list(Ledger(str(uri)))
-    assert result["trials"] == 3 and result["failed"] == 1
+    assert len(result.trials) == 3 and result.count("failed") == 1
     assert trials[1].status == "failed" and "lower optim.lr" in (trials[1].reason or "")
 
 
-def test_a_weak_trial_is_stopped_early(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_a_weak_trial_is_stopped_early(swept: tuple[Path, SweepResult]) -> None:
     uri, result = swept
     trials = list(Ledger(str(uri)))
     assert [trial.status for trial in trials] == ["finished", "failed", "stopped"]
-    assert result["stopped"] == 1
+    assert result.count("stopped") == 1
     assert trials[2].share == pytest.approx(1 / 3)
     assert logged_steps(uri / "trials" / trials[2].name)[-1] == 4  # of 12
     assert trials[2].reason == "weaker than others after 33 % of its steps"
 
 
-def test_what_a_sweep_leaves_behind(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_what_a_sweep_leaves_behind(swept: tuple[Path, SweepResult]) -> None:
     uri, result = swept
     table = pq.read_table(uri / "trials.parquet").to_pylist()
     assert (table[0]["trial"], table[2]["trial"]) == ("trial-0000", "trial-0001")  # the best, and the failed one
@@ -78,22 +78,23 @@ def test_what_a_sweep_leaves_behind(swept: tuple[Path, dict[str, Any]]) -> None:
     assert table[0]["curve_step"] == [4, 8, 12]
     page = (uri / "report.html").read_text()
     assert "trial-0000" in page and "<polyline" in page and "<script" not in page
-    assert result["front"] == ["trial-0000"]
+    assert result.front == ("trial-0000",)
     assert free_cpus(CPUS) == CPUS
 
 
-def test_the_best_configuration_gives_the_same_score_again(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_the_best_configuration_gives_the_same_score_again(swept: tuple[Path, SweepResult]) -> None:
     uri, result = swept
     config = load_config(str(uri / "best.yaml")).config
     assert config.run.uri == str(uri / "best") and config.optim.lr == 1e-2
-    assert run_training(config)["miou"] == close(result["best"]["miou"])
+    assert result.best is not None and result.best.score is not None
+    assert run_training(config)["miou"] == close(result.best.score)
 
 
-def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, dict[str, Any]]) -> None:
+def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, SweepResult]) -> None:
     uri, result = swept
     before = {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")}
     again = run_sweep(read_sweep(str(uri / "sweep.yaml"), []), resume=True)
-    assert again == result
+    assert again.to_json() == result.to_json()
     assert {path: path.stat().st_mtime_ns for path in (uri / "trials").rglob("log.jsonl")} == before
 
 
@@ -145,7 +146,7 @@ def test_a_sweep_starts_no_more_trials_than_fit_into_the_free_capacity(
         result = run_sweep(read_sweep(path, []), address="auto", run_each=run_quickly)
     finally:
         ray.kill(other)
-    assert result["finished"] == 2
+    assert result.count("finished") == 2
     assert "others use a part of the cluster, which has capacity for 1 of 2 trials" in caplog.text
 
 
@@ -173,7 +174,7 @@ def test_a_budget_ends_a_sweep_and_a_larger_one_resumes_it(ray_cluster: None, tm
     assert first.status == "interrupted" and first.seconds > 0 and [line["step"] for line in first.reports] == [4]
 
     result = run_sweep(read_sweep(path, ["sweep.worker_hours=1"]), resume=True, run_each=run_quickly)
-    assert (result["trials"], result["finished"]) == (2, 2)
+    assert (len(result.trials), result.count("finished")) == (2, 2)
     resumed, _ = Ledger(str(uri))
     assert resumed.values == first.values and resumed.seconds > first.seconds
     assert resumed.reports[0] == first.reports[0] and [line["step"] for line in resumed.reports] == [4, 8, 12]

@@ -1,5 +1,6 @@
 """What a sweep says: ranks, importance and fronts by hand, files, and a page that loads nothing."""
 
+import json
 import re
 
 import pyarrow.parquet as pq
@@ -94,10 +95,15 @@ def test_the_files(tmp_path):
     assert rows[0]["loss.features"] == 0.25 and rows[1]["loss.features"] is None
     assert [row["miou"] for row in rows] == [0.4, 0.35, 0.3, 0.1, None]
     assert rows[0]["curve_step"] == [5] and rows[4]["reason"] == "a reason <i>"
-    plain = result.to_json()
+    plain = json.loads(json.dumps(result.to_json()))
+    assert list(plain) == [
+        "sweep", "trials", "finished", "stopped", "failed", "interrupted", "running", "worker_hours", "best",
+        "importance", "front", "best.yaml", "report.html",
+    ]  # fmt: skip
     assert (plain["finished"], plain["stopped"], plain["failed"], plain["running"]) == (3, 1, 1, 0)
     assert plain["worker_hours"] == pytest.approx(5 * 36 * 2 / 3600)
     assert plain["best"]["trial"] == "t1" and plain["front"] == ["t1"]
+    assert plain["best.yaml"] == str(tmp_path / "best.yaml")
 
 
 def test_the_page_loads_nothing_and_escapes_names(tmp_path):
