@@ -84,7 +84,7 @@ def run_ablation(
     manifest.split_shards([ablation.split])  # refuses a split that does not exist
     classes = manifest.class_table
     chosen = read_subsets(ablation.subsets, classes)
-    label_maps = [
+    label_maps: list[tuple[Values, str]] = [
         ({"variant": name, "seed": seed}, variant.predictions.replace("{seed}", str(seed)))
         for name, variant in plan.variants.items()
         for seed in ablation.seeds
@@ -137,11 +137,12 @@ def _kinds(plan: AblationPlan) -> tuple[str, ...]:
 
 
 def _run_name(values: Values) -> str:
-    return f"{slug(values['variant'])}-seed{values['seed']}"
+    return f"{slug(str(values['variant']))}-seed{values['seed']}"
 
 
 def _configuration(plan: AblationPlan, values: Values) -> ExperimentConfig:
-    config = configured(plan.base, {**plan.variants[values["variant"]].settings, "train.seed": values["seed"]})
+    settings = plan.variants[str(values["variant"])].settings
+    config = configured(plan.base, {**settings, "train.seed": values["seed"]})
     run_uri = storage.join(plan.ablation.uri, "runs", _run_name(values))
     return with_own_threads(with_absolute_uris(with_settings(config, {"run.uri": run_uri})))
 

@@ -23,7 +23,7 @@ from foodseg.config.load import leaves, with_settings
 from foodseg.config.marks import ExecutionOnly, NotSearched, is_below, keys_with
 from foodseg.errors import UserError
 
-Values = dict[str, Any]  # by the name of a hyperparameter: a label of its choices, or a number
+Values = dict[str, str | float]  # by the name of a hyperparameter: a label of its choices, or a number
 Kind = Literal["choice", "options", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "options", "uniform", "loguniform", "int")
 RESERVED = ("trial", "number", "status", "reason", "miou", "share", "seconds", "front", "curve_step", "curve_miou",
@@ -35,7 +35,7 @@ INSIDE = 50  # random draws that are tried too: a range may be valid at its ends
 class Source(Protocol):
     """Chooses values: the three methods of Optuna's `Trial` that a space needs."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str: ...
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
@@ -81,9 +81,9 @@ class Hyperparameter:
         """Whether the hyperparameters that it depends on have the values of `when`."""
         return all(values.get(other) in labels for other, labels in self.when.items())
 
-    def settings(self, value: Any) -> dict[str, Any]:
+    def settings(self, value: str | float) -> dict[str, Any]:
         """Returns what a value sets: dotted key -> value."""
-        return dict(self.choices[value]) if self.choices else {self.name: value}
+        return dict(self.choices[str(value)]) if self.choices else {self.name: value}
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _height(param: Hyperparameter, trial: Trial) -> float:
     if param.name not in trial.values:
         return 0.0
     value = trial.values[param.name]
-    return _label(param, value) if param.choices else _number(param, value)
+    return _label(param, str(value)) if param.choices else _number(param, float(value))
 
 
 def _label(param: Hyperparameter, label: str) -> float:
