@@ -167,13 +167,18 @@ def data_inspect(
     text: Annotated[
         str | None, typer.Option(help="Table of `data embed`: also list the names with the closest embeddings.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="First read every shard and compare it with its sha256 in dataset.json.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a prepared data set and what its audit found; draw a contact sheet and the near-duplicates.
 
     Example: foodseg data inspect s3://bucket/meals --out look
+
+    Example: foodseg data inspect s3://bucket/meals --verify
     """
     from foodseg.prepare.inspect import inspect_data, show_inspection
 
-    result = inspect_data(uri, out, text)
+    result = inspect_data(uri, out, text, verify=verify)
     emit(result, as_json, lambda: show_inspection(result))

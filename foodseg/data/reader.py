@@ -4,9 +4,14 @@ reader = RowReader(uri, read_manifest(uri), ["train"])
 table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
 """
 
+import itertools
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import cachetools
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +24,10 @@ from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 
 COLUMNS = ["image_id", "image", "mask", "height", "width", "group_id", "source"]
+READERS = 16  # threads: parts of shards that are read at the same time, since most of the time is latency
+GROUPS_AT_ONCE = 4  # row groups in a part: bounds what the threads hold of rows that nobody wants, and shards are few
+FOOTER_BYTES = 16 * 2**20  # serialized, of the footers that a process keeps; parsed they take a few times as much
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +36,11 @@ class RowReader:
 
     Shards of concatenated data sets have their own URI instead of `uri`. `labelled`: number of rows with a mask.
 
-    Only row groups that hold a wanted row are fetched. Safe to use from several threads; cheap to pickle.
+    Only row groups that hold a wanted row are fetched, many at the same time, and a footer once in a process. Safe to
+    use from several threads; cheap to pickle.
+
+    The size of a shard, its footer and the checksums of its pages are checked as they are read; its sha256 is not, see
+    `prepare/verify_shards.py`.
     """
 
     def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
@@ -56,42 +69,83 @@ class RowReader:
             return pa.Table.from_batches([], schema=pa.schema([]))
         assert wanted[0] >= 0 and wanted[-1] < len(self), (wanted[0], wanted[-1], len(self))
         group_of = np.searchsorted(self._group_starts, wanted, side="right") - 1
-        tables = []
-        for shard in sorted({self._groups[g][0] for g in np.unique(group_of)}):
-            groups = [g for g in np.unique(group_of) if self._groups[g][0] == shard]
-            table = self._read(shard, [self._groups[g][1] for g in groups], columns)
-            # index of a row's group among the row groups that were fetched from this shard
+        parts = list(_parts(self._groups, np.unique(group_of).tolist()))
+
+        def read(part: list[int]) -> pa.Table:
+            """The wanted rows of a part, given by its row groups as they count through all shards."""
+            table = self._read(self._groups[part[0]][0], [self._groups[g][1] for g in part], columns)
+            # index of a row's group among the row groups that were fetched
             fetched = np.concatenate(
-                [[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in groups])]
+                [[0], np.cumsum([self._group_starts[g + 1] - self._group_starts[g] for g in part])]
             )
-            here = np.isin(group_of, groups)
-            group = np.searchsorted(groups, group_of[here])
-            tables.append(table.take(fetched[group] + wanted[here] - self._group_starts[group_of[here]]))
-        return pa.concat_tables(tables).take(back)
+            here = np.isin(group_of, part)
+            group = np.searchsorted(part, group_of[here])
+            return table.take(fetched[group] + wanted[here] - self._group_starts[group_of[here]])
+
+        return pa.concat_tables(_side_by_side(read, parts)).take(back)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Returns one column of every row, without fetching the others."""
-        tables = [self._read(s, list(range(len(shard.row_groups))), [name]) for s, shard in enumerate(self.shards)]
-        return pa.concat_tables(tables).column(name)
+        return self.columns([name]).column(name)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Returns these columns of every row, without fetching the others."""
+
+        def read(shard: int) -> pa.Table:
+            return self._read(shard, list(range(len(self.shards[shard].row_groups))), names)
+
+        return pa.concat_tables(_side_by_side(read, range(len(self.shards))))
 
     def _read(self, shard: int, row_groups: list[int], columns: Sequence[str]) -> pa.Table:
         info = self.shards[shard]
         uri = storage.join(info.uri or self.uri, info.path)
         storage.expect(uri)  # the manifest was read there, perhaps by another process
         with storage.open_input(uri) as source:
+            if source.size() != info.size:
+                raise _damaged(uri, f"has {source.size()} bytes, dataset.json lists {info.size}")
             try:
-                with pq.ParquetFile(source, pre_buffer=True) as file:
-                    meta = file.metadata
-                    found = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
-                    if found != list(info.row_groups) or file.schema_arrow.names != SCHEMA.names:
-                        raise _damaged(uri, f"holds {meta.num_rows} rows, dataset.json lists {info.rows} otherwise")
+                # pre_buffer: neighbouring columns are fetched in one request
+                with pq.ParquetFile(
+                    source, metadata=_footer(uri, info, source), pre_buffer=True, page_checksum_verification=True
+                ) as file:
                     return _with_data_set(file.read_row_groups(row_groups, columns=list(columns)), info)
-            except (pa.ArrowInvalid, OSError) as error:
-                # a damaged footer is an OSError too; errors of the storage are already UserError or RetryLater
-                if isinstance(error, OSError) and "thrift" not in str(error):
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                # damage comes as any of these; errors of a local disk have a number, those of S3 are of other types
+                if isinstance(error, OSError) and error.errno is not None:
                     raise
                 detail = " ".join(str(error).split())
                 raise _damaged(uri, f"is not a readable Parquet file ({detail})") from None
+
+
+@cachetools.cached(
+    cachetools.LRUCache(FOOTER_BYTES, lambda footer: footer.serialized_size),
+    key=lambda uri, shard, source: (uri, shard.sha256),
+    condition=threading.Condition(),  # of several threads the first one fetches it, and the others wait
+)
+def _footer(uri: str, shard: Shard, source: pa.NativeFile) -> pq.FileMetaData:
+    """Fetches the footer of a shard, once in a process."""
+    footer = pq.read_metadata(source)
+    found = tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+    if found != shard.row_groups or footer.schema.to_arrow_schema() != SCHEMA:
+        raise _damaged(uri, f"holds {footer.num_rows} rows, dataset.json lists {shard.rows} otherwise")
+    return footer
+
+
+def _parts(groups: Sequence[tuple[int, int]], wanted: Iterable[int]) -> Iterator[list[int]]:
+    """Cuts row groups, given as they count through all shards, into parts of one shard each."""
+    for _, of_shard in itertools.groupby(wanted, key=lambda group: groups[group][0]):
+        while part := list(itertools.islice(of_shard, GROUPS_AT_ONCE)):
+            yield part
+
+
+def _side_by_side(read: Callable[[T], pa.Table], parts: Sequence[T]) -> list[pa.Table]:
+    """Reads the parts at the same time; returns their tables in the order of `parts`, or raises its first error."""
+    if len(parts) <= 1:
+        return [read(part) for part in parts]
+    # by default Arrow fetches no more than 8 ranges at a time in the whole process
+    pa.set_io_thread_count(max(READERS, pa.io_thread_count()))
+    with ThreadPoolExecutor(min(READERS, len(parts)), thread_name_prefix="read-shards") as pool:
+        return list(pool.map(read, parts))
 
 
 def _with_data_set(table: pa.Table, shard: Shard) -> pa.Table:
@@ -118,7 +172,8 @@ def training_order(
     """
     repeats = _weights(reader, data)
     needs_ingredients = data.repeat_threshold > 0 or paste > 0
-    ingredients = reader.column("ingredients").to_pylist() if needs_ingredients else []
+    known = reader.columns(["ingredients", "source"]) if needs_ingredients else None
+    ingredients = [] if known is None else known.column("ingredients").to_pylist()
     if data.repeat_threshold > 0:
         factors = repeat_factors(ingredients, reader.labelled, data.repeat_threshold, data.repeat_cap)
         repeats = factors if repeats is None else repeats * factors
@@ -132,9 +187,9 @@ def training_order(
             "an epoch of %s has %d image%s, fewer than train.global_batch = %d: an update takes an image several times",
             list(data.train_splits), drawn, "" if drawn == 1 else "s", global_batch,
         )  # fmt: skip
-    if paste == 0:
+    if paste == 0 or known is None:
         return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
-    sources = reader.column("source").dictionary_encode().unify_dictionaries()
+    sources = known.column("source").dictionary_encode().unify_dictionaries()
     codes = np.concatenate([part.indices.to_numpy() for part in sources.chunks])
     pastable = np.array([bool(ids) for ids in ingredients])
     return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, paste=paste, sources=codes, pastable=pastable)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foodseg import storage
 from foodseg.classes import ClassTable
-from foodseg.errors import UserError
+from foodseg.errors import MissingFile, UserError
 
 FORMAT_VERSION = 2  # 1 counted `pictures`
 MAX_ROWS = 1_000  # per shard
@@ -158,14 +158,15 @@ def read_manifest(uri: str) -> Manifest:
             "data.uris); `foodseg data prepare my/meals prepared/meals` makes one of your images and masks"
         )
     where = storage.join(uri, "dataset.json")
-    if not storage.exists(where):
-        storage.list_names(uri)  # raises for a missing bucket
+    try:
+        text = storage.read_text(where)
+    except MissingFile:
         raise UserError(
             f"no prepared data set at {storage.redact(uri)}: dataset.json is missing; "
             f"make one with `foodseg data prepare SRC {shlex.quote(storage.redact(uri))}`"
-        )
+        ) from None
     try:
-        tree = json.loads(storage.read_text(where))
+        tree = json.loads(text)
         version = tree["format_version"]
         if version != FORMAT_VERSION:
             raise UserError(
@@ -193,8 +194,10 @@ def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]])
     """Writes rows (dicts of SCHEMA) as one Parquet file at `<uri>/<path>`; returns its entry for the manifest."""
     sink = io.BytesIO()
     row_groups: list[int] = []
-    # JPEG and PNG do not compress further, and dictionary encoding would only cost time
-    with pq.ParquetWriter(sink, SCHEMA, compression="none", use_dictionary=False, write_statistics=False) as writer:
+    # JPEG and PNG do not compress further, and dictionary encoding would only cost time; with checksums a reader of
+    # few row groups notices damage too
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, SCHEMA, **options) as writer:
         for group in _row_groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA), row_group_size=len(group))
             row_groups.append(len(group))

@@ -116,8 +116,8 @@ def truth_and_labels(row: LabelledRow, labeller: Labeller, space: CommonSpace) -
 
 def true_conditioning(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
     """Returns by image_id which of a model's `count` ids are truly on the image: the conditioning of an oracle."""
-    columns = (reader.column(name).to_pylist() for name in ("image_id", "ingredients", "source"))
-    rows = zip(*columns, strict=True)
+    columns = reader.columns(["image_id", "ingredients", "source"])
+    rows = zip(*(column.to_pylist() for column in columns.columns), strict=True)
     return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
 
 

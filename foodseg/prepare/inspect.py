@@ -25,6 +25,7 @@ from foodseg.errors import MissingFile
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import MEALS_SHEET, PAIRS_SHEET, draw_meals_contact_sheet, draw_pairs_contact_sheet
 from foodseg.prepare.findings import FINDINGS
+from foodseg.prepare.verify_shards import verify_shards
 from foodseg.storage.outputs import claim_outputs
 
 CLOSEST = 10
@@ -32,24 +33,27 @@ EXAMPLES = 3  # of each kind of finding
 LISTED = 10  # refused records that are printed; JSON has them all
 
 
-def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str, Any]:
+def inspect_data(uri: str, out: str | None, text: str | None = None, *, verify: bool = False) -> dict[str, Any]:
     """Describes the prepared data set at `uri` and writes contact_sheet.png and near_duplicates.png.
 
     Args:
         out: folder for the images, local or s3://; None = ./inspect-<name of the data set>.
         text: table of text embeddings, as `foodseg data embed` writes it; None = `closest_embeddings` is None.
+        verify: first compare every shard with its sha256 in `dataset.json`; False = `verified` is None.
 
     Returns:
         A tree for JSON: `splits`, `sources`, `class_table` (by falling pixels; `share` of the labelled pixels),
         `never_in_train` (ids), `closest_names` (by their letters), `closest_embeddings` (by cosine), `shared_groups`,
         `audit` (counts with examples), `findings` and `quarantine` (all rows; None = this data set was written without
-        them), and where the `images` are.
+        them), where the `images` are, and of what was `verified` the number of `shards` and `bytes`.
 
     Raises:
         UserError: no prepared data set at `uri`, `text` is not a table of its names, or `out` cannot be written or
             holds files of others by these names.
+        DataRefused: `verify` found shards that are not those of `dataset.json`.
     """
     manifest = read_manifest(uri)
+    verified = {"shards": len(manifest.shards), "bytes": verify_shards(uri, manifest)} if verify else None
     table = read_table(text, manifest.class_table) if text is not None else None
     out = out or "inspect-" + "".join(c if c.isalnum() or c in "._-" else "_" for c in manifest.name)
     try:
@@ -59,7 +63,8 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         findings, quarantine = None, None
     reader = RowReader(uri, manifest, list(manifest.counts))
     splits = [split for split, counts in manifest.counts.items() for _ in range(counts.images)]
-    groups = reader.column("group_id").to_pylist()
+    known = reader.columns(["group_id", "source"])
+    groups = known.column("group_id").to_pylist()
     classes = _class_table(manifest)
     pairs = [row for row in findings or [] if row["finding"] == "near_duplicate"]
     with claim_outputs(out, [MEALS_SHEET, *([PAIRS_SHEET] if pairs else [])], by="data inspect"):
@@ -80,7 +85,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
             }
             for split, counts in manifest.counts.items()
         },
-        "sources": _sources(manifest, reader.column("source").to_pylist()),
+        "sources": _sources(manifest, known.column("source").to_pylist()),
         "class_table": classes,
         "never_in_train": sorted(row["id"] for row in classes if not row["splits"].get("train", {}).get("pixels")),
         "closest_names": closest_names(manifest.classes),
@@ -90,6 +95,7 @@ def inspect_data(uri: str, out: str | None, text: str | None = None) -> dict[str
         "findings": findings,
         "quarantine": quarantine,
         "images": sheets,
+        "verified": verified,
     }
 
 
@@ -179,6 +185,8 @@ def show_inspection(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     say = partial(console.print, markup=False, soft_wrap=True)
     say(f"{result['data']} at {result['uri']}: {result['ids']} ids, {result['ignore_id']} = ignored")
+    if result["verified"] is not None:
+        say("  all {shards:,} shards ({bytes:,} bytes) are those that dataset.json lists".format(**result["verified"]))
     for split, counts in result["splits"].items():
         unlabelled = f", {counts['unlabelled']} of them without mask" if counts["unlabelled"] else ""
         ignored = f", {counts['ignored_share']:.1%} of the pixels ignored" if counts["ignored_pixels"] else ""

@@ -260,8 +260,9 @@ def test_inspect(world: Path, answered: Callable[..., Any], said: Callable[..., 
     with Image.open(result["images"]["contact_sheet"]) as sheet:
         assert sheet.size[0] == 6 * 400
     assert (world / "inspect-meals" / "contact_sheet.png").exists()
-    shown = said("data", "inspect", "prepared", "--out", "look")
+    shown = said("data", "inspect", "prepared", "--out", "look", "--verify")
     assert "test  3 images in 3 near-duplicate groups" in shown and "closest class names:" in shown
+    assert "all 3 shards (" in shown
 
 
 # --- labelled images ---

@@ -36,7 +36,7 @@ def write_synthetic(
     listed: list[Shard] = []
     counts: dict[str, SplitCounts] = {}
     for split, images in {"train": train, "val": val, "test": test}.items():
-        rows = [_row(split, number, not masks or (unlabelled and number == images - 1)) for number in range(images)]
+        rows = [meal_row(split, number, not masks or (unlabelled and number == images - 1)) for number in range(images)]
         parts = [rows[: len(rows) // 2], rows[len(rows) // 2 :]] if split == "train" else [rows]
         with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few images in each row group
             for number, part in enumerate(parts):
@@ -66,7 +66,8 @@ def write_synthetic(
     return uri
 
 
-def _row(split: str, number: int, unlabelled: bool) -> dict:
+def meal_row(split: str, number: int, unlabelled: bool) -> dict:
+    """A row of a shard, and its `class_pixels`."""
     height = SIDE if number % 2 else SIDE * 3 // 4
     image, mask = draw_meal(_FIRST_SEED[split] + number, height, SIDE)
     mask[: height * (number % 4) // 4] = IGNORE

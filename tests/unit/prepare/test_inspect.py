@@ -1,6 +1,7 @@
 """What `data inspect` counts, which images it shows, and its output without findings."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from foodseg.data.shards import read_manifest, write_findings, write_manifest, write_quarantine
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.errors import UserError
+from foodseg.errors import DataRefused, UserError
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows
 from foodseg.prepare.inspect import closest_names, inspect_data, shared_groups, show_inspection
@@ -71,6 +72,22 @@ def test_counts_are_those_of_the_manifest(audited: str, result: dict[str, Any]) 
     }  # fmt: skip
     assert [row["finding"] for row in result["findings"]] == ["grey", "near_duplicate"]
     assert result["quarantine"] == [REFUSED]
+
+
+def test_shards_are_verified_before_anything_is_written(
+    audited: str, result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert result["verified"] is None
+    shards = read_manifest(audited).shards
+    whole = inspect_data(audited, str(tmp_path / "whole"), verify=True)
+    assert whole["verified"] == {"shards": 4, "bytes": sum(shard.size for shard in shards)}
+    show_inspection(whole)
+    assert f"all 4 shards ({whole['verified']['bytes']:,} bytes) are those that dataset.json" in capsys.readouterr().out
+    shutil.copytree(audited, tmp_path / "data")
+    (tmp_path / "data" / shards[3].path).unlink()
+    with pytest.raises(DataRefused, match=r"1 of 4 shards .*v-1/test/part-00000\.parquet is missing"):
+        inspect_data(str(tmp_path / "data"), str(tmp_path / "out"), verify=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_are_written_and_the_same_each_time(
