@@ -5,7 +5,7 @@ B images, K classes, S = augment.crop.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import torch
 
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.decode import encode_rows, make_batch_arrays
+from foodseg.data.device_copy import to_device
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
@@ -20,7 +21,7 @@ from foodseg.data.shards import Manifest
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loop gets.
+    """What the loop gets. Only `image`, `mask` and `extent` go to a GPU; the rest decides what happens there.
 
     Attributes:
         image: (B, 3, S, S) uint8 RGB, channels-last strides.
@@ -50,11 +51,14 @@ class Batch:
         return cls(**tensors)
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch on the device."""
+        """Returns the batch with image, mask and extent on the device.
+
+        The rest stays on the CPU: seeds and the classes on the crops are read there, for which the CPU would wait.
+        """
         if device.type == "cpu":
             return self
-        moved = {f.name: getattr(self, f.name).pin_memory().to(device, non_blocking=True) for f in fields(self)}
-        return Batch(**moved)
+        moved = {name: to_device(getattr(self, name), device) for name in ("image", "mask", "extent")}
+        return replace(self, **moved)
 
     def __len__(self) -> int:
         return self.image.shape[0]

@@ -14,10 +14,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, o
 
 from foodseg.classes import BACKGROUND
 from foodseg.config.loss import LossConfig
+from foodseg.data.device_copy import to_device
 from foodseg.losses.term import LossTerm, Outputs, Targets
 
 # Float32 scores in one band of rows: as many as fit a processor's cache; a GPU is faster with few large kernels.
 BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
+
+# What a background pixel of one image may be: (n,) ids, background among them, and (n,) bool, which of them its mask
+# holds, so that it is not these. None: background alone.
+_Uncertain = tuple[torch.Tensor, torch.Tensor] | None
 
 
 def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_conditioning: bool) -> list[LossTerm]:
@@ -94,12 +99,13 @@ class Ingredients(LossTerm):
     sees_conditioning: bool
 
     def count(self, targets: Targets) -> torch.Tensor:
-        return self._known(targets).sum()
+        return to_device(self._known(targets).sum(), targets.mask.device)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         logits = outputs.student.ingredient_logits
         assert logits is not None
-        return ingredient_sum(logits, targets.ingredients, self._known(targets))
+        device = logits.device
+        return ingredient_sum(logits, to_device(targets.ingredients, device), to_device(self._known(targets), device))
 
     def _known(self, targets: Targets) -> torch.Tensor:
         """(B, K) bool, the classes that the head learns."""
@@ -137,17 +143,17 @@ def cross_entropy_sum(
     U.
 
     Args:
-        unannotated: (B, K) bool, U of each image; False for background. None = every id is annotated.
+        unannotated: (B, K) bool on the CPU, U of each image; False for background. None = every id is annotated.
     """
-    hidden = None if unannotated is None else _absorbed(mask, ignore_id, unannotated)
-    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, hidden)
+    uncertain = None if unannotated is None else _uncertain_ids(mask, ignore_id, unannotated)
+    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, uncertain)
     return total
 
 
 class _ResizedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, hidden: torch.Tensor | None
+        ctx: Any, logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, uncertain: list[_Uncertain] | None
     ) -> torch.Tensor:
         to_rows = _linear_weights(logits.shape[2], mask.shape[1], logits.device)
         to_columns = _linear_weights(logits.shape[3], mask.shape[2], logits.device)
@@ -156,8 +162,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         with torch.autocast(logits.device.type, enabled=False):
             for image in range(len(logits)):
                 wide = logits[image].contiguous() @ to_columns.T
-                own = None if hidden is None else hidden[image].nonzero()[:, 0]
-                absorbed = own if own is not None and len(own) > 1 else None
+                absorbed = None if uncertain is None else uncertain[image]
                 loss, slope = _wide_cross_entropy(wide, to_rows, mask[image], ignore_id, absorbed)
                 total += loss
                 torch.matmul(slope, to_columns, out=gradient[image])
@@ -177,12 +182,9 @@ def _linear_weights(size: int, wanted: int, device: torch.device) -> torch.Tenso
 
 
 def _wide_cross_entropy(
-    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, ignore_id: int, absorbed: torch.Tensor | None
+    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, ignore_id: int, absorbed: _Uncertain
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the sum over one image and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask.
-
-    `absorbed` are the ids that a background pixel may be, background among them; None = background alone.
-    """
+    """Returns the sum over one image and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask."""
     classes, rows, width = wide.shape
     height = len(mask)
     total = wide.new_zeros((), dtype=sum_dtype(wide.device))
@@ -200,7 +202,8 @@ def _wide_cross_entropy(
         own = scores.gather(0, truth)[0]
         certain = labelled
         if absorbed is not None:
-            among = scores[absorbed]
+            ids, seen = absorbed
+            among = scores[ids].masked_fill_(seen[:, None, None], -torch.inf)
             together = among.logsumexp(0)
             uncertain = labelled & (truth[0] == 0)
             own = torch.where(uncertain, together, own)
@@ -211,21 +214,37 @@ def _wide_cross_entropy(
         slope = scores.exp_().mul_(labelled)
         slope.scatter_add_(0, truth, -certain[None].to(slope.dtype))
         if absorbed is not None:
-            slope.index_add_(0, absorbed, share, alpha=-1)
+            slope.index_add_(0, ids, share, alpha=-1)
         gradient[:, first:last] += weights.T @ slope
     return total, gradient
 
 
-def _absorbed(mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor) -> torch.Tensor:
-    """(B, K) bool, the ids that a background pixel of each image may be: background and U, without the ids seen."""
-    absorbed = unannotated & ~_present(mask, ignore_id, unannotated.shape[1])
-    absorbed[:, 0] = True
-    return absorbed
+def _with_background(unannotated: torch.Tensor) -> torch.Tensor:
+    return unannotated | (torch.arange(unannotated.shape[1]) == BACKGROUND)
 
 
-def _merged(logits: torch.Tensor, absorbed: torch.Tensor) -> torch.Tensor:
-    """(B, K, H, W) logits with the probability of all absorbed ids, (B, K) bool, moved to background."""
-    columns = absorbed.any(0).nonzero()[:, 0]  # the sum over fewer channels takes half the time
+def _seen(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
+    """(B, K) bool on the device, the foreground ids in the mask: these are annotated there, whatever U says."""
+    seen = _present(mask, ignore_id, classes)
+    seen[:, BACKGROUND] = False
+    return seen
+
+
+def _uncertain_ids(mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor) -> list[_Uncertain]:
+    """Per image what a background pixel may be; found without waiting for the device, which alone knows the mask."""
+    listed = [row.nonzero()[:, 0] for row in _with_background(unannotated)]
+    lengths = [len(ids) for ids in listed]
+    on_device = to_device(torch.cat(listed), mask.device).split(lengths)
+    seen = _seen(mask, ignore_id, unannotated.shape[1])
+    return [(ids, row[ids]) if len(ids) > 1 else None for ids, row in zip(on_device, seen, strict=True)]
+
+
+def _merged(logits: torch.Tensor, unannotated: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """(B, K, H, W) logits with the probability of U, without the ids `seen` (B, K), moved to background."""
+    possible = _with_background(unannotated)
+    absorbed = to_device(possible, logits.device) & ~seen
+    # the sum over fewer channels takes half the time
+    columns = to_device(possible.any(0).nonzero()[:, 0], logits.device)
     parts = logits[:, columns].masked_fill(~absorbed[:, columns, None, None], -torch.inf)
     merged = logits.masked_fill(absorbed[:, :, None, None], -torch.inf)
     merged[:, 0] = parts.logsumexp(dim=1)
@@ -250,14 +269,15 @@ def dice_sum(
     """
     classes = logits.shape[1]
     if unannotated is not None:
-        logits = _merged(logits, _absorbed(mask, ignore_id, unannotated))
+        logits = _merged(logits, unannotated, _seen(mask, ignore_id, classes))
     valid = mask != ignore_id
     probability = logits.softmax(dim=1) * valid[:, None]
     truth = one_hot(torch.where(valid, mask, 0), classes).movedim(-1, 1) * valid[:, None]
     overlap = (probability * truth).sum((2, 3))
     total = probability.sum((2, 3)) + truth.sum((2, 3))
     present = truth.sum((2, 3)) > 0
-    return (1 - 2 * overlap / total.clamp_min(1e-6))[present].sum()
+    # not selected by [present]: the CPU would wait for their number
+    return torch.where(present, 1 - 2 * overlap / total.clamp_min(1e-6), 0).sum()
 
 
 def present_classes(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:

@@ -20,6 +20,8 @@ from foodseg.models.segmenter import SegmenterOutput
 class Targets:
     """What is known of a micro-batch before a model sees it; counts depend on nothing else.
 
+    `mask` and `extent` are on the device of the model, the others on the CPU.
+
     Attributes:
         mask: (B, H, W) int64, class ids or `ignore_id`.
         extent: (B, 4) int32 top, left, bottom, right of the pixels that are not padding.
@@ -81,7 +83,7 @@ class LossTerm(ABC):
 
     @abstractmethod
     def count(self, targets: Targets) -> torch.Tensor:
-        """Returns what the sum is divided by, for this micro-batch alone: scalar int64."""
+        """Returns what the sum is divided by, for this micro-batch alone: scalar int64, on the device of the mask."""
 
     @abstractmethod
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:

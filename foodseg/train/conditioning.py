@@ -2,6 +2,7 @@
 
 In training the student is conditioned on all the kinds of classes that it may meet later: the whole vocabulary, exactly
 the classes present, these and others, these without some. So it works with `vocabulary`, `predicted` and `provided`.
+All tensors here are on the CPU, as the seeds are.
 
 Shapes: B images, K classes.
 """
@@ -27,8 +28,8 @@ def student_conditioning(
         present: (B, K) bool, the classes on the crop. known: (B,) bool, whether `present` is known.
         seed: (B,) int64, the rows' seeds.
     """
-    drawn = np.stack([_draw(row, int(s), config) for row, s in zip(present.cpu().numpy(), seed.tolist(), strict=True)])
-    return _with_background(torch.from_numpy(drawn).to(present.device) | ~known[:, None])
+    drawn = np.stack([_draw(row, int(s), config) for row, s in zip(present.numpy(), seed.tolist(), strict=True)])
+    return _with_background(torch.from_numpy(drawn) | ~known[:, None])
 
 
 def teacher_conditioning(present: torch.Tensor, known: torch.Tensor, config: DistillConfig) -> torch.Tensor | None:

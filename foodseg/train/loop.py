@@ -93,8 +93,9 @@ class Trainer:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
             if context.rank == 0:
                 restore_pointers(config.run.uri, self.step, self.history)
-        compiled: nn.Module = torch.compile(self.student) if config.train.compile else self.student  # type: ignore[assignment]
-        self.wrapped = context.wrap(compiled)
+        wrapped = context.wrap(self.student)
+        # around DDP, else it could reduce no gradient before the whole backward pass is over
+        self.wrapped: nn.Module = torch.compile(wrapped) if config.train.compile else wrapped  # type: ignore[assignment]
         val_split = config.data.val_split
         self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
 

@@ -10,6 +10,7 @@ from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.batch import Batch
+from foodseg.data.device_copy import to_device
 from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
@@ -89,7 +90,7 @@ class SegmentationTask:
         ]  # fmt: skip
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
-        self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
+        self._segmenter = segmenter
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
@@ -102,7 +103,7 @@ class SegmentationTask:
         self, module: nn.Module, batch: Batch, step: int, teacher: nn.Module | None = None
     ) -> dict[str, torch.Tensor]:
         terms, targets = self._terms_at(step), self._targets(batch)
-        mean = self._mean.to(batch.image.device)
+        mean = self._segmenter.mean  # on the device already
         # before the student's pass, whose activations are kept
         soft = self._teacher_output(teacher, batch, mean) if any(term.needs_teacher for term in terms) else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
@@ -138,7 +139,7 @@ class SegmentationTask:
         """(B, K) bool, the ids that each image's source never annotates; None = every source annotates all."""
         if self._unannotated is None:
             return None
-        return self._unannotated.to(batch.mask.device)[batch.source.long()]
+        return self._unannotated[batch.source.long()]
 
     def _possible_classes(self, batch: Batch) -> torch.Tensor:
         hidden = self._hidden(batch)
@@ -154,5 +155,8 @@ class SegmentationTask:
 
 
 def _forward(module: nn.Module, image: torch.Tensor, conditioning: torch.Tensor | None) -> SegmenterOutput:
-    output: SegmenterOutput = module(image) if conditioning is None else module(image, ingredients=conditioning)
+    if conditioning is None:
+        output: SegmenterOutput = module(image)
+    else:
+        output = module(image, ingredients=to_device(conditioning, image.device))
     return output

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from foodseg.config.augment import AugmentConfig
+from foodseg.data.device_copy import to_device
 from foodseg.data.rng import RandomStream, generator
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -28,10 +29,11 @@ def jittered_view(
 ) -> torch.Tensor:
     """(B, 3, H, W) uint8 -> float32 in [0, 1] with the colour jitter and blur of `augment`, drawn from a row's seed.
 
-    Blur, colour of the light, saturation, then contrast (about mid grey) and brightness. `seed` is (B,) int64. Pixels
-    outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
+    Blur, colour of the light, saturation, then contrast (about mid grey) and brightness. `seed` is (B,) int64, on the
+    CPU. Pixels outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
     """
-    draws = torch.from_numpy(np.stack([_draw(int(s), augment) for s in seed.tolist()])).to(image.device)
+    drawn = torch.from_numpy(np.stack([_draw(int(s), augment) for s in seed.tolist()]))
+    draws = to_device(drawn, image.device)
     contrast, shift, saturation = draws[:, :3].T.reshape(3, -1, 1, 1, 1)
     pixels = image.float() / 255
     if augment.blur > 0:
@@ -39,7 +41,8 @@ def jittered_view(
     if augment.light > 0:
         pixels = pixels * draws[:, 3:6, None, None]
     if augment.saturation != (1.0, 1.0):
-        grey = (pixels * pixels.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        shares = to_device(torch.tensor(_GREY).view(1, 3, 1, 1), image.device)
+        grey = (pixels * shares).sum(1, keepdim=True)
         pixels = grey + (pixels - grey) * saturation
     if augment.contrast != (1.0, 1.0) or augment.brightness > 0:
         pixels = (pixels - 0.5) * contrast + (0.5 + shift)

@@ -109,3 +109,13 @@ def test_tensors_are_channels_last_and_share_writable_memory(writeable: bool, tm
     assert dtypes == [torch.uint8, torch.int32, torch.int64, torch.int64, torch.int16]
     assert batch.ingredients.dtype == batch.ingredients_known.dtype == torch.bool
     assert batch.to(torch.device("cpu")) is batch
+
+
+def test_what_decides_stays_on_the_cpu(tmp_path: Path) -> None:
+    reader, manifest = dataset(tmp_path)
+    rows = encode_rows(reader, TrainingOrder(reader.shard_rows, 3, 2), [range(2)])
+    batch = Batch.from_arrays(make_batch_arrays(rows, PLAIN, manifest))
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))
+    assert {name for name, tensor in vars(moved).items() if tensor.device.type == "meta"} == {"image", "mask", "extent"}
+    assert torch.equal(moved.seed, batch.seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
@@ -330,3 +331,13 @@ def test_a_local_context_is_one_process(data, tmp_path):
     assert context.restore() is None and not context.stop_requested()
     found = [p for batch in context.batches(1, 4) for p in batch.position.tolist()]
     assert found == list(range(4, 16))
+
+
+def test_the_wrapped_module_is_compiled(data, tmp_path, monkeypatch):
+    """Compiled inside DDP, a model would have its gradients reduced only after the whole backward pass."""
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    run, context = prepared(synthetic_config(data, tmp_path / "r", "train.compile=true"))
+    context.wrap = nn.Sequential
+    trainer = Trainer(run.config, run.manifest, run.total_steps, context)
+    assert compiled == [trainer.wrapped] and trainer.wrapped[0] is trainer.student

@@ -1,5 +1,7 @@
 """The segmentation task: partial labels reach the loss by the source of each image, and cost nothing elsewhere."""
 
+import contextlib
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,15 +26,15 @@ def config(tmp_path_factory):
     return synthetic_config("data", tmp_path_factory.mktemp("run"), "loss.dice=0.5")
 
 
-def a_batch() -> Batch:
-    """Two images of 16 x 16 pixels: the first from `all`, the second from `some`, with the ids that it annotates."""
+def a_batch(side: int = 16) -> Batch:
+    """Two square images: the first from `all`, the second from `some`, with the ids that it annotates."""
     rng = np.random.default_rng(0)
-    masks = np.stack([rng.choice([0, 1, 2, 3, IGNORE], (16, 16)), rng.choice([0, 0, 2, 4, IGNORE], (16, 16))])
+    masks = np.stack([rng.choice([0, 1, 2, 3, IGNORE], (side, side)), rng.choice([0, 0, 2, 4, IGNORE], (side, side))])
     return Batch.from_arrays(
         {
-            "image": rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
+            "image": rng.integers(0, 256, (2, side, side, 3), np.uint8),
             "mask": masks.astype(np.uint8),
-            "extent": np.array([[0, 0, 16, 16]] * 2, np.int32),
+            "extent": np.array([[0, 0, side, side]] * 2, np.int32),
             "seed": np.arange(2, dtype=np.int64),
             "position": np.arange(2, dtype=np.int64),
             "source": np.array([0, 1], np.int16),
@@ -47,7 +49,8 @@ def a_model(logits: torch.Tensor):
 
 
 def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
-    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10)
+    text = torch.randn(K, 16) if config.model.fusion != "none" else None
+    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
 
 
 def test_the_loss_of_each_image_is_that_of_its_source(config):
@@ -71,7 +74,8 @@ def test_the_loss_of_each_image_is_that_of_its_source(config):
 
 @pytest.mark.parametrize("annotated", [{"all": None, "some": None}, {"all": None, "some": tuple(range(K))}])
 def test_where_everything_is_annotated_nothing_is_computed_for_it(config, annotated, monkeypatch):
-    monkeypatch.setattr(segmentation, "_absorbed", None)
+    monkeypatch.setattr(segmentation, "_uncertain_ids", None)
+    monkeypatch.setattr(segmentation, "_merged", None)
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = a_task(config, annotated).loss(a_model(logits), a_batch(), 0)
     assert all(torch.isfinite(value) for value in plain.values())
@@ -90,3 +94,33 @@ def test_the_trainer_takes_what_the_manifest_says(tmp_path):
     for source_manifest, expected in [(run.manifest, None), (manifest, [[False, False] + [True] * (K - 2)])]:
         table = Trainer(run.config, source_manifest, run.total_steps, context).task._unannotated
         assert (table if table is None else table.tolist()) == expected
+
+
+TEXT = "model.text={kind: table, table: names.safetensors, centre: false}"
+HEAD = ("model.ingredient_head=true", "loss.ingredients=0.2", "loss.dice=0.5")
+TEACHER = ("loss.distill=1", "loss.features=1", "loss.stages=1", "loss.deeper=1", "distill.ramp=0", "optim.warmup=0")
+COLOURS = ("augment.blur=1.5", "augment.light=0.1", "augment.saturation=[0.5, 1.5]", "augment.brightness=0.1")
+EVERY_TERM = {
+    "score_map": (TEXT, *HEAD, *TEACHER, *COLOURS, "model.fusion=score_map", "loss.score_map=1"),
+    "diffusion": (
+        TEXT, *HEAD, *TEACHER, *COLOURS, "model.fusion=cross_attention", "loss.attention=1", "model.kind=diffusion",
+        "model.backbone=tiny", "model.strides=[8, 16, 32]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("annotated", [ANNOTATED, {"all": None, "some": None}], ids=["partial", "whole"])
+@pytest.mark.parametrize("settings", EVERY_TERM.values(), ids=EVERY_TERM)
+def test_the_cpu_waits_for_no_value_of_the_device(settings, annotated, monkeypatch):
+    """On the device `meta` tensors have no values: reading one is an error, as are two devices in one operation."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # knows no `meta`
+    config = synthetic_config("data", "run", *settings)
+    task, meta = a_task(config, annotated), torch.device("meta")
+    teacher = copy.deepcopy(task.module).eval().requires_grad_(False).to(meta)
+    module, batch = task.module.to(meta), a_batch(64).to(meta)
+    weights = task.weights_at(5)
+    assert len(weights) == 8
+    counts, sums = task.counts(batch, 5), task.loss(module, batch, 5, teacher)
+    assert {value.device for value in (*counts.values(), *sums.values())} == {meta}
+    torch.stack([weights[name] * sums[name] / counts[name] for name in weights]).sum().backward()
+    assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
