@@ -10,7 +10,7 @@ TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos test-kernels types unit proof clean
+.PHONY: help install demo test chaos test-kernels gpu-check types unit proof clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -51,6 +51,9 @@ chaos: install  ## what takes minutes: parts of a run are taken away, jobs, swee
 
 test-kernels: install  ## the unit tests as other processors compute: .ci/kernels
 	.ci/kernels
+
+gpu-check: install  ## JSON: does the GPU here compute what the CPU does, and how fast; eight minutes at most, no Ray
+	$(BIN)/python -m foodseg.bench.gpu_check
 
 # parts of `make test` that run in parallel
 types:

@@ -40,14 +40,21 @@ PREFETCHED = 4  # batches that the background thread decodes ahead
 class BareLoop:
     """Model, optimizer and update of one rank."""
 
-    def __init__(self, config: ExperimentConfig, manifest: Manifest, world_size: int) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        manifest: Manifest,
+        world_size: int,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
         torch.manual_seed(config.train.seed)
         self._config = config.train
         self._clip_norm = config.optim.clip_norm
         classes = manifest.class_table
         self._augment, self._ignore_id = config.augment, classes.ignore_id
-        self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1)
-        self.model = build_segmenter(config.model, len(classes), pretrained=True)
+        self._device = device
+        self._mean = torch.tensor(config.model.mean).view(1, 3, 1, 1).to(device)
+        self.model = build_segmenter(config.model, len(classes), pretrained=True).to(device)
         if config.train.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._wrapped = DistributedDataParallel(self.model) if world_size > 1 else self.model
@@ -56,7 +63,7 @@ class BareLoop:
         )
 
     def update(self, window: list[Batch]) -> torch.Tensor:
-        """Takes the micro-batches of one update; returns this rank's mean loss."""
+        """Takes the micro-batches of one update, on the device; returns this rank's mean loss."""
         self.model.train()
         if self._config.batch_norm == "frozen":
             for module in self.model.modules():
@@ -67,7 +74,7 @@ class BareLoop:
         losses = []
         for index, batch in enumerate(window):
             with self._no_sync(index < len(window) - 1):
-                with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                with torch.autocast(self._device.type, dtype, enabled=dtype is not None):
                     image = jittered_view(batch.image, batch.extent, self._mean, batch.seed, self._augment)
                     logits = self._wrapped(image).logits
                 resized = functional.interpolate(logits.float(), size=batch.mask.shape[-2:], mode="bilinear")

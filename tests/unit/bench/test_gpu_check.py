@@ -1,0 +1,21 @@
+"""`make gpu-check` with a tiny model on the CPU: every figure is there, and the CPU equals itself."""
+
+import json
+
+import pytest
+import torch
+
+from foodseg.bench.gpu_check import TINY, gpu_check
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_cpu_passes(tmp_path) -> None:
+    found = gpu_check(TINY, torch.device("cpu"), tmp_path)
+    assert json.loads(json.dumps(found)) == found
+    assert found["device"] == "CPU" and "synthetic" in found["images"] and found["passed"]
+    terms = {"cross_entropy", "dice", "ingredients", "distill", "features", "stages", "deeper"}
+    assert found["equal"]["fp32"]["losses"].keys() == terms
+    assert found["equal"]["fp32"]["gradients"] < 1e-5 < found["equal"]["bf16"]["gradients"]
+    assert all(speed > 0 for part in found["images_per_second"].values() for speed in part.values())
+    assert found["peak_memory_mib"] > 0
