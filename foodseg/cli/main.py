@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int, as_json: bool) -> int:
-    from foodseg.storage.s3 import redact
+    from foodseg.storage import redact
 
     sentence = redact(re.sub(r"\s*[\r\n]\s*", " ", sentence.strip()))  # what a library said may have line breaks
     if as_json:

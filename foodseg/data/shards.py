@@ -183,11 +183,25 @@ def read_manifest(uri: str) -> Manifest:
         ) from None
 
 
-def write_manifest(uri: str, manifest: Manifest) -> None:
-    """Writes `<uri>/dataset.json` in one go: this makes the generation visible."""
+def write_manifest(uri: str, manifest: Manifest, *, replaces: str | None = "*") -> bool:
+    """Writes `<uri>/dataset.json` in one go: this makes the generation visible.
+
+    Args:
+        replaces: version of the file that is replaced (`storage.read_versioned`); None: there must be no file; "*":
+            whatever is there.
+
+    Returns:
+        False, and nothing is written, if another command has written it meanwhile.
+    """
     assert not manifest.members, "a concatenated manifest is not a data set"
     text = manifest.model_dump_json(indent=1, exclude={"members": True, "shards": {"__all__": {"uri", "data_set"}}})
-    storage.write_text(storage.join(uri, "dataset.json"), text + "\n")
+    where, data = storage.join(uri, "dataset.json"), f"{text}\n".encode()
+    if replaces is None:
+        return storage.create_bytes(where, data)
+    if replaces != "*":
+        return storage.replace_bytes(where, data, replaces)
+    storage.write_bytes(where, data)
+    return True
 
 
 def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]]) -> Shard:

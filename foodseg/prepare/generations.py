@@ -5,7 +5,8 @@
     switch_to(begun, manifest)              # from here on readers see it
 
 Two commands that prepare the same data set at the same time never write into one folder, so that their files cannot
-mix; the last one to switch wins.
+mix. dataset.json is replaced only as it was when the command looked at it: of two that switch at the same moment one
+looks again. Without `overwrite` the first one wins, with it the last one.
 """
 
 import logging
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from foodseg import storage
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
-from foodseg.errors import RetryLater, UserError
+from foodseg.errors import MissingFile, RetryLater, UserError
 
 _FOLDER = re.compile(r"v-(\d+)(?:-[0-9a-f]+)?")
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def next_generation(uri: str, overwrite: bool) -> Generation:
     Raises:
         UserError: there is a data set already, and `overwrite` is False.
     """
-    before = _current(uri)
+    before, _ = _current(uri)
     if before is not None and not overwrite:
         raise UserError(
             f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
@@ -62,36 +63,40 @@ def switch_to(generation: Generation, manifest: Manifest) -> None:
         RetryLater: another command has deleted files of this generation.
     """
     uri, shown = generation.uri, storage.redact(generation.uri)
-    now = _current(uri)
-    if now is not None and now != generation.replaces:
-        if not generation.overwrite:
-            storage.delete(generation.where)
-            raise UserError(
-                f"{shown} has been prepared by another command meanwhile, and stays as that one wrote it: give "
-                "--overwrite to write its next generation"
+    written = False
+    while not written:
+        now, version = _current(uri)
+        if now is not None and now != generation.replaces:
+            if not generation.overwrite:
+                storage.delete(generation.where)
+                raise UserError(
+                    f"{shown} has been prepared by another command meanwhile, and stays as that one wrote it: give "
+                    "--overwrite to write its next generation"
+                )
+            _log.warning(
+                "%s has been switched to %s by another command meanwhile: %s replaces it", shown, now, generation.folder
             )
-        _log.warning(
-            "%s has been switched to %s by another command meanwhile: %s replaces it", shown, now, generation.folder
-        )
-    folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
-    there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}
-    if not {shard.path for shard in manifest.shards} <= there:
-        raise RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
-    write_manifest(uri, manifest)
+        folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
+        there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}
+        if not {shard.path for shard in manifest.shards} <= there:
+            raise RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
+        written = write_manifest(uri, manifest, replaces=version)
     # the one before is kept, since a training may still be reading it
     for name in storage.list_names(uri):
         if _FOLDER.fullmatch(name) and _number(name) < generation.number - 1:
             storage.delete(storage.join(uri, name))
 
 
-def _current(uri: str) -> str | None:
-    """Returns the folder that dataset.json names, "" if it is damaged, None if there is none."""
-    if not storage.exists(storage.join(uri, "dataset.json")):
-        return None
+def _current(uri: str) -> tuple[str | None, str | None]:
+    """Returns the folder that dataset.json names, "" if it is damaged, and the file's version; None, None without."""
     try:
-        return read_manifest(uri).folder
+        _, version = storage.read_versioned(storage.join(uri, "dataset.json"))
+    except MissingFile:
+        return None, None
+    try:
+        return read_manifest(uri).folder, version
     except UserError:
-        return ""
+        return "", version
 
 
 def _number(folder: str) -> int:

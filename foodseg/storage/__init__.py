@@ -6,28 +6,23 @@ storage.write_text("s3://runs/r1/note.txt", "hello")
 
 from foodseg.storage.conditional import create_bytes, read_versioned, replace_bytes
 from foodseg.storage.files import (
-    absolute,
     append_line,
     delete,
     download,
     exists,
     expect,
-    is_local,
-    join,
     list_names,
     list_tree,
     open_input,
     read_bytes,
     read_text,
-    redact,
-    retry_for,
     upload,
-    uri_encoded,
-    without_query,
     write_bytes,
     write_json,
     write_text,
 )
+from foodseg.storage.s3_client import until_answered
+from foodseg.storage.uris import absolute, is_local, join, redact, without_query
 
 __all__ = [
     "absolute",
@@ -42,14 +37,13 @@ __all__ = [
     "list_names",
     "list_tree",
     "open_input",
-    "retry_for",
     "read_bytes",
     "read_text",
     "read_versioned",
     "redact",
     "replace_bytes",
+    "until_answered",
     "upload",
-    "uri_encoded",
     "without_query",
     "write_bytes",
     "write_json",

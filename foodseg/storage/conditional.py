@@ -14,9 +14,9 @@ from pathlib import Path
 
 from botocore import exceptions
 
-from foodseg.storage import local
-from foodseg.storage.files import absolute, is_local
-from foodseg.storage.s3_client import Target, code_of, with_retries
+from foodseg.storage import local, s3
+from foodseg.storage.s3_client import MISSING, Target, code_of, with_retries
+from foodseg.storage.uris import absolute, is_local
 
 _WRITER = "foodseg-writer"  # metadata of an object: tells a lost answer to an own write from a write of somebody else
 
@@ -44,11 +44,7 @@ def read_versioned(uri: str) -> tuple[bytes, str]:
             data = Path(absolute(uri)).read_bytes()
         return data, hashlib.sha256(data).hexdigest()
 
-    def get(target: Target) -> tuple[bytes, str]:
-        answer = target.client.get_object(**target.where)
-        return answer["Body"].read(), answer["ETag"]
-
-    return with_retries(uri, "read", get)
+    return with_retries(uri, "read", s3.get)
 
 
 def replace_bytes(uri: str, data: bytes, version: str) -> bool:
@@ -67,18 +63,19 @@ def _put(uri: str, data: bytes, condition: dict[str, str]) -> bool:
     own = uuid.uuid4().hex
 
     def put(target: Target) -> bool:
+        s3.require_key(target)
         try:
             target.client.put_object(Body=data, Metadata={_WRITER: own}, **condition, **target.where)
         except exceptions.ClientError as error:
             # 404: what should be replaced is gone
-            if code_of(error) not in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+            if code_of(error) not in ("PreconditionFailed", "412", *MISSING):
                 raise
         else:
             return True
         try:  # an attempt before may have written it, and its answer was lost
             found = target.client.head_object(**target.where)
         except exceptions.ClientError as error:
-            if code_of(error) not in ("NoSuchKey", "404"):
+            if code_of(error) not in MISSING:
                 raise
             return False
         return bool(found["Metadata"].get(_WRITER) == own)

@@ -1,195 +1,229 @@
-"""The S3 half of `storage`: from a URI to a client, reads and writes of whole objects, and what errors mean.
+"""The S3 half of `storage`: what is asked of a server, as functions of one bucket and key.
 
-pyarrow answers a failure with a text such as "When reading information for key 'k' in bucket 'b': AWS Error
-ACCESS_DENIED during HeadObject operation: No response body."; `mistake` turns it into what the user can do about it.
+Small objects are one PUT; large ones are uploaded in parts, which are given up when anything fails, so that the old
+object stays. A process that is killed may leave parts that nobody sees; a rule of the bucket removes those
+(AbortIncompleteMultipartUpload).
 """
 
-import ctypes
+import io
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import BinaryIO, TypeVar
-from urllib.parse import parse_qsl, unquote
+from typing import Any, BinaryIO
 
-import pyarrow
-import pyarrow.fs
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions
 
-from foodseg.errors import UserError
-from foodseg.storage import local
+from foodseg.errors import RetryLater
+from foodseg.storage.s3_client import MISSING, Refused, Target, code_of, with_retries
+from foodseg.storage.uris import redact
 
-CHUNK = 8 << 20
-CHANGED_READS = 10  # of an object that was written again meanwhile, one right after the other
-FLUSH_EVERY = 8  # chunks: bounds what an upload holds in memory when the disk is faster than the network
-QUERY_KEYS = ("endpoint_override", "region", "scheme")
-_ABSENT = ".foodseg-not-there"
-T = TypeVar("T")
-
-_SECRETS = re.compile(
-    r"//(?:[^/@\s]*:[^@\s?]*|[^/@\s]+)@|([?&][^=&\s]*(?:key|secret|token|pass|sign|cred)[^=&\s]*=)[^&\s]*", re.I
-)
+PART = 8 << 20  # bytes: of an upload, and of a read that is split
+PARALLEL = 4
+WHOLE = 4 * PART  # up to here an object is one PUT
+TAIL = 64 << 10  # the footer of a Parquet file, most often
+DELETED_AT_ONCE = 1000  # what S3 takes in one request
 
 
-def redact(uri: str) -> str:
-    """A URI (or a text with URIs) without keys and secrets, for messages."""
-    return _SECRETS.sub(lambda found: f"{found[1]}***" if found[1] else "//***@", uri)
+class Changed(RetryLater):
+    """An object was replaced while it was read."""
 
 
-@dataclass(frozen=True)
-class S3Endpoint:
-    """What makes one S3 client differ from another."""
-
-    url: str  # "" = Amazon's own
-    region: str | None
-    access_key: str | None
-    secret_key: str | None = field(repr=False)
-    session_token: str | None = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return redact(self.url) or "Amazon S3"
+def require_key(target: Target) -> None:
+    """Refuses a bucket where a file is meant."""
+    if not target.key:
+        raise Refused("that is a bucket or a folder; name a file in it")
 
 
-def split(uri: str) -> tuple[str, str, dict[str, str]]:
-    """An s3 URI as ("key:secret" or "", "bucket/key", query). UserError: no bucket, unknown query key."""
-    location, _, query_text = uri.removeprefix("s3://").partition("?")
-    host, slash, key = location.partition("/")
-    user, _, bucket = host.rpartition("@")
-    if not bucket:
-        raise UserError(f"{redact(uri)}: no bucket; write s3://bucket/key")
-    if ":" in bucket:
-        raise UserError(f"{redact(uri)}: not a bucket name; in s3://key:secret@bucket write '/' as %2F and '@' as %40")
-    query = dict(parse_qsl(query_text))
-    for name in query:
-        if name not in QUERY_KEYS:
-            raise UserError(f"{redact(uri)}: unknown query key {name}; valid are {', '.join(QUERY_KEYS)}")
-    return user, (bucket + slash + key).rstrip("/"), query
+def size(target: Target) -> int | None:
+    """Bytes of an object; None if there is none, though keys may be below it."""
+    try:
+        return int(target.client.head_object(**target.where)["ContentLength"])
+    except exceptions.ClientError as error:
+        if code_of(error) not in MISSING:
+            raise
+        return None
 
 
-def endpoint_of(uri: str) -> tuple[S3Endpoint, str]:
-    """The endpoint and "bucket/key" of an s3 URI, from the URI first and the environment second. UserError."""
-    user, path, query = split(uri)
-    env = os.environ
-    url = query.get("endpoint_override") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or ""
-    if "endpoint_override" in query and "://" not in url:
-        url = f"{query.get('scheme', 'https')}://{url}"
-    if url and not url.startswith(("http://", "https://")):
-        raise UserError(f"S3 endpoint {redact(url)}: write it as http://host:port or https://host")
-    access_key, _, secret_key = map(unquote, user.partition(":"))
-    token = None
-    if not access_key:
-        access_key, secret_key = env.get("AWS_ACCESS_KEY_ID", ""), env.get("AWS_SECRET_ACCESS_KEY", "")
-        token = env.get("AWS_SESSION_TOKEN")
-    if bool(access_key) != bool(secret_key):
-        raise UserError(
-            f"{redact(uri)}: set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; only one of them is there"
-        )
-    # Without a region the SDK asks Amazon's metadata service, which takes seconds where there is none.
-    region = (
-        query.get("region") or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ("us-east-1" if url else None)
-    )
-    return S3Endpoint(url.rstrip("/"), region, access_key or None, secret_key or None, token), path
+def exists(target: Target) -> bool:
+    """Whether there is an object, a key below it, or for the empty key the bucket."""
+    if target.key and size(target) is not None:
+        return True
+    try:
+        if not target.key:
+            target.client.head_bucket(Bucket=target.bucket)
+            return True
+        page = target.client.list_objects_v2(Bucket=target.bucket, Prefix=_prefix(target), MaxKeys=1, **target.extra)
+    except exceptions.ClientError as error:
+        if code_of(error) not in ("NoSuchBucket", *MISSING):
+            raise
+        return False
+    return bool(page.get("Contents"))
 
 
-@lru_cache(maxsize=16)
-def client(endpoint: S3Endpoint) -> pyarrow.fs.S3FileSystem:
-    """One client per process and endpoint. It does not connect yet."""
-    scheme, _, host = endpoint.url.partition("://")
-    return pyarrow.fs.S3FileSystem(
-        access_key=endpoint.access_key,
-        secret_key=endpoint.secret_key,
-        session_token=endpoint.session_token,
-        region=endpoint.region,
-        scheme=scheme or "https",
-        endpoint_override=host or None,
-        connect_timeout=5,
-        request_timeout=60,
-        allow_delayed_open=True,  # a small file is then one PUT
-        # Only background writes remember that a part failed: without them pyarrow's stream, when destroyed after an
-        # error, completes the upload with the parts that did arrive.
-        background_writes=True,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
-    )
+def entries(target: Target, *, recursive: bool) -> dict[str, int | None]:
+    """Sizes by path of what is in a folder; None for a folder in it, of which only a flat listing tells.
 
-
-def get(fs: pyarrow.fs.FileSystem, path: str, read: Callable[[pyarrow.NativeFile], T]) -> T:
-    """What `read` takes from one object while nobody wrote it again. OSError as pyarrow gives it.
-
-    pyarrow asks for the size first and for so many bytes later: of an object that has grown in between it gives a part,
-    of one that has shrunk all of it and then meaningless bytes.
+    Marks of folders, which some programs write (keys with a slash at the end), are left out.
     """
-    for _ in range(CHANGED_READS):
-        with fs.open_input_file(path) as stream:
-            taken, before = read(stream), stream.metadata()
-        with fs.open_input_file(path) as stream:
-            if stream.metadata() == before:
-                return taken
-    raise OSError("it is being written again all the time")
+    prefix, found = _prefix(target), dict[str, int | None]()
+    for page in _pages(target, prefix, **({} if recursive else {"Delimiter": "/"})):
+        found |= {entry["Key"][len(prefix) :]: entry["Size"] for entry in page.get("Contents", ())}
+        found |= {entry["Prefix"][len(prefix) : -1]: None for entry in page.get("CommonPrefixes", ())}
+    return {path: size for path, size in found.items() if path and not path.endswith("/")}
 
 
-def put(fs: pyarrow.fs.FileSystem, path: str, source: BinaryIO) -> None:
-    """Write one object from a stream, in chunks: all of it or nothing. OSError as pyarrow gives it."""
-    stream = fs.open_output_stream(path, compression=None)  # the default would gzip a name that ends in .gz
+def _prefix(target: Target) -> str:
+    return f"{target.key}/" if target.key else ""
+
+
+def _pages(target: Target, prefix: str, **more: str) -> Iterator[dict[str, Any]]:
+    paginator = target.client.get_paginator("list_objects_v2")
+    yield from paginator.paginate(Bucket=target.bucket, Prefix=prefix, **more, **target.extra)
+
+
+def get(target: Target) -> tuple[bytes, str]:
+    """The whole object and its ETag, from one answer."""
+    require_key(target)
+    answer = target.client.get_object(**target.where)
+    return answer["Body"].read(), answer["ETag"]
+
+
+def put(target: Target, data: bytes) -> None:
+    """Writes one object."""
+    require_key(target)
+    if len(data) <= WHOLE:
+        target.client.put_object(Body=data, **target.where)
+    else:
+        send(target, io.BytesIO(data))
+
+
+def send(target: Target, source: BinaryIO) -> None:
+    """Writes one object from a stream: all of it or nothing."""
+    require_key(target)
+    config = TransferConfig(
+        multipart_threshold=WHOLE,
+        multipart_chunksize=PART,
+        max_concurrency=PARALLEL,
+        preferred_transfer_client="classic",
+    )
+    target.client.upload_fileobj(source, target.bucket, target.key, ExtraArgs=dict(target.extra), Config=config)
+
+
+def delete(target: Target) -> None:
+    """Removes an object and all below its key."""
+    if not target.key:
+        raise Refused("that is a whole bucket; name a key in it")
+    below = [entry["Key"] for page in _pages(target, _prefix(target)) for entry in page.get("Contents", ())]
+    target.client.delete_object(**target.where)
+    # some servers (SeaweedFS) have real folders, which outlive what was in them; elsewhere nobody has these keys
+    folders = {key[: at + 1] for key in below for at in range(len(target.key), len(key)) if key[at] == "/"}
+    below += sorted(folders - set(below), key=len, reverse=True)
+    for start in range(0, len(below), DELETED_AT_ONCE):
+        keys = [{"Key": key} for key in below[start : start + DELETED_AT_ONCE]]
+        answer = target.client.delete_objects(
+            Bucket=target.bucket, Delete={"Objects": keys, "Quiet": True}, **target.extra
+        )
+        for error in answer.get("Errors", ()):
+            raise exceptions.ClientError({"Error": error, "ResponseMetadata": {}}, "DeleteObjects")
+
+
+class Snapshot:
+    """One object as it was when opened: every read is of that version. Safe to use from several threads.
+
+    The first request brings its beginning or, with `tail`, its end too, so that a small file and the footer of a
+    Parquet file need no other one. A longer read is made of several requests at a time.
+    """
+
+    def __init__(self, uri: str, *, tail: bool) -> None:
+        """UserError: missing or not allowed. RetryLater: no answer."""
+        self._uri = uri
+        wanted = f"bytes=-{TAIL}" if tail else f"bytes=0-{PART - 1}"
+        self.size, self._etag, self._kept = with_retries(uri, "read", lambda target: _open(target, wanted))
+        self._kept_from = self.size - len(self._kept) if tail else 0
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Bytes offset to offset + count, fewer at the end. Changed: it has been replaced. RetryLater."""
+        count = max(0, min(count, self.size - offset))
+        return self._range(offset, count) if count <= PART else b"".join(self.pieces(offset, count))
+
+    def pieces(self, offset: int, count: int) -> Iterator[bytes]:
+        """The same, in pieces, some of them read ahead."""
+        pending: deque[Future[bytes]] = deque()
+        try:
+            for start in range(offset, offset + count, PART):
+                pending.append(_pool(os.getpid()).submit(self._range, start, min(PART, offset + count - start)))
+                if len(pending) > PARALLEL:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def _range(self, offset: int, count: int) -> bytes:
+        inside = offset - self._kept_from
+        if inside >= 0 and inside + count <= len(self._kept):
+            return self._kept[inside : inside + count]
+
+        def get_range(target: Target) -> bytes:
+            try:
+                answer = target.client.get_object(
+                    Range=f"bytes={offset}-{offset + count - 1}", IfMatch=self._etag, **target.where
+                )
+            except exceptions.ClientError as error:
+                if code_of(error) not in ("PreconditionFailed", "412"):
+                    raise
+                again = "it has been replaced while it was read; run the same command again"
+                raise Changed(f"cannot read {redact(self._uri)}: {again}") from None
+            return bytes(answer["Body"].read())
+
+        return with_retries(self._uri, "read", get_range)
+
+
+def _open(target: Target, wanted: str) -> tuple[int, str, bytes]:
+    """Size, ETag and the wanted bytes."""
+    require_key(target)
     try:
-        for number, chunk in enumerate(iter(lambda: source.read(CHUNK), b""), start=1):
-            stream.write(chunk)
-            if number % FLUSH_EVERY == 0:
-                stream.flush()
-        stream.close()
-    except BaseException:
-        # pyarrow has no abort, and destroying an open stream completes the upload: a cut object would replace the
-        # old one. So this stream is never destroyed, at the price of one part in memory.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
-        raise
+        answer = target.client.get_object(Range=wanted, **target.where)
+    except exceptions.ClientError as error:
+        if code_of(error) not in ("InvalidRange", "416"):
+            raise
+        return 0, "", b""  # an empty object has no range
+    data = answer["Body"].read()
+    total = answer.get("ContentRange", "").rpartition("/")[2]
+    return (int(total) if total.isdigit() else len(data)), answer["ETag"], data
 
 
-def reason(text: str) -> str:
-    """The informative part of "When doing this: AWS Error CODE during X operation: curlCode: 7, Could not connect"."""
-    found = re.search(r"AWS Error (.*)", text, re.S)
-    return (found[1] if found else text).partition("; Details")[0].partition(" (Request ID")[0].strip()
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Of this process: a fork has none of its parent's threads."""
+    return ThreadPoolExecutor(2 * PARALLEL, thread_name_prefix="foodseg-s3")
 
 
-def mistake(error: Exception, endpoint: S3Endpoint, path: str) -> str | None:
-    """What the user did wrong and what would be right; None if the failure may pass."""
-    bucket = path.partition("/")[0]
-    text = str(error)
-    if "NO_SUCH_BUCKET" in text or (isinstance(error, FileNotFoundError) and not _bucket_exists(endpoint, bucket)):
-        return f"there is no bucket {bucket} at {endpoint.name}; create it or correct the name"
-    if isinstance(error, FileNotFoundError):
-        return local.NO_SUCH_FILE
-    if "Not a regular file" in text:
-        return "that is a bucket or a folder; name a file in it"
-    if isinstance(error, pyarrow.ArrowInvalid):
-        return text
-    if "ACCESS_DENIED during HeadObject" in text:
-        text = _ask_again(endpoint, bucket) or text
-    if "SIGNATURE_DOES_NOT_MATCH" in text:
-        return f"{endpoint.name}: this secret is not that of key {endpoint.access_key}; correct AWS_SECRET_ACCESS_KEY"
-    if "INVALID_ACCESS_KEY_ID" in text or "UNRECOGNIZED_CLIENT" in text or "INVALID_CLIENT_TOKEN" in text:
-        return f"{endpoint.name} does not know the key {endpoint.access_key}; correct AWS_ACCESS_KEY_ID"
-    if "ExpiredToken" in text:
-        return f"the session token for {endpoint.name} has expired; renew AWS_SESSION_TOKEN"
-    if "ACCESS_DENIED" in text or re.search(r"HTTP status 40[13]", text):
-        if endpoint.access_key is None:
-            return f"{endpoint.name} wants credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        return f"{endpoint.name} denies it to the key {endpoint.access_key}; give that key the right on bucket {bucket}"
-    if re.search(r"HTTP status (30\d|400|404|405)", text):
-        return f"{endpoint.name} answers {reason(text)}; is that an S3 endpoint, and AWS_REGION right?"
-    return None
+class RandomAccessFile(io.RawIOBase):
+    """A snapshot as a file."""
 
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._snapshot, self._position = Snapshot(uri, tail=True), 0
 
-def _bucket_exists(endpoint: S3Endpoint, bucket: str) -> bool:
-    try:
-        return bool(client(endpoint).get_file_info(bucket).type != pyarrow.fs.FileType.NotFound)
-    except OSError:
-        return True  # not known: the caller then blames the file, which is certain
+    def readable(self) -> bool:
+        return True
 
+    def seekable(self) -> bool:
+        return True
 
-def _ask_again(endpoint: S3Endpoint, bucket: str) -> str | None:
-    """A HEAD answer has no body, so a wrong key looks like a missing right; listing an absent name shows which."""
-    try:
-        client(endpoint).get_file_info(pyarrow.fs.FileSelector(f"{bucket}/{_ABSENT}", allow_not_found=True))
-    except OSError as error:
-        return str(error)
-    return None
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._snapshot.size)[whence]
+        return self._position
+
+    def read(self, count: int | None = -1) -> bytes:
+        data = self._snapshot.read(self._position, self._snapshot.size if count is None or count < 0 else count)
+        self._position += len(data)
+        return data

@@ -22,7 +22,7 @@ from botocore.config import Config
 
 from foodseg.errors import MissingFile, RetryLater, UserError
 from foodseg.storage import local
-from foodseg.storage.s3_uri import Endpoint, parse, redact
+from foodseg.storage.uris import Endpoint, parse, redact
 
 RETRY_SECONDS = 90.0  # an endpoint that has answered may restart
 FIRST_CONTACT_SECONDS = 10.0  # one that never answered is nearly always a wrong address
@@ -32,6 +32,7 @@ SERVER_ERROR = 500
 _LOG = logging.getLogger("foodseg.storage")
 _ANSWERED: set[str] = set()  # endpoints that have answered in this process
 _CREATING = threading.Lock()
+MISSING = ("NoSuchKey", "404")
 _FORBIDDEN = ("401", "403", "400", "AccessDenied", "Forbidden", "BadRequest")
 _UNKNOWN_KEY = ("InvalidAccessKeyId", "UnrecognizedClientException", "InvalidClientTokenId")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
@@ -42,8 +43,8 @@ _ELSEWHERE = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalf
 T = TypeVar("T")
 
 
-class Changed(Exception):
-    """An object was written again while it was read."""
+class Refused(Exception):
+    """A mistake that no server needs to be asked about; its text says what would be right."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def with_retries(uri: str, verb: str, operation: Callable[[Target], T]) -> T:
     while True:
         try:
             result = operation(target)
-        except (exceptions.BotoCoreError, exceptions.ClientError, OSError, Changed) as error:
+        except (exceptions.BotoCoreError, exceptions.ClientError, OSError, Refused, RecursionError) as error:
             if isinstance(error, exceptions.ClientError):
                 _ANSWERED.add(target.url)
             wrong = local.mistake(error) or mistake(error, target)
@@ -148,6 +149,19 @@ def with_retries(uri: str, verb: str, operation: Callable[[Target], T]) -> T:
             return result
 
 
+def until_answered(operation: Callable[[], T], seconds: float) -> T:
+    """Calls again what gives RetryLater, for `seconds`; for those who have nothing else to do. RetryLater."""
+    began = time.monotonic()
+    while True:
+        try:
+            return operation()
+        except RetryLater as error:
+            if time.monotonic() - began > seconds:
+                raise
+            _LOG.warning("%s; trying again", error)
+            time.sleep(min(seconds, LONGEST_DELAY))
+
+
 def name_of(target: Target) -> str:
     """How messages call the server."""
     host = urlsplit(target.url).hostname or ""
@@ -169,6 +183,10 @@ def reason_of(error: Exception) -> str:
 
 def mistake(error: Exception, target: Target) -> str | None:
     """What the user did wrong and what would be right; None if the failure may pass."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, RecursionError):  # botocore follows a redirect by asking for the region, which is redirected
+        return f"{name_of(target)} answers with redirects without end; correct AWS_REGION or AWS_ENDPOINT_URL"
     if not isinstance(error, exceptions.ClientError):
         return _of_chain(error, name_of(target))
     if code_of(error) in _FORBIDDEN:
@@ -178,7 +196,7 @@ def mistake(error: Exception, target: Target) -> str | None:
     status = answer.get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
         return f"there is no bucket {target.bucket} at {server}; create it or correct the name"
-    if code in ("NoSuchKey", "404"):
+    if code in MISSING:
         return local.NO_SUCH_FILE
     if code == "SignatureDoesNotMatch":
         return f"{server}: this secret is not that of key {_key(target)}; correct AWS_SECRET_ACCESS_KEY"
@@ -212,7 +230,8 @@ def _of_chain(error: Exception, server: str) -> str | None:
         return f"the sign-in of this profile is not valid ({error}); run `aws sso login` again"
     if isinstance(error, exceptions.SSLError):
         return f"{error}; correct AWS_ENDPOINT_URL, or name the certificates in AWS_CA_BUNDLE"
-    passing = (exceptions.HTTPClientError, exceptions.CredentialRetrievalError, exceptions.IncompleteReadError)
+    passing = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.CredentialRetrievalError,
+               exceptions.IncompleteReadError)  # fmt: skip
     if isinstance(error, exceptions.BotoCoreError) and not isinstance(error, passing):
         return f"{error}; correct the settings of this access (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL)"
     return None

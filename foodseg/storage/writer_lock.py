@@ -5,8 +5,8 @@
 
 The folder holds `in-use.json` meanwhile: which process writes there, and its newest sign of life. The file of a killed
 command does not count: on its own machine as soon as its process is gone, elsewhere once it has been silent for
-SILENT_SECONDS. S3 is not asked for a create-only write, so two commands that begin within the same second may both
-write there.
+SILENT_SECONDS. It is created, and replaced, only where nobody else did so meanwhile: of two commands that begin at the
+same moment one is refused.
 """
 
 import contextlib
@@ -43,38 +43,40 @@ def in_use(uri: str, key: str) -> Iterator[None]:
     Raises:
         UserError: another process writes there.
     """
-    refuse_in_use(uri, key)
     where, own = storage.join(uri, FILE), uuid.uuid4().hex
-    _sign(where, own)
-    if _read(where).get("id") != own:  # somebody else began at the same moment
-        refuse_in_use(uri, key)
     _ACTIVE.add(own)
-    done = threading.Event()
-    thread = threading.Thread(target=_keep_signing, args=(where, own, done), daemon=True)
-    thread.start()
     try:
-        yield
+        while not _claimed(where, own, _ended_version(uri, key)):
+            pass  # somebody else began at the same moment, and is refused or refuses
+        done = threading.Event()
+        thread = threading.Thread(target=_keep_signing, args=(where, own, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            # where storage is away the file stays, and names a process that has ended
+            thread.join(timeout=SIGN_SECONDS)
     finally:
-        done.set()
         _ACTIVE.discard(own)
-        thread.join(timeout=SIGN_SECONDS)
-        # where storage is away the file stays, and names a process that has ended
-        with contextlib.suppress(FoodsegError), storage.retry_for(SIGN_SECONDS):
-            if _read(where).get("id") == own:
-                storage.delete(where)
 
 
 def refuse_in_use(uri: str, key: str) -> None:
     """Raises UserError where another process writes; waits for a sign of life of one on another machine."""
+    _ended_version(uri, key)
+
+
+def _ended_version(uri: str, key: str) -> str | None:
+    """As `refuse_in_use`; returns the version of a file that does not count any more, None without one."""
     where = storage.join(uri, FILE)
-    found = _read(where)
+    found, version = _read(where)
     if not found or _ended(found):
-        return
+        return version
     if not _is_here(found):
         _log.info("%s may be in use on %s: waiting for a sign of life", storage.redact(uri), found["host"])
         while time.time() - found["at"] <= SILENT_SECONDS:
             time.sleep(min(1.0, SIGN_SECONDS))
-            now = _read(where)
+            now, version = _read(where)
             if now.get("at") != found["at"]:
                 found = now
                 break
@@ -83,6 +85,7 @@ def refuse_in_use(uri: str, key: str) -> None:
             f"{key} {storage.redact(uri)} is being written by another command (process id {found['pid']} on "
             f"{found['host']}): wait until it has ended, or name another {key}"
         )
+    return version
 
 
 def _ended(found: dict[str, Any]) -> bool:
@@ -100,23 +103,38 @@ def _is_here(found: dict[str, Any]) -> bool:
     return (found["host"], found["namespace"]) == (socket.gethostname(), namespace())
 
 
-def _sign(where: str, own: str) -> None:
+def _claimed(where: str, own: str, version: str | None) -> bool:
+    """Whether the sign of life could be written in place of that version."""
     here = {"host": socket.gethostname(), "namespace": namespace(), "pid": os.getpid()}
-    storage.write_json(where, {"id": own, "at": time.time(), **here})
+    data = json.dumps({"id": own, "at": time.time(), **here}, indent=2).encode()
+    return storage.create_bytes(where, data) if version is None else storage.replace_bytes(where, data, version)
 
 
 def _keep_signing(where: str, own: str, done: threading.Event) -> None:
-    while not done.wait(SIGN_SECONDS):
+    """Writes signs of life, and removes the file at the end, while it is the own one."""
+    while True:
+        ended = done.wait(SIGN_SECONDS)
         with contextlib.suppress(FoodsegError):  # storage is away: the training itself says so
-            _sign(where, own)
+            found, version = _read(where)
+            if found.get("id") == own:
+                if ended:
+                    storage.delete(where)
+                else:
+                    _claimed(where, own, version)
+        if ended:
+            return
 
 
-def _read(where: str) -> dict[str, Any]:
-    """Returns what the file holds; {} where there is no such file, or it is not one of ours."""
+def _read(where: str) -> tuple[dict[str, Any], str | None]:
+    """Returns what the file holds, {} if it is not one of ours, and its version, None if there is no such file."""
     try:
-        found = json.loads(storage.read_text(where))
-    except (MissingFile, ValueError):
-        return {}
+        data, version = storage.read_versioned(where)
+    except MissingFile:
+        return {}, None
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}, version
     kinds = {"id": str, "host": str, "namespace": str, "pid": int, "at": float}
     whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
-    return found if whole else {}
+    return (found if whole else {}), version

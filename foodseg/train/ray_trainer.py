@@ -33,6 +33,7 @@ from foodseg.data.ray_stream import STREAM_CPUS, RankStream, unit_dataset
 from foodseg.data.sampler import TrainingOrder
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
 from foodseg.predict.device import has_mps
+from foodseg.storage.arrow_filesystem import ray_storage
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.context import LocalContext, OnReport, TrainContext
 from foodseg.train.loop import train
@@ -183,6 +184,7 @@ def _trainer(
         num_workers=config.scaling.num_workers, use_gpu=config.scaling.use_gpu, resources_per_worker=per_worker
     )
     elastic, sizes = scaling.elasticity_enabled, config.world_sizes
+    filesystem, path = ray_storage(storage.join(config.run.uri, "ray"))
     parts: dict[str, Any] = {
         "train_loop_per_worker": partial(train_rank, build_context=build_context),
         "train_loop_config": {
@@ -197,7 +199,8 @@ def _trainer(
         "run_config": ray.train.RunConfig(
             # a new name each time: an old snapshot of Ray's would be read, and may be incomplete
             name=time.strftime("attempt-%Y%m%d-%H%M%S"),
-            storage_path=storage.uri_encoded(storage.join(config.run.uri, "ray")),
+            storage_filesystem=filesystem,
+            storage_path=path,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             worker_runtime_env={} if config.scaling.use_gpu else {"env_vars": KEEP_MEMORY},
             callbacks=[

@@ -133,7 +133,11 @@ def begin_run(run: Run, *, resume: bool) -> None:
     config, manifest, text = run.config, run.manifest, run.text
     _check_run_directory(config, resume)
     # config.yaml first: a directory that holds files without it is not a run and could not be resumed
-    storage.write_text(storage.join(config.run.uri, "config.yaml"), to_yaml(config))
+    where, data = storage.join(config.run.uri, "config.yaml"), to_yaml(config).encode()
+    if not storage.create_bytes(where, data):
+        if not resume:
+            raise _not_empty(config)
+        storage.write_bytes(where, data)
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
     if run.backbone is not None:
@@ -266,7 +270,7 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
     if not set(storage.list_names(uri)) - {IN_USE}:
         return
     if not resume:
-        raise UserError(f"the run directory {shown} is not empty: give --resume to resume it, or another run.uri")
+        raise _not_empty(config)
     where = storage.join(uri, "config.yaml")
     if not storage.exists(where):
         raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is not a run; give another run.uri")
@@ -276,6 +280,11 @@ def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
             f"--resume: {shown} was started with another configuration: {'; '.join(changed[:3])}; "
             "give the same one, or another run.uri to start again"
         )
+
+
+def _not_empty(config: ExperimentConfig) -> UserError:
+    shown = storage.redact(config.run.uri)
+    return UserError(f"the run directory {shown} is not empty: give --resume to resume it, or another run.uri")
 
 
 def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:

@@ -18,7 +18,6 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 
-from foodseg import storage
 from foodseg.cluster.placement import require_room, side_by_side
 from foodseg.cluster.ray_internals.core import error_reason, error_text, release_lost_groups
 from foodseg.cluster.ray_session import (
@@ -43,7 +42,6 @@ from foodseg.tune.trials import FINAL, Status, Trial
 
 LOOK_SECONDS = 2.0  # between two checks for what stopped trials had reserved
 LAST_LOOKS = 15
-STORAGE_RETRY_SECONDS = 6 * 3600.0  # of the driver: without storage it can record nothing
 DRIVER = {"memory": 2.0**20}  # Ray refuses a trial without resources; a CPU would be missing for decoding
 # Tune's own files and tables are of no use here, and its way of printing errors hides ours
 _QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -91,8 +89,7 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
             if not in_process:  # Tune itself makes the others wait without resources
                 concurrent = _in_free_capacity(concurrent, worker, workers)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
-        with storage.retry_for(STORAGE_RETRY_SECONDS):
-            _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
+        _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
 
 
 def _in_free_capacity(most: int, worker: dict[str, float], workers: int) -> int:

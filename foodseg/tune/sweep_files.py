@@ -123,9 +123,10 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
             settings.
     """
     shown, where = storage.redact(uri), storage.join(uri, name)
+    not_empty = UserError(f"{shown} is not empty: give --resume to resume it, or name another folder")
     if set(storage.list_names(uri)) - {IN_USE}:
         if not resume:
-            raise UserError(f"{shown} is not empty: give --resume to resume it, or name another folder")
+            raise not_empty
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
         was = plain(read_tree(where))
@@ -146,7 +147,11 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
                 f"--resume: {shown} was begun with other settings: {'; '.join(changed[:3])}; "
                 "give the same ones, or another folder to start again"
             )
-    storage.write_text(where, write_yaml(dict(given)))
+    data = write_yaml(dict(given)).encode()
+    if not storage.create_bytes(where, data):
+        if not resume:
+            raise not_empty
+        storage.write_bytes(where, data)
 
 
 def _keys_that_may_change() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from foodseg.tune.space import Values
 
 # running: begun and not ended. interrupted: storage, cluster or budget ran out; --resume resumes both
 Status = Literal["running", "interrupted", "finished", "stopped", "failed"]
+DRIVER_PATIENCE = 6 * 3600.0  # seconds: without storage the driver can record nothing
 FINAL: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
@@ -73,15 +74,20 @@ class End:
 class Ledger:
     """All trials of a sweep at `uri`; one process writes."""
 
-    def __init__(self, uri: str) -> None:
-        """Reads what is there; trials that ended without a driver are closed."""
-        self.uri = uri
+    def __init__(self, uri: str, patience: float = 0.0) -> None:
+        """Reads what is there; trials that ended without a driver are closed.
+
+        Args:
+            patience: seconds for which events are tried to be recorded, beyond what `storage` does anyway.
+        """
+        self.uri, self._patience = uri, 0.0
         names = storage.list_names(storage.join(uri, "ledger"))
         found = [read_trial(uri, name.removesuffix(".json")) for name in names if name.endswith(".json")]
         self._trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
         for trial in list(self):
             if trial.status == "running":
                 self.close(trial.name)
+        self._patience = patience
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._trials.values())
@@ -94,7 +100,8 @@ class Ledger:
 
     def put(self, trial: Trial) -> Trial:
         """Writes a trial, new or changed."""
-        storage.write_json(_where(self.uri, "ledger", trial.name), asdict(trial))
+        where = _where(self.uri, "ledger", trial.name)
+        storage.until_answered(lambda: storage.write_json(where, asdict(trial)), self._patience)
         self._trials[trial.name] = trial
         return trial
 
@@ -108,10 +115,10 @@ class Ledger:
 
     def close(self, name: str, otherwise: Status | None = None, reason: str | None = None) -> Trial:
         """Records how a trial ended by its own report; without one, as `otherwise` (None: it stays as it is)."""
-        trial, where = self[name], _where(self.uri, "ended", name)
-        if not storage.exists(where):
+        trial = self[name]
+        end = storage.until_answered(lambda: _read_end(self.uri, name), self._patience)
+        if end is None:
             return trial if otherwise is None else self.put(replace(trial, status=otherwise, reason=reason))
-        end = End(**json.loads(storage.read_text(where)))
         return self.put(
             replace(
                 trial, status=end.status, reason=end.reason, seconds=max(trial.seconds, end.seconds),
@@ -121,7 +128,7 @@ class Ledger:
 
     def reopen(self, name: str) -> Trial:
         """Makes an unfinished trial ready to be resumed."""
-        storage.delete(_where(self.uri, "ended", name))
+        storage.until_answered(lambda: storage.delete(_where(self.uri, "ended", name)), self._patience)
         return self.put(replace(self[name], status="running", reason=None))
 
 
@@ -129,6 +136,11 @@ def read_trial(uri: str, name: str) -> Trial:
     """Reads one trial of the sweep at `uri`."""
     plain = json.loads(storage.read_text(_where(uri, "ledger", name)))
     return Trial(**{**plain, "reports": tuple(plain["reports"])})
+
+
+def _read_end(uri: str, name: str) -> End | None:
+    where = _where(uri, "ended", name)
+    return End(**json.loads(storage.read_text(where))) if storage.exists(where) else None
 
 
 def write_end(uri: str, name: str, end: End) -> None:

@@ -21,7 +21,7 @@ import pytest
 from foodseg import storage
 from foodseg.cli.main import run
 from foodseg.models.text.embed import embed_names
-from foodseg.storage import files
+from foodseg.storage import s3_client
 from tests.support.s3_server import S3Server
 from tests.support.tiny_world import TINY_RUN, edit_json, set_options, write_prepared
 
@@ -665,7 +665,7 @@ def test_wrong_credentials(
 
 def test_unreachable_endpoint(world: Path, answer: Callable[..., str], s3_environment: pytest.MonkeyPatch) -> None:
     s3_environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    s3_environment.setattr(files, "FIRST_CONTACT_SECONDS", 0.6)
+    s3_environment.setattr(s3_client, "FIRST_CONTACT_SECONDS", 0.6)
 
     sentence = answer(["data", "prepare", "s3://b/meals", "out"], 2)
 

@@ -1,17 +1,23 @@
 """Storage against a real S3 server: it checks signatures, and is killed and restarted during reads."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from foodseg import storage
-from foodseg.errors import UserError
+from foodseg.errors import RetryLater, UserError
 from foodseg.prepare.formats.detect import list_source
+from foodseg.prepare.generations import next_generation, switch_to
 from tests.support.s3_server import S3Server, s3_server_available
+from tests.unit.prepare import test_generations as generations
 from tests.unit.prepare.formats import test_coco as coco
 from tests.unit.prepare.formats import test_foodseg103 as foodseg103
 from tests.unit.prepare.formats import test_huggingface as huggingface
@@ -113,6 +119,112 @@ def test_a_reader_never_sees_a_part_of_a_concurrent_write() -> None:
         stop.set()
         writer.join()
     assert set(read) <= {"0  0", *written} and len(set(read)) > 5
+
+
+CREATE = """import sys
+from foodseg import storage
+storage.exists("s3://food/race")
+print(flush=True)
+sys.stdin.readline()
+print(*(int(storage.create_bytes(f"s3://food/race/{n}", sys.argv[1].encode())) for n in range(20)))"""
+
+
+def test_of_processes_that_create_the_same_files_one_wins_each() -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", CREATE, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in "abc"
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "\n"
+    told = [list(map(int, writer.communicate("go\n", timeout=120)[0].split())) for writer in writers]
+    assert [sum(each) for each in zip(*told, strict=True)] == [1] * 20
+    for number in range(20):
+        winner = [name for name, each in zip("abc", told, strict=True) if each[number]]
+        assert [storage.read_text(f"s3://food/race/{number}")] == winner
+    storage.delete("s3://food/race")
+
+
+def test_of_threads_that_replace_one_version_one_wins() -> None:
+    uri = "s3://food/replaced.txt"
+    for number in range(4):
+        storage.write_text(uri, f"before {number}")
+        version, together = storage.read_versioned(uri)[1], threading.Barrier(6)
+
+        def replace(name: int, version: str = version, together: threading.Barrier = together) -> bool:
+            together.wait()
+            return storage.replace_bytes(uri, f"by {name}".encode(), version)
+
+        with ThreadPoolExecutor(6) as pool:
+            told = list(pool.map(replace, range(6)))
+        assert sum(told) == 1 and storage.read_text(uri) == f"by {told.index(True)}"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_preparations_that_switch_at_once(overwrite: bool) -> None:
+    uri = f"s3://food/prepared-{overwrite}"
+    if overwrite:
+        first = next_generation(uri, overwrite=False)
+        switch_to(first, generations.written(first, "old"))
+    both = [next_generation(uri, overwrite=overwrite) for _ in range(2)]
+    manifests = [generations.written(each, name) for each, name in zip(both, ("one", "two"), strict=True)]
+    together = threading.Barrier(2)
+
+    def switch(number: int) -> str:
+        together.wait()
+        try:
+            switch_to(both[number], manifests[number])
+        except UserError as error:
+            return str(error)
+        return "switched"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(switch, range(2)))
+    assert told.count("switched") == (2 if overwrite else 1)
+    if not overwrite:
+        assert generations.rows(uri) == [("one", "two")[told.index("switched")]]
+        assert any("has been prepared by another command meanwhile" in said for said in told)
+
+
+def test_a_large_file_and_one_replaced_while_it_is_read(tmp_path: Path) -> None:
+    large = os.urandom(45 << 20)
+    (tmp_path / "large").write_bytes(large)
+    storage.upload(tmp_path / "large", "s3://food/large")
+    storage.download("s3://food/large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large and storage.read_bytes("s3://food/large") == large
+    with storage.open_input("s3://food/large") as stream:
+        assert stream.read() == large and stream.read_at(1000, 7) == large[7:1007]
+        storage.write_bytes("s3://food/large", large[1:])
+        with pytest.raises(RetryLater, match="it has been replaced while it was read"):
+            stream.read_at(1000, 7)
+    storage.write_bytes("s3://food/empty", b"")
+    storage.download("s3://food/empty", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == storage.open_input("s3://food/empty").read() == b""
+
+
+def test_more_names_than_one_page_holds() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: storage.write_bytes(f"s3://food/many/{number}", b""), range(1010)))
+    assert len(storage.list_names("s3://food/many")) == 1010
+    storage.delete("s3://food/many")
+    assert not storage.exists("s3://food/many")
+
+
+UPLOAD = """import sys
+from pathlib import Path
+from foodseg import storage
+print(flush=True)
+storage.upload(Path(sys.argv[1]), "s3://food/killed")"""
+
+
+def test_an_upload_that_is_killed_leaves_the_old_object(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(400 << 20))
+    storage.write_text("s3://food/killed", "old")
+    uploader = subprocess.Popen([sys.executable, "-c", UPLOAD, str(tmp_path / "large")], stdout=subprocess.PIPE)
+    assert uploader.stdout is not None and uploader.stdout.readline()
+    time.sleep(0.3)
+    uploader.kill()
+    uploader.wait()
+    assert storage.read_text("s3://food/killed") == "old"
 
 
 def coco_folder(folder: Path) -> str:

@@ -22,7 +22,7 @@ from foodseg.data.reader import COLUMNS, RowReader, training_order
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import FORMAT_VERSION, SCHEMA, Manifest, SplitCounts, write_shard
 from foodseg.errors import RetryLater, UserError
-from foodseg.storage import files
+from foodseg.storage import s3_client
 
 ROWS = (7, 1, 5)  # of the train shards; then 2 of val
 AUGMENT = AugmentConfig(longest_side=16, crop=16, scale=(0.8, 1.5))
@@ -232,8 +232,9 @@ def test_a_data_set_that_is_unreachable_is_not_a_wrong_address(data: Manifest, m
     """A task that reads is a new process, and asks for the first time."""
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(files, "_ANSWERED", set())
-    with storage.retry_for(0.1), pytest.raises(RetryLater, match="cannot read s3://food/data/"):
+    monkeypatch.setattr(s3_client, "_ANSWERED", set())
+    monkeypatch.setattr(s3_client, "RETRY_SECONDS", 0.1)
+    with pytest.raises(RetryLater, match="cannot read s3://food/data/"):
         RowReader("s3://food/data", data, ["train"]).take([0])
 
 

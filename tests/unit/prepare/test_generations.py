@@ -1,6 +1,8 @@
 """Two commands that prepare one data set never mix their files; the last one to switch wins."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_shard
 from foodseg.errors import RetryLater, UserError
+from foodseg.prepare import generations
 from foodseg.prepare.generations import Generation, next_generation, switch_to
 
 
@@ -26,7 +29,7 @@ def written(generation: Generation, name: str) -> Manifest:
     )  # fmt: skip
 
 
-def rows(uri: Path) -> list[str]:
+def rows(uri: str | Path) -> list[str]:
     found: list[str] = RowReader(str(uri), read_manifest(str(uri)), ["train"]).column("image_id").to_pylist()
     return found
 
@@ -72,6 +75,42 @@ def test_without_overwrite_the_first_that_is_ready_wins(tmp_path: Path) -> None:
         switch_to(two, manifests[1])
     assert rows(tmp_path) == ["one"]
     assert not (tmp_path / two.folder).exists() and (tmp_path / one.folder).exists()
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_that_switch_at_the_same_moment(
+    where: str, overwrite: bool, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path) if where == "local" else request.getfixturevalue("bucket")
+    if overwrite:
+        first = next_generation(uri, overwrite=False)
+        switch_to(first, written(first, "old"))
+    both = [next_generation(uri, overwrite=overwrite) for _ in range(2)]
+    manifests = [written(each, name) for each, name in zip(both, ("one", "two"), strict=True)]
+    looked, look, looks = threading.Barrier(2), generations._current, iter([True, True])
+
+    def look_together(uri: str) -> tuple[str | None, str | None]:
+        found = look(uri)
+        if next(looks, False):
+            looked.wait()
+        return found
+
+    def switch(number: int) -> str:
+        try:
+            switch_to(both[number], manifests[number])
+        except UserError as error:
+            return str(error)
+        return "switched"
+
+    monkeypatch.setattr(generations, "_current", look_together)
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(switch, range(2)))
+    if overwrite:
+        assert told == ["switched", "switched"]  # the second one has looked again
+    else:
+        assert sorted("has been prepared by another command meanwhile" in said for said in told) == [False, True]
+        assert rows(uri) == [("one", "two")[told.index("switched")]]
 
 
 def test_files_deleted_by_others_are_noticed_before_the_switch(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from foodseg import storage
 from foodseg.cluster.orphans import namespace
 from foodseg.errors import UserError
 from foodseg.storage import writer_lock as module
@@ -102,3 +105,36 @@ def test_signs_of_life_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         while json.loads((tmp_path / FILE).read_text())["at"] == first:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("left", [False, True])
+def test_of_two_that_begin_at_the_same_moment_one_is_refused(
+    where: str, left: bool, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path) if where == "local" else request.getfixturevalue("bucket")
+    if left:
+        storage.write_text(storage.join(uri, FILE), "{}")
+    looked, look, looks = threading.Barrier(2), module._read, iter([True, True])
+    ended = threading.Event()
+
+    def look_together(where: str) -> tuple[dict[str, Any], str | None]:
+        found = look(where)
+        if next(looks, False):
+            looked.wait()
+        return found
+
+    def write(_: int) -> str:
+        try:
+            with in_use(uri, "run.uri"):
+                assert ended.wait(60)
+        except UserError as error:
+            ended.set()
+            return str(error)
+        return "written"
+
+    monkeypatch.setattr(module, "_read", look_together)
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(write, range(2)))
+    assert "is being written by another command" in told[0] and told[1] == "written"
+    assert not storage.exists(storage.join(uri, FILE))

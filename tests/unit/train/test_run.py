@@ -1,6 +1,8 @@
 """What is refused before the first step, and how long a run is."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
@@ -104,6 +106,23 @@ def test_a_run_that_another_command_writes_is_refused(data, tmp_path):
         begin_run(run, resume=False)  # the lock file is not a run
     with pytest.raises(UserError, match="is not empty"):
         begin_run(run, resume=False)  # somebody else was faster
+
+
+def test_of_two_that_begin_a_run_at_the_same_moment_one_is_refused(data, tmp_path, monkeypatch):
+    run = check_run(synthetic_config(data, tmp_path / "r"), resume=False)
+    looked = threading.Barrier(2)
+    monkeypatch.setattr(run_module, "_check_run_directory", lambda config, resume: looked.wait())
+
+    def begin(_):
+        try:
+            begin_run(run, resume=False)
+        except UserError as error:
+            return str(error)
+        return "begun"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(begin, range(2)))
+    assert told[0] == "begun" and "is not empty: give --resume" in told[1]
 
 
 @pytest.mark.parametrize("val", [0, 1])

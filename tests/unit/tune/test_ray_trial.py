@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from foodseg import storage
 from foodseg.errors import OutOfMemory, RetryLater, Unavailable, UserError
-from foodseg.storage import files
+from foodseg.storage import s3_client
 from foodseg.tune.ray_trial import run_trial
 from foodseg.tune.trials import Ledger, Trial
 from tests.support.synthetic_set import synthetic_config, write_synthetic
@@ -45,6 +44,7 @@ def test_storage_that_is_away_when_a_trial_begins_is_no_wrong_address(
     """Its process is new, and asks for the first time."""
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr(files, "_ANSWERED", set())
-    with storage.retry_for(0.1), pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
+    monkeypatch.setattr(s3_client, "_ANSWERED", set())
+    monkeypatch.setattr(s3_client, "RETRY_SECONDS", 0.1)
+    with pytest.raises(RetryLater, match="cannot read s3://food/sweep/ledger/trial-0000"):
         run_trial("s3://food/sweep", "trial-0000", "none", None)

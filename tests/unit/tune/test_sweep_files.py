@@ -1,11 +1,14 @@
 """The files of sweeps and ablations: what is refused before anything starts, and what may change on the way."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.tune.sweep_files import begin, read_ablation, read_sweep, slug
 
@@ -105,6 +108,23 @@ def test_a_folder_belongs_to_one_sweep(tmp_path):
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(UserError, match=r"holds files but no sweep\.yaml"):
         begin(str(tmp_path / "full"), "sweep.yaml", {}, resume=True)
+
+
+def test_of_two_that_begin_a_sweep_at_the_same_moment_one_is_refused(tmp_path, monkeypatch):
+    looked = threading.Barrier(2)
+    monkeypatch.setattr(storage, "list_names", lambda uri: [looked.wait()][1:])
+
+    def start(trials):
+        try:
+            begin(str(tmp_path / "sweep"), "sweep.yaml", {"sweep": {"trials": trials}}, resume=False)
+        except UserError as error:
+            return str(error)
+        return "begun"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(start, range(2)))
+    assert sorted("is not empty: give --resume" in said for said in told) == [False, True]
+    assert f"trials: {told.index('begun')}" in (tmp_path / "sweep" / "sweep.yaml").read_text()
 
 
 def test_an_ablation_may_get_more_variants(tmp_path):

@@ -1,12 +1,19 @@
-"""An s3 URI taken apart: `s3://bucket/key?query`.
+"""Names of files: a plain path, `file://`, or `s3://bucket/key?query`.
 
 A key is plain text: spaces, "+", "#", "%" and letters of any script are written as they are, and nothing is decoded. A
-"?" begins the query, so that a key with a "?" cannot be written in a URI.
+"?" begins the query, so that a key with a "?" cannot be written in a URI. The query may say:
+
+    endpoint_override=host:port, scheme=http, region=eu-central-1    instead of the environment
+    anonymous=true          unsigned requests, for public buckets
+    requester_pays=true     whoever asks pays for the traffic
+
+    absolute("data"), join("s3://runs/r1?region=eu-1", "note.txt"), parse("s3://bucket/key")
 """
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from foodseg.errors import UserError
 
@@ -41,6 +48,53 @@ class S3Uri:
     endpoint: Endpoint
     bucket: str
     key: str
+
+
+def absolute(uri: str) -> str:
+    """A plain or file:// path as an absolute plain path; an s3 URI as it is, without trailing slash.
+
+    UserError: unknown scheme, s3 without bucket, file:// with a host, ~name of an unknown user.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        try:
+            return str(Path(uri).expanduser().absolute())
+        except RuntimeError:
+            raise UserError(f"{uri}: no home folder is known for {uri.partition('/')[0]}; write the path out") from None
+    if scheme == "file":
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(f"{uri}: file:// takes an absolute path with three slashes, such as file:///data/x")
+        return str(Path(unquote(parts.path)).absolute())
+    if scheme == "s3":
+        parse(uri)  # refuses a missing bucket and unknown query keys
+        location, mark, query = rest.partition("?")
+        return f"s3://{location.rstrip('/')}{mark}{query}"
+    raise UserError(f"{redact(uri)}: unknown scheme {scheme}://; use a plain path, file:///path or s3://bucket/key")
+
+
+def without_query(uri: str) -> str:
+    """The URI without its query, which only s3:// has: a "?" in a local path is part of a name."""
+    return uri.partition("?")[0] if uri.startswith("s3://") else uri
+
+
+def is_local(uri: str) -> bool:
+    """True for a plain path and for file://."""
+    return not absolute(uri).startswith("s3://")
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path parts; the query string of an s3 URI stays at the end. UserError: an s3 part with a "?"."""
+    whole = absolute(uri)
+    names = [part.strip("/") for part in parts]
+    if is_local(whole):
+        return str(Path(whole, *names))
+    if any("?" in name for name in names):
+        raise UserError(
+            f"{redact(whole)}: the name {'/'.join(names)!r} has a '?', which would begin the query; rename it"
+        )
+    location, mark, query = whole.partition("?")
+    return "/".join([location, *(name for name in names if name)]) + mark + query
 
 
 def parse(uri: str) -> S3Uri:
