@@ -10,7 +10,6 @@ A SeaweedFS on this machine holds shards of three small images; a proxy holds ba
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def measure(shards: int, latency: float, *, columns: bool, workers: int) -> dict
                     time.sleep(0.1)
                 seconds, requests = time.monotonic() - began, _by_kind(proxy.requests)
             finally:
-                training.send_signal(signal.SIGINT)
+                training.terminate()
                 training.wait()
     return {
         "shards": len(manifest.shards), "latency": latency, "columns": columns, "workers": workers,
