@@ -1,9 +1,9 @@
 """A prepared data set: Parquet shards of encoded images and masks, and the manifest `dataset.json` that names them.
 
     <uri>/dataset.json                            written last: only what it lists exists
-    <uri>/v-<generation>-<random>/<split>/part-00000.parquet
-    <uri>/v-<generation>-<random>/quarantine.parquet   every refused record with its reason
-    <uri>/v-<generation>-<random>/findings.parquet     all findings of the audit, of refused and of accepted records
+    <uri>/v-<generation>-<hex>/<split>/part-00000.parquet
+    <uri>/v-<generation>-<hex>/quarantine.parquet   every refused record with its reason
+    <uri>/v-<generation>-<hex>/findings.parquet     all findings of the audit, of refused and of accepted records
 
 Object storage has no rename: a new generation is written next to the old one, and then a single PUT of dataset.json
 makes it the one that is read.
@@ -205,26 +205,55 @@ def write_manifest(uri: str, manifest: Manifest, *, replaces: str | None = "*") 
 
 
 def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]]) -> Shard:
-    """Writes rows (dicts of SCHEMA) as one Parquet file at `<uri>/<path>`; returns its entry for the manifest."""
+    """Writes rows (dicts of SCHEMA) as one Parquet file at `<uri>/<path>`, unless it is there already.
+
+    Returns:
+        The entry of the file that is there for the manifest.
+
+    Raises:
+        UserError: it is there and holds other rows, or cannot be written. RetryLater: the storage does not answer.
+    """
     sink = io.BytesIO()
-    row_groups: list[int] = []
     # JPEG and PNG do not compress further, and dictionary encoding would only cost time; with checksums a reader of
     # few row groups notices damage too
     options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
     with pq.ParquetWriter(sink, SCHEMA, **options) as writer:
         for group in _row_groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA), row_group_size=len(group))
-            row_groups.append(len(group))
-    data = sink.getvalue()
-    storage.write_bytes(storage.join(uri, path), data)
+    data, where = sink.getvalue(), storage.join(uri, path)
+    if not storage.create_bytes(where, data):
+        data = _same_rows(where, storage.read_bytes(where), data)
+    footer = pq.read_metadata(io.BytesIO(data))
     return Shard(
         split=split,
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
-        rows=sum(row_groups),
-        row_groups=tuple(row_groups),
+        rows=footer.num_rows,
+        row_groups=tuple(footer.row_group(number).num_rows for number in range(footer.num_row_groups)),
     )
+
+
+def _same_rows(where: str, there: bytes, own: bytes) -> bytes:
+    """Returns the shard that another process wrote first, or one that was killed; masks may be encoded in another way.
+
+    Raises:
+        UserError: it is damaged or holds other rows.
+    """
+    if there == own:
+        return there
+    try:
+        found, expected = (
+            pq.read_table(io.BytesIO(data), page_checksum_verification=True).drop_columns("mask")
+            for data in (there, own)
+        )
+        if found.equals(expected):
+            return there
+        fault = "holds other rows"
+    except (pa.ArrowException, KeyError, OSError):
+        fault = "is damaged"
+    shown = storage.redact(where)
+    raise UserError(f"{shown} is there already and {fault}: delete the folder {shown.rpartition('/')[0]} and try again")
 
 
 def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:

@@ -139,6 +139,11 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
     return Refusal(record, facts.findings, facts) if refusing else facts
 
 
+def refusal(record: Record, error: Exception) -> Refusal:
+    """Returns the refusal of a record whose audit failed in a way that nobody foresaw."""
+    return Refusal(record, (_fault("record", error),))
+
+
 def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
     """Reads the mask of a record that passed, turned to fit its image: (height, width) ids; None = unlabelled."""
     if facts.record.mask is None:

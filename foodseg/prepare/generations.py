@@ -1,23 +1,26 @@
 """Generations of a prepared data set: each has its own folder, and `dataset.json` names the current one.
 
-    begun = next_generation(uri, overwrite)
-    ...                                     # write below <uri>/<begun.folder>
+    refuse_prepared(uri, overwrite)
+    begun = next_generation(uri, overwrite, identity)
+    ...                                     # write below <uri>/<begun.folder>, create-only
     switch_to(begun, manifest)              # from here on readers see it
 
-Two commands that prepare the same data set at the same time never write into one folder, so that their files cannot
-mix. dataset.json is replaced only as it was when the command looked at it: of two that switch at the same moment one
-looks again. Without `overwrite` the first one wins, with it the last one.
+The folder is named after what is prepared (`cluster/shard_plan.py: plan_identity`): the same command finds there what
+was done when it was killed, and two commands that prepare different things never write into one folder. Of two with
+the same identity each file is written by one of them. dataset.json is replaced only as it was when the command looked
+at it: of two that switch at the same moment one looks again. Without `overwrite` the first one wins, with it the last.
 """
 
 import logging
 import re
-import uuid
 from dataclasses import dataclass
 
 from foodseg import storage
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
 from foodseg.errors import MissingFile, RetryLater, UserError
 
+WORK = ".work"  # in a generation's folder until it is switched to: results of finished tasks
+_DIGITS = 12  # of the identity in the name of a folder
 _FOLDER = re.compile(r"v-(\d+)(?:-[0-9a-f]+)?")
 _log = logging.getLogger(__name__)
 
@@ -37,21 +40,27 @@ class Generation:
         """URI of the folder."""
         return storage.join(self.uri, self.folder)
 
+    def work(self, stage: str) -> str:
+        """Returns the URI of the folder for the results of the tasks of a stage; `switch_to` deletes it."""
+        return storage.join(self.where, WORK, stage)
 
-def next_generation(uri: str, overwrite: bool) -> Generation:
-    """Chooses the name of the next generation at `uri`; writes nothing.
+
+def refuse_prepared(uri: str, overwrite: bool) -> None:
+    """Raises UserError where `uri` holds a data set, and `overwrite` is False: before the source is listed."""
+    _refuse(uri, _current(uri)[0], overwrite)
+
+
+def next_generation(uri: str, overwrite: bool, identity: str) -> Generation:
+    """Chooses the name of the next generation at `uri`, of what has this identity (hex digits); writes nothing.
 
     Raises:
         UserError: there is a data set already, and `overwrite` is False.
     """
     before, _ = _current(uri)
-    if before is not None and not overwrite:
-        raise UserError(
-            f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
-        )
+    _refuse(uri, before, overwrite)
     # a damaged dataset.json does not name a generation: the folders are counted instead
     last = _number(before) if before else max([0, *map(_number, storage.list_names(uri))]) if before == "" else 0
-    return Generation(uri, last + 1, f"v-{last + 1}-{uuid.uuid4().hex[:8]}", before, overwrite)
+    return Generation(uri, last + 1, f"v-{last + 1}-{identity[:_DIGITS]}", before, overwrite)
 
 
 def switch_to(generation: Generation, manifest: Manifest) -> None:
@@ -67,24 +76,36 @@ def switch_to(generation: Generation, manifest: Manifest) -> None:
     while not written:
         now, version = _current(uri)
         if now is not None and now != generation.replaces:
+            same = now == generation.folder  # the other has prepared the same, in this folder
             if not generation.overwrite:
-                storage.delete(generation.where)
+                storage.delete(storage.join(generation.where, WORK) if same else generation.where)
                 raise UserError(
                     f"{shown} has been prepared by another command meanwhile, and stays as that one wrote it: give "
                     "--overwrite to write its next generation"
                 )
-            _log.warning(
-                "%s has been switched to %s by another command meanwhile: %s replaces it", shown, now, generation.folder
-            )
+            if not same:
+                _log.warning(
+                    "%s has been switched to %s by another command meanwhile: %s replaces it",
+                    shown, now, generation.folder,
+                )  # fmt: skip
         folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
         there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}
         if not {shard.path for shard in manifest.shards} <= there:
+            storage.delete(storage.join(generation.where, WORK))  # else they would count as done
             raise RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
         written = write_manifest(uri, manifest, replaces=version)
+    storage.delete(storage.join(generation.where, WORK))
     # the one before is kept, since a training may still be reading it
     for name in storage.list_names(uri):
         if _FOLDER.fullmatch(name) and _number(name) < generation.number - 1:
             storage.delete(storage.join(uri, name))
+
+
+def _refuse(uri: str, current: str | None, overwrite: bool) -> None:
+    if current is not None and not overwrite:
+        raise UserError(
+            f"{storage.redact(uri)} holds a prepared data set already: give --overwrite to write its next generation"
+        )
 
 
 def _current(uri: str) -> tuple[str | None, str | None]:

@@ -3,27 +3,32 @@
     map_data_set("prepared/foodmix", "to_foodseg103.tsv", "prepared/foodmix103")
 
 Images, splits, groups and sources are unchanged; masks, ingredients, counts and the ids that each source annotates are
-of the target space. `dataset.json`, written last, makes the new generation visible.
+of the target space. `dataset.json`, written last, makes the new generation visible. A killed command is resumed by the
+same command, as `data prepare` is.
 """
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
+from pydantic import BaseModel, ConfigDict
 
-from foodseg import storage
+from foodseg import __version__, storage
 from foodseg.classes import ClassTable
-from foodseg.cluster.ray_parallel import in_parallel
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
+from foodseg.cluster.ray_shards import run_shards
+from foodseg.cluster.shard_plan import ShardPlan, ShardTask, plan_identity
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.image_io import decode_mask, encode_mask
 from foodseg.data.label_space_map import map_ids, read_label_space_map, read_target
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import (
+    FORMAT_VERSION,
     SCHEMA,
     Manifest,
     Shard,
@@ -35,7 +40,7 @@ from foodseg.errors import UserError
 from foodseg.prepare.audit import present_ids
 from foodseg.prepare.dataset_checks import refuse_foodless
 from foodseg.prepare.destination import check_destination
-from foodseg.prepare.generations import Generation, next_generation, switch_to
+from foodseg.prepare.generations import Generation, next_generation, refuse_prepared, switch_to
 
 _log = logging.getLogger(__name__)
 
@@ -52,21 +57,29 @@ class MapJob:
     tables: dict[str, np.ndarray]
 
 
+class MappedShard(BaseModel):
+    """A mapped shard, and its images and pixels per id of the target space; `all_ignored`: masks without other pixels.
+
+    As JSON it is the result of a task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: Shard
+    images: tuple[int, ...]
+    pixels: tuple[int, ...]
+    all_ignored: int
+    ignored_pixels: int
+
+
 @dataclass(eq=False)
-class ShardCounts:
-    """Counts of a mapped shard: (K,) int64 images and pixels per id, and the number of masks that are all ignored."""
+class _Counts:
+    """What is counted of a shard while its rows are mapped: (K,) int64 per id, and as in `MappedShard`."""
 
     images: np.ndarray
     pixels: np.ndarray
     all_ignored: int = 0
     ignored_pixels: int = 0
-
-    def add(self, other: "ShardCounts") -> None:
-        """Adds those of another shard."""
-        self.images += other.images
-        self.pixels += other.pixels
-        self.all_ignored += other.all_ignored
-        self.ignored_pixels += other.ignored_pixels
 
 
 def map_data_set(
@@ -95,7 +108,7 @@ def map_data_set(
     """
     src, dst = storage.absolute(src), storage.absolute(dst)
     check_destination(src, dst)
-    generation = next_generation(dst, overwrite)
+    refuse_prepared(dst, overwrite)
     manifest = read_manifest(src)
     own = manifest.class_table
     space_map = read_label_space_map(map_file)
@@ -105,11 +118,16 @@ def map_data_set(
     space_map.refuse_other_sources(manifest.annotated)
     target = read_target(space_map, classes)
     tables = {source: space_map.lookup(source, own, target) for source in manifest.annotated}
+    settings = [repr(target.names), *(f"{source} {table.tolist()}" for source, table in tables.items())]
+    versions = ("map", __version__, str(FORMAT_VERSION))
+    generation = next_generation(dst, overwrite, plan_identity([*versions, src, manifest.model_dump_json(), *settings]))
     job = MapJob(src, dst, generation, manifest, target, tables)
     _copy_audit_tables(job)
     with ray_session(address, logical_cpus=cores()):
         try:
-            mapped = in_parallel(_numbered(manifest), partial(_map_shard, job=job), "mapping shards")
+            plan = ShardPlan(generation.work("shards"), _tasks(manifest, generation))
+            read = partial(_read_mapped, classes=len(target))
+            mapped = run_shards(plan, partial(_map_shard, job=job), read, "mapping shards")
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     result = manifest.model_copy(
@@ -120,7 +138,7 @@ def map_data_set(
             "classes": target.names,
             "ignore_id": target.ignore_id,
             "annotated": {s: space_map.annotated(s, ids, own, target) for s, ids in manifest.annotated.items()},
-            "shards": tuple(shard for shard, _ in mapped),
+            "shards": tuple(each.shard for each in mapped),
             "counts": _counts(manifest, mapped, len(target)),
         }
     )
@@ -138,23 +156,40 @@ def _copy_audit_tables(job: MapJob) -> None:
             storage.write_bytes(storage.join(job.generation.where, name), content)
 
 
-def _numbered(manifest: Manifest) -> list[list[tuple[Shard, int]]]:
-    """Returns one task per shard: the shard and its number within its split."""
-    return [
-        [(shard, sum(before.split == shard.split for before in manifest.shards[:index]))]
-        for index, shard in enumerate(manifest.shards)
-    ]
+def _tasks(manifest: Manifest, generation: Generation) -> list[ShardTask[tuple[Shard, str]]]:
+    """Returns one task per shard: the shard, and the path of the mapped one."""
+    tasks, numbers = [], Counter[str]()
+    for shard in manifest.shards:
+        number = numbers[shard.split]
+        numbers[shard.split] += 1
+        path = f"{generation.folder}/{shard.split}/part-{number:05d}.parquet"
+        tasks.append(ShardTask(f"{shard.split}-{number:05d}", (shard, path)))
+    return tasks
 
 
-def _map_shard(numbered: tuple[Shard, int], job: MapJob) -> tuple[Shard, ShardCounts]:
+def _map_shard(task: tuple[Shard, str], job: MapJob) -> bytes:
     single_threaded_opencv()
-    shard, number = numbered
-    counts = ShardCounts(np.zeros(len(job.target), np.int64), np.zeros(len(job.target), np.int64))
-    path = f"{job.generation.folder}/{shard.split}/part-{number:05d}.parquet"
-    return write_shard(job.dst, path, shard.split, _mapped_rows(shard, job, counts)), counts
+    shard, path = task
+    counts = _Counts(np.zeros(len(job.target), np.int64), np.zeros(len(job.target), np.int64))
+    written = write_shard(job.dst, path, shard.split, _mapped_rows(shard, job, counts))
+    mapped = MappedShard(
+        shard=written,
+        images=tuple(counts.images.tolist()),
+        pixels=tuple(counts.pixels.tolist()),
+        all_ignored=counts.all_ignored,
+        ignored_pixels=counts.ignored_pixels,
+    )
+    return mapped.model_dump_json().encode()
 
 
-def _mapped_rows(shard: Shard, job: MapJob, counts: ShardCounts) -> Iterator[dict[str, Any]]:
+def _read_mapped(task: tuple[Shard, str], data: bytes, classes: int) -> MappedShard:
+    mapped = MappedShard.model_validate_json(data)
+    if mapped.shard.path != task[1] or {len(mapped.images), len(mapped.pixels)} != {classes}:
+        raise ValueError(f"it is about {mapped.shard.path} of {len(mapped.pixels)} ids")
+    return mapped
+
+
+def _mapped_rows(shard: Shard, job: MapJob, counts: _Counts) -> Iterator[dict[str, Any]]:
     """Yields the rows of a shard in the target space, and counts them; one row group is in memory at a time."""
     reader = RowReader(job.src, job.manifest.model_copy(update={"shards": (shard,)}), [shard.split])
     start = 0
@@ -164,7 +199,7 @@ def _mapped_rows(shard: Shard, job: MapJob, counts: ShardCounts) -> Iterator[dic
         start += rows
 
 
-def _mapped_row(row: dict[str, Any], job: MapJob, counts: ShardCounts) -> dict[str, Any]:
+def _mapped_row(row: dict[str, Any], job: MapJob, counts: _Counts) -> dict[str, Any]:
     if row["mask"] is None:
         return row
     try:
@@ -185,21 +220,23 @@ def _mapped_row(row: dict[str, Any], job: MapJob, counts: ShardCounts) -> dict[s
     }
 
 
-def _counts(manifest: Manifest, mapped: list[tuple[Shard, ShardCounts]], classes: int) -> dict[str, SplitCounts]:
+def _counts(manifest: Manifest, mapped: Sequence[MappedShard], classes: int) -> dict[str, SplitCounts]:
     """Returns the counts of each split: images and groups are unchanged, ids are recounted."""
     result = {}
     for split, before in manifest.counts.items():
-        total = ShardCounts(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
-        for shard, counts in mapped:
-            if shard.split == split:
-                total.add(counts)
-        if total.all_ignored:
-            _log.warning("%s: %d images have no labelled pixel left: all are ignored", split, total.all_ignored)
+        images, pixels = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+        own = [each for each in mapped if each.shard.split == split]
+        for each in own:
+            images += each.images
+            pixels += each.pixels
+        all_ignored = sum(each.all_ignored for each in own)
+        if all_ignored:
+            _log.warning("%s: %d images have no labelled pixel left: all are ignored", split, all_ignored)
         result[split] = before.model_copy(
             update={
-                "class_images": tuple(total.images.tolist()),
-                "class_pixels": tuple(total.pixels.tolist()),
-                "ignored_pixels": total.ignored_pixels,
+                "class_images": tuple(images.tolist()),
+                "class_pixels": tuple(pixels.tolist()),
+                "ignored_pixels": sum(each.ignored_pixels for each in own),
             }
         )
     return result

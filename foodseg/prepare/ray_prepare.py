@@ -5,6 +5,9 @@
 The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: about 6 kB per record, half
 of it only while thumbnails are compared, plus what the format lists (for COCO all annotations). Each shard is written
 whole; `dataset.json`, written last, makes the new generation visible.
+
+What a killed command has audited and written is found again by the same command (`cluster/shard_plan.py`): the folder
+of the generation is named after the records, the stamps of their files and the version of this code.
 """
 
 from collections.abc import Sequence
@@ -15,10 +18,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from foodseg import storage
+from foodseg import __version__, storage
 from foodseg.classes import ClassTable
-from foodseg.cluster.ray_parallel import in_parallel
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
+from foodseg.cluster.ray_shards import run_shards
+from foodseg.cluster.shard_plan import ShardPlan, ShardTask, one_row_each, plan_identity
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.image_io import encode_mask
 from foodseg.data.shards import (
@@ -34,15 +38,25 @@ from foodseg.data.shards import (
 )
 from foodseg.errors import DataRefused
 from foodseg.prepare.ambiguities import resolve_ambiguities
-from foodseg.prepare.audit import RecordFacts, Refusal, audit_batches, audit_record, present_ids, read_mask
+from foodseg.prepare.audit import (
+    RecordFacts,
+    Refusal,
+    audit_batches,
+    audit_record,
+    present_ids,
+    read_mask,
+    refusal,
+)
+from foodseg.prepare.audit_rows import AUDIT_FORMAT, decode_audit, encode_audit
 from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
 from foodseg.prepare.destination import check_destination
 from foodseg.prepare.exact_duplicates import refuse_duplicates
 from foodseg.prepare.findings import Finding, count_findings
 from foodseg.prepare.formats.detect import Format, absolute_source, list_source, source_name
-from foodseg.prepare.generations import next_generation, switch_to
+from foodseg.prepare.generations import Generation, next_generation, refuse_prepared, switch_to
 from foodseg.prepare.near_duplicates import near_duplicate_groups, pairs_across_splits, unit_thumbnails
-from foodseg.prepare.record import Record
+from foodseg.prepare.record import Record, SourceListing
+from foodseg.prepare.source_identity import source_parts
 from foodseg.prepare.splits import carve_val
 
 
@@ -53,6 +67,15 @@ class Row:
     facts: RecordFacts
     split: str
     group_id: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one shard; `path` of its file below the data set's URI."""
+
+    split: str
+    path: str
+    rows: list[Row]
 
 
 def prepare(
@@ -81,12 +104,14 @@ def prepare(
     """
     src, dst = absolute_source(src), storage.absolute(dst)
     check_destination(src, dst)
-    generation = next_generation(dst, overwrite)
+    refuse_prepared(dst, overwrite)
     listing = list_source(src, format)
     refuse_lost_annotations(listing.lost, max_bad)
+    versions = ("prepare", __version__, str(AUDIT_FORMAT), str(FORMAT_VERSION))
+    generation = next_generation(dst, overwrite, plan_identity([*versions, *source_parts(listing)]))
     with ray_session(address, logical_cpus=cores()):
         try:
-            audited = resolve_ambiguities(_audit(listing.records, listing.classes), listing.classes)
+            audited = resolve_ambiguities(_audit(listing, generation), listing.classes)
             audited = refuse_duplicates(audited)
             refused = [a for a in audited if isinstance(a, Refusal)]
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
@@ -98,7 +123,7 @@ def prepare(
             counts = _counts(rows)
             refuse_foodless(counts, storage.redact(src))
             warn_of_labels(counts, listing.classes)
-            shards = _write_shards(rows, dst, generation.folder, listing.classes)
+            shards = _write_shards(rows, generation, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     manifest = Manifest(
@@ -172,13 +197,18 @@ def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, whe
         raise DataRefused(f"none of the {total} records is usable; {reasons}")
 
 
-def _audit(records: Sequence[Record], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    return in_parallel(audit_batches(records), partial(_audit_one, classes=classes), "checking images")
+def _audit(listing: SourceListing, generation: Generation) -> list[RecordFacts | Refusal]:
+    classes = listing.classes
+    tasks = [ShardTask(f"{n:06d}", batch, len(batch)) for n, batch in enumerate(audit_batches(listing.records))]
+    plan = ShardPlan(generation.work("audit"), tasks)
+    read = partial(decode_audit, classes=classes)
+    audited = run_shards(plan, partial(_audit_batch, classes=classes), read, "checking images")
+    return [each for batch in audited for each in batch]
 
 
-def _audit_one(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
+def _audit_batch(records: Sequence[Record], classes: ClassTable) -> bytes:
     single_threaded_opencv()
-    return audit_record(record, classes)
+    return encode_audit(one_row_each(records, partial(audit_record, classes=classes), refusal))
 
 
 def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -210,12 +240,29 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     return [Row(f, split, ids[group]) for f, split, group in zip(slim, splits, groups, strict=True)], pairs
 
 
-def _write_shards(rows: Sequence[Row], dst: str, folder: str, classes: ClassTable) -> list[Shard]:
-    plans: list[list[tuple[str, str, list[Row]]]] = []  # one per task
+def _write_shards(rows: Sequence[Row], generation: Generation, classes: ClassTable) -> list[Shard]:
+    tasks: list[ShardTask[_Part]] = []
     for split in ("train", "val", "test"):
         for number, part in enumerate(_parts([row for row in rows if row.split == split])):
-            plans.append([(split, f"{folder}/{split}/part-{number:05d}.parquet", part)])
-    return in_parallel(plans, partial(_write_one, dst=dst, classes=classes), "writing shards")
+            path = f"{generation.folder}/{split}/part-{number:05d}.parquet"
+            # groups and splits are computed again after a kill, and floats may be rounded in another way elsewhere
+            own = plan_identity(f"{row.facts.record.image_id} {row.group_id}" for row in part)
+            tasks.append(ShardTask(f"{split}-{number:05d}-{own[:12]}", _Part(split, path, part)))
+    plan = ShardPlan(generation.work("shards"), tasks)
+    write = partial(_write_part, dst=generation.uri, classes=classes)
+    return run_shards(plan, write, _read_shard, "writing shards")
+
+
+def _write_part(part: _Part, dst: str, classes: ClassTable) -> bytes:
+    shard = write_shard(dst, part.path, part.split, (_shard_row(row, classes) for row in part.rows))
+    return shard.model_dump_json().encode()
+
+
+def _read_shard(part: _Part, data: bytes) -> Shard:
+    shard = Shard.model_validate_json(data)
+    if (shard.path, shard.rows) != (part.path, len(part.rows)):
+        raise ValueError(f"it is about {shard.path} of {shard.rows} rows")
+    return shard
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:
@@ -229,11 +276,6 @@ def _parts(rows: Sequence[Row]) -> list[list[Row]]:
         parts[-1].append(row)
         size += row.facts.size
     return parts
-
-
-def _write_one(plan: tuple[str, str, list[Row]], dst: str, classes: ClassTable) -> Shard:
-    split, path, rows = plan
-    return write_shard(dst, path, split, (_shard_row(row, classes) for row in rows))
 
 
 def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from foodseg.storage.files import (
     write_text,
 )
 from foodseg.storage.s3_client import until_answered
+from foodseg.storage.stamps import list_stamps
 from foodseg.storage.uris import absolute, is_local, join, redact, without_query
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "is_local",
     "join",
     "list_names",
+    "list_stamps",
     "list_tree",
     "open_input",
     "read_bytes",

@@ -76,7 +76,7 @@ def test_any_id_makes_a_file_name(tmp_path: Path, image_id: str, name: str) -> N
     (row,) = RowReader(uri, manifest, ["test"]).take([0], SCHEMA.names).to_pylist()
     image: np.ndarray = draw_meal(0, 72, 96)[0]
     row |= {"image_id": image_id, "image": cv2.imencode(".png", image)[1].tobytes()}
-    shard = write_shard(uri, "v-1/test/part-00000.parquet", "test", [row])
+    shard = write_shard(uri, "v-1/test/part-00001.parquet", "test", [row])
     shards = (*(shard for shard in manifest.shards if shard.split != "test"), shard)
     write_manifest(uri, manifest.model_copy(update={"shards": shards}))
     (path,) = _write_some(RowReader(uri, read_manifest(uri), ["test"]), tmp_path / "images")

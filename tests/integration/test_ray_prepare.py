@@ -1,6 +1,11 @@
 """Preparing on Ray: every valid record is in a shard, every other one is refused by name."""
 
 import json
+import logging
+import os
+import re
+import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -10,11 +15,14 @@ import pytest
 from foodseg.annotations.coco_export import export_coco
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.shards import read_findings, read_manifest, read_quarantine
+from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
 from foodseg.demo.synthetic import write_meals
-from foodseg.errors import DataRefused, UserError
+from foodseg.errors import DataRefused, RetryLater, UserError
+from foodseg.prepare import ray_prepare
+from foodseg.prepare.audit import audit_record
 from foodseg.prepare.formats.detect import list_source
 from foodseg.prepare.ray_prepare import prepare
+from tests.support.logged_prepare import log_tasks
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +104,61 @@ def test_a_split_without_food_and_annotations_of_no_image_are_refused_and_nothin
     ):
         prepare(str(tmp_path / "coco"), str(tmp_path / "out"), max_bad=0.1)
     assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_an_interrupted_preparation_resumes_and_one_of_changed_files_begins_again(
+    ray_cluster, meals, tmp_path, monkeypatch, caplog
+):
+    """As `test_prepare_killed.py`, without a process to kill: one task fails as if the storage had gone away."""
+    source, dst = tmp_path / "meals", tmp_path / "prepared"
+    shutil.copytree(meals, source)
+    first = (source / "train.txt").read_text().split()[14]  # of the eighth batch
+
+    def fails_after_seven(records, **settings):
+        if records[0].image_id == first:
+            while not {f"{number:06d}" for number in range(7)} <= {p.name for p in dst.glob("v-1-*/.work/audit/*")}:
+                time.sleep(0.05)
+            raise RetryLater("storage is away")
+        return audit_batch(records, **settings)
+
+    audit_batch = ray_prepare._audit_batch
+    with monkeypatch.context() as patch, pytest.raises(RetryLater, match="storage is away"):
+        log_tasks(tmp_path / "failed.log", patch)
+        patch.setattr(ray_prepare, "_audit_batch", fails_after_seven)
+        prepare(str(source), str(dst), max_bad=0.1)
+    assert not (dst / "dataset.json").exists()
+
+    def audits(log: Path, into: Path) -> tuple[Manifest, int]:
+        with monkeypatch.context() as patch:
+            log_tasks(log, patch)
+            manifest = prepare(str(source), str(into), max_bad=0.1)
+        return manifest, len([line for line in log.read_text().splitlines() if line.startswith("audit ")])
+
+    with caplog.at_level(logging.INFO, "foodseg"):
+        resumed, begun = audits(tmp_path / "resumed.log", dst)
+    there = re.search(r"checking images: resuming, (\d+) of 24 are there", caplog.text)
+    assert there is not None and int(there[1]) >= 14 and begun == 12 - int(there[1]) // 2
+    assert not list(dst.glob("v-1-*/.work"))
+    assert audits(tmp_path / "whole.log", tmp_path / "whole") == (resumed, 12)
+
+    image = source / "images" / "synthetic__0001.jpg"
+    os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
+    assert audits(tmp_path / "changed.log", tmp_path / "changed")[0].folder != resumed.folder
+
+
+def test_a_record_whose_audit_breaks_is_refused_and_no_other(ray_cluster, meals, tmp_path, monkeypatch):
+    def broken(record, classes):
+        if record.image_id == "synthetic__0005":
+            raise ZeroDivisionError("nobody thought of this")
+        return audit_record(record, classes)
+
+    uri = str(tmp_path / "prepared")
+    own = ray_prepare._audit_batch
+    monkeypatch.setattr(ray_prepare, "audit_record", broken)
+    # workers get this one by value, with what the module holds here
+    monkeypatch.setattr(ray_prepare, "_audit_batch", lambda records, classes: own(records, classes))
+    manifest = prepare(str(meals), uri, max_bad=0.1)
+    reasons = {row["image_id"]: row["reason"] for row in read_quarantine(uri, manifest.folder)}
+    assert set(reasons) == {"synthetic__0002", "synthetic__0005"}
+    assert reasons["synthetic__0005"] == ("record: it cannot be read (ZeroDivisionError: nobody thought of this)")
+    assert sum(counts.images for counts in manifest.counts.values()) == 22

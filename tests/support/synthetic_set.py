@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from safetensors.numpy import save_file
 
+from foodseg import storage
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_overrides
 from foodseg.data import shards
@@ -40,7 +41,9 @@ def write_synthetic(
         parts = [rows[: len(rows) // 2], rows[len(rows) // 2 :]] if split == "train" else [rows]
         with patch.object(shards, "ROW_GROUP_BYTES", 8_000):  # a few images in each row group
             for number, part in enumerate(parts):
-                listed.append(write_shard(uri, f"v-1/{split}/part-{number:05d}.parquet", split, part))
+                path = f"v-1/{split}/part-{number:05d}.parquet"
+                storage.delete(storage.join(uri, path))  # a shard is never replaced, but tests change what is there
+                listed.append(write_shard(uri, path, split, part))
         pixels = np.array([row["class_pixels"] for row in rows]).reshape(-1, len(SYNTHETIC_CLASSES))
         counts[split] = SplitCounts(
             images=images,

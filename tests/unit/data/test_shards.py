@@ -94,6 +94,23 @@ def test_the_same_rows_give_the_same_file(tmp_path: Path) -> None:
     assert first.sha256 == second.sha256
 
 
+def test_a_shard_that_is_there_stays_and_is_described_where_only_masks_are_encoded_in_another_way(
+    tmp_path: Path,
+) -> None:
+    path, own = "v-1/train/part-0.parquet", [row(0), row(1, mask=None)]
+    first = write_shard(str(tmp_path), path, "train", own)
+    data = (tmp_path / path).read_bytes()
+    assert write_shard(str(tmp_path), path, "train", own) == first
+    assert write_shard(str(tmp_path), path, "train", [row(0, mask=b"another encoder"), row(1, mask=None)]) == first
+    for rows in ([row(0)], [row(0, image=b"other"), row(1, mask=None)], [{**own[0], "group_id": "other"}, own[1]]):
+        with pytest.raises(UserError, match=r"part-0.parquet is there already and holds other rows: delete the folder"):
+            write_shard(str(tmp_path), path, "train", rows)
+    assert (tmp_path / path).read_bytes() == data
+    (tmp_path / path).write_bytes(data[:-9])
+    with pytest.raises(UserError, match=r"is there already and is damaged: delete the folder .*train and try again"):
+        write_shard(str(tmp_path), path, "train", own)
+
+
 def test_the_manifest_round_trips(tmp_path: Path) -> None:
     written = manifest(write_shard(str(tmp_path), "v-2/train/part-0.parquet", "train", [row(0)]))
     write_manifest(str(tmp_path), written)
@@ -102,7 +119,7 @@ def test_the_manifest_round_trips(tmp_path: Path) -> None:
 
 
 def test_the_identity_changes_with_content_name_and_generation(tmp_path: Path) -> None:
-    one, two = (manifest(write_shard(str(tmp_path), "a.parquet", "train", [row(n)])) for n in range(2))
+    one, two = (manifest(write_shard(str(tmp_path), f"{n}.parquet", "train", [row(n)])) for n in range(2))
     assert one.identity.startswith("meals@v2-") and len(one.identity) == len("meals@v2-") + 12
     others = [two, one.model_copy(update={"generation": 3}), one.model_copy(update={"name": "x"})]
     assert len({one.identity, *(other.identity for other in others)}) == 4

@@ -1,4 +1,4 @@
-"""Two commands that prepare one data set never mix their files; the last one to switch wins."""
+"""Commands that prepare different data never mix their files, those that prepare the same share them."""
 
 import json
 import threading
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from foodseg import storage
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_shard
 from foodseg.errors import RetryLater, UserError
 from foodseg.prepare import generations
-from foodseg.prepare.generations import Generation, next_generation, switch_to
+from foodseg.prepare.generations import Generation, next_generation, refuse_prepared, switch_to
+
+IDENTITY = "0123456789abcdef"
 
 
 def written(generation: Generation, name: str) -> Manifest:
@@ -36,20 +39,23 @@ def rows(uri: str | Path) -> list[str]:
 
 def test_generations_follow_each_other_and_the_one_before_is_kept(tmp_path: Path) -> None:
     for number in (1, 2, 3):
-        begun = next_generation(str(tmp_path), overwrite=number > 1)
-        assert begun.number == number and begun.folder.startswith(f"v-{number}-")
+        begun = next_generation(str(tmp_path), number > 1, IDENTITY)
+        assert begun.number == number and begun.folder == f"v-{number}-{IDENTITY[:12]}"
         switch_to(begun, written(begun, f"row-{number}"))
         assert rows(tmp_path) == [f"row-{number}"] and read_manifest(str(tmp_path)).folder == begun.folder
     kept = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir() if path.is_dir())
     assert kept == ["v-2", "v-3"]
     with pytest.raises(UserError, match="holds a prepared data set already: give --overwrite"):
-        next_generation(str(tmp_path), overwrite=False)
+        next_generation(str(tmp_path), False, IDENTITY)
+    with pytest.raises(UserError, match="holds a prepared data set already: give --overwrite"):
+        refuse_prepared(str(tmp_path), False)
+    refuse_prepared(str(tmp_path), True)
 
 
 def test_the_last_of_two_at_the_same_time_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = next_generation(str(tmp_path), overwrite=False)
+    first = next_generation(str(tmp_path), False, IDENTITY)
     switch_to(first, written(first, "old"))
-    one, two = (next_generation(str(tmp_path), overwrite=True) for _ in range(2))
+    one, two = (next_generation(str(tmp_path), True, each) for each in ("1a", "2b"))
     assert one.number == two.number == 2 and one.folder != two.folder
     manifests = [written(each, name) for each, name in ((one, "one"), (two, "two"))]
     switch_to(two, manifests[1])
@@ -62,13 +68,13 @@ def test_the_last_of_two_at_the_same_time_wins(tmp_path: Path, caplog: pytest.Lo
     )
     assert RowReader(str(tmp_path), manifests[1], ["train"]).column("image_id").to_pylist() == ["two"]  # still readable
     for name in ("later", "latest"):
-        after = next_generation(str(tmp_path), overwrite=True)
+        after = next_generation(str(tmp_path), True, IDENTITY)
         switch_to(after, written(after, name))
     assert not (tmp_path / two.folder).exists() and not (tmp_path / one.folder).exists()
 
 
 def test_without_overwrite_the_first_that_is_ready_wins(tmp_path: Path) -> None:
-    one, two = (next_generation(str(tmp_path), overwrite=False) for _ in range(2))
+    one, two = (next_generation(str(tmp_path), False, each) for each in ("1a", "2b"))
     manifests = [written(each, name) for each, name in ((one, "one"), (two, "two"))]
     switch_to(one, manifests[0])
     with pytest.raises(UserError, match=r"has been prepared by another command meanwhile, and stays .* --overwrite"):
@@ -84,9 +90,9 @@ def test_two_that_switch_at_the_same_moment(
 ) -> None:
     uri = str(tmp_path) if where == "local" else request.getfixturevalue("bucket")
     if overwrite:
-        first = next_generation(uri, overwrite=False)
+        first = next_generation(uri, False, IDENTITY)
         switch_to(first, written(first, "old"))
-    both = [next_generation(uri, overwrite=overwrite) for _ in range(2)]
+    both = [next_generation(uri, overwrite, identity) for identity in ("1a", "2b")]
     manifests = [written(each, name) for each, name in zip(both, ("one", "two"), strict=True)]
     looked, look, looks = threading.Barrier(2), generations._current, iter([True, True])
 
@@ -114,10 +120,10 @@ def test_two_that_switch_at_the_same_moment(
 
 
 def test_files_deleted_by_others_are_noticed_before_the_switch(tmp_path: Path) -> None:
-    slow = next_generation(str(tmp_path), overwrite=True)
+    slow = next_generation(str(tmp_path), True, "51")
     manifest = written(slow, "slow")
     for name in ("a", "b", "c"):
-        quick = next_generation(str(tmp_path), overwrite=True)
+        quick = next_generation(str(tmp_path), True, "9c")
         switch_to(quick, written(quick, name))
     with pytest.raises(RetryLater, match=rf"another command has deleted files of .*{slow.folder}: prepare again"):
         switch_to(slow, manifest)
@@ -131,20 +137,59 @@ def test_a_set_of_an_older_format_is_refused_and_replaced_by_the_next_generation
     (tmp_path / "dataset.json").write_text(json.dumps({**tree, "format_version": 1}))
     with pytest.raises(UserError, match="has format 1, this foodseg reads 2: prepare again"):
         read_manifest(str(tmp_path))
-    begun = next_generation(str(tmp_path), overwrite=True)
+    begun = next_generation(str(tmp_path), True, IDENTITY)
     assert begun.number == 5
     switch_to(begun, written(begun, "new"))
     assert rows(tmp_path) == ["new"]
 
 
 def test_a_damaged_list_is_replaced_by_a_generation_after_all_that_are_there(tmp_path: Path) -> None:
-    first = next_generation(str(tmp_path), overwrite=False)
+    first = next_generation(str(tmp_path), False, IDENTITY)
     switch_to(first, written(first, "old"))
     (tmp_path / "v-7").mkdir()
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match="give --overwrite"):
-        next_generation(str(tmp_path), overwrite=False)
-    begun = next_generation(str(tmp_path), overwrite=True)
+        next_generation(str(tmp_path), False, IDENTITY)
+    begun = next_generation(str(tmp_path), True, IDENTITY)
     assert begun.number == 8
     switch_to(begun, written(begun, "new"))
     assert rows(tmp_path) == ["new"]
+
+
+def test_of_two_that_prepare_the_same_one_switches_and_the_other_deletes_nothing_of_it(tmp_path: Path) -> None:
+    one, two = (next_generation(str(tmp_path), False, IDENTITY) for _ in range(2))
+    assert one == two
+    manifest = written(one, "same")
+    assert written(two, "same") == manifest
+    switch_to(one, manifest)
+    storage.write_text(storage.join(two.work("audit"), "000007"), "of the slower one")
+    with pytest.raises(UserError, match=r"has been prepared by another command meanwhile, and stays"):
+        switch_to(two, manifest)
+    assert rows(tmp_path) == ["same"] and not (tmp_path / two.folder / ".work").exists()
+
+
+def test_with_overwrite_the_slower_of_two_that_prepare_the_same_is_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = next_generation(str(tmp_path), False, IDENTITY)
+    switch_to(first, written(first, "old"))
+    one, two = (next_generation(str(tmp_path), True, IDENTITY) for _ in range(2))
+    manifest = written(one, "new")
+    switch_to(one, manifest)
+    switch_to(two, manifest)
+    assert rows(tmp_path) == ["new"] and not caplog.records
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset.json", first.folder, one.folder}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_results_of_tasks_are_deleted_after_the_switch_and_where_shards_are_lost(tmp_path: Path, lost: bool) -> None:
+    begun = next_generation(str(tmp_path), False, IDENTITY)
+    manifest = written(begun, "new")
+    storage.write_text(storage.join(begun.work("shards"), "train-00000"), "{}")
+    if lost:
+        storage.delete(storage.join(str(tmp_path), manifest.shards[0].path))
+        with pytest.raises(RetryLater):
+            switch_to(begun, manifest)
+    else:
+        switch_to(begun, manifest)
+    assert not (tmp_path / begun.folder / ".work").exists()

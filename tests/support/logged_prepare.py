@@ -1,0 +1,41 @@
+"""`data prepare` whose tasks write down that they begin, and of which one never ends: what a test kills.
+
+python -m tests.support.logged_prepare SRC DST LOG [TASK]        # TASK waits for ever
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foodseg.logs import log_to_stderr
+from foodseg.prepare import audit, ray_prepare
+
+
+def logged(work: Callable[..., bytes], log: Path, endless: str | None) -> Any:
+    def task(inputs: Any, **settings: Any) -> bytes:
+        name = f"audit {inputs[0].image_id}" if isinstance(inputs, list) else inputs.path.partition("/")[2]
+        with log.open("a") as stream:
+            stream.write(f"{name}\n")
+        while name == endless:
+            time.sleep(0.1)
+        return work(inputs, **settings)
+
+    return task
+
+
+def log_tasks(log: Path, patch: pytest.MonkeyPatch, endless: str | None = None) -> None:
+    """Replaces the functions of the tasks, here alone: workers get them pickled by value. Tasks become small."""
+    patch.setattr(ray_prepare, "_audit_batch", logged(ray_prepare._audit_batch, log, endless))
+    patch.setattr(ray_prepare, "_write_part", logged(ray_prepare._write_part, log, endless))
+    patch.setattr(audit, "AUDIT_BATCH", 2)
+    patch.setattr(ray_prepare, "MAX_ROWS", 3)
+
+
+if __name__ == "__main__":
+    log_to_stderr()
+    log_tasks(Path(sys.argv[3]), pytest.MonkeyPatch(), sys.argv[4] if len(sys.argv) > 4 else None)
+    ray_prepare.prepare(sys.argv[1], sys.argv[2], max_bad=0.1)
