@@ -30,6 +30,7 @@ from foodseg.errors import UserError
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.ray_trainer import KEEP_MEMORY, run_training, worker_resources
 from foodseg.train.ray_worker import RayContext
+from foodseg.train.results import Report
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +52,11 @@ class StreamContext(RayContext):
     def _feed(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         return super().batches(start_step, total_steps)
 
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+    def report(self, report: Report, checkpoint: str) -> None:
         if self.rank == 0:  # at the end of the run: there is one checkpoint, after the last step
             timing = {"ticks": self._clock.ticks, "niceness": os.nice(0)}
             storage.write_json(storage.join(self._config.run.uri, "timing.json"), timing)
-        super().report(metrics, checkpoint)
+        super().report(report, checkpoint)
 
 
 class MemoryContext(StreamContext):

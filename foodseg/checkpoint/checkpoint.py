@@ -13,9 +13,11 @@ name, and a run resumes from the checkpoint before. `run_layout.py` says where i
 the checkpoints are `best.json` and `last.json`.
 """
 
-import io
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -23,7 +25,9 @@ import torch
 from safetensors import SafetensorError
 
 from foodseg import __version__, storage
-from foodseg.checkpoint.manifest import FORMAT_VERSION, read_manifest_file, sha256, verified_file
+from foodseg.checkpoint.history import Validation, history_text, parse_history
+from foodseg.checkpoint.manifest import FILE, CheckpointManifest, entry_of, read_manifest_file
+from foodseg.checkpoint.node_copy import local_files
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
@@ -31,6 +35,7 @@ from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
+from foodseg.storage.local import TEMPORARY
 
 TEXT_FILE = "text.safetensors"
 
@@ -65,7 +70,7 @@ class Checkpoint:
         student, teacher: state dicts; `teacher` has what was averaged (see `train.ema`), and is None when no
             average was kept.
         trainer: optimizer, schedule and scaler states; None where only the model was asked for.
-        history: one dict per validation.
+        history: the validations so far, the oldest first.
         calibration: None where the last update was not validated.
         text: class embeddings; None for a model without text fusion.
     """
@@ -78,72 +83,106 @@ class Checkpoint:
     student: dict[str, torch.Tensor]
     teacher: dict[str, torch.Tensor] | None
     trainer: dict[str, Any] | None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Validation] = field(default_factory=list)
     calibration: Calibration | None = None
     text: TextTable | None = None
 
 
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
-    """Writes the directory `uri`, the manifest last; each file is written whole or not at all."""
+    """Writes the directory `uri`, the manifest last; each file is written whole or not at all.
+
+    A file is written here first, so that it is never in memory as a whole beside the tensors.
+    """
+    entries = {}
+    with _staging(uri) as staging:
+        for name, write in _writers(checkpoint).items():
+            path = Path(staging, name)
+            try:
+                write(path)
+                entries[name] = entry_of(path)
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"cannot write {path}: {error}; give a folder that can be written and has space left"
+                ) from None
+            storage.upload(path, storage.join(uri, name))
+            path.unlink()
+    manifest = CheckpointManifest(__version__, checkpoint.step, checkpoint.data, checkpoint.trained_ids, entries)
+    storage.write_json(storage.join(uri, FILE), manifest.to_json())
+
+
+def _staging(uri: str) -> "tempfile.TemporaryDirectory[str]":
+    """Returns a folder for one file at a time: where the checkpoint is, or for object storage the temporary folder."""
+    if not storage.is_local(uri):
+        return tempfile.TemporaryDirectory(prefix="foodseg-checkpoint-")
+    folder = storage.absolute(uri)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def _writers(checkpoint: Checkpoint) -> dict[str, Callable[[Path], object]]:
+    """Returns by name what writes each file of the directory but the manifest."""
     assert checkpoint.trainer is not None
-    files = {
-        "model.safetensors": safetensors.torch.save(contiguous(checkpoint.student)),
-        "trainer.pt": _torch_bytes(checkpoint.trainer),
-        "config.json": checkpoint.config.model_dump_json(indent=1).encode(),
-        "classes.tsv": checkpoint.classes.to_text().encode(),
-        "history.jsonl": "".join(json.dumps(line) + "\n" for line in checkpoint.history).encode(),
+
+    def text(content: str) -> Callable[[Path], object]:
+        return lambda path: path.write_bytes(content.encode())
+
+    def weights(state: dict[str, torch.Tensor]) -> Callable[[Path], object]:
+        return lambda path: safetensors.torch.save_file(contiguous(state), path)
+
+    writers = {
+        "model.safetensors": weights(checkpoint.student),
+        "trainer.pt": lambda path: _write_trainer(checkpoint.trainer, path),
+        "config.json": text(checkpoint.config.model_dump_json(indent=1)),
+        "classes.tsv": text(checkpoint.classes.to_text()),
+        "history.jsonl": text(history_text(checkpoint.history)),
     }
     if checkpoint.teacher is not None:
-        files["teacher.safetensors"] = safetensors.torch.save(contiguous(checkpoint.teacher))
+        writers["teacher.safetensors"] = weights(checkpoint.teacher)
     if checkpoint.calibration is not None:
-        files["calibration.json"] = json.dumps(asdict(checkpoint.calibration), indent=1).encode()
+        writers["calibration.json"] = text(json.dumps(asdict(checkpoint.calibration), indent=1))
     if checkpoint.text is not None:
-        files[TEXT_FILE] = table_bytes(checkpoint.text)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "foodseg": __version__,
-        "step": checkpoint.step,
-        "data": checkpoint.data,
-        "trained_ids": list(checkpoint.trained_ids),
-        "files": {name: {"size": len(data), "sha256": sha256(data)} for name, data in files.items()},
-    }
-    for name, data in files.items():
-        storage.write_bytes(storage.join(uri, name), data)
-    storage.write_json(storage.join(uri, "manifest.json"), manifest)
+        table = table_bytes(checkpoint.text)
+        writers[TEXT_FILE] = lambda path: path.write_bytes(table)
+    return writers
 
 
 def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
-    """Reads and verifies the checkpoint directory `uri`.
+    """Reads and verifies the checkpoint directory `uri`; a machine reads its bytes from storage once (`local_files`).
+
+    The tensors are mapped from files of this machine: memory is taken by what is used of them.
 
     Raises:
         UserError: it is torn (naming the file), has another format version, or its weights are damaged.
     """
     manifest = read_manifest_file(uri)
-    files = manifest["files"]
-
-    def read(name: str) -> bytes:
-        return verified_file(uri, name, files[name])
-
-    try:
-        # one after the other: the bytes of two files of a large model need not be in memory at once
-        student = safetensors.torch.load(read("model.safetensors"))
-        teacher = safetensors.torch.load(read("teacher.safetensors")) if "teacher.safetensors" in files else None
-        trainer = _torch_state(read("trainer.pt")) if with_trainer else None
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
-    return Checkpoint(
-        step=manifest["step"],
-        config=parse_config(json.loads(read("config.json"))),
-        classes=ClassTable.from_text(read("classes.tsv").decode(), storage.redact(storage.join(uri, "classes.tsv"))),
-        data=manifest["data"],
-        trained_ids=tuple(manifest["trained_ids"]),
-        student=student,
-        teacher=teacher,
-        trainer=trainer,
-        history=[json.loads(line) for line in read("history.jsonl").decode().splitlines()],
-        calibration=Calibration(**json.loads(read("calibration.json"))) if "calibration.json" in files else None,
-        text=parse_table(read(TEXT_FILE), storage.join(uri, TEXT_FILE)) if TEXT_FILE in files else None,
-    )
+    names = manifest.files.keys()
+    with local_files(uri, manifest) as file:
+        try:
+            student = safetensors.torch.load_file(file("model.safetensors"))
+            averaged = "teacher.safetensors" in names
+            teacher = safetensors.torch.load_file(file("teacher.safetensors")) if averaged else None
+            trainer = _read_trainer(file("trainer.pt")) if with_trainer else None
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
+        calibration = json.loads(file("calibration.json").read_bytes()) if "calibration.json" in names else None
+        classes_uri = storage.redact(storage.join(uri, "classes.tsv"))
+        table = parse_table(file(TEXT_FILE).read_bytes(), storage.join(uri, TEXT_FILE)) if TEXT_FILE in names else None
+        return Checkpoint(
+            step=manifest.step,
+            config=parse_config(json.loads(file("config.json").read_bytes())),
+            classes=ClassTable.from_text(file("classes.tsv").read_bytes().decode(), classes_uri),
+            data=manifest.data,
+            trained_ids=manifest.trained_ids,
+            student=student,
+            teacher=teacher,
+            trainer=trainer,
+            history=parse_history(file("history.jsonl").read_bytes().decode()),
+            calibration=None if calibration is None else Calibration(**calibration),
+            text=table,
+        )
 
 
 def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | None:
@@ -180,13 +219,15 @@ def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _torch_state(data: bytes) -> dict[str, Any]:
+def _read_trainer(path: Path) -> dict[str, Any]:
     # a run may be resumed on another device: the optimizer moves each tensor to that of its parameter
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return state
 
 
-def _torch_bytes(state: dict[str, Any]) -> bytes:
-    sink = io.BytesIO()
-    torch.save(state, sink)
-    return sink.getvalue()
+def _write_trainer(state: dict[str, Any] | None, path: Path) -> None:
+    try:
+        with path.open("wb") as stream:  # of a path, torch would write its name into the file
+            torch.save(state, stream)
+    except RuntimeError as error:  # torch closes the file, and fails, before it passes on what a full disk raised
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None

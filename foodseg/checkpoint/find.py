@@ -4,12 +4,13 @@ newest_checkpoint("runs/a")    # None: there is none yet
 resolve_checkpoint("runs/a")   # the best on val, else the newest
 """
 
-import json
 import logging
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import TornCheckpoint, verify_checkpoint
-from foodseg.checkpoint.run_layout import PATTERN, folder_uri, list_checkpoints
+from foodseg.checkpoint.manifest import FILE, TornCheckpoint
+from foodseg.checkpoint.node_copy import verify_checkpoint
+from foodseg.checkpoint.run_layout import PATTERN, list_checkpoints
+from foodseg.checkpoint.run_pointers import best_of
 from foodseg.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -35,19 +36,14 @@ def resolve_checkpoint(argument: str) -> str:
     """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: there is no checkpoint, or the run's `best.json` is damaged.
     """
     uri = storage.absolute(argument)
-    if storage.exists(storage.join(uri, "manifest.json")):
+    if storage.exists(storage.join(uri, FILE)):
         return uri
-    best = storage.join(uri, "best.json")
-    if storage.exists(best):
-        try:
-            return storage.join(uri, json.loads(storage.read_text(best))["checkpoint"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f"{storage.redact(best)} is damaged: name one of the checkpoints in {storage.redact(folder_uri(uri))}"
-            ) from None
+    best = best_of(uri)
+    if best is not None:
+        return storage.join(uri, best.checkpoint)
     newest = newest_checkpoint(uri)
     if newest is None:
         raise UserError(

@@ -5,51 +5,67 @@ Kept apart from `checkpoint.py` so that a process that only looks for a checkpoi
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from foodseg import storage
 from foodseg.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had other names for keys of the configuration
 REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
+FILE = "manifest.json"
 
 
 class TornCheckpoint(UserError):
     """A checkpoint that was not written to its end, or was changed since."""
 
 
-def verify_checkpoint(uri: str) -> None:
-    """Reads every file of the directory against its manifest.
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the checkpoint must be: its size in bytes and its sha256 (hex)."""
 
-    Raises:
-        TornCheckpoint: naming the first file that is missing or differs.
-        UserError: it has another format, or may not be read.
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """The content of `manifest.json`.
+
+    foodseg: the version that wrote it. step: updates done. data: identity of the prepared data set that was trained on.
+    trained_ids: ids with pixels in the training splits. files: by name, all files but the manifest itself.
     """
-    for name, entry in read_manifest_file(uri)["files"].items():
-        verified_file(uri, name, entry)
+
+    foodseg: str
+    step: int
+    data: str
+    trained_ids: tuple[int, ...]
+    files: Mapping[str, FileEntry]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns it as `manifest.json` has it, with the format version."""
+        return {"format_version": FORMAT_VERSION, **asdict(self), "trained_ids": list(self.trained_ids)}
 
 
-def read_manifest_file(uri: str) -> dict[str, Any]:
+def read_manifest_file(uri: str) -> CheckpointManifest:
     """Returns the manifest of a checkpoint directory.
 
     Raises:
         TornCheckpoint: it is missing or damaged.
         UserError: it has another format.
     """
-    where = storage.join(uri, "manifest.json")
+    where = storage.join(uri, FILE)
     if not storage.exists(where):
-        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is missing")
+        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: {FILE} is missing")
     text = storage.read_bytes(where)
     try:
-        manifest: dict[str, Any] = json.loads(text)
-        version = manifest["format_version"]
-        if version == FORMAT_VERSION:
-            manifest["step"], manifest["data"], manifest["trained_ids"]
-            for name in REQUIRED_FILES:
-                manifest["files"][name]["size"], manifest["files"][name]["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: manifest.json is damaged") from None
-    if version != FORMAT_VERSION:
+        tree = json.loads(text)
+        version = tree["format_version"]
+        manifest = _parsed(tree) if version == FORMAT_VERSION else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: {FILE} is damaged") from None
+    if manifest is None:
         raise UserError(
             f"the checkpoint {storage.redact(uri)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
             + ("train again" if version < FORMAT_VERSION else "update foodseg")
@@ -57,23 +73,25 @@ def read_manifest_file(uri: str) -> dict[str, Any]:
     return manifest
 
 
-def verified_file(uri: str, name: str, entry: dict[str, Any]) -> bytes:
-    """Returns the content of a file of the checkpoint; TornCheckpoint: missing, or not what its manifest entry says."""
-    where = storage.join(uri, name)
-    if not storage.exists(where):
-        raise TornCheckpoint(f"the checkpoint {storage.redact(uri)} is torn: {name} is missing")
-    data = storage.read_bytes(where)
-    if len(data) != entry["size"]:
-        raise TornCheckpoint(
-            f"the checkpoint {storage.redact(uri)} is torn: {name} has {len(data)} bytes, not {entry['size']}"
-        )
-    if sha256(data) != entry["sha256"]:
-        raise TornCheckpoint(
-            f"the checkpoint {storage.redact(uri)} is torn: the content of {name} does not match its sha256"
-        )
-    return data
+def _parsed(tree: dict[str, object]) -> CheckpointManifest:
+    """Raises ValueError, KeyError, TypeError or AttributeError where something is missing or of another type."""
+    step, data, ids, files = tree["step"], tree["data"], tree["trained_ids"], tree["files"]
+    if not (isinstance(step, int) and isinstance(data, str) and isinstance(ids, list) and isinstance(files, dict)):
+        raise TypeError
+    # a name is part of a path of this machine
+    if not files.keys() >= set(REQUIRED_FILES) or any(Path(name).name != name for name in files):
+        raise KeyError
+    entries = {name: FileEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+    return CheckpointManifest(str(tree.get("foodseg", "")), step, data, tuple(ids), entries)
 
 
 def sha256(data: bytes) -> str:
     """Returns the hex digest that manifests carry."""
     return hashlib.sha256(data).hexdigest()
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Returns the entry of a file on this machine, which is read in pieces. OSError as the system gives it."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return FileEntry(stream.tell(), digest)

@@ -31,15 +31,15 @@ def train(
     result = run_training(resolved, resume=resume, address=address)
 
     def show() -> None:
-        if result["stopped"]:
+        if result.stopped:
             return  # stderr says so
-        miou = f", mIoU on val {100 * result['miou']:.2f}" if result["miou"] is not None else ""
-        print(f"trained {result['step']} steps{miou}: {result['run']}")
-        out = join(result["run"], "test")
-        command = shlex.join(["foodseg", "evaluate", result["run"]])
+        miou = f", mIoU on val {100 * result.miou:.2f}" if result.miou is not None else ""
+        print(f"trained {result.step} steps{miou}: {result.run}")
+        out = join(result.run, "test")
+        command = shlex.join(["foodseg", "evaluate", result.run])
         print(f"next: {command} --data ... --split test --out {shlex.quote(out)}")
 
-    emit(result, as_json, show)
-    if result["stopped"]:
-        print(f"foodseg: stopped after {result['step']} steps; run it again with --resume", file=sys.stderr)
+    emit(result.to_json(), as_json, show)
+    if result.stopped:
+        print(f"foodseg: stopped after {result.step} steps; run it again with --resume", file=sys.stderr)
         raise Stopped

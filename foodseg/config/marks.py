@@ -34,15 +34,15 @@ class Uri:
     or_name: bool = False
 
     def resolved(self, value: Any) -> Any:
-        """Returns the plain value of a key (a text, a list, a dict) with relative paths absolute; "" and null stay.
+        """Returns the value of a key (a text, a list, a tuple, a dict) with relative paths absolute; "" and null stay.
 
         Raises:
             UserError: as `storage.absolute`.
         """
         if isinstance(value, dict):
             return {name: self.resolved(text) for name, text in value.items()}
-        if isinstance(value, list):
-            return [self.resolved(text) for text in value]
+        if isinstance(value, list | tuple):
+            return type(value)(self.resolved(text) for text in value)
         if not value or value in self.names or value.startswith(self.schemes):
             return value
         if self.or_name and not (storage.is_local(value) and storage.exists(value)):
@@ -80,6 +80,7 @@ class NeedsTeacher:
 
 
 Mark = TypeVar("Mark")
+S = TypeVar("S", bound=Section)
 
 
 def keys_with(section: type[Section], *marks: type[Any], prefix: str = "") -> tuple[str, ...]:
@@ -108,6 +109,24 @@ def written_uris(config: Section, prefix: str = "") -> dict[str, str]:
         elif mark is not None and mark.written and value is not None:
             found[f"{prefix}{name}"] = value
     return dict(sorted(found.items()))
+
+
+def with_absolute(config: S) -> S:
+    """Returns a section in which relative paths are absolute; nothing else changes, so nothing is validated again.
+
+    Raises:
+        UserError: as `storage.absolute`.
+    """
+    changed: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value, mark = getattr(config, name), _mark(field, Uri)
+        if mark is not None:
+            changed[name] = mark.resolved(value)
+        elif isinstance(value, Section):
+            changed[name] = with_absolute(value)
+        elif isinstance(value, tuple):
+            changed[name] = tuple(with_absolute(entry) if isinstance(entry, Section) else entry for entry in value)
+    return config.model_copy(update=changed)
 
 
 def with_resolved_uris(config: Section, *, exclude_unset: bool = False) -> dict[str, Any]:

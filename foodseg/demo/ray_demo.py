@@ -104,7 +104,7 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
     seconds = round(time.monotonic() - started, 1)
     return DemoResult(
         seconds=seconds,
-        steps=trained["step"],
+        steps=trained.step,
         metrics=metrics,
         provided=provided,
         text=text["made_by"],

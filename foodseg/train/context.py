@@ -22,10 +22,11 @@ from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
 from foodseg.predict.device import pick_device
 from foodseg.train.batch_size import micro_batch_size
+from foodseg.train.results import Report
 
 T = TypeVar("T")
-OnReport = Callable[[dict[str, Any]], None]
-"""Called with the metrics of every checkpoint, as `TrainContext.report` takes them."""
+OnReport = Callable[[Report], None]
+"""Called for every checkpoint, as `TrainContext.report` is."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,12 +53,8 @@ class TrainContext(Protocol):
         """Returns rank 0's value; all ranks call it."""
         ...
 
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
-        """Announces a written checkpoint; all ranks call it.
-
-        Args:
-            metrics: step, share of all steps, and the scores where it was validated.
-        """
+    def report(self, report: Report, checkpoint: str) -> None:
+        """Announces a written checkpoint; all ranks call it."""
         ...
 
     def restore(self) -> str | None:
@@ -132,9 +129,9 @@ class LocalContext:
     def broadcast(self, value: T) -> T:
         return value
 
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+    def report(self, report: Report, checkpoint: str) -> None:
         if self._on_report is not None:  # the checkpoint is on storage already
-            self._on_report(metrics)
+            self._on_report(report)
 
     def restore(self) -> str | None:
         return newest_checkpoint(self._config.run.uri)

@@ -20,6 +20,7 @@ from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, load_checkpoint, save_checkpoint
+from foodseg.checkpoint.history import Validation
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.classes import ClassTable
@@ -30,12 +31,14 @@ from foodseg.data.rng import dropout_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
+from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.ema import Teacher
 from foodseg.train.optim import build_optimizer, build_schedule
-from foodseg.train.run import backbone_of_run, text_of_run
+from foodseg.train.results import Report, TrainingResult
+from foodseg.train.run import initial_model, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib
 from foodseg.train.task import SegmentationTask, Task
 from foodseg.train.validation import validate
@@ -50,31 +53,38 @@ class _Meter:
     started: float = field(default_factory=time.perf_counter)
 
 
-def train(config: ExperimentConfig, manifest: Manifest, total_steps: int, context: TrainContext) -> dict[str, Any]:
+def train(
+    config: ExperimentConfig,
+    manifest: Manifest,
+    total_steps: int,
+    context: TrainContext,
+    model: Segmenter | None = None,
+) -> TrainingResult:
     """Trains to `total_steps`, or until a stop is requested; resumes from the newest checkpoint of the run.
 
-    Returns:
-        {"step": updates done, "stopped": whether before the end, "miou": last score on val or None}.
+    Args:
+        model: as `initial_model` would build it; None = it does.
     """
-    return Trainer(config, manifest, total_steps, context).run()
+    return Trainer(config, manifest, total_steps, context, model).run()
 
 
 class Trainer:
     """One rank's model, optimizer and teacher, and the loop over them."""
 
-    def __init__(self, config: ExperimentConfig, manifest: Manifest, total_steps: int, context: TrainContext) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        manifest: Manifest,
+        total_steps: int,
+        context: TrainContext,
+        model: Segmenter | None = None,
+    ) -> None:
         self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
         self.classes: ClassTable = manifest.class_table
         restored_uri = context.restore()
         self.text = text_of_run(config, self.classes)
-        torch.manual_seed(config.train.seed)
-        weights = backbone_of_run(config) if restored_uri is None else None
-        self.task: Task = SegmentationTask(
-            config, self.classes, manifest.annotated, pretrained=restored_uri is None and weights is None,
-            total_steps=total_steps, text=self.text.embeddings if self.text else None,
-        )  # fmt: skip
-        if weights is not None:
-            self.task.module.get_submodule("backbone").load_state_dict(weights)
+        model = model or initial_model(config, self.classes, self.text, starts=restored_uri is None)
+        self.task: Task = SegmentationTask(config, self.classes, manifest.annotated, model, total_steps=total_steps)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -87,7 +97,7 @@ class Trainer:
         # else each rank would have a teacher of its own; from the first step on, although distillation starts later
         self.shares_statistics = config.loss.needs_teacher and config.train.batch_norm == "live"
         self.step = 0
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Validation] = []
         self.calibration: Calibration | None = None  # of the last validation
         if restored_uri is not None:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
@@ -99,7 +109,7 @@ class Trainer:
         val_split = config.data.val_split
         self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> TrainingResult:
         """Runs the remaining updates."""
         config, context = self.config.train, self.context
         with contextlib.ExitStack() as stack:
@@ -129,8 +139,8 @@ class Trainer:
                     self._checkpoint(log)
                 # neither validation nor upload is training time
                 meter.started += time.perf_counter() - paused
-        miou = self.history[-1]["miou"] if self.history else None
-        return {"step": self.step, "stopped": stopped, "miou": miou}
+        miou = self.history[-1].miou if self.history else None
+        return TrainingResult(self.step, stopped, miou, self.config.run.uri)
 
     def _fetch(self, batches: Iterator[Batch], meter: _Meter) -> list[Batch]:
         """Takes the micro-batches of one update and checks that their positions are the expected ones."""
@@ -204,16 +214,16 @@ class Trainer:
             for name, model in models.items()
         }
         result, self.calibration = found[self.config.eval.weights]
-        line = {"step": self.step, "miou": result.miou, "aacc": result.aacc, "macc": result.macc}
-        line |= {f"miou_{name}": each.miou for name, (each, _) in found.items()}
-        self.history.append(line)
+        kinds = {f"miou_{name}": each.miou for name, (each, _) in found.items()}
+        self.history.append(Validation(self.step, result.miou, result.aacc, result.macc, **kinds))
         if log:
             both = ", ".join(f"{name} {100 * each.miou:.2f}" for name, (each, _) in found.items())
             text = (
                 f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} ({both}) "
                 f"aAcc {100 * result.aacc:.2f} ({time.perf_counter() - started:.0f} s)"
             )
-            log.write(self.step, {f"val/{name}": value for name, value in line.items() if name != "step"}, text)
+            values = {f"val/{name}": value for name, value in self.history[-1].to_json().items() if name != "step"}
+            log.write(self.step, values, text)
 
     def _checkpoint(self, log: RunLog | None) -> None:
         """Rank 0 writes; the others wait in `report`, so that no rank runs ahead of a checkpoint that may fail."""
@@ -223,9 +233,8 @@ class Trainer:
             write_pointers(self.config.run.uri, self.step, self.history)
             prune_checkpoints(self.config.run.uri, self.step, self.config.train.keep_checkpoints)
             log.publish()
-        validated = bool(self.history) and self.history[-1]["step"] == self.step
-        metrics = {"step": self.step, "share": self.step / self.total_steps}
-        self.context.report({**metrics, **(self.history[-1] if validated else {})}, uri)
+        validated = self.history[-1] if self.history and self.history[-1].step == self.step else None
+        self.context.report(Report(self.step, self.step / self.total_steps, validated), uri)
 
     def _snapshot(self) -> Checkpoint:
         return Checkpoint(
@@ -269,7 +278,7 @@ class Trainer:
         images = meter.steps * self.config.train.global_batch / seconds
         left = (self.total_steps - self.step) * seconds / meter.steps
         waiting = meter.waited / seconds
-        miou = f" mIoU {100 * self.history[-1]['miou']:.1f}" if self.history else ""
+        miou = f" mIoU {100 * self.history[-1].miou:.1f}" if self.history else ""
         parts = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
         text = (
             f"step {self.step}/{self.total_steps} {parts}{miou} {images:.1f} images/s "

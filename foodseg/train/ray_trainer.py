@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,8 @@ from foodseg.train.context import LocalContext, OnReport, TrainContext
 from foodseg.train.loop import train
 from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
-from foodseg.train.ray_worker import RayContext, ReportsTo, train_rank
+from foodseg.train.ray_worker import LoopConfig, RayContext, ReportsTo, train_rank
+from foodseg.train.results import TrainingResult
 from foodseg.train.run import Run, begin_run, check_run
 
 _log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def run_training(
     address: str | None = None,
     build_context: Callable[[ExperimentConfig], TrainContext] = RayContext,
     on_report: OnReport | None = None,
-) -> dict[str, Any]:
+) -> TrainingResult:
     """Trains a run to its end; a killed run resumes from its newest checkpoint when called again with `resume`.
 
     Args:
@@ -66,9 +68,6 @@ def run_training(
         build_context: makes the loop's context in each Ray worker (a benchmark passes one with other batches).
         on_report: called for every checkpoint: in this process with `num_workers: 0`, else in Ray's controller, to
             which it is pickled.
-
-    Returns:
-        {"step", "stopped", "miou", "run"}.
 
     Raises:
         UserError: anything in the configuration, the data or the cluster that cannot work, mostly before workers start.
@@ -81,7 +80,7 @@ def run_training(
         context = LocalContext(run.config, run.manifest, run.reader, run.order, on_report)
         with in_use(run.config.run.uri, "run.uri"), _threads(run.config), context as local:
             begin_run(run, resume=resume)
-            return {**train(run.config, run.manifest, run.total_steps, local), "run": run.config.run.uri}
+            return train(run.config, run.manifest, run.total_steps, local, run.model)
     if run.config.scaling.use_gpu and address is None and not ray.is_initialized():
         _require_cuda()
     sizes = run.config.world_sizes
@@ -93,7 +92,8 @@ def run_training(
             require_room(nodes, per_worker, sizes, STREAM_CPUS)
         with in_use(run.config.run.uri, "run.uri"):
             begin_run(run, resume=resume)
-            return {**_fit_with_retries(run, per_worker, build_context, on_report), "run": run.config.run.uri}
+            run = replace(run, model=None, backbone=None)  # each worker builds its own
+            return _fit_with_retries(run, per_worker, build_context, on_report)
 
 
 def _require_cuda() -> None:
@@ -145,7 +145,7 @@ def _fit_with_retries(
     per_worker: dict[str, float],
     build_context: Callable[[ExperimentConfig], TrainContext],
     on_report: OnReport | None,
-) -> dict[str, Any]:
+) -> TrainingResult:
     """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, which is retried."""
     failures = 0
     while True:
@@ -168,7 +168,7 @@ def _fit_with_retries(
             time.sleep(min(30, 5 * failures))
             release_lost_groups()  # those of a controller that died
             continue
-        assert isinstance(result.return_value, dict)
+        assert isinstance(result.return_value, TrainingResult)
         return result.return_value
 
 
@@ -187,12 +187,7 @@ def _trainer(
     filesystem, path = ray_storage(storage.join(config.run.uri, "ray"))
     parts: dict[str, Any] = {
         "train_loop_per_worker": partial(train_rank, build_context=build_context),
-        "train_loop_config": {
-            "config": config.model_dump(mode="json"),
-            "manifest": run.manifest.model_dump(mode="json"),
-            "total_steps": run.total_steps,
-            "relay": relay,
-        },
+        "train_loop_config": LoopConfig(config=config, manifest=run.manifest, total_steps=run.total_steps, relay=relay),
         "datasets": {"train": partial(_remaining_steps, run.order, config.run.uri, run.total_steps)},
         "dataset_config": RankStream(config, run.manifest, run.reader, run.order),
         "scaling_config": scaling,

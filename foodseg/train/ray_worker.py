@@ -6,7 +6,7 @@ Ray unpickles the worker's function in its controller too. So the loop, and with
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import ray.train
 import ray.train.collective
@@ -18,12 +18,13 @@ from foodseg import storage
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.cluster.ray_logs import RelayHandler
 from foodseg.cluster.ray_session import expected_failure
-from foodseg.config import ExperimentConfig, parse_config
+from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.data.shards import Manifest
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
 from foodseg.train.context import OnReport, TrainContext
+from foodseg.train.results import Report, TrainingResult
 
 T = TypeVar("T")
 
@@ -59,8 +60,8 @@ class RayContext:
     def broadcast(self, value: T) -> T:
         return ray.train.collective.broadcast_from_rank_zero(value)
 
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
-        ray.train.report({**metrics, "checkpoint_uri": checkpoint})
+    def report(self, report: Report, checkpoint: str) -> None:
+        ray.train.report({**report.to_json(), "checkpoint_uri": checkpoint})
 
     def restore(self) -> str | None:
         return self.broadcast(newest_checkpoint(self._config.run.uri) if self.rank == 0 else None)
@@ -77,16 +78,20 @@ class ReportsTo(ray.train.UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Called once all ranks have reported."""
-        self._on_report(metrics[0])
+        self._on_report(Report.from_json(metrics[0]))
 
 
-def train_rank(
-    loop_config: dict[str, Any], build_context: Callable[[ExperimentConfig], TrainContext]
-) -> dict[str, Any]:
-    """Runs the loop in one worker; `loop_config` holds plain `config`, `manifest`, `total_steps` and the log relay.
+class LoopConfig(TypedDict):
+    """What a worker is told: the checked configuration, the training data, its length, and where its log goes."""
 
-    Returns:
-        What `train.loop.train` returns.
+    config: ExperimentConfig
+    manifest: Manifest
+    total_steps: int
+    relay: str
+
+
+def train_rank(loop_config: LoopConfig, build_context: Callable[[ExperimentConfig], TrainContext]) -> TrainingResult:
+    """Runs the loop in one worker.
 
     Raises:
         UserError: a user's mistake; `ray_failures.RefuseAtOnce` then ends the other workers too.
@@ -96,13 +101,12 @@ def train_rank(
     logger = logging.getLogger("foodseg")
     logger.setLevel(logging.INFO)
     logger.handlers = [RelayHandler(loop_config["relay"])]
-    config = parse_config(loop_config["config"])
+    config = loop_config["config"]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # the driver has reached these: if they are away when a worker starts, the address is not wrong
     storage.expect(config.run.uri, config.data.uri, *(source.uri for source in config.data.uris))
-    manifest = Manifest.model_validate(loop_config["manifest"])
     try:
-        return train(config, manifest, loop_config["total_steps"], build_context(config))
+        return train(config, loop_config["manifest"], loop_config["total_steps"], build_context(config))
     except Exception as error:
         # the cause of an error is lost on its way to the controller
         raise expected_failure(error) or error from None

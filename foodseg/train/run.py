@@ -13,9 +13,9 @@ from foodseg import storage
 from foodseg.checkpoint.checkpoint import TEXT_FILE, contiguous
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.config import ExperimentConfig, load_config, parse_config
+from foodseg.config import ExperimentConfig, load_config
 from foodseg.config.load import leaves, to_yaml
-from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_resolved_uris
+from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_absolute
 from foodseg.data.concat import training_manifest
 from foodseg.data.reader import RowReader, training_order
 from foodseg.data.sampler import TrainingOrder
@@ -45,7 +45,10 @@ class Run:
     reader: RowReader
     order: TrainingOrder
     total_steps: int
-    text: TextTable | None = None  # for a model with text, set by `check_run`
+    # set by `check_run`:
+    starts: bool = True  # no checkpoint to resume from
+    text: TextTable | None = None  # for a model with text
+    model: Segmenter | None = None  # as a worker would build it; None with a diffusion backbone
     backbone: Mapping[str, torch.Tensor] | None = None  # initial weights of a timm backbone; None: resumed, or random
 
 
@@ -113,12 +116,17 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     # a checkpoint holds the weights, so that resuming from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
     text = text_of_run(config, manifest.class_table)
-    kept = backbone_of_run(config) if resume else None
-    model = _require_model(config, manifest.class_table, text, starts=starts and kept is None)
-    loaded = starts and kept is None and model is not None and config.model.weights != "none"
+    kept = backbone_of_run(config) if resume and starts else None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.train.seed)
+        model = _require_model(config, manifest.class_table, text, starts=starts and kept is None)
+    if kept is not None and model is not None:
+        model.backbone.load_state_dict(kept)
+    loaded = starts and kept is None and config.model.weights != "none"
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
-    return replace(run, text=text, backbone=model.backbone.state_dict() if loaded and model is not None else None)
+    backbone = model.backbone.state_dict() if loaded and model is not None else None
+    return replace(run, starts=starts, text=text, model=model, backbone=backbone)
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
@@ -128,7 +136,7 @@ def begin_run(run: Run, *, resume: bool) -> None:
     are computed or downloaded once, so that no other machine needs the weights file or the hub.
 
     Raises:
-        UserError: another command has begun a run there since `check_run`.
+        UserError: another command has begun or changed a run there since `check_run`.
     """
     config, manifest, text = run.config, run.manifest, run.text
     _check_run_directory(config, resume)
@@ -143,7 +151,9 @@ def begin_run(run: Run, *, resume: bool) -> None:
     if run.backbone is not None:
         where = storage.join(config.run.uri, BACKBONE_FILE)
         storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
-    if config.model.weights == "none" and not (resume and newest_checkpoint(config.run.uri)):
+    if resume and (newest_checkpoint(config.run.uri) is None) != run.starts:
+        raise UserError(f"run.uri {storage.redact(config.run.uri)} was changed while this command began: run it again")
+    if config.model.weights == "none" and run.starts:
         _log.warning(
             "model.weights is none: the backbone starts from random weights, so expect low scores; timm would take "
             "ImageNet's"
@@ -208,6 +218,24 @@ def _require_model(
     return model
 
 
+def initial_model(config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool) -> Segmenter:
+    """Builds a worker's model of a run that has begun, with torch seeded for it: every worker has the same numbers.
+
+    Args:
+        text: as `text_of_run` returns it. starts: no checkpoint follows, so that it needs its initial weights.
+
+    Raises:
+        UserError: as `build_segmenter`.
+    """
+    weights = backbone_of_run(config) if starts else None
+    torch.manual_seed(config.train.seed)
+    embeddings = text.embeddings if text else None
+    model = build_segmenter(config.model, len(classes), pretrained=starts and weights is None, text=embeddings)
+    if weights is not None:
+        model.backbone.load_state_dict(weights)
+    return model
+
+
 def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
     """Returns the initial weights of a run's backbone, as `begin_run` has written them; None without such.
 
@@ -236,7 +264,7 @@ def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | No
 
 def with_absolute_uris(config: ExperimentConfig) -> ExperimentConfig:
     """Workers run in other folders, so relative paths are resolved where the command was given."""
-    return parse_config(with_resolved_uris(config))
+    return with_absolute(config)
 
 
 def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:

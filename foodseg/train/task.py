@@ -17,8 +17,7 @@ from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.term import LossTerm, Outputs, Targets
 from foodseg.models.backbones.latents import LatentCache
 from foodseg.models.backbones.timm_pyramid import Pyramid
-from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import SegmenterOutput
+from foodseg.models.segmenter import Segmenter, SegmenterOutput
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
 
@@ -59,19 +58,16 @@ class SegmentationTask:
         config: ExperimentConfig,
         classes: ClassTable,
         annotated: Mapping[str, tuple[int, ...] | None],
+        segmenter: Segmenter,
         *,
-        pretrained: bool,
         total_steps: int,
-        text: torch.Tensor | None = None,
     ) -> None:
-        """Builds the segmenter.
+        """Takes the segmenter that is to be trained.
 
         Args:
             annotated: per source the ids that it annotates (None = all), in the order of `Batch.source`.
-            text: (K, D) class embeddings, for a model with text fusion.
         """
         self._config, self._classes, self._total_steps = config, classes, total_steps
-        segmenter = build_segmenter(config.model, len(classes), pretrained=pretrained, text=text)
         self.module: nn.Module = segmenter
         strides = segmenter.backbone.strides
         map_strides: tuple[int, ...] = ()

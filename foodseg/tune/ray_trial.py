@@ -3,7 +3,6 @@
 Heavy modules are imported inside functions: Ray's controller of a training unpickles `TuneReports` without torch.
 """
 
-import json
 import time
 import traceback
 from collections.abc import Callable
@@ -13,9 +12,11 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from foodseg import storage
+from foodseg.checkpoint.history import parse_history
 from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.errors import FoodsegError, OutOfMemory, RetryLater, Unavailable
+from foodseg.train.results import Report
 from foodseg.tune.trials import End, Status, Trial, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
@@ -35,17 +36,16 @@ class TuneReports:
         self._since = time.time() - trial.seconds
         self._queue = TuneReportCallback() if workers else None
 
-    def __call__(self, metrics: dict[str, Any]) -> None:
+    def __call__(self, report: Report) -> None:
         # between two validations, or at the end, when there is nothing left to decide
-        if "miou" not in metrics or metrics["share"] >= 1:
+        if report.validation is None or report.share >= 1:
             return
-        scores = {name: value for name, value in metrics.items() if name != "checkpoint_uri"}
-        report = {"report": {**scores, "seconds": time.time() - self._since}, "costs": self._costs,
-                  "percent": 100 * metrics["share"], "miou": metrics["miou"]}  # fmt: skip
+        told = {"report": {**report.to_json(), "seconds": time.time() - self._since}, "costs": self._costs,
+                "percent": 100 * report.share, "miou": report.validation.miou}  # fmt: skip
         if self._queue is not None:
-            self._queue.after_report(None, [report], None)
+            self._queue.after_report(None, [told], None)
         else:
-            tune.report(report)
+            tune.report(told)
 
 
 def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:
@@ -93,5 +93,7 @@ def _validations(uri: str, trial: Trial, total: int, seconds: float) -> tuple[di
     if not total or not storage.exists(where):
         return noted
     after = {line["step"]: line["seconds"] for line in noted}
-    lines = [json.loads(line) for line in storage.read_text(where).splitlines()]
-    return tuple({**line, "share": line["step"] / total, "seconds": after.get(line["step"], seconds)} for line in lines)
+    return tuple(
+        {**Report(each.step, each.step / total, each).to_json(), "seconds": after.get(each.step, seconds)}
+        for each in parse_history(storage.read_text(where))
+    )

@@ -21,9 +21,9 @@ def test_a_pause_longer_than_the_limit_is_not_starvation(ray_cluster, tmp_path):
     class Pausing(RayContext):
         """Pauses at its first checkpoint, as a validation or an upload might."""
 
-        def report(self, metrics, checkpoint):
-            super().report(metrics, checkpoint)
-            if metrics["step"] == 2:
+        def report(self, report, checkpoint):
+            super().report(report, checkpoint)
+            if report.step == 2:
                 time.sleep(25)
 
     # more blocks of rows than are read ahead
@@ -31,7 +31,7 @@ def test_a_pause_longer_than_the_limit_is_not_starvation(ray_cluster, tmp_path):
         write_synthetic(tmp_path / "d"), tmp_path / "run", "train.steps=160", "train.checkpoint_every=2", *SETTINGS
     )
     began = time.monotonic()
-    assert run_training(config, build_context=partial(Pausing, timeout=LIMIT))["step"] == 160
+    assert run_training(config, build_context=partial(Pausing, timeout=LIMIT)).step == 160
     assert time.monotonic() - began > 25
 
 

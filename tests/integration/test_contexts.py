@@ -58,12 +58,12 @@ def seen(
     run, local = prepared(synthetic_config(data, uri, *SETTINGS))
     answers = iter([False, True])
     local.stop_requested = lambda: next(answers)  # type: ignore[method-assign]
-    assert train(run.config, run.manifest, run.total_steps, local)["step"] == DONE
+    assert train(run.config, run.manifest, run.total_steps, local).step == DONE
 
     config = synthetic_config(data, uri, *SETTINGS, f"scaling.num_workers={request.param}")
     if request.param == 0:
         write_facts(prepared(config, resume=True)[1], config)
-    assert run_training(config, resume=True, build_context=asked)["step"] == STEPS
+    assert run_training(config, resume=True, build_context=asked).step == STEPS
     return uri, [json.loads(path.read_text()) for path in sorted(Path(uri).glob("facts-*.json"))]
 
 

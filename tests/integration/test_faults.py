@@ -38,7 +38,7 @@ def assert_whole(run_uri: str) -> None:
     checkpoint = load_checkpoint(newest)
     assert checkpoint.step == STEPS
     load_model(checkpoint, "ema")
-    assert [line["step"] for line in checkpoint.history] == [STEPS]
+    assert [each.step for each in checkpoint.history] == [STEPS]
 
 
 @pytest.mark.chaos
@@ -54,7 +54,7 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(ray_clus
         before = logged_steps(run)[-1]
         result = training.result(timeout=300)
 
-    assert result["step"] == STEPS
+    assert result.step == STEPS
     assert_whole(str(run))
     steps = logged_steps(run)
     restart = next(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
@@ -116,5 +116,5 @@ def test_the_storage_server_restarts_in_mid_run(ray_cluster, s3: S3Server):
         s3.start()
         result = training.result(timeout=300)
 
-    assert result["step"] == STEPS
+    assert result.step == STEPS
     assert_whole(run)

@@ -87,7 +87,7 @@ def test_the_best_configuration_gives_the_same_score_again(swept: tuple[Path, Sw
     config = load_config(str(uri / "best.yaml")).config
     assert config.run.uri == str(uri / "best") and config.optim.lr == 1e-2
     assert result.best is not None and result.best.score is not None
-    assert run_training(config)["miou"] == close(result.best.score)
+    assert run_training(config).miou == close(result.best.score)
 
 
 def test_a_finished_sweep_that_is_resumed_runs_nothing_again(swept: tuple[Path, SweepResult]) -> None:

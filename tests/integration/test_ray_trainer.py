@@ -1,6 +1,7 @@
 """Training under Ray Train: two workers learn what one process learns."""
 
 import json
+import os
 import time
 
 import pytest
@@ -8,10 +9,16 @@ import torch
 
 from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.checkpoint.manifest import read_manifest_file
+from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.data.shards import read_manifest, write_manifest
 from foodseg.errors import UserError
+from foodseg.train.loop import train
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
+from tests.conftest import BUCKET
+from tests.support.counting_proxy import CountingProxy
+from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 SETTINGS = [
@@ -33,7 +40,7 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
     shared = run_training(synthetic_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
 
-    a, b = (load_checkpoint(resolve_checkpoint(run["run"])) for run in (alone, shared))
+    a, b = (load_checkpoint(resolve_checkpoint(run.run)) for run in (alone, shared))
     assert a.step == b.step == 8
     # the same sums in another order: where a gradient is next to 0, Adam makes a whole step of a rounding error
     apart = torch.cat([(b.student[name] - weights).abs().flatten() for name, weights in a.student.items()])
@@ -45,7 +52,7 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0][-1] != losses[0][0]
     assert [line["positions"] for line in lines[1] if "positions" in line] == [[s * 4, s * 4 + 4] for s in range(8)]
-    assert shared["miou"] == pytest.approx(alone["miou"], abs=0.02)
+    assert shared.miou == pytest.approx(alone.miou, abs=0.02)
 
 
 def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
@@ -86,3 +93,22 @@ def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, capl
     with pytest.raises(RuntimeError, match=r"^training failed: .*a mistake of ours"):
         run_training(config, build_context=broken_on_rank_1)
     assert "in broken_on_rank_1" in caplog.text
+
+
+def test_two_workers_that_resume_read_a_checkpoint_once(ray_cluster, s3, tmp_path):
+    """Counted at the S3 server: the driver, Ray's controller and both workers share a copy, as they share a machine."""
+    data, bucket = write_synthetic(tmp_path / "data"), f"s3://{BUCKET}/{tmp_path.name}-{os.urandom(4).hex()}"
+    with CountingProxy(s3.endpoint) as proxy:
+        uri = f"{bucket}?endpoint_override={proxy.address}&scheme=http&region=us-east-1"
+        settings = [*SETTINGS, "train.checkpoint_every=4", "train.keep_checkpoints=9"]
+        run, alone = prepared(synthetic_config(data, uri, *settings))
+        answers = iter(range(1, 5))
+        alone.stop_requested = lambda: next(answers) == 4  # type: ignore[method-assign]
+        assert train(run.config, run.manifest, run.total_steps, alone).step == 4
+        proxy.read.clear()
+        config = synthetic_config(data, uri, *settings, "scaling.num_workers=2")
+        assert run_training(config, resume=True).step == 8
+        folder = checkpoint_uri(bucket, 4)
+        read = proxy.below(folder.removeprefix("s3://"))
+    assert read.pop("manifest.json") > 0
+    assert read == {name: entry.size for name, entry in read_manifest_file(folder).files.items() if entry.size}

@@ -22,6 +22,7 @@ from foodseg.data.sampler import rank_blocks
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer
+from foodseg.train.results import Report
 from foodseg.train.run import Run, prepare_run
 
 
@@ -45,7 +46,7 @@ class GlooContext(LocalContext):
         torch.distributed.all_reduce(tensor)
         return tensor
 
-    def report(self, metrics: dict[str, Any], checkpoint: str) -> None:
+    def report(self, report: Report, checkpoint: str) -> None:
         torch.distributed.barrier()
 
 
@@ -94,7 +95,13 @@ def main(rank: int, world_size: int, folder: Path) -> None:
             "student": dict(trainer.student.named_buffers()),
             "teacher": dict(trainer.teacher.module.named_buffers()),
         }
-        results.append({"gradients": gradients, "history": trainer.history, "buffers": buffers})
+        results.append(
+            {
+                "gradients": gradients,
+                "history": [validation.to_json() for validation in trainer.history],
+                "buffers": buffers,
+            }
+        )
     torch.save(results, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 

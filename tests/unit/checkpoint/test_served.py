@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from foodseg import storage
+from foodseg.checkpoint.history import Validation
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, write_pointers
 from foodseg.checkpoint.served import HOLD_SECONDS, held, hold
@@ -18,10 +19,10 @@ def steps(run: Path) -> list[int]:
 
 def train(run: Path, *written: int) -> None:
     """Writes checkpoints as a run does, each better than the one before."""
-    history = []
+    history: list[Validation] = []
     for step in written:
         storage.write_text(f"{checkpoint_uri(str(run), step)}/manifest.json", str(step))
-        history.append({"step": step, "miou": step / 100})
+        history.append(Validation(step, step / 100, aacc=0.5, macc=0.5, miou_student=0.1))
         write_pointers(str(run), step, history)
         prune_checkpoints(str(run), step, keep=2)
 

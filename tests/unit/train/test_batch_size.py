@@ -59,7 +59,7 @@ def test_what_is_taken_trains(data, tmp_path, settings):
     run, context = prepared(
         synthetic_config(data, tmp_path / "r", RESNET, "train.steps=1", "data.val_split=null", *settings)
     )
-    assert train(run.config, run.manifest, run.total_steps, context)["step"] == 1
+    assert train(run.config, run.manifest, run.total_steps, context).step == 1
 
 
 class Pooled(nn.Module):

@@ -11,6 +11,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses.segmentation import cross_entropy_sum
+from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_conditioning
 from foodseg.train.loop import Trainer
@@ -68,8 +69,8 @@ def a_batch() -> Batch:
 
 def a_task(config: ExperimentConfig) -> SegmentationTask:
     text = torch.randn(K, 16, generator=torch.Generator().manual_seed(0)) if config.model.fusion != "none" else None
-    annotated = {"all": None, "some": (0, 1, 2)}
-    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
+    model = build_segmenter(config.model, K, pretrained=False, text=text)
+    return SegmentationTask(config, SYNTHETIC_CLASSES, {"all": None, "some": (0, 1, 2)}, model, total_steps=10)
 
 
 def only(*ids: int) -> list[bool]:
@@ -179,7 +180,7 @@ def test_a_resumed_run_with_names_is_the_undisturbed_one(data, names, tmp_path, 
         context.stop_requested = lambda answers=answers: next(answers, False)  # type: ignore[method-assign,misc]
         Trainer(run.config, run.manifest, run.total_steps, context).run()
     run, context = prepared(synthetic_config(data, tmp_path / "parts", *settings), resume=True)
-    assert Trainer(run.config, run.manifest, run.total_steps, context).run()["step"] == 4
+    assert Trainer(run.config, run.manifest, run.total_steps, context).run().step == 4
     one, other = (load_checkpoint(newest_checkpoint(str(tmp_path / name)) or "") for name in ("whole", "parts"))
     for found, expected in ((one.student, other.student), (one.teacher, other.teacher)):
         assert found is not None and expected is not None and found.keys() == expected.keys()

@@ -118,7 +118,7 @@ def test_a_resumed_run_is_the_undisturbed_one(data, names, tmp_path):
     part = trainer_of(tiny(data, tmp_path / "parts", names, *settings))
     answers = iter([False, True])
     part.context.stop_requested = lambda: next(answers)  # type: ignore[method-assign]
-    assert part.run()["stopped"]
+    assert part.run().stopped
     trainer_of(tiny(data, tmp_path / "parts", names, *settings), resume=True).run()
     one, other = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert one.step == other.step == 4

@@ -166,7 +166,7 @@ def test_a_resumed_run_is_the_undisturbed_one(data, tmp_path, settings):
     part = trainer_of(synthetic_config(data, tmp_path / "parts", *settings))
     answers = iter([False, False, True])
     part.context.stop_requested = lambda: next(answers)
-    assert part.run()["stopped"]
+    assert part.run().stopped
     trainer_of(synthetic_config(data, tmp_path / "parts", *settings), resume=True).run()
     one, other = (load_checkpoint(newest_checkpoint(str(tmp_path / name))) for name in ("whole", "parts"))
     assert one.step == other.step == 6
@@ -199,7 +199,7 @@ def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path):
         assert all((batch.mask == SYNTHETIC_CLASSES.ignore_id).all() for batch in unlabelled)
         assert trainer.task.counts(unlabelled[0], 4)["cross_entropy"] == 0
         sizes[name] = gradient_of(trainer, unlabelled[0])
-        assert trainer.run()["step"] == 5
+        assert trainer.run().step == 5
     assert sizes["off"] == 0 and sizes["on"] > 0
 
 
@@ -228,16 +228,16 @@ def test_student_and_teacher_are_both_scored_and_kept(data, tmp_path, weights):
     run, context = prepared(synthetic_config(data, tmp_path / "r", *settings))
     Trainer(run.config, run.manifest, run.total_steps, context).run()
     checkpoint = load_checkpoint(newest_checkpoint(str(tmp_path / "r")))
-    assert [line["step"] for line in checkpoint.history] == [2, 4]
+    assert [each.step for each in checkpoint.history] == [2, 4]
     line = checkpoint.history[-1]
-    assert line["miou"] == line[f"miou_{weights}"]
+    assert line.miou == getattr(line, f"miou_{weights}")
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
     for name in ("student", "ema"):
         again, fitted = validate(load_model(checkpoint, name), reader, run.manifest, run.config, context, 4)
-        assert line[f"miou_{name}"] == again.miou
+        assert getattr(line, f"miou_{name}") == again.miou
         assert (fitted == checkpoint.calibration) == (name == weights)
     best = json.loads(Path(tmp_path, "r", "best.json").read_text())
-    assert best["miou"] == max(entry["miou"] for entry in checkpoint.history)
+    assert best["miou"] == max(entry.miou for entry in checkpoint.history)
 
 
 def test_without_an_average_the_student_alone_is_scored(data, tmp_path):
@@ -245,7 +245,7 @@ def test_without_an_average_the_student_alone_is_scored(data, tmp_path):
     trainer = trainer_of(config)
     trainer.run()
     (line,) = trainer.history
-    assert line["miou"] == line["miou_student"] and "miou_ema" not in line
+    assert line.miou == line.miou_student and line.miou_ema is None
 
 
 def test_scoring_both_does_not_disturb_the_training(data, tmp_path):

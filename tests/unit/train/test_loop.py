@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from torch import nn
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_model
 from foodseg.checkpoint.find import newest_checkpoint
+from foodseg.checkpoint.history import Validation, parse_history
+from foodseg.checkpoint.manifest import read_manifest_file
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
-from foodseg.config import ExperimentConfig
+from foodseg.config import ExperimentConfig, load
 from foodseg.config.model import ModelConfig
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
@@ -24,17 +27,22 @@ from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
 from foodseg.predict.predictor import Predictor
 from foodseg.train import loop
+from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
+from foodseg.train.ray_trainer import run_training
+from foodseg.train.results import TrainingResult
+from foodseg.train.run import initial_model
 from foodseg.train.validation import validate, validation_counts
 from tests.support.compare import assert_close, close
+from tests.support.counting_proxy import CountingProxy
 from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def go(config: ExperimentConfig, stop_after: int | None = None, resume: bool = False) -> dict:
+def go(config: ExperimentConfig, stop_after: int | None = None, resume: bool = False) -> TrainingResult:
     """Trains; as if a signal came in during update number `stop_after`."""
     run, context = prepared(config, resume)
     if stop_after is not None:
@@ -77,18 +85,15 @@ def assert_same(found, expected, where: str = "") -> None:
 def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
     settings = ["train.steps=6", "model.dropout=0.2", "train.validate_every=3", *settings]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert go(synthetic_config(data, whole, *settings))["step"] == 6
-    assert go(synthetic_config(data, parts, *settings), stop_after=4) == {
-        "step": 4,
-        "stopped": True,
-        "miou": newest(parts).history[-1]["miou"],
-    }
+    assert go(synthetic_config(data, whole, *settings)).step == 6
+    stopped = go(synthetic_config(data, parts, *settings), stop_after=4)
+    assert stopped == TrainingResult(4, True, newest(parts).history[-1].miou, str(parts))
     assert newest(parts).step == 4
-    assert go(synthetic_config(data, parts, *settings), resume=True)["stopped"] is False
+    assert go(synthetic_config(data, parts, *settings), resume=True).stopped is False
     one, other = newest(parts), newest(whole)
     for name in ("step", "student", "teacher", "trainer", "history"):
         assert_same(getattr(one, name), getattr(other, name), name)
-    assert [line["step"] for line in one.history] == [3, 6]
+    assert [each.step for each in one.history] == [3, 6]
 
 
 def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path):
@@ -142,7 +147,7 @@ def test_sigterm_ends_with_a_checkpoint(data, tmp_path):
     with local as context:
         trainer = Trainer(run.config, run.manifest, run.total_steps, context)
         trainer.optimizer.register_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) and None)
-        assert trainer.run() == {"step": 1, "stopped": True, "miou": None}
+        assert trainer.run() == TrainingResult(1, True, None, run.config.run.uri)
         assert newest(tmp_path / "r").step == 1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -238,20 +243,20 @@ def _labelled_pixels(reader: RowReader) -> list[int]:
 
 def test_pointers_and_pruning(tmp_path):
     uri = str(tmp_path)
-    history: list[dict] = []
+    history: list[Validation] = []
     kept = {}
     for step, miou in [(1, 0.2), (2, 0.5), (3, None), (4, 0.3), (5, 0.5), (6, 0.1), (7, None), (8, 0.2)]:
         storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
         if miou is not None:
-            history.append({"step": step, "miou": miou})
+            history.append(Validation(step, miou, aacc=0.5, macc=0.5, miou_student=0.1))
         write_pointers(uri, step, history)
         prune_checkpoints(uri, step, keep=2)
         kept[step] = [int(name[5:]) for name in sorted(storage.list_names(storage.join(uri, "checkpoints")))]
         best = json.loads((tmp_path / "best.json").read_text())
         last = json.loads((tmp_path / "last.json").read_text())
         assert last["step"] == step and last.get("miou") == miou
-        assert best["miou"] == max(line["miou"] for line in history)
-        assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == history
+        assert best["miou"] == max(each.miou for each in history)
+        assert parse_history((tmp_path / "history.jsonl").read_text()) == history
     # 5 is as good as 2 and newer
     assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [5, 6], 7: [5, 6, 7], 8: [5, 7, 8]}
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "checkpoints/step-00000005"
@@ -283,7 +288,8 @@ def test_pointers_of_a_resumed_run(tmp_path, kept, written, expected):
     for step in kept:
         storage.write_text(storage.join(checkpoint_uri(uri, step), "manifest.json"), "{}")
     storage.write_json(f"{uri}/best.json", written)
-    restore_pointers(uri, 4, [{"step": 2, "miou": 0.1}, {"step": 4, "miou": 0.2}][: max(1, len(kept))])
+    history = [Validation(step, step / 20, aacc=0.5, macc=0.5, miou_student=0.1) for step in (2, 4)]
+    restore_pointers(uri, 4, history[: max(1, len(kept))])
     assert json.loads((tmp_path / "last.json").read_text())["step"] == 4
     if expected is None:
         assert not (tmp_path / "best.json").exists()
@@ -341,3 +347,53 @@ def test_the_wrapped_module_is_compiled(data, tmp_path, monkeypatch):
     context.wrap = nn.Sequential
     trainer = Trainer(run.config, run.manifest, run.total_steps, context)
     assert compiled == [trainer.wrapped] and trainer.wrapped[0] is trainer.student
+
+
+# --- what a start costs ---
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One entry for each model that is built for a training: with its published weights or not."""
+    calls: list[bool] = []
+    build = run_module.build_segmenter
+
+    def counted(*arguments, pretrained: bool, **settings):
+        calls.append(pretrained)
+        return build(*arguments, pretrained=pretrained, **settings)
+
+    monkeypatch.setattr(run_module, "build_segmenter", counted)
+    return calls
+
+
+def test_a_start_builds_the_model_once_and_parses_nothing_again(data, tmp_path, built, monkeypatch):
+    config, parsed = synthetic_config(data, tmp_path / "r", "train.steps=1"), []
+    parse = load.parse_config
+    monkeypatch.setattr(load, "parse_config", lambda *a: (parsed.append(a), parse(*a))[1])
+    assert run_training(config).step == 1
+    assert built == [True] and not parsed
+
+
+def test_the_model_that_was_checked_is_the_one_that_a_worker_would_build(data, tmp_path):
+    run, _ = prepared(synthetic_config(data, tmp_path / "r", "model.dropout=0.2"))
+    assert run.model is not None
+    assert_same(
+        initial_model(run.config, run.manifest.class_table, None, starts=True).state_dict(), run.model.state_dict()
+    )
+
+
+def test_a_resume_reads_a_checkpoint_once(data, bucket, moto_endpoint, tmp_path, built, monkeypatch):
+    """In one process; `tests/integration/test_ray_trainer.py` has two workers."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with CountingProxy(moto_endpoint) as proxy:
+        uri = f"{bucket}/run?endpoint_override={proxy.address}&scheme=http&region=us-east-1"
+        config = synthetic_config(data, uri, "train.steps=4", "train.keep_checkpoints=9")
+        go(config, stop_after=2)
+        proxy.read.clear()
+        built.clear()
+        assert run_training(config, resume=True).step == 4
+    folder = checkpoint_uri(f"{bucket}/run", 2)
+    read = proxy.below(folder.removeprefix("s3://"))
+    del read["manifest.json"]
+    assert read == {name: entry.size for name, entry in read_manifest_file(folder).files.items() if entry.size}
+    assert built == [False]

@@ -20,6 +20,7 @@ from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
+from foodseg.train.results import TrainingResult
 from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
 from tests.support.gloo_rank import prepared
 from tests.support.hub_server import HubServer
@@ -173,7 +174,9 @@ def test_one_image_without_validation_trains(tmp_path, batch):
     uri = write_synthetic(tmp_path / "d", train=1, val=0, test=0, unlabelled=False)
     settings = ["data.val_split=null", "train.steps=2", f"train.global_batch={batch}"]
     run, context = prepared(synthetic_config(uri, tmp_path / "r", *settings))
-    assert train(run.config, run.manifest, run.total_steps, context) == {"step": 2, "stopped": False, "miou": None}
+    assert train(run.config, run.manifest, run.total_steps, context) == TrainingResult(
+        2, False, None, run.config.run.uri
+    )
 
 
 def test_run_directory(data, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from foodseg.data.batch import Batch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.losses import segmentation
+from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
 from tests.support.compare import close
@@ -50,7 +51,8 @@ def a_model(logits: torch.Tensor):
 
 def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
     text = torch.randn(K, 16) if config.model.fusion != "none" else None
-    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, pretrained=False, total_steps=10, text=text)
+    model = build_segmenter(config.model, K, pretrained=False, text=text)
+    return SegmentationTask(config, SYNTHETIC_CLASSES, annotated, model, total_steps=10)
 
 
 def test_the_loss_of_each_image_is_that_of_its_source(config):

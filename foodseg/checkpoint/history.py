@@ -1,0 +1,35 @@
+"""The validations of a run, as `history.jsonl` has them: one line of JSON each, the oldest first."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores on the split `data.val_split` after `step` updates, each in [0, 1].
+
+    miou, aacc, macc: of the weights that `eval.weights` names.
+    miou_student, miou_ema: of both kinds of weights; None where no average is kept.
+    """
+
+    step: int
+    miou: float
+    aacc: float
+    macc: float
+    miou_student: float
+    miou_ema: float | None = None
+
+    def to_json(self) -> dict[str, float]:
+        """Returns it by name, without what is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def history_text(history: Iterable[Validation]) -> str:
+    """Returns the content of `history.jsonl`."""
+    return "".join(json.dumps(validation.to_json()) + "\n" for validation in history)
+
+
+def parse_history(text: str) -> list[Validation]:
+    """Returns what `history_text` was given. ValueError, TypeError: it is something else."""
+    return [Validation(**json.loads(line)) for line in text.splitlines()]
