@@ -40,7 +40,7 @@ VARIANTS = {"names": (*NAMED, "distill.conditioning_mix=[0.2, 0.6, 0.1, 0.1]"), 
 SPOILED: tuple[How, ...] = ("as trained", "embeddings exchanged", "conditioning exchanged", "maps zeroed")
 # Eight images by heart: always the same crop, the same colours, all names.
 EIGHT_STEPS, STOP_AFTER, ENOUGH = 500, 100, 0.95
-SERVED_AS_PREDICTED = 0.99  # share of the pixels; the endpoint fits an image to one of its canvases
+SERVED_AS_PREDICTED = 0.99  # share of the pixels
 EIGHT = (
     f"train.steps={EIGHT_STEPS}", "train.checkpoint_every=50", "train.ema_horizon=0.02", "eval.weights=student",
     "augment.longest_side=192", "augment.crop=192", "eval.longest_side=192",  # at 128 px outlines alone cost 3 %

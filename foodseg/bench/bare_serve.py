@@ -31,8 +31,7 @@ class BarePipeline:
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(self._codec, read_image, data, self._config.image)
         height, width = image.image.shape[:2]
-        canvas = self._model.canvas(height, width, self._config.segmenter.canvases)
-        labelled = await self._batcher.submit(canvas, (image.image, (height, width)))
+        labelled = await self._batcher.submit(self._model.canvas(height, width), (image.image, (height, width)))
 
         def encode() -> bytes:
             names, sent = self._model.card.classes, (image.height, image.width)
@@ -40,8 +39,8 @@ class BarePipeline:
 
         return await loop.run_in_executor(self._codec, encode)
 
-    def _forward(self, canvas: tuple[int, int], items: Sequence[Any]) -> Sequence[Any]:
-        return self._model.label([image for image, _ in items], [size for _, size in items], canvas)
+    def _forward(self, _canvas: tuple[int, int], items: Sequence[Any]) -> Sequence[Any]:
+        return self._model.label([image for image, _ in items], [size for _, size in items])
 
 
 async def load(

@@ -73,7 +73,7 @@ def bench_serve(
     if config.http.keys_file is not None or os.environ.get(ENVIRONMENT):
         raise UserError("bench serve sends no API key: leave http.keys_file and FOODSEG_API_KEYS out")
     encoded = _encoded(images)
-    model = _model(deploy.tree["applications"])
+    model = _model(deploy.tree["applications"], config)
     facts = machine_facts(cores())
     bare = BarePipeline(config, model, CODEC_THREADS)
     with serving(path, overrides, address) as endpoint:
@@ -181,13 +181,13 @@ def _threads_of_segmenter() -> int:
     return int(threads[0])
 
 
-def _model(applications: Sequence[dict[str, Any]]) -> ServedModel:
+def _model(applications: Sequence[dict[str, Any]], config: ServeConfig) -> ServedModel:
     wanted = wanted_models(find_application(applications, "the deploy file"))
     if not wanted["models"]:
         raise UserError("bench serve needs a model: --set segmenter.models.meals=runs/a")
     name = wanted["default"] or next(iter(wanted["models"]))
     uri = resolve_checkpoint(wanted["models"][name])
-    return ServedModel(name, uri, checkpoint_sha(uri))
+    return ServedModel(name, uri, checkpoint_sha(uri), config.segmenter.canvases)
 
 
 def _encoded(images: str | None) -> list[bytes]:

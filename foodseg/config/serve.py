@@ -82,9 +82,10 @@ class SegmenterConfig(Section):
     )
     default: str | None = Field(None, description="model for requests that name none; null = the first")
     canvases: tuple[tuple[int, int], ...] = Field(
-        ((512, 512), (384, 512), (512, 384), (352, 512), (512, 352), (288, 512), (512, 288)),
-        description="[height, width] that images are padded to, one batch queue each; an image that none of them "
-        "fits (too small, or mostly padding) is batched with those of its own padded size",
+        (),
+        description="[height, width] that images of other sizes are padded to, so that they share batches. The padding "
+        "changes the label map a little: with none, and for an image that none fits (too small, or mostly padding), "
+        "the map is that of `foodseg predict`, and an image is batched with those of its own padded size",
     )
     max_batch: int = Field(8, ge=1, description="most images in one forward pass; a CPU gains nothing from more than 1")
 

@@ -18,7 +18,8 @@ from foodseg.errors import MissingFile, UserError
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, device_name, pick_device
 from foodseg.predict.image_list import list_images, require_different_stems, stem_of
-from foodseg.predict.predictor import ImageLogits, Predictor
+from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.predictor import Predictor
 from foodseg.progress import Progress
 from foodseg.report.overlay import food_shares, overlay
 from foodseg.storage.outputs import Outputs, claim_outputs
@@ -124,7 +125,7 @@ def label_images(
     with claimed as outputs, Progress("labelling images", len(uris)) as progress:
         for uri in uris:
             try:
-                image = _read_image(uri)
+                image, scaled = _read_image(uri, predictor)
             except MissingFile:
                 if len(uris) == 1:  # a mistyped name, not a fault of the data
                     raise
@@ -132,8 +133,7 @@ def label_images(
             except UserError as error:
                 refused.append(RefusedImage(storage.redact(uri), str(error)))
             else:
-                height, width = image.shape[:2]
-                logits = predictor.logits(image, height, width, provided)
+                (logits,) = predictor.logits([scaled], [image.shape[:2]], None if provided is None else [provided])
                 labelled.append(
                     _write_labels(uri, image, logits, loaded.classes, config.eval.ingredients, calibration, outputs)
                 )
@@ -141,13 +141,18 @@ def label_images(
     return LabelResults(tuple(labelled), tuple(refused))
 
 
-def _read_image(uri: str) -> np.ndarray:
-    """Returns (H, W, 3) uint8; UserError where there is no such file, or it cannot be read."""
+def _read_image(uri: str, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an image (H, W, 3) uint8, and the same as large as the predictor needs it.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
     data = storage.read_bytes(uri)
-    image = decode_image(data)
+    scaled, size = predictor.decode(data)
+    image = scaled if scaled.shape[:2] == size else decode_image(data)
     if "frames" in image_kind(data).traits:
         _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
-    return image
+    return image, scaled
 
 
 def _output_names(stem: str) -> tuple[str, str, str]:

@@ -41,13 +41,6 @@ class Ballot:
     certainty: float | None = None
 
 
-def sam_vote(
-    ids: np.ndarray, masks: Sequence[np.ndarray], *, keep: int = KEEP, majority: float = MAJORITY
-) -> np.ndarray:
-    """Returns the label map (H, W) redrawn along masks (n x (H, W) bool); `ids` itself stays as it is."""
-    return paint(ids, masks, count_votes(ids, masks, keep=keep, majority=majority))
-
-
 def count_votes(
     ids: np.ndarray,
     masks: Sequence[np.ndarray],

@@ -51,7 +51,7 @@ class SegmenterDeployment:
         """release: of the application, see `ClusterKnownModels`."""
         start_replica()
         self._config = config
-        self._store = ModelStore(_open, ClusterKnownModels(serve.get_replica_context().app_name, release))
+        self._store = ModelStore(self._open, ClusterKnownModels(serve.get_replica_context().app_name, release))
         self._batcher = Batcher(self._forward, config.segmenter.max_batch, BatchMetrics().count)
         self._health = Health(self._probe)
         self._holding: asyncio.Task[None] | None = None
@@ -88,8 +88,7 @@ class SegmenterDeployment:
             UserError: the checkpoint that the request names is not there any more.
         """
         model = await self._model(serve.get_multiplexed_model_id())
-        canvas = model.canvas(*size, self._config.segmenter.canvases)
-        kind: Kind = (model, canvas, ingredients is not None)
+        kind: Kind = (model, model.canvas(*size), ingredients is not None)
         try:
             labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or ()))
         except Exception:
@@ -106,6 +105,10 @@ class SegmenterDeployment:
     async def _model(self, model_id: str) -> ServedModel:
         return await asyncio.to_thread(self._store.model, model_id)
 
+    def _open(self, name: str, uri: str, sha: str) -> ServedModel:
+        _hold(uri)
+        return ServedModel(name, uri, sha, self._config.segmenter.canvases)
+
     async def _probe(self) -> None:
         for model in list(self._serving.values()):
             await self._batcher.submit((model, _PROBE, False), None)
@@ -120,7 +123,7 @@ class SegmenterDeployment:
         needed = self._config.sam is not None and self._config.clip is not None
         confidence_below = self._config.refine.confidence_below if needed else 0.0
         conditioning = provided if conditioned else None
-        return model.label(images, sizes, canvas, provided=conditioning, confidence_below=confidence_below)
+        return model.label(images, sizes, provided=conditioning, confidence_below=confidence_below)
 
     async def _keep_holding(self) -> None:
         """Renews the holds, which keep the runs from deleting the checkpoints that serve here."""
@@ -157,11 +160,6 @@ class SegmenterDeployment:
         for model in models:
             if model.card.id not in self._serving:
                 model.release()
-
-
-def _open(name: str, uri: str, sha: str) -> ServedModel:
-    _hold(uri)
-    return ServedModel(name, uri, sha)
 
 
 def _hold(uri: str) -> None:

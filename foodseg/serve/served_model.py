@@ -1,7 +1,7 @@
 """One checkpoint as the endpoint serves it: loaded, warmed up, labelling batches of images.
 
 model = ServedModel("meals", uri, checkpoint_sha(uri))
-(labelled,) = model.label([image], [(height, width)], model.canvas(height, width, canvases))
+(labelled,) = model.label([image], [(height, width)])
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_check
 from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
 from foodseg.models.segmenter import Segmenter
-from foodseg.predict.canvas_batch import BatchPredictor, pick_canvas
+from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import mean_confidences
+from foodseg.predict.predictor import Predictor
 from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
@@ -53,40 +54,39 @@ def checkpoint_sha(uri: str) -> str:
 
 
 class _Loaded(NamedTuple):
-    """The weights, as predictors for images without and with provided ingredients."""
+    """The weights, as predictors for images without and with provided ingredients; both pick the same canvas."""
 
-    unconditioned: BatchPredictor
-    conditioned: BatchPredictor
+    unconditioned: Predictor
+    conditioned: Predictor
     temperature: float
 
 
 class ServedModel:
     """`label` is not safe to call from several threads at once; the rest is."""
 
-    def __init__(self, name: str, uri: str, sha: str) -> None:
-        """Loads a checkpoint directory and labels a blank image with it.
+    def __init__(self, name: str, uri: str, sha: str, canvases: Sequence[tuple[int, int]] = ()) -> None:
+        """Loads a checkpoint directory and labels a blank image with it; `canvases` as for `Predictor`.
 
         Raises:
             UserError: it is damaged, has another sha, or does not run. RetryLater: storage does not answer.
         """
-        self._uri, self._sha = uri, sha
+        self._uri, self._sha, self._canvases = uri, sha, canvases
         checkpoint = self._checkpoint()
         model = load_model(checkpoint, checkpoint.config.eval.weights)
-        self._eval, self._multiple = checkpoint.config.eval, model.size_multiple
+        self._config, self._multiple = checkpoint.config.eval, model.size_multiple
         conditioned = model.fusion is not None
-        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, self._eval.longest_side)
-        self._loaded: _Loaded | None = _loaded(checkpoint, model)
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, self._config.longest_side)
+        self._loaded: _Loaded | None = _loaded(checkpoint, model, canvases)
         self._warm_up()
 
-    def canvas(self, height: int, width: int, canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Returns the (height, width) that an image of this size is padded to; only equal ones share a batch."""
-        return pick_canvas(self._eval, self._multiple, height, width, canvases)
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the (height, width) that an image of this size is padded to; only equal ones share a forward pass."""
+        return pick_canvas(self._config, self._multiple, height, width, self._canvases)
 
     def label(
         self,
         images: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
-        canvas: tuple[int, int],
         *,
         provided: Sequence[Sequence[int]] | None = None,
         confidence_below: float = 0.0,
@@ -95,16 +95,17 @@ class ServedModel:
 
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
-            canvas: of all of them. provided: ids of the conditioning classes of each; None = not provided.
+            provided: ids of the conditioning classes of each; None = not provided.
             confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = not computed.
         """
         loaded = self._loaded
         if loaded is None:  # released, and needed again
             checkpoint = self._checkpoint()
-            loaded = self._loaded = _loaded(checkpoint, load_model(checkpoint, self._eval.weights))
+            model = load_model(checkpoint, self._config.weights)
+            loaded = self._loaded = _loaded(checkpoint, model, self._canvases)
         predictor = loaded.unconditioned if provided is None else loaded.conditioned
         answers = []
-        for logits in predictor.logits(images, sizes, canvas, provided):
+        for logits in predictor.logits(images, sizes, provided):
             ids, confidence = logits.ids_and_confidence(loaded.temperature)
             means = mean_confidences(ids, confidence, len(self.card.classes))
             confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
@@ -137,7 +138,7 @@ class ServedModel:
         side = self.card.longest_side or _BLANK
         blank = np.full((side, side, 3), 128, np.uint8)
         try:
-            self.label([blank], [(side, side)], self.canvas(side, side, ()))
+            self.label([blank], [(side, side)])
         except (RuntimeError, AssertionError) as error:
             detail = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -145,7 +146,7 @@ class ServedModel:
             ) from None
 
 
-def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
+def _loaded(checkpoint: Checkpoint, model: Segmenter, canvases: Sequence[tuple[int, int]]) -> _Loaded:
     """Returns both predictors. Without provided ingredients the checkpoint's `eval.ingredients` decides.
 
     A checkpoint that was evaluated with provided ingredients uses the whole vocabulary then.
@@ -158,7 +159,7 @@ def _loaded(checkpoint: Checkpoint, model: Segmenter) -> _Loaded:
     calibration = calibration_of(checkpoint, config)
     device = pick_device()
     return _Loaded(
-        BatchPredictor(model, unconditioned, device, precision),
-        BatchPredictor(model, conditioned, device, precision),
+        Predictor(model, unconditioned, device, precision, canvases),
+        Predictor(model, conditioned, device, precision, canvases),
         calibration.temperature if calibration else 1.0,
     )

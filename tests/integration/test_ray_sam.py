@@ -164,7 +164,7 @@ def test_refine_is_the_vote_of_sams_masks(
 ) -> None:
     image = sample_images()[0]
     model = ServedModel("meals", checkpoint, checkpoint_sha(checkpoint))
-    (labelled,) = model.label([image], [(120, 160)], model.canvas(120, 160, ()), confidence_below=0.5)
+    (labelled,) = model.label([image], [(120, 160)], confidence_below=0.5)
     config = parse_serve_config({}).refine
     right = asyncio.run(vote(image, labelled, model.card.classes, config, InProcess(sam), ClipInProcess(clip)))  # type: ignore[arg-type]
     with Client(endpoint.url) as client:

@@ -87,7 +87,7 @@ def expected(checkpoint: str, images: dict[str, np.ndarray]) -> dict[str, Expect
     predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
     answers = {}
     for name, image in images.items():
-        logits = predictor.logits(image, *image.shape[:2])
+        (logits,) = predictor.logits([image], [image.shape[:2]])
         answers[name] = Expected(checkpoint_sha(checkpoint), logits.ids(), scores_of(logits))
     return answers
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from foodseg.predict.predictor import ImageLogits
+from foodseg.predict.image_logits import ImageLogits
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 # Terms of a sum may cancel out: an element near 0 is as wrong as the large ones are, and those are known to 7 digits.

@@ -15,6 +15,7 @@ import torch
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.models.build import build_segmenter
+from foodseg.models.text.class_embeddings import class_text
 from tests.support.synthetic_set import synthetic_config
 
 TINY_CLIP = {
@@ -25,11 +26,17 @@ TINY_CLIP = {
 
 
 def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
-    """Writes a checkpoint of random weights that labels images with several ids; returns its directory."""
+    """Writes a checkpoint of random weights that labels images with several ids; returns its directory.
+
+    `overrides` may name text fusion with a table of class embeddings, and an ingredient head.
+    """
     config = synthetic_config("data", "run", "eval.weights=student", *overrides)
     torch.manual_seed(seed)
-    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES))
+    text = class_text(config.model, SYNTHETIC_CLASSES)
+    model = build_segmenter(config.model, len(SYNTHETIC_CLASSES), text=text.embeddings if text else None)
     torch.nn.init.normal_(model.classifier.weight, std=3.0)  # else one class is everywhere
+    if model.ingredient_head is not None:
+        torch.nn.init.normal_(model.ingredient_head.linear.weight, std=0.5)  # else all are equally probable
     optimizer = torch.optim.AdamW(model.parameters())
     checkpoint = Checkpoint(
         step=seed,
@@ -39,6 +46,7 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))),
         student=model.state_dict(),
         teacher=None,
+        text=text,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
     )
     save_checkpoint(str(folder), checkpoint)

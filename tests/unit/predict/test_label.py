@@ -14,7 +14,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cli.main import run as cli
 from foodseg.config.load import with_overrides
-from foodseg.data.image_io import decode_image, decode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.errors import UserError
 from foodseg.predict.image_list import list_images
@@ -70,9 +70,8 @@ def test_confidences_are_calibrated_for_the_weights_that_validation_saw(run, ima
     assert json.loads((tmp_path / "lunch.json").read_text()) == json.loads(json.dumps(asdict(result)))
 
     config = with_overrides(loaded.config, [f"eval.weights={weights}"])
-    logits = Predictor(load_model(loaded, weights), config.eval, torch.device("cpu")).logits(
-        decode_image((tmp_path.parent / image).read_bytes()), 72, 96
-    )
+    predictor = Predictor(load_model(loaded, weights), config.eval, torch.device("cpu"))
+    logits = predictor.logits_of_file((tmp_path.parent / image).read_bytes())
     ids = decode_mask((tmp_path / "lunch.png").read_bytes())
     np.testing.assert_array_equal(ids, logits.ids())
     scores = logits.at(np.arange(72 * 96)) / temperature

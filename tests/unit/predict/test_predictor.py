@@ -1,4 +1,4 @@
-"""Label maps and confidences: compared with torch's own resizing, with whole and mirrored images; and memory."""
+"""Images to label maps: padding, batches of one canvas, windows and mirrored images; and memory."""
 
 import os
 import subprocess
@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
 
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.model import ModelConfig
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
-from foodseg.predict import predictor as predictor_module
-from foodseg.predict.predictor import ImageLogits, Predictor
-from tests.support.compare import assert_same_ids, scores_of
+from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.predictor import WINDOWS_AT_ONCE, Predictor
+from tests.support.compare import assert_close, assert_same_ids, scores_of
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -48,75 +47,41 @@ def sample_image(height: int, width: int) -> np.ndarray:
 
 def logits_of(image: np.ndarray, model=None, **settings) -> ImageLogits:
     predictor = Predictor(model or PixelModel(), EvalConfig(**{"longest_side": None, **settings}), CPU)
-    return predictor.logits(image, *image.shape[:2])
+    return predictor.logits([image], [image.shape[:2]])[0]
 
 
 def predict(image: np.ndarray, model=None, **settings) -> np.ndarray:
     return logits_of(image, model, **settings).ids()
 
 
-SIZES = [(1, 1), (1, 40), (40, 1), (32, 40), (128, 160), (131, 173), (20, 11), (7, 300)]
+@pytest.mark.parametrize("settings", [{}, {"flip": True}, {"window": 64}])
+def test_images_of_one_canvas_share_each_forward_pass(settings):
+    config, model = EvalConfig(longest_side=None, **settings), PixelModel()
+    predictor = Predictor(model, config, CPU)
+    sizes = [(96, 120), (80, 128), (32, 64), (65, 97)]
+    images = [sample_image(*size) for size in sizes]
+    answers = predictor.logits(images, sizes)
+    passes = {"window": [(64, 64)] * 6}.get(next(iter(settings), ""), [(96, 128)] * (1 + len(settings)))
+    assert model.seen == [*passes, *[(32, 64)] * (1 + config.flip)]
+    for image, size, answer in zip(images, sizes, answers, strict=True):
+        (alone,) = predictor.logits([image], [size])
+        assert answer.ids().shape == size
+        assert_close(answer.values, alone.values)
+        assert_same_ids(answer.ids(), alone.ids(), scores_of(alone))
 
 
-@pytest.mark.parametrize("band_bytes", [64 * 2**20, 1])  # 1: bands of one row
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_argmax_of_the_resized_logits(height, width, band_bytes, monkeypatch):
-    monkeypatch.setattr(predictor_module, "BAND_BYTES", band_bytes)
-    torch.manual_seed(0)
-    for shape in [(6, 32, 40), (6, 1, 1), (6, 1, 9)]:
-        logits = torch.randn(shape)
-        fitted = (4 * shape[1], 4 * shape[2])
-        found = ImageLogits(logits, 4, fitted, height, width).ids()
-        scores = interpolate(logits[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
-        assert found.dtype == np.uint8 and found.shape == (height, width)
-        # where two classes are equal but for rounding, either is right
-        chosen = scores.gather(0, torch.from_numpy(found.astype(np.int64))[None])[0]
-        torch.testing.assert_close(chosen, scores.max(0).values, rtol=0, atol=1e-5)
-        assert (found == scores.argmax(0).numpy()).mean() > 0.99
+def test_a_larger_canvas_is_more_padding():
+    """In this model no grid cell sees its neighbours, so that it changes nothing."""
+    model, sizes = PixelModel(), [(96, 120), (90, 90)]
+    images = [sample_image(*size) for size in sizes]
+    answers = Predictor(model, EvalConfig(longest_side=None), CPU, canvases=((96, 160),)).logits(images, sizes)
+    assert model.seen == [(96, 160), (96, 96)], "160 x 96 would be mostly padding for 90 x 90"
+    for image, answer in zip(images, answers, strict=True):
+        assert_same_ids(answer.ids(), predict(image), scores_of(logits_of(image)))
 
 
-def test_more_than_256_classes():
-    logits = torch.zeros(300, 2, 2)
-    logits[299] = 1
-    found = ImageLogits(logits, 4, (8, 8), 8, 8).ids()
-    assert found.dtype == np.uint16 and (found == 299).all()
-
-
-@pytest.mark.parametrize("band_bytes", [64 * 2**20, 1])
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (40, 1), (33, 47), (128, 160)])
-def test_confidence_is_the_greatest_softmax_probability(height, width, temperature, band_bytes, monkeypatch):
-    monkeypatch.setattr(predictor_module, "BAND_BYTES", band_bytes)
-    torch.manual_seed(0)
-    values = 3 * torch.randn(7, 16, 20)
-    kept = values.clone()
-    logits = ImageLogits(values, 4, (64, 80), height, width)
-    ids, confidence = logits.ids_and_confidence(temperature)
-    np.testing.assert_array_equal(ids, logits.ids())
-    assert torch.equal(values, kept)  # worked on in place, but not these
-    scores = interpolate(values[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
-    expected = (scores / temperature).softmax(0).amax(0).numpy()
-    assert confidence.dtype == np.uint16 and confidence.shape == (height, width)
-    np.testing.assert_allclose(confidence / 65535, expected, atol=2e-5)
-
-
-def test_certain_and_undecided():
-    certain = ImageLogits(torch.tensor([90.0, 0.0, -90.0])[:, None, None], 4, (4, 4), 4, 4)
-    undecided = ImageLogits(torch.zeros(4, 1, 1), 4, (4, 4), 4, 4)
-    assert (certain.ids_and_confidence(1.0)[1] == 65535).all()
-    ids, confidence = undecided.ids_and_confidence(1.0)
-    assert (ids == 0).all() and (confidence == round(65535 / 4)).all()
-
-
-@pytest.mark.parametrize("size", [(1, 1), (75, 100), (131, 173)])
-def test_logits_of_single_pixels_are_those_of_the_whole(size):
-    """Sizes whose padding is cut off, and a grid that is resized."""
-    predictor = Predictor(PixelModel(), EvalConfig(longest_side=100), CPU)
-    logits = predictor.logits(sample_image(*size), *size)
-    whole = torch.cat([scores for _, scores in logits._bands()], dim=1).flatten(1).numpy()
-    pixels = np.random.default_rng(0).permutation(whole.shape[1])[:500]
-    np.testing.assert_allclose(logits.at(pixels), whole[:, pixels], atol=1e-5)
-    assert logits.at(pixels[:0]).shape == (5, 0)
+def test_no_image_no_pass():
+    assert Predictor(PixelModel(), EvalConfig(), CPU).logits([], []) == []
 
 
 def test_padding_does_not_shift():
@@ -154,6 +119,20 @@ def test_windows_equal_the_whole_image(size, window, stride):
         assert (found == expected.ids()).mean() > 0.8
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_several_windows_at_once(at_once, monkeypatch):
+    """A GPU takes several; two images fill a pass twice as fast."""
+    monkeypatch.setitem(WINDOWS_AT_ONCE, "cpu", at_once)
+    model, sizes = PixelModel(), [(96, 128), (70, 100)]
+    images = [sample_image(*size) for size in sizes]
+    counts = []
+    model.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    answers = Predictor(model, EvalConfig(longest_side=None, window=64, stride=32), CPU).logits(images, sizes)
+    assert counts == {1: [2] * 6, 4: [4] * 3, 100: [12]}[at_once]  # windows start at 0, 32 and 0, 32, 64
+    for image, answer in zip(images, answers, strict=True):
+        assert_close(answer.values, logits_of(image).values)
+
+
 def test_the_flip_of_a_symmetric_model_changes_nothing():
     image = sample_image(96, 100)
     plain = logits_of(image)
@@ -185,6 +164,13 @@ def test_a_file_is_labelled_at_its_own_size():
     assert predictor.logits_of_file(data.tobytes()).ids().shape == (300, 400)
 
 
+@pytest.mark.parametrize(("size", "decoded"), [((768, 1024), (768, 1024)), ((1200, 1600), (150, 200))])
+def test_only_large_files_are_decoded_at_a_smaller_scale(size, decoded):
+    data = cv2.imencode(".jpg", sample_image(*size))[1].tobytes()
+    image, own = Predictor(PixelModel(), EvalConfig(longest_side=128), CPU).decode(data)
+    assert own == size and image.shape[:2] == decoded
+
+
 def test_the_model_is_left_as_it_was():
     """Training continues with the student after validation."""
     model = build_segmenter(
@@ -210,9 +196,9 @@ config = ModelConfig(backbone="test_efficientnet", weights="none", pyramid_chann
 model = build_segmenter(config, 26)
 predictor = Predictor(model, EvalConfig(), torch.device("cpu"))
 image = np.zeros((3000, 4000, 3), np.uint8)
-predictor.logits(image[:64, :64], 64, 64).ids_and_confidence(1.3)
+predictor.logits([image[:64, :64]], [(64, 64)])[0].ids_and_confidence(1.3)
 before = peak()
-ids, confidence = predictor.logits(image, 3000, 4000).ids_and_confidence(1.3)
+ids, confidence = predictor.logits([image], [(3000, 4000)])[0].ids_and_confidence(1.3)
 assert ids.shape == confidence.shape == (3000, 4000)
 print(peak() - before)
 """

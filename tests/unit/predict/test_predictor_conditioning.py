@@ -49,21 +49,22 @@ class ConditionedModel(nn.Module):
         self.predicted_sizes: list[tuple[int, ...]] = []
 
     def forward(self, image: torch.Tensor, ingredients: torch.Tensor | None = None) -> SegmenterOutput:
-        self.conditioning.append(None if ingredients is None else ingredients[0].tolist())
-        logits = torch.zeros(1, 4, image.shape[2] // 4, image.shape[3] // 4)
+        self.conditioning += [None] * len(image) if ingredients is None else ingredients.tolist()
+        logits = torch.zeros(len(image), 4, image.shape[2] // 4, image.shape[3] // 4)
         logits[:, 3] = 1
         if ingredients is not None:
-            logits[:, 1] = ingredients[0, 1:].sum()
+            logits[:, 1] = ingredients[:, 1:].sum(1)[:, None, None]
         return SegmenterOutput(logits, 4, None, logits)
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         self.predicted_sizes.append(tuple(image.shape[-2:]))
-        return PROBABILITIES[None]
+        return PROBABILITIES.repeat(len(image), 1)
 
 
 def logits(model: ConditionedModel, provided=None, side: int = 64, **settings):
     predictor = Predictor(model, config(**settings), torch.device("cpu"))
-    return predictor.logits(np.zeros((side, side, 3), np.uint8), side, side, provided)
+    image = np.zeros((side, side, 3), np.uint8)
+    return predictor.logits([image], [(side, side)], None if provided is None else [provided])[0]
 
 
 def test_the_vocabulary_does_not_condition_the_model():
@@ -112,8 +113,32 @@ def test_image_level_prediction_before_windows_keeps_the_shape_of_the_image():
     """33 x 128 is padded to 64 x 128: in a window of 96 it is 25 x 96, padded to 32 x 96, and not 48 x 96."""
     model = ConditionedModel()
     predictor = Predictor(model, config(ingredients="predicted", window=96), torch.device("cpu"))
-    predictor.logits(np.zeros((33, 128, 3), np.uint8), 33, 128)
+    predictor.logits([np.zeros((33, 128, 3), np.uint8)], [(33, 128)])
     assert model.predicted_sizes == [(32, 96)]
+
+
+def test_each_image_of_a_batch_has_its_own_conditioning():
+    model = ConditionedModel()
+    predictor = Predictor(model, config(ingredients="provided", restrict="hard", window=64), torch.device("cpu"))
+    image = np.zeros((64, 96, 3), np.uint8)
+    answers = predictor.logits([image] * 2, [(64, 96)] * 2, [[2], [1, 2]])
+    assert model.conditioning == [[True, False, True, False], [True, True, True, False]] * 2, "two windows"
+    assert [answer.conditioning.tolist() for answer in answers] == model.conditioning[:2]
+    assert [np.unique(answer.ids()).tolist() for answer in answers] == [[0], [1]]
+
+
+def test_image_level_prediction_is_made_on_the_images_own_canvas():
+    """Whatever the canvas of the batch: the head takes the mean over padding too."""
+    model = ConditionedModel()
+    predictor = Predictor(model, config(ingredients="predicted"), torch.device("cpu"), canvases=((64, 128),))
+    sizes = [(64, 128), (60, 100), (64, 97)]
+    answers = predictor.logits([np.zeros((*size, 3), np.uint8) for size in sizes], sizes)
+    assert model.predicted_sizes == [(64, 128)] and len(answers) == 3, "one canvas: their own"
+    model.predicted_sizes.clear()
+    sizes = [(64, 128), (33, 128), (64, 110), (50, 120)]
+    small = Predictor(model, config(ingredients="predicted"), torch.device("cpu"), canvases=((64, 160),))
+    small.logits([np.zeros((*size, 3), np.uint8) for size in sizes], sizes)
+    assert model.predicted_sizes == [(64, 128)]
 
 
 def test_an_image_only_model_is_only_restricted():

@@ -9,7 +9,6 @@ from foodseg.predict.sam_vote import (
     doubtful,
     paint,
     refined_confidences,
-    sam_vote,
     second_opinion,
 )
 
@@ -56,7 +55,7 @@ NOTHING = mask("....", "....", "....", "....")
 )  # fmt: skip
 def test_vote(masks, expected):
     before = IDS.copy()
-    voted = sam_vote(IDS, masks)
+    voted = paint(IDS, masks, count_votes(IDS, masks))
     assert voted.tolist() == expected and voted.dtype == np.uint8
     assert (before == IDS).all() and voted is not IDS
 
@@ -67,9 +66,9 @@ def test_only_the_largest_masks_vote_and_the_cut_comes_before_the_majority():
 
 
 def test_majority_and_sixteen_bits():
-    assert (sam_vote(IDS, [WHOLE], majority=5 / 16) == 1).all()
+    assert [(ballot.label, ballot.pixels) for ballot in count_votes(IDS, [WHOLE], majority=5 / 16)] == [(1, 16)]
     wide = IDS.astype(np.uint16) * 20_000
-    voted = sam_vote(wide, [CORNER])
+    voted = paint(wide, [CORNER], count_votes(wide, [CORNER]))
     assert voted.dtype == np.uint16 and (voted[2:, 2:] == 60_000).all()
 
 

@@ -27,11 +27,10 @@ def test_a_batch_answers_as_each_image_alone_and_as_the_predictor(uri: str) -> N
     loaded = load_checkpoint(uri)
     predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
     images = [meal(seed, 120, 160) for seed in range(3)]
-    canvas = served.canvas(120, 160, ())
-    assert canvas == (96, 96)  # 120 x 160 is shown as 72 x 96, and 72 is padded
-    together = served.label(images, [(120, 160)] * 3, canvas, confidence_below=0.5)
+    assert served.canvas(120, 160) == (96, 96)  # 120 x 160 is shown as 72 x 96, and 72 is padded
+    together = served.label(images, [(120, 160)] * 3, confidence_below=0.5)
     for image, answer in zip(images, together, strict=True):
-        logits = predictor.logits(image, 120, 160)
+        (logits,) = predictor.logits([image], [(120, 160)])
         ids, confidence = logits.ids_and_confidence(1.0)
         assert len(np.unique(ids)) > 2
         assert_same_ids(answer.ids, ids, scores_of(logits))
@@ -41,17 +40,17 @@ def test_a_batch_answers_as_each_image_alone_and_as_the_predictor(uri: str) -> N
         means = mean_confidences(answer.ids, confidence, len(loaded.classes))
         assert answer.confidences == close({i: means[i] for i in np.unique(answer.ids).tolist()})
         assert (answer.model, answer.sha) == ("meals", checkpoint_sha(uri))
-        (alone,) = served.label([image], [(120, 160)], canvas)
+        (alone,) = served.label([image], [(120, 160)])
         assert_same_ids(alone.ids, ids, scores_of(logits))
         assert alone.low_confidence is None
 
 
 def test_released_weights_are_loaded_again(uri: str) -> None:
     served = ServedModel("meals", uri, checkpoint_sha(uri))
-    image, canvas = meal(1, 96, 96), served.canvas(96, 96, ())
-    (before,) = served.label([image], [(96, 96)], canvas)
+    image = meal(1, 96, 96)
+    (before,) = served.label([image], [(96, 96)])
     served.release()
-    (after,) = served.label([image], [(96, 96)], canvas)
+    (after,) = served.label([image], [(96, 96)])
     np.testing.assert_array_equal(before.ids, after.ids)
 
 

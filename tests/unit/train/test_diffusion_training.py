@@ -18,7 +18,6 @@ from foodseg.errors import UserError
 from foodseg.losses.distillation import attention_divergence_sum, deeper_distance_sum, feature_distance_sum
 from foodseg.models.backbones import latents
 from foodseg.models.segmenter import SegmenterOutput
-from foodseg.predict.canvas_batch import BatchPredictor
 from foodseg.predict.predictor import Predictor
 from foodseg.train.conditioning import student_conditioning
 from foodseg.train.loop import Trainer
@@ -247,25 +246,25 @@ def trained(data, names, tmp_path_factory) -> Checkpoint:
 @pytest.mark.parametrize("mode", ["vocabulary", "predicted", "provided"])
 @pytest.mark.parametrize("window", [None, 64])
 def test_every_mode_of_conditioning(trained, mode, window):
-    """Whole and in windows, padded to multiples of 64; the batch of the endpoint gives the same."""
+    """Whole and in windows, padded to multiples of 64; a batch gives the same."""
     settings = EvalConfig(longest_side=100, window=window, ingredients=mode, ingredients_threshold=0.5)
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
-    provided = [2, 3] if mode == "provided" else None
-    alone = Predictor(model, settings, torch.device("cpu")).logits(image, 75, 100, provided)
+    provided = [[2, 3]] if mode == "provided" else None
+    predictor = Predictor(model, settings, torch.device("cpu"))
+    (alone,) = predictor.logits([image], [(75, 100)], provided)
     assert alone.values.shape == (K, 16, 16) and alone.ids().shape == (75, 100)
     if mode == "provided":
         assert np.flatnonzero(alone.conditioning).tolist() == [0, 2, 3]
-    batched = BatchPredictor(model, settings, torch.device("cpu"))
-    (other,) = batched.logits([image], [(75, 100)], (128, 128), None if provided is None else [provided])
-    assert_close(alone.values, other.values)
+    for other in predictor.logits([image] * 2, [(75, 100)] * 2, None if provided is None else provided * 2):
+        assert_close(alone.values, other.values)
 
 
 def test_conditioning_changes_the_scores(trained):
     model = load_model(trained, "ema")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     predictor = Predictor(model, EvalConfig(longest_side=64, ingredients="provided"), torch.device("cpu"))
-    one, other = (predictor.logits(image, 64, 64, ids).values for ids in ([1], [2]))
+    one, other = (answer.values for answer in predictor.logits([image] * 2, [(64, 64)] * 2, [[1], [2]]))
     assert not torch.allclose(one, other)
 
 

@@ -15,7 +15,8 @@ from foodseg.eval.mapped import common_space
 from foodseg.metrics.calibration import fit_temperature
 from foodseg.metrics.per_image import merge
 from foodseg.models.build import build_segmenter
-from foodseg.predict.predictor import RULED_OUT, ImageLogits
+from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.predictor import RULED_OUT
 from foodseg.train import validation
 from foodseg.train.validation import validate, validation_counts
 from tests.support.gloo_rank import prepared

@@ -1,0 +1,108 @@
+"""From class scores on the model's grid to the label map: resize, argmax, softmax, in bands of rows.
+
+    ids, confidence = logits.ids_and_confidence(temperature)
+
+Scores are kept at the model's stride. The K x height x width scores of the label map never exist at once.
+
+Shape letters: K classes; h, w grid of the logits; n pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+# float32 scores in one band: what stays in a processor's cache; a GPU is better with few large bands
+BAND_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLogits:
+    """Class scores of one image on the model's grid; resized bilinearly (half-pixel centres) when ids are computed.
+
+    values: (K, h, w) float32 at `stride` of an image of size `fitted` (height, width), padded right and bottom.
+    height, width: of the label map.
+    conditioning: (K,) bool, the conditioning classes; None = all classes.
+    """
+
+    values: torch.Tensor
+    stride: int
+    fitted: tuple[int, int]
+    height: int
+    width: int
+    conditioning: np.ndarray | None = None
+
+    @torch.inference_mode()
+    def ids(self) -> np.ndarray:
+        """Returns (height, width) uint8 ids of the best class, uint16 for more than 256 classes."""
+        ids = self._no_ids()
+        for band, scores in self._bands():
+            ids[band] = scores.argmax(0).cpu().numpy()
+        return ids
+
+    @torch.inference_mode()
+    def ids_and_confidence(self, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the same ids, and (height, width) uint16 confidences.
+
+        Confidence is the greatest softmax probability of the logits divided by `temperature`; 65535 = certain.
+        """
+        ids, confidence = self._no_ids(), np.empty((self.height, self.width), np.uint16)
+        for band, scores in self._bands():
+            best = scores.argmax(0)
+            ids[band] = best.cpu().numpy()
+            # the best class has probability exp(0) / sum
+            below = scores.sub_(scores.gather(0, best[None])).div_(temperature)
+            share = below.exp_().sum(0).reciprocal_()
+            confidence[band] = share.mul_(np.iinfo(np.uint16).max).round_().int().cpu().numpy()
+        return ids, confidence
+
+    @torch.inference_mode()
+    def at(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns (K, n) float32 logits of single pixels of the label map, numbered row by row: (n,) integers."""
+        positions = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.int64)).to(self.values.device)
+        rows, columns = positions // self.width, positions % self.width
+        tops, bottoms, down = (tap[rows] for tap in self._row_taps())
+        lefts, rights, across = (tap[columns] for tap in self._column_taps())
+        upper = torch.lerp(self.values[:, tops, lefts], self.values[:, tops, rights], across)
+        lower = torch.lerp(self.values[:, bottoms, lefts], self.values[:, bottoms, rights], across)
+        return torch.lerp(upper, lower, down).cpu().numpy()
+
+    def _no_ids(self) -> np.ndarray:
+        return np.empty((self.height, self.width), np.uint8 if len(self.values) <= 256 else np.uint16)
+
+    def _bands(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yields rows of the label map and their scores (K, rows, width), which the caller may overwrite."""
+        classes, _, grid_width = self.values.shape
+        most = BAND_BYTES.get(self.values.device.type, BAND_BYTES["cpu"])
+        rows = max(1, most // (4 * classes * max(self.width, grid_width)))
+        low, high, blend = self._row_taps()
+        for top in range(0, self.height, rows):
+            band = slice(top, min(top + rows, self.height))
+            lines = torch.lerp(self.values[:, low[band]], self.values[:, high[band]], blend[band][:, None])
+            yield band, _widened(lines, self.fitted[1] / self.stride, self.width)
+
+    def _row_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale = self.fitted[0] / (self.stride * self.height)
+        return _taps(self.height, scale, self.values.shape[1], self.values.device)
+
+    def _column_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale = self.fitted[1] / (self.stride * self.width)
+        return _taps(self.width, scale, self.values.shape[2], self.values.device)
+
+
+def _widened(lines: torch.Tensor, real: float, width: int) -> torch.Tensor:
+    """Resizes (K, rows, w) to (K, rows, width): the first `real` of the w columns fill it, the rest is padding."""
+    if real == lines.shape[2]:
+        return interpolate(lines[None], size=(lines.shape[1], width), mode="bilinear")[0]
+    scaled = interpolate(lines[None], scale_factor=(1.0, width / real), mode="bilinear", recompute_scale_factor=False)
+    return scaled[0, :, :, :width]
+
+
+def _taps(count: int, scale: float, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each output pixel the two source pixels and the share of the second one (align_corners=False)."""
+    source = ((torch.arange(count, dtype=torch.float64) + 0.5) * scale - 0.5).clamp(0, size - 1)
+    low = source.floor().long()
+    high = (low + 1).clamp_max(size - 1)
+    return low.to(device), high.to(device), (source - low).float().to(device)
