@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def many(bench: Bench) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             "rows_per_second": round(count / seconds, 1),
             "quarantined": answer["quarantined"],
-            **memory.to_json(),
+            **asdict(memory.peaks()),
         }
         shutil.rmtree(source)
         shutil.rmtree(prepared)

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from foodseg.bench.machine import lower_priority
+from foodseg.bench.results import BareRate, ImageFacts, LoaderRate
 from foodseg.config.augment import AugmentConfig
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch
@@ -60,50 +61,46 @@ def encoded_rows(
     return EncodedRows(encode_rows(reader, order, [range(count)]).combine_chunks(), batch, augment, manifest)
 
 
-def image_facts(rows: EncodedRows) -> dict[str, float]:
+def image_facts(rows: EncodedRows) -> ImageFacts:
     """Returns the median sides and the mean size of the encoded images."""
     sides = np.array([rows.table.column("height").to_numpy(), rows.table.column("width").to_numpy()])
     encoded = sum(len(data) for data in rows.table.column("image").to_pylist())
-    return {
-        "median_longest_side": float(np.median(sides.max(0))),
-        "median_shortest_side": float(np.median(sides.min(0))),
-        "mean_encoded_bytes": round(encoded / rows.table.num_rows),
-        "in_memory": rows.table.num_rows,
-    }
+    return ImageFacts(
+        median_longest_side=float(np.median(sides.max(0))),
+        median_shortest_side=float(np.median(sides.min(0))),
+        mean_encoded_bytes=round(encoded / rows.table.num_rows),
+        in_memory=rows.table.num_rows,
+    )
 
 
-def decode_ceiling(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> dict[str, dict[str, Any]]:
-    """Returns {"bare": `bare_rate`, "loader": `loader_rate`}, measured in a new process, which may fork."""
+def decode_ceiling(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> tuple[BareRate, LoaderRate]:
+    """Returns `bare_rate` and `loader_rate`, measured in a new process, which may fork."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_measure, rows, cores, seconds, niceness).result()
 
 
-def _measure(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> dict[str, dict[str, Any]]:
+def _measure(rows: EncodedRows, cores: int, seconds: float, niceness: int) -> tuple[BareRate, LoaderRate]:
     log_to_stderr()
     lower_priority(niceness)
     single_threaded_opencv()
-    return {"bare": bare_rate(rows, cores, seconds), "loader": loader_rate(rows, cores, seconds)}
+    return bare_rate(rows, cores, seconds), loader_rate(rows, cores, seconds)
 
 
-def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> dict[str, Any]:
-    """Finds the fastest of 1, 2, 4, ..., `cores` threads and as many processes, then measures it for `seconds`.
-
-    Returns:
-        {"images_per_second", "kind": "threads" or "processes", "count", "seconds", "trials": {"threads 1": rate, ...}}.
-    """
+def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> BareRate:
+    """Finds the fastest of 1, 2, 4, ..., `cores` threads and as many processes, then measures it for `seconds`."""
     counts = sorted({min(2**power, cores) for power in range(cores.bit_length() + 1)})
     ways = [("threads", count) for count in counts] + [("processes", count) for count in counts if count > 1]
     trials = {way: _rate(rows, *way, seconds / 10) for way in ways}
     kind, count = max(trials, key=lambda way: trials[way])
     _log.info("bare loop: fastest on %d %s, measuring for %.0f s", count, kind, seconds)
-    return {
-        "images_per_second": _rate(rows, kind, count, seconds),
-        "kind": kind,
-        "count": count,
-        "seconds": seconds,
-        "trials": {f"{kind} {count}": round(rate, 1) for (kind, count), rate in trials.items()},
-    }
+    return BareRate(
+        images_per_second=_rate(rows, kind, count, seconds),
+        kind=kind,
+        count=count,
+        seconds=seconds,
+        trials={f"{kind} {count}": round(rate, 1) for (kind, count), rate in trials.items()},
+    )
 
 
 def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
@@ -139,15 +136,11 @@ def _decode_rate(rows: EncodedRows, share: int, shares: int, seconds: float) -> 
     """Images per second of one thread; the first batch is not counted."""
     batches = rows.decode_forever(share, shares)
     next(batches)
-    return _drain(batches, seconds, lambda arrays: len(arrays["image"]))["images_per_second"]
+    return _drain(batches, seconds, lambda arrays: len(arrays["image"]))[0]
 
 
-def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> dict[str, Any]:
-    """Measures a torch DataLoader with `workers` processes that decode whole batches (nothing is left to collate).
-
-    Returns:
-        {"images_per_second", "workers", "seconds"}.
-    """
+def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> LoaderRate:
+    """Measures a torch DataLoader with `workers` processes that decode whole batches (nothing is left to collate)."""
     _log.info("torch DataLoader with %d workers, measuring for %.0f s", workers, seconds)
     loader = DataLoader(
         _Stream(rows),
@@ -161,7 +154,8 @@ def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> dict[str, An
     batches = iter(loader)
     for _ in range(4 * workers):  # those decoded ahead before the clock starts, and as many again
         next(batches)
-    return {**_drain(batches, seconds, len), "workers": workers}
+    rate, elapsed = _drain(batches, seconds, len)
+    return LoaderRate(images_per_second=rate, seconds=elapsed, workers=workers)
 
 
 class _Stream(IterableDataset[Batch]):
@@ -174,10 +168,10 @@ class _Stream(IterableDataset[Batch]):
         return (Batch.from_arrays(arrays) for arrays in self._rows.decode_forever(worker.id, worker.num_workers))
 
 
-def _drain(batches: Iterator[T], seconds: float, images: Callable[[T], int]) -> dict[str, float]:
-    """Takes batches for `seconds` and drops them."""
+def _drain(batches: Iterator[T], seconds: float, images: Callable[[T], int]) -> tuple[float, float]:
+    """Takes batches for `seconds` and drops them; returns images per second, and the seconds that it took."""
     taken, started, elapsed = 0, time.perf_counter(), 0.0
     while elapsed < seconds:
         taken += images(next(batches))
         elapsed = time.perf_counter() - started
-    return {"images_per_second": taken / elapsed, "seconds": elapsed}
+    return taken / elapsed, elapsed

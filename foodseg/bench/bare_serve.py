@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from foodseg.bench.results import Latency
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.batching import Batcher
 from foodseg.serve.http.codec import read_image, segment_answer
@@ -44,13 +45,9 @@ class BarePipeline:
 
 
 async def load(
-    answer: Callable[[bytes], Awaitable[Any]], images: Sequence[bytes], concurrency: int, seconds: float
-) -> dict[str, Any]:
-    """Asks for one image after another, `concurrency` at a time, for `seconds`; every started one is waited for.
-
-    Returns:
-        requests, requests_per_second, and p50_ms, p90_ms, p99_ms of the time to answer.
-    """
+    answer: Callable[[bytes], Awaitable[object]], images: Sequence[bytes], concurrency: int, seconds: float
+) -> Latency:
+    """Asks for one image after another, `concurrency` at a time, for `seconds`; every started one is waited for."""
     times: list[float] = []
     began = time.perf_counter()
 
@@ -67,8 +64,8 @@ async def load(
 
 
 async def in_turns(
-    answers: Mapping[str, Callable[[bytes], Awaitable[Any]]], images: Sequence[bytes], seconds: float
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    answers: Mapping[str, Callable[[bytes], Awaitable[object]]], images: Sequence[bytes], seconds: float
+) -> tuple[dict[str, Latency], dict[str, list[float]]]:
     """Sends one image to each of `answers`, then the next, one request at a time: a slow moment is slow for all.
 
     Returns:
@@ -85,7 +82,6 @@ async def in_turns(
     return {name: _figures(taken, sum(taken)) for name, taken in times.items()}, times
 
 
-def _figures(times: Sequence[float], elapsed: float) -> dict[str, Any]:
+def _figures(times: Sequence[float], elapsed: float) -> Latency:
     p50, p90, p99 = (1000 * float(np.percentile(times, part)) for part in (50, 90, 99))
-    rate = len(times) / elapsed
-    return {"requests": len(times), "requests_per_second": rate, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99}
+    return Latency(len(times), len(times) / elapsed, p50, p90, p99)

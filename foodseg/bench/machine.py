@@ -7,25 +7,25 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import foodseg
+from foodseg.bench.results import MachineFacts
 
 _PACKAGES = ("ray", "torch", "pyarrow", "numpy", "simplejpeg", "opencv-python-headless", "timm")
 
 
-def machine_facts(cores: int) -> dict[str, Any]:
-    """Returns cores, processor, load and versions; figures are not valid with a load far above 0 before the start."""
-    return {
-        "cores": cores,
-        "processor": _processor(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": {
+def machine_facts(cores: int) -> MachineFacts:
+    """Returns cores, processor, load and versions."""
+    return MachineFacts(
+        cores=cores,
+        processor=_processor(),
+        load_before=round(os.getloadavg()[0], 2),
+        versions={
             "foodseg": foodseg.__version__,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
-    }
+    )
 
 
 def lower_priority(niceness: int) -> None:

@@ -4,9 +4,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import psutil
+
+from foodseg.bench.results import MemoryPeaks
 
 SAMPLE_SECONDS = 0.25
 TITLE_LETTERS = 40  # of Ray's process titles, which continue with arguments
@@ -45,13 +46,13 @@ class PeakMemory:
         """Bytes of the largest single process at its peak."""
         return max(self.processes.values(), default=0)
 
-    def to_json(self) -> dict[str, Any]:
+    def peaks(self) -> MemoryPeaks:
         """Returns the peaks in MiB."""
-        return {
-            "largest_process_mib": self.largest / 2**20,
-            "all_processes_mib": self.together / 2**20,
-            "processes_mib": {name: size / 2**20 for name, size in sorted(self.processes.items())},
-        }
+        return MemoryPeaks(
+            largest_process_mib=self.largest / 2**20,
+            all_processes_mib=self.together / 2**20,
+            processes_mib={name: size / 2**20 for name, size in sorted(self.processes.items())},
+        )
 
     def _watch(self) -> None:
         this = psutil.Process()

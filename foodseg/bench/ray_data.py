@@ -9,7 +9,6 @@ compared with the same decode and transforms in a bare loop on all cores, and wi
 import logging
 import os
 import time
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -17,6 +16,7 @@ from ray.exceptions import RayError
 from foodseg.bench.bare_data import decode_ceiling, encoded_rows, image_facts
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.memory import PeakMemory
+from foodseg.bench.results import DataBench, StreamRate
 from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
@@ -36,7 +36,7 @@ _MOST_PER_CORE = 5000  # images per second, more than any core decodes: the stre
 
 def bench_data(
     data_uri: str, config: ExperimentConfig, *, seconds: float = 20.0, address: str | None = None
-) -> dict[str, Any]:
+) -> DataBench:
     """Measures the stream, the bare loop and the DataLoader, each for `seconds` of steady running.
 
     The loop and the loader run on this machine alone, so `address` should lead to a cluster of this one node.
@@ -44,10 +44,6 @@ def bench_data(
     Args:
         data_uri: prepared data set; `data.train_splits` of it are read.
         config: `data`, `augment` and `train` are used.
-
-    Returns:
-        Rates in images per second, `share_of_bare` and `share_of_loader`, the peak memory of the stream's processes,
-        and what they were measured on.
     """
     tree = config.model_dump(mode="json")
     tree["data"] |= {"uri": data_uri, "uris": []}
@@ -62,33 +58,31 @@ def bench_data(
         try:
             niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
             with PeakMemory(with_this_process=True) as memory:  # it consumes the batches
-                stream = {**_stream_rate(config, manifest, reader, order, seconds), **memory.to_json()}
+                stream = _stream_rate(config, manifest, reader, order, seconds)
         except RayError as error:
             raise expected_failure(error) or error from None
     rows = encoded_rows(reader, order, micro_batch_size(config, world_size=1), config.augment, manifest)
-    ceiling = decode_ceiling(rows, cores(), seconds, niceness)
-    bare, loader = ceiling["bare"], ceiling["loader"]
-    return {
-        "benchmark": "data",
-        "stream": stream,
-        "bare": bare,
-        "loader": loader,
-        "share_of_bare": stream["images_per_second"] / bare["images_per_second"],
-        "share_of_loader": stream["images_per_second"] / loader["images_per_second"],
-        "data": manifest.identity,
-        "config_hash": config_hash(config),
-        "images": {"train": len(reader), **image_facts(rows)},
-        "longest_side": config.augment.longest_side,
-        "crop": config.augment.crop,
-        "batch": rows.batch,
-        "niceness": niceness,
-        **facts,
-    }
+    bare, loader = decode_ceiling(rows, cores(), seconds, niceness)
+    return DataBench(
+        stream=stream,
+        memory=memory.peaks(),
+        bare=bare,
+        loader=loader,
+        data=manifest.identity,
+        config_hash=config_hash(config),
+        train=len(reader),
+        images=image_facts(rows),
+        longest_side=config.augment.longest_side,
+        crop=config.augment.crop,
+        batch=rows.batch,
+        niceness=niceness,
+        machine=facts,
+    )
 
 
 def _stream_rate(
     config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder, seconds: float
-) -> dict[str, float]:
+) -> StreamRate:
     """The clock starts with the first batch: processes have started by then, and little is decoded ahead."""
     _log.info("stream: waiting for the first batch")
     started = time.perf_counter()
@@ -108,9 +102,9 @@ def _stream_rate(
         elapsed = time.perf_counter() - first
         if elapsed >= seconds:
             break
-    return {
-        "images_per_second": images / elapsed,
-        "seconds": elapsed,
-        "images": images,
-        "seconds_to_first_batch": first - started,
-    }
+    return StreamRate(
+        images_per_second=images / elapsed,
+        seconds=elapsed,
+        images=images,
+        seconds_to_first_batch=first - started,
+    )

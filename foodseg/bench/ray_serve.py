@@ -23,6 +23,7 @@ from foodseg import storage
 from foodseg.bench.bare_serve import BarePipeline, in_turns, load
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.ray_noop import start_noop
+from foodseg.bench.results import BenchModel, Clicks, Latency, Refined, ServeBench, ServeFigures, Sides
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.cluster.ray_internals.serve import call_in_replicas
 from foodseg.cluster.ray_session import cores
@@ -52,7 +53,7 @@ def bench_serve(
     images: str | None = None,
     seconds: float = 20.0,
     address: str | None = None,
-) -> dict[str, Any]:
+) -> ServeBench:
     """Starts the endpoint, loads it from this process, and measures the same functions bare.
 
     Args:
@@ -61,9 +62,7 @@ def bench_serve(
         seconds: length of each measurement, of which there are two for each concurrency.
 
     Returns:
-        By concurrency what `load` measured of bare and served, the share of the bare rate at saturation; at concurrency
-        1 the milliseconds over bare and those of a Serve application that does nothing, medians over the images;
-        prompts and refine=sam where SAM is configured, the threads of a forward pass, and the client's CPU.
+        By concurrency what `load` measured of bare and served, and the rest as `ServeFigures` says.
 
     Raises:
         UserError: as `serving`; no model, no image; API keys, which the load does not send; several replicas.
@@ -80,23 +79,23 @@ def bench_serve(
         threads = _threads_of_segmenter()
         torch.set_num_threads(threads)
         noop = start_noop(model.card.longest_side or 512)
-        result = asyncio.run(_measured(endpoint.url, noop, config, bare, encoded, seconds))
-    mean_kb = statistics.mean(map(len, encoded)) / 1000
-    return {
-        "benchmark": "serve",
-        **result,
-        "threads": threads,
-        "model": {"name": model.card.name, "sha": model.card.sha, "longest_side": model.card.longest_side},
-        "images": {"count": len(encoded), "mean_kb": mean_kb, "from": storage.redact(images or "synthetic")},
+        figures = asyncio.run(_measured(endpoint.url, noop, config, bare, encoded, seconds))
+    return ServeBench(
+        figures=figures,
+        threads=threads,
+        model=BenchModel(model.card.name, model.card.sha, model.card.longest_side),
+        images=len(encoded),
+        mean_kb=statistics.mean(map(len, encoded)) / 1000,
+        images_from=storage.redact(images or "synthetic"),
         # a cluster that runs already has variables of its own
-        "modes": {} if address else {name: os.environ[name] for name in sorted(os.environ) if name in MODES},
-        **facts,
-    }
+        modes={} if address else {name: os.environ[name] for name in sorted(os.environ) if name in MODES},
+        machine=facts,
+    )
 
 
 async def _measured(
     url: str, noop: str, config: ServeConfig, bare: BarePipeline, images: Sequence[bytes], seconds: float
-) -> dict[str, Any]:
+) -> ServeFigures:
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
     async with httpx.AsyncClient(base_url=url, timeout=120.0, limits=limits) as client:
         # written once, as a form each time would be the client's work and not the endpoint's
@@ -111,7 +110,7 @@ async def _measured(
         for answer in (bare.answer, served, nothing):
             await load(answer, images, 2, min(seconds, 3.0))  # connections, kernels, caches
         one, times = await in_turns({"bare": bare.answer, "served": served, "noop": nothing}, images, 2 * seconds)
-        turns: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {count: [] for count in CONCURRENCY}
+        turns: dict[int, list[tuple[Latency, Latency]]] = {count: [] for count in CONCURRENCY}
         cpu = wall = 0.0
         for _ in range(ROUNDS):
             for count in CONCURRENCY:
@@ -121,32 +120,38 @@ async def _measured(
                 cpu += time.process_time() - cpu_before
                 wall += time.perf_counter() - began
                 turns[count].append((without, through))
-        figures = {"1": one} | {
-            str(count): {"bare": _median([t[0] for t in pairs]), "served": _median([t[1] for t in pairs])}
+        sides = {1: Sides(one["bare"], one["served"], one["noop"])} | {
+            count: Sides(bare=_median([t[0] for t in pairs]), served=_median([t[1] for t in pairs]))
             for count, pairs in turns.items()
         }
-        sam = {} if config.sam is None else {"prompt": await _prompts(client, images),
-                                             "refine": await _refined(client, images, seconds)}  # fmt: skip
+        prompt = None if config.sam is None else await _prompts(client, images)
+        refine = None if config.sam is None else await _refined(client, images, seconds)
     over = [1000 * (through - without) for without, through in zip(times["bare"], times["served"], strict=True)]
-    rates = {side: max(f[side]["requests_per_second"] for f in figures.values()) for side in ("bare", "served")}
-    return {
-        "concurrency": figures,
-        "requests_per_second": rates["served"],
-        "share_of_bare": rates["served"] / rates["bare"],
-        "milliseconds_over_bare": statistics.median(over),
-        "milliseconds_of_noop": one["noop"]["p50_ms"],
-        "client_cpus": cpu / wall,
-        **sam,
-    }
+    rate = max(each.served.requests_per_second for each in sides.values())
+    return ServeFigures(
+        concurrency=sides,
+        requests_per_second=rate,
+        share_of_bare=rate / max(each.bare.requests_per_second for each in sides.values()),
+        milliseconds_over_bare=statistics.median(over),
+        milliseconds_of_noop=one["noop"].p50_ms,
+        client_cpus=cpu / wall,
+        prompt=prompt,
+        refine=refine,
+    )
 
 
-def _median(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _median(measured: Sequence[Latency]) -> Latency:
     """Returns the median of each figure over the turns, and the number of requests in all."""
-    medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
-    return {**medians, "requests": sum(one["requests"] for one in measured)}
+    return Latency(
+        requests=sum(one.requests for one in measured),
+        requests_per_second=statistics.median(one.requests_per_second for one in measured),
+        p50_ms=statistics.median(one.p50_ms for one in measured),
+        p90_ms=statistics.median(one.p90_ms for one in measured),
+        p99_ms=statistics.median(one.p99_ms for one in measured),
+    )
 
 
-async def _prompts(client: httpx.AsyncClient, images: Sequence[bytes]) -> dict[str, float]:
+async def _prompts(client: httpx.AsyncClient, images: Sequence[bytes]) -> Clicks:
     """The first click on an image sends and embeds it; the second one names it."""
     first, second = [], []
     for data in images[:PROMPTS]:
@@ -158,11 +163,10 @@ async def _prompts(client: httpx.AsyncClient, images: Sequence[bytes]) -> dict[s
         began = time.perf_counter()
         (await client.post("v1/prompt", data={"image_id": public, **points})).raise_for_status()
         second.append(1000 * (time.perf_counter() - began))
-    medians = {"first_ms": statistics.median(first), "second_ms": statistics.median(second)}
-    return {**medians, "times_faster": medians["first_ms"] / medians["second_ms"]}
+    return Clicks(statistics.median(first), statistics.median(second))
 
 
-async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: float) -> dict[str, Any]:
+async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: float) -> Refined:
     refined: list[bool] = []
 
     async def ask(data: bytes) -> None:
@@ -170,7 +174,7 @@ async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: 
         refined.append(answer.raise_for_status().json()["refined"])
 
     measured = await load(ask, images, 1, seconds)
-    return {**measured, "share_refined": sum(refined) / len(refined)}
+    return Refined(measured, sum(refined) / len(refined))
 
 
 def _threads_of_segmenter() -> int:

@@ -16,11 +16,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from foodseg import storage
 from foodseg.bench.feed import Clock, memory_batches, rate_between
 from foodseg.bench.machine import machine_facts
+from foodseg.bench.results import Runs, TrainBench, TrainShare
 from foodseg.cluster.ray_session import cores
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
@@ -35,6 +36,13 @@ from foodseg.train.results import Report
 _log = logging.getLogger(__name__)
 
 WARMUP = 5  # updates: memory is taken and kernels are chosen in the first ones
+
+
+class Ticks(NamedTuple):
+    """The ticks of rank 0 of every run (`Clock`)."""
+
+    foodseg: list[list[float]]
+    bare: list[list[float]]
 
 
 class StreamContext(RayContext):
@@ -76,7 +84,7 @@ def bench_train(
     steps: int = 40,
     rounds: int = 2,
     address: str | None = None,
-) -> dict[str, Any]:
+) -> TrainBench:
     """Measures `foodseg train` and the bare loop in turn, `rounds` times each, from memory and end to end, on CPUs.
 
     The bare loop runs on this machine alone, so `address` should lead to a cluster of this one node.
@@ -90,9 +98,8 @@ def bench_train(
         rounds: runs of each kind.
 
     Returns:
-        {"memory", "end_to_end"}, each with `foodseg`, `bare` (medians, images per second), `share` and every run, and
-        what it was measured on. From memory the clock starts after WARMUP updates. End to end it starts with the first
-        batch, so that batches decoded ahead are not free; `steady_share` leaves the first updates out.
+        From memory the clock starts after WARMUP updates. End to end it starts with the first batch, so that batches
+        decoded ahead are not free; `steady_share` leaves the first updates out.
 
     Raises:
         UserError: `scaling.use_gpu` is set, the model has text fusion or a teacher, the batch cannot be split over the
@@ -111,36 +118,33 @@ def bench_train(
         raise UserError(f"workers, steps and rounds must be 1 or more, found {workers}, {steps} and {rounds}")
     facts = machine_facts(cores())
     identity = read_manifest(data_uri).identity
-    runs: dict[str, dict[str, list[list[float]]]] = {}
+    runs: dict[str, Ticks] = {}
     with tempfile.TemporaryDirectory(prefix="foodseg-bench-") as folder:
         for kind in ("memory", "end_to_end"):
-            runs[kind] = {"foodseg": [], "bare": []}
+            runs[kind] = Ticks([], [])
             for index in range(rounds):
                 _log.info("%s, round %d of %d: foodseg train", kind.replace("_", " "), index + 1, rounds)
                 tried = _bench_config(data_uri, config, workers, steps, f"{folder}/{kind}-{index}")
-                timing = _run_foodseg(tried, kind, address)
-                runs[kind]["foodseg"].append(timing["ticks"])
+                ticks, niceness = _run_foodseg(tried, kind, address)
+                runs[kind].foodseg.append(ticks)
                 _log.info("%s, round %d of %d: bare loop", kind.replace("_", " "), index + 1, rounds)
-                runs[kind]["bare"].append(_run_torchrun(tried, kind, workers, timing["niceness"], Path(folder)))
+                runs[kind].bare.append(_run_torchrun(tried, kind, workers, niceness, Path(folder)))
     batch = config.train.global_batch
-    return {
-        "benchmark": "train",
-        "memory": _compare(runs["memory"], WARMUP, batch),
-        "end_to_end": {
-            **_compare(runs["end_to_end"], 0, batch),
-            "steady_share": _compare(runs["end_to_end"], WARMUP, batch)["share"],
-        },
-        "steps": steps,
-        "rounds": rounds,
-        "workers": workers,
-        "threads_per_worker": _threads(tried),
-        "global_batch": batch,
-        "crop": config.augment.crop,
-        "backbone": config.model.backbone,
-        "data": identity,
-        "config_hash": config_hash(config),
-        **facts,
-    }
+    return TrainBench(
+        memory=_compare(runs["memory"], WARMUP, batch),
+        end_to_end=_compare(runs["end_to_end"], 0, batch),
+        steady_share=_compare(runs["end_to_end"], WARMUP, batch).share,
+        steps=steps,
+        rounds=rounds,
+        workers=workers,
+        threads_per_worker=_threads(tried),
+        global_batch=batch,
+        crop=config.augment.crop,
+        backbone=config.model.backbone,
+        data=identity,
+        config_hash=config_hash(config),
+        machine=facts,
+    )
 
 
 def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: int, run_uri: str) -> ExperimentConfig:
@@ -157,11 +161,11 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
     return parse_config(tree)
 
 
-def _run_foodseg(config: ExperimentConfig, kind: str, address: str | None) -> dict[str, Any]:
+def _run_foodseg(config: ExperimentConfig, kind: str, address: str | None) -> tuple[list[float], int]:
+    """Returns the ticks of rank 0, and the niceness of its process."""
     run_training(config, address=address, build_context=MemoryContext if kind == "memory" else StreamContext)
     timing = json.loads(storage.read_text(storage.join(config.run.uri, "timing.json")))
-    assert isinstance(timing, dict)
-    return timing
+    return timing["ticks"], timing["niceness"]
 
 
 def _run_torchrun(config: ExperimentConfig, kind: str, workers: int, niceness: int, folder: Path) -> list[float]:
@@ -188,11 +192,8 @@ def _threads(config: ExperimentConfig) -> int:
     return int(worker_resources(config)["CPU"])
 
 
-def _compare(runs: dict[str, list[list[float]]], warmup: int, batch: int) -> dict[str, Any]:
-    rates = {side: [rate_between(ticks, warmup, batch) for ticks in every] for side, every in runs.items()}
-    medians = {side: statistics.median(every) for side, every in rates.items()}
-    return {
-        **medians,
-        "share": medians["foodseg"] / medians["bare"],
-        "runs": {side: [round(rate, 2) for rate in every] for side, every in rates.items()},
-    }
+def _compare(runs: Ticks, warmup: int, batch: int) -> TrainShare:
+    foodseg, bare = ([rate_between(ticks, warmup, batch) for ticks in every] for every in (runs.foodseg, runs.bare))
+    medians = statistics.median(foodseg), statistics.median(bare)
+    every = Runs(tuple(round(rate, 2) for rate in foodseg), tuple(round(rate, 2) for rate in bare))
+    return TrainShare(*medians, share=medians[0] / medians[1], runs=every)

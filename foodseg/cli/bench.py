@@ -27,7 +27,7 @@ def bench_data(
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
-    emit(result, as_json, lambda: print(bench_markdown(result)))
+    emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
 
 
 @bench_app.command("train")
@@ -48,7 +48,7 @@ def bench_train(
     from foodseg.config import load_config
 
     result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
-    emit(result, as_json, lambda: print(bench_markdown(result)))
+    emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
 
 
 @bench_app.command("serve")
@@ -70,4 +70,4 @@ def bench_serve(
 
     settings = settings_here(config, overrides or [], address).overrides
     result = measure(config, settings, images=images, seconds=seconds, address=address)
-    emit(result, as_json, lambda: print(bench_markdown(result)))
+    emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))

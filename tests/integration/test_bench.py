@@ -22,11 +22,11 @@ pytestmark = pytest.mark.proof
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     uri = write_synthetic(tmp_path / "data")
     result = bench_data(uri, synthetic_config("overridden", tmp_path / "run"), seconds=2)
-    assert result["stream"]["seconds"] >= 2
-    rates = [result[name]["images_per_second"] for name in ("stream", "bare", "loader")]
+    assert result.stream.seconds >= 2
+    rates = [rate.images_per_second for rate in (result.stream, result.bare, result.loader)]
     assert min(rates) > 0
-    assert result["share_of_bare"] == pytest.approx(rates[0] / rates[1])
-    assert result["data"].startswith("synthetic@v1-") and len(result["config_hash"]) == 12
+    assert result.share_of_bare == pytest.approx(rates[0] / rates[1])
+    assert result.data.startswith("synthetic@v1-") and len(result.config_hash) == 12
     assert "| bare loop" in bench_markdown(result)
 
 
@@ -41,10 +41,10 @@ def test_bench_train(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.Monk
     uri = write_synthetic(tmp_path / "data")
     config = synthetic_config("overridden", tmp_path / "run")
     result = bench_train(uri, config, workers=2, steps=3, rounds=1)
-    for kind in ("memory", "end_to_end"):
-        assert result[kind]["share"] == pytest.approx(result[kind]["foodseg"] / result[kind]["bare"])
-        assert [len(runs) for runs in result[kind]["runs"].values()] == [1, 1]
-    assert result["workers"] == 2 and result["config_hash"] == config_hash(config)
+    for found in (result.memory, result.end_to_end):
+        assert found.share == pytest.approx(found.foodseg / found.bare)
+        assert (len(found.runs.foodseg), len(found.runs.bare)) == (1, 1)
+    assert result.workers == 2 and result.config_hash == config_hash(config)
     assert "| end to end |" in bench_markdown(result)
 
 
@@ -58,15 +58,16 @@ def test_bench_serve(ray_cluster: None, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "model", seed=1)
     overrides = [f"segmenter.models.meals={checkpoint}", f"http.port={free_port()}"]
     result = bench_serve(None, overrides, seconds=1)
-    assert set(result["concurrency"]) == {"1", "8", "16"}
-    one = result["concurrency"]["1"]
-    assert one["served"]["requests"] >= 3 and one["served"]["p50_ms"] <= one["served"]["p99_ms"]
-    assert result["milliseconds_over_bare"] == pytest.approx(one["served"]["p50_ms"] - one["bare"]["p50_ms"], abs=50)
-    assert result["threads"] == 1  # 0.3 logical CPUs
-    assert result["images"]["count"] == 16 and result["client_cpus"] > 0
-    assert "prompt" not in result  # SAM is not configured
+    figures = result.figures
+    assert set(figures.concurrency) == {1, 8, 16}
+    one = figures.concurrency[1]
+    assert one.served.requests >= 3 and one.served.p50_ms <= one.served.p99_ms
+    assert figures.milliseconds_over_bare == pytest.approx(one.served.p50_ms - one.bare.p50_ms, abs=50)
+    assert result.threads == 1  # 0.3 logical CPUs
+    assert result.images == 16 and figures.client_cpus > 0
+    assert figures.prompt is None and figures.refine is None  # SAM is not configured
     page = bench_markdown(result)
-    assert 0 < result["milliseconds_of_noop"] == one["noop"]["p50_ms"]
+    assert one.noop is not None and 0 < figures.milliseconds_of_noop == one.noop.p50_ms
     assert "ms over bare" in page and "Serve's mode: " in page
     with pytest.raises(UserError, match="needs a model"):
         bench_serve(None, seconds=1)

@@ -28,10 +28,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> EncodedRows:
 
 def test_an_epoch_is_held_and_described(rows: EncodedRows) -> None:
     facts = image_facts(rows)
-    assert facts["in_memory"] == 12
-    assert facts["median_longest_side"] == SIDE
-    assert SIDE * 3 / 4 <= facts["median_shortest_side"] <= SIDE
-    assert 500 < facts["mean_encoded_bytes"] < 50_000
+    assert facts.in_memory == 12
+    assert facts.median_longest_side == SIDE
+    assert SIDE * 3 / 4 <= facts.median_shortest_side <= SIDE
+    assert 500 < facts.mean_encoded_bytes < 50_000
 
 
 def test_each_user_begins_elsewhere_and_goes_round(rows: EncodedRows) -> None:
@@ -41,13 +41,13 @@ def test_each_user_begins_elsewhere_and_goes_round(rows: EncodedRows) -> None:
 
 def test_bare_rate_measures_the_fastest_way(rows: EncodedRows) -> None:
     found = bare_rate(rows, cores=2, seconds=0.3)
-    assert set(found["trials"]) == {"threads 1", "threads 2", "processes 2"}
-    assert found["trials"][f"{found['kind']} {found['count']}"] == max(found["trials"].values())
-    assert found["images_per_second"] > 0
+    assert set(found.trials) == {"threads 1", "threads 2", "processes 2"}
+    assert found.trials[f"{found.kind} {found.count}"] == max(found.trials.values())
+    assert found.images_per_second > 0
 
 
 def test_loader_rate(rows: EncodedRows) -> None:
     found = loader_rate(rows, workers=2, seconds=0.3)
-    assert found["images_per_second"] > 0
-    assert found["seconds"] >= 0.3
-    assert found["workers"] == 2
+    assert found.images_per_second > 0
+    assert found.seconds >= 0.3
+    assert found.workers == 2

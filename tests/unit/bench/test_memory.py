@@ -20,9 +20,9 @@ def test_the_peak_of_a_child_counts() -> None:
     assert 64 <= (busy.together - idle.together) / MIB <= 164
     assert 64 <= busy.largest / MIB <= 164 and busy.largest <= busy.together
     assert busy.processes[Path(sys.executable).name] == busy.largest
-    found = busy.to_json()
-    assert found["all_processes_mib"] == busy.together / MIB and found["largest_process_mib"] == busy.largest / MIB
-    assert found["processes_mib"][Path(sys.executable).name] == busy.largest / MIB
+    found = busy.peaks()
+    assert found.all_processes_mib == busy.together / MIB and found.largest_process_mib == busy.largest / MIB
+    assert found.processes_mib[Path(sys.executable).name] == busy.largest / MIB
 
 
 def test_two_children_of_one_name_count_apart_and_together() -> None:
