@@ -17,8 +17,7 @@ from tests.support.slow_proxy import SlowProxy
 from tests.support.synthetic_set import synthetic_config
 
 SHARDS = 200
-OPENED = 3  # requests of the first time that a process reads a shard: its size, its footer, its rows
-AGAIN = 2  # of each further time
+MOST = SHARDS + 20  # requests to read all once: so small a file comes with its footer, and a few may be tried again
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +43,21 @@ def test_a_plan_opens_no_shard_that_it_does_not_need(data: str, proxy: SlowProxy
     assert len(run.order.rows(0, 2048)[1]) == 2048 and not shard_requests(proxy)
     with LocalContext(run.config, run.manifest, run.reader, run.order) as context:
         next(context.batches(0, 1000)).position.tolist()
-    assert sum(proxy.requests.values()) < 10 + 3 * 64 * OPENED, "three blocks of 64 rows at most, each in its own shard"
+    assert proxy.requests.total() < 30 + 3 * 64, "three blocks of 64 rows at most, each in its own shard"
 
 
 def test_columns_of_all_shards_are_read_in_one_go(data: str, proxy: SlowProxy, tmp_path: Path) -> None:
     config = synthetic_config(data, tmp_path / "run", "augment.paste=0.5", "data.repeat_threshold=0.2")
     run = plan_run(config)
     opened = shard_requests(proxy)
-    assert len(opened) == SHARDS and max(opened.values()) <= OPENED
+    assert len(opened) == SHARDS and opened.total() <= MOST
     assert run.reader.take(range(SHARDS * ROWS)).num_rows == SHARDS * ROWS
     again = shard_requests(proxy) - opened
-    assert len(again) == SHARDS and max(again.values()) <= AGAIN
+    assert len(again) == SHARDS and again.total() <= MOST
 
 
 def test_every_shard_is_verified(data: str, proxy: SlowProxy) -> None:
     manifest = plan_run(synthetic_config(data, "run")).manifest
     assert verify_shards(data, manifest) == sum(shard.size for shard in manifest.shards)
-    assert max(shard_requests(proxy).values()) <= OPENED
+    assert shard_requests(proxy).total() <= MOST
     assert len(RowReader(data, manifest, ["train"])) == SHARDS * ROWS
