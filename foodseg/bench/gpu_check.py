@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -144,7 +144,7 @@ def gpu_check(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any
         "peak_memory_mib": round(memory_mib(device)),
         "passed": all(one["within"] for one in equal.values()),
         "seconds": round(time.perf_counter() - began, 1),
-        "machine": machine_facts(torch.get_num_threads()),
+        "machine": asdict(machine_facts(torch.get_num_threads())),
     }
 
 
