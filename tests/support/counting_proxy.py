@@ -64,7 +64,7 @@ class CountingProxy:
             content = answer.read()
         finally:
             connection.close()
-        if handler.command == "GET":
+        if handler.command == "GET" and answer.status < 300:  # of an empty object, no range can be had
             with self._lock:
                 self.read[unquote(urlsplit(handler.path).path).lstrip("/")] += len(content)
         handler.send_response_only(answer.status)
