@@ -28,6 +28,7 @@ RETRY_SECONDS = 90.0  # an endpoint that has answered may restart
 FIRST_CONTACT_SECONDS = 10.0  # one that never answered is nearly always a wrong address
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
 SERVER_ERROR = 500
+MOST_REDIRECTS = 3  # one within the other
 
 _LOG = logging.getLogger("foodseg.storage")
 _ANSWERED: set[str] = set()  # endpoints that have answered in this process
@@ -97,14 +98,35 @@ def _client(endpoint: Endpoint, environment: tuple[tuple[str, str], ...], proces
     try:
         session = boto3.Session()
         region = endpoint.region or os.environ.get("AWS_REGION") or session.region_name
-        return session.client(
+        client = session.client(
             "s3", endpoint_url=endpoint.url or None, region_name=region or "us-east-1", config=config, **given
         )
+        _limit_redirects(client)
+        return client
     except ValueError:  # botocore: Invalid endpoint
         url = endpoint.url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         raise UserError(f"S3 endpoint {redact(url)}: write it as http://host:port or https://host") from None
     except exceptions.BotoCoreError as error:
         raise UserError(_of_chain(error, "S3") or f"cannot begin with S3: {error}") from None
+
+
+def _limit_redirects(client: Any) -> None:
+    """botocore follows a redirect by asking for the bucket's region, and would follow that answer's redirects too."""
+    depth = threading.local()
+
+    def asks(**_: object) -> None:
+        depth.now = getattr(depth, "now", 0) + 1
+        if depth.now > MOST_REDIRECTS:
+            depth.now = 0
+            url = redact(str(client.meta.endpoint_url))
+            raise Refused(f"{url} answers with redirects without end; correct AWS_REGION or AWS_ENDPOINT_URL")
+
+    def has_asked(**_: object) -> None:
+        depth.now = max(0, getattr(depth, "now", 0) - 1)
+
+    client.meta.events.register("before-call.s3.HeadBucket", asks)
+    client.meta.events.register("after-call.s3.HeadBucket", has_asked)
+    client.meta.events.register("after-call-error.s3.HeadBucket", has_asked)
 
 
 def expect(uri: str) -> None:
@@ -125,7 +147,7 @@ def with_retries(uri: str, verb: str, operation: Callable[[Target], T]) -> T:
     while True:
         try:
             result = operation(target)
-        except (exceptions.BotoCoreError, exceptions.ClientError, OSError, Refused, RecursionError) as error:
+        except (exceptions.BotoCoreError, exceptions.ClientError, OSError, Refused) as error:
             if isinstance(error, exceptions.ClientError):
                 _ANSWERED.add(target.url)
             wrong = local.mistake(error) or mistake(error, target)
@@ -185,8 +207,6 @@ def mistake(error: Exception, target: Target) -> str | None:
     """What the user did wrong and what would be right; None if the failure may pass."""
     if isinstance(error, Refused):
         return str(error)
-    if isinstance(error, RecursionError):  # botocore follows a redirect by asking for the region, which is redirected
-        return f"{name_of(target)} answers with redirects without end; correct AWS_REGION or AWS_ENDPOINT_URL"
     if not isinstance(error, exceptions.ClientError):
         return _of_chain(error, name_of(target))
     if code_of(error) in _FORBIDDEN:

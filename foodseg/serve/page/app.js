@@ -7,7 +7,7 @@
 
 import { ApiError, call, prompt, segment } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
-import { fold, isFolded, percent, showGiven, showLegend } from "./legend.js";
+import { fold, isFolded, percent, showGiven, showLegend, tidy } from "./legend.js";
 import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
@@ -277,10 +277,6 @@ function give(names) {
     give(given.filter((other) => other !== name));
     $("ingredient").focus();
   });
-}
-
-function tidy(text) {
-  return text.trim().replace(/\s+/g, " ");
 }
 
 // --- take it home ---

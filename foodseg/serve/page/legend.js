@@ -86,3 +86,8 @@ function part(name, text) {
   element.textContent = text;
   return element;
 }
+
+// A name as people mean it.
+export function tidy(text) {
+  return text.trim().replace(/\s+/g, " ");
+}

@@ -16,6 +16,7 @@ from foodseg.cli import diagnosis
 from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
 from foodseg.metrics.per_image import ImageCounts, write_image_counts
+from foodseg.train.results import TrainingResult
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -51,13 +52,13 @@ def test_a_command_that_raises(
 def test_a_run_that_was_asked_to_stop_gives_its_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = {"step": 7, "stopped": True, "miou": None, "run": "r"}
+    result = TrainingResult(step=7, stopped=True, miou=None, run="r")
     trainer = SimpleNamespace(run_training=lambda *arguments, **settings: result)
     monkeypatch.setitem(sys.modules, "foodseg.train.ray_trainer", trainer)
 
     assert run(["train", "--json"]) == 130
     out, err = capsys.readouterr()
-    assert json.loads(out) == result
+    assert json.loads(out) == {"step": 7, "stopped": True, "miou": None, "run": "r"}
     assert err == "foodseg: stopped after 7 steps; run it again with --resume\n"
 
     assert run(["train"]) == 130
@@ -147,7 +148,7 @@ def test_blanks_within_a_name_survive_a_message(capsys: pytest.CaptureFixture[st
 def test_printed_commands_can_be_pasted(
     odd: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = {"step": 4, "miou": None, "run": odd, "stopped": False}
+    result = TrainingResult(step=4, stopped=False, miou=None, run=odd)
     trainer = SimpleNamespace(run_training=lambda *arguments, **settings: result)
     monkeypatch.setitem(sys.modules, "foodseg.train.ray_trainer", trainer)
     assert run(["train", "--set", f"run.uri={odd}"]) == 0

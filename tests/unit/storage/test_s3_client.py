@@ -93,6 +93,15 @@ def test_a_mistake_is_told_at_once(
     with pytest.raises(UserError, match=rf"^cannot {use} {uri}: .*{sentence}") as told:
         storage.read_bytes(uri) if use == "read" else storage.exists(uri)
     assert "s3cret" not in str(told.value)
+    assert len(moto_faults) > 250  # without asking for long
+
+
+def test_a_redirect_that_has_an_end_does_not_count(bucket: str, moto_faults: Faults) -> None:
+    uri = storage.join(bucket, "a")
+    storage.write_bytes(uri, b"one")
+    for _ in range(2 * s3_client.MOST_REDIRECTS):
+        moto_faults.append(refusal(301, "PermanentRedirect"))
+        assert storage.read_bytes(uri) == b"one"
 
 
 def test_one_client_serves_threads_that_begin_together(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
