@@ -6,8 +6,8 @@ It needs neither Ray nor a hub nor a data set: images are synthetic meals, weigh
 stdout:
 
 - `equal`: the losses and gradients of one update relative to those of the CPU in fp32, for fp32 and bf16
-- `images_per_second`: of training (batches in memory) and of `predict` (from JPEG to label map), beside a bare PyTorch
-  loop on the same device
+- `images_per_second`: of training (batches in memory), of `predict` (from JPEG to label map) and of the endpoint's
+  forward (batches of decoded images to label maps and confidences), beside a bare PyTorch loop on the same device
 - `synchronisations`: how often one profiled update calls what the CPU may wait in; on CUDA, cudaStreamSynchronize
   should be 0, and what begins with `aten` also counts where it only reads a tensor of the CPU
 - `peak_memory_mib`, and `passed`: losses and gradients are within the tolerances; else the exit status is 1
@@ -41,6 +41,7 @@ from foodseg.data.rng import position_seed
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.models.segmenter import Segmenter
+from foodseg.predict.canvas import padded_size
 from foodseg.predict.device import device_name, pick_device
 from foodseg.predict.predictor import AUTOCAST, Predictor
 from foodseg.train.loop import Trainer
@@ -133,13 +134,13 @@ def gpu_check(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any
     _say("one profiled update")
     profiled = _run(sizes, device, meals, folder / "profiled", precision, WARM_UP + 2, EVERY_TERM, profiled=True)
     _say("prediction")
-    predict = _predict_speed(sizes, device, trained.student, meals, precision)
+    labelled = _label_speeds(sizes, device, trained.student, meals, precision)
     return {
         "device": device_name(device),
         "images": "synthetic meals (drawn, not photographed); random weights",
         "sizes": {"side": sizes.side, "batch": sizes.batch, "updates": sizes.updates, "precision": precision},
         "equal": equal,
-        "images_per_second": {"train": train, "predict": predict},
+        "images_per_second": {"train": train, **labelled},
         "synchronisations": profiled.context.waits,
         "peak_memory_mib": round(memory_mib(device)),
         "passed": all(one["within"] for one in equal.values()),
@@ -224,44 +225,51 @@ def _train_speed(
     sizes: Sizes, device: torch.device, meals: list[_Meal], folder: Path, precision: str
 ) -> tuple[_Trained, dict[str, float]]:
     steps = WARM_UP + sizes.updates + 1
-    images = sizes.updates * sizes.batch
     trained = _run(sizes, device, meals, folder / "speed", precision, steps, ())
     config, manifest = _config(sizes, folder / "bare", precision, steps, ()), _manifest()
     bare = BareLoop(config, manifest, world_size=1, device=device)
     context = _InMemory(_batches(config, manifest, meals), device)
     for batch in context.batches(0, steps):
         bare.update([batch.to(device)])
-    return trained, _speeds(images / trained.context.seconds, images / context.seconds)
+    return trained, _speeds(*(sizes.updates * sizes.batch / one.seconds for one in (trained.context, context)))
 
 
-def _predict_speed(
+def _label_speeds(
     sizes: Sizes, device: torch.device, model: Segmenter, meals: list[_Meal], precision: str
-) -> dict[str, float]:
-    """From JPEG to label map, one image at a time."""
+) -> dict[str, dict[str, float]]:
+    """`predict`: from JPEG to label map, one by one. `endpoint`: ids and confidences of batches of decoded images."""
     config = load_config(None, [f"eval.longest_side={sizes.side}"]).config.eval
     predictor = Predictor(model, config, device, precision)
-    dtype = AUTOCAST[precision]
+    images, shapes = [decode_image(meals[0].jpeg)] * sizes.batch, [meals[0].size] * sizes.batch
 
     @torch.inference_mode()
-    def bare(meal: _Meal) -> np.ndarray:
-        height, width = fit_longest(*meal.size, sizes.side)
-        pixels = torch.from_numpy(resize_image(decode_image(meal.jpeg), height, width)).to(device)
-        multiple = model.size_multiple
-        padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-        view = model.mean.expand(1, 3, *padded).clone()
-        view[0, :, :height, :width] = pixels.permute(2, 0, 1) / 255
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+    def bare(images: list[np.ndarray], shape: tuple[int, int]) -> torch.Tensor:
+        height, width = fit_longest(*shape, sizes.side)
+        pixels = torch.from_numpy(np.stack([resize_image(image, height, width) for image in images])).to(device)
+        view = model.mean.expand(len(images), 3, *padded_size(height, width, model.size_multiple)).clone()
+        view[:, :, :height, :width] = pixels.permute(0, 3, 1, 2) / 255
+        with torch.autocast(device.type, AUTOCAST[precision], enabled=AUTOCAST[precision] is not None):
             logits = model(view.contiguous(memory_format=torch.channels_last)).logits.float()
-        scores = interpolate(logits, size=padded, mode="bilinear")[0, :, :height, :width]
-        return scores.argmax(0).cpu().numpy()
+        return interpolate(logits, size=tuple(view.shape[-2:]), mode="bilinear")[:, :, :height, :width]
 
-    return _speeds(
-        _rate(lambda meal: predictor.logits_of_file(meal.jpeg).ids(), meals, sizes.updates),
-        _rate(bare, meals, sizes.updates),
-    )
+    def bare_batch(_: _Meal) -> None:
+        best = bare(images, shapes[0]).softmax(1).max(1)
+        best.indices.cpu(), best.values.cpu()
+
+    def batch_of(_: _Meal) -> None:
+        for logits in predictor.logits(images, shapes):
+            logits.ids_and_confidence(1.0)
+
+    own = _rate(lambda meal: predictor.logits_of_file(meal.jpeg).ids(), meals, sizes.updates)
+    other = _rate(lambda meal: bare([decode_image(meal.jpeg)], meal.size).argmax(1).cpu(), meals, sizes.updates)
+    batches = -(-sizes.updates // 2)
+    return {
+        "predict": _speeds(own, other),
+        "endpoint": _speeds(*(sizes.batch * _rate(label, meals, batches) for label in (batch_of, bare_batch))),
+    }
 
 
-def _rate(label: Callable[[_Meal], np.ndarray], meals: list[_Meal], count: int) -> float:
+def _rate(label: Callable[[_Meal], object], meals: list[_Meal], count: int) -> float:
     for number in range(WARM_UP):
         label(meals[number % len(meals)])
     started = time.perf_counter()
@@ -318,10 +326,7 @@ def _batches(config: ExperimentConfig, manifest: Manifest, meals: list[_Meal]) -
 
 
 def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)()
 
 
 def _say(text: str) -> None:

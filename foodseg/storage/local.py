@@ -35,7 +35,9 @@ def reason(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a folder, name a file in it"
     if isinstance(error, (NotADirectoryError, FileExistsError)):
-        return f"{error.filename or 'a part of it'} is a file, not a folder; name a folder"
+        path = Path(error.filename or "a part of it")
+        which = next((part for part in (path, *path.parents) if part.is_file()), path)
+        return f"{which} is a file, not a folder; name a folder"
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}; give a path that can be read and written and has space left"
 

@@ -316,13 +316,13 @@ DATA = [
     Bad(
         "torn shard",
         MODEL,
-        ("part-00000.parquet", "Parquet", "--overwrite"),
+        ("part-00000.parquet", "bytes, dataset.json lists", "--overwrite"),
         arrange=cut("prepared/v-1/val/part-00000.parquet"),
     ),
     Bad(
         "torn training shard",
         TRAIN,
-        ("part-00000.parquet", "Parquet", "--overwrite"),
+        ("part-00000.parquet", "bytes, dataset.json lists", "--overwrite"),
         arrange=cut("prepared/v-1/train/part-00000.parquet"),
     ),
     Bad(

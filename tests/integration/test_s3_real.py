@@ -163,9 +163,9 @@ def test_of_threads_that_replace_one_version_one_wins() -> None:
 def test_of_two_preparations_that_switch_at_once(overwrite: bool) -> None:
     uri = f"s3://food/prepared-{overwrite}"
     if overwrite:
-        first = next_generation(uri, overwrite=False)
+        first = next_generation(uri, False, "0")
         switch_to(first, generations.written(first, "old"))
-    both = [next_generation(uri, overwrite=overwrite) for _ in range(2)]
+    both = [next_generation(uri, overwrite, identity) for identity in ("1", "2")]
     manifests = [generations.written(each, name) for each, name in zip(both, ("one", "two"), strict=True)]
     together = threading.Barrier(2)
 

@@ -17,5 +17,6 @@ def test_the_cpu_passes(tmp_path) -> None:
     terms = {"cross_entropy", "dice", "ingredients", "distill", "features", "stages", "deeper"}
     assert found["equal"]["fp32"]["losses"].keys() == terms
     assert found["equal"]["fp32"]["gradients"] < 1e-5 < found["equal"]["bf16"]["gradients"]
+    assert found["images_per_second"].keys() == {"train", "predict", "endpoint"}
     assert all(speed > 0 for part in found["images_per_second"].values() for speed in part.values())
     assert found["peak_memory_mib"] > 0
