@@ -95,6 +95,7 @@ def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, capl
     assert "in broken_on_rank_1" in caplog.text
 
 
+@pytest.mark.chaos
 def test_two_workers_that_resume_read_a_checkpoint_once(ray_cluster, s3, tmp_path):
     """Counted at the S3 server: the driver, Ray's controller and both workers share a copy, as they share a machine."""
     data, bucket = write_synthetic(tmp_path / "data"), f"s3://{BUCKET}/{tmp_path.name}-{os.urandom(4).hex()}"

@@ -35,7 +35,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["meals", "photographs"])
+@pytest.fixture(scope="module", params=["meals", pytest.param("photographs", marks=pytest.mark.chaos)])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     if request.param == "photographs":
         folder: Path = request.getfixturevalue("shared") / "datasets" / "foodmix_small" / "images"
