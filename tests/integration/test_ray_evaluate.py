@@ -46,7 +46,7 @@ def predictions(data, tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos), 3])
 def test_any_number_of_workers_gives_the_same_counts(ray_cluster, data, predictions, tmp_path, workers):
     arguments = {"data": data, "split": "test", "predictions": predictions, "test_log": str(tmp_path / "log.jsonl")}
     alone = evaluate(None, out=str(tmp_path / "alone"), workers=0, **arguments)

@@ -309,6 +309,7 @@ def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_checkpoint_t
     assert state(world, "a")["error"] is None  # the other model was not touched
 
 
+@pytest.mark.chaos
 def test_a_replica_that_starts_after_newer_checkpoints_serves_the_pinned_one(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first, second = (write_checkpoint(Path(checkpoint_uri(str(run), step)), step) for step in (11, 12))

@@ -325,6 +325,7 @@ for prepare in (save, load):
 """
 
 
+@pytest.mark.chaos  # a process of its own saves and loads 150 MiB
 def test_a_large_checkpoint_is_in_memory_once(tmp_path):
     """Saving takes one set of weights in row-major order on top of the state; what is loaded is there once."""
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "c")]
