@@ -7,7 +7,7 @@ stdout:
 
 - `equal`: the losses and gradients of one update relative to those of the CPU in fp32, for fp32 and bf16
 - `images_per_second`: of training (batches in memory), of `predict` (from JPEG to label map) and of the endpoint's
-  forward (batches of decoded images to label maps and confidences), beside a bare PyTorch loop on the same device
+  forward (batches of decoded images to label maps and confidences), against a bare PyTorch loop on the same device
 - `synchronisations`: how often one profiled update calls what the CPU may wait in; on CUDA, cudaStreamSynchronize
   should be 0, and what begins with `aten` also counts where it only reads a tensor of the CPU
 - `peak_memory_mib`, and `passed`: losses and gradients are within the tolerances; else the exit status is 1

@@ -65,7 +65,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class DataBench:
-    """The stream beside the bare loop and the loader, and what they were measured on; `train`: images of the data."""
+    """The stream against the bare loop and the loader, and what they were measured on; `train`: images of the data."""
 
     stream: StreamRate
     memory: MemoryPeaks
@@ -128,7 +128,7 @@ class TrainShare:
 
 @dataclass(frozen=True)
 class TrainBench:
-    """`foodseg train` beside the bare loop: from memory, end to end, and end to end without the first updates."""
+    """`foodseg train` against the bare loop: from memory, end to end, and end to end without the first updates."""
 
     memory: TrainShare
     end_to_end: TrainShare
@@ -251,7 +251,7 @@ class BenchModel:
 
 @dataclass(frozen=True)
 class ServeBench:
-    """The endpoint beside its own functions.
+    """The endpoint against its own functions.
 
     threads: of a forward pass. images: how many, of `mean_kb` each, from `images_from`. modes: Ray's variables that
     change the figures.

@@ -91,7 +91,7 @@ class Checkpoint:
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
     """Writes the directory `uri`, the manifest last; each file is written whole or not at all.
 
-    A file is written here first, so that it is never in memory as a whole beside the tensors.
+    A file is written here first, so that it is never in memory as a whole with the tensors.
     """
     entries = {}
     with _staging(uri) as staging:

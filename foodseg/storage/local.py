@@ -100,7 +100,7 @@ def replace(path: Path, data: bytes, expected: str) -> bool:
 
 @contextlib.contextmanager
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """A file beside `path` with this content, on disk; it is gone afterwards."""
+    """A file in the folder of `path` with this content, on disk; it is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:

@@ -82,7 +82,7 @@ class ReportsTo(ray.train.UserCallback):
 
 
 class LoopConfig(TypedDict):
-    """What a worker is told: the checked configuration, the training data, its length, and where its log goes."""
+    """What a worker gets: the checked configuration, the training data, its length, and where its log goes."""
 
     config: ExperimentConfig
     manifest: Manifest

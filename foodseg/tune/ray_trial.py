@@ -40,12 +40,12 @@ class TuneReports:
         # between two validations, or at the end, when there is nothing left to decide
         if report.validation is None or report.share >= 1:
             return
-        told = {"report": {**report.to_json(), "seconds": time.time() - self._since}, "costs": self._costs,
+        update = {"report": {**report.to_json(), "seconds": time.time() - self._since}, "costs": self._costs,
                 "percent": 100 * report.share, "miou": report.validation.miou}  # fmt: skip
         if self._queue is not None:
-            self._queue.after_report(None, [told], None)
+            self._queue.after_report(None, [update], None)
         else:
-            tune.report(told)
+            tune.report(update)
 
 
 def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:

@@ -136,10 +136,10 @@ def test_of_processes_that_create_the_same_files_one_wins_each() -> None:
     ]
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "\n"
-    told = [list(map(int, writer.communicate("go\n", timeout=120)[0].split())) for writer in writers]
-    assert [sum(each) for each in zip(*told, strict=True)] == [1] * 20
+    outcomes = [list(map(int, writer.communicate("go\n", timeout=120)[0].split())) for writer in writers]
+    assert [sum(each) for each in zip(*outcomes, strict=True)] == [1] * 20
     for number in range(20):
-        winner = [name for name, each in zip("abc", told, strict=True) if each[number]]
+        winner = [name for name, each in zip("abc", outcomes, strict=True) if each[number]]
         assert [storage.read_text(f"s3://food/race/{number}")] == winner
     storage.delete("s3://food/race")
 
@@ -155,8 +155,8 @@ def test_of_threads_that_replace_one_version_one_wins() -> None:
             return storage.replace_bytes(uri, f"by {name}".encode(), version)
 
         with ThreadPoolExecutor(6) as pool:
-            told = list(pool.map(replace, range(6)))
-        assert sum(told) == 1 and storage.read_text(uri) == f"by {told.index(True)}"
+            outcomes = list(pool.map(replace, range(6)))
+        assert sum(outcomes) == 1 and storage.read_text(uri) == f"by {outcomes.index(True)}"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -178,11 +178,11 @@ def test_of_two_preparations_that_switch_at_once(overwrite: bool) -> None:
         return "switched"
 
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(switch, range(2)))
-    assert told.count("switched") == (2 if overwrite else 1)
+        outcomes = list(pool.map(switch, range(2)))
+    assert outcomes.count("switched") == (2 if overwrite else 1)
     if not overwrite:
-        assert generations.rows(uri) == [("one", "two")[told.index("switched")]]
-        assert any("has been prepared by another command meanwhile" in said for said in told)
+        assert generations.rows(uri) == [("one", "two")[outcomes.index("switched")]]
+        assert any("has been prepared by another command meanwhile" in said for said in outcomes)
 
 
 def test_a_large_file_and_one_replaced_while_it_is_read(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def proxy(moto_endpoint: str) -> Iterator[CountingProxy]:
 
 
 def put(bucket: str, name: str, files: dict[str, bytes], proxy: CountingProxy) -> str:
-    """Writes a checkpoint beside the proxy; returns its URI through the proxy."""
+    """Writes a checkpoint past the proxy; returns its URI through the proxy."""
     for file, data in files.items():
         storage.write_bytes(storage.join(bucket, name, file), data)
     return f"{storage.join(bucket, name)}?endpoint_override={proxy.address}&scheme=http&region=us-east-1"

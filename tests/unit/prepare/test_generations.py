@@ -111,12 +111,12 @@ def test_two_that_switch_at_the_same_moment(
 
     monkeypatch.setattr(generations, "_current", look_together)
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(switch, range(2)))
+        outcomes = list(pool.map(switch, range(2)))
     if overwrite:
-        assert told == ["switched", "switched"]  # the second one has looked again
+        assert outcomes == ["switched", "switched"]  # the second one has looked again
     else:
-        assert sorted("has been prepared by another command meanwhile" in said for said in told) == [False, True]
-        assert rows(uri) == [("one", "two")[told.index("switched")]]
+        assert sorted("has been prepared by another command meanwhile" in said for said in outcomes) == [False, True]
+        assert rows(uri) == [("one", "two")[outcomes.index("switched")]]
 
 
 def test_files_deleted_by_others_are_noticed_before_the_switch(tmp_path: Path) -> None:

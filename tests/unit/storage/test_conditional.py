@@ -21,7 +21,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def at_once(write: Callable[[int], bool]) -> list[bool]:
-    """What eight writers are told that begin together."""
+    """What eight writers that begin together get."""
     barrier = threading.Barrier(8)
 
     def one(number: int) -> bool:
@@ -42,8 +42,8 @@ def test_create(root: str) -> None:
 
 def test_of_writers_that_create_at_once_one_wins(root: str) -> None:
     uri = storage.join(root, "a")
-    told = at_once(lambda number: storage.create_bytes(uri, b"%d" % number))
-    assert sum(told) == 1 and storage.read_bytes(uri) == b"%d" % told.index(True)
+    outcomes = at_once(lambda number: storage.create_bytes(uri, b"%d" % number))
+    assert sum(outcomes) == 1 and storage.read_bytes(uri) == b"%d" % outcomes.index(True)
     assert storage.list_names(root) == ["a"]
 
 
@@ -64,8 +64,8 @@ def test_of_writers_that_replace_at_once_one_wins(root: str) -> None:
     uri = storage.join(root, "a")
     storage.write_bytes(uri, b"before")
     version = storage.read_versioned(uri)[1]
-    told = at_once(lambda number: storage.replace_bytes(uri, b"%d" % number, version))
-    assert sum(told) == 1 and storage.read_bytes(uri) == b"%d" % told.index(True)
+    outcomes = at_once(lambda number: storage.replace_bytes(uri, b"%d" % number, version))
+    assert sum(outcomes) == 1 and storage.read_bytes(uri) == b"%d" % outcomes.index(True)
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -112,8 +112,8 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(local.os, "link", no_links)
-    told = at_once(lambda number: storage.create_bytes(str(tmp_path / "a"), b"%d" % number))
-    assert sum(told) == 1 and [path.name for path in tmp_path.iterdir()] == ["a"]
+    outcomes = at_once(lambda number: storage.create_bytes(str(tmp_path / "a"), b"%d" % number))
+    assert sum(outcomes) == 1 and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a server answers when something is wrong, over the wire: what is tried again, what is told at once."""
+"""What a server answers when something is wrong, over the wire: what is tried again, what is reported at once."""
 
 import threading
 from collections.abc import Callable
@@ -35,12 +35,12 @@ def test_a_busy_server_is_asked_until_it_answers(bucket: str, moto_faults: Fault
         lambda: storage.create_bytes(storage.join(bucket, "b"), b"two"),
         lambda: storage.delete(uri),
     ]
-    told = []
+    outcomes = []
     for use in uses:
         moto_faults += faults
-        told.append(use())
+        outcomes.append(use())
         assert not moto_faults
-    assert told == [None, b"one", True, ["a"], b"one", True, True, None]
+    assert outcomes == [None, b"one", True, ["a"], b"one", True, True, None]
 
 
 def test_half_an_answer_is_read_again(bucket: str, moto_faults: Faults, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_upload_in_parts_survives_a_busy_server(bucket: str, moto_faults: Fau
     ],
 )
 @pytest.mark.parametrize("use", ["read", "look for"])
-def test_a_mistake_is_told_at_once(
+def test_a_mistake_is_reported_at_once(
     bucket: str, moto_faults: Faults, answer: tuple[int, bytes], sentence: str, use: str
 ) -> None:
     uri = storage.join(bucket, "a")
@@ -90,9 +90,9 @@ def test_a_mistake_is_told_at_once(
         assert not storage.exists("s3://nowhere/a")
         return
     moto_faults += [answer] * 300  # a HEAD answer has no body: then a listing says what it is
-    with pytest.raises(UserError, match=rf"^cannot {use} {uri}: .*{sentence}") as told:
+    with pytest.raises(UserError, match=rf"^cannot {use} {uri}: .*{sentence}") as outcomes:
         storage.read_bytes(uri) if use == "read" else storage.exists(uri)
-    assert "s3cret" not in str(told.value)
+    assert "s3cret" not in str(outcomes.value)
     assert len(moto_faults) > 250  # without asking for long
 
 

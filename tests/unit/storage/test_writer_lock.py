@@ -135,6 +135,6 @@ def test_of_two_that_begin_at_the_same_moment_one_is_refused(
 
     monkeypatch.setattr(module, "_read", look_together)
     with ThreadPoolExecutor(2) as pool:
-        told = sorted(pool.map(write, range(2)))
-    assert "is being written by another command" in told[0] and told[1] == "written"
+        outcomes = sorted(pool.map(write, range(2)))
+    assert "is being written by another command" in outcomes[0] and outcomes[1] == "written"
     assert not storage.exists(storage.join(uri, FILE))

@@ -122,8 +122,8 @@ def test_of_two_that_begin_a_run_at_the_same_moment_one_is_refused(data, tmp_pat
         return "begun"
 
     with ThreadPoolExecutor(2) as pool:
-        told = sorted(pool.map(begin, range(2)))
-    assert told[0] == "begun" and "is not empty: give --resume" in told[1]
+        outcomes = sorted(pool.map(begin, range(2)))
+    assert outcomes[0] == "begun" and "is not empty: give --resume" in outcomes[1]
 
 
 @pytest.mark.parametrize("val", [0, 1])

@@ -122,9 +122,9 @@ def test_of_two_that_begin_a_sweep_at_the_same_moment_one_is_refused(tmp_path, m
         return "begun"
 
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(start, range(2)))
-    assert sorted("is not empty: give --resume" in said for said in told) == [False, True]
-    assert f"trials: {told.index('begun')}" in (tmp_path / "sweep" / "sweep.yaml").read_text()
+        outcomes = list(pool.map(start, range(2)))
+    assert sorted("is not empty: give --resume" in said for said in outcomes) == [False, True]
+    assert f"trials: {outcomes.index('begun')}" in (tmp_path / "sweep" / "sweep.yaml").read_text()
 
 
 def test_an_ablation_may_get_more_variants(tmp_path):
