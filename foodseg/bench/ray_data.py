@@ -9,6 +9,7 @@ compared with the same decode and transforms in a bare loop on all cores, and wi
 import logging
 import os
 import time
+from contextlib import closing
 
 import ray
 from ray.exceptions import RayError
@@ -92,16 +93,16 @@ def _stream_rate(
     (split,) = stream.streaming_split(1, equal=True)
     size = micro_batch_size(config, world_size=1)
     ready = split.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
-    batches = within(ready, NO_PROGRESS_SECONDS)  # as a training worker takes them
-    Batch.from_arrays(next(batches))
-    first = time.perf_counter()
-    _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
     images, elapsed = 0, 0.0
-    for arrays in batches:
-        images += len(Batch.from_arrays(arrays))
-        elapsed = time.perf_counter() - first
-        if elapsed >= seconds:
-            break
+    with closing(within(ready, NO_PROGRESS_SECONDS)) as batches:  # as a training worker takes them
+        Batch.from_arrays(next(batches))
+        first = time.perf_counter()
+        _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
+        for arrays in batches:
+            images += len(Batch.from_arrays(arrays))
+            elapsed = time.perf_counter() - first
+            if elapsed >= seconds:
+                break
     return StreamRate(
         images_per_second=images / elapsed,
         seconds=elapsed,
