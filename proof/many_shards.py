@@ -20,8 +20,8 @@ from pathlib import Path
 from foodseg.checkpoint.find import list_checkpoints
 from foodseg.config.load import to_yaml
 from tests.support.many_shards import write_many
+from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_server import S3Server
-from tests.support.slow_proxy import SlowProxy
 from tests.support.synthetic_set import synthetic_config
 
 BUCKET = "many"
@@ -36,7 +36,7 @@ def measure(shards: int, latency: float, *, columns: bool, workers: int) -> dict
         columns: whether the order needs columns of every row.
         workers: of Ray Train; 0 = without Ray.
     """
-    with S3Server() as server, SlowProxy(server.endpoint, latency) as proxy, tempfile.TemporaryDirectory() as folder:
+    with S3Server() as server, S3Proxy(server.endpoint, latency) as proxy, tempfile.TemporaryDirectory() as folder:
         server.make_bucket(BUCKET)
         os.environ.update(server.env())
         manifest = write_many(f"s3://{BUCKET}/data", shards)

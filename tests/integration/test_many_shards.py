@@ -12,8 +12,8 @@ from foodseg.train.context import LocalContext
 from foodseg.train.run import plan_run
 from tests.conftest import BUCKET
 from tests.support.many_shards import ROWS, write_many
+from tests.support.s3_proxy import S3Proxy
 from tests.support.s3_server import S3Server
-from tests.support.slow_proxy import SlowProxy
 from tests.support.synthetic_set import synthetic_config
 
 SHARDS = 200
@@ -28,17 +28,17 @@ def data(s3: S3Server) -> str:
 
 
 @pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowProxy]:
-    with SlowProxy(s3.endpoint, seconds=0.003) as running:
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    with S3Proxy(s3.endpoint, seconds=0.003) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         yield running
 
 
-def shard_requests(proxy: SlowProxy) -> Counter[str]:
+def shard_requests(proxy: S3Proxy) -> Counter[str]:
     return Counter({path: n for (_, path), n in proxy.requests.items() if path.endswith(".parquet")})
 
 
-def test_a_plan_opens_no_shard_that_it_does_not_need(data: str, proxy: SlowProxy, tmp_path: Path) -> None:
+def test_a_plan_opens_no_shard_that_it_does_not_need(data: str, proxy: S3Proxy, tmp_path: Path) -> None:
     run = plan_run(synthetic_config(data, tmp_path / "run", "train.steps=1000"))
     assert len(run.order.rows(0, 2048)[1]) == 2048 and not shard_requests(proxy)
     with LocalContext(run.config, run.manifest, run.reader, run.order) as context:
@@ -46,7 +46,7 @@ def test_a_plan_opens_no_shard_that_it_does_not_need(data: str, proxy: SlowProxy
     assert proxy.requests.total() < 30 + 3 * 64, "three blocks of 64 rows at most, each in its own shard"
 
 
-def test_columns_of_all_shards_are_read_in_one_go(data: str, proxy: SlowProxy, tmp_path: Path) -> None:
+def test_columns_of_all_shards_are_read_in_one_go(data: str, proxy: S3Proxy, tmp_path: Path) -> None:
     config = synthetic_config(data, tmp_path / "run", "augment.paste=0.5", "data.repeat_threshold=0.2")
     run = plan_run(config)
     opened = shard_requests(proxy)
@@ -56,7 +56,7 @@ def test_columns_of_all_shards_are_read_in_one_go(data: str, proxy: SlowProxy, t
     assert len(again) == SHARDS and again.total() <= MOST
 
 
-def test_every_shard_is_verified(data: str, proxy: SlowProxy) -> None:
+def test_every_shard_is_verified(data: str, proxy: S3Proxy) -> None:
     manifest = plan_run(synthetic_config(data, "run")).manifest
     assert verify_shards(data, manifest) == sum(shard.size for shard in manifest.shards)
     assert shard_requests(proxy).total() <= MOST

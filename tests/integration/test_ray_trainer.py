@@ -17,8 +17,8 @@ from foodseg.train.loop import train
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.ray_worker import RayContext
 from tests.conftest import BUCKET
-from tests.support.counting_proxy import CountingProxy
 from tests.support.gloo_rank import prepared
+from tests.support.s3_proxy import S3Proxy
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 SETTINGS = [
@@ -99,8 +99,8 @@ def test_a_mistake_of_ours_is_no_reason_to_try_again(ray_cluster, tmp_path, capl
 def test_two_workers_that_resume_read_a_checkpoint_once(ray_cluster, s3, tmp_path):
     """Counted at the S3 server: the driver, Ray's controller and both workers share a copy, as they share a machine."""
     data, bucket = write_synthetic(tmp_path / "data"), f"s3://{BUCKET}/{tmp_path.name}-{os.urandom(4).hex()}"
-    with CountingProxy(s3.endpoint) as proxy:
-        uri = f"{bucket}?endpoint_override={proxy.address}&scheme=http&region=us-east-1"
+    with S3Proxy(s3.endpoint) as proxy:
+        uri = f"{bucket}{proxy.query}"
         settings = [*SETTINGS, "train.checkpoint_every=4", "train.keep_checkpoints=9"]
         run, alone = prepared(synthetic_config(data, uri, *settings))
         answers = iter(range(1, 5))

@@ -15,9 +15,7 @@ import pytest
 from foodseg import storage
 from foodseg.errors import RetryLater, UserError
 from foodseg.prepare.formats.detect import list_source
-from foodseg.prepare.generations import next_generation, switch_to
 from tests.support.s3_server import S3Server, s3_server_available
-from tests.unit.prepare import test_generations as generations
 from tests.unit.prepare.formats import test_coco as coco
 from tests.unit.prepare.formats import test_foodseg103 as foodseg103
 from tests.unit.prepare.formats import test_huggingface as huggingface
@@ -157,32 +155,6 @@ def test_of_threads_that_replace_one_version_one_wins() -> None:
         with ThreadPoolExecutor(6) as pool:
             outcomes = list(pool.map(replace, range(6)))
         assert sum(outcomes) == 1 and storage.read_text(uri) == f"by {outcomes.index(True)}"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_of_two_preparations_that_switch_at_once(overwrite: bool) -> None:
-    uri = f"s3://food/prepared-{overwrite}"
-    if overwrite:
-        first = next_generation(uri, False, "0")
-        switch_to(first, generations.written(first, "old"))
-    both = [next_generation(uri, overwrite, identity) for identity in ("1", "2")]
-    manifests = [generations.written(each, name) for each, name in zip(both, ("one", "two"), strict=True)]
-    together = threading.Barrier(2)
-
-    def switch(number: int) -> str:
-        together.wait()
-        try:
-            switch_to(both[number], manifests[number])
-        except UserError as error:
-            return str(error)
-        return "switched"
-
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(switch, range(2)))
-    assert outcomes.count("switched") == (2 if overwrite else 1)
-    if not overwrite:
-        assert generations.rows(uri) == [("one", "two")[outcomes.index("switched")]]
-        assert any("has been prepared by another command meanwhile" in said for said in outcomes)
 
 
 def test_a_large_file_and_one_replaced_while_it_is_read(tmp_path: Path) -> None:

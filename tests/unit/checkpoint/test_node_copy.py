@@ -18,7 +18,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.manifest import TornCheckpoint, read_manifest_file
 from foodseg.checkpoint.node_copy import local_files, verify_checkpoint
 from foodseg.errors import UserError
-from tests.support.counting_proxy import CountingProxy
+from tests.support.s3_proxy import S3Proxy
 from tests.support.tiny_checkpoints import write_checkpoint
 
 LOAD = "import sys; from foodseg.checkpoint.checkpoint import load_checkpoint; load_checkpoint(sys.argv[1])"
@@ -42,19 +42,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def proxy(moto_endpoint: str) -> Iterator[CountingProxy]:
-    with CountingProxy(moto_endpoint) as running:
+def proxy(moto_endpoint: str) -> Iterator[S3Proxy]:
+    with S3Proxy(moto_endpoint) as running:
         yield running
 
 
-def put(bucket: str, name: str, files: dict[str, bytes], proxy: CountingProxy) -> str:
+def put(bucket: str, name: str, files: dict[str, bytes], proxy: S3Proxy) -> str:
     """Writes a checkpoint past the proxy; returns its URI through the proxy."""
     for file, data in files.items():
         storage.write_bytes(storage.join(bucket, name, file), data)
-    return f"{storage.join(bucket, name)}?endpoint_override={proxy.address}&scheme=http&region=us-east-1"
+    return f"{storage.join(bucket, name)}{proxy.query}"
 
 
-def read(proxy: CountingProxy, uri: str) -> dict[str, int]:
+def read(proxy: S3Proxy, uri: str) -> dict[str, int]:
     """Bytes by the name of the file, without the manifest."""
     found = proxy.below(storage.without_query(uri).removeprefix("s3://"))
     return {name: count for name, count in found.items() if name != "manifest.json"}

@@ -35,8 +35,8 @@ from foodseg.train.results import TrainingResult
 from foodseg.train.run import initial_model
 from foodseg.train.validation import validate, validation_counts
 from tests.support.compare import assert_close, close
-from tests.support.counting_proxy import CountingProxy
 from tests.support.gloo_rank import prepared
+from tests.support.s3_proxy import S3Proxy
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -385,8 +385,8 @@ def test_the_model_that_was_checked_is_the_one_that_a_worker_would_build(data, t
 def test_a_resume_reads_a_checkpoint_once(data, bucket, moto_endpoint, tmp_path, built, monkeypatch):
     """In one process; `tests/integration/test_ray_trainer.py` has two workers."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with CountingProxy(moto_endpoint) as proxy:
-        uri = f"{bucket}/run?endpoint_override={proxy.address}&scheme=http&region=us-east-1"
+    with S3Proxy(moto_endpoint) as proxy:
+        uri = f"{bucket}/run{proxy.query}"
         config = synthetic_config(data, uri, "train.steps=4", "train.keep_checkpoints=9")
         go(config, stop_after=2)
         proxy.read.clear()
