@@ -44,10 +44,10 @@ test: install  ## lint, types, import rules, every test but chaos: ten minutes o
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory --jobs=2 types unit
-	$(PYTEST) tests/integration tests/e2e -m 'not chaos and not proof'
+	$(PYTEST) tests/integration tests/e2e -m 'not chaos and not measurement'
 
-chaos: install  ## what takes minutes: parts of a run are taken away, jobs, sweeps; and the tests of proof/: 45 minutes at most
-	$(BIN)/pytest tests -m 'chaos or proof'
+chaos: install  ## what takes minutes: parts of a run are taken away, jobs, sweeps; and the tests of experiments/: 45 minutes at most
+	$(BIN)/pytest tests -m 'chaos or measurement'
 
 test-kernels: install  ## the unit tests as other processors compute: .ci/kernels
 	.ci/kernels
@@ -60,10 +60,10 @@ types:
 	$(BIN)/mypy
 
 unit:
-	$(PYTEST) tests/unit -m 'not chaos and not proof'
+	$(PYTEST) tests/unit -m 'not chaos and not measurement'
 
-proof: install  ## the figures of evidence/*.json; finished ones are reused (python -m proof.proof_queue --help)
-	$(BIN)/python -m proof.proof_queue
+proof: install  ## the figures of experiments/*/results.json; finished ones are reused (python -m experiments --help)
+	$(BIN)/python -m experiments
 
 clean:  ## caches, builds and the demo's output; keeps .venv and runs/
 	rm -rf build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -106,8 +106,8 @@ def s3(s3_address: S3Server | None) -> S3Server:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(_folder(item.path))
-    if item.path.name.startswith("test_proof_"):
-        item.add_marker("proof")
+    if item.path.parent == ROOT / "tests" / "unit" / "experiments":
+        item.add_marker("measurement")
     if item.get_closest_marker("chaos") and not item.get_closest_marker("timeout"):
         item.add_marker(pytest.mark.timeout(600))  # they wait until Ray notices, and on a busy machine that takes long
 

@@ -195,7 +195,6 @@ def test_perfect_label_maps_score_1(world: Path, answered: Callable[..., Any]) -
     assert json.loads(Path("out/metrics.json").read_text()) == metrics
     assert all("meals test" in Path("out", name).read_text() for name in ("report.md", "report.html"))
     opened, scored = map(json.loads, Path("out/test_access.jsonl").read_text().splitlines())
-    assert not Path("evidence").exists()
     assert opened["event"] == "opened" and scored["event"] == "scored"
     assert opened["what"] == "maps" and scored["miou"] == 1.0
 

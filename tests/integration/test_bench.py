@@ -16,7 +16,7 @@ from foodseg.errors import UserError
 from tests.support.synthetic_set import synthetic_config, write_synthetic
 from tests.support.tiny_checkpoints import free_port, write_checkpoint
 
-pytestmark = pytest.mark.proof
+pytestmark = pytest.mark.measurement
 
 
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:

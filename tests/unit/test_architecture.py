@@ -13,7 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "foodseg").rglob("*.py"))
-SOURCES = [*MODULES, *(path for name in ("jobs", "proof", "tests") for path in sorted((ROOT / name).rglob("*.py")))]
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+SOURCES = [
+    *MODULES,
+    *EXPERIMENTS,
+    *(path for name in ("jobs", "tests") for path in sorted((ROOT / name).rglob("*.py"))),
+]
 PLAIN = [path for path in MODULES if not (path.name.startswith("ray_") or path.parent.name == "ray_internals")]
 CLI = sorted((ROOT / "foodseg" / "cli").glob("*.py"))  # may import ray_* modules, inside functions
 MAX_LINES = 350
@@ -213,8 +218,20 @@ def test_preparing_a_data_set_loads_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_no_folder_of_experiments_imports_another() -> None:
+    folders = {path.name for path in (ROOT / "experiments").iterdir() if path.is_dir()}
+    found = [
+        f"{_id(path)}:{line} {name}"
+        for path in EXPERIMENTS
+        for name, line, _ in _imports_of(path)
+        if name.startswith("experiments.") and name.split(".")[1] in folders - {path.parent.name}
+    ]
+    assert found == []
+
+
 def test_modules_are_short() -> None:
-    lines = {_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    sources = [*MODULES, *EXPERIMENTS]
+    lines = {_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
@@ -232,7 +249,10 @@ def test_unit_tests_lie_where_their_module_lies_and_begin_with_its_name() -> Non
     tests, found = ROOT / "tests" / "unit", set()
     for path in tests.glob("*/**/test_*.py"):  # those of the whole repository lie at the top
         folder = path.parent.relative_to(tests)
-        modules = {f"test_{module.stem}" for module in (ROOT / "foodseg" / folder).glob("*.py")}
+        if folder == Path("experiments"):  # by the name of the module, or of the folder
+            modules = {f"test_{module.stem}" for module in (ROOT / folder).iterdir()}
+        else:
+            modules = {f"test_{module.stem}" for module in (ROOT / "foodseg" / folder).glob("*.py")}
         if not any(path.stem == name or path.stem.startswith(f"{name}_") for name in modules):
             found.add((folder / path.stem).as_posix())
     assert found == OF_SEVERAL

@@ -11,8 +11,9 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     ROOT / "tests" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "experiments").rglob("*.md")),
 ]
-PREFIXES = ("foodseg/", "tests/", "docs/", "jobs/", "proof/", "serve_configs/", "evidence/")
+PREFIXES = ("foodseg/", "tests/", "docs/", "jobs/", "experiments/", "serve_configs/")
 
 
 def _id(path: Path) -> str:

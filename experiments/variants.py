@@ -1,0 +1,43 @@
+"""How the variants that are compared differ from the peer's recipe (peer_recipe.yaml), as `--set` values.
+
+All variants start with the same backbone, decoder and classifier, and see the same images in the same order. {names} is
+a table of sentence embeddings of the class names (MiniLM, not CLIP), {permuted} the same with the names exchanged,
+{random} has random ones (`foodmix.class_embeddings`).
+"""
+
+Settings = tuple[str, ...]
+
+CONDITIONED: Settings = ("model.ingredient_head=true", "loss.ingredients=0.2", "model.text.kind=table")
+SCORE_MAP: Settings = ("loss.score_map=0.4", *CONDITIONED)
+TEXT: Settings = ("model.fusion=score_map", "model.fusion_stride=8", *SCORE_MAP)
+NAMES: Settings = (*TEXT, "model.text.table={names}")
+DISTILL: Settings = ("loss.distill=0.5", "loss.features=0.1")
+
+PLAIN = "A image only"
+TEXT_VARIANTS: dict[str, Settings] = {
+    "C names": NAMES,
+    "C1 names permuted": (*TEXT, "model.text.table={permuted}"),
+    "D C and distillation": (*NAMES, *DISTILL, "distill.teacher_conditioning=vocabulary"),
+    "E D, teacher conditioned on the true classes": (*NAMES, *DISTILL, "distill.teacher_conditioning=present"),
+}
+
+# Those that are also trained at 128 px on train, to be scored on val, by the names of their runs.
+SCOUTED_VARIANTS: dict[str, Settings] = {
+    "plain": (),
+    "score map": ("model.fusion=score_map", *SCORE_MAP, "model.text.table={names}"),
+    "score map at stride 8": NAMES,
+    "cross attention at stride 8": (
+        "model.fusion=cross_attention", *CONDITIONED, "model.text.table={names}", "model.fusion_stride=8",
+    ),
+    "distillation": DISTILL,
+}  # fmt: skip
+
+# The best recipe, chosen by the figures of `recipe/scout` before test was first read, and how it is scored.
+RARE: Settings = ("data.repeat_threshold=0.1", "augment.class_aware=0.5")
+BEST: Settings = (*RARE, "optim.backbone_lr_factor=0.3", "augment.longest_side=320", "augment.crop=288")
+BEST_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400")
+
+# What a row is conditioned on.
+VOCABULARY: Settings = ("eval.ingredients=vocabulary",)
+PREDICTED: Settings = ("eval.ingredients=predicted",)
+STUDENT = "eval.weights=student"
