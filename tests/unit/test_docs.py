@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.results_tables import filled
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     ROOT / "README.md",
@@ -31,6 +33,12 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
 def test_links_of_a_document_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_tables_of_a_document_are_what_was_measured(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert filled(text) == text, f"python -m experiments.results_tables {_id(document)} makes its tables again"
 
 
 def test_the_walks_name_modules_that_are_there() -> None:
