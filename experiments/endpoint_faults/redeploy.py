@@ -1,4 +1,4 @@
-"""Deploys the application of a running endpoint again with something changed; see below.
+"""Deploys the application of a running endpoint again, with something changed.
 
     python -m experiments.endpoint_faults.redeploy ADDRESS --args http.retry_after_seconds=2
 
