@@ -85,8 +85,7 @@ def train_variant(bench: Bench, name: str, settings: Settings, steps: int) -> Pa
     begun = (run / "config.yaml").exists()
     if not _trained(run, steps):
         where = (f"data.uri={prepared_foodmix(bench)}", f"run.uri={run}", f"model.weights={weights(bench)}")
-        tables = class_embeddings(bench)
-        given = tuple(setting.format(**tables) if "{" in setting else setting for setting in settings)
+        given = tuple(setting.format(**class_embeddings(bench)) if "{" in setting else setting for setting in settings)
         command = ["train", "--config", RECIPE, *sets(*where, *given)]
         bench.foodseg(*command, *(["--resume"] if begun else []), env=ONE_THREAD)
     return run
@@ -153,6 +152,7 @@ def update_cost(bench: Bench, name: str, settings: Settings, steps: int) -> dict
         f"train.steps={steps}", "train.ema_horizon=0.1", "scaling.num_workers=0", "optim.warmup=0.0",
         "distill.ramp=0.0", f"train.checkpoint_every={steps}",
     )  # fmt: skip
+    class_embeddings(bench)  # made before the measurement, as the prepared images
     with PeakMemory() as memory:
         run = train_variant(bench, f"cost-{slug(name)}", (*costed, *settings), steps)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -47,7 +47,8 @@ def measure(shards: int, latency: float, *, columns: bool, workers: int) -> dict
         command = [sys.executable, "-m", "foodseg", "train", "-c", str(config)]
         began = time.monotonic()
         with Path(folder, "log").open("w+") as log:
-            training = subprocess.Popen(command, env={**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint}, stderr=log)
+            environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint}
+            training = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
                 while not list_checkpoints(RUN):  # asks the server itself: not counted
                     if training.poll() is not None:
