@@ -1,3 +1,58 @@
-"""foodseg: which ingredient is where on an image of food."""
+"""foodseg: which ingredient is where on an image of food.
+
+    import foodseg
+
+    model = foodseg.load("runs/a")
+    found = model.predict("lunch.jpg")
+    found.ids, found.ingredients, found.overlay()
+
+The names below are loaded when they are first used: `import foodseg` takes neither torch nor Ray.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and completion; at run time `__getattr__` finds the same
+    from foodseg.errors import FoodsegError, UserError
+    from foodseg.eval.evaluate import evaluate
+    from foodseg.predict.prediction import Prediction, to_coco
+    from foodseg.predict.segmenter import Segmenter, load
+    from foodseg.prepare.ray_prepare import prepare_dataset
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FoodsegError",
+    "Prediction",
+    "Segmenter",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "prepare_dataset",
+    "to_coco",
+]
+
+_MODULES = {
+    "FoodsegError": "foodseg.errors",
+    "Prediction": "foodseg.predict.prediction",
+    "Segmenter": "foodseg.predict.segmenter",
+    "UserError": "foodseg.errors",
+    "evaluate": "foodseg.eval.evaluate",
+    "load": "foodseg.predict.segmenter",
+    "prepare_dataset": "foodseg.prepare.ray_prepare",
+    "to_coco": "foodseg.predict.prediction",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'foodseg' has no attribute {name!r}")
+    import importlib
+
+    found = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = found  # so that this function is not asked again
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

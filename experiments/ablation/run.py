@@ -33,7 +33,7 @@ from experiments.variants import (
     Settings,
 )
 from foodseg.data.shards import read_manifest
-from foodseg.eval.evaluate import read_subsets
+from foodseg.eval.scoring import read_subsets
 from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.tune.ablation import ablation_table
 

@@ -12,7 +12,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.data.sources import scorable_mask
-from foodseg.eval.evaluate import rank_rows
+from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.confusion import confusion, scores
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor

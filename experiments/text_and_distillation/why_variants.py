@@ -13,8 +13,8 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.eval.evaluate import rank_rows
 from foodseg.eval.report_html import confusion_pairs, read_losses
+from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.predictor import Predictor

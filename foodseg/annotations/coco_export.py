@@ -1,14 +1,18 @@
-"""Writes a data set as COCO: `images/` and `annotations/instances_<split>.json`, one RLE per image and ingredient.
+"""Label maps as COCO: one RLE per image and ingredient; a whole data set as `images/` and `annotations/`.
+
+    document = CocoDocument(classes)
+    document.add("lunch.jpg", ids)
+    json.dumps(document.to_json())
 
     listing = list_source("my/meals")
-    export_coco(listing.records, listing.classes, "meals-coco")
+    export_coco(listing.records, listing.classes, "meals-coco")  # writes annotations/instances_<split>.json
 
 Ids are kept: category k is class k, and background has no category. The id of an image is also written next to its
 `file_name`, as `foodseg_id`: an id such as "train/1" becomes a file in a folder. COCO cannot express ignored pixels,
 nor images with and without labels in one file: such a data set is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,33 +41,61 @@ class LabelledImage(Protocol):
     def mask(self) -> UnreadMask | None: ...
 
 
+class CocoDocument:
+    """A COCO document that grows image by image; only RLE is kept of a label map."""
+
+    def __init__(self, classes: ClassTable) -> None:
+        self._categories = [{"id": index, "name": name} for index, name in enumerate(classes.names) if index]
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        file_name: str,
+        ids: np.ndarray,
+        *,
+        confidences: Mapping[int, float] | None = None,
+        image_id: int | None = None,
+        own_id: str | None = None,
+    ) -> None:
+        """Adds an image with an annotation for each ingredient of its label map.
+
+        Args:
+            ids: (H, W) ids of the classes, without ignored pixels.
+            confidences: by id, in [0, 1]; they become the `score` of each annotation, as in COCO's results.
+            image_id: None = one more than that of the image before, from 1 on.
+            own_id: id of the image in foodseg, which the file name may not show in full.
+        """
+        number = image_id if image_id is not None else len(self._images) + 1
+        height, width = ids.shape
+        image = {"id": number, "file_name": file_name, "height": height, "width": width}
+        self._images.append(image if own_id is None else {**image, OWN_ID: own_id})
+        for region in _regions(ids):
+            entry = {"id": len(self._annotations) + 1, "image_id": number, **region}
+            if confidences is not None:
+                entry["score"] = confidences[region["category_id"]]
+            self._annotations.append(entry)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the document, which `json.dumps` takes: `images`, `annotations`, `categories`."""
+        return {"images": self._images, "annotations": self._annotations, "categories": self._categories}
+
+
 def export_coco(records: Sequence[LabelledImage], classes: ClassTable, dst: str) -> None:
     """Writes a data set to the folder `dst`, each JSON after its images.
 
     Raises:
         UserError: a record without mask, or with ignored pixels; what reading the files raises.
     """
-    categories = [{"id": index, "name": name} for index, name in enumerate(classes.names) if index]
     splits = dict.fromkeys(record.split for record in records)
     with Progress("exporting", len(records)) as progress:
         for split in splits:
-            images: list[dict[str, Any]] = []
-            annotations: list[dict[str, Any]] = []
-            for number, record in enumerate((r for r in records if r.split == split), start=1):
+            document = CocoDocument(classes)
+            for record in (r for r in records if r.split == split):
                 mask = _mask(record, classes.ignore_id)
-                name = _copy_image(record, dst)
-                height, width = mask.shape
-                entry = {"id": number, "file_name": name, "height": height, "width": width, OWN_ID: record.image_id}
-                images.append(entry)
-                annotations += [
-                    {"id": len(annotations) + i, "image_id": number, **region}
-                    for i, region in enumerate(_regions(mask), start=1)
-                ]
+                document.add(_copy_image(record, dst), mask, own_id=record.image_id)
                 progress.advance(1)
-            storage.write_json(
-                storage.join(dst, "annotations", f"instances_{split}.json"),
-                {"images": images, "annotations": annotations, "categories": categories},
-            )
+            storage.write_json(storage.join(dst, "annotations", f"instances_{split}.json"), document.to_json())
 
 
 def _mask(record: LabelledImage, ignore_id: int) -> np.ndarray:

@@ -31,11 +31,11 @@ def data_prepare(
     from foodseg import storage
     from foodseg.prepare.findings import FINDINGS
     from foodseg.prepare.formats.detect import parse_format
-    from foodseg.prepare.ray_prepare import prepare
+    from foodseg.prepare.ray_prepare import prepare_dataset
 
     require_lasting("DST", dst, address)
     started = time.monotonic()
-    manifest = prepare(
+    manifest = prepare_dataset(
         src, dst, format=parse_format(format), name=name, overwrite=overwrite, max_bad=max_bad, address=address
     )
     where = storage.redact(dst)

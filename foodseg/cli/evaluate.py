@@ -86,7 +86,7 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     from foodseg import storage
     from foodseg.classes import ClassTable
     from foodseg.eval.compare import compare, shown_side
-    from foodseg.eval.evaluate import read_subsets
+    from foodseg.eval.scoring import read_subsets
     from foodseg.metrics.per_image import read_image_counts
 
     (a, about_a), (b, about_b) = (read_image_counts(storage.join(folder, "images.parquet")) for folder in folders)

@@ -22,6 +22,14 @@ def predict(
         str | None,
         typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=provided."),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="overlay (JPEG with legend), png (label map of ids), json (areas, shares), coco (RLE; one "
+            "predictions.coco.json of all images); repeatable. Left out: overlay, png, json.",
+        ),
+    ] = None,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -33,22 +41,30 @@ def predict(
     Example: foodseg predict runs/a lunch.jpg dinner.jpg --out labelled
 
     Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
+
+    Example: foodseg predict runs/a meals/ --format coco --format png --out labelled
     """
+    from foodseg import storage
     from foodseg.predict.device import parse_device
     from foodseg.predict.image_list import READ
-    from foodseg.predict.label import label_images
+    from foodseg.predict.label import COCO_FILE, label_images, parse_formats
 
     if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
-    done = label_images(checkpoint, images, out, overrides or [], ingredients, device=parse_device(device))
+    wanted = parse_formats(formats or [])
+    done = label_images(
+        checkpoint, images, out, overrides or [], ingredients, device=parse_device(device), formats=wanted
+    )
     if not done.images and len(done.refused) == 1:
         raise DataRefused(str(done.refused[0]))
 
     def show() -> None:
         for image in done.images:
             shares = ", ".join(f"{each.name} {100 * each.share_of_food:.0f} %" for each in image.ingredients[:6])
-            print(f"{image.overlay}: {shares or 'no ingredient found'}")
+            print(f"{image.overlay or image.image}: {shares or 'no ingredient found'}")
+        if "coco" in wanted:
+            print(f"written to {storage.redact(storage.join(out, COCO_FILE))}")
         if not all(image.calibrated for image in done.images):
             why = "the checkpoint was not validated, or with other settings of eval"
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)

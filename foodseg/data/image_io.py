@@ -116,6 +116,20 @@ def decode_image(data: bytes, at_least: tuple[int, int] | None = None) -> np.nda
             raise undecodable("image", data, error) from None
 
 
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of a Pillow image that is upright, (H, W, 3) uint8 RGB, converted as those of a file.
+
+    Raises:
+        BadFile: no pixel, floating point numbers, or a file behind it that cannot be decoded.
+    """
+    if image.mode == "F" or not image.width or not image.height:
+        raise BadFile(f"a PIL image of mode {image.mode} and size {image.size} is not read: convert it to RGB")
+    try:
+        return _to_rgb(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadFile(f"the image cannot be decoded ({error})") from None
+
+
 def decode_mask(data: bytes) -> np.ndarray:
     """Decodes a mask of class ids to (H, W) uint8 or uint16; palette files give their indices.
 

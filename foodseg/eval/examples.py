@@ -10,8 +10,8 @@ import numpy as np
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.eval.evaluate import LabelledRow, Labeller, labelled_rows, truth_and_labels
 from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.scoring import LabelledRow, Labeller, labelled_rows, truth_and_labels
 from foodseg.metrics.confusion import class_iou
 from foodseg.metrics.ingredients import MIN_SHARE, class_pixels, food_share
 from foodseg.metrics.per_image import ImageCounts

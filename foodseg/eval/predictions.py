@@ -20,7 +20,7 @@ from foodseg import storage
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.data.image_io import decode_mask
 from foodseg.errors import MissingFile, UserError
-from foodseg.eval.evaluate import BadPrediction, Labels
+from foodseg.eval.scoring import BadPrediction, Labels
 from foodseg.prepare.formats.layout import visible_names
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")

@@ -1,13 +1,17 @@
-"""Scores the rows of a split with several processes: each row once, also when processes are lost."""
+"""Scores the rows of a split with several processes: each row once, also when processes are lost.
+
+scored = merge_scored(score_on_ray(job, workers=8, address="auto"))
+"""
 
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import ray
+import torch
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
@@ -20,10 +24,9 @@ from foodseg.cluster.ray_session import (
     living_nodes,
     ray_session,
 )
-from foodseg.data.reader import RowReader
 from foodseg.errors import OutOfMemory, RetryLater
-from foodseg.eval.evaluate import Labeller, Scored, score_rows
-from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.scoring import Scored, score_rows
+from foodseg.eval.scoring_job import ScoringJob
 from foodseg.eval.scoring_plan import ScoringPlan, scoring_plan
 from foodseg.predict.device import Device, device_name, has_mps, pick_device
 from foodseg.progress import Progress
@@ -32,40 +35,21 @@ MAX_LOSSES = 3  # of scoring processes; one that needs too much memory is lost a
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 _log = logging.getLogger(__name__)
 
-Build = Callable[[Device], Labeller]
-"""Makes a labeller in the process that scores."""
+
+def score_on_ray(job: ScoringJob, *, workers: int, address: str | None) -> Iterator[Scored]:
+    """Yields the counts of each part in their order, counted by `workers` processes."""
+    with (
+        Progress("scoring images", sum(map(len, job.parts))) as progress,
+        ray_session(address, logical_cpus=max(workers, cores()) + 1),
+    ):
+        plan = _plan(job.device, min(workers, len(job.parts)))
+        for counted, size in _score_on_ray(job, plan):
+            yield counted
+            progress.advance(size)
 
 
-@dataclass(frozen=True)
-class ScoringJob:
-    """What is scored: `parts` are lists of row numbers; `device` is None for a labeller that computes nothing."""
-
-    reader: RowReader
-    parts: list[list[int]]
-    build: Build
-    space: CommonSpace
-    device: Device | None
-
-
-def score_parts(job: ScoringJob, workers: int, address: str | None) -> Iterator[Scored]:
-    """Yields the counts of each part; `workers`: processes, 0 = this one, without Ray."""
-    with Progress("scoring images", sum(map(len, job.parts))) as progress:
-        if workers == 0:
-            if job.device is not None:
-                _log.info("scoring in this process on %s", device_name(pick_device(job.device)))
-            labeller = job.build(job.device or "cpu")
-            for part in job.parts:
-                yield score_rows(job.reader, part, labeller, job.space)
-                progress.advance(len(part))
-            return
-        with ray_session(address, logical_cpus=max(workers, cores()) + 1):
-            plan = _plan(job.device, min(workers, len(job.parts)))
-            for counted, size in _score_on_ray(job, plan):
-                yield counted
-                progress.advance(size)
-
-
-def _plan(wanted: Device | None, workers: int) -> ScoringPlan:
+def _plan(device: Device | torch.device | None, workers: int) -> ScoringPlan:
+    wanted: Device | None = ("cpu" if device.type == "cpu" else "gpu") if isinstance(device, torch.device) else device
     if wanted is None:
         return ScoringPlan("cpu", 0, workers, "label maps need no GPU")
     nodes = living_nodes().values()

@@ -9,12 +9,12 @@ from foodseg import __version__, storage
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
-from foodseg.eval.evaluate import Labeller, Scored
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page, page_html
 from foodseg.eval.report_markdown import condition_mark, scores_markdown
 from foodseg.eval.result import EvaluationResult, LabelMaps
+from foodseg.eval.scoring import Labeller, Scored
 from foodseg.metrics.calibration import write_confidence
 from foodseg.metrics.per_image import Conditions, merge, write_image_counts
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import Scored
+from foodseg.eval.scoring import Scored
 from foodseg.metrics.boundary import BoundaryScores, boundary_scores, merge_boundary
 from foodseg.metrics.calibration import CalibrationScores, calibration_scores
 from foodseg.metrics.confusion import Scores, scores

@@ -4,6 +4,7 @@ parse_ingredients("rice, fried tofu", classes)  # [66, 33]
 """
 
 import difflib
+from collections.abc import Sequence
 
 from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.errors import UserError
@@ -12,20 +13,23 @@ from foodseg.models.text.synonyms import sentences_of
 NEAREST = 3
 
 
-def parse_ingredients(text: str, classes: ClassTable) -> list[int]:
-    """Returns the ids of names with commas between, each once, in the order of the ids; case does not matter.
+def parse_ingredients(names: str | Sequence[str], classes: ClassTable, *, where: str = "--ingredients") -> list[int]:
+    """Returns the ids of names, each once, in the order of the ids; case does not matter.
+
+    Args:
+        names: a list, or one text with commas between. where: what errors call it.
 
     Raises:
         UserError: there is no name, or one is not an ingredient of `classes`; the nearest ones are suggested.
     """
-    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    wanted = [word.strip() for word in (names.split(",") if isinstance(names, str) else names) if word.strip()]
     if not wanted:
-        raise UserError('--ingredients is empty: name what is on the images, for example "rice, fried tofu"')
+        raise UserError(f'{where} is empty: name what is on the images, for example "rice, fried tofu"')
     own = {name.lower(): index for index, name in enumerate(classes.names) if index != BACKGROUND}
     found = set()
     for word in wanted:
         if word.lower() not in own:
-            raise UserError(f"--ingredients: {word!r} is not one of the {len(own)} ingredients{_hint(word, classes)}")
+            raise UserError(f"{where}: {word!r} is not one of the {len(own)} ingredients{_hint(word, classes)}")
         found.add(own[word.lower()])
     return sorted(found)
 

@@ -32,10 +32,15 @@ def list_images(arguments: Sequence[str]) -> list[str]:
     return list(images.values())
 
 
+def file_name(uri: str) -> str:
+    """Returns the name of a file without its folder."""
+    path = uri if storage.is_local(uri) else uri.partition("?")[0]
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
 def stem_of(uri: str) -> str:
     """Returns the name of a file without its folder and its last ending."""
-    path = uri if storage.is_local(uri) else uri.partition("?")[0]
-    name = path.rstrip("/").rsplit("/", 1)[-1]
+    name = file_name(uri)
     return name.rsplit(".", 1)[0] or name
 
 

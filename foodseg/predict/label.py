@@ -1,49 +1,42 @@
-"""Labels image files: overlay with legend, label map, areas and shares as JSON."""
+"""Labels image files: overlay with legend, label map, areas and shares as JSON, COCO.
+
+label_images("runs/a", ["lunch.jpg"], "labelled", formats=["png", "coco"])
+"""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
 from foodseg import storage
-from foodseg.checkpoint.checkpoint import Calibration, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint.find import resolve_checkpoint
-from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.config.load import with_eval_overrides
-from foodseg.data.image_io import decode_image, encode_mask, image_kind
+from foodseg.annotations.coco_export import CocoDocument
+from foodseg.classes import ClassTable
+from foodseg.data.image_io import encode_mask
 from foodseg.errors import MissingFile, UserError
 from foodseg.predict.class_names import parse_ingredients
-from foodseg.predict.device import Device, device_name, pick_device
-from foodseg.predict.image_list import list_images, require_different_stems, stem_of
-from foodseg.predict.image_logits import ImageLogits
-from foodseg.predict.predictor import Predictor
+from foodseg.predict.device import Device, device_name
+from foodseg.predict.image_list import file_name, list_images, require_different_stems, stem_of
+from foodseg.predict.ingredients import LabelledIngredient
+from foodseg.predict.prediction import Prediction, add_to_coco
+from foodseg.predict.segmenter import load
 from foodseg.progress import Progress
-from foodseg.report.overlay import food_shares, overlay
 from foodseg.storage.outputs import Outputs, claim_outputs
 
+OutputFormat = Literal["overlay", "png", "json", "coco"]
+DEFAULT_FORMATS: tuple[OutputFormat, ...] = ("overlay", "png", "json")
+COCO_FILE = "predictions.coco.json"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelledIngredient:
-    """An ingredient of an image: shares of the food and of the image, mean confidence of its pixels, in [0, 1]."""
-
-    id: int
-    name: str
-    pixels: int
-    share_of_food: float
-    share_of_image: float
-    confidence: float
 
 
 @dataclass(frozen=True)
 class LabelledImage:
     """A labelled image; the content of its JSON.
 
-    image, label_map, overlay: files, without secrets. height, width: in pixels.
+    image, label_map, overlay: files, without secrets; None for what was not asked for. height, width: in pixels.
     ingredients_from: where the conditioning classes are from, as `eval.ingredients`. conditioning: their names; None =
     all classes.
     calibrated: whether confidences are, and the temperature that they were taken with.
@@ -52,8 +45,8 @@ class LabelledImage:
     image: str
     height: int
     width: int
-    label_map: str
-    overlay: str
+    label_map: str | None
+    overlay: str | None
     ingredients_from: str
     calibrated: bool
     temperature: float
@@ -80,6 +73,15 @@ class LabelResults:
     refused: tuple[RefusedImage, ...]
 
 
+def parse_formats(values: Sequence[str]) -> tuple[OutputFormat, ...]:
+    """Returns what `--format` says, the default where nothing is said. UserError: an unknown format."""
+    known: dict[str, OutputFormat] = {name: name for name in get_args(OutputFormat)}
+    for value in values:
+        if value not in known:
+            raise UserError(f"--format {value!r}: use {', '.join(known)}; repeat it for several")
+    return tuple(known[value] for value in dict.fromkeys(values)) or DEFAULT_FORMATS
+
+
 def label_images(
     checkpoint: str,
     images: Sequence[str],
@@ -88,6 +90,7 @@ def label_images(
     ingredients: str | None = None,
     *,
     device: Device = "auto",
+    formats: Collection[OutputFormat] = DEFAULT_FORMATS,
 ) -> LabelResults:
     """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -100,6 +103,7 @@ def label_images(
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
         device: what the model computes on.
+        formats: what is written; with "coco" one COCO_FILE of all images.
 
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
@@ -108,24 +112,23 @@ def label_images(
     """
     uris = list_images(images)
     require_different_stems(uris)
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint))
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
-    config = with_eval_overrides(loaded.config, [*overrides, *conditioned])
-    if ingredients is None and config.eval.ingredients == "provided":
+    model = load(checkpoint, device=device, overrides=[*overrides, *conditioned])
+    if ingredients is None and model.config.eval.ingredients == "provided":
         raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
-    provided = None if ingredients is None else parse_ingredients(ingredients, loaded.classes)
-    where = pick_device(device)
-    _log.info("labelling on %s", device_name(where))
-    predictor = Predictor(load_model(loaded, config.eval.weights), config.eval, where, config.train.precision)
-    calibration = calibration_of(loaded, config.eval)
-    names = [name for uri in uris for name in _output_names(stem_of(uri))]
+    classes = ClassTable(model.classes)
+    if ingredients is not None:
+        parse_ingredients(ingredients, classes)  # before anything is written
+    _log.info("labelling on %s", device_name(model.device))
+    names = [name for uri in uris for kind, name in _output_names(stem_of(uri)).items() if kind in formats]
+    document = CocoDocument(classes)
     labelled: list[LabelledImage] = []
     refused: list[RefusedImage] = []
-    claimed = claim_outputs(out, names, by="predict", inputs=uris)
+    claimed = claim_outputs(out, [*names, *([COCO_FILE] if "coco" in formats else [])], by="predict", inputs=uris)
     with claimed as outputs, Progress("labelling images", len(uris)) as progress:
         for uri in uris:
             try:
-                image, scaled = _read_image(uri, predictor)
+                found = model.predict(uri, ingredients=ingredients)
             except MissingFile:
                 if len(uris) == 1:  # a mistyped name, not a fault of the data
                     raise
@@ -133,87 +136,44 @@ def label_images(
             except UserError as error:
                 refused.append(RefusedImage(storage.redact(uri), str(error)))
             else:
-                (logits,) = predictor.logits([scaled], [image.shape[:2]], None if provided is None else [provided])
-                labelled.append(
-                    _write_labels(uri, image, logits, loaded.classes, config.eval.ingredients, calibration, outputs)
-                )
+                labelled.append(_write_labels(uri, found, formats, document, outputs))
             progress.advance(1)
+        if "coco" in formats:
+            outputs.write_bytes(COCO_FILE, (json.dumps(document.to_json()) + "\n").encode())
     return LabelResults(tuple(labelled), tuple(refused))
 
 
-def _read_image(uri: str, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an image (H, W, 3) uint8, and the same as large as the predictor needs it.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read.
-    """
-    data = storage.read_bytes(uri)
-    scaled, size = predictor.decode(data)
-    image = scaled if scaled.shape[:2] == size else decode_image(data)
-    if "frames" in image_kind(data).traits:
-        _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
-    return image, scaled
-
-
-def _output_names(stem: str) -> tuple[str, str, str]:
-    return f"{stem}.png", f"{stem}.overlay.jpg", f"{stem}.json"
-
-
 def _write_labels(
-    uri: str,
-    image: np.ndarray,
-    logits: ImageLogits,
-    classes: ClassTable,
-    ingredients_from: str,
-    calibration: Calibration | None,
-    outputs: Outputs,
+    uri: str, found: Prediction, formats: Collection[OutputFormat], document: CocoDocument, outputs: Outputs
 ) -> LabelledImage:
-    """Writes the three files of an image."""
-    temperature = calibration.temperature if calibration else 1.0
-    ids, confidence = logits.ids_and_confidence(temperature)
-    confidences = mean_confidences(ids, confidence, len(classes))
-    label_map, shown, about = _output_names(stem_of(uri))
-    found = LabelledImage(
+    """Writes the files of one image, and adds it to the COCO document of all."""
+    names = _output_names(stem_of(uri))
+    label_map = overlay = None
+    if "png" in formats:
+        label_map = storage.redact(outputs.write_bytes(names["png"], encode_mask(found.ids)))
+    if "overlay" in formats:
+        overlay = storage.redact(outputs.write_bytes(names["overlay"], _jpeg(np.asarray(found.overlay()))))
+    if "coco" in formats:
+        add_to_coco(document, found, file_name(uri))
+    labelled = LabelledImage(
         image=storage.redact(uri),
-        height=image.shape[0],
-        width=image.shape[1],
-        label_map=storage.redact(outputs.write_bytes(label_map, encode_mask(ids))),
-        overlay=storage.redact(outputs.write_bytes(shown, _jpeg(overlay(image, ids, classes)))),
-        ingredients_from=ingredients_from,
-        calibrated=calibration is not None,
-        temperature=temperature,
-        conditioning=None if logits.conditioning is None else _names(logits.conditioning, classes),
-        ingredients=tuple(
-            LabelledIngredient(
-                id=index,
-                name=classes.names[index],
-                pixels=pixels,
-                share_of_food=share,
-                share_of_image=pixels / ids.size,
-                confidence=float(confidences[index]),
-            )
-            for index, pixels, share in food_shares(ids, classes)
-        ),
+        height=found.height,
+        width=found.width,
+        label_map=label_map,
+        overlay=overlay,
+        ingredients_from=found.ingredients_from,
+        calibrated=found.calibrated,
+        temperature=found.temperature,
+        conditioning=found.conditioning,
+        ingredients=found.ingredients,
     )
-    outputs.write_bytes(about, (json.dumps(asdict(found), indent=2) + "\n").encode())
-    return found
+    if "json" in formats:
+        outputs.write_bytes(names["json"], (json.dumps(asdict(labelled), indent=2) + "\n").encode())
+    return labelled
 
 
-def mean_confidences(ids: np.ndarray, confidence: np.ndarray, classes: int) -> np.ndarray:
-    """Returns (classes,) float64 mean confidence in [0, 1] of the pixels of each id, 0 for ids without pixels.
-
-    Args:
-        ids: (H, W) ids. confidence: (H, W) uint16, 65535 = certain.
-    """
-    sums, pixels = np.zeros(classes), np.zeros(classes, np.int64)
-    for row, confident in zip(ids, confidence, strict=True):  # row by row: bincount takes 8 bytes a pixel
-        sums += np.bincount(row, weights=confident, minlength=classes)
-        pixels += np.bincount(row, minlength=classes)
-    return sums / (np.iinfo(np.uint16).max * np.maximum(1, pixels))
-
-
-def _names(conditioning: np.ndarray, classes: ClassTable) -> tuple[str, ...]:
-    return tuple(classes.names[index] for index in np.flatnonzero(conditioning) if index != BACKGROUND)
+def _output_names(stem: str) -> dict[OutputFormat, str]:
+    return {"png": f"{stem}.png", "overlay": f"{stem}.overlay.jpg", "json": f"{stem}.json"}
 
 
 def _jpeg(image: np.ndarray) -> bytes:

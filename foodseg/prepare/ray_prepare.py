@@ -1,6 +1,6 @@
 """Prepares a data set on Ray Data: audit records in parallel, group and split on the driver, write shards in parallel.
 
-    prepare("my/meals", "s3://bucket/meals")
+    prepare_dataset("my/meals", "s3://bucket/meals")
 
 The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: about 6 kB per record, half
 of it only while thumbnails are compared, plus what the format lists (for COCO all annotations). Each shard is written
@@ -10,6 +10,7 @@ What a killed command has audited and written is found again by the same command
 of the generation is named after the records, the stamps of their files and the version of this code.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,9 +79,9 @@ class _Part:
     rows: list[Row]
 
 
-def prepare(
-    src: str,
-    dst: str,
+def prepare_dataset(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
     *,
     format: Format = "auto",
     name: str | None = None,
@@ -88,9 +89,12 @@ def prepare(
     max_bad: float = 0.01,
     address: str | None = None,
 ) -> Manifest:
-    """Prepares the data set at `src` as shards at `dst`.
+    """Prepares the data set at `src` as shards at `dst`: checks images and masks, carves out `val`, writes shards.
+
+    It is `foodseg data prepare`: it starts Ray on this machine, or joins a cluster.
 
     Args:
+        src: the data set: a folder, `s3://`, or `hf://datasets/owner/name`. dst: where the prepared one goes.
         format: layout of `src`; "auto" = detected by the names of its files.
         name: name of the data set; None = the last part of `src`.
         overwrite: write the next generation next to an existing one and switch to it.
@@ -101,8 +105,16 @@ def prepare(
         UserError: `src` is in no known format, or `dst` holds a data set (without `overwrite`).
         DataRefused: more than `max_bad` of the records are refused (quarantine and findings are still written)
             or of the annotations belong to no image; a split has no labelled food pixel.
+
+    Returns:
+        What `dataset.json` holds: classes, shards, and `counts` of images and pixels for each split.
+
+    >>> import foodseg
+    >>> prepared = foodseg.prepare_dataset("meals", "prepared/new")
+    >>> {split: counts.images for split, counts in prepared.counts.items()}
+    {'train': 8, 'val': 2, 'test': 3}
     """
-    src, dst = absolute_source(src), storage.absolute(dst)
+    src, dst = absolute_source(os.fspath(src)), storage.absolute(os.fspath(dst))
     check_destination(src, dst)
     refuse_prepared(dst, overwrite)
     listing = list_source(src, format)

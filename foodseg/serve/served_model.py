@@ -17,7 +17,7 @@ from foodseg.errors import UserError
 from foodseg.models.segmenter import Segmenter
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
-from foodseg.predict.label import mean_confidences
+from foodseg.predict.ingredients import mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.serve.protocols import Labelled, model_id
 

@@ -17,7 +17,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.data.sources import scorable_mask
-from foodseg.eval.evaluate import rank_rows
+from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
 from foodseg.metrics.confusion import Scores, confusion, scores
 from foodseg.models.segmenter import Segmenter

@@ -17,8 +17,8 @@ from foodseg.config.marks import with_resolved_uris
 from foodseg.config.sweep import AblationFile
 from foodseg.data.shards import read_manifest
 from foodseg.errors import RetryLater, UserError
-from foodseg.eval.evaluate import read_subsets
 from foodseg.eval.ray_evaluate import evaluate
+from foodseg.eval.scoring import read_subsets
 from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from foodseg.storage.writer_lock import in_use
 from foodseg.train.run import plan_run, require_models, with_absolute_uris

@@ -109,7 +109,7 @@ def test_version(said: Callable[..., str]) -> None:
 
 def test_secrets_of_a_uri_are_not_said(world: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest("prepared").model_copy(update={"quarantined": 1})
-    for name in ("ray_prepare.prepare", "ray_map.map_data_set"):
+    for name in ("ray_prepare.prepare_dataset", "ray_map.map_data_set"):
         monkeypatch.setattr(f"foodseg.prepare.{name}", lambda *arguments, **options: manifest)
     uri, query = "s3://key:hidden@bucket/out", "?region=us-east-1"
     prepare, relabel = ["data", "prepare", "meals", uri + query], ["data", "map", "prepared", "m.tsv", uri + query]

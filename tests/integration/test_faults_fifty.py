@@ -11,7 +11,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest, read_findings, read_quarantine
 from foodseg.errors import DataRefused
 from foodseg.prepare.findings import FINDINGS
-from foodseg.prepare.ray_prepare import prepare
+from foodseg.prepare.ray_prepare import prepare_dataset
 from tests.support.faulty_meals import FAULTS, ONE_CLASS, FaultyMeals, write_faulty_meals
 
 
@@ -23,7 +23,7 @@ def meals(tmp_path_factory: pytest.TempPathFactory) -> FaultyMeals:
 @pytest.fixture(scope="module")
 def prepared(ray_cluster: None, meals: FaultyMeals, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
     uri = str(tmp_path_factory.mktemp("prepared"))
-    return uri, prepare(str(meals.folder), uri, max_bad=1)
+    return uri, prepare_dataset(str(meals.folder), uri, max_bad=1)
 
 
 def test_every_fault_is_found_and_none_is_invented(meals: FaultyMeals, prepared: tuple[str, Manifest]) -> None:
@@ -83,7 +83,7 @@ def test_above_max_bad_nothing_is_switched_and_the_lists_are_there(
         "name; all are listed in "
     )
     with pytest.raises(DataRefused, match=words):
-        prepare(str(meals.folder), str(tmp_path / "out"), max_bad=0.05)
+        prepare_dataset(str(meals.folder), str(tmp_path / "out"), max_bad=0.05)
     assert not (tmp_path / "out" / "dataset.json").exists()
     (folder,) = (path.name for path in (tmp_path / "out").iterdir())
     assert len(read_quarantine(str(tmp_path / "out"), folder)) == bad

@@ -15,12 +15,13 @@ from foodseg.data.image_io import decode_mask, encode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.errors import DataRefused, RetryLater, UserError
-from foodseg.eval.evaluate import Labels, chunks, merge_scored
 from foodseg.eval.mapped import common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.ray_evaluate import evaluate
-from foodseg.eval.ray_score import ScoringJob, score_parts
+from foodseg.eval.ray_score import score_on_ray
 from foodseg.eval.result import ScoredCheckpoint
+from foodseg.eval.scoring import Labels, chunks, merge_scored
+from foodseg.eval.scoring_job import ScoringJob, score_here
 from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
@@ -92,7 +93,8 @@ def test_a_lost_scoring_process_costs_no_image_and_ray_has_nothing_to_say(
     parts = chunks(range(len(reader)), 4)
 
     def scored(build, workers, device):
-        return merge_scored(score_parts(ScoringJob(reader, parts, build, space, device), workers, None))
+        job = ScoringJob(reader, parts, build, space, device)
+        return merge_scored(score_on_ray(job, workers=workers, address=None) if workers else score_here(job))
 
     alone = scored(lambda device: folder, 0, None)
     mark = tmp_path / "died"
@@ -126,7 +128,7 @@ def test_a_scoring_process_that_is_lost_each_time_ends_the_evaluation(ray_cluste
 
     job = ScoringJob(RowReader(data, manifest, ["test"]), [[0, 1]], build, space, None)
     with pytest.raises(RetryLater, match=r"^4 scoring processes were lost, the last one with: "):
-        list(score_parts(job, 1, None))
+        list(score_on_ray(job, workers=1, address=None))
 
 
 def test_a_look_at_test_that_fails_is_noted_too(data, tmp_path):

@@ -21,7 +21,7 @@ from foodseg.errors import DataRefused, RetryLater, UserError
 from foodseg.prepare import ray_prepare
 from foodseg.prepare.audit import audit_record
 from foodseg.prepare.formats.detect import list_source
-from foodseg.prepare.ray_prepare import prepare
+from foodseg.prepare.ray_prepare import prepare_dataset
 from tests.support.logged_prepare import log_tasks
 
 
@@ -36,7 +36,7 @@ def meals(tmp_path_factory) -> Path:
 
 def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
-    manifest = prepare(str(meals), uri, max_bad=0.1)
+    manifest = prepare_dataset(str(meals), uri, max_bad=0.1)
 
     assert manifest == read_manifest(uri)
     quarantine = read_quarantine(uri, manifest.folder)
@@ -58,7 +58,7 @@ def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp
 
 def test_pixels_are_those_of_the_source(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
-    manifest = prepare(str(meals), uri, max_bad=0.1)
+    manifest = prepare_dataset(str(meals), uri, max_bad=0.1)
 
     reader = RowReader(uri, manifest, ["test"])
     total = np.zeros(len(manifest.classes), np.int64)
@@ -72,18 +72,18 @@ def test_pixels_are_those_of_the_source(ray_cluster, meals, tmp_path):
 
 def test_a_second_preparation_is_refused_or_switches_to_the_next_generation(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
-    prepare(str(meals), uri, max_bad=0.1)
+    prepare_dataset(str(meals), uri, max_bad=0.1)
     with pytest.raises(UserError, match="--overwrite"):
-        prepare(str(meals), uri, max_bad=0.1)
+        prepare_dataset(str(meals), uri, max_bad=0.1)
 
-    assert prepare(str(meals), uri, max_bad=0.1, overwrite=True).generation == 2
+    assert prepare_dataset(str(meals), uri, max_bad=0.1, overwrite=True).generation == 2
     assert read_manifest(uri).generation == 2
 
 
 def test_too_many_bad_records_are_refused_and_nothing_is_switched(ray_cluster, meals, tmp_path):
     uri = str(tmp_path / "prepared")
     with pytest.raises(DataRefused, match=r"1 of 24 records are bad, a share of 0.0417, .*synthetic__0002"):
-        prepare(str(meals), uri)
+        prepare_dataset(str(meals), uri)
     assert not (tmp_path / "prepared" / "dataset.json").exists()
 
 
@@ -97,12 +97,12 @@ def test_a_split_without_food_and_annotations_of_no_image_are_refused_and_nothin
     with pytest.raises(
         DataRefused, match=r"coco has no labelled food pixel in test \(test: 2 images, 2 with background"
     ):
-        prepare(str(tmp_path / "coco"), str(tmp_path / "out"))
+        prepare_dataset(str(tmp_path / "coco"), str(tmp_path / "out"))
     test.write_text(json.dumps({**tree, "annotations": [{**one, "image_id": 99} for one in tree["annotations"]]}))
     with pytest.raises(
         DataRefused, match=r"belong to no image, a share of .*instances_test.json, annotation 1 has image_id"
     ):
-        prepare(str(tmp_path / "coco"), str(tmp_path / "out"), max_bad=0.1)
+        prepare_dataset(str(tmp_path / "coco"), str(tmp_path / "out"), max_bad=0.1)
     assert not (tmp_path / "out/dataset.json").exists()
 
 
@@ -125,13 +125,13 @@ def test_an_interrupted_preparation_resumes_and_one_of_changed_files_begins_agai
     with monkeypatch.context() as patch, pytest.raises(RetryLater, match="storage is away"):
         log_tasks(tmp_path / "failed.log", patch)
         patch.setattr(ray_prepare, "_audit_batch", fails_after_seven)
-        prepare(str(source), str(dst), max_bad=0.1)
+        prepare_dataset(str(source), str(dst), max_bad=0.1)
     assert not (dst / "dataset.json").exists()
 
     def audits(log: Path, into: Path) -> tuple[Manifest, int]:
         with monkeypatch.context() as patch:
             log_tasks(log, patch)
-            manifest = prepare(str(source), str(into), max_bad=0.1)
+            manifest = prepare_dataset(str(source), str(into), max_bad=0.1)
         return manifest, len([line for line in log.read_text().splitlines() if line.startswith("audit ")])
 
     with caplog.at_level(logging.INFO, "foodseg"):
@@ -157,7 +157,7 @@ def test_a_record_whose_audit_breaks_is_refused_and_no_other(ray_cluster, meals,
     monkeypatch.setattr(ray_prepare, "audit_record", broken)
     # workers get this one by value, with what the module holds here
     monkeypatch.setattr(ray_prepare, "_audit_batch", lambda records, classes: own(records, classes))
-    manifest = prepare(str(meals), uri, max_bad=0.1)
+    manifest = prepare_dataset(str(meals), uri, max_bad=0.1)
     reasons = {row["image_id"]: row["reason"] for row in read_quarantine(uri, manifest.folder)}
     assert set(reasons) == {"synthetic__0002", "synthetic__0005"}
     assert reasons["synthetic__0005"] == ("record: it cannot be read (ZeroDivisionError: nobody thought of this)")

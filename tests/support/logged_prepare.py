@@ -38,4 +38,4 @@ def log_tasks(log: Path, patch: pytest.MonkeyPatch, endless: str | None = None) 
 if __name__ == "__main__":
     log_to_stderr()
     log_tasks(Path(sys.argv[3]), pytest.MonkeyPatch(), sys.argv[4] if len(sys.argv) > 4 else None)
-    ray_prepare.prepare(sys.argv[1], sys.argv[2], max_bad=0.1)
+    ray_prepare.prepare_dataset(sys.argv[1], sys.argv[2], max_bad=0.1)

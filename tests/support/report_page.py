@@ -8,11 +8,11 @@ from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.eval.evaluate import Labels, score_rows
 from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page
 from foodseg.eval.scores import summarise_evaluation
+from foodseg.eval.scoring import Labels, score_rows
 from foodseg.metrics.per_image import merge
 from tests.support.synthetic_set import write_synthetic
 

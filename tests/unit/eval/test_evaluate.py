@@ -1,158 +1,87 @@
-"""Every row once, every labelled pixel once; and the label maps of others."""
+"""`foodseg.evaluate` in this process: the scores of the command, with or without files, and the test-set access log."""
 
-import cv2
-import numpy as np
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import torch
 
-from foodseg.classes import ClassTable
-from foodseg.data.image_io import decode_mask
-from foodseg.data.reader import RowReader
-from foodseg.data.shards import read_manifest
-from foodseg.demo.synthetic import SYNTHETIC_CLASSES
+import foodseg
+from foodseg.cli.main import run as cli
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import (
-    Labels,
-    chunks,
-    merge_scored,
-    rank_rows,
-    read_subsets,
-    score_rows,
-    true_conditioning,
-)
-from foodseg.eval.mapped import CommonSpace
-from foodseg.eval.predictions import PredictionFolder
-from foodseg.metrics.boundary import merge_boundary
-from foodseg.metrics.calibration import CERTAIN
-from foodseg.metrics.per_image import merge
-from tests.support.synthetic_set import write_synthetic
-
-CLASSES = ClassTable(("background", "rice", "tofu"))
-SPACE = CommonSpace(SYNTHETIC_CLASSES, "synthetic")
+from tests.support.api_world import write_api_world
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 15, 16, 17, 31, 32, 33, 100])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_chunks_cover_every_row_once(rows, world_size):
-    parts = chunks(range(rows))
-    assert all(1 <= len(part) <= 16 for part in parts)
-    dealt = [row for rank in range(world_size) for part in parts[rank::world_size] for row in part]
-    assert sorted(dealt) == list(range(rows))
-    assert [row for part in parts for row in part] == list(range(rows))
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_api_world(folder)
+    return folder
 
 
-@pytest.mark.parametrize("val", [2, 18, 35])
-def test_every_labelled_row_is_dealt_to_one_rank(tmp_path, val):
-    uri = write_synthetic(tmp_path / "d", train=2, val=val, test=1)
-    reader = RowReader(uri, read_manifest(uri), ["val"])
-    for world_size in (1, 2, 3):
-        dealt = [row.image_id for rank in range(world_size) for row in rank_rows(reader, rank, world_size)]
-        assert sorted(dealt) == [f"val-{number:03d}" for number in range(val - 1)]  # the last one has no mask
+@pytest.fixture(autouse=True)
+def inside(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
 
 
-@pytest.mark.parametrize("val", [2, 18])
-def test_every_labelled_pixel_is_counted_once(tmp_path, val):
-    uri = write_synthetic(tmp_path / "d", train=2, val=val, test=1)
-    manifest = read_manifest(uri)
-    reader = RowReader(uri, manifest, ["val"])
-    sure = lambda image_id, data, size: Labels(np.zeros(size, np.uint8), np.full(size, CERTAIN, np.uint16))  # noqa: E731
-    scored = merge_scored(score_rows(reader, rows, sure, SPACE) for rows in chunks(range(val), 5))
-    assert len({image.image_id for image in scored.images}) == len(scored.images) == val - 1
-    matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
-    assert matrix[:, 0].tolist() == list(manifest.counts["val"].class_pixels)
-    labelled, background = sum(manifest.counts["val"].class_pixels), manifest.counts["val"].class_pixels[0]
-    assert matrix.sum() == labelled
-    assert scored.confidence.sum(0).tolist() == [labelled, background, labelled * CERTAIN]
+def test_a_model_and_its_checkpoint_have_the_scores_of_the_command(tmp_path: Path) -> None:
+    words = ["evaluate", "runs/a", "--data", "prepared/meals", "--out", str(tmp_path / "cli"), "--workers", "0"]
+    assert cli([*words, "--set", "eval.longest_side=48", "--json"]) == 0
+    command = json.loads((tmp_path / "cli" / "metrics.json").read_text())
+
+    model = foodseg.load("runs/a", overrides=["eval.longest_side=48"])
+    loaded = foodseg.evaluate(model, "prepared/meals")
+    named = foodseg.evaluate("runs/a", Path("prepared/meals"), "val", overrides=["eval.longest_side=48"])
+    assert replace(loaded, seconds=0) == replace(named, seconds=0)
+    found = json.loads(json.dumps(loaded.to_json()))
+    assert {**found, "seconds": 0} == {**command, "seconds": 0}
+    assert found["images"] == 2 and 0 < found["scores"]["miou"] < 1
+    assert foodseg.evaluate("runs/a", "prepared/meals").evaluation != loaded.evaluation, "the settings matter"
 
 
-def test_other_weights_are_counted_separately(tmp_path):
-    """The one says that all is background, the other is right: its matrix is diagonal, over the same pixels."""
-    uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
-    manifest = read_manifest(uri)
-    reader = RowReader(uri, manifest, ["val"])
-    masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
-
-    def both(image_id, data, size):
-        return Labels(np.zeros(size, np.uint8), other_ids=decode_mask(masks[image_id]))
-
-    scored = merge_scored(score_rows(reader, rows, both, SPACE) for rows in ([0, 1], [2], [3, 4]))
-    other = merge(scored.other, len(SYNTHETIC_CLASSES))
-    assert np.diag(other).tolist() == list(manifest.counts["val"].class_pixels)
-    assert other.sum() == np.trace(other)
-    assert merge(scored.images, len(SYNTHETIC_CLASSES))[:, 0].sum() == other.sum()
+def test_files_are_written_only_where_they_are_wanted(tmp_path: Path) -> None:
+    before = sorted(path.name for path in Path.cwd().rglob("*"))
+    foodseg.evaluate("runs/a", "prepared/meals")
+    assert sorted(path.name for path in Path.cwd().rglob("*")) == before
+    result = foodseg.evaluate("runs/a", "prepared/meals", out=tmp_path / "out")
+    assert {"report.html", "metrics.json", "images.parquet"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert (
+        json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]["miou"] == result.evaluation.scores.miou
+    )
+    assert not (tmp_path / "out" / "test_access.jsonl").exists()
 
 
-def test_rows_in_any_order_and_the_truth_scores_1(tmp_path):
-    uri = write_synthetic(tmp_path / "d", train=2, val=5, test=1)
-    reader = RowReader(uri, read_manifest(uri), ["val"])
-    masks = {row["image_id"]: row["mask"] for row in reader.take(range(5)).to_pylist()}
-    truth = lambda image_id, data, size: Labels(decode_mask(masks[image_id]))  # noqa: E731
-    scored = score_rows(reader, [3, 0, 4], truth, SPACE)
-    assert [image.image_id for image in scored.images] == ["val-003", "val-000"]
-    assert scored.confidence is None and scored.other is None
-    matrix = merge(scored.images, len(SYNTHETIC_CLASSES))
-    assert matrix.sum() == np.trace(matrix) > 0
-    boundary = merge_boundary(scored.images, len(SYNTHETIC_CLASSES))
-    assert (boundary[:, 0] == boundary[:, 1]).all() and (boundary[:, 0] == boundary[:, 2]).all() and boundary.any()
+@pytest.mark.parametrize("given", ["nothing", "out", "test_log"])
+def test_every_access_to_test_is_noted(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path.cwd() / "prepared" / "meals"
+    model = foodseg.load("runs/a")
+    monkeypatch.chdir(tmp_path)
+    arguments = {"nothing": {}, "out": {"out": "scores"}, "test_log": {"test_log": "log/t.jsonl"}}[given]
+    log = Path({"nothing": "test_access.jsonl", "out": "scores/test_access.jsonl", "test_log": "log/t.jsonl"}[given])
+    result = foodseg.evaluate(model, data, "test", **arguments)  # type: ignore[arg-type]
+    opened, scored = (json.loads(line) for line in log.read_text().splitlines())
+    assert (opened["event"], scored["event"]) == ("opened", "scored")
+    assert scored["miou"] == result.evaluation.scores.miou and scored["images"] == 3
+    assert list(tmp_path.rglob("test_access.jsonl")) == ([] if given == "test_log" else [tmp_path / log])
 
 
-def test_true_lists(tmp_path):
-    uri = write_synthetic(tmp_path / "d", train=2, val=3, test=1)
-    reader = RowReader(uri, read_manifest(uri), ["val"])
-    lists = true_conditioning(reader, SPACE, len(SYNTHETIC_CLASSES))
-    for row in reader.take(range(3)).to_pylist():
-        on_it = [] if row["mask"] is None else np.unique(decode_mask(row["mask"])).tolist()
-        assert lists[row["image_id"]] == [index for index in on_it if index not in (0, SYNTHETIC_CLASSES.ignore_id)]
-    assert lists["val-002"] == [], "it has no mask"
-
-
-def test_nothing_merges_to_nothing():
-    scored = merge_scored([])
-    assert scored.images == [] and scored.confidence is None
-
-
-def put(folder, name: str, mask: np.ndarray) -> None:
-    (folder / f"{name}.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
-
-
-def test_prediction_folder(tmp_path):
-    labels = PredictionFolder(str(tmp_path), CLASSES)
-    put(tmp_path, "a", np.array([[0, 1, 2], [255, 0, 0]], np.uint8))
-    found = labels("a", b"", (2, 3))
-    assert found.ids.tolist() == [[0, 1, 2], [255, 0, 0]] and found.confidence is None
-    with pytest.raises(UserError, match=r"b\.png is missing; every labelled image"):
-        labels("b", b"", (2, 3))
-    with pytest.raises(UserError, match=r"a\.png is 3 x 2 pixels, its mask 2 x 3"):
-        labels("a", b"", (3, 2))
-    put(tmp_path, "c", np.array([[0, 3]], np.uint8))
-    with pytest.raises(UserError, match=r"c\.png holds id 3, the label space goes to 2"):
-        labels("c", b"", (1, 2))
-    put(tmp_path, "d", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
-    with pytest.raises(UserError, match=r"one class id per pixel"):
-        labels("d", b"", (1, 2))
-
-
-def test_subsets(tmp_path):
-    (tmp_path / "soy_classes.txt").write_text("2\ttofu\n")
-    (tmp_path / "core.tsv").write_text("2\n1\trice\n\n")
-    paths = [str(tmp_path / name) for name in ("soy_classes.txt", "core.tsv")]
-    assert read_subsets(paths, CLASSES) == {"soy": [2], "core": [1, 2]}
-    assert read_subsets([], CLASSES) == {}
-    (tmp_path / "core_classes.txt").write_text("1\trice\n")
-    with pytest.raises(UserError, match=r"core_classes\.txt: another --subset file is called 'core' too; rename one"):
-        read_subsets([paths[1], str(tmp_path / "core_classes.txt")], CLASSES)
+def test_it_computes_where_the_model_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # auto would take it
+    with caplog.at_level("INFO", "foodseg"):
+        foodseg.evaluate(foodseg.load("runs/a", device=torch.device("cpu")), "prepared/meals")
+    assert "scoring in this process on CPU" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("arguments", "words"),
     [
-        ("3\tfig\n", r"id 3 is outside the label space \(0 to 2\)"),
-        ("2\trice\n", "id 2 is 'rice' there, but 'tofu' in the data set"),
-        ("tofu\n", "line 1: expected 'id<TAB>name', found 'tofu'"),
-        ("1\trice\n1\ttofu\n", "line 2: id 1 occurs twice"),
+        (("runs/b", "prepared/meals"), "neither a checkpoint"),
+        (("runs/a", "prepared/other"), "dataset.json"),
+        (("runs/a", "prepared/meals", "dev"), "dev"),
+        ((None, "prepared/meals"), "give either a CHECKPOINT or --predictions DIR"),
     ],
 )
-def test_bad_subsets(tmp_path, text, expected):
-    path = tmp_path / "x_classes.txt"
-    path.write_text(text)
-    with pytest.raises(UserError, match=expected):
-        read_subsets([str(path)], CLASSES)
+def test_what_cannot_be_evaluated(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        foodseg.evaluate(*arguments)

@@ -9,9 +9,9 @@ from foodseg.data.image_io import decode_image, decode_mask, encode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.eval.evaluate import LabelledRow, Labels, score_rows
 from foodseg.eval.examples import colours, draw_example, draw_examples, image_miou, worst_and_best
 from foodseg.eval.mapped import CommonSpace
+from foodseg.eval.scoring import LabelledRow, Labels, score_rows
 from foodseg.metrics.per_image import ImageCounts
 from tests.support.synthetic_set import write_synthetic
 

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from foodseg.errors import UserError
-from foodseg.eval.evaluate import Scored
 from foodseg.eval.report_markdown import condition_mark, headlines, scores_markdown, scores_table
 from foodseg.eval.scores import Evaluation, summarise_evaluation
+from foodseg.eval.scoring import Scored
 from foodseg.metrics.per_image import Conditions, ImageCounts
 
 NAMES = ["background", "rice", "tofu|fried", "fig", "date"]

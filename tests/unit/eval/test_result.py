@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from foodseg.config.evaluation import EvalConfig
-from foodseg.eval.evaluate import Scored
 from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint
 from foodseg.eval.scores import Evaluation, summarise_evaluation
+from foodseg.eval.scoring import Scored
 from foodseg.metrics.per_image import Conditions, ImageCounts
 
 CHECKPOINT = ScoredCheckpoint("runs/a", 7, "abc", EvalConfig(ingredients="provided"), "random unit vectors", 1.25)

@@ -10,11 +10,11 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.eval.evaluate import Labels, Scored, score_rows
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.result import EvaluationResult, LabelMaps, ScoredCheckpoint
 from foodseg.eval.result_files import TrainingCurves, conditions_note, shown_facts, shown_settings, write_evaluation
 from foodseg.eval.scores import summarise_evaluation
+from foodseg.eval.scoring import Labels, Scored, score_rows
 from foodseg.metrics.calibration import CERTAIN
 from foodseg.metrics.per_image import ImageCounts, read_image_counts
 from tests.support.synthetic_set import write_synthetic

@@ -1,5 +1,7 @@
 """Labelled image files: what their JSON says of confidences."""
 
+import contextlib
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.find import resolve_checkpoint
@@ -18,18 +21,12 @@ from foodseg.data.image_io import decode_mask
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.errors import UserError
 from foodseg.predict.image_list import list_images
-from foodseg.predict.label import label_images, mean_confidences
+from foodseg.predict.label import label_images
 from foodseg.predict.predictor import Predictor
 from foodseg.storage.outputs import written_names
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_synthetic, write_table
-
-
-def test_mean_confidences_by_hand():
-    ids = np.array([[0, 1, 1], [3, 1, 0]], np.uint8)
-    confidence = np.array([[65535, 0, 65535], [13107, 0, 0]], np.uint16)
-    assert mean_confidences(ids, confidence, 5) == pytest.approx([0.5, 1 / 3, 0, 0.2, 0])
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +255,45 @@ def test_odd_names(run, tmp_path, name):
     stem = name.removesuffix(".jpg") or name
     assert not done.refused and Path(result.label_map) == tmp_path / "o" / f"{stem}.png"
     assert Path(result.label_map).exists()
+
+
+@pytest.mark.parametrize(
+    ("formats", "files"),
+    [
+        ([], {"0.png", "0.overlay.jpg", "0.json", "1.png", "1.overlay.jpg", "1.json"}),
+        (["png", "png"], {"0.png", "1.png"}),
+        (["coco", "json"], {"predictions.coco.json", "0.json", "1.json"}),
+    ],
+)
+def test_only_the_formats_that_are_asked_for(run, meals, tmp_path, formats, files, capsys):
+    out = tmp_path / "out"
+    options = [word for name in formats for word in ("--format", name)]
+    for _ in range(2):  # the second time it replaces its own files
+        assert cli(["predict", run, *meals[:2], "--out", str(out), *options]) == 0
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == files
+    assert written_names(str(out)) == files
+    if "0.json" in files:
+        about = json.loads((out / "0.json").read_text())
+        assert (about["label_map"] is None) == ("0.png" not in files) and about["ingredients"]
+    assert ("predictions.coco.json" in capsys.readouterr().out) == ("coco" in formats)
+
+
+def test_a_format_that_is_not_known(run, meals, tmp_path, capsys):
+    assert cli(["predict", run, meals[0], "--out", str(tmp_path / "o"), "--format", "voc"]) == 2
+    assert "--format 'voc': use overlay, png, json, coco; repeat it for several" in capsys.readouterr().err
+
+
+def test_coco_of_all_images_is_their_label_maps(run, meals, tmp_path):
+    label_images(run, meals, str(tmp_path), formats=("png", "coco"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "predictions.coco.json")
+    assert [image["file_name"] for image in coco.imgs.values()] == ["0.png", "1.png", "2.png", "3.png"]
+    for image in coco.imgs.values():
+        ids = np.zeros((48, 64), np.int64)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]])):
+            ids[coco.annToMask(annotation) > 0] = annotation["category_id"]
+            assert 0 < annotation["score"] <= 1
+        np.testing.assert_array_equal(ids, decode_mask((tmp_path / image["file_name"]).read_bytes()))
 
 
 def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):

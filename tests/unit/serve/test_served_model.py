@@ -8,7 +8,7 @@ import pytest
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.errors import UserError
 from foodseg.predict.device import pick_device
-from foodseg.predict.label import mean_confidences
+from foodseg.predict.ingredients import mean_confidences
 from foodseg.predict.predictor import Predictor
 from foodseg.serve.packing import pack_labels, pack_regions, unpack_labels, unpack_regions
 from foodseg.serve.protocols import Labelled, SamMask

@@ -1,4 +1,4 @@
-"""`evaluate`, `predict` and the endpoint find the same ids: alone, in batches, whole, in windows, conditioned or not.
+"""`evaluate`, `predict`, the endpoint and Python find the same ids: alone, in batches, whole, in windows, conditioned.
 
 Each is taken as far as it goes without Ray: the labeller that scoring processes build, the function behind the command,
 and the model that a replica holds, with the endpoint's own decoding.
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import foodseg
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.config.serve import ImageConfig
 from foodseg.data.image_io import decode_mask, image_size
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.eval.ray_evaluate import CheckpointLabeller
+from foodseg.eval.subject import CheckpointLabeller
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import label_images
 from foodseg.predict.predictor import Predictor
@@ -50,7 +51,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_evaluate_predict_and_the_endpoint_find_the_same_ids(case: str, files: list[str], tmp_path: Path) -> None:
+def test_every_way_to_label_an_image_finds_the_same_ids(case: str, files: list[str], tmp_path: Path) -> None:
     conditioned = "eval.ingredients=provided" in CASES[case]
     text = f"{{kind: table, table: {write_table(tmp_path / 't.safetensors')}}}"
     fusion = ["model.fusion=cross_attention", f"model.text={text}"] if conditioned or "predicted" in case else []
@@ -78,9 +79,14 @@ def test_evaluate_predict_and_the_endpoint_find_the_same_ids(case: str, files: l
         for image, size in zip(images, sizes, strict=True)
     ]
 
+    model = foodseg.load(uri)
+    listed_names = None if names is None else names.split(", ")
+    in_python = [found.ids for found in model.predict(files, ingredients=listed_names, batch_size=4)]
+    from_arrays = [found.ids for found in model.predict(images, ingredients=names)]
+
     predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
     for index, image in enumerate(data):
-        for found in (predicted, alone, together):
+        for found in (predicted, alone, together, in_python, from_arrays):
             if not np.array_equal(found[index], evaluated[index]):  # rounding, if at all
                 scores = scores_of(predictor.logits_of_file(image, PROVIDED if conditioned else None))
                 assert_same_ids(found[index], evaluated[index], scores)

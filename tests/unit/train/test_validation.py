@@ -10,8 +10,8 @@ from foodseg.data.image_io import decode_mask, image_size
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.eval.evaluate import Labels, labelled_rows, score_rows
 from foodseg.eval.mapped import common_space
+from foodseg.eval.scoring import Labels, labelled_rows, score_rows
 from foodseg.metrics.calibration import fit_temperature
 from foodseg.metrics.per_image import merge
 from foodseg.models.build import build_segmenter

@@ -1,0 +1,216 @@
+"""A trained model in Python: loaded from a checkpoint, labels images, is saved and shared.
+
+    model = load("runs/a")
+    model.predict("lunch.jpg").overlay().save("lunch.overlay.jpg")
+
+`foodseg predict` is this class with files around it: both give the same ids. The network itself is
+`models/segmenter.py`; here it comes with its classes, its settings and its calibration.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+
+from foodseg import storage
+from foodseg.checkpoint.checkpoint import calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.classes import BACKGROUND
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_eval_overrides
+from foodseg.errors import MissingFile, UserError
+from foodseg.predict.class_names import parse_ingredients
+from foodseg.predict.device import Device, parse_device, pick_device
+from foodseg.predict.image_input import ImageInput, read_image
+from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.prediction import Prediction
+from foodseg.predict.predictor import Predictor
+
+
+def load(
+    uri: str | os.PathLike[str],
+    *,
+    device: Device | torch.device = "auto",
+    weights: Literal["student", "ema"] | None = None,
+    overrides: Sequence[str] = (),
+) -> "Segmenter":
+    """Loads a trained model.
+
+    Args:
+        uri: a run (its best checkpoint on val, else the newest), a checkpoint directory, or
+            `hf://owner/name[@revision]`; paths, `file://` and `s3://`.
+        device: "auto" (a GPU if there is one), "cpu", "gpu", or a `torch.device`.
+        weights: "student" (the trained ones) or "ema" (their running average); None = as validation did.
+        overrides: `eval.key=value`, as `--set` of the commands: how images are shown to the model.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged or of another format; an override or a device that does not
+            fit. RetryLater: the storage does not answer.
+
+    >>> import foodseg
+    >>> model = foodseg.load("runs/a", device="cpu")
+    >>> model.classes[:2]
+    ('background', 'white rice')
+    """
+    where = pick_device(parse_device(device)) if isinstance(device, str) else device
+    chosen = [] if weights is None else [f"eval.weights={weights}"]
+    return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen])
+
+
+class _Setting(NamedTuple):
+    """How images are labelled: all that `eval` decides, and the predictor built for it."""
+
+    predictor: Predictor
+    ingredients_from: str
+    calibrated: bool
+    temperature: float
+
+
+class Segmenter:
+    """A trained model with its classes; `foodseg.load` makes it. Use one per thread.
+
+    Attributes:
+        uri: the checkpoint directory.
+        step: updates done by training.
+        classes: names; the index is the id in label maps, 0 = background.
+        config: what it was trained with, and `eval` as it is used here.
+        overrides: `eval.key=value`, what was changed when it was loaded.
+        device: what it computes on.
+    """
+
+    def __init__(self, uri: str, device: torch.device, overrides: Sequence[str] = ()) -> None:
+        """Loads the checkpoint directory `uri`; arguments and errors as for `load`."""
+        self._checkpoint = load_checkpoint(uri)
+        self.uri = uri
+        self.step = self._checkpoint.step
+        self.classes: tuple[str, ...] = self._checkpoint.classes.names
+        self.config: ExperimentConfig = with_eval_overrides(self._checkpoint.config, overrides)
+        self.overrides = tuple(overrides)
+        self.device = device
+        self._network = load_model(self._checkpoint, self.config.eval.weights)
+        self._settings: dict[bool, _Setting] = {}  # without and with provided ingredients
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a sequence too
+        self, image: ImageInput, *, ingredients: str | Sequence[str] | None = None, batch_size: int = 8
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, image: Sequence[ImageInput], *, ingredients: str | Sequence[str] | None = None, batch_size: int = 8
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        *,
+        ingredients: str | Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> Prediction | list[Prediction]:
+        """Labels an image, or each of a list or tuple of images.
+
+        Args:
+            image: a path or URI; a PIL image; a NumPy array (H, W, 3) uint8 RGB (of OpenCV's BGR give
+                `image[..., ::-1]`); a torch tensor (3, H, W) RGB, uint8 or floating point in 0..1, not normalised.
+            ingredients: conditioning classes of all these images, a list of names or one text with commas: a menu, a
+                recipe. They set `eval.ingredients` to `provided`; None = what the checkpoint was validated with.
+            batch_size: images of a list that are read at once; those padded to one size share a forward pass. But for
+                rounding, ids do not depend on it.
+
+        Returns:
+            A `Prediction`, or a list of them in the order of the images. Each keeps its image.
+
+        Raises:
+            UserError: a file that is missing or cannot be read, an array of another shape, dtype or range, an unknown
+                ingredient, conditioning classes that the model cannot use. RetryLater: the storage does not answer.
+
+        >>> import foodseg
+        >>> model = foodseg.load("runs/a")
+        >>> model.predict("lunch.jpg").ids.shape
+        (96, 128)
+        >>> len(model.predict(["lunch.jpg", "dinner.jpg"], batch_size=2))
+        2
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is at least 1, found {batch_size}")
+        several = isinstance(image, list | tuple)
+        images: Sequence[ImageInput] = image if several else [image]  # type: ignore[assignment,list-item]
+        found = list(self._label(images, ingredients, batch_size))
+        return found if several else found[0]
+
+    def _label(
+        self, images: Sequence[ImageInput], ingredients: str | Sequence[str] | None, batch_size: int
+    ) -> Iterator[Prediction]:
+        classes = self._checkpoint.classes
+        provided = None if ingredients is None else parse_ingredients(ingredients, classes, where="ingredients")
+        setting = self._setting(provided is not None)
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            whole, scaled = [], []
+            for index, image in enumerate(batch, start=start):
+                with _named(image, index if len(images) > 1 else None):
+                    pixels = read_image(image, setting.predictor)
+                whole.append(pixels[0])
+                scaled.append(pixels[1])
+            listed = None if provided is None else [provided] * len(batch)
+            logits = setting.predictor.logits(scaled, [(each.shape[0], each.shape[1]) for each in whole], listed)
+            for image, pixels_of_image, found in zip(batch, whole, logits, strict=True):
+                ids, confidence = found.ids_and_confidence(setting.temperature)
+                yield Prediction(
+                    source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
+                    image=pixels_of_image,
+                    ids=ids,
+                    confidence_16bit=confidence,
+                    classes=self.classes,
+                    ingredients_from=setting.ingredients_from,
+                    conditioning=_names(found, self.classes),
+                    calibrated=setting.calibrated,
+                    temperature=setting.temperature,
+                )
+
+    def _setting(self, conditioned: bool) -> _Setting:
+        if conditioned not in self._settings:
+            overrides = ["eval.ingredients=provided"] if conditioned else []
+            config = with_eval_overrides(self.config, overrides)
+            if config.eval.ingredients == "provided" and not conditioned:
+                raise UserError(
+                    "eval.ingredients = provided needs the conditioning classes: "
+                    'predict(image, ingredients=["rice", "fried tofu"])'
+                )
+            calibration = calibration_of(self._checkpoint, config.eval)
+            self._settings[conditioned] = _Setting(
+                predictor=Predictor(self._network, config.eval, self.device, config.train.precision),
+                ingredients_from=config.eval.ingredients,
+                calibrated=calibration is not None,
+                temperature=calibration.temperature if calibration else 1.0,
+            )
+        return self._settings[conditioned]
+
+    def __repr__(self) -> str:
+        model, chosen = self.config.model, self.config.eval
+        network = model.backbone if model.kind == "timm" else model.kind
+        return (
+            f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {network}, "
+            f"text fusion {model.fusion}, {chosen.weights} weights after {self.step} steps, on {self.device})"
+        )
+
+
+@contextlib.contextmanager
+def _named(image: ImageInput, index: int | None) -> Iterator[None]:
+    """Puts in front of an error which image of several it is about; `index` is None for a single one."""
+    try:
+        yield
+    except MissingFile:  # names the file
+        raise
+    except UserError as error:
+        if index is None:
+            raise
+        where = storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"images[{index}]"
+        raise UserError(f"{where}: {error}") from None
+
+
+def _names(logits: ImageLogits, classes: Sequence[str]) -> tuple[str, ...] | None:
+    if logits.conditioning is None:
+        return None
+    return tuple(classes[index] for index in np.flatnonzero(logits.conditioning) if index != BACKGROUND)
