@@ -6,7 +6,6 @@ scored twice: conditioned on the vocabulary, and on the true classes of each ima
 """
 
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from foodseg.report.overlay import contact_sheet
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 
-TRAIN_MEALS, TEST_MEALS, SHOWN = 96, 24, 8
+TRAIN_MEALS, TEST_MEALS, SHOWN = 280, 24, 8
 PARTS = (
     "meals", "prepared", "names.safetensors", "run", "scores", "scores-provided", "images", "labelled", "images.png",
     "test_access.jsonl",
@@ -71,7 +70,6 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
     renew_folder(out, PARTS, inputs=[] if data is None else [data])
     meals = out / "meals"
     if data is None:
-        print(f"drawing {TRAIN_MEALS + TEST_MEALS} synthetic meals (not photographed)", file=sys.stderr)
         write_meals(meals, train=TRAIN_MEALS, test=TEST_MEALS, seed=0)
     prepared, run, names = str(out / "prepared"), str(out / "run"), str(out / "names.safetensors")
     with as_file(files("foodseg.demo") / "demo.yaml") as path:
@@ -150,10 +148,11 @@ def _summary(
     return (
         f"\n{metrics.split} split of {what}, a small model from random weights, {seconds:.0f} s in all\n{table}\n"
         f"text:      {metrics.subject.text}\n\n"
-        f"images:    {out / 'images.png'} and {out / 'labelled'}\nscores:    {out / 'scores' / 'report.html'}\n\n"
         "try next:\n"
         f"  {predict}\n"
         f"  {predict} --ingredients {shlex.quote(', '.join(names))}\n"
         "  foodseg data prepare YOUR_FOLDER prepared/meals\n"
-        "  foodseg train -c jobs/configs/foodmix.yaml --set data.uri=prepared/meals --set run.uri=runs/first"
+        "  foodseg train -c jobs/configs/foodmix.yaml --set data.uri=prepared/meals --set run.uri=runs/first\n\n"
+        f"images:    {(out / 'images.png').resolve()}\n"
+        f"report:    {(out / 'scores' / 'report.html').resolve().as_uri()}"
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from foodseg.demo.synthetic_ingredients import HELPINGS, SYNTHETIC_CLASSES, Meal, soften
 from foodseg.errors import UserError
+from foodseg.progress import Progress
 
 MIN_SIDE = 32
 MEALS_PER_SEED = 100_000
@@ -69,18 +70,17 @@ def write_meals(folder: Path, train: int, test: int, seed: int, longest_side: in
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in splits:
         (folder / name).unlink(missing_ok=True)
-    stems = []
-    for number in range(1, train + test + 1):
-        across, down = ASPECTS[number % len(ASPECTS)]
-        scale = longest_side / max(across, down)
-        image, mask = draw_meal(seed * MEALS_PER_SEED + number, round(down * scale), round(across * scale))
-        stem = f"synthetic__{number:04d}"
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        _write(
-            folder / "images" / f"{stem}.jpg", cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-        )
-        _write(folder / "masks" / f"{stem}.png", cv2.imencode(".png", mask)[1].tobytes())
-        stems.append(stem)
+    stems = [f"synthetic__{number:04d}" for number in range(1, train + test + 1)]
+    with Progress("drawing synthetic meals", len(stems)) as bar:
+        for number, stem in enumerate(stems, start=1):
+            across, down = ASPECTS[number % len(ASPECTS)]
+            scale = longest_side / max(across, down)
+            image, mask = draw_meal(seed * MEALS_PER_SEED + number, round(down * scale), round(across * scale))
+            bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+            _write(folder / "images" / f"{stem}.jpg", jpeg.tobytes())
+            _write(folder / "masks" / f"{stem}.png", cv2.imencode(".png", mask)[1].tobytes())
+            bar.advance(1)
     _write(folder / "classes.txt", SYNTHETIC_CLASSES.to_text().encode())
     for name, part in zip(splits, (stems[:train], stems[train:]), strict=True):
         _write(folder / name, "".join(f"{stem}\n" for stem in part).encode())
