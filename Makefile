@@ -10,7 +10,7 @@ TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos test-kernels gpu-check types unit proof clean
+.PHONY: help install demo test chaos test-kernels gpu-check types unit proof dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -64,6 +64,10 @@ unit:
 
 proof: install  ## the figures of experiments/*/results.json; finished ones are reused (python -m experiments --help)
 	$(BIN)/python -m experiments
+
+dist: install  ## dist/foodseg-VERSION-py3-none-any.whl, from the files as they are
+	rm -rf build  # else the wheel would hold modules that are gone
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 clean:  ## caches, builds and the demo's output; keeps .venv and runs/
 	rm -rf build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
