@@ -145,6 +145,12 @@ def to_yaml(config: ExperimentConfig) -> str:
     return write_yaml(config.model_dump(mode="json"))
 
 
+def from_yaml(text: str, where: str) -> ExperimentConfig:
+    """Returns the configuration that is written in YAML; `where` is named in errors. Raises as `load_config`."""
+    tree = _parse_yaml(text, where)
+    return parse_config(tree, dict.fromkeys((key for key, _ in leaves(tree)), where))
+
+
 def sections(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a tree of a file in which a section without content, `train:`, is an empty one."""
     return {key: {} if isinstance(value, Plain) and plain(value) is None else value for key, value in tree.items()}

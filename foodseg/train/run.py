@@ -13,8 +13,8 @@ from foodseg import storage
 from foodseg.checkpoint.checkpoint import TEXT_FILE, contiguous
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.classes import BACKGROUND, ClassTable
-from foodseg.config import ExperimentConfig, load_config
-from foodseg.config.load import leaves, to_yaml
+from foodseg.config import ExperimentConfig
+from foodseg.config.load import from_yaml, leaves, to_yaml
 from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_absolute
 from foodseg.data.concat import training_manifest
 from foodseg.data.reader import RowReader, training_order
@@ -27,6 +27,7 @@ from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import Segmenter
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps
+from foodseg.storage.text_files import decode_text
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.batch_size import require_statistics
@@ -46,6 +47,7 @@ class Run:
     order: TrainingOrder
     total_steps: int
     # set by `check_run`:
+    begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
     model: Segmenter | None = None  # as a worker would build it; None with a diffusion backbone
@@ -112,7 +114,7 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     if config.scaling.num_workers == 0 and config.scaling.use_gpu:
         _require_gpu(config)
     refuse_in_use(config.run.uri, "run.uri")
-    _check_run_directory(config, resume)
+    begun = None if _is_empty(config.run.uri) else _begun(config, resume)
     # a checkpoint holds the weights, so that resuming from it needs neither the weights file nor the hub
     starts = not resume or newest_checkpoint(config.run.uri) is None
     text = text_of_run(config, manifest.class_table)
@@ -126,7 +128,7 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     backbone = model.backbone.state_dict() if loaded and model is not None else None
-    return replace(run, starts=starts, text=text, model=model, backbone=backbone)
+    return replace(run, begun=begun, starts=starts, text=text, model=model, backbone=backbone)
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
@@ -139,20 +141,21 @@ def begin_run(run: Run, *, resume: bool) -> None:
         UserError: another command has begun or changed a run there since `check_run`.
     """
     config, manifest, text = run.config, run.manifest, run.text
-    _check_run_directory(config, resume)
     # config.yaml first: a directory that holds files without it is not a run and could not be resumed
     where, data = storage.join(config.run.uri, "config.yaml"), to_yaml(config).encode()
-    if not storage.create_bytes(where, data):
-        if not resume:
-            raise _not_empty(config)
-        storage.write_bytes(where, data)
+    if run.begun is not None:
+        written = storage.replace_bytes(where, data, run.begun)
+    else:
+        written = _is_empty(config.run.uri) and storage.create_bytes(where, data)
+    if not written:
+        raise _changed_meanwhile(config) if resume else _not_empty(config)
     if text is not None:
         storage.write_bytes(storage.join(config.run.uri, TEXT_FILE), table_bytes(text))
     if run.backbone is not None:
         where = storage.join(config.run.uri, BACKBONE_FILE)
         storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
     if resume and (newest_checkpoint(config.run.uri) is None) != run.starts:
-        raise UserError(f"run.uri {storage.redact(config.run.uri)} was changed while this command began: run it again")
+        raise _changed_meanwhile(config)
     if config.model.weights == "none" and run.starts:
         _log.warning(
             "model.weights is none: the backbone starts from random weights, so expect low scores; timm would take "
@@ -293,26 +296,35 @@ def _require_crops(model: Segmenter, config: ExperimentConfig) -> None:
         ) from None
 
 
-def _check_run_directory(config: ExperimentConfig, resume: bool) -> None:
-    uri, shown = config.run.uri, storage.redact(config.run.uri)
-    if not set(storage.list_names(uri)) - {IN_USE}:
-        return
+def _is_empty(run_uri: str) -> bool:
+    return not set(storage.list_names(run_uri)) - {IN_USE}
+
+
+def _begun(config: ExperimentConfig, resume: bool) -> str:
+    """Checks the run that is in the run directory; returns the version of its `config.yaml`."""
+    shown, where = storage.redact(config.run.uri), storage.join(config.run.uri, "config.yaml")
     if not resume:
         raise _not_empty(config)
-    where = storage.join(uri, "config.yaml")
     if not storage.exists(where):
         raise UserError(f"--resume: {shown} holds files but no config.yaml, so it is not a run; give another run.uri")
-    changed = _changed_keys(load_config(where).config, config)
+    data, version = storage.read_versioned(where)
+    changed = _changed_keys(from_yaml(decode_text(data, storage.redact(where)), where), config)
     if changed:
         raise UserError(
             f"--resume: {shown} was started with another configuration: {'; '.join(changed[:3])}; "
             "give the same one, or another run.uri to start again"
         )
+    return version
 
 
 def _not_empty(config: ExperimentConfig) -> UserError:
     shown = storage.redact(config.run.uri)
     return UserError(f"the run directory {shown} is not empty: give --resume to resume it, or another run.uri")
+
+
+def _changed_meanwhile(config: ExperimentConfig) -> UserError:
+    shown = storage.redact(config.run.uri)
+    return UserError(f"run.uri {shown} was changed while this command began: run it again")
 
 
 def _changed_keys(started: ExperimentConfig, config: ExperimentConfig) -> list[str]:

@@ -1,8 +1,6 @@
 """What is refused before the first step, and how long a run is."""
 
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
@@ -12,16 +10,15 @@ from torch import nn
 
 from foodseg import storage
 from foodseg.checkpoint.run_layout import checkpoint_uri
-from foodseg.config import ExperimentConfig, load_config, parse_config
+from foodseg.config import ExperimentConfig, parse_config
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
-from foodseg.storage.writer_lock import in_use
 from foodseg.train import ray_trainer
 from foodseg.train import run as run_module
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import Trainer, train
 from foodseg.train.results import TrainingResult
-from foodseg.train.run import begin_run, check_run, prepare_run, text_of_run, with_absolute_uris
+from foodseg.train.run import prepare_run, text_of_run, with_absolute_uris
 from tests.support.gloo_rank import prepared
 from tests.support.hub_server import HubServer
 from tests.support.synthetic_set import synthetic_config, write_synthetic, write_table
@@ -96,36 +93,6 @@ def test_several_workers_on_the_gpu_of_a_mac_are_refused_before_ray_starts(data,
     assert not (tmp_path / "r").exists()
 
 
-def test_a_run_that_another_command_writes_is_refused(data, tmp_path):
-    config = synthetic_config(data, tmp_path / "r")
-    with in_use(config.run.uri, "run.uri"):
-        for resume in (False, True):
-            with pytest.raises(UserError, match=r"^run.uri .* is being written by another command"):
-                check_run(config, resume=resume)
-    run = check_run(config, resume=False)
-    with in_use(config.run.uri, "run.uri"):
-        begin_run(run, resume=False)  # the lock file is not a run
-    with pytest.raises(UserError, match="is not empty"):
-        begin_run(run, resume=False)  # somebody else was faster
-
-
-def test_of_two_that_begin_a_run_at_the_same_moment_one_is_refused(data, tmp_path, monkeypatch):
-    run = check_run(synthetic_config(data, tmp_path / "r"), resume=False)
-    looked = threading.Barrier(2)
-    monkeypatch.setattr(run_module, "_check_run_directory", lambda config, resume: looked.wait())
-
-    def begin(_):
-        try:
-            begin_run(run, resume=False)
-        except UserError as error:
-            return str(error)
-        return "begun"
-
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = sorted(pool.map(begin, range(2)))
-    assert outcomes[0] == "begun" and "is not empty: give --resume" in outcomes[1]
-
-
 @pytest.mark.parametrize("val", [0, 1])
 def test_a_val_without_labels_is_refused_before_training(tmp_path, val):
     uri = write_synthetic(tmp_path / "d", train=4, val=val, test=1)  # the last image of a split is unlabelled
@@ -177,32 +144,6 @@ def test_one_image_without_validation_trains(tmp_path, batch):
     assert train(run.config, run.manifest, run.total_steps, context) == TrainingResult(
         2, False, None, run.config.run.uri
     )
-
-
-def test_run_directory(data, tmp_path):
-    config = synthetic_config(data, tmp_path / "r")
-    prepare_run(config, resume=True)  # nothing there yet: a start
-    assert load_config(str(tmp_path / "r" / "config.yaml")).config == config
-    with pytest.raises(UserError, match=r"is not empty: give --resume to resume it, or another run.uri"):
-        prepare_run(config, resume=False)
-    prepare_run(config, resume=True)
-
-
-def test_another_configuration_is_refused_naming_the_keys(data, tmp_path):
-    prepare_run(synthetic_config(data, tmp_path / "r"), resume=False)
-    harmless = ["train.log_every=3", "train.micro_batch=2", "scaling.num_workers=2", "train.keep_checkpoints=5"]
-    prepare_run(synthetic_config(data, tmp_path / "r", *harmless), resume=True)
-    config = synthetic_config(data, tmp_path / "r")
-    kept = config.model_copy(update={"train": config.train.model_copy(update={"latent_cache": "elsewhere"})})
-    assert run_module._changed_keys(config, kept) == []
-    with pytest.raises(UserError, match=r"optim.lr was 0.001, now 0.5; train.seed was 0, now 7; give the same one"):
-        prepare_run(synthetic_config(data, tmp_path / "r", "optim.lr=0.5", "train.seed=7"), resume=True)
-
-
-def test_a_folder_that_is_not_a_run(data, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds files but no config.yaml"):
-        prepare_run(synthetic_config(data, tmp_path), resume=True)
 
 
 def test_resuming_needs_no_weights_file(data, tmp_path, monkeypatch):
