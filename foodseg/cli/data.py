@@ -150,14 +150,14 @@ def data_embed(
     result = embed_names(src, out, random_seed=seed if random else None, permute=permute)
 
     def show() -> None:
-        print(f"{result['table']}: {result['ids']} ids, embeddings of {result['width']}, {result['made_by']}")
+        print(f"{result.table}: {result.ids} ids, embeddings of {result.width}, {result.made_by}")
         print("closest names:")
-        for pair in result["closest"]:
-            print(f"  {pair['cosine']:.2f}  {' / '.join(pair['names'])}")
-        table = shlex.quote(f"model.text.table={result['table']}")
+        for pair in result.closest:
+            print(f"  {pair.cosine:.2f}  {' / '.join(pair.names)}")
+        table = shlex.quote(f"model.text.table={result.table}")
         print(f"next: foodseg train --set model.text.kind=table --set {table} ...")
 
-    emit(result, as_json, show)
+    emit(result.to_json(), as_json, show)
 
 
 @data_app.command("inspect")
@@ -181,4 +181,4 @@ def data_inspect(
     from foodseg.prepare.inspect import inspect_data, show_inspection
 
     result = inspect_data(uri, out, text, verify=verify)
-    emit(result, as_json, lambda: show_inspection(result))
+    emit(result.to_json(), as_json, lambda: show_inspection(result))

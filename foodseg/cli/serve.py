@@ -86,8 +86,8 @@ def serve_swap(
     result = swap(name, checkpoint, address)
 
     def show() -> None:
-        before = f", before {result['before'][:12]}" if result["before"] else ""
-        print(f"{name} is now {result['sha'][:12]}{before}: {result['checkpoint']} ({result['seconds']:.1f} s)")
+        before = f", before {result.before[:12]}" if result.before else ""
+        print(f"{name} is now {result.sha[:12]}{before}: {result.checkpoint} ({result.seconds:.1f} s)")
         print("a redeployment of the file restores the checkpoint in the file: change it there, too")
 
-    emit(result, as_json, show)
+    emit(result.to_json(), as_json, show)

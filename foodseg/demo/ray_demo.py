@@ -106,7 +106,7 @@ def run_demo(data: str | None, out: Path) -> DemoResult:
         steps=trained.step,
         metrics=metrics,
         provided=provided,
-        text=text["made_by"],
+        text=text.made_by,
         images=str(out / "images.png"),
         summary=_summary(metrics, provided, manifest.classes[1:3], out, seconds, synthetic=data is None),
     )

@@ -7,12 +7,12 @@ storage.write_text(where, page_html(page))
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from foodseg import storage
+from foodseg.checkpoint.history import Validation
 from foodseg.checkpoint.run_layout import run_of
 from foodseg.classes import ClassTable
 from foodseg.data.shards import Manifest
@@ -36,8 +36,7 @@ class Page:
     matrix: (K, K) integers, rows truth, columns prediction, of ids of `classes`.
     manifest: of the data set that was scored.
     worst, best: images, as `examples.draw_example` made them.
-    history: one dict per validation of the training (step, miou, miou_student, and miou_ema where the run
-        has averaged weights); empty for label maps from a folder.
+    history: the validations of the training; empty for label maps from a folder.
     losses: (step, loss terms by name), as `read_losses` found them.
     condition: as in `headlines`.
     """
@@ -50,7 +49,7 @@ class Page:
     manifest: Manifest
     worst: Sequence[Example]
     best: Sequence[Example]
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Validation] = ()
     losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     condition: str | None = None
 
@@ -148,11 +147,10 @@ def _training_charts(page: Page) -> list[Markup]:
         lines = [Line(name.replace("_", " "), points) for name, points in page.losses.items()]
         charts.append(line_chart("Training loss over steps", lines, x="step", y="loss"))
     if page.history:
-        lines = [
-            Line(f"{weights} weights", [(entry["step"], 100 * entry[key]) for entry in page.history if key in entry])
-            for weights, key in (("student", "miou_student"), ("averaged", "miou_ema"))
-        ]
-        lines = [line for line in lines if line.points]  # a run without a teacher has no averaged weights
+        lines = [Line("student weights", [(entry.step, 100 * entry.miou_student) for entry in page.history])]
+        averaged = [(entry.step, 100 * entry.miou_ema) for entry in page.history if entry.miou_ema is not None]
+        if averaged:
+            lines.append(Line("averaged weights", averaged))
         charts.append(line_chart("mIoU on val over steps", lines, x="step", y="mIoU on val, %"))
     return [Markup(chart) for chart in charts]
 

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from foodseg import __version__, storage
+from foodseg.checkpoint.history import Validation
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
@@ -26,9 +26,9 @@ RESULT_FILES = (
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """How the scored model was trained: one dict per validation (step, miou), and (step, loss) points by name."""
+    """How the scored model was trained: its validations, and (step, loss) points by name."""
 
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Validation] = ()
     losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 

@@ -78,7 +78,7 @@ def checkpoint_subject(
         build=CheckpointLabeller(uri, config, conditioning),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
-        curves=TrainingCurves([each.to_json() for each in loaded.history], read_losses(uri, loaded.step)),
+        curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
         computes=True,
     )
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -123,13 +123,28 @@ def serving(
                 _drain(name, file.config.http.request_seconds)
 
 
-def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Swapped:
+    """The checkpoint that a public name now serves, its URI without secrets.
+
+    before: sha of the one that it served until now; None = none. seconds: that the swap took.
+    """
+
+    name: str
+    checkpoint: str
+    sha: str
+    before: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """Returns it as `foodseg serve swap --json` prints it."""
+        return asdict(self)
+
+
+def swap(name: str, checkpoint: str, address: str) -> Swapped:
     """Swaps the checkpoint of a public name, in the endpoint on the cluster at `address`, without a restart.
 
     The checkpoint is loaded and labels an image here first, so that a bad one is refused before anything changes.
-
-    Returns:
-        name, checkpoint, sha; `before`: the sha that served until now, or None; `seconds` that it took.
 
     Raises:
         UserError: the checkpoint is bad, no endpoint runs there, or the replicas cannot load it.
@@ -160,7 +175,7 @@ def swap(name: str, checkpoint: str, address: str) -> dict[str, Any]:
         deploy(client, ServeDeploySchema.model_validate({"applications": [*rest, changed]}))
         _wait_for_model(handle, name, uri, sha)
         seconds = time.monotonic() - began
-    return {"name": name, "checkpoint": storage.redact(uri), "sha": sha, "before": before, "seconds": seconds}
+    return Swapped(name, storage.redact(uri), sha, before, seconds)
 
 
 def _stages(config: ServeConfig) -> list[tuple[str, float]]:

@@ -74,6 +74,6 @@ def build_scheduler(rule: EarlyStop | None, ledger: Ledger) -> TrialScheduler:
     for trial in ledger:
         past = SimpleNamespace(config={"trial": trial.name})
         scheduler.on_trial_add(None, past)
-        for line in trial.reports:
-            scheduler.on_trial_result(None, past, {"percent": 100 * line["share"], "miou": line["miou"]})
+        for report in trial.reports:
+            scheduler.on_trial_result(None, past, {"percent": 100 * report.share, "miou": report.miou})
     return scheduler

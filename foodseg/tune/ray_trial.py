@@ -6,7 +6,6 @@ Heavy modules are imported inside functions: Ray's controller of a training unpi
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -17,7 +16,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.sweep import Against
 from foodseg.errors import FoodsegError, OutOfMemory, RetryLater, Unavailable
 from foodseg.train.results import Report
-from foodseg.tune.trials import End, Status, Trial, read_trial, write_end
+from foodseg.tune.trials import End, Status, Trial, TrialReport, read_trial, write_end
 
 Afterwards = Callable[[str, ExperimentConfig], None]
 """Called with the trial's name and configuration after training, before the trial counts as finished; it is pickled."""
@@ -40,12 +39,17 @@ class TuneReports:
         # between two validations, or at the end, when there is nothing left to decide
         if report.validation is None or report.share >= 1:
             return
-        update = {"report": {**report.to_json(), "seconds": time.time() - self._since}, "costs": self._costs,
-                "percent": 100 * report.share, "miou": report.validation.miou}  # fmt: skip
+        own = TrialReport(report.validation, report.share, time.time() - self._since)
+        update = tune_result(own, self._costs)
         if self._queue is not None:
             self._queue.after_report(None, [update], None)
         else:
             tune.report(update)
+
+
+def tune_result(report: TrialReport, costs: dict[str, float]) -> dict[str, object]:
+    """Returns a validation as Tune takes it: `percent` and `miou` for its scheduler, the rest for the ledger."""
+    return {"report": report.to_json(), "costs": costs, "percent": 100 * report.share, "miou": report.miou}
 
 
 def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | None) -> None:
@@ -86,14 +90,14 @@ def run_trial(uri: str, name: str, against: Against, afterwards: Afterwards | No
     write_end(uri, name, End(status, reason, seconds, reports, costs, trace))
 
 
-def _validations(uri: str, trial: Trial, total: int, seconds: float) -> tuple[dict[str, Any], ...]:
+def _validations(uri: str, trial: Trial, total: int, seconds: float) -> tuple[TrialReport, ...]:
     """Returns the validations that the run has recorded, with the seconds that the ledger has for each."""
     noted = read_trial(uri, trial.name).reports
     where = storage.join(trial.run_uri, "history.jsonl")
     if not total or not storage.exists(where):
         return noted
-    after = {line["step"]: line["seconds"] for line in noted}
+    after = {report.step: report.seconds for report in noted}
     return tuple(
-        {**Report(each.step, each.step / total, each).to_json(), "seconds": after.get(each.step, seconds)}
+        TrialReport(each, each.step / total, after.get(each.step, seconds))
         for each in parse_history(storage.read_text(where))
     )

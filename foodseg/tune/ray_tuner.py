@@ -38,7 +38,7 @@ from foodseg.train.ray_trainer import KEEP_MEMORY
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ray_early_stop import build_scheduler
 from foodseg.tune.ray_trial_queue import Budget, NotPickled, Plan, TrialQueue
-from foodseg.tune.trials import FINAL, Status, Trial
+from foodseg.tune.trials import FINAL, Status, Trial, TrialReport
 
 LOOK_SECONDS = 2.0  # between two checks for what stopped trials had reserved
 LAST_LOOKS = 15
@@ -178,7 +178,7 @@ class _Recorder(NotPickled, tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if "report" in result:
-            self._plan.ledger.note(trial.config["trial"], result["report"], result["costs"])
+            self._plan.ledger.note(trial.config["trial"], TrialReport.from_json(result["report"]), result["costs"])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         name = trial.config["trial"]

@@ -112,7 +112,7 @@ class TpeSearch:
         elif self._against != "none":  # Optuna does not support early stopping with two objectives
             self._study.tell(asked, [trial.score, trial.costs[self._against]])
         elif trial.status == "stopped":
-            asked.report(trial.score, trial.reports[-1]["step"])
+            asked.report(trial.score, trial.reports[-1].step)
             self._study.tell(asked, state=self._states.PRUNED)
         else:
             self._study.tell(asked, trial.score)

@@ -25,7 +25,7 @@ def curves_chart(trials: Sequence[Trial], best: str | None) -> str:
     def draw(axes: Any) -> None:
         for trial in sorted(scored, key=lambda trial: (trial.name == best, trial.status == "finished")):
             colour, width = (BEST, 2.5) if trial.name == best else (COLOUR[trial.status], 1.2)
-            points = [(100 * line["share"], 100 * line["miou"]) for line in trial.reports]
+            points = [(100 * report.share, 100 * report.miou) for report in trial.reports]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, lw=width, markevery=[-1], clip_on=False)
         axes.set_xlim(0, 100)
         axes.set_ylim(0)

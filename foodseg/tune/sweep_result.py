@@ -162,8 +162,8 @@ def trials_table(result: SweepResult) -> pa.Table:
         "share": [trial.share for trial in trials],
         "seconds": [trial.seconds for trial in trials],
         "front": [trial.name in result.front for trial in trials],
-        "curve_step": pa.array([[line["step"] for line in t.reports] for t in trials], pa.list_(pa.int64())),
-        "curve_miou": pa.array([[line["miou"] for line in t.reports] for t in trials], pa.list_(pa.float64())),
+        "curve_step": pa.array([[report.step for report in t.reports] for t in trials], pa.list_(pa.int64())),
+        "curve_miou": pa.array([[report.miou for report in t.reports] for t in trials], pa.list_(pa.float64())),
     }
     for cost in sorted({name for trial in trials for name in trial.costs}):
         columns[cost] = pa.array([trial.costs.get(cost) for trial in trials], pa.float64())

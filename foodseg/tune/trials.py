@@ -6,11 +6,12 @@ itself, so that a driver that is killed at that moment loses nothing.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from foodseg import storage
+from foodseg.checkpoint.history import Validation
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.tune.space import Values
 
@@ -21,12 +22,39 @@ FINAL: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
+class TrialReport:
+    """A validation of a trial after a `share` of its steps, in (0, 1], and `seconds` of training."""
+
+    validation: Validation
+    share: float
+    seconds: float
+
+    @property
+    def step(self) -> int:
+        return self.validation.step
+
+    @property
+    def miou(self) -> float:
+        return self.validation.miou
+
+    def to_json(self) -> dict[str, float]:
+        """Returns it as the ledger has it: share, seconds and the scores by name."""
+        return {**self.validation.to_json(), "share": self.share, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TrialReport":
+        """Returns what `to_json` gave."""
+        scores = {name: value for name, value in values.items() if name not in ("share", "seconds")}
+        return cls(Validation(**scores), values["share"], values["seconds"])
+
+
+@dataclass(frozen=True)
 class Trial:
     """One configuration that is tried.
 
     number: from 0 on; name: of the trial and its run directory, shown to people.
     values: of the hyperparameters. config: the whole configuration, as plain data.
-    reports: one dict per validation: step, share (of its steps, in (0, 1]), miou and further scores, seconds.
+    reports: its validations, the oldest first.
     seconds: of training over all attempts. reason: why it failed, was stopped or interrupted.
     costs: parameters and latency_ms, where they are an objective.
     """
@@ -38,7 +66,7 @@ class Trial:
     status: Status = "running"
     reason: str | None = None
     seconds: float = 0.0
-    reports: tuple[dict[str, Any], ...] = ()
+    reports: tuple[TrialReport, ...] = ()
     costs: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -48,12 +76,12 @@ class Trial:
     @property
     def score(self) -> float | None:
         """mIoU on val at the last validation: the best one would favour trials that are validated often."""
-        return float(self.reports[-1]["miou"]) if self.reports else None
+        return self.reports[-1].miou if self.reports else None
 
     @property
     def share(self) -> float:
         """How much of its steps it trained, as far as it was validated, in [0, 1]."""
-        return float(self.reports[-1]["share"]) if self.reports else 0.0
+        return self.reports[-1].share if self.reports else 0.0
 
     def parsed(self) -> ExperimentConfig:
         return parse_config(self.config)
@@ -66,7 +94,7 @@ class End:
     status: Status
     reason: str | None
     seconds: float
-    reports: tuple[dict[str, Any], ...]
+    reports: tuple[TrialReport, ...]
     costs: dict[str, float] = field(default_factory=dict)
     trace: str | None = None
 
@@ -101,16 +129,16 @@ class Ledger:
     def put(self, trial: Trial) -> Trial:
         """Writes a trial, new or changed."""
         where = _where(self.uri, "ledger", trial.name)
-        storage.until_answered(lambda: storage.write_json(where, asdict(trial)), self._patience)
+        storage.until_answered(lambda: storage.write_json(where, _plain(trial)), self._patience)
         self._trials[trial.name] = trial
         return trial
 
-    def note(self, name: str, report: dict[str, Any], costs: dict[str, float]) -> Trial:
+    def note(self, name: str, report: TrialReport, costs: dict[str, float]) -> Trial:
         """Adds a validation; one of the same step, from an earlier attempt, is replaced."""
         trial = self[name]
-        kept = tuple(line for line in trial.reports if line["step"] < report["step"])
+        kept = tuple(other for other in trial.reports if other.step < report.step)
         return self.put(
-            replace(trial, reports=(*kept, report), seconds=max(trial.seconds, report["seconds"]), costs=costs)
+            replace(trial, reports=(*kept, report), seconds=max(trial.seconds, report.seconds), costs=costs)
         )
 
     def close(self, name: str, otherwise: Status | None = None, reason: str | None = None) -> Trial:
@@ -122,7 +150,7 @@ class Ledger:
         return self.put(
             replace(
                 trial, status=end.status, reason=end.reason, seconds=max(trial.seconds, end.seconds),
-                reports=tuple(end.reports), costs=end.costs or trial.costs,
+                reports=end.reports, costs=end.costs or trial.costs,
             )
         )  # fmt: skip
 
@@ -134,18 +162,26 @@ class Ledger:
 
 def read_trial(uri: str, name: str) -> Trial:
     """Reads one trial of the sweep at `uri`."""
-    plain = json.loads(storage.read_text(_where(uri, "ledger", name)))
-    return Trial(**{**plain, "reports": tuple(plain["reports"])})
+    return Trial(**_parsed(storage.read_text(_where(uri, "ledger", name))))
 
 
 def _read_end(uri: str, name: str) -> End | None:
     where = _where(uri, "ended", name)
-    return End(**json.loads(storage.read_text(where))) if storage.exists(where) else None
+    return End(**_parsed(storage.read_text(where))) if storage.exists(where) else None
 
 
 def write_end(uri: str, name: str, end: End) -> None:
     """Writes how a trial ended; called by the trial itself."""
-    storage.write_json(_where(uri, "ended", name), asdict(end))
+    storage.write_json(_where(uri, "ended", name), _plain(end))
+
+
+def _plain(event: Trial | End) -> dict[str, object]:
+    return {**asdict(event), "reports": [report.to_json() for report in event.reports]}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    plain = json.loads(text)
+    return {**plain, "reports": tuple(map(TrialReport.from_json, plain["reports"]))}
 
 
 def _where(uri: str, folder: str, name: str) -> str:

@@ -297,7 +297,7 @@ def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_checkpoint_t
     with Load(world.endpoint.url, png(image), "b") as load:
         load.wait_for(5)
         result = swap("b", world.checkpoints["c"], address="auto")
-        assert (result["before"], result["sha"]) == (before.sha, after.sha)
+        assert (result.before, result.sha) == (before.sha, after.sha)
         wait_until(world, "b", sha=after.sha)
         load.wait_for(len(load.answers) + 20)
     assert set(load.statuses) == {200}
@@ -329,7 +329,7 @@ def test_a_replica_that_starts_after_newer_checkpoints_serves_the_pinned_one(wor
     assert answer.json()["model"]["sha"] == before != after
     assert state(world, "a")["error"] is None
     back = checkpoint_sha(world.checkpoints["a"])
-    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == back
+    assert swap("a", world.checkpoints["a"], address="auto").sha == back
     wait_until(world, "a", sha=back)  # for the tests that follow
 
 
@@ -361,5 +361,5 @@ def test_a_replica_that_starts_after_a_bad_checkpoint_serves_the_last_good_one(w
     assert {answer["model"]["sha"] for answer in load.answers} == {good}
     found = wait_until(world, "a", sha=good)
     assert "torn" in found["error"]
-    assert swap("a", world.checkpoints["a"], address="auto")["sha"] == good
+    assert swap("a", world.checkpoints["a"], address="auto").sha == good
     assert wait_until(world, "a", error=None)["sha"] == good

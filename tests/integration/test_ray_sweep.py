@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from foodseg.checkpoint.history import Validation
 from foodseg.config import load_config
 from foodseg.errors import RetryLater
 from foodseg.train.ray_trainer import run_training
@@ -16,7 +17,7 @@ from foodseg.tune import ray_tuner
 from foodseg.tune.ray_sweep import run_sweep
 from foodseg.tune.sweep_files import begin, read_sweep
 from foodseg.tune.sweep_result import SweepResult
-from foodseg.tune.trials import Ledger, Trial
+from foodseg.tune.trials import Ledger, Trial, TrialReport
 from tests.support.compare import close
 from tests.support.ray_cluster import CPUS
 from tests.support.ray_trials import run_quickly
@@ -38,7 +39,7 @@ def free_cpus(wanted: float, seconds: float = 60) -> float:
 
 def logged_steps(run: Path) -> list[int]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "positions" in line]
+    return [line.step for line in lines if "positions" in line]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_a_stopped_trial_with_workers_frees_them(ray_cluster: None, tmp_path: Pa
     )
     plan = read_sweep(path, [])
     begin(uri, "sweep.yaml", plan.given, resume=False)
-    reports = tuple({"step": step, "share": step / 1000, "miou": 0.9, "seconds": 1.0} for step in range(20, 1001, 20))
+    reports = tuple(TrialReport(Validation(step, 0.9, 0.9, 0.9, 0.9), step / 1000, 1.0) for step in range(20, 1001, 20))
     Ledger(uri).put(Trial("trial-0000", 0, {"optim.lr": "0.01"}, plan.given["config"], "finished", reports=reports))
     assert free_cpus(CPUS) == CPUS
 
@@ -171,10 +172,10 @@ def test_a_budget_ends_a_sweep_and_a_larger_one_resumes_it(ray_cluster: None, tm
     ):
         run_sweep(read_sweep(path, []), run_each=partial(run_quickly, pause=20))
     (first,) = Ledger(str(uri))
-    assert first.status == "interrupted" and first.seconds > 0 and [line["step"] for line in first.reports] == [4]
+    assert first.status == "interrupted" and first.seconds > 0 and [line.step for line in first.reports] == [4]
 
     result = run_sweep(read_sweep(path, ["sweep.worker_hours=1"]), resume=True, run_each=run_quickly)
     assert (len(result.trials), result.count("finished")) == (2, 2)
     resumed, _ = Ledger(str(uri))
     assert resumed.values == first.values and resumed.seconds > first.seconds
-    assert resumed.reports[0] == first.reports[0] and [line["step"] for line in resumed.reports] == [4, 8, 12]
+    assert resumed.reports[0] == first.reports[0] and [line.step for line in resumed.reports] == [4, 8, 12]

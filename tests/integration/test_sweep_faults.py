@@ -51,10 +51,10 @@ def test_a_killed_trial_resumes_from_its_checkpoint(ray_cluster: None, tmp_path:
         trials[0].send_signal(signal.SIGKILL)
         result = sweep.result(timeout=280)
     assert (result.count("finished"), result.count("failed")) == (2, 0)
-    steps = [line["step"] for line in next(iter(Ledger(uri))).reports]
+    steps = [line.step for line in next(iter(Ledger(uri))).reports]
     assert steps == list(range(4, 121, 4))
     logged = (tmp_path / "sweep" / "trials" / "trial-0000" / "log.jsonl").read_text().splitlines()
-    done = [line["step"] for line in map(json.loads, logged) if "positions" in line]
+    done = [line.step for line in map(json.loads, logged) if "positions" in line]
     # it went on from a checkpoint: the first steps were not done again, later ones may have been
     assert done.count(1) == 1 and set(done) == set(range(1, 121))
 
@@ -76,7 +76,7 @@ def test_a_trial_with_workers_outlives_one_of_them(ray_cluster: None, tmp_path: 
         result = sweep.result(timeout=280)
     assert (result.count("finished"), result.count("failed")) == (1, 0)
     (trial,) = Ledger(uri)
-    assert [line["step"] for line in trial.reports] == list(range(4, 81, 4))
+    assert [line.step for line in trial.reports] == list(range(4, 81, 4))
     history = (tmp_path / "sweep" / "trials" / trial.name / "history.jsonl").read_text().splitlines()
     assert trial.score == json.loads(history[-1])["miou"]
 

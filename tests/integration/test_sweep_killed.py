@@ -21,7 +21,7 @@ def trials(uri: Path) -> list[Trial]:
 def logged_steps(uri: Path, trial: str) -> list[int]:
     log = uri / "trials" / trial / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return [line["step"] for line in lines if "positions" in line]
+    return [line.step for line in lines if "positions" in line]
 
 
 @pytest.mark.chaos
@@ -55,4 +55,4 @@ def test_a_killed_driver(tmp_path: Path) -> None:
     assert sorted(set(steps)) == list(range(1, 401)) and len(steps) - 400 < 4  # repeated: those since the checkpoint
     assert logged_steps(uri, "trial-0002") == list(range(1, 10))
     second = Ledger(str(uri))["trial-0001"]
-    assert [line["step"] for line in second.reports] == list(range(4, 401, 4))
+    assert [line.step for line in second.reports] == list(range(4, 401, 4))

@@ -7,10 +7,11 @@ import time
 
 from ray import tune
 
+from foodseg.checkpoint.history import Validation
 from foodseg.config.sweep import Against
 from foodseg.errors import RetryLater
-from foodseg.tune.ray_trial import Afterwards
-from foodseg.tune.trials import End, read_trial, write_end
+from foodseg.tune.ray_trial import Afterwards, tune_result
+from foodseg.tune.trials import End, TrialReport, read_trial, write_end
 
 STEPS = (4, 8, 12)  # as tests/support/sweep_files.py has trials validated
 
@@ -24,10 +25,11 @@ def run_quickly(uri: str, name: str, against: Against, afterwards: Afterwards | 
     began, reports = time.time() - trial.seconds, list(trial.reports)
     for step in STEPS[len(reports) :]:
         time.sleep(0.01)  # a step takes time: else a budget of hours would never be used up
-        report = {"step": step, "share": step / STEPS[-1], "miou": step / 100, "seconds": time.time() - began}
+        scores = Validation(step, step / 100, 0.5, 0.5, step / 100)
+        report = TrialReport(scores, step / STEPS[-1], time.time() - began)
         reports.append(report)
         if step < STEPS[-1]:  # Tune has nothing to decide at the end
-            tune.report({"report": report, "costs": {}, "percent": 100 * report["share"], "miou": report["miou"]})
+            tune.report(tune_result(report, {}))
             time.sleep(pause)
     status, reason = "finished", None
     if afterwards is not None:

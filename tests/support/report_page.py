@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foodseg.checkpoint.history import Validation
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
@@ -55,6 +56,6 @@ def awkward_page(folder: Path, confidence: bool = True) -> Page:
         manifest=manifest,
         worst=worst,
         best=best,
-        history=[{"step": step, "miou_student": 0.001 * step % 0.5} for step in steps] if confidence else [],
+        history=[Validation(step, 0.1, 0.1, 0.1, 0.001 * step % 0.5) for step in steps] if confidence else [],
         losses={"cross_entropy": [(step, 10 / step) for step in steps], "dice": [(10, 0.5)]} if confidence else {},
     )

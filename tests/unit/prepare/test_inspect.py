@@ -2,8 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from foodseg.errors import DataRefused, UserError
 from foodseg.models.text.class_embeddings import closest_pairs, read_table
 from foodseg.prepare.contact_sheet import choose_rows
 from foodseg.prepare.inspect import closest_names, inspect_data, shared_groups, show_inspection
+from foodseg.prepare.inspection import Inspection, SharedGroups, Verified
 from tests.support.synthetic_set import write_synthetic, write_table
 
 PAIR = {
@@ -46,13 +47,13 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def result(audited: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def inspection(audited: str, tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     """The inspection of it."""
     return inspect_data(audited, str(tmp_path_factory.mktemp("look")))
 
 
-def test_counts_are_those_of_the_manifest(audited: str, result: dict[str, Any]) -> None:
-    result = json.loads(json.dumps(result))
+def test_counts_are_those_of_the_manifest(audited: str, inspection: Inspection) -> None:
+    result = json.loads(json.dumps(inspection.to_json()))
     manifest = read_manifest(audited)
     assert result["data"] == manifest.identity
     assert {split: row["images"] for split, row in result["splits"].items()} == {"train": 4, "val": 2, "test": 2}
@@ -72,17 +73,29 @@ def test_counts_are_those_of_the_manifest(audited: str, result: dict[str, Any]) 
     }  # fmt: skip
     assert [row["finding"] for row in result["findings"]] == ["grey", "near_duplicate"]
     assert result["quarantine"] == [REFUSED]
+    assert list(result) == [
+        "data", "uri", "ids", "ignore_id", "splits", "sources", "class_table", "never_in_train", "closest_names",
+        "closest_embeddings", "shared_groups", "audit", "findings", "quarantine", "images", "verified",
+    ]  # fmt: skip
+    assert result["splits"]["val"] == {
+        "images": 2, "unlabelled": 1, "groups": 2, "pixels": sum(manifest.counts["val"].class_pixels),
+        "ignored_pixels": 0, "ignored_share": 0,
+    }  # fmt: skip
+    assert [list(table[0]), list(table[0]["splits"]["train"])] == [
+        ["id", "name", "images", "pixels", "share", "splits"], ["images", "pixels"],
+    ]  # fmt: skip
+    assert list(result["closest_names"][0]) == ["ids", "names", "similarity"]
 
 
 def test_shards_are_verified_before_anything_is_written(
-    audited: str, result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    audited: str, inspection: Inspection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert result["verified"] is None
+    assert inspection.verified is None
     shards = read_manifest(audited).shards
     whole = inspect_data(audited, str(tmp_path / "whole"), verify=True)
-    assert whole["verified"] == {"shards": 4, "bytes": sum(shard.size for shard in shards)}
+    assert whole.verified == Verified(4, sum(shard.size for shard in shards))
     show_inspection(whole)
-    assert f"all 4 shards ({whole['verified']['bytes']:,} bytes) are those that dataset.json" in capsys.readouterr().out
+    assert f"all 4 shards ({whole.verified.bytes:,} bytes) are those that dataset.json" in capsys.readouterr().out
     shutil.copytree(audited, tmp_path / "data")
     (tmp_path / "data" / shards[3].path).unlink()
     with pytest.raises(DataRefused, match=r"1 of 4 shards .*v-1/test/part-00000\.parquet is missing"):
@@ -91,9 +104,9 @@ def test_shards_are_verified_before_anything_is_written(
 
 
 def test_images_are_written_and_the_same_each_time(
-    audited: str, result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audited: str, inspection: Inspection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = result["images"]
+    images = inspection.images
     assert sorted(images) == ["contact_sheet", "near_duplicates"]
     for name, columns, cell in (("contact_sheet", 6, 400), ("near_duplicates", 1, 568)):
         with Image.open(images[name]) as image:
@@ -105,8 +118,8 @@ def test_images_are_written_and_the_same_each_time(
         assert again.read_bytes() == Path(path).read_bytes(), "a folder named after the data set holds the same"
 
 
-def test_what_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    show_inspection(result)
+def test_what_is_printed(inspection: Inspection, capsys: pytest.CaptureFixture[str]) -> None:
+    show_inspection(inspection)
     printed = " ".join(capsys.readouterr().out.split())
     for words in (
         "my/odd name@v1-",
@@ -120,20 +133,19 @@ def test_what_is_printed(result: dict[str, Any], capsys: pytest.CaptureFixture[s
         assert words in printed, words
 
 
-def test_the_share_of_ignored_pixels_is_shown(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    pixels = result["splits"]["train"]["pixels"]
-    shown = result["splits"]["train"] | {"ignored_pixels": pixels, "ignored_share": 0.5}
-    show_inspection({**result, "splits": {"train": shown}})
+def test_the_share_of_ignored_pixels_is_shown(inspection: Inspection, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = replace(inspection.splits["train"], ignored_pixels=inspection.splits["train"].pixels, ignored_share=0.5)
+    show_inspection(replace(inspection, splits={"train": shown}))
     assert "near-duplicate groups, 50.0% of the pixels ignored" in " ".join(capsys.readouterr().out.split())
-    assert result["splits"]["val"]["ignored_share"] == 0
+    assert inspection.splits["val"].ignored_share == 0
 
 
 def test_a_data_set_without_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0, unlabelled=False)
-    result = inspect_data(uri, str(tmp_path / "out"))
-    assert result["findings"] is None and result["quarantine"] is None and result["audit"] == []
-    assert list(result["images"]) == ["contact_sheet"]
-    show_inspection(result)
+    inspection = inspect_data(uri, str(tmp_path / "out"))
+    assert inspection.findings is None and inspection.quarantine is None and inspection.audit == ()
+    assert list(inspection.images) == ["contact_sheet"]
+    show_inspection(inspection)
     assert "this data set was written without findings" in capsys.readouterr().out
 
 
@@ -147,12 +159,12 @@ def test_no_data_set_and_no_folder_to_write(tmp_path: Path) -> None:
 
 def test_closest_names() -> None:
     found = closest_names(["background", "Fried Tempeh", "battered fried tempeh", "rice", "tempeh fried", "juice"])
-    assert (found[0]["ids"], found[0]["names"]) == ([1, 4], ["Fried Tempeh", "tempeh fried"])
-    assert found[1]["names"] == ["Fried Tempeh", "battered fried tempeh"]
+    assert (found[0].ids, found[0].names) == ((1, 4), ("Fried Tempeh", "tempeh fried"))
+    assert found[1].names == ("Fried Tempeh", "battered fried tempeh")
     # 12 of 12 + 21 letters agree, twice counted; 2 of 3 words are shared
-    assert found[1]["similarity"] == round((24 / 33 + 2 / 3) / 2, 3)
-    assert found[-1]["similarity"] <= found[-2]["similarity"] and len(found) == 10
-    assert closest_names(["background", "rice"]) == []
+    assert found[1].similarity == round((24 / 33 + 2 / 3) / 2, 3)
+    assert found[-1].similarity <= found[-2].similarity and len(found) == 10
+    assert closest_names(["background", "rice"]) == ()
 
 
 def test_the_ten_closest_are_those_of_all_pairs() -> None:
@@ -160,21 +172,18 @@ def test_the_ten_closest_are_those_of_all_pairs() -> None:
     words = ["fried", "tofu", "tempeh", "rice", "egg", "soup", "raw", "white"]
     names = ["background", *sorted({" ".join(rng.permutation(words)[: rng.integers(1, 4)]) for _ in range(60)})]
     found = closest_names(names)
-    assert len({tuple(pair["ids"]) for pair in found}) == 10
+    assert len({pair.ids for pair in found}) == 10
     every = []
     for a in range(1, len(names)):
         for b in range(a + 1, len(names)):
-            one, other = closest_names(["background", names[a], names[b]])[0]["names"]
-            every.append((-closest_names(["background", one, other])[0]["similarity"], a, b))
-    assert [tuple(pair["ids"]) for pair in found] == [(a, b) for _, a, b in sorted(every)[:10]]
+            one, other = closest_names(["background", names[a], names[b]])[0].names
+            every.append((-closest_names(["background", one, other])[0].similarity, a, b))
+    assert [pair.ids for pair in found] == [(a, b) for _, a, b in sorted(every)[:10]]
 
 
 def test_shared_groups_are_counted_in_both_directions() -> None:
     groups, splits = list("aabbcad"), ["train", "test", "test", "train", "val", "test", "val"]
-    assert shared_groups(groups, splits) == [
-        {"split": "test", "other": "train", "images": 3},
-        {"split": "train", "other": "test", "images": 2},
-    ]
+    assert shared_groups(groups, splits) == (SharedGroups("test", "train", 3), SharedGroups("train", "test", 2))
 
 
 def test_rows_are_chosen_from_every_split_and_rare_classes_first() -> None:
@@ -189,11 +198,11 @@ def test_rows_are_chosen_from_every_split_and_rare_classes_first() -> None:
 def test_the_names_whose_embeddings_are_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = write_synthetic(tmp_path / "data", train=2, val=1, test=0)
     table = write_table(tmp_path / "t.safetensors")
-    result = inspect_data(uri, str(tmp_path / "out"), table)
-    assert result["closest_embeddings"] == closest_pairs(read_table(table).embeddings, SYNTHETIC_CLASSES.names)
-    assert len(result["closest_embeddings"]) == 10
-    show_inspection(result)
-    first, second, cosine = result["closest_embeddings"][0]
+    inspection = inspect_data(uri, str(tmp_path / "out"), table)
+    assert inspection.closest_embeddings == closest_pairs(read_table(table).embeddings, SYNTHETIC_CLASSES.names)
+    assert len(inspection.closest_embeddings) == 10
+    show_inspection(inspection)
+    first, second, cosine = inspection.closest_embeddings[0]
     assert f"closest text embeddings:\n  {cosine:.2f}  {first} | {second}\n" in capsys.readouterr().out
     (tmp_path / "other.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"other\.safetensors is not a table of text embeddings"):

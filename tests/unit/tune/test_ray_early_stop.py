@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from foodseg.checkpoint.history import Validation
 from foodseg.config.sweep import SweepConfig
 from foodseg.tune.ray_early_stop import EarlyStop, build_scheduler, early_stop
-from foodseg.tune.trials import Ledger, Trial
+from foodseg.tune.trials import Ledger, Trial, TrialReport
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,8 @@ def test_a_resumed_trial_is_compared_where_it_was(killed, tmp_path):
     rule, first, other = EarlyStop(0.1, 3, 1), reports_of("trial-0000", "a"), reports_of("trial-0001", "b")
     if killed:
         ledger = Ledger(str(tmp_path))
-        ledger.put(Trial("trial-0000", 0, {}, {}, "running", reports=({"step": 1, "share": 0.1, "miou": 0.3},)))
+        noted = TrialReport(Validation(1, 0.3, 0.5, 0.4, 0.3), 0.1, 1.0)
+        ledger.put(Trial("trial-0000", 0, {}, {}, "running", reports=(noted,)))
         scheduler = build_scheduler(rule, ledger)
     else:  # it was interrupted, and is taken up by the same call
         scheduler = build_scheduler(rule, Ledger(str(tmp_path)))

