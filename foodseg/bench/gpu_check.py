@@ -10,7 +10,8 @@ stdout:
   forward (batches of decoded images to label maps and confidences), against a bare PyTorch loop on the same device
 - `synchronisations`: how often one profiled update calls what the CPU may wait in; on CUDA, cudaStreamSynchronize
   should be 0, and what begins with `aten` also counts where it only reads a tensor of the CPU
-- `peak_memory_mib`, and `passed`: losses and gradients are within the tolerances; else the exit status is 1
+- `peak_memory_mib` of training; on a CPU of the whole process so far
+- `passed`: losses and gradients are within the tolerances; else the exit status is 1
 """
 
 import argparse
@@ -21,13 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 from torch.nn.functional import interpolate
 
 from foodseg.bench.bare_train import BareLoop
@@ -44,12 +44,13 @@ from foodseg.models.segmenter import Segmenter
 from foodseg.predict.canvas import padded_size
 from foodseg.predict.device import device_name, pick_device
 from foodseg.predict.predictor import AUTOCAST, Predictor
+from foodseg.train.context import OneProcess
 from foodseg.train.loop import Trainer
 from foodseg.train.run_log import memory_mib
 
-T = TypeVar("T")
 WARM_UP = 3  # updates or images before the clock starts
-# Relative to the CPU in fp32: each loss, and the L2 norm of the difference of all gradients.
+# Relative to the CPU in fp32: each loss, and the L2 norm of the difference of all gradients. Gradients stand for the
+# update: Adam's first one has the size of the learning rate in every weight, whatever the gradient.
 TOLERANCE = {"fp32": (1e-3, 1e-2), "bf16": (0.05, 0.3)}
 WAITS = (
     "aten::item", "aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize", "cudaEventSynchronize",
@@ -76,14 +77,12 @@ SIZES = {"cuda": Sizes((), 512, 16, 40), "mps": Sizes((), 512, 8, 20), "cpu": Si
 
 
 @dataclass
-class _InMemory:
-    """A `TrainContext` of one process whose batches are in memory; it times or profiles the updates between them."""
+class _InMemory(OneProcess):
+    """A `TrainContext` whose batches are in memory; it times or profiles the updates between them."""
 
     held: list[Batch]
     device: torch.device
     profiled: bool = False
-    rank: int = 0
-    world_size: int = 1
     seconds: float = 0.0  # of the updates behind WARM_UP and before the last one
     waits: dict[str, int] = field(default_factory=dict)
 
@@ -102,15 +101,6 @@ class _InMemory:
             batch = self.held[step % len(self.held)]
             first = step * len(batch)
             yield Batch(**{**vars(batch), "position": torch.arange(first, first + len(batch))})
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return module
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def broadcast(self, value: T) -> T:
-        return value
 
     def report(self, *announced: Any) -> None:
         pass
@@ -142,7 +132,7 @@ def gpu_check(sizes: Sizes, device: torch.device, folder: Path) -> dict[str, Any
         "equal": equal,
         "images_per_second": {"train": train, **labelled},
         "synchronisations": profiled.context.waits,
-        "peak_memory_mib": round(memory_mib(device)),
+        "peak_memory_mib": round(trained.peak_mib),
         "passed": all(one["within"] for one in equal.values()),
         "seconds": round(time.perf_counter() - began, 1),
         "machine": asdict(machine_facts(torch.get_num_threads())),
@@ -167,6 +157,7 @@ def _meal(number: int, side: int) -> _Meal:
 class _Trained(NamedTuple):
     context: _InMemory
     student: Segmenter
+    peak_mib: float
     gradients: dict[str, torch.Tensor]  # of the last update, on the CPU
     losses: dict[str, float]
 
@@ -188,11 +179,13 @@ def _run(
             gradients.update({name: p.grad.detach().float().cpu() for name, p in named if p.grad is not None})
 
     trainer.optimizer.register_step_pre_hook(keep)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     trainer.run()
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
     assert isinstance(trainer.student, Segmenter)
-    return _Trained(context, trainer.student, gradients, losses)
+    return _Trained(context, trainer.student, memory_mib(device), gradients, losses)
 
 
 def _equal(sizes: Sizes, device: torch.device, meals: list[_Meal], folder: Path) -> dict[str, Any]:

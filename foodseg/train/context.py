@@ -81,11 +81,24 @@ def share_buffers(module: nn.Module, context: TrainContext) -> None:
         buffer.copy_(part.view_as(buffer))
 
 
-class LocalContext:
-    """One process without Ray; within `with`, Ctrl-C, SIGTERM and SIGHUP end the run after a last checkpoint."""
+class OneProcess:
+    """The part of a `TrainContext` that is the same for every process that trains alone."""
 
     rank = 0
     world_size = 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def broadcast(self, value: T) -> T:
+        return value
+
+
+class LocalContext(OneProcess):
+    """One process without Ray; within `with`, Ctrl-C, SIGTERM and SIGHUP end the run after a last checkpoint."""
 
     def __init__(
         self,
@@ -119,15 +132,6 @@ class LocalContext:
         blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, world_size=1)
         size = micro_batch_size(self._config, world_size=1)
         return read_batches(self._reader, self._order, self._config.augment, self._manifest, blocks, size)
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return module
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def broadcast(self, value: T) -> T:
-        return value
 
     def report(self, report: Report, checkpoint: str) -> None:
         if self._on_report is not None:  # the checkpoint is on storage already

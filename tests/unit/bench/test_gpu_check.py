@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from foodseg.bench.gpu_check import TINY, gpu_check
+from foodseg.bench.gpu_check import TINY, gpu_check, main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,3 +20,15 @@ def test_the_cpu_passes(tmp_path) -> None:
     assert found["images_per_second"].keys() == {"train", "predict", "endpoint"}
     assert all(speed > 0 for part in found["images_per_second"].values() for speed in part.values())
     assert found["peak_memory_mib"] > 0
+    waits = found["synchronisations"]
+    assert waits["aten::item"] > 0 == waits["cudaStreamSynchronize"] == waits["cudaEventSynchronize"]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_command_prints_one_json_object_and_its_status_is_the_verdict(passed, monkeypatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr("foodseg.bench.gpu_check.gpu_check", lambda *given: asked.append(given) or {"passed": passed})
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--tiny"])
+    assert main() == (0 if passed else 1)
+    assert json.loads(capsys.readouterr().out) == {"passed": passed}
+    assert asked[0][0] is TINY and not asked[0][2].exists(), "a folder that is removed"
