@@ -237,7 +237,7 @@ def _show_audit(result: Inspection, say: Callable[..., None]) -> None:
             say(f"      {example['image_id']} of {example['split']}: {example['detail']}")
     quarantine = result.quarantine or ()
     say(f"\nrefused: {len(quarantine):,} records")
-    for row in quarantine[:LISTED]:
-        say(f"  {row['image_id']} of {row['split']}: {row['reason']}")
+    for refused in quarantine[:LISTED]:
+        say(f"  {refused['image_id']} of {refused['split']}: {refused['reason']}")
     if len(quarantine) > LISTED:
         say(f"  ... and {len(quarantine) - LISTED:,} more: see --json")
