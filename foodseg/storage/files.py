@@ -183,7 +183,7 @@ def delete(uri: str) -> None:
         target = Path(absolute(uri))
         with local.errors(uri, "delete"):
             if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
+                local.delete_tree(target)
             else:
                 target.unlink(missing_ok=True)
         return

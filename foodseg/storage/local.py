@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from foodseg.errors import MissingFile, UserError
 
 TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
 NO_SUCH_FILE = "no such file"
+TRIES = 10  # where another process deletes a folder, or writes into one that is being deleted
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -54,6 +56,13 @@ def errors(uri: str, verb: str) -> Iterator[None]:
 
 def create(path: Path, data: bytes) -> bool:
     """Writes a new file, whole or not at all; False if a file is there already. OSError."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):  # another process has just deleted the folder
+            return _create(path, data)
+    return _create(path, data)
+
+
+def _create(path: Path, data: bytes) -> bool:
     try:
         with _temporary(path, data) as whole:
             os.link(whole, path)
@@ -79,6 +88,19 @@ def _create_in_place(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def delete_tree(folder: Path) -> None:
+    """Deletes a folder with everything in it, also where another process creates or deletes files in it. OSError."""
+    for left in reversed(range(TRIES)):
+        try:
+            shutil.rmtree(folder)
+            return
+        except OSError as error:
+            if not folder.exists():
+                return
+            if not left or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
 
 def replace(path: Path, data: bytes, expected: str) -> bool:

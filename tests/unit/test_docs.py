@@ -57,6 +57,14 @@ def test_the_answers_name_modules_that_are_there() -> None:
     assert [name for name in named if not (ROOT / "foodseg" / name).exists()] == []
 
 
+def test_the_faults_name_tests_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 15
+    missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / "tests" / path).read_text()]
+    assert missing == []
+
+
 def test_the_architecture_names_every_package() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in (ROOT / "foodseg").glob("*/__init__.py")}
