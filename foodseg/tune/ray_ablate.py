@@ -28,7 +28,7 @@ from foodseg.tune.ray_tuner import run_trials, with_own_threads
 from foodseg.tune.search import ListedSearch
 from foodseg.tune.space import Values, configured
 from foodseg.tune.sweep_files import AblationPlan, begin, slug
-from foodseg.tune.trials import DRIVER_PATIENCE, Ledger
+from foodseg.tune.trials import DRIVER_RETRY_SECONDS, Ledger
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run_ablation(
             )
     with in_use(ablation.uri, "ablation.uri"):
         begin(ablation.uri, "ablation.yaml", plan.given, resume)
-        ledger = Ledger(ablation.uri, DRIVER_PATIENCE)
+        ledger = Ledger(ablation.uri, DRIVER_RETRY_SECONDS)
         begun = [trial.values for trial in ledger]  # they keep their numbers, also where seeds were added
         listed = [*begun, *(values for values in listed if values not in begun)]
         target = Target(ablation.uri, data, ablation.split, test_log)

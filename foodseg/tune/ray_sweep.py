@@ -26,7 +26,7 @@ from foodseg.tune.space import RandomSource, Values, configured, corners
 from foodseg.tune.sweep_files import SweepPlan, begin
 from foodseg.tune.sweep_report import sweep_html
 from foodseg.tune.sweep_result import SweepResult, summarise_sweep, write_sweep_results
-from foodseg.tune.trials import DRIVER_PATIENCE, Ledger
+from foodseg.tune.trials import DRIVER_RETRY_SECONDS, Ledger
 
 
 def run_sweep(
@@ -61,7 +61,7 @@ def run_sweep(
 def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, run_each: RunTrial) -> SweepResult:
     """Runs the trials; returns what `run_sweep` returns."""
     sweep = plan.sweep
-    ledger = Ledger(sweep.uri, DRIVER_PATIENCE)
+    ledger = Ledger(sweep.uri, DRIVER_RETRY_SECONDS)
     workers = max(run.config.world_sizes)
 
     def report() -> SweepResult:
@@ -78,7 +78,7 @@ def _searched(plan: SweepPlan, search: Search, run: Run, address: str | None, ru
             limits=Limits(sweep.trials, sweep.hours, sweep.worker_hours, sweep.concurrent),
             early_stop=early_stop(sweep),
             against=sweep.against,
-            changed=lambda: storage.until_answered(report, DRIVER_PATIENCE),
+            changed=lambda: storage.until_answered(report, DRIVER_RETRY_SECONDS),
             run=run_each,
         ),
         run.config,

@@ -17,7 +17,7 @@ from foodseg.tune.space import Values
 
 # running: begun and not ended. interrupted: storage, cluster or budget ran out; --resume resumes both
 Status = Literal["running", "interrupted", "finished", "stopped", "failed"]
-DRIVER_PATIENCE = 6 * 3600.0  # seconds: without storage the driver can record nothing
+DRIVER_RETRY_SECONDS = 6 * 3600.0  # seconds: without storage the driver can record nothing
 FINAL: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
@@ -102,20 +102,20 @@ class End:
 class Ledger:
     """All trials of a sweep at `uri`; one process writes."""
 
-    def __init__(self, uri: str, patience: float = 0.0) -> None:
+    def __init__(self, uri: str, retry_seconds: float = 0.0) -> None:
         """Reads what is there; trials that ended without a driver are closed.
 
         Args:
-            patience: seconds for which events are tried to be recorded, beyond what `storage` does anyway.
+            retry_seconds: for how long recording an event is retried, beyond what `storage` does anyway.
         """
-        self.uri, self._patience = uri, 0.0
+        self.uri, self._retry_seconds = uri, 0.0
         names = storage.list_names(storage.join(uri, "ledger"))
         found = [read_trial(uri, name.removesuffix(".json")) for name in names if name.endswith(".json")]
         self._trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
         for trial in list(self):
             if trial.status == "running":
                 self.close(trial.name)
-        self._patience = patience
+        self._retry_seconds = retry_seconds
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._trials.values())
@@ -129,7 +129,7 @@ class Ledger:
     def put(self, trial: Trial) -> Trial:
         """Writes a trial, new or changed."""
         where = _where(self.uri, "ledger", trial.name)
-        storage.until_answered(lambda: storage.write_json(where, _plain(trial)), self._patience)
+        storage.until_answered(lambda: storage.write_json(where, _plain(trial)), self._retry_seconds)
         self._trials[trial.name] = trial
         return trial
 
@@ -144,7 +144,7 @@ class Ledger:
     def close(self, name: str, otherwise: Status | None = None, reason: str | None = None) -> Trial:
         """Records how a trial ended by its own report; without one, as `otherwise` (None: it stays as it is)."""
         trial = self[name]
-        end = storage.until_answered(lambda: _read_end(self.uri, name), self._patience)
+        end = storage.until_answered(lambda: _read_end(self.uri, name), self._retry_seconds)
         if end is None:
             return trial if otherwise is None else self.put(replace(trial, status=otherwise, reason=reason))
         return self.put(
@@ -156,7 +156,7 @@ class Ledger:
 
     def reopen(self, name: str) -> Trial:
         """Makes an unfinished trial ready to be resumed."""
-        storage.until_answered(lambda: storage.delete(_where(self.uri, "ended", name)), self._patience)
+        storage.until_answered(lambda: storage.delete(_where(self.uri, "ended", name)), self._retry_seconds)
         return self.put(replace(self[name], status="running", reason=None))
 
 

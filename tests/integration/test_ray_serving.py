@@ -298,6 +298,7 @@ def test_a_swap_under_load_loses_nothing_and_every_answer_is_of_the_checkpoint_t
         load.wait_for(5)
         result = swap("b", world.checkpoints["c"], address="auto")
         assert (result.before, result.sha) == (before.sha, after.sha)
+        assert list(result.to_json()) == ["name", "checkpoint", "sha", "before", "seconds"]
         wait_until(world, "b", sha=after.sha)
         load.wait_for(len(load.answers) + 20)
     assert set(load.statuses) == {200}

@@ -477,7 +477,7 @@ def test_an_endpoint_that_answered_another_process_is_away(nobody: str, monkeypa
         storage.exists("s3://food/k")
 
 
-def test_who_has_patience_asks_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_until_answered_asks_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_client.time, "sleep", lambda seconds: None)
     failures = [RetryLater("away"), RetryLater("away")]
 
