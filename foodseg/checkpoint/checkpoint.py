@@ -3,7 +3,8 @@
     model.safetensors    the trained weights             config.json   the whole configuration
     teacher.safetensors  their running average (EMA),    classes.tsv   the label space
                          without what was frozen
-    trainer.pt           optimizer, schedule, step       history.jsonl scores up to here
+    trainer.pt           optimizer, schedule, step;      history.jsonl scores up to here
+                         missing in a model that was saved to be used
     calibration.json     the temperature of its confidences; missing where no validation fitted one
     text.safetensors     the class embeddings; missing where the model has no text fusion
     manifest.json        written last: size and sha256 of every file
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 
 from foodseg import __version__, storage
 from foodseg.checkpoint.history import Validation, history_text, parse_history
+from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import FILE, CheckpointManifest, entry_of, read_manifest_file
 from foodseg.checkpoint.node_copy import local_files
 from foodseg.classes import ClassTable
@@ -69,7 +71,7 @@ class Checkpoint:
         trained_ids: ids with pixels in the training splits.
         student, teacher: state dicts; `teacher` has what was averaged (see `train.ema`), and is None when no
             average was kept.
-        trainer: optimizer, schedule and scaler states; None where only the model was asked for.
+        trainer: optimizer, schedule and scaler states; None where only the model was asked for, or saved.
         history: the validations so far, the oldest first.
         calibration: None where the last update was not validated.
         text: class embeddings; None for a model without text fusion.
@@ -124,7 +126,6 @@ def _staging(uri: str) -> "tempfile.TemporaryDirectory[str]":
 
 def _writers(checkpoint: Checkpoint) -> dict[str, Callable[[Path], object]]:
     """Returns by name what writes each file of the directory but the manifest."""
-    assert checkpoint.trainer is not None
 
     def text(content: str) -> Callable[[Path], object]:
         return lambda path: path.write_bytes(content.encode())
@@ -134,11 +135,12 @@ def _writers(checkpoint: Checkpoint) -> dict[str, Callable[[Path], object]]:
 
     writers = {
         "model.safetensors": weights(checkpoint.student),
-        "trainer.pt": lambda path: _write_trainer(checkpoint.trainer, path),
         "config.json": text(checkpoint.config.model_dump_json(indent=1)),
         "classes.tsv": text(checkpoint.classes.to_text()),
         "history.jsonl": text(history_text(checkpoint.history)),
     }
+    if checkpoint.trainer is not None:
+        writers["trainer.pt"] = lambda path: _write_trainer(checkpoint.trainer, path)
     if checkpoint.teacher is not None:
         writers["teacher.safetensors"] = weights(checkpoint.teacher)
     if checkpoint.calibration is not None:
@@ -150,15 +152,22 @@ def _writers(checkpoint: Checkpoint) -> dict[str, Callable[[Path], object]]:
 
 
 def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
-    """Reads and verifies the checkpoint directory `uri`; a machine reads its bytes from storage once (`local_files`).
+    """Reads and verifies a checkpoint directory; a machine reads its bytes from storage once (`local_files`, the hub's
+    own cache).
 
     The tensors are mapped from files of this machine: memory is taken by what is used of them.
 
     Raises:
-        UserError: it is torn (naming the file), has another format version, or its weights are damaged.
+        UserError: it is torn (naming the file), has another format version, its weights are damaged, or it cannot be
+            resumed from.
     """
+    uri = local_checkpoint(uri)
     manifest = read_manifest_file(uri)
     names = manifest.files.keys()
+    if with_trainer and "trainer.pt" not in names:
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} has no trainer.pt: it was saved to be used, not to be resumed"
+        )
     with local_files(uri, manifest) as file:
         try:
             student = safetensors.torch.load_file(file("model.safetensors"))

@@ -2,11 +2,13 @@
 
 newest_checkpoint("runs/a")    # None: there is none yet
 resolve_checkpoint("runs/a")   # the best on val, else the newest
+resolve_checkpoint("hf://owner/name")  # the same with its commit
 """
 
 import logging
 
 from foodseg import storage
+from foodseg.checkpoint.hub import pin_checkpoint
 from foodseg.checkpoint.manifest import FILE, TornCheckpoint
 from foodseg.checkpoint.node_copy import verify_checkpoint
 from foodseg.checkpoint.run_layout import PATTERN, list_checkpoints
@@ -35,9 +37,13 @@ def newest_checkpoint(run_uri: str) -> str | None:
 def resolve_checkpoint(argument: str) -> str:
     """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
 
+    A model on the hub is named with its commit; it is downloaded when it is loaded.
+
     Raises:
         UserError: there is no checkpoint, or the run's `best.json` is damaged.
     """
+    if storage.is_hub(argument):
+        return pin_checkpoint(argument)
     uri = storage.absolute(argument)
     if storage.exists(storage.join(uri, FILE)):
         return uri

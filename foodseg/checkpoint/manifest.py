@@ -13,7 +13,7 @@ from foodseg import storage
 from foodseg.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had other names for keys of the configuration
-REQUIRED_FILES = ("model.safetensors", "trainer.pt", "config.json", "classes.tsv", "history.jsonl")
+REQUIRED_FILES = ("model.safetensors", "config.json", "classes.tsv", "history.jsonl")
 FILE = "manifest.json"
 
 

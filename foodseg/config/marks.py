@@ -6,7 +6,7 @@ class RunConfig(Section):
 keys_with(ExperimentConfig, Uri)                 # ("data.uri", "data.uris[].uri", ..., "run.uri")
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -48,6 +48,14 @@ class Uri:
         if self.or_name and not (storage.is_local(value) and storage.exists(value)):
             return value
         return storage.absolute(value)
+
+    def name(self, value: Any) -> Any:
+        """Returns the value of a key with only the last part of each path and URI: what may be published of it."""
+        if isinstance(value, list | tuple):
+            return type(value)(self.name(text) for text in value)
+        if not value or value in self.names or value.startswith(("hf://", *self.schemes)):
+            return value
+        return storage.without_query(value).rstrip("/").rsplit("/", 1)[-1] or value
 
 
 @dataclass(frozen=True)
@@ -117,15 +125,24 @@ def with_absolute(config: S) -> S:
     Raises:
         UserError: as `storage.absolute`.
     """
+    return _with_uris(config, Uri.resolved)
+
+
+def without_locations(config: S) -> S:
+    """Returns a section in which only the last part of each path and URI is left, for what others will read."""
+    return _with_uris(config, Uri.name)
+
+
+def _with_uris(config: S, change: Callable[[Uri, Any], Any]) -> S:
     changed: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value, mark = getattr(config, name), _mark(field, Uri)
         if mark is not None:
-            changed[name] = mark.resolved(value)
+            changed[name] = change(mark, value)
         elif isinstance(value, Section):
-            changed[name] = with_absolute(value)
+            changed[name] = _with_uris(value, change)
         elif isinstance(value, tuple):
-            changed[name] = tuple(with_absolute(entry) if isinstance(entry, Section) else entry for entry in value)
+            changed[name] = tuple(_with_uris(entry, change) if isinstance(entry, Section) else entry for entry in value)
     return config.model_copy(update=changed)
 
 

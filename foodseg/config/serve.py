@@ -77,8 +77,9 @@ class ImageConfig(Section):
 class SegmenterConfig(Section):
     """The models of /v1/segment and how their images are batched."""
 
-    models: Annotated[dict[str, str], Uri()] = Field(
-        {}, description="public name -> run, checkpoint directory or URI; the first is the default"
+    models: Annotated[dict[str, str], Uri(schemes=("hf://",))] = Field(
+        {},
+        description="public name -> run, checkpoint directory or URI, hf:// too; the first is the default",
     )
     default: str | None = Field(None, description="model for requests that name none; null = the first")
     canvases: tuple[tuple[int, int], ...] = Field(

@@ -9,18 +9,23 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, overload
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 import torch
 
 from foodseg import storage
-from foodseg.checkpoint.checkpoint import calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.checkpoint import calibration_of, load_checkpoint, load_model, save_checkpoint
 from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.checkpoint.hub import CARD, push_folder
+from foodseg.checkpoint.model_card import evaluation_score, model_card, validation_score
 from foodseg.classes import BACKGROUND
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
+from foodseg.config.marks import without_locations
 from foodseg.errors import MissingFile, UserError
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
@@ -67,6 +72,12 @@ class _Setting(NamedTuple):
     ingredients_from: str
     calibrated: bool
     temperature: float
+
+
+class Evaluated(Protocol):
+    """What `foodseg.evaluate` returns."""
+
+    def to_json(self) -> Mapping[str, object]: ...
 
 
 class Segmenter:
@@ -139,6 +150,89 @@ class Segmenter:
         found = list(self._label(images, ingredients, batch_size))
         return found if several else found[0]
 
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        evaluations: Sequence[Evaluated] = (),
+        license: str | None = None,
+        name: str | None = None,
+    ) -> str:
+        """Writes the model as a checkpoint directory with a model card, README.md; `foodseg.load` reads it back.
+
+        Both kinds of weights are written, the settings as they are here, classes, class embeddings, calibration and
+        history; not the state of the optimizer, and of paths and URIs in the configuration only the last part.
+
+        Args:
+            folder: path or URI; it is made, or is empty.
+            evaluations: results of `foodseg.evaluate` of this model, for the card. The scores of its last validation
+                are there in any case.
+            license: for the card, an identifier of the hub such as "cc-by-4.0"; None = the card says that it is
+                missing.
+            name: title of the card; None = the name of the folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: it holds files or cannot be written; an evaluation is of another model.
+
+        >>> import foodseg
+        >>> model = foodseg.load("runs/a")
+        >>> scored = foodseg.evaluate(model, "prepared/meals")
+        >>> foodseg.load(model.save_pretrained("out/meals", evaluations=[scored])).classes == model.classes
+        True
+        """
+        where = os.fspath(folder)
+        if storage.list_names(where):
+            raise UserError(f"{storage.redact(where)} is not empty: name a folder that is new, nothing is replaced")
+        checkpoint = replace(self._checkpoint, config=without_locations(self.config), trainer=None)
+        scores = [evaluation_score(each.to_json(), storage.redact(self.uri), self._checkpoint) for each in evaluations]
+        validated = validation_score(self._checkpoint)
+        title = name or storage.without_query(storage.absolute(where)).rstrip("/").rpartition("/")[2]
+        card = model_card(checkpoint, title, [*([validated] if validated else []), *scores], license)
+        save_checkpoint(where, checkpoint)
+        storage.write_text(storage.join(where, CARD), card)
+        return where
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        evaluations: Sequence[Evaluated] = (),
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face hub as one commit; returns the URL of the commit.
+
+        A repository that is missing is created. Where it holds an older model of foodseg, files are replaced, which a
+        warning of the log says, and stay in its history; a repository with other files is refused. Then
+        `foodseg.load("hf://owner/name")` loads it.
+
+        Args:
+            repository: "owner/name".
+            evaluations, license: for the model card, as for `save_pretrained`.
+            private: of a repository that is created; None = as the account's default is.
+            token: None = HF_TOKEN, or the one of `hf auth login`.
+            commit_message: None = the number of updates.
+
+        Raises:
+            UserError: no such name, no right to it, other files. RetryLater: the hub does not answer.
+
+        >>> import foodseg
+        >>> model = foodseg.load("runs/a")
+        >>> model.push_to_hub("owner/name", license="cc-by-4.0")  # doctest: +ELLIPSIS
+        'http.../owner/name/commit/...'
+        >>> foodseg.load("hf://owner/name").step == model.step
+        True
+        """
+        with tempfile.TemporaryDirectory(prefix="foodseg-push-") as folder:
+            self.save_pretrained(folder, evaluations=evaluations, license=license, name=repository)
+            message = commit_message or f"Model after {self.step} updates"
+            return push_folder(folder, repository, commit_message=message, private=private, token=token)
+
     def _label(
         self, images: Sequence[ImageInput], ingredients: str | Sequence[str] | None, batch_size: int
     ) -> Iterator[Prediction]:
@@ -189,9 +283,8 @@ class Segmenter:
 
     def __repr__(self) -> str:
         model, chosen = self.config.model, self.config.eval
-        network = model.backbone if model.kind == "timm" else model.kind
         return (
-            f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {network}, "
+            f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.backbone}, "
             f"text fusion {model.fusion}, {chosen.weights} weights after {self.step} steps, on {self.device})"
         )
 

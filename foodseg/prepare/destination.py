@@ -9,7 +9,6 @@ from pathlib import Path
 from foodseg import storage
 from foodseg.errors import UserError
 from foodseg.prepare.formats.layout import visible_names
-from foodseg.storage import hub
 
 
 def check_destination(src: str, dst: str) -> None:
@@ -27,7 +26,7 @@ def check_destination(src: str, dst: str) -> None:
     """
     shown = storage.redact(dst)
     _refuse_foreign(storage.join(dst, "dataset.json"))
-    inside = None if hub.is_hub(src) else _inside(src, dst)
+    inside = None if storage.is_hub(src) else _inside(src, dst)
     if inside is None:
         return
     if not inside:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 from foodseg import storage
 from foodseg.prepare.record import Record, SourceListing
-from foodseg.storage import hub
 
 
 def source_parts(listing: SourceListing) -> Iterator[str]:
@@ -30,7 +29,7 @@ def _stamps(records: Sequence[Record]) -> Iterator[str]:
     names: dict[str, set[str]] = {}
     for record in records:
         for uri in _uris(record):
-            if not hub.is_hub(uri):
+            if not storage.is_hub(uri):
                 path, mark, query = uri.partition("?") if uri.startswith("s3://") else (uri, "", "")
                 folder, _, name = path.rpartition("/")
                 names.setdefault(folder + mark + query, set()).add(name)

@@ -154,7 +154,7 @@ def swap(name: str, checkpoint: str, address: str) -> Swapped:
         check_model(name, checkpoint)
     except ValueError as error:
         raise UserError(str(error)) from None
-    uri = storage.absolute(resolve_checkpoint(checkpoint))
+    uri = resolve_checkpoint(checkpoint)
     sha = checkpoint_sha(uri)
     ServedModel(name, uri, sha)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

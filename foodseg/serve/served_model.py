@@ -12,6 +12,7 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
 from foodseg.models.segmenter import Segmenter
@@ -50,7 +51,7 @@ class ModelCard:
 
 def checkpoint_sha(uri: str) -> str:
     """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: it has no manifest."""
-    return sha256(storage.read_bytes(storage.join(uri, "manifest.json")))
+    return sha256(storage.read_bytes(storage.join(local_checkpoint(uri), "manifest.json")))
 
 
 class _Loaded(NamedTuple):

@@ -23,7 +23,7 @@ from foodseg.storage.files import (
 )
 from foodseg.storage.s3_client import until_answered
 from foodseg.storage.stamps import list_stamps
-from foodseg.storage.uris import absolute, is_local, join, redact, without_query
+from foodseg.storage.uris import absolute, is_hub, is_local, join, redact, without_query
 
 __all__ = [
     "absolute",
@@ -33,6 +33,7 @@ __all__ = [
     "download",
     "exists",
     "expect",
+    "is_hub",
     "is_local",
     "join",
     "list_names",

@@ -30,11 +30,6 @@ TIMEOUT = 20.0  # seconds until the hub has to have answered for the first time
 _URI = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 
 
-def is_hub(uri: str) -> bool:
-    """True for `hf://...`."""
-    return uri.startswith(SCHEME)
-
-
 def pin(uri: str) -> str:
     """Returns the URI at the commit that its revision names now: `main` may move while the images are read.
 
@@ -42,8 +37,8 @@ def pin(uri: str) -> str:
         UserError: no such data set or revision, no right to it, or the hub is not reachable.
     """
     repository, revision, path = _split(uri)
-    with _explained(uri, first=True):
-        commit = _api().dataset_info(repository, revision=revision, timeout=TIMEOUT).sha
+    with explained(uri, first=True):
+        commit = api().dataset_info(repository, revision=revision, timeout=TIMEOUT).sha
     return join(f"{SCHEME}datasets/{repository}@{commit}", path)
 
 
@@ -55,9 +50,9 @@ def join(uri: str, *parts: str) -> str:
 def list_names(uri: str) -> list[str]:
     """Returns the sorted names of the direct children; [] where there is no such folder. UserError, RetryLater."""
     repository, revision, path = _split(uri)
-    with _explained(uri):
+    with explained(uri):
         try:
-            tree = _api().list_repo_tree(repository, path or None, revision=revision, repo_type="dataset")
+            tree = api().list_repo_tree(repository, path or None, revision=revision, repo_type="dataset")
             return sorted(entry.path.rsplit("/", 1)[-1] for entry in tree)
         except EntryNotFoundError:
             return []
@@ -80,9 +75,9 @@ class _RangeFile(io.RawIOBase):
     def __init__(self, uri: str) -> None:
         super().__init__()
         self._uri = uri
-        with _explained(uri):
+        with explained(uri):
             # no cache: a Parquet reader knows what it needs, and a read-ahead of 5 MB would often be thrown away
-            self._file = HfFileSystem(endpoint=_endpoint()).open(uri.removeprefix(SCHEME), "rb", cache_type="none")
+            self._file = HfFileSystem(endpoint=endpoint()).open(uri.removeprefix(SCHEME), "rb", cache_type="none")
 
     def readable(self) -> bool:
         return True
@@ -97,7 +92,7 @@ class _RangeFile(io.RawIOBase):
         return int(self._file.seek(offset, whence))
 
     def read(self, count: int | None = -1) -> bytes:
-        with _explained(self._uri):
+        with explained(self._uri):
             return bytes(self._file.read(-1 if count is None else count))
 
 
@@ -109,18 +104,25 @@ def _split(uri: str) -> tuple[str, str | None, str]:
     return found[1], found[2], (found[3] or "").strip("/")
 
 
-def _endpoint() -> str | None:
+def endpoint() -> str | None:
+    """Returns the address of the hub that HF_ENDPOINT names; None = huggingface.co."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _api() -> HfApi:
-    return HfApi(endpoint=_endpoint())
+def api(token: str | None = None) -> HfApi:
+    """Returns the hub's API; `token`: None = HF_TOKEN, or that of `hf auth login`."""
+    return HfApi(endpoint=endpoint(), token=token)
 
 
 @contextlib.contextmanager
-def _explained(uri: str, *, first: bool = False) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence. `first`: a hub that never answered is a wrong address."""
-    host = _api().endpoint
+def explained(uri: str, *, first: bool = False, what: str = "data set", verb: str = "read") -> Iterator[None]:
+    """Turns what huggingface_hub raises into one sentence about what `uri` names.
+
+    Args:
+        first: a hub that never answered is a wrong address.
+    """
+    host = api().endpoint
+    where = f"cannot {verb} {uri}"
     try:
         yield
     except FoodsegError:
@@ -128,19 +130,18 @@ def _explained(uri: str, *, first: bool = False) -> Iterator[None]:
     except (OSError, HTTPError, EntryNotFoundError) as error:
         # its file system hides what was not found behind a FileNotFoundError
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        where = f"cannot read {uri}"
         if isinstance(cause, GatedRepoError):
             reason = "its owner lets in only who has agreed to the conditions on its page; do so and set HF_TOKEN"
         elif isinstance(cause, RepositoryNotFoundError):
-            reason = f"{host} has no such data set, or it is private; correct the name or set HF_TOKEN"
+            reason = f"{host} has no such {what}, or it is private; correct the name or set HF_TOKEN"
         elif isinstance(cause, RevisionNotFoundError):
-            reason = f"the data set at {host} has no such revision"
+            reason = f"the {what} at {host} has no such revision"
         elif isinstance(cause, FileNotFoundError | EntryNotFoundError):
             raise MissingFile(f"{where}: no such file") from None
         elif isinstance(cause, HfHubHTTPError) and not _passes(cause.response.status_code):
             reason = f"{host} answers {cause.response.status_code}; is HF_ENDPOINT a hub, and HF_TOKEN right?"
         elif first and not isinstance(cause, HfHubHTTPError):
-            reason = f"{host} is not reachable; download the data set where it is, and give its folder instead"
+            reason = f"{host} is not reachable; download the {what} where it is, and give its folder instead"
         else:
             answers = isinstance(cause, HfHubHTTPError) and f"answers {cause.response.status_code}"
             reason = answers or f"does not answer ({_first_line(cause)})"
@@ -148,7 +149,7 @@ def _explained(uri: str, *, first: bool = False) -> Iterator[None]:
         raise UserError(f"{where}: {reason}") from None
     except (ValueError, KeyError, TypeError) as error:  # an impossible name, or a web page instead of the hub's JSON
         said = _first_line(error)
-        raise UserError(f"cannot read {uri}: {said}; is the name right, and is {host} a hub (HF_ENDPOINT)?") from None
+        raise UserError(f"{where}: {said}; is the name right, and is {host} a hub (HF_ENDPOINT)?") from None
 
 
 def _passes(status: int) -> bool:

@@ -78,6 +78,11 @@ def without_query(uri: str) -> str:
     return uri.partition("?")[0] if uri.startswith("s3://") else uri
 
 
+def is_hub(uri: str) -> bool:
+    """True for `hf://...`: a data set (`storage/hub.py`) or a model (`checkpoint/hub.py`), no storage to write to."""
+    return uri.startswith("hf://")
+
+
 def is_local(uri: str) -> bool:
     """True for a plain path and for file://."""
     return not absolute(uri).startswith("s3://")

@@ -10,6 +10,7 @@ import pytest
 
 import foodseg
 from tests.support.api_world import write_api_world
+from tests.support.hub_server import hub_at
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name in foodseg.__all__ if name != "__version__"]
@@ -68,15 +69,20 @@ def _examples() -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("example", _examples(), ids=lambda example: example.name)
-def test_examples_of_docstrings(example: doctest.DocTest, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_docstrings(
+    example: doctest.DocTest, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(world)
     said: list[str] = []
-    result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
+    with hub_at(tmp_path, monkeypatch):
+        result = doctest.DocTestRunner(verbose=False).run(example, out=said.append)
     assert result.failed == 0, "".join(said)
 
 
 def test_what_people_call_has_an_example() -> None:
     shown = {example.name.rpartition(".")[2] for example in _examples()}
-    methods = {"predict", "overlay", "to_coco", "to_supervision", "Prediction"}
+    methods = {
+        "predict", "overlay", "to_coco", "to_supervision", "Prediction", "save_pretrained", "push_to_hub",
+    }  # fmt: skip
     functions = {name for name in NAMES if name[0].islower()} - WITH_RAY
     assert functions | methods <= shown

@@ -33,7 +33,7 @@ def list_source(src: str, format: Format = "auto") -> SourceListing:
         RetryLater: the storage or the hub does not answer.
     """
     src = absolute_source(src)
-    if hub.is_hub(src):
+    if storage.is_hub(src):
         if format not in ("auto", "huggingface"):
             raise UserError(f"{src}: a data set on the hub is read in the format huggingface, not {format}")
         return _with_sources(hub.pin(src), "huggingface")
@@ -50,13 +50,13 @@ def parse_format(text: str) -> Format:
 
 def absolute_source(src: str) -> str:
     """Returns an hf:// URI as it is, any other as `storage.absolute`."""
-    return src if hub.is_hub(src) else storage.absolute(src)
+    return src if storage.is_hub(src) else storage.absolute(src)
 
 
 def source_name(src: str) -> str:
     """Returns the default name of the data set at `src`: the last part of its path, without query and revision."""
     name = storage.without_query(absolute_source(src)).rstrip("/").rsplit("/", 1)[-1]
-    return name.partition("@")[0] if hub.is_hub(src) else name
+    return name.partition("@")[0] if storage.is_hub(src) else name
 
 
 def find_format(src: str) -> Known:
@@ -115,7 +115,7 @@ def _with_sources(src: str, format: Known) -> SourceListing:
     listing = _list(src, format)
     if not listing.records:
         raise UserError(f"{storage.redact(src)} (format {format}) lists no images")
-    files = hub if hub.is_hub(src) else storage
+    files = hub if storage.is_hub(src) else storage
     if SOURCES not in files.list_names(src):
         return listing
     where = files.join(src, SOURCES)

@@ -152,7 +152,7 @@ def list_huggingface(src: str) -> SourceListing:
 
 def _files(uri: str) -> ModuleType:
     """Returns the module that reads files at `uri`: both have `join`, `list_names`, `read_text` and `open_input`."""
-    return hub if hub.is_hub(uri) else storage
+    return hub if storage.is_hub(uri) else storage
 
 
 def _names(src: str, *below: str) -> list[str]:
@@ -294,7 +294,7 @@ def _class_table(src: str, paths: Sequence[str], features: Any) -> ClassTable:
     if len(labels) == 1 and "background" in labels[0][0].lower():
         _log.info("%s: the class names are those of its ClassLabel feature", where)
         return ClassTable(labels[0])
-    add = "into a folder of its files, and give that folder" if hub.is_hub(src) else "next to its files"
+    add = "into a folder of its files, and give that folder" if storage.is_hub(src) else "next to its files"
     raise UserError(
         f"{where} does not say what the ids in its masks mean: put classes.txt (id<TAB>name, 0 = background) {add}"
     )
