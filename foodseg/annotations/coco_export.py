@@ -100,11 +100,16 @@ def export_coco(records: Sequence[LabelledImage], classes: ClassTable, dst: str)
 
 def _mask(record: LabelledImage, ignore_id: int) -> np.ndarray:
     if record.mask is None:
-        raise UserError(f"{record.image_id} has no mask: COCO would take it for an image without ingredients")
+        raise no_mask(record.image_id)
     mask = record.mask.read()
     if (mask == ignore_id).any():
         raise UserError(f"the mask of {record.image_id} has ignored pixels, which COCO cannot express")
     return mask
+
+
+def no_mask(image_id: str) -> UserError:
+    """Returns the error for an image without mask."""
+    return UserError(f"{image_id} has no mask: COCO would take it for an image without ingredients")
 
 
 def _copy_image(record: LabelledImage, dst: str) -> str:

@@ -1,14 +1,15 @@
-"""`foodseg data`: prepare, map and look at data sets."""
+"""`foodseg data`: prepare, map, export and look at data sets."""
 
 import shlex
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from foodseg.cli.options import Address, AsJson, emit, require_lasting
 
-data_app = typer.Typer(help="Prepare, map and look at data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare, map, export and look at data sets.", no_args_is_help=True)
 
 
 @data_app.command("prepare")
@@ -124,6 +125,34 @@ def data_map(
             print(f"  source {source!r} annotates {'all' if ids is None else len(ids)} of them")
 
     emit(result, as_json, show)
+
+
+@data_app.command("export")
+def data_export(
+    src: Annotated[str, typer.Argument(help="Prepared data set, or one in a format that `data prepare` reads.")],
+    dst: Annotated[str, typer.Argument(help="Where the COCO data set goes, a new folder; local or s3://.")],
+    format: Annotated[
+        str, typer.Option(help="auto, folder, foodseg103, uecfoodpix, coco or huggingface: how a source is laid out.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write a data set as COCO: images/ and annotations/instances_SPLIT.json, an RLE per image and ingredient.
+
+    Example: foodseg data export my/meals meals-coco
+
+    Example: foodseg data export s3://bucket/meals meals-coco
+    """
+    from foodseg import storage
+    from foodseg.prepare.export import export_data_set
+    from foodseg.prepare.formats.detect import parse_format
+
+    exported = export_data_set(src, dst, parse_format(format))
+
+    def show() -> None:
+        splits = ", ".join(f"{split} {images} images" for split, images in exported.splits.items())
+        print(f"{storage.redact(dst)}: {splits}; {exported.categories} categories")
+
+    emit({"uri": storage.redact(dst), **asdict(exported)}, as_json, show)
 
 
 @data_app.command("embed")

@@ -12,6 +12,7 @@ from foodseg import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 DATA_FILES = (
+    "py.typed",
     "demo/demo.yaml",
     "report/templates/page.css",
     "report/templates/evaluation.html.j2",
