@@ -14,7 +14,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.data.sources import scorable_mask
 from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.confusion import confusion, scores
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.predictor import Predictor
 
 How = Literal["as trained", "embeddings exchanged", "conditioning exchanged", "maps zeroed"]
@@ -45,7 +45,7 @@ def val_miou(run: Path, data: Path, how: How, *, oracle: bool) -> float:
     return scores(matrix, manifest.classes).miou
 
 
-def spoil(model: Segmenter, how: How) -> None:
+def spoil(model: SegmenterNetwork, how: How) -> None:
     """Gives each class the embedding of another one, or sets the maps of a diffusion backbone to 0 for the decoder."""
     if how == "embeddings exchanged":
         ids = range(len(model.text_table))

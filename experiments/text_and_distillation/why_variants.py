@@ -16,7 +16,7 @@ from foodseg.data.shards import read_manifest
 from foodseg.eval.report_html import confusion_pairs, read_losses
 from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.per_image import merge, read_image_counts
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.predictor import Predictor
 
 LAST = 0.2  # of the updates: where the training loss is averaged
@@ -89,7 +89,7 @@ def conditioning_use_of(run: Path, data: Path, split: str) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _predictor(loaded: Checkpoint, model: Segmenter, listed: str) -> Predictor:
+def _predictor(loaded: Checkpoint, model: SegmenterNetwork, listed: str) -> Predictor:
     settings = {**loaded.config.eval.model_dump(), "ingredients": listed, "restrict": "none"}
     return Predictor(model, EvalConfig.model_validate(settings), torch.device("cpu"))
 

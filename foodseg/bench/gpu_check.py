@@ -40,7 +40,7 @@ from foodseg.data.image_io import decode_image, encode_mask, fit_longest, resize
 from foodseg.data.rng import position_seed
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import padded_size
 from foodseg.predict.device import device_name, pick_device
 from foodseg.predict.predictor import AUTOCAST, Predictor
@@ -156,7 +156,7 @@ def _meal(number: int, side: int) -> _Meal:
 
 class _Trained(NamedTuple):
     context: _InMemory
-    student: Segmenter
+    student: SegmenterNetwork
     peak_mib: float
     gradients: dict[str, torch.Tensor]  # of the last update, on the CPU
     losses: dict[str, float]
@@ -184,7 +184,7 @@ def _run(
     trainer.run()
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     losses = {key.removeprefix("loss/"): value for key, value in last.items() if key.startswith("loss/")}
-    assert isinstance(trainer.student, Segmenter)
+    assert isinstance(trainer.student, SegmenterNetwork)
     return _Trained(context, trainer.student, memory_mib(device), gradients, losses)
 
 
@@ -228,7 +228,7 @@ def _train_speed(
 
 
 def _label_speeds(
-    sizes: Sizes, device: torch.device, model: Segmenter, meals: list[_Meal], precision: str
+    sizes: Sizes, device: torch.device, model: SegmenterNetwork, meals: list[_Meal], precision: str
 ) -> dict[str, dict[str, float]]:
     """`predict`: from JPEG to label map, one by one. `endpoint`: ids and confidences of batches of decoded images."""
     config = load_config(None, [f"eval.longest_side={sizes.side}"]).config.eval

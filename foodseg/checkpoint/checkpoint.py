@@ -35,7 +35,7 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
 from foodseg.storage.local import TEMPORARY
 
@@ -200,7 +200,7 @@ def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | 
     return fitted if fitted is not None and EvalConfig.model_validate(fitted.eval) == config else None
 
 
-def load_model(checkpoint: Checkpoint, weights: str) -> Segmenter:
+def load_model(checkpoint: Checkpoint, weights: str) -> SegmenterNetwork:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Raises:

@@ -8,12 +8,12 @@ from foodseg.models.backbones.diffusion_weights import build_diffusion
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, ScoreMap, Tokens
-from foodseg.models.segmenter import Fusion, Segmenter, TextBranch
+from foodseg.models.segmenter import Fusion, SegmenterNetwork, TextBranch
 
 
 def build_segmenter(
     config: ModelConfig, classes: int, *, pretrained: bool = True, text: torch.Tensor | None = None
-) -> Segmenter:
+) -> SegmenterNetwork:
     """Builds the segmenter for `classes` ids.
 
     Of a timm pyramid, backbone, decoder and classifier start with the same numbers whatever `config.fusion`,
@@ -41,7 +41,7 @@ def build_segmenter(
         torch.default_generator.manual_seed(torch.initial_seed() + 1)
         head = IngredientHead(backbone.channels[-1], classes) if config.ingredient_head else None
         branch = None if config.fusion == "none" else _text_branch(config, backbone, classes, text)
-    return Segmenter(backbone, decoder, classes, config.mean, config.std, head, branch)
+    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, head, branch)
 
 
 def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:

@@ -65,7 +65,7 @@ class TextBranch(NamedTuple):
     at: int
 
 
-class Segmenter(nn.Module):
+class SegmenterNetwork(nn.Module):
     """Backbone, decoder, 1x1 classifier, and perhaps a text branch; the parts are built in `models/build.py`."""
 
     mean: torch.Tensor

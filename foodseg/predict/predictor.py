@@ -23,7 +23,7 @@ import torch
 from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits
 
@@ -43,7 +43,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Segmenter,
+        model: SegmenterNetwork,
         config: EvalConfig,
         device: torch.device,
         precision: str = "fp32",

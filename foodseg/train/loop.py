@@ -31,7 +31,7 @@ from foodseg.data.rng import dropout_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
@@ -58,7 +58,7 @@ def train(
     manifest: Manifest,
     total_steps: int,
     context: TrainContext,
-    model: Segmenter | None = None,
+    model: SegmenterNetwork | None = None,
 ) -> TrainingResult:
     """Trains to `total_steps`, or until a stop is requested; resumes from the newest checkpoint of the run.
 
@@ -77,7 +77,7 @@ class Trainer:
         manifest: Manifest,
         total_steps: int,
         context: TrainContext,
-        model: Segmenter | None = None,
+        model: SegmenterNetwork | None = None,
     ) -> None:
         self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
         self.classes: ClassTable = manifest.class_table

@@ -24,7 +24,7 @@ from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
 from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps
 from foodseg.storage.text_files import decode_text
@@ -50,7 +50,7 @@ class Run:
     begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
-    model: Segmenter | None = None  # as a worker would build it; None with a diffusion backbone
+    model: SegmenterNetwork | None = None  # as a worker would build it; None with a diffusion backbone
     backbone: Mapping[str, torch.Tensor] | None = None  # initial weights of a timm backbone; None: resumed, or random
 
 
@@ -210,7 +210,7 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
 
 def _require_model(
     config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
-) -> Segmenter | None:
+) -> SegmenterNetwork | None:
     """Returns the model with its weights; None with a diffusion backbone, which is too large to build here."""
     embeddings = text.embeddings if text else None
     if config.model.kind == "diffusion":
@@ -221,7 +221,9 @@ def _require_model(
     return model
 
 
-def initial_model(config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool) -> Segmenter:
+def initial_model(
+    config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
+) -> SegmenterNetwork:
     """Builds a worker's model of a run that has begun, with torch seeded for it: every worker has the same numbers.
 
     Args:
@@ -283,7 +285,7 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
     return steps
 
 
-def _require_crops(model: Segmenter, config: ExperimentConfig) -> None:
+def _require_crops(model: SegmenterNetwork, config: ExperimentConfig) -> None:
     """Some backbones take images of one size alone, and raise for another one."""
     try:
         require_statistics(model, config)

@@ -17,7 +17,7 @@ from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.term import LossTerm, Outputs, Targets
 from foodseg.models.backbones.latents import LatentCache
 from foodseg.models.backbones.timm_pyramid import Pyramid
-from foodseg.models.segmenter import Segmenter, SegmenterOutput
+from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
 
@@ -58,7 +58,7 @@ class SegmentationTask:
         config: ExperimentConfig,
         classes: ClassTable,
         annotated: Mapping[str, tuple[int, ...] | None],
-        segmenter: Segmenter,
+        segmenter: SegmenterNetwork,
         *,
         total_steps: int,
     ) -> None:

@@ -1,5 +1,6 @@
 """Preparing on Ray: every valid record is in a shard, every other one is refused by name."""
 
+import doctest
 import json
 import logging
 import os
@@ -54,6 +55,14 @@ def test_every_record_is_in_a_shard_or_in_the_quarantine(ray_cluster, meals, tmp
     assert sorted([*kept, "synthetic__0002"]) == sorted(listed)
     assert manifest.counts["train"].images + manifest.counts["val"].images == 19
     assert sum(counts.unlabelled for counts in manifest.counts.values()) == 1
+
+
+def test_the_example_of_its_docstring(ray_cluster, tmp_path, monkeypatch):
+    write_meals(tmp_path / "meals", train=10, test=3, seed=0, longest_side=64)
+    monkeypatch.chdir(tmp_path)
+    (example,) = [found for found in doctest.DocTestFinder().find(prepare_dataset, "prepare_dataset") if found.examples]
+    said = []
+    assert doctest.DocTestRunner(verbose=False).run(example, out=said.append).failed == 0, "".join(said)
 
 
 def test_pixels_are_those_of_the_source(ray_cluster, meals, tmp_path):

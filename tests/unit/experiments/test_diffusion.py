@@ -6,10 +6,10 @@ from experiments.diffusion.spoiled_names import exchanged, spoil
 from foodseg.config.model import ModelConfig
 from foodseg.config.text import TextConfig
 from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 
 
-def a_model() -> Segmenter:
+def a_model() -> SegmenterNetwork:
     torch.manual_seed(0)
     config = ModelConfig(
         kind="diffusion", backbone="tiny", fusion="cross_attention", pyramid_channels=16, decoder_channels=16,

@@ -20,7 +20,7 @@ from foodseg.models.fusion import (
     allowed_classes,
     masked,
 )
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from tests.support.compare import assert_close, close
 
 KINDS = ["score_map", "cross_attention", "film"]
@@ -146,7 +146,7 @@ def test_ingredient_head():
 # --- every model with text ---
 
 
-def build(fusion: str = "none", head: bool = False, table: torch.Tensor | None = None, **settings) -> Segmenter:
+def build(fusion: str = "none", head: bool = False, table: torch.Tensor | None = None, **settings) -> SegmenterNetwork:
     torch.manual_seed(0)
     text = TextConfig() if fusion == "none" else TextConfig(kind="table", table="t", **settings.pop("text", {}))
     config = ModelConfig(
@@ -161,7 +161,7 @@ def text_table() -> torch.Tensor:
     return torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
 
 
-def awake(model: Segmenter) -> Segmenter:
+def awake(model: SegmenterNetwork) -> SegmenterNetwork:
     """What starts at 0 gets numbers, so that the text has an effect."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

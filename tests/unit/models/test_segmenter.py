@@ -9,7 +9,7 @@ import torch
 from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from tests.support.compare import assert_close
 
 ALL = (4, 8, 16, 32)
@@ -25,7 +25,7 @@ BACKBONES = [
 ]
 
 
-def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, **settings) -> Segmenter:
+def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, **settings) -> SegmenterNetwork:
     torch.manual_seed(0)
     given = {"weights": "none", "pyramid_channels": 16, "decoder_channels": 16, **settings}
     config = ModelConfig(backbone=backbone, strides=strides, **given)
@@ -33,7 +33,7 @@ def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, *
 
 
 @pytest.fixture(params=BACKBONES, ids=lambda p: f"{p[0]}-{'-'.join(map(str, p[1]))}")
-def model(request) -> Segmenter:
+def model(request) -> SegmenterNetwork:
     return build(*request.param)
 
 

@@ -12,7 +12,7 @@ from foodseg.config.model import ModelConfig
 from foodseg.config.text import TextConfig
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.build import build_segmenter, decoder_inputs
-from foodseg.models.segmenter import Segmenter
+from foodseg.models.segmenter import SegmenterNetwork
 from tests.support.compare import assert_close
 
 K, D, HEADS = 5, 16, 4
@@ -39,13 +39,13 @@ def names() -> torch.Tensor:
     return torch.randn(K, D, generator=torch.Generator().manual_seed(1))
 
 
-def build(fusion: str = "cross_attention", strides: tuple[int, ...] = (8, 16, 32, 64), **diffusion) -> Segmenter:
+def build(fusion: str = "cross_attention", strides: tuple[int, ...] = (8, 16, 32, 64), **diffusion) -> SegmenterNetwork:
     torch.manual_seed(0)
     return build_segmenter(config(fusion, strides, **diffusion), K, text=None if fusion == "none" else names())
 
 
 @pytest.fixture(scope="module")
-def conditioned() -> Segmenter:
+def conditioned() -> SegmenterNetwork:
     return build().eval()
 
 
@@ -193,7 +193,9 @@ def test_image_only_has_a_learned_token_and_no_maps():
 # --- maps ---
 
 
-def recomputed(model: Segmenter, image: torch.Tensor, ingredients: torch.Tensor | None) -> dict[int, torch.Tensor]:
+def recomputed(
+    model: SegmenterNetwork, image: torch.Tensor, ingredients: torch.Tensor | None
+) -> dict[int, torch.Tensor]:
     """Maps (B, K + 1, H / stride, W / stride) by stride from what hooks find: the layers' queries and keys."""
     found: dict[str, torch.Tensor] = {}
     hooks = []
