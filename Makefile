@@ -10,7 +10,7 @@ TORCH = $$(grep -E '^(torch|torchvision)==' requirements.lock)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos test-kernels gpu-check types unit proof dist clean
+.PHONY: help install demo test chaos test-kernels gpu-check types unit proof dist docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -69,6 +69,9 @@ dist: install  ## dist/foodseg-VERSION-py3-none-any.whl, from the files as they 
 	rm -rf build  # else the wheel would hold modules that are gone
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
+docs: install  ## the documentation as a site: site/index.html, which can be read from the disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## caches, builds and the demo's output; keeps .venv and runs/
-	rm -rf build dist demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
