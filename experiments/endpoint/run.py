@@ -17,7 +17,7 @@ from experiments.item_queue import ROOT, Bench, Item, ItemError
 from experiments.served_meals import deploy_tree, is_free, meal_files, meals
 from foodseg.data.image_io import decode_image
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "serve.md"  # its first section; the others need CLIP or a conditioned model
 README_PORT = 8000  # of its curl lines
 README_ADDRESS = f"http://127.0.0.1:{README_PORT}"
 PAGE_MEALS = 3
@@ -26,7 +26,7 @@ PHOTOGRAPH = (3000, 4000)  # height, width: twelve megapixels
 
 
 def readme_curl(bench: Bench) -> dict[str, Any]:
-    """The curl lines of the README word for word, and three real meals on the page, on a screen and on a telephone."""
+    """The curl lines of docs/serve.md word for word; three real meals on the page, on a screen and on a telephone."""
     shown = meal_files(bench, PAGE_MEALS)
     kitchen = bench.work / "serve-kitchen"
     shutil.rmtree(kitchen, ignore_errors=True)
@@ -35,20 +35,20 @@ def readme_curl(bench: Bench) -> dict[str, Any]:
     port = README_PORT if is_free(README_PORT) else None
     with Endpoint(bench, "readme", deploy_tree(bench, train_plain(bench, 0), port)) as endpoint:
         answers = []
-        for block in readme_blocks(README.read_text(encoding="utf-8")):
+        for block in curl_blocks(DOCUMENT.read_text(encoding="utf-8")):
             command = block.replace(README_ADDRESS, endpoint.url.rstrip("/"))
             printed = bench.run(["bash", "-euo", "pipefail", "-c", f"cd '{kitchen}'\n{command}"], shown=[command])
             answers += json_objects(printed)
         broken = [answer["error"] for answer in answers if "error" in answer]
         if broken:
-            raise ItemError(f"a line of the README was refused: {broken[0]}")
+            raise ItemError(f"a line of docs/serve.md was refused: {broken[0]}")
         page = photograph_page(endpoint.url, shown, bench.work / "serve-page")
     height, width = decode_image(shown[0].read_bytes()).shape[:2]
     first = next(answer for answer in answers if "ingredients" in answer)
     checked = _masks_of_size(first, height, width)
     label_map = cv2.imread(str(kitchen / "lunch.ids.png"), cv2.IMREAD_UNCHANGED)
     if label_map is None or label_map.shape != (height, width):
-        raise ItemError("the PNG of the README is not a label map of the image's size")
+        raise ItemError("the PNG of docs/serve.md is not a label map of the image's size")
     return {
         "lines": sum(command.count("curl ") for command in bench.commands),
         "address_of_the_readme": port == README_PORT,
@@ -113,9 +113,10 @@ ITEMS: list[Item] = [
 ]
 
 
-def readme_blocks(text: str) -> list[str]:
-    """Returns the shell blocks of a Markdown text that ask the endpoint with curl."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+def curl_blocks(text: str) -> list[str]:
+    """Returns the shell blocks of the first section of a Markdown text that ask the endpoint with curl."""
+    section = "\n## ".join(text.split("\n## ")[:2])
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return [block for language, block in blocks if language == "sh" and "curl " in block and README_ADDRESS in block]
 
 
