@@ -1,13 +1,13 @@
 """The model card of a checkpoint: README.md as the Hugging Face hub reads it, with the scores and their conditions.
 
-    text = model_card(checkpoint, "owner/name", scores=scores_of(checkpoint))
+    text = model_card(checkpoint, "owner/name", card_scores(checkpoint, uri, [found.to_json()]))
 
 Every number in it comes from the checkpoint or from an evaluation of it. Who publishes a model chooses its licence:
 without one the metadata has none, and the card says where to put it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -17,6 +17,7 @@ from foodseg.checkpoint.checkpoint import Checkpoint
 from foodseg.errors import UserError
 
 LIBRARY = "foodseg"
+VALIDATION, EVALUATION = "validation in training", "foodseg evaluate"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def validation_score(checkpoint: Checkpoint) -> CardScore | None:
         miou_foreground=None,
         macc=last.macc,
         aacc=last.aacc,
-        by="validation in training",
+        by=VALIDATION,
     )
 
 
@@ -91,8 +92,25 @@ def evaluation_score(metrics: Mapping[str, Any], uri: str, checkpoint: Checkpoin
         miou_foreground=scores["miou_foreground"],
         macc=scores["macc"],
         aacc=scores["aacc"],
-        by=", ".join(["foodseg evaluate", *changed, *mapped]),
+        by=", ".join([EVALUATION, *changed, *mapped]),
     )
+
+
+def card_scores(checkpoint: Checkpoint, uri: str, evaluations: Sequence[Mapping[str, Any]]) -> list[CardScore]:
+    """Returns the scores of evaluations, after that of the last validation where none of them repeats it.
+
+    Args:
+        uri: of the checkpoint, without secrets. evaluations: contents of `metrics.json`.
+
+    Raises:
+        UserError: one is an evaluation of something else.
+    """
+    scored = [evaluation_score(each, uri, checkpoint) for each in evaluations]
+    validated = validation_score(checkpoint)
+    repeated = validated is not None and any(
+        replace(each, images=None, miou_foreground=None) == replace(validated, by=EVALUATION) for each in scored
+    )
+    return scored if validated is None or repeated else [validated, *scored]
 
 
 def model_card(checkpoint: Checkpoint, name: str, scores: Sequence[CardScore], license: str | None = None) -> str:
@@ -124,7 +142,7 @@ def model_card(checkpoint: Checkpoint, name: str, scores: Sequence[CardScore], l
 # {name}
 
 Which ingredient is where on an image of food: semantic segmentation with {len(classes) - 1} ingredients and background.
-Trained and saved with foodseg {__version__}.
+Saved by foodseg {__version__}.
 
 ## Use
 
@@ -192,6 +210,8 @@ def _scores(scores: Sequence[CardScore]) -> str:
         "Scores are in percent, from the pixels of all images together. mIoU is the mean over the classes with pixels "
         "in the split, background included.",
     ]
+    if any(score.by == VALIDATION for score in scores):
+        notes.append("The split of the validation in training also chooses among the checkpoints of a run.")
     if any(score.ingredients == "provided" for score in scores):
         notes.append("`provided`: the true ingredients of each image were given to the model, an oracle.")
     return "\n".join([*lines, "", *notes])

@@ -10,7 +10,9 @@ from foodseg.errors import UserError
 
 
 def evaluate(
-    checkpoint: Annotated[str | None, typer.Argument(help="A run, a checkpoint directory or a URI of either.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="A run, a checkpoint directory, a URI of either, or hf://owner/name.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Prepared data set.")] = None,
     split: Annotated[str, typer.Option(help="Which split; every access to `test` is noted (--test-log).")] = "val",
     out: Annotated[str | None, typer.Option(help="Folder or URI for report.html, metrics.json and the counts.")] = None,

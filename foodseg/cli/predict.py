@@ -13,7 +13,9 @@ from foodseg.errors import DataRefused, UserError
 
 
 def predict(
-    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run, a checkpoint directory, a URI of either, or hf://owner/name.")
+    ],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or URIs.")],
     out: Annotated[
         str, typer.Option(help="Folder or URI for overlays, label maps and JSON; files of others are never replaced.")

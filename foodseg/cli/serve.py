@@ -73,7 +73,9 @@ def _say(sentence: str) -> None:
 @serve_app.command("swap")
 def serve_swap(
     name: Annotated[str, typer.Argument(help="Public name of the model.")],
-    checkpoint: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a URI of either.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A run, a checkpoint directory, a URI of either, or hf://owner/name.")
+    ],
     address: Annotated[str, typer.Option(help="Ray cluster of the endpoint: 'auto' or host:port.")] = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -21,7 +21,7 @@ from foodseg import storage
 from foodseg.checkpoint.checkpoint import calibration_of, load_checkpoint, load_model, save_checkpoint
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import CARD, push_folder
-from foodseg.checkpoint.model_card import evaluation_score, model_card, validation_score
+from foodseg.checkpoint.model_card import card_scores, model_card
 from foodseg.classes import BACKGROUND
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
@@ -187,10 +187,9 @@ class Segmenter:
         if storage.list_names(where):
             raise UserError(f"{storage.redact(where)} is not empty: name a folder that is new, nothing is replaced")
         checkpoint = replace(self._checkpoint, config=without_locations(self.config), trainer=None)
-        scores = [evaluation_score(each.to_json(), storage.redact(self.uri), self._checkpoint) for each in evaluations]
-        validated = validation_score(self._checkpoint)
+        scores = card_scores(self._checkpoint, storage.redact(self.uri), [each.to_json() for each in evaluations])
         title = name or storage.without_query(storage.absolute(where)).rstrip("/").rpartition("/")[2]
-        card = model_card(checkpoint, title, [*([validated] if validated else []), *scores], license)
+        card = model_card(checkpoint, title, scores, license)
         save_checkpoint(where, checkpoint)
         storage.write_text(storage.join(where, CARD), card)
         return where

@@ -13,8 +13,8 @@ from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import local_checkpoint, pin_checkpoint
 from foodseg.cli.main import run as cli
-from foodseg.config.serve import SegmenterConfig
 from foodseg.errors import RetryLater, UserError
+from foodseg.serve.deploy_file import read_deploy_file
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.api_world import write_api_world
 from tests.support.hub_server import COMMIT, HubServer, hub_at
@@ -65,8 +65,8 @@ def test_every_command_takes_it(pushed: str, tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["checkpoint"] == pushed
     served = ServedModel("meals", pushed, checkpoint_sha(pushed))
     assert served.card.classes == foodseg.load("runs/a").classes
-    wanted = SegmenterConfig(models={"meals": f"hf://{NAME}"})
-    assert json.loads(wanted.model_dump_json())["models"] == {"meals": f"hf://{NAME}"}
+    wanted = read_deploy_file(None, [f"segmenter.models.meals=hf://{NAME}"]).config
+    assert wanted.segmenter.models == {"meals": f"hf://{NAME}"}
 
 
 def test_a_commit_that_is_in_the_cache_needs_no_hub(

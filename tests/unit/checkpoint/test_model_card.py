@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 import foodseg
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model, save_checkpoint
 from foodseg.checkpoint.history import Validation
-from foodseg.checkpoint.model_card import evaluation_score, model_card, validation_score
+from foodseg.checkpoint.model_card import card_scores, evaluation_score, model_card, validation_score
 from foodseg.config.marks import without_locations
 from foodseg.errors import UserError
 from tests.support.api_world import write_api_world
@@ -79,6 +79,20 @@ def test_scores_stand_with_their_conditions(tmp_path: Path) -> None:
     assert rows[0][6:] == ["43.2", "not recorded", "50.0", "80.0", "validation in training |"]
     assert rows[1][6] == f"{100 * own.evaluation.scores.miou:.1f}" and rows[1][-1] == "foodseg evaluate |"
     assert rows[2][-1] == "foodseg evaluate, longest_side 96 |"
+    assert "also chooses among the checkpoints" in card.text
+
+
+def test_an_evaluation_takes_the_row_of_the_validation_that_it_repeats() -> None:
+    checkpoint = load_checkpoint("runs/a")
+    uri = str(Path.cwd() / "runs" / "a")
+    found = foodseg.evaluate(uri, "prepared/meals")
+    scores = found.evaluation.scores
+    same = Validation(1, scores.miou, scores.aacc, scores.macc, scores.miou)
+    validated = replace(checkpoint, history=[same], data=found.data)
+    (row,) = card_scores(validated, uri, [found.to_json()])
+    assert (row.images, row.by) == (2, "foodseg evaluate")
+    other = replace(same, miou=same.miou / 2)
+    assert len(card_scores(replace(validated, history=[other]), uri, [found.to_json()])) == 2
 
 
 def test_an_oracle_is_called_one() -> None:
