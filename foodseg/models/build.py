@@ -46,7 +46,7 @@ def build_segmenter(
 
 def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:
     """Returns the channels of each level in front of the decoder: those of the features, and one per id of a map."""
-    if isinstance(backbone, Pyramid):
+    if not isinstance(backbone, Diffusion):
         return backbone.channels
     return [
         channels + (classes if stride in backbone.map_strides else 0)

@@ -170,9 +170,9 @@ class SegmenterNetwork(nn.Module):
     def _levels(
         self, image: torch.Tensor, text: torch.Tensor | None, allowed: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The backbone's features and maps. A diffusion backbone is conditioned on classes, a timm pyramid is not."""
+        """The backbone's features and maps. A diffusion backbone is conditioned on classes, others are not."""
         normalised = (image - self.mean) / self.std
-        if isinstance(self.backbone, Pyramid):
+        if not isinstance(self.backbone, Diffusion):
             return list(self.backbone(normalised)), []
         if not isinstance(self.fusion, Tokens):
             levels, maps = self.backbone(normalised)

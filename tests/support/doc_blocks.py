@@ -21,7 +21,7 @@ RUN = ("sh", "python", "yaml", "json")  # languages of blocks that are run or ch
 SHOWN = ("text", "bibtex")
 # what takes seconds: commands that start Ray, train or serve, and object storage
 _SLOW = re.compile(
-    r"foodseg (data (prepare|map)|train|tune|ablate|evaluate|serve|bench|demo)\b|prepare_dataset\(|import ray|s3://"
+    r"foodseg (data (prepare|map)|train|tune|ablate|evaluate|serve|bench|demo)\b|prepare_dataset\(|(?:import|from) ray\b|s3://"
 )
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not run: (.+) -->\n$")
