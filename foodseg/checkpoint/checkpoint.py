@@ -208,9 +208,7 @@ def load_model(checkpoint: Checkpoint, weights: str) -> SegmenterNetwork:
     """
     averaged = {} if weights == "student" else checkpoint.teacher
     if averaged is None:
-        raise UserError(
-            "this checkpoint kept no averaged weights (train.ema_horizon was 0): use --set eval.weights=student"
-        )
+        raise UserError("this checkpoint kept no averaged weights (train.ema_horizon was 0): set eval.weights=student")
     text = checkpoint.text.embeddings if checkpoint.text else None
     model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
     if averaged:
