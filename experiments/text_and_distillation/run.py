@@ -32,7 +32,7 @@ from experiments.variants import (
     Settings,
 )
 from foodseg.classes import parse_id_lines
-from foodseg.eval.ray_evaluate import note_test_access
+from foodseg.eval.evaluate import note_test_access
 
 RESULTS = Path(__file__).with_name("results.json")
 SEED = SEEDS[0]
