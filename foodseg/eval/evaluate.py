@@ -160,9 +160,9 @@ def evaluate(
         with outputs:
             write_evaluation(out, result, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
-        score = {"images": result.images, "miou": evaluation.scores.miou}
+        noted = {"images": result.images, "miou": evaluation.scores.miou}
         under = {} if result.conditions is None else {"conditions": asdict(result.conditions)}
-        note_test_access(test_log, "scored", {**access, **score, **under})
+        note_test_access(test_log, "scored", {**access, **noted, **under})
     return result
 
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 import torch
@@ -105,16 +105,20 @@ class Segmenter:
         self._settings: dict[bool, _Setting] = {}  # without and with provided ingredients
 
     @overload
-    def predict(  # type: ignore[overload-overlap]  # a str is a sequence too
+    def predict(
         self, image: ImageInput, *, ingredients: str | Sequence[str] | None = None, batch_size: int = 8
     ) -> Prediction: ...
     @overload
     def predict(
-        self, image: Sequence[ImageInput], *, ingredients: str | Sequence[str] | None = None, batch_size: int = 8
+        self,
+        image: list[Any] | tuple[ImageInput, ...],
+        *,
+        ingredients: str | Sequence[str] | None = None,
+        batch_size: int = 8,
     ) -> list[Prediction]: ...
     def predict(
         self,
-        image: ImageInput | Sequence[ImageInput],
+        image: ImageInput | list[Any] | tuple[ImageInput, ...],
         *,
         ingredients: str | Sequence[str] | None = None,
         batch_size: int = 8,
@@ -145,10 +149,10 @@ class Segmenter:
         """
         if batch_size < 1:
             raise UserError(f"batch_size is at least 1, found {batch_size}")
-        several = isinstance(image, list | tuple)
-        images: Sequence[ImageInput] = image if several else [image]  # type: ignore[assignment,list-item]
-        found = list(self._label(images, ingredients, batch_size))
-        return found if several else found[0]
+        if isinstance(image, list | tuple):
+            return list(self._label(image, ingredients, batch_size))
+        (found,) = self._label([image], ingredients, batch_size)
+        return found
 
     def save_pretrained(
         self,
@@ -305,4 +309,4 @@ def _named(image: ImageInput, index: int | None) -> Iterator[None]:
 def _names(logits: ImageLogits, classes: Sequence[str]) -> tuple[str, ...] | None:
     if logits.conditioning is None:
         return None
-    return tuple(classes[index] for index in np.flatnonzero(logits.conditioning) if index != BACKGROUND)
+    return tuple(classes[index] for index in np.flatnonzero(logits.conditioning).tolist() if index != BACKGROUND)

@@ -114,13 +114,13 @@ def prepare_dataset(
     >>> {split: counts.images for split, counts in prepared.counts.items()}
     {'train': 8, 'val': 2, 'test': 3}
     """
-    src, dst = absolute_source(os.fspath(src)), storage.absolute(os.fspath(dst))
-    check_destination(src, dst)
-    refuse_prepared(dst, overwrite)
-    listing = list_source(src, format)
+    source_uri, target_uri = absolute_source(os.fspath(src)), storage.absolute(os.fspath(dst))
+    check_destination(source_uri, target_uri)
+    refuse_prepared(target_uri, overwrite)
+    listing = list_source(source_uri, format)
     refuse_lost_annotations(listing.lost, max_bad)
     versions = ("prepare", __version__, str(AUDIT_FORMAT), str(FORMAT_VERSION))
-    generation = next_generation(dst, overwrite, plan_identity([*versions, *source_parts(listing)]))
+    generation = next_generation(target_uri, overwrite, plan_identity([*versions, *source_parts(listing)]))
     with ray_session(address, logical_cpus=cores()):
         try:
             audited = resolve_ambiguities(_audit(listing, generation), listing.classes)
@@ -129,18 +129,18 @@ def prepare_dataset(
             rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
             found, total = [*_findings(audited, rows), *pairs], len(audited)
             del audited  # the rows are without thumbnails
-            write_quarantine(dst, generation.folder, [_quarantined(refusal) for refusal in refused])
-            write_findings(dst, generation.folder, found)
+            write_quarantine(target_uri, generation.folder, [_quarantined(refusal) for refusal in refused])
+            write_findings(target_uri, generation.folder, found)
             _refuse_too_many(refused, total, max_bad, storage.join(generation.where, "quarantine.parquet"))
             counts = _counts(rows)
-            refuse_foodless(counts, storage.redact(src))
+            refuse_foodless(counts, storage.redact(source_uri))
             warn_of_labels(counts, listing.classes)
             shards = _write_shards(rows, generation, listing.classes)
         except ray.exceptions.RayError as error:
             raise expected_failure(error) or error from None
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        name=name or source_name(src),
+        name=name or source_name(source_uri),
         generation=generation.number,
         folder=generation.folder,
         classes=listing.classes.names,
