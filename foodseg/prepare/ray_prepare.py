@@ -112,7 +112,7 @@ def prepare_dataset(
     >>> import foodseg
     >>> prepared = foodseg.prepare_dataset("meals", "prepared/new")
     >>> {split: counts.images for split, counts in prepared.counts.items()}
-    {'train': 8, 'val': 2, 'test': 3}
+    {'train': 9, 'val': 1, 'test': 3}
     """
     source_uri, target_uri = absolute_source(os.fspath(src)), storage.absolute(os.fspath(dst))
     check_destination(source_uri, target_uri)
