@@ -67,7 +67,10 @@ def make_doc_world(folder: Path) -> None:
         write_table(folder / f"{name}.safetensors")
     settings = set_options(*TINY_RUN, f"data.uri={folder / 'prepared/meals'}", f"run.uri={folder / 'runs/first'}")
     assert run(["train", *settings]) == 0
-    shutil.copytree(folder / "runs" / "first", folder / "runs" / "second")
+    for copy in ("runs/second", "demo-out/run"):
+        shutil.copytree(folder / "runs" / "first", folder / copy)
+    (folder / "demo-out" / "meals" / "images").mkdir(parents=True)
+    shutil.copyfile(folder / "lunch.jpg", folder / "demo-out" / "meals" / "images" / "synthetic__0100.jpg")
     text = (
         "fusion=cross_attention",
         "text.kind=table",
