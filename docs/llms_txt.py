@@ -1,4 +1,4 @@
-"""Writes llms.txt (what each page is about) and llms-full.txt (all pages as Markdown) beside the site's pages.
+"""Writes llms.txt (what each page is about) and llms-full.txt (all pages as Markdown) next to the pages of the site.
 
 Programs that read documentation take these instead of HTML: https://llmstxt.org. A hook of mkdocs: `make docs`.
 """
