@@ -54,6 +54,6 @@ def resolve_checkpoint(argument: str) -> str:
     if newest is None:
         raise UserError(
             f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
-            f"(no {PATTERN}): name the run directory of `foodseg train`"
+            f"(no {PATTERN}): name the run directory of `foodseg train`, or hf://owner/name of a model on the hub"
         )
     return newest

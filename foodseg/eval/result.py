@@ -61,7 +61,7 @@ class OtherWeights:
     scores: Scores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """The scores of a checkpoint or of label maps on a split.
 
@@ -89,6 +89,15 @@ class EvaluationResult:
     def conditions(self) -> Conditions | None:
         """What the scores depend on; None for label maps."""
         return self.subject.conditions if isinstance(self.subject, ScoredCheckpoint) else None
+
+    def __repr__(self) -> str:
+        subject, conditions = self.subject, self.conditions
+        what = subject.checkpoint if isinstance(subject, ScoredCheckpoint) else subject.predictions
+        how = "" if conditions is None else f", {conditions.weights} weights, ingredients {conditions.ingredients}"
+        return (
+            f"EvaluationResult({what!r} on {self.split} of {self.data}, {self.images} images{how}: "
+            f"mIoU {100 * self.evaluation.scores.miou:.1f} %)"
+        )
 
     def to_json(self) -> dict[str, object]:
         """Returns the content of metrics.json; keys of what there is not are left out."""

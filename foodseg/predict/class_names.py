@@ -20,8 +20,10 @@ def parse_ingredients(names: str | Sequence[str], classes: ClassTable, *, where:
         names: a list, or one text with commas between. where: what errors call it.
 
     Raises:
-        UserError: there is no name, or one is not an ingredient of `classes`; the nearest ones are suggested.
+        UserError: there is no name, it is no text, or not an ingredient of `classes`; the nearest ones are suggested.
     """
+    if not isinstance(names, str) and not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} is a list of names, for all images alike; found {list(names)!r}")
     wanted = [word.strip() for word in (names.split(",") if isinstance(names, str) else names) if word.strip()]
     if not wanted:
         raise UserError(f'{where} is empty: name what is on the images, for example "rice, fried tofu"')

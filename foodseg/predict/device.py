@@ -9,12 +9,12 @@ from foodseg.errors import Unavailable, UserError
 Device = Literal["auto", "cpu", "gpu"]
 
 
-def parse_device(value: str) -> Device:
-    """Returns what `--device` says. UserError: it is not one of the three."""
+def parse_device(value: str, *, where: str = "--device") -> Device:
+    """Returns one of the three; `where` is what errors call it. UserError: it is another one."""
     for device in get_args(Device):
         if value == device:
             return device
-    raise UserError(f"--device {value!r}: use auto, cpu or gpu")
+    raise UserError(f"{where} {value!r}: use auto, cpu or gpu")
 
 
 def has_mps() -> bool:

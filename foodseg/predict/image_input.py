@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from foodseg import storage
+from foodseg.data.image_format import BadFile
 from foodseg.data.image_io import MAX_PIXELS, decode_image, image_kind, rgb_of
 from foodseg.errors import UserError
 from foodseg.predict.predictor import Predictor
@@ -44,8 +45,11 @@ def read_image(image: ImageInput, predictor: Predictor) -> tuple[np.ndarray, np.
 
 def _read_file(uri: str, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
     data = storage.read_bytes(uri)
-    scaled, size = predictor.decode(data)
-    whole = scaled if scaled.shape[:2] == size else decode_image(data)
+    try:
+        scaled, size = predictor.decode(data)
+        whole = scaled if scaled.shape[:2] == size else decode_image(data)
+    except BadFile as error:  # does not know the name
+        raise UserError(f"{storage.redact(uri)}: {error}") from None
     if "frames" in image_kind(data).traits:
         _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
     return whole, scaled
@@ -57,7 +61,8 @@ def _pixels_of(image: object) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UserError(
-                f"a NumPy image has shape (H, W, 3) and dtype uint8, RGB in 0..255; found {image.shape} {image.dtype}"
+                "a NumPy image has shape (H, W, 3) and dtype uint8, RGB in 0..255; "
+                f"found {image.shape} {image.dtype}{_numpy_hint(image)}"
             )
         return np.ascontiguousarray(image)
     if isinstance(image, torch.Tensor):
@@ -65,6 +70,23 @@ def _pixels_of(image: object) -> np.ndarray:
     raise UserError(
         f"an image is a path or URI, a PIL image, a NumPy array or a torch tensor; found {type(image).__name__}"
     )
+
+
+def _numpy_hint(image: np.ndarray) -> str:
+    """Returns what to give instead, for the forms that other libraries have."""
+    if image.ndim == 4:
+        return ": give a batch as list(batch)"
+    if image.ndim == 2:
+        return ": give a grey image as np.stack([image] * 3, axis=-1)"
+    if image.ndim != 3 or not image.size:
+        return ""
+    if image.shape[2] == 4:
+        return ": give it without its fourth channel, image[..., :3]"
+    if image.shape[0] == 3 and image.shape[2] != 3:
+        return ": give it as image.transpose(1, 2, 0)"
+    if image.shape[2] == 3 and image.dtype.kind == "f":
+        return ': give values of 0..1 as (image * 255).round().astype("uint8")'
+    return ""
 
 
 def _pixels_of_tensor(image: torch.Tensor) -> np.ndarray:

@@ -154,13 +154,15 @@ def to_coco(predictions: Iterable[Prediction]) -> dict[str, Any]:
     `score`, the mean confidence. `categories` have the ids of the classes; background has none.
 
     Raises:
-        UserError: there is no prediction, or their classes differ.
+        UserError: it is no list, there is no prediction, or their classes differ.
 
     >>> import foodseg
     >>> found = foodseg.load("runs/a").predict(["lunch.jpg", "dinner.jpg"])
     >>> [image["file_name"] for image in foodseg.to_coco(found)["images"]]
     ['lunch.jpg', 'dinner.jpg']
     """
+    if isinstance(predictions, Prediction):
+        raise UserError("to_coco takes a list of predictions; of one it is prediction.to_coco()")
     document, classes = None, None
     for number, each in enumerate(predictions, start=1):
         if document is None:

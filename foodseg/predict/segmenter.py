@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from foodseg.classes import BACKGROUND
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
 from foodseg.config.marks import without_locations
-from foodseg.errors import MissingFile, UserError
+from foodseg.errors import UserError
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput, read_image
@@ -60,7 +60,9 @@ def load(
     >>> model.classes[:2]
     ('background', 'white rice')
     """
-    where = pick_device(parse_device(device)) if isinstance(device, str) else device
+    if isinstance(overrides, str):
+        raise UserError(f"overrides is a list of settings: give [{overrides!r}]")
+    where = pick_device(parse_device(device, where="device")) if isinstance(device, str) else device
     chosen = [] if weights is None else [f"eval.weights={weights}"]
     return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen])
 
@@ -74,6 +76,7 @@ class _Setting(NamedTuple):
     temperature: float
 
 
+@runtime_checkable
 class Evaluated(Protocol):
     """What `foodseg.evaluate` returns."""
 
@@ -179,7 +182,7 @@ class Segmenter:
             The folder.
 
         Raises:
-            UserError: it holds files or cannot be written; an evaluation is of another model.
+            UserError: it holds files or cannot be written; an evaluation is of another model, or none at all.
 
         >>> import foodseg
         >>> model = foodseg.load("runs/a")
@@ -188,6 +191,8 @@ class Segmenter:
         True
         """
         where = os.fspath(folder)
+        if not isinstance(evaluations, Sequence) or not all(isinstance(each, Evaluated) for each in evaluations):
+            raise UserError("evaluations is a list of what foodseg.evaluate returns, for example [scored]")
         if storage.list_names(where):
             raise UserError(f"{storage.redact(where)} is not empty: name a folder that is new, nothing is replaced")
         checkpoint = replace(self._checkpoint, config=without_locations(self.config), trainer=None)
@@ -294,16 +299,13 @@ class Segmenter:
 
 @contextlib.contextmanager
 def _named(image: ImageInput, index: int | None) -> Iterator[None]:
-    """Puts in front of an error which image of several it is about; `index` is None for a single one."""
+    """Puts in front of an error which array of several it is about; `index` is None for a single image."""
     try:
         yield
-    except MissingFile:  # names the file
-        raise
     except UserError as error:
-        if index is None:
+        if index is None or isinstance(image, str | os.PathLike):  # an error of a file names it
             raise
-        where = storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"images[{index}]"
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"images[{index}]: {error}") from None
 
 
 def _names(logits: ImageLogits, classes: Sequence[str]) -> tuple[str, ...] | None:

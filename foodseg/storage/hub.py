@@ -141,7 +141,8 @@ def explained(uri: str, *, first: bool = False, what: str = "data set", verb: st
         elif isinstance(cause, HfHubHTTPError) and not _passes(cause.response.status_code):
             reason = f"{host} answers {cause.response.status_code}; is HF_ENDPOINT a hub, and HF_TOKEN right?"
         elif first and not isinstance(cause, HfHubHTTPError):
-            reason = f"{host} is not reachable; download the {what} where it is, and give its folder instead"
+            advice = f"download the {what} on a machine that reaches it, and give its folder instead"
+            reason = f"{host} is not reachable; {advice if verb == 'read' else 'is HF_ENDPOINT right?'}"
         else:
             answers = isinstance(cause, HfHubHTTPError) and f"answers {cause.response.status_code}"
             reason = answers or f"does not answer ({_first_line(cause)})"

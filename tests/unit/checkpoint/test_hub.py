@@ -162,9 +162,12 @@ def test_a_hub_that_is_away(hub: HubServer, pushed: str, monkeypatch: pytest.Mon
     hub.broken = 503
     with pytest.raises(RetryLater, match="answers 503; run the same command again later"):
         foodseg.load(f"hf://{NAME}")
+    model = foodseg.load("runs/a")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9 is not reachable; download the model where it is"):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9 is not reachable; download the model on a machine that"):
         foodseg.load(f"hf://{NAME}")
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9 is not reachable; is HF_ENDPOINT right\?$"):
+        model.push_to_hub(NAME)
 
 
 def test_a_damaged_model_is_refused_by_name(hub: HubServer, tmp_path: Path) -> None:

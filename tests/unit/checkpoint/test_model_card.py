@@ -102,6 +102,14 @@ def test_an_oracle_is_called_one() -> None:
     assert "an oracle" in model_card(checkpoint, "a/b", [replace(found, ingredients="provided")])
 
 
+def test_other_objects_are_no_evaluations(tmp_path: Path) -> None:
+    model = foodseg.load("runs/a")
+    for evaluations in ([{"miou": 1}], foodseg.evaluate(model, "prepared/meals")):
+        with pytest.raises(UserError, match=r"^evaluations is a list of what foodseg\.evaluate returns"):
+            model.save_pretrained(tmp_path / "out", evaluations=evaluations)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 def test_scores_of_another_model_are_refused(tmp_path: Path) -> None:
     other = foodseg.evaluate("runs/a", "prepared/meals")
     with pytest.raises(UserError, match=r"one is of .*/runs/a, step 1, and the model is .*/runs/validated, step 1"):

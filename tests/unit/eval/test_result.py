@@ -58,6 +58,15 @@ def test_a_checkpoint() -> None:
     assert plain["eval"] == EvalConfig(ingredients="provided").model_dump(mode="json")
 
 
+def test_a_notebook_shows_one_line() -> None:
+    assert repr(result(CHECKPOINT, confident=True)) == (
+        "EvaluationResult('runs/a' on val of meals@v1-0, 1 images, ema weights, ingredients provided: mIoU 87.5 %)"
+    )
+    assert repr(result(LabelMaps("maps"), confident=False)).startswith(
+        "EvaluationResult('maps' on val of meals@v1-0, 1 images: mIoU "
+    )
+
+
 def test_what_there_is_not_has_no_key() -> None:
     evaluation = some_scores(confident=False)
     found = EvaluationResult(

@@ -40,6 +40,13 @@ def test_unknown_names(text, sentence):
     assert str(error.value) == sentence
 
 
+def test_a_list_for_each_image_is_refused():
+    with pytest.raises(
+        UserError, match=r"^ingredients is a list of names, for all images alike; found \[\['rice'\]\]$"
+    ):
+        parse_ingredients([["rice"]], CLASSES, where="ingredients")
+
+
 def test_background_is_no_ingredient():
     with pytest.raises(UserError, match="'background' is not one of the 5 ingredients"):
         parse_ingredients("background", CLASSES)

@@ -92,6 +92,11 @@ def test_supervision_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) ->
         prediction().to_supervision()
 
 
+def test_a_single_one_is_no_list() -> None:
+    with pytest.raises(UserError, match=r"takes a list of predictions; of one it is prediction\.to_coco\(\)$"):
+        to_coco(prediction())  # type: ignore[arg-type]
+
+
 def test_repr_names_the_largest() -> None:
     assert repr(prediction()) == "Prediction(s3://bucket/lunch.jpg, 4 x 3 pixels: rice 67 %, egg 33 %)"
     assert repr(prediction(source=None)).startswith("Prediction(an array, 4 x 3 pixels: ")

@@ -86,9 +86,15 @@ def test_a_list_gives_a_list_in_its_order(batch_size: int, folder: Path, model: 
 
 
 BAD_IMAGES = {
-    "grey": (np.zeros((4, 4), np.uint8), r"shape \(H, W, 3\) and dtype uint8, RGB in 0..255; found \(4, 4\) uint8"),
-    "float": (np.zeros((4, 4, 3)), r"found \(4, 4, 3\) float64"),
-    "four channels": (np.zeros((4, 4, 4), np.uint8), r"found \(4, 4, 4\) uint8"),
+    "grey": (
+        np.zeros((4, 4), np.uint8),
+        r"shape \(H, W, 3\) and dtype uint8, RGB in 0..255; found \(4, 4\) uint8: give a grey",
+    ),
+    "float": (np.zeros((4, 4, 3)), r"found \(4, 4, 3\) float64: give values of 0..1 as \(image \* 255\).round"),
+    "int64": (np.zeros((4, 4, 3), np.int64), r"found \(4, 4, 3\) int64$"),
+    "four channels": (np.zeros((4, 4, 4), np.uint8), r"found \(4, 4, 4\) uint8: .* image\[\.\.\., :3\]$"),
+    "numpy CHW": (np.zeros((3, 4, 5), np.uint8), r"found \(3, 4, 5\) uint8: give it as image.transpose\(1, 2, 0\)$"),
+    "numpy batch": (np.zeros((2, 4, 4, 3), np.uint8), r"found \(2, 4, 4, 3\) uint8: give a batch as list\(batch\)$"),
     "empty": (np.zeros((0, 4, 3), np.uint8), r"found \(0, 4, 3\) uint8"),
     "torch HWC": (torch.zeros(4, 5, 3), r"found \(4, 5, 3\) float32: give it as image.permute\(2, 0, 1\)"),
     "torch batch": (torch.zeros(2, 3, 4, 4), r"found \(2, 3, 4, 4\) float32: give a batch as list\(batch\)"),
@@ -116,10 +122,11 @@ def test_other_arrays_are_refused(case: str, model: Segmenter) -> None:
 def test_files_that_cannot_be_read_are_named(folder: Path, model: Segmenter) -> None:
     with pytest.raises(MissingFile, match=r"lnuch\.png: no such file"):
         model.predict(folder / "lnuch.png")
-    with pytest.raises(UserError, match="truncated"):
-        model.predict(folder / "torn.png")
-    with pytest.raises(UserError, match=f"^{folder}/torn.png: .*truncated"):
-        model.predict([folder / "lunch.png", folder / "torn.png"])
+    for images in (folder / "torn.png", [folder / "lunch.png", folder / "torn.png"]):
+        with pytest.raises(UserError, match=f"^{folder}/torn.png: .*truncated"):
+            model.predict(images)
+    with pytest.raises(UserError, match=f"^cannot read {folder}: it is a folder"):
+        model.predict([folder / "lunch.png", folder])
     with pytest.raises(UserError, match="batch_size is at least 1, found 0"):
         model.predict([], batch_size=0)
 
@@ -170,7 +177,8 @@ def test_settings_change_how_images_are_shown(folder: Path) -> None:
         ({"weights": "ema"}, "kept no averaged weights"),
         ({"overrides": ["optim.lr=1"]}, r"only eval\.\* can be changed here"),
         ({"overrides": ["eval.windw=64"]}, "eval.window"),
-        ({"device": "tpu"}, "use auto, cpu or gpu"),
+        ({"overrides": "eval.flip=true"}, r"overrides is a list of settings: give \['eval.flip=true'\]"),
+        ({"device": "cuda"}, "^device 'cuda': use auto, cpu or gpu"),
     ],
 )
 def test_what_cannot_be_loaded_so(arguments: dict[str, object], words: str, folder: Path) -> None:
@@ -179,7 +187,7 @@ def test_what_cannot_be_loaded_so(arguments: dict[str, object], words: str, fold
 
 
 def test_what_is_no_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"neither a checkpoint .* nor a run with one"):
+    with pytest.raises(UserError, match=r"neither a checkpoint .* nor a run with one .* or hf://owner/name"):
         load(tmp_path)
     torn = write_checkpoint(tmp_path / "torn", 1)
     spoil(torn)
