@@ -220,7 +220,7 @@ def _printed_classes(result: Inspection) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for row in result.class_table:
         per_split = [f"{row.splits[split].images:,}" for split in splits]
-        share = f"{100 * row.share:.2f} %" if row.share >= 0.0001 else "< 0.01 %"
+        share = "< 0.01 %" if 0 < row.share < 0.0001 else f"{100 * row.share:.2f} %"
         counts = (f"{row.images:,}", f"{row.pixels:,}", share)
         table.add_row(str(row.id), escape(row.name), *per_split, *counts)
     return table

@@ -133,6 +133,14 @@ def test_what_is_printed(inspection: Inspection, capsys: pytest.CaptureFixture[s
         assert words in printed, words
 
 
+def test_a_class_without_pixels_has_no_share(inspection: Inspection, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, *rest = inspection.class_table
+    rows = (replace(first, share=0.0), replace(second, share=0.00001), *rest)
+    show_inspection(replace(inspection, class_table=rows))
+    printed = capsys.readouterr().out
+    assert "0.00 %" in printed and "< 0.01 %" in printed
+
+
 def test_the_share_of_ignored_pixels_is_shown(inspection: Inspection, capsys: pytest.CaptureFixture[str]) -> None:
     shown = replace(inspection.splits["train"], ignored_pixels=inspection.splits["train"].pixels, ignored_share=0.5)
     show_inspection(replace(inspection, splits={"train": shown}))
