@@ -50,6 +50,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _resumed_by(arguments: list[str]) -> str:
+    if arguments[:1] in (["train"], ["tune"], ["ablate"]):
+        return "; resume it with --resume"
+    return "; the same command resumes it" if arguments[:2] in (["data", "prepare"], ["data", "map"]) else ""
+
+
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code; stdout holds results, stderr everything else."""
     from foodseg.logs import log_to_stderr
@@ -59,7 +65,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of KeyboardInterrupt
-            return _fail("interrupted; a training run is resumed with --resume", EXIT_INTERRUPTED, as_json)
+            return _fail(f"interrupted{_resumed_by(arguments)}", EXIT_INTERRUPTED, as_json)
         return code if isinstance(code, int) else 0
     except Stopped:
         return EXIT_INTERRUPTED

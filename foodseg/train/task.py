@@ -15,8 +15,8 @@ from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.term import LossTerm, Outputs, Targets
+from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.latents import LatentCache
-from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
@@ -71,7 +71,7 @@ class SegmentationTask:
         self.module: nn.Module = segmenter
         strides = segmenter.backbone.strides
         map_strides: tuple[int, ...] = ()
-        if not isinstance(segmenter.backbone, Pyramid):
+        if isinstance(segmenter.backbone, Diffusion):
             map_strides = segmenter.backbone.map_strides
             if config.train.latent_cache is not None:
                 segmenter.backbone.latent_cache = LatentCache(config.train.latent_cache)

@@ -98,7 +98,7 @@ def test_ctrl_c_ends_a_training_on_ray_with_130(tmp_path):
             out, err = driver.communicate(timeout=120)
         finally:
             driver.kill()
-    sentence = "interrupted; a training run is resumed with --resume"
+    sentence = "interrupted; resume it with --resume"
     assert driver.returncode == 130, err
     assert json.loads(out) == {"error": {"message": sentence, "exit_code": 130}}
     assert f"foodseg: {sentence}" in err and "Traceback" not in err

@@ -73,4 +73,4 @@ def test_nothing_is_left(tmp_path: Path, number: signal.Signals, when: str) -> N
     assert "Traceback" not in words, words
     if number is not signal.SIGKILL:
         assert driver.returncode == 130
-        assert "foodseg: interrupted; a training run is resumed with --resume" in words
+        assert "foodseg: interrupted; resume it with --resume" in words

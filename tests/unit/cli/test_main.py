@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from foodseg import storage
-from foodseg.cli import diagnosis
+from foodseg.cli import diagnosis, main
 from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
 from foodseg.metrics.per_image import ImageCounts, write_image_counts
@@ -26,8 +26,26 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return refuse
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("train -c run.yaml", "interrupted; resume it with --resume"),
+        ("ablate -c ablate.yaml", "interrupted; resume it with --resume"),
+        ("data prepare src dst", "interrupted; the same command resumes it"),
+        ("data inspect dst", "interrupted"),
+    ],
+)
+def test_an_interrupted_command_says_how_it_is_resumed(
+    command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "app", lambda *arguments, **settings: main.EXIT_INTERRUPTED)
+
+    assert run(command.split()) == 130
+    assert capsys.readouterr().err == f"foodseg: {sentence}\n"
+
+
 ENDS = [
-    (KeyboardInterrupt(), 130, "interrupted; a training run is resumed with --resume"),
+    (KeyboardInterrupt(), 130, "interrupted"),
     (RetryLater("the server is away"), 75, "the server is away"),
     (DataRefused("too many bad images"), 3, "too many bad images"),
     (RuntimeError("oh"), 1, "internal error, please report it: RuntimeError: oh"),

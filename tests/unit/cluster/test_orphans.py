@@ -132,7 +132,7 @@ def test_a_command_that_is_asked_to_end_tidies_up_and_says_so(number: signal.Sig
         command.send_signal(number)
         out, err = command.communicate(timeout=30)
     assert (command.returncode, out) == (130, "tidied\n")
-    assert err == "foodseg: interrupted; a training run is resumed with --resume\n"
+    assert err == "foodseg: interrupted\n"
 
 
 def test_nohup_keeps_a_command_alive() -> None:
