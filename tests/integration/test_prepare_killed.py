@@ -1,20 +1,57 @@
-"""`data prepare` that is killed (SIGKILL) resumes: nothing is done twice, nothing is lost, the shards are the same."""
+"""`data prepare` that is killed (SIGKILL) resumes; of two at once one publishes: nothing is lost, nothing is twice."""
 
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from foodseg.data.shards import read_manifest
+from foodseg import storage
 from foodseg.demo.synthetic import write_meals
+from tests.conftest import BUCKET
 from tests.support.drivers import kill_driver, wait_for
 
+pytestmark = pytest.mark.chaos
+
 TRAIN, TEST = 20, 4  # 12 batches of 2 images, then about 9 shards of 3
+HELD = "val/part-00000.parquet"  # after all shards of train: at least 60 % of them
 
 
-def begin(src: Path, dst: Path, log: Path, *endless: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.logged_prepare", str(src), str(dst), str(log), *endless]
+@dataclass(frozen=True)
+class Undisturbed:
+    """A source, and what became of it on a disk while nothing was killed; the tasks in the order of their results."""
+
+    src: Path
+    files: dict[str, bytes]
+    audits: list[str]
+    shards: list[str]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("whole")
+    src, dst, log = folder / "meals", str(folder / "whole"), folder / "log"
+    write_meals(src, train=TRAIN, test=TEST, seed=1, longest_side=64)
+    (src / "images" / "synthetic__0002.jpg").write_bytes(b"no image")
+    finish(begin(src, dst, log))
+    listed = [stem for split in ("train", "test") for stem in (src / f"{split}.txt").read_text().split()]
+    audits = [f"audit {first}" for first in listed[::2]]
+    assert begun(log, "audit") == sorted(audits)
+    return Undisturbed(src, files(dst), audits, begun(log, "shards"))
+
+
+@pytest.fixture(params=["local", "s3"])
+def dst(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "prepared")
+    request.getfixturevalue("s3")
+    return f"s3://{BUCKET}/prepared-{os.urandom(4).hex()}"
+
+
+def begin(src: Path, dst: str, log: Path, *held: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.support.logged_prepare", str(src), dst, str(log), *held]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
@@ -24,52 +61,48 @@ def finish(driver: subprocess.Popen[bytes]) -> str:
     return said
 
 
-def stored(dst: Path, stage: str) -> list[str]:
+def files(dst: str) -> dict[str, bytes]:
+    return {path: storage.read_bytes(storage.join(dst, path)) for path in storage.list_tree(dst)}
+
+
+def stored(dst: str, stage: str) -> list[str]:
     """Results of finished tasks, by their names."""
-    return sorted(path.name for path in dst.glob(f"v-1-*/.work/{stage}/[0-9tv]*"))
+    folders = [name for name in storage.list_names(dst) if name.startswith("v-1-")]
+    return [name for folder in folders for name in storage.list_names(storage.join(dst, folder, ".work", stage))]
 
 
 def begun(log: Path, stage: str) -> list[str]:
-    lines = log.read_text().splitlines()
+    lines = log.read_text().splitlines() if log.exists() else []
     return sorted(line for line in lines if line.startswith("audit ") == (stage == "audit"))
 
 
-def kill_at(src: Path, dst: Path, log: Path, endless: str, stage: str, done: list[str]) -> str:
-    """Kills the driver once the results `done` are there and the endless task is under way; returns its stderr."""
-    driver = begin(src, dst, log, endless)
+def kill_at(src: Path, dst: str, log: Path, held: str, stage: str, done: list[str]) -> str:
+    """Kills the driver once the results `done` are there and the held task is under way; returns its stderr."""
+    driver = begin(src, dst, log, held)
 
     def far_enough() -> bool:
-        return set(done) <= {name[: len(done[0])] for name in stored(dst, stage)} and endless in begun(log, stage)
+        return held in begun(log, stage) and set(done) <= {name[: len(done[0])] for name in stored(dst, stage)}
 
-    wait_for(lambda: driver.poll() is not None or (log.exists() and far_enough()), 280)
+    wait_for(lambda: driver.poll() is not None or far_enough(), 280)
     assert driver.poll() is None, driver.communicate()[1].decode()
     kill_driver(driver)
     return driver.communicate()[1].decode()
 
 
-@pytest.mark.chaos
-def test_killed_twice_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    src, dst, whole = tmp_path / "meals", tmp_path / "killed", tmp_path / "whole"
-    write_meals(src, train=TRAIN, test=TEST, seed=1, longest_side=64)
-    (src / "images" / "synthetic__0002.jpg").write_bytes(b"no image")
-    finish(begin(src, whole, tmp_path / "whole.log"))
-    listed = [stem for split in ("train", "test") for stem in (src / f"{split}.txt").read_text().split()]
-    names = [f"audit {first}" for first in listed[::2]]  # of the batches, in their order
-    assert begun(tmp_path / "whole.log", "audit") == sorted(names)
-    shards = begun(tmp_path / "whole.log", "shards")
-
+def test_killed_twice_it_ends_as_if_nothing_had_happened(undisturbed: Undisturbed, dst: str, tmp_path: Path) -> None:
+    src, audits, shards = undisturbed.src, undisturbed.audits, undisturbed.shards
     logs = [tmp_path / f"{number}.log" for number in range(3)]
-    kill_at(src, dst, logs[0], names[7], "audit", [f"{number:06d}" for number in range(7)])
+    kill_at(src, dst, logs[0], audits[7], "audit", [f"{number:06d}" for number in range(7)])
     audited = [int(name) for name in stored(dst, "audit")]
-    assert not list(dst.glob("v-1-*/*/*.parquet")) and 7 not in audited
+    assert not [path for path in storage.list_tree(dst) if path.endswith(".parquet")] and 7 not in audited
 
     before_val = [name for name in shards if name.startswith("train/")]
     done = [f"train-{number:05d}" for number in range(len(before_val))]
-    said = kill_at(src, dst, logs[1], "val/part-00000.parquet", "shards", done)
+    said = kill_at(src, dst, logs[1], HELD, "shards", done)
     assert f"checking images: resuming, {2 * len(audited)} of {TRAIN + TEST} are there" in said
-    assert begun(logs[1], "audit") == sorted(name for number, name in enumerate(names) if number not in audited)
+    assert begun(logs[1], "audit") == sorted(name for number, name in enumerate(audits) if number not in audited)
     written = sorted("/part-".join(name.split("-")[:2]) + ".parquet" for name in stored(dst, "shards"))
-    assert not (dst / "dataset.json").exists() and len(written) >= 0.6 * len(shards)
+    assert not storage.exists(storage.join(dst, "dataset.json")) and len(written) >= 0.6 * len(shards)
 
     said = finish(begin(src, dst, logs[2]))
     assert f"checking images: resuming, {TRAIN + TEST} of {TRAIN + TEST} are there" in said
@@ -77,11 +110,24 @@ def test_killed_twice_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert begun(logs[2], "audit") == []
     assert begun(logs[2], "shards") == sorted(set(shards) - set(written))
     # also the names of folder and shards, sizes, sha256, counts, findings
-    assert read_manifest(str(dst)) == read_manifest(str(whole))
-    assert files(dst) == files(whole)
+    assert files(dst) == undisturbed.files
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Everything that was prepared, but for what a killed process leaves of a file that it was writing."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".foodseg-tmp-")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+def test_of_two_at_once_one_publishes_and_the_other_is_told(undisturbed: Undisturbed, dst: str, tmp_path: Path) -> None:
+    """The slower one still writes shards while the other publishes and tidies up."""
+    logs = [tmp_path / "slower.log", tmp_path / "faster.log"]
+    drivers = [
+        begin(undisturbed.src, dst, log, held) for log, held in zip(logs, (HELD, undisturbed.audits[0]), strict=True)
+    ]
+    wait_for(lambda: all(begun(log, "audit") for log in logs) or any(d.poll() is not None for d in drivers), 280)
+    wait_for(lambda: HELD in begun(logs[0], "shards") or drivers[0].poll() is not None, 280)
+    assert [driver.poll() for driver in drivers] == [None, None]
+    Path(f"{logs[1]}.go").touch()
+    finish(drivers[1])
+    published = files(dst)
+
+    Path(f"{logs[0]}.go").touch()
+    said = drivers[0].communicate(timeout=280)[1].decode()
+    assert f"UserError: {dst} has been prepared by another command meanwhile, and stays as that one wrote it" in said
+    assert HELD in begun(logs[1], "shards")
+    assert files(dst) == published == undisturbed.files

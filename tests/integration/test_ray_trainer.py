@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from foodseg import storage
 from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.manifest import read_manifest_file
@@ -32,22 +33,25 @@ SETTINGS = [
 ]
 
 
-def test_two_workers_learn_what_one_process_learns(ray_cluster, tmp_path):
-    """From two data sets, one with partial labels."""
+def test_two_workers_learn_what_one_process_learns(ray_cluster, s3, tmp_path):
+    """From two data sets, one with partial labels; the run of the workers is in a bucket, with Ray's own files."""
     data, other = write_synthetic(tmp_path / "data"), write_synthetic(tmp_path / "other", train=5, val=2, test=1)
     write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"synthetic": (0, 1, 2, 3)}}))
     settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
     alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
-    shared = run_training(synthetic_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
+    bucket = f"s3://{BUCKET}/{tmp_path.name}-{os.urandom(4).hex()}"
+    with S3Proxy(s3.endpoint) as proxy:  # an address that only the URI names
+        shared = run_training(synthetic_config(data, f"{bucket}{proxy.query}", *settings, "scaling.num_workers=2"))
+    of_ray = [storage.join(bucket, "ray", path) for path in storage.list_tree(storage.join(bucket, "ray"))]
+    assert of_ray and all(proxy.requests["PUT", path.removeprefix("s3://")] for path in of_ray)
 
-    a, b = (load_checkpoint(resolve_checkpoint(run.run)) for run in (alone, shared))
+    a, b = (load_checkpoint(resolve_checkpoint(run)) for run in (alone.run, bucket))
     assert a.step == b.step == 8
     # the same sums in another order: where a gradient is next to 0, Adam makes a whole step of a rounding error
     apart = torch.cat([(b.student[name] - weights).abs().flatten() for name, weights in a.student.items()])
     assert (apart > 1e-3).float().mean() < 0.01
-    lines = [
-        [json.loads(x) for x in (tmp_path / r / "log.jsonl").read_text().splitlines()] for r in ("alone", "shared")
-    ]
+    logs = [storage.read_text(storage.join(run, "log.jsonl")) for run in (str(tmp_path / "alone"), bucket)]
+    lines = [[json.loads(line) for line in log.splitlines()] for log in logs]
     losses = [[line["loss/cross_entropy"] for line in part if "loss/cross_entropy" in line] for part in lines]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0][-1] != losses[0][0]

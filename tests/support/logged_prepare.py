@@ -1,6 +1,6 @@
-"""`data prepare` whose tasks write down that they begin, and of which one never ends: what a test kills.
+"""`data prepare` whose tasks write down that they begin, and of which one waits: what a test kills or lets go.
 
-python -m tests.support.logged_prepare SRC DST LOG [TASK]        # TASK waits for ever
+python -m tests.support.logged_prepare SRC DST LOG [TASK]        # TASK waits until there is a file LOG.go
 """
 
 import sys
@@ -15,22 +15,22 @@ from foodseg.logs import log_to_stderr
 from foodseg.prepare import audit, ray_prepare
 
 
-def logged(work: Callable[..., bytes], log: Path, endless: str | None) -> Any:
+def logged(work: Callable[..., bytes], log: Path, held: str | None) -> Any:
     def task(inputs: Any, **settings: Any) -> bytes:
         name = f"audit {inputs[0].image_id}" if isinstance(inputs, list) else inputs.path.partition("/")[2]
         with log.open("a") as stream:
             stream.write(f"{name}\n")
-        while name == endless:
+        while name == held and not Path(f"{log}.go").exists():
             time.sleep(0.1)
         return work(inputs, **settings)
 
     return task
 
 
-def log_tasks(log: Path, patch: pytest.MonkeyPatch, endless: str | None = None) -> None:
+def log_tasks(log: Path, patch: pytest.MonkeyPatch, held: str | None = None) -> None:
     """Replaces the functions of the tasks, here alone: workers get them pickled by value. Tasks become small."""
-    patch.setattr(ray_prepare, "_audit_batch", logged(ray_prepare._audit_batch, log, endless))
-    patch.setattr(ray_prepare, "_write_part", logged(ray_prepare._write_part, log, endless))
+    patch.setattr(ray_prepare, "_audit_batch", logged(ray_prepare._audit_batch, log, held))
+    patch.setattr(ray_prepare, "_write_part", logged(ray_prepare._write_part, log, held))
     patch.setattr(audit, "AUDIT_BATCH", 2)
     patch.setattr(ray_prepare, "MAX_ROWS", 3)
 
