@@ -134,7 +134,8 @@ def label_images(
                     raise
                 refused.append(RefusedImage(storage.redact(uri), "there is no such file"))
             except UserError as error:
-                refused.append(RefusedImage(storage.redact(uri), str(error)))
+                shown = storage.redact(uri)  # an error of a file begins with its name, which the record has already
+                refused.append(RefusedImage(shown, str(error).removeprefix(f"{shown}: ")))
             else:
                 labelled.append(_write_labels(uri, found, formats, document, outputs))
             progress.advance(1)

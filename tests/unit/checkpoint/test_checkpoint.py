@@ -259,7 +259,7 @@ def test_load_model_needs_no_download(saved, weights, monkeypatch):
 
 
 def test_no_average_was_kept(saved):
-    with pytest.raises(UserError, match=r"--set eval\.weights=student"):
+    with pytest.raises(UserError, match=r"train\.ema_horizon was 0\): set eval\.weights=student"):
         load_model(Checkpoint(**{**saved[0].__dict__, "teacher": None}), "ema")
 
 

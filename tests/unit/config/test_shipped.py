@@ -26,7 +26,7 @@ MADE = {("demo.yaml", "names.safetensors")}
 
 def trainings() -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in FILES:
-        if path.parent.name == "configs" or path.name in ("demo.yaml", "parity.yaml"):
+        if path.parent.name == "configs" or path.name in ("demo.yaml", "peer_recipe.yaml"):
             yield path, read_tree(str(path))
 
 
@@ -53,7 +53,7 @@ def test_it_names_no_file_that_a_clone_lacks(path: Path, tree: dict[str, Any]) -
 
 def test_all_of_them_are_looked_at() -> None:
     assert {path.name for path, _ in trainings()} >= {
-        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodseg103.yaml", "parity.yaml",
+        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodseg103.yaml", "peer_recipe.yaml",
         "smoke.yaml", "sweep.yaml",
     }  # fmt: skip
 
