@@ -1,4 +1,4 @@
-"""The page of an endpoint in a real browser: three meals are shown to it, one is clicked on, and pictures are taken."""
+"""The page of an endpoint in a real browser: it gets three meals, one is clicked on, and screenshots are taken."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ def photograph_page(url: str, images: Sequence[Path], out: Path) -> dict[str, li
     """Writes `page-<screen>-start.png` and `page-<screen>-<n>.png`, the last one with an outline.
 
     Returns:
-        By screen the lines of each picture's legend.
+        By screen the lines of the legend of each image.
 
     Raises:
-        ItemError: there is no browser, a picture gives no ingredients, or something goes wrong in the page.
+        ItemError: there is no browser, an image gives no ingredients, or something goes wrong in the page.
     """
     program = find_browser()
     if program is None:
@@ -73,7 +73,7 @@ def _photographed(browser: Browser, url: str, images: Sequence[Path], out: Path,
 
 
 def _outline(page: Any) -> None:
-    """Clicks on the middle of the picture and waits for SAM's mask."""
+    """Clicks on the middle of the image and waits for SAM's mask."""
     page.locator("#stage").click()
     page.wait_for_selector("#selection:not([hidden])")
     page.wait_for_selector("#busy", state="hidden")

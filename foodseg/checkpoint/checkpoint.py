@@ -10,7 +10,7 @@
     manifest.json        written last: size and sha256 of every file
 
 Rebuilding from it downloads nothing. A directory whose manifest is missing or does not match is torn: it is refused by
-name, and a run resumes from the checkpoint before. `run_layout.py` says where it is in a run directory; beside
+name, and a run resumes from the checkpoint before. `run_layout.py` says where it is in a run directory; next to
 the checkpoints are `best.json` and `last.json`.
 """
 

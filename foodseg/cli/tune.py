@@ -65,7 +65,7 @@ def ablate(
     test_log: Annotated[
         str | None,
         typer.Option(
-            help="Test-set access log, a line for each access to `test`; left out: test_access.jsonl beside the "
+            help="Test-set access log, a line for each access to `test`; left out: test_access.jsonl next to the "
             "scores of each run."
         ),
     ] = None,

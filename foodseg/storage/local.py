@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from foodseg.errors import MissingFile, UserError
 
-TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave beside the real ones; never listed
+TEMPORARY = ".foodseg-tmp-"  # files that a crash may leave next to the real ones; never listed
 NO_SUCH_FILE = "no such file"
 TRIES = 10  # where another process deletes a folder, or writes into one that is being deleted
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
