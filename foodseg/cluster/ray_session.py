@@ -154,7 +154,8 @@ def _connect(address: str | None, logical_cpus: int, environment: dict[str, str]
                 )
         except Exception as error:  # Ray raises no narrower one when its processes do not come up in time
             raise RetryLater(
-                f"Ray does not start on this machine ({line_of(error, 0)}): free processors and try again"
+                f"Ray does not start on this machine ({line_of(error, 0)}): free processors and try again, or train "
+                "without Ray (scaling.num_workers=0)"
             ) from None
     else:
         try:

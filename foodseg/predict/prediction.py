@@ -7,6 +7,7 @@
 Shape letters: H, W of the image; N ingredients.
 """
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,12 @@ class Prediction:
         'RGB'
         """
         return Image.fromarray(overlay(self.image, self.ids, self._table, opacity=opacity))
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, which a notebook shows for the result."""
+        png = io.BytesIO()
+        self.overlay().save(png, "PNG")
+        return png.getvalue()
 
     def to_coco(self) -> dict[str, Any]:
         """Returns a COCO document of this image, as `foodseg.to_coco` does of several.

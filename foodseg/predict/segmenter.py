@@ -26,7 +26,7 @@ from foodseg.classes import BACKGROUND
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
 from foodseg.config.marks import without_locations
-from foodseg.errors import UserError
+from foodseg.errors import Unavailable, UserError
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput, read_image
@@ -63,6 +63,8 @@ def load(
     if isinstance(overrides, str):
         raise UserError(f"overrides is a list of settings: give [{overrides!r}]")
     where = pick_device(parse_device(device, where="device")) if isinstance(device, str) else device
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(f"device is {where}, and torch finds no CUDA GPU here: choose auto or cpu")
     chosen = [] if weights is None else [f"eval.weights={weights}"]
     return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen])
 

@@ -70,7 +70,10 @@ def absolute(uri: str) -> str:
         parse(uri)  # refuses a missing bucket and unknown query keys
         location, mark, query = rest.partition("?")
         return f"s3://{location.rstrip('/')}{mark}{query}"
-    raise UserError(f"{redact(uri)}: unknown scheme {scheme}://; use a plain path, file:///path or s3://bucket/key")
+    first = "download it first, and " if scheme in ("http", "https") else ""
+    raise UserError(
+        f"{redact(uri)}: unknown scheme {scheme}://; {first}use a plain path, file:///path or s3://bucket/key"
+    )
 
 
 def without_query(uri: str) -> str:

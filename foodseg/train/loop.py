@@ -8,6 +8,7 @@ All random numbers depend on (seed, step, rank) alone: a resumed run repeats the
 """
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.segmentation import sum_dtype
 from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.predict.device import device_name
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
@@ -42,6 +44,8 @@ from foodseg.train.run import initial_model, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib
 from foodseg.train.task import SegmentationTask, Task
 from foodseg.train.validation import validate
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -109,11 +113,21 @@ class Trainer:
         val_split = config.data.val_split
         self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
 
+    def _announcement(self) -> str:
+        images = sum(self.manifest.counts[split].images for split in self.config.data.train_splits)
+        where, world = device_name(self.context.device), self.context.world_size
+        return (
+            f"training on {images:,} images: updates {self.step + 1:,} to {self.total_steps:,}, of "
+            f"{self.config.train.global_batch} images each, on {where}{f' of each of {world} workers' * (world > 1)}"
+        )
+
     def run(self) -> TrainingResult:
         """Runs the remaining updates."""
         config, context = self.config.train, self.context
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(RunLog(self.config)) if context.rank == 0 else None
+            if context.rank == 0 and self.step < self.total_steps:
+                _log.info("%s", self._announcement())
             batches = context.batches(self.step, self.total_steps)
             meter = _Meter()
             stopped = False

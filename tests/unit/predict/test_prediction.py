@@ -1,11 +1,13 @@
 """A prediction in the forms of other tools, worked out by hand on a small label map."""
 
+import io
 import json
 import sys
 
 import numpy as np
 import pytest
 import supervision
+from PIL import Image
 from pycocotools import mask as coco_api
 
 from foodseg.errors import UserError
@@ -37,6 +39,12 @@ def test_the_overlay_keeps_the_image_in_its_corner() -> None:
     assert (shown[1, 2] == 200).all() and not (shown[0, 1] == 200).all()
     with pytest.raises(UserError, match=r"opacity must be in 0\.\.1"):
         prediction().overlay(opacity=2)
+
+
+def test_a_notebook_shows_the_overlay() -> None:
+    shown = Image.open(io.BytesIO(prediction()._repr_png_()))
+    assert shown.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(prediction().overlay()))
 
 
 def test_coco_by_hand() -> None:

@@ -197,3 +197,5 @@ def test_what_is_no_model(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(Unavailable, match="a GPU is wanted"):
         load(folder / "plain", device="gpu")
+    with pytest.raises(Unavailable, match="device is cuda:0, and torch finds no CUDA GPU here"):
+        load(folder / "plain", device=torch.device("cuda:0"))

@@ -66,6 +66,7 @@ def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("uri", "sentence"),
     [
         ("gs://b/k", "unknown scheme gs://; use a plain path, file:///path or s3://bucket/key"),
+        ("https://a/b.jpg", "unknown scheme https://; download it first, and use a plain path"),
         ("s3://", "no bucket; write s3://bucket/key"),
         ("s3://key:s@/x", "no bucket"),
         ("s3://b/k?endpoint=x", "unknown query key endpoint; valid are endpoint_override, region, scheme, anon"),

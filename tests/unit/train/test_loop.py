@@ -96,10 +96,14 @@ def test_resume_equals_the_undisturbed_run(data, tmp_path, settings):
     assert [each.step for each in one.history] == [3, 6]
 
 
-def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path):
+def test_a_finished_run_resumes_to_its_end_at_once(data, tmp_path, caplog):
     config = synthetic_config(data, tmp_path / "r", "train.steps=2")
+    caplog.set_level("INFO", logger="foodseg")
     first = go(config)
+    begun = "training on 12 images: updates 1 to 2, of 4 images each, on CPU"
+    assert caplog.messages.count(begun) == 1
     assert go(config, resume=True) == first
+    assert [message for message in caplog.messages if message.startswith("training on")] == [begun]
 
 
 def test_a_torn_checkpoint_costs_its_steps_only(data, tmp_path):
