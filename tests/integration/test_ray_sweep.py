@@ -39,7 +39,7 @@ def free_cpus(wanted: float, seconds: float = 60) -> float:
 
 def logged_steps(run: Path) -> list[int]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line.step for line in lines if "positions" in line]
+    return [line["step"] for line in lines if "positions" in line]
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_a_killed_trial_resumes_from_its_checkpoint(ray_cluster: None, tmp_path:
     steps = [line.step for line in next(iter(Ledger(uri))).reports]
     assert steps == list(range(4, 121, 4))
     logged = (tmp_path / "sweep" / "trials" / "trial-0000" / "log.jsonl").read_text().splitlines()
-    done = [line.step for line in map(json.loads, logged) if "positions" in line]
+    done = [line["step"] for line in map(json.loads, logged) if "positions" in line]
     # it went on from a checkpoint: the first steps were not done again, later ones may have been
     assert done.count(1) == 1 and set(done) == set(range(1, 121))
 

@@ -21,7 +21,7 @@ def trials(uri: Path) -> list[Trial]:
 def logged_steps(uri: Path, trial: str) -> list[int]:
     log = uri / "trials" / trial / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return [line.step for line in lines if "positions" in line]
+    return [line["step"] for line in lines if "positions" in line]
 
 
 @pytest.mark.chaos
