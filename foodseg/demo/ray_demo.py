@@ -29,7 +29,7 @@ from foodseg.report.overlay import contact_sheet
 from foodseg.storage.outputs import note_folder, renew_folder
 from foodseg.train.ray_trainer import run_training
 
-TRAIN_MEALS, TEST_MEALS, SHOWN = 280, 24, 8
+TRAIN_MEALS, TEST_MEALS, SHOWN = 240, 24, 8
 PARTS = (
     "meals", "prepared", "names.safetensors", "run", "scores", "scores-provided", "images", "labelled", "images.png",
     "test_access.jsonl",
