@@ -76,7 +76,7 @@ def test_serve_swap_and_stop(tmp_path: Path) -> None:
         quiet, began = len(said), time.monotonic()
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=90) == 0, said
-        assert time.monotonic() - began < 90  # about 3 seconds; a busy machine takes longer
+        assert time.monotonic() - began < 30  # about 3 seconds; a busy machine takes longer
         _, alive = psutil.wait_procs(children, timeout=30)
         assert alive == []
         reader.join(30)
