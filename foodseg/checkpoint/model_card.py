@@ -133,6 +133,8 @@ def model_card(checkpoint: Checkpoint, name: str, scores: Sequence[CardScore], l
     if checkpoint.text is not None:
         fusion += f" with class embeddings of {checkpoint.text.made_by}"
     side = f"{settings.longest_side} pixels" if settings.longest_side else "its own size"
+    if settings.scales != (1.0,):
+        side += " x " + ", ".join(f"{scale:g}" for scale in settings.scales)
     trained = len([index for index in checkpoint.trained_ids if index])
     location = f"hf://{name}" if "/" in name else name
     return f"""---

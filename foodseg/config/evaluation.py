@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foodseg.config.marks import SetByAblation
 from foodseg.config.section import Section
@@ -13,6 +13,12 @@ class EvalConfig(Section):
 
     longest_side: int | None = Field(
         512, ge=8, le=16384, description="pixels of the longer side shown to the model; null = the image's own"
+    )
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="factors of longest_side: an image is shown at each of these sizes, with `flip` mirrored too, and "
+        "the scores are averaged on the grid of the largest",
     )
     window: int | None = Field(
         None, ge=32, description="side of a sliding window in pixels; null = the whole image at once"
@@ -39,6 +45,13 @@ class EvalConfig(Section):
         1.0, gt=0, description="restrict=soft: weight of log(probability + 0.01); choose it on val"
     )
 
+    @field_validator("scales")
+    @classmethod
+    def _factors(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.1 <= scale <= 10 for scale in value) or len(set(value)) < len(value):
+            raise ValueError(f"factors from 0.1 to 10 are needed, each once, found {list(value)}")
+        return value
+
     @model_validator(mode="after")
     def _window_and_stride(self) -> "EvalConfig":
         if self.stride is not None and self.window is None:
@@ -46,6 +59,15 @@ class EvalConfig(Section):
         if self.window is not None and self.stride is not None and self.stride > self.window:
             raise ValueError(
                 f"eval.stride ({self.stride}) must not exceed eval.window ({self.window}): pixels would be left out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "EvalConfig":
+        sides = [] if self.longest_side is None else [round(self.longest_side * scale) for scale in self.scales]
+        if sides and not 8 <= min(sides) <= max(sides) <= 16384:
+            raise ValueError(
+                f"eval.longest_side ({self.longest_side}) x eval.scales must be from 8 to 16384 pixels, found {sides}"
             )
         return self
 

@@ -14,11 +14,10 @@ from foodseg.data.image_io import fit_longest
 MOST_PADDING = 1.25  # a canvas with more pixels than this many times those needed costs more than it saves
 
 
-def fitted_size(config: EvalConfig, height: int, width: int) -> tuple[int, int]:
-    """Returns the size at which a model sees an image of this size."""
-    if config.longest_side is None:
-        return height, width
-    return fit_longest(height, width, config.longest_side)
+def fitted_size(config: EvalConfig, height: int, width: int, scale: float | None = None) -> tuple[int, int]:
+    """Returns the size at which a model sees an image of this size, at one of `eval.scales`; None = at the largest."""
+    side = max(height, width) if config.longest_side is None else config.longest_side
+    return fit_longest(height, width, side * (max(config.scales) if scale is None else scale))
 
 
 def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
@@ -27,15 +26,20 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
 
 
 def pick_canvas(
-    config: EvalConfig, multiple: int, height: int, width: int, canvases: Sequence[tuple[int, int]] = ()
+    config: EvalConfig,
+    multiple: int,
+    height: int,
+    width: int,
+    canvases: Sequence[tuple[int, int]] = (),
+    scale: float | None = None,
 ) -> tuple[int, int]:
-    """Returns the size that an image of this size is padded to, at the right and bottom.
+    """Returns the size that an image of this size, at a scale as for `fitted_size`, is padded to, right and below.
 
     That is the smallest of `canvases` that holds it. Else it is the image's own canvas, the least size that the model
     can take, whose sides are multiples of `multiple`: where no canvas holds the image, where the best one is mostly
     padding, and with sliding windows, which depend on the padded size.
     """
-    own_height, own_width = padded_size(*fitted_size(config, height, width), multiple)
+    own_height, own_width = padded_size(*fitted_size(config, height, width, scale), multiple)
     if config.window is not None:
         return own_height, own_width
     fits = [

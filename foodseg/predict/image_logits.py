@@ -7,8 +7,8 @@ Scores are kept at the model's stride. The K x height x width scores of the labe
 Shape letters: K classes; h, w grid of the logits; n pixels.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -90,6 +90,28 @@ class ImageLogits:
     def _column_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         scale = self.fitted[1] / (self.stride * self.width)
         return _taps(self.width, scale, self.values.shape[2], self.values.device)
+
+
+def mean_of_views(views: Sequence[ImageLogits]) -> ImageLogits:
+    """Returns the mean class scores of one image that a model saw at several sizes, on the grid of the largest.
+
+    The scores of a smaller size are resized bilinearly to the centres of those grid cells (half-pixel centres); of
+    equally large ones the first has the grid. A single view is returned as it is.
+    """
+    if len(views) == 1:
+        return views[0]
+    largest = max(views, key=lambda view: view.fitted[0] * view.fitted[1])
+    _, height, width = largest.values.shape
+    total = torch.zeros_like(largest.values)
+    for view in views:
+        if view.fitted == largest.fitted:
+            total += view.values
+            continue
+        low, high, blend = _taps(height, view.fitted[0] / largest.fitted[0], view.values.shape[1], total.device)
+        lines = torch.lerp(view.values[:, low], view.values[:, high], blend[:, None])
+        low, high, blend = _taps(width, view.fitted[1] / largest.fitted[1], view.values.shape[2], total.device)
+        total += torch.lerp(lines[:, :, low], lines[:, :, high], blend)
+    return replace(largest, values=total / len(views))
 
 
 def _widened(lines: torch.Tensor, real: float, width: int) -> torch.Tensor:

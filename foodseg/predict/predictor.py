@@ -8,14 +8,19 @@ This is the only way from an image to its labels: validation, `evaluate`, `predi
 of one canvas share a forward pass. But for rounding, the scores of an image do not depend on the
 others in its batch.
 
+With several `eval.scales` an image is shown once at each of its sizes, and the scores are averaged (`image_logits.py`).
+
 The conditioning classes of an image are chosen once, before it is cut into windows: all classes (vocabulary), the
-model's image-level prediction from the whole image (predicted), or the caller's list (provided). The features of a
+model's image-level prediction from the whole image, the mean over its sizes (predicted), or the caller's list
+(provided). The features of a
 model with text fusion are conditioned on them; the class scores are restricted to them only by `eval.restrict`.
 
 Shape letters: B images; K classes; H, W canvas; h, w grid of the logits.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +30,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
-from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.image_logits import ImageLogits, mean_of_views
 
 # Up to this longer side images are decoded at full size, as by the endpoint (default of `image.longest_side`), so that
 # all see the same pixels. A larger JPEG is decoded at the smallest scale that suffices for the model.
@@ -33,6 +38,19 @@ DECODED_WHOLE = 1024
 WINDOWS_AT_ONCE = {"cpu": 1, "cuda": 8}  # in one forward pass; a CPU gains nothing from more
 RULED_OUT = -1e4  # finite, so that scores can still be blended; softmax gives such a class probability 0
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _View(NamedTuple):
+    """Some images of a batch at one of the sizes that the model sees them at, padded to one canvas.
+
+    members: which images of the batch. images: (H, W, 3) uint8 each, not resized yet. fitted: (height, width) that the
+    model sees each at. pixels: (B, 3, H, W) float in [0, 1].
+    """
+
+    members: list[int]
+    images: list[np.ndarray]
+    fitted: list[tuple[int, int]]
+    pixels: torch.Tensor
 
 
 class Predictor:
@@ -64,7 +82,10 @@ class Predictor:
         self._canvases = canvases
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the (height, width) that an image of this size is padded to; only those of one canvas are batched."""
+        """Returns the (height, width) that an image of this size is padded to; only those of one canvas are batched.
+
+        With several `eval.scales` that is the canvas of the largest.
+        """
         return pick_canvas(self._config, self._model.size_multiple, height, width, self._canvases)
 
     def decode(self, data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
@@ -100,9 +121,9 @@ class Predictor:
             provided: conditioning classes of each image (ids), needed by `eval.ingredients` = provided.
         """
         answers: dict[int, ImageLogits] = {}
-        for canvas, members in _grouped(self.canvas(*size) for size in sizes).items():
+        for members in _grouped(self.canvas(*size) for size in sizes).values():
             listed = None if provided is None else [provided[i] for i in members]
-            together = self._batch([images[i] for i in members], [sizes[i] for i in members], canvas, listed)
+            together = self._batch([images[i] for i in members], [sizes[i] for i in members], listed)
             answers.update(zip(members, together, strict=True))
         return [answers[i] for i in range(len(images))]
 
@@ -121,27 +142,42 @@ class Predictor:
         self,
         images: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
-        canvas: tuple[int, int],
         provided: Sequence[Sequence[int]] | None,
     ) -> list[ImageLogits]:
-        fitted = [fitted_size(self._config, *size) for size in sizes]
-        views = self._views(images, fitted, canvas)
-        probabilities = self._probabilities(images, fitted, views, provided)
+        views = [view for scale in self._config.scales for view in self._views(images, sizes, scale)]
+        probabilities = self._probabilities(len(images), views, provided)
         conditioning = None if probabilities is None else probabilities >= self._config.ingredients_threshold
-        values = self._windows(views, conditioning)
-        if self._config.flip:
-            # the padded image is mirrored as a whole, so that the mirrored logits are on the same grid
-            values = (values + self._windows(views.flip(-1), conditioning).flip(-1)) / 2
+        found: list[list[ImageLogits]] = [[] for _ in images]
+        for view in views:
+            listed = None if conditioning is None else conditioning[view.members]
+            values = self._windows(view.pixels, listed)
+            if self._config.flip:
+                # the padded image is mirrored as a whole, so that the mirrored logits are on the same grid
+                values = (values + self._windows(view.pixels.flip(-1), listed).flip(-1)) / 2
+            for member, fit, scores in zip(view.members, view.fitted, values, strict=True):
+                found[member].append(ImageLogits(scores, self._model.stride, fit, *sizes[member]))
         answers = []
-        for index, (size, fit) in enumerate(zip(sizes, fitted, strict=True)):
-            scores, chosen = values[index], None
+        for index, parts in enumerate(found):
+            logits = mean_of_views(parts)
             if probabilities is not None and conditioning is not None:
-                scores = restricted(scores, probabilities[index], self._config)
-                chosen = conditioning[index].cpu().numpy()
-            answers.append(ImageLogits(scores, self._model.stride, fit, *size, chosen))
+                scores = restricted(logits.values, probabilities[index], self._config)
+                logits = replace(logits, values=scores, conditioning=conditioning[index].cpu().numpy())
+            answers.append(logits)
         return answers
 
-    def _views(
+    def _views(self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], scale: float) -> Iterator[_View]:
+        """Yields the images at one of `eval.scales`, those of one canvas together.
+
+        Images that share a canvas at the largest scale may have different ones at a smaller scale.
+        """
+        multiple = self._model.size_multiple
+        canvases = (pick_canvas(self._config, multiple, *size, self._canvases, scale) for size in sizes)
+        for canvas, members in _grouped(canvases).items():
+            own = [images[i] for i in members]
+            fitted = [fitted_size(self._config, *sizes[i], scale) for i in members]
+            yield _View(members, own, fitted, self._pixels(own, fitted, canvas))
+
+    def _pixels(
         self, images: Sequence[np.ndarray], fitted: Sequence[tuple[int, int]], canvas: tuple[int, int]
     ) -> torch.Tensor:
         """Returns (B, 3, H, W) float in [0, 1]: the images, resized to `fitted`; channel means right and below."""
@@ -152,39 +188,37 @@ class Predictor:
         return views
 
     def _probabilities(
-        self,
-        images: Sequence[np.ndarray],
-        fitted: Sequence[tuple[int, int]],
-        views: torch.Tensor,
-        provided: Sequence[Sequence[int]] | None,
+        self, images: int, views: Sequence[_View], provided: Sequence[Sequence[int]] | None
     ) -> torch.Tensor | None:
-        """Returns (B, K) float32, how probable each id is on each image, background 1; None = not conditioned."""
+        """Returns (images, K) float32, how probable each id is on each image, background 1; None = not conditioned."""
         if self._config.ingredients == "vocabulary":
             return None
+        known = torch.zeros(images, self._model.classifier.out_channels, device=self._device)
         if self._config.ingredients == "predicted":
-            return self._predicted(images, fitted, views)
+            for view in views:
+                known[view.members] += self._predicted(view)
+            return known / len(self._config.scales)
         assert provided is not None, "eval.ingredients = provided needs the conditioning classes of each image"
-        known = torch.zeros(len(views), self._model.classifier.out_channels, device=self._device)
         for row, ids in zip(known, provided, strict=True):
             row[[BACKGROUND, *ids]] = 1
         return known
 
-    def _predicted(
-        self, images: Sequence[np.ndarray], fitted: Sequence[tuple[int, int]], views: torch.Tensor
-    ) -> torch.Tensor:
+    def _predicted(self, view: _View) -> torch.Tensor:
         """Returns the image-level prediction (B, K), made of each whole image on its own canvas.
 
         The head takes the mean over all grid cells, those of padding too: a larger canvas would change what it finds.
         With windows the image is as large as a window, and its shape is its own, not that of the padded view.
         """
         window, multiple = self._config.window, self._model.size_multiple
-        shown = list(fitted) if window is None else [fit_longest(*size, min(window, max(size))) for size in fitted]
+        shown = view.fitted
+        if window is not None:
+            shown = [fit_longest(*size, min(window, max(size))) for size in shown]
         groups = _grouped(padded_size(*size, multiple) for size in shown)
-        if window is None and list(groups) == [tuple(views.shape[-2:])]:
-            return self._image_level(views)
-        found = torch.empty(len(views), self._model.classifier.out_channels, device=self._device)
+        if window is None and list(groups) == [tuple(view.pixels.shape[-2:])]:
+            return self._image_level(view.pixels)
+        found = torch.empty(len(shown), self._model.classifier.out_channels, device=self._device)
         for canvas, members in groups.items():
-            whole = self._views([images[i] for i in members], [shown[i] for i in members], canvas)
+            whole = self._pixels([view.images[i] for i in members], [shown[i] for i in members], canvas)
             found[members] = self._image_level(whole)
         return found
 

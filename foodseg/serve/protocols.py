@@ -57,7 +57,7 @@ class ModelState:
     sha: sha256 (hex) of the one that answers. error: why `wanted` does not serve, one sentence, or None.
     classes: its names, id by id. default: answers where the client names no model.
     conditioned: it can be conditioned on ingredients.
-    longest_side: pixels of the longer side at which it sees images; None = their own.
+    longest_side: pixels of the longer side at which it sees images; None = their own, or several sizes.
     """
 
     name: str

@@ -33,7 +33,7 @@ class ModelCard:
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
     conditioned: it can be conditioned on ingredients. longest_side: pixels of the longer side at which it sees images;
-    None = their own.
+    None = their own, or several sizes.
     """
 
     name: str
@@ -76,7 +76,9 @@ class ServedModel:
         model = load_model(checkpoint, checkpoint.config.eval.weights)
         self._config, self._multiple = checkpoint.config.eval, model.size_multiple
         conditioned = model.fusion is not None
-        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, self._config.longest_side)
+        # a smaller size has to be made of the image as it came, not of one that was resized on its way
+        longest_side = self._config.longest_side if self._config.scales == (1.0,) else None
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, longest_side)
         self._loaded: _Loaded | None = _loaded(checkpoint, model, canvases)
         self._warm_up()
 
@@ -136,7 +138,7 @@ class ServedModel:
 
     def _warm_up(self) -> None:
         """Labels a blank image, so that no request waits for kernels, and a model that cannot run never serves."""
-        side = self.card.longest_side or _BLANK
+        side = self._config.longest_side or _BLANK
         blank = np.full((side, side, 3), 128, np.uint8)
         try:
             self.label([blank], [(side, side)])

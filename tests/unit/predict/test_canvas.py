@@ -33,4 +33,8 @@ def test_without_a_canvas_an_image_keeps_its_own_padded_size():
 def test_sizes_by_hand():
     assert fitted_size(EvalConfig(longest_side=512), 375, 500) == (384, 512)
     assert fitted_size(EvalConfig(longest_side=None), 375, 500) == (375, 500)
+    several = {"scales": (0.5, 1.5, 1.0)}
+    assert fitted_size(EvalConfig(longest_side=512, **several), 375, 500) == (576, 768)
+    assert fitted_size(EvalConfig(longest_side=512, **several), 375, 500, 0.5) == (192, 256)
+    assert fitted_size(EvalConfig(longest_side=None, **several), 375, 500, 0.5) == (188, 250)
     assert padded_size(375, 512, 32) == (384, 512)

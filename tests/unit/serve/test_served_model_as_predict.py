@@ -32,6 +32,7 @@ CASES = {
     "predicted": (
         "eval.ingredients=predicted", "eval.restrict=soft", "model.ingredient_head=true", "loss.ingredients=0.1",
     ),
+    "scales": ("eval.scales=[0.75,1.25,1]", "eval.flip=true"),
     "provided, windows": ("eval.ingredients=provided", "eval.restrict=hard", "eval.window=48"),
 }  # fmt: skip
 
