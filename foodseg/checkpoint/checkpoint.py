@@ -1,8 +1,8 @@
 """A checkpoint: one directory that is a whole model, and all that training needs to resume from it.
 
     model.safetensors    the trained weights             config.json   the whole configuration
-    teacher.safetensors  their running average (EMA),    classes.tsv   the label space
-                         without what was frozen
+    teacher.safetensors  the averaged weights, without   classes.tsv   the label space
+                         what was frozen
     trainer.pt           optimizer, schedule, step;      history.jsonl scores up to here
                          missing in a model that was saved to be used
     calibration.json     the temperature of its confidences; missing where no validation fitted one

@@ -26,7 +26,7 @@ class EvalConfig(Section):
     stride: int | None = Field(None, ge=1, description="step of the sliding window; null = two thirds of it")
     flip: bool = Field(False, description="average with the mirrored image")
     weights: Annotated[Literal["student", "ema"], SetByAblation()] = Field(
-        "ema", description="the trained weights or their running average (EMA)"
+        "ema", description="the trained weights, or the averaged ones (train.average)"
     )
     ingredients: Literal["vocabulary", "predicted", "provided"] = Field(
         "vocabulary",

@@ -75,7 +75,7 @@ class AblationConfig(Section):
     )
     split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
     weights: Literal["both", "student", "ema"] = Field(
-        "both", description="which weights are scored: the student's, their running average (EMA), or both"
+        "both", description="which weights are scored: the student's, the averaged ones (ema), or both"
     )
     subsets: Annotated[tuple[str, ...], Uri(), MayChangeOnResume()] = Field(
         (), description="files of class ids, each scored under its own name"

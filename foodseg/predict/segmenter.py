@@ -48,7 +48,7 @@ def load(
         uri: a run (its best checkpoint on val, else the newest), a checkpoint directory, or
             `hf://owner/name[@revision]`; paths, `file://` and `s3://`.
         device: "auto" (a GPU if there is one), "cpu", "gpu", or a `torch.device`.
-        weights: "student" (the trained ones) or "ema" (their running average); None = as validation did.
+        weights: "student" (the trained ones) or "ema" (the averaged ones); None = as validation did.
         overrides: `eval.key=value`, as `--set` of the commands: how images are shown to the model.
 
     Raises:
