@@ -75,6 +75,7 @@ class Checkpoint:
         history: the validations so far, the oldest first.
         calibration: None where the last update was not validated.
         text: class embeddings; None for a model without text fusion.
+        class_pixels: per class id its pixels in the training splits; None = not known, written by foodseg 0.1.0.
     """
 
     step: int
@@ -88,6 +89,7 @@ class Checkpoint:
     history: list[Validation] = field(default_factory=list)
     calibration: Calibration | None = None
     text: TextTable | None = None
+    class_pixels: tuple[int, ...] | None = None
 
 
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
@@ -108,7 +110,9 @@ def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
                 ) from None
             storage.upload(path, storage.join(uri, name))
             path.unlink()
-    manifest = CheckpointManifest(__version__, checkpoint.step, checkpoint.data, checkpoint.trained_ids, entries)
+    manifest = CheckpointManifest(
+        __version__, checkpoint.step, checkpoint.data, checkpoint.trained_ids, entries, checkpoint.class_pixels
+    )
     storage.write_json(storage.join(uri, FILE), manifest.to_json())
 
 
@@ -191,6 +195,7 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
             history=parse_history(file("history.jsonl").read_bytes().decode()),
             calibration=None if calibration is None else Calibration(**calibration),
             text=table,
+            class_pixels=manifest.class_pixels,
         )
 
 

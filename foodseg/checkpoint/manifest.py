@@ -35,6 +35,7 @@ class CheckpointManifest:
 
     foodseg: the version that wrote it. step: updates done. data: identity of the prepared data set that was trained on.
     trained_ids: ids with pixels in the training splits. files: by name, all files but the manifest itself.
+    class_pixels: per class id its pixels in the training splits; None = not noted, written by foodseg 0.1.0.
     """
 
     foodseg: str
@@ -42,6 +43,7 @@ class CheckpointManifest:
     data: str
     trained_ids: tuple[int, ...]
     files: Mapping[str, FileEntry]
+    class_pixels: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
         """Returns it as `manifest.json` has it, with the format version."""
@@ -82,7 +84,11 @@ def _parsed(tree: dict[str, object]) -> CheckpointManifest:
     if not files.keys() >= set(REQUIRED_FILES) or any(Path(name).name != name for name in files):
         raise KeyError
     entries = {name: FileEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
-    return CheckpointManifest(str(tree.get("foodseg", "")), step, data, tuple(ids), entries)
+    pixels = tree.get("class_pixels")
+    if not (pixels is None or isinstance(pixels, list)):
+        raise TypeError
+    class_pixels = None if pixels is None else tuple(map(int, pixels))
+    return CheckpointManifest(str(tree.get("foodseg", "")), step, data, tuple(ids), entries, class_pixels)
 
 
 def sha256(data: bytes) -> str:

@@ -25,6 +25,13 @@ class EvalConfig(Section):
     )
     stride: int | None = Field(None, ge=1, description="step of the sliding window; null = two thirds of it")
     flip: bool = Field(False, description="average with the mirrored image")
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="tau of z_k - tau log pi_k, with pi_k the share of class k among the training pixels: raises rare "
+        "classes; choose it on val",
+    )
     weights: Annotated[Literal["student", "ema"], SetByAblation()] = Field(
         "ema", description="the trained weights, or the averaged ones (train.average)"
     )

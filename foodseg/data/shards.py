@@ -141,9 +141,13 @@ class Manifest(_Frozen):
                 raise UserError(f"data set {self.name!r} has no split {split!r}; it has {have}")
         return [shard for split in splits for shard in self.shards if shard.split == split]
 
+    def class_pixels(self, splits: Sequence[str]) -> tuple[int, ...]:
+        """Returns per class id its pixels in these splits, background included, ignored pixels not."""
+        return tuple(map(sum, zip(*(self.counts[split].class_pixels for split in splits), strict=True)))
+
     def trained_ids(self, splits: Sequence[str]) -> set[int]:
         """Returns the ids with at least one pixel in any of the splits."""
-        return {index for split in splits for index, pixels in enumerate(self.counts[split].class_pixels) if pixels > 0}
+        return {index for index, pixels in enumerate(self.class_pixels(splits)) if pixels > 0}
 
 
 def read_manifest(uri: str) -> Manifest:

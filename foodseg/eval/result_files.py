@@ -111,6 +111,10 @@ def shown_settings(config: EvalConfig, leave_out: Sequence[str] = ()) -> str:
         unused.add("restrict_lambda")
     if config.restrict == "none":
         unused.add("restrict")
+    if config.scales == (1.0,):
+        unused.add("scales")
+    if config.logit_adjustment == 0:
+        unused.add("logit_adjustment")
     used = config.model_dump(mode="json", exclude=unused, exclude_none=True)
     return ", ".join(f"{key} {value}" for key, value in used.items())
 

@@ -25,7 +25,7 @@ from foodseg.eval.result_files import TrainingCurves, shown_settings
 from foodseg.eval.scoring import Labeller, Labels, true_conditioning
 from foodseg.eval.scoring_job import Build
 from foodseg.predict.device import Device, pick_device
-from foodseg.predict.predictor import Predictor
+from foodseg.predict.predictor import Predictor, logit_offsets
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
 
@@ -56,11 +56,12 @@ def checkpoint_subject(
     """Returns the checkpoint directory `uri` as what is scored; `overrides`: `eval.key=value`.
 
     Raises:
-        UserError: it is damaged, label spaces differ, the map does not fit.
+        UserError: it is damaged, label spaces differ, the map does not fit, `logit_offsets`.
     """
     loaded = load_checkpoint(uri)
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
+    logit_offsets(config.eval, loaded.class_pixels)  # refused here rather than by each process that scores
     calibration = calibration_of(loaded, config.eval)
     conditioning = (
         true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
@@ -126,13 +127,14 @@ class CheckpointLabeller:
         device = wanted if isinstance(wanted, torch.device) else pick_device(wanted)
         loaded = load_checkpoint(self._uri)
         model = load_model(loaded, config.eval.weights)
-        predictor = Predictor(model, config.eval, device, config.train.precision)
+        pixels = loaded.class_pixels
+        predictor = Predictor(model, config.eval, device, config.train.precision, class_pixels=pixels)
         calibration = calibration_of(loaded, config.eval)
         temperature = calibration.temperature if calibration else 1.0
         other = None
         if loaded.teacher is not None:
             other_model = load_model(loaded, OTHER_WEIGHTS[config.eval.weights])
-            other = Predictor(other_model, config.eval, device, config.train.precision)
+            other = Predictor(other_model, config.eval, device, config.train.precision, class_pixels=pixels)
         conditioning = self._conditioning
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:

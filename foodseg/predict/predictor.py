@@ -1,4 +1,4 @@
-"""From images to their class scores: fit, pad, forward (whole or in windows, mirrored or not), restrict.
+"""From images to their class scores: fit, pad, forward (whole or in windows, mirrored or not), adjust, restrict.
 
     predictor = Predictor(model, config.eval, device, config.train.precision)
     ids, confidence = predictor.logits_of_file(data).ids_and_confidence(temperature)
@@ -28,6 +28,7 @@ import torch
 from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
+from foodseg.errors import UserError
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits, mean_of_views
@@ -66,6 +67,7 @@ class Predictor:
         device: torch.device,
         precision: str = "fp32",
         canvases: Sequence[tuple[int, int]] = (),
+        class_pixels: Sequence[int] | None = None,
     ) -> None:
         """Takes the model as it is.
 
@@ -74,7 +76,13 @@ class Predictor:
             canvases: (height, width) that images of several sizes are padded to, so that they share batches (see
                 `pick_canvas`). More padding changes the scores a little: without canvases they are those of the image
                 alone.
+            class_pixels: (K,) training pixels of each class, for `eval.logit_adjustment`; None = not known.
+
+        Raises:
+            UserError: as `logit_offsets`.
         """
+        offsets = logit_offsets(config, class_pixels)
+        self._offsets = None if offsets is None else offsets.to(device)
         self._model = model.eval().to(device)
         self._config = config
         self._device = device
@@ -159,6 +167,8 @@ class Predictor:
         answers = []
         for index, parts in enumerate(found):
             logits = mean_of_views(parts)
+            if self._offsets is not None:
+                logits = replace(logits, values=logits.values + self._offsets[:, None, None])
             if probabilities is not None and conditioning is not None:
                 scores = restricted(logits.values, probabilities[index], self._config)
                 logits = replace(logits, values=scores, conditioning=conditioning[index].cpu().numpy())
@@ -263,6 +273,32 @@ class Predictor:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)
+
+
+def logit_offsets(config: EvalConfig, class_pixels: Sequence[int] | None) -> torch.Tensor | None:
+    """Returns (K,) float32, what `eval.logit_adjustment` tau adds to the logits; None where it is 0.
+
+    That is -tau log pi_k (Menon et al., Long-tail learning via logit adjustment, 2021), with pi_k the share of class k
+    among the labelled training pixels, less the same of the commonest class: softmax and argmax do not see the
+    difference. So the commonest class keeps its logit, and so does a class without training pixels, for which there is
+    no share: it is not raised.
+
+    Args:
+        class_pixels: (K,) training pixels of each class; None = not known.
+
+    Raises:
+        UserError: they are needed and not known.
+    """
+    if config.logit_adjustment == 0:
+        return None
+    if class_pixels is None:
+        raise UserError(
+            f"eval.logit_adjustment = {config.logit_adjustment:g} needs the training pixels of each class, which a "
+            "checkpoint written by foodseg 0.1.0 does not hold: train again, or set eval.logit_adjustment=0"
+        )
+    pixels = torch.tensor(class_pixels, dtype=torch.float64)
+    rarity = torch.where(pixels > 0, (pixels.max() / pixels.clamp_min(1)).log(), 0.0)
+    return (config.logit_adjustment * rarity).float()
 
 
 def restricted(logits: torch.Tensor, probabilities: torch.Tensor, config: EvalConfig) -> torch.Tensor:

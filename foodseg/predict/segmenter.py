@@ -284,7 +284,13 @@ class Segmenter:
                 )
             calibration = calibration_of(self._checkpoint, config.eval)
             self._settings[conditioned] = _Setting(
-                predictor=Predictor(self._network, config.eval, self.device, config.train.precision),
+                predictor=Predictor(
+                    self._network,
+                    config.eval,
+                    self.device,
+                    config.train.precision,
+                    class_pixels=self._checkpoint.class_pixels,
+                ),
                 ingredients_from=config.eval.ingredients,
                 calibrated=calibration is not None,
                 temperature=calibration.temperature if calibration else 1.0,

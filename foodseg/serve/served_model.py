@@ -160,9 +160,9 @@ def _loaded(checkpoint: Checkpoint, model: SegmenterNetwork, canvases: Sequence[
         unconditioned = config.model_copy(update={"ingredients": "vocabulary", "restrict": "none"})
     conditioned = config.model_copy(update={"ingredients": "provided"})
     calibration = calibration_of(checkpoint, config)
-    device = pick_device()
+    device, pixels = pick_device(), checkpoint.class_pixels
     return _Loaded(
-        Predictor(model, unconditioned, device, precision, canvases),
-        Predictor(model, conditioned, device, precision, canvases),
+        Predictor(model, unconditioned, device, precision, canvases, pixels),
+        Predictor(model, conditioned, device, precision, canvases, pixels),
         calibration.temperature if calibration else 1.0,
     )

@@ -269,6 +269,7 @@ class Trainer:
             # a temperature is valid only for the weights that it was fitted for
             calibration=self.calibration if self.calibration and self.calibration.step == self.step else None,
             text=self.text,
+            class_pixels=self.manifest.class_pixels(self.config.data.train_splits),
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -39,7 +39,8 @@ def validate(
     """
     assert isinstance(model, SegmenterNetwork) and config.data.val_split is not None
     share_buffers(model, context)  # rank 0's are saved, so all ranks score with them
-    predictor = Predictor(model, config.eval, context.device, config.train.precision)
+    class_pixels = manifest.class_pixels(config.data.train_splits)
+    predictor = Predictor(model, config.eval, context.device, config.train.precision, class_pixels=class_pixels)
     counted = validation_counts(predictor, reader, manifest, context.rank, context.world_size)
     matrix, nll, pixels = (context.all_reduce(torch.from_numpy(c).to(context.device)).cpu().numpy() for c in counted)
     result = scores(matrix, manifest.classes)

@@ -44,6 +44,7 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
         classes=SYNTHETIC_CLASSES,
         data="synthetic@v1-0123456789ab",
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))),
+        class_pixels=tuple(10 ** (index % 4) for index in range(len(SYNTHETIC_CLASSES), 0, -1)),
         student=model.state_dict(),
         teacher=None,
         text=text,

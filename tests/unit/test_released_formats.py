@@ -15,6 +15,8 @@ from foodseg.config.load import to_yaml
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.errors import UserError
+from foodseg.eval.subject import checkpoint_subject
 from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.predict.device import pick_device
 from foodseg.predict.predictor import Predictor
@@ -50,7 +52,8 @@ def test_a_checkpoint_labels_as_it_did(released: Path) -> None:
     reader = RowReader(uri, read_manifest(uri), ["test"])
     rows = reader.take(range(len(reader))).to_pylist()
     model = foodseg.load(released / "run", device="cpu")
-    loaded = load_checkpoint(resolve_checkpoint(str(released / "run")))
+    where = resolve_checkpoint(str(released / "run"))
+    loaded = load_checkpoint(where)
     predictor = Predictor(load_model(loaded, loaded.config.eval.weights), loaded.config.eval, pick_device("cpu"))
     for row in rows:
         (released / "image.jpg").write_bytes(row["image"])
@@ -58,6 +61,12 @@ def test_a_checkpoint_labels_as_it_did(released: Path) -> None:
         found = model.predict(released / "image.jpg").ids
         assert_same_ids(found, expected, scores_of(predictor.logits_of_file(row["image"])))
     assert len(rows) == len(list((released / "labelled").iterdir())) == 3
+    assert loaded.class_pixels is None  # so for logit adjustment it has to be trained again
+    adjusted = ["eval.logit_adjustment=1"]
+    with pytest.raises(UserError, match=r"which a checkpoint written by foodseg 0\.1\.0 does not hold: train again"):
+        checkpoint_subject(where, read_manifest(uri), reader, (None, None), "test", adjusted)
+    with pytest.raises(UserError, match=r"does not hold: train again, or set eval\.logit_adjustment=0$"):
+        foodseg.load(released / "run", device="cpu", overrides=adjusted).predict(released / "image.jpg")
 
 
 def test_scores(released: Path) -> None:

@@ -56,6 +56,7 @@ def make(step: int = 3, teacher: bool = True) -> Checkpoint:
         classes=SYNTHETIC_CLASSES,
         data="synthetic@v1-0123456789ab",
         trained_ids=(0, 2, 5),
+        class_pixels=(900, 0, 7, 0, 0, 2**40),
         student=model.state_dict(),
         teacher=other.state_dict() if teacher else None,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
@@ -104,7 +105,7 @@ def test_round_trip_is_exact(saved, tmp_path):
     assert_same(loaded.student, checkpoint.student)
     assert_same(loaded.teacher, checkpoint.teacher)
     assert_same(loaded.trainer, checkpoint.trainer)
-    for name in ("step", "config", "classes", "data", "trained_ids", "history", "calibration"):
+    for name in ("step", "config", "classes", "data", "trained_ids", "class_pixels", "history", "calibration"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
 
 

@@ -133,6 +133,7 @@ def test_split_shards_come_in_the_order_asked_for(tmp_path: Path) -> None:
     ]
     whole = manifest(*made)
     assert [s.path for s in whole.split_shards(["test", "train"])] == ["1.parquet", "0.parquet", "2.parquet"]
+    assert whole.class_pixels(["train"]) == (90, 5, 0) and whole.class_pixels(["test", "train"]) == (99, 5, 1)
     assert whole.trained_ids(["train"]) == {0, 1}
     assert whole.trained_ids(["train", "test"]) == {0, 1, 2}
     with pytest.raises(UserError, match=r"data set 'meals' has no split 'val'; it has train \(3\), test \(1\)"):

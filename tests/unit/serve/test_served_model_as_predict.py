@@ -33,6 +33,7 @@ CASES = {
         "eval.ingredients=predicted", "eval.restrict=soft", "model.ingredient_head=true", "loss.ingredients=0.1",
     ),
     "scales": ("eval.scales=[0.75,1.25,1]", "eval.flip=true"),
+    "adjusted": ("eval.logit_adjustment=0.5",),
     "provided, windows": ("eval.ingredients=provided", "eval.restrict=hard", "eval.window=48"),
 }  # fmt: skip
 
@@ -85,7 +86,8 @@ def test_every_way_to_label_an_image_finds_the_same_ids(case: str, files: list[s
     in_python = [found.ids for found in model.predict(files, ingredients=listed_names, batch_size=4)]
     from_arrays = [found.ids for found in model.predict(images, ingredients=names)]
 
-    predictor = Predictor(load_model(loaded, "student"), loaded.config.eval, pick_device())
+    network = load_model(loaded, "student")
+    predictor = Predictor(network, loaded.config.eval, pick_device(), class_pixels=loaded.class_pixels)
     for index, image in enumerate(data):
         for found in (predicted, alone, together, in_python, from_arrays):
             if not np.array_equal(found[index], evaluated[index]):  # rounding, if at all

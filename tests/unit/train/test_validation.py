@@ -16,7 +16,7 @@ from foodseg.metrics.calibration import fit_temperature
 from foodseg.metrics.per_image import merge
 from foodseg.models.build import build_segmenter
 from foodseg.predict.image_logits import ImageLogits
-from foodseg.predict.predictor import RULED_OUT
+from foodseg.predict.predictor import RULED_OUT, Predictor
 from foodseg.train import validation
 from foodseg.train.validation import validate, validation_counts
 from tests.support.gloo_rank import prepared
@@ -87,7 +87,24 @@ def test_pixels_whose_true_id_is_ruled_out_do_not_fit_the_temperature(uri):
 def test_without_a_possible_pixel_there_is_no_temperature(uri, tmp_path, monkeypatch):
     run, context = prepared(synthetic_config(uri, tmp_path / "r", "train.global_batch=2"))
     model = build_segmenter(run.config.model, len(SYNTHETIC_CLASSES), pretrained=False)
-    monkeypatch.setattr(validation, "Predictor", lambda *arguments: OneAnswer(0, 1, range(len(SYNTHETIC_CLASSES))))
+    monkeypatch.setattr(validation, "Predictor", lambda *_, **__: OneAnswer(0, 1, range(len(SYNTHETIC_CLASSES))))
     reader = RowReader(uri, run.manifest, ["val"])
     found, calibration = validate(model, reader, run.manifest, run.config, context, 3)
     assert found.miou > 0 and calibration is None
+
+
+def test_the_logits_are_adjusted_and_the_temperature_is_fitted_on_them(uri, tmp_path):
+    settings = ("eval.logit_adjustment=1", "train.global_batch=2")
+    run, context = prepared(synthetic_config(uri, tmp_path / "r", *settings))
+    model = build_segmenter(run.config.model, len(SYNTHETIC_CLASSES), pretrained=False)
+    reader = RowReader(uri, run.manifest, ["val"])
+    _, found = validate(model, reader, run.manifest, run.config, context, 3)
+    temperatures = []
+    pixels = run.manifest.counts["train"].class_pixels
+    for class_pixels in (pixels, [1] * len(SYNTHETIC_CLASSES)):  # adjusted, and all alike
+        predictor = Predictor(model, run.config.eval, torch.device("cpu"), class_pixels=class_pixels)
+        _, nll, count = validation_counts(predictor, reader, run.manifest, 0, 1)
+        temperatures.append(fit_temperature(nll, int(count[0])))
+    assert found.eval["logit_adjustment"] == 1
+    assert (found.temperature, found.nll_before) == (temperatures[0].temperature, temperatures[0].nll_before)
+    assert found.nll_before != temperatures[1].nll_before
