@@ -152,8 +152,8 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
     tree = config.model_dump(mode="json")
     tree["data"] |= {"uri": storage.absolute(data_uri), "uris": [], "val_split": None}
     tree["model"]["weights"] = "none"  # speed does not depend on them
-    tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "compile": False,
-                      "max_failures": 0, "mlflow_uri": None}  # fmt: skip
+    tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "average": "ema",
+                      "compile": False, "max_failures": 0, "mlflow_uri": None}  # fmt: skip
     tree["eval"]["weights"] = "student"
     tree["loss"] = {}  # plain cross entropy, which the bare loop has too
     tree["scaling"] = {"num_workers": workers, "resources_per_worker": {"CPU": max(1, cores() // workers)}}

@@ -13,6 +13,12 @@ class LossConfig(Section):
 
     cross_entropy: float = Field(1.0, ge=0, description="weight of the cross entropy over labelled pixels")
     dice: float = Field(0.0, ge=0, description="weight of the Dice loss over the classes present in each crop")
+    lovasz: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the Lovasz-Softmax loss (a convex form of 1 - IoU) over the classes present in each "
+        "crop, at the stride of the logits",
+    )
     score_map: float = Field(
         0.0, ge=0, description="weight of the cross entropy of the pixel-text scores of model.fusion = score_map"
     )
@@ -43,9 +49,9 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossConfig":
-        if self.cross_entropy == 0 and self.dice == 0:
+        if self.cross_entropy == self.dice == self.lovasz == 0:
             raise ValueError(
-                "loss.cross_entropy and loss.dice are 0: nothing would be learned from masks; "
+                "loss.cross_entropy, loss.dice and loss.lovasz are 0: nothing would be learned from masks; "
                 "set loss.cross_entropy above 0"
             )
         return self

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, o
 from foodseg.classes import BACKGROUND
 from foodseg.config.loss import LossConfig
 from foodseg.data.device_copy import to_device
+from foodseg.losses.lovasz import lovasz_sum
 from foodseg.losses.term import LossTerm, Outputs, Targets
 
 # Float32 scores in one band of rows: as many as fit a processor's cache; a GPU is faster with few large kernels.
@@ -29,12 +30,13 @@ def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_con
     """The terms that learn from masks and from the classes on a crop.
 
     Args:
-        finest_stride: pixels per cell of the score map's level.
+        finest_stride: pixels per cell of the logits, and of the score map's level.
         head_sees_conditioning: whether the features of the ingredient head depend on the conditioning classes.
     """
     return [
         CrossEntropy(config.cross_entropy),
         Dice(config.dice),
+        Lovasz(config.lovasz, finest_stride),
         ScoreMapCrossEntropy(config.score_map, finest_stride),
         Ingredients(config.ingredients, head_sees_conditioning),
     ]
@@ -66,6 +68,27 @@ class Dice(LossTerm):
 
 
 @dataclass(frozen=True)
+class Lovasz(LossTerm):
+    """Lovasz extension of 1 - IoU of each class present in each crop, at the logits' own stride.
+
+    There it costs little: sorting all pixels of the mask would take longer than the cross entropy.
+    """
+
+    name = "lovasz"
+    stride: int
+
+    def count(self, targets: Targets) -> torch.Tensor:
+        mask = thinned(targets.mask, self.stride)
+        return present_classes(mask, targets.ignore_id, targets.ingredients.shape[1])
+
+    def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
+        logits, mask = outputs.student.logits.float(), thinned(targets.mask, self.stride)
+        if targets.unannotated is not None:
+            logits = _merged(logits, targets.unannotated, _seen(mask, targets.ignore_id, logits.shape[1]))
+        return lovasz_sum(logits, mask, targets.ignore_id)
+
+
+@dataclass(frozen=True)
 class ScoreMapCrossEntropy(LossTerm):
     """Cross entropy of the score map, on the mask at the stride of the finest level.
 
@@ -76,15 +99,13 @@ class ScoreMapCrossEntropy(LossTerm):
     stride: int
 
     def count(self, targets: Targets) -> torch.Tensor:
-        return labelled_pixels(self._thinned(targets.mask), targets.ignore_id)
+        return labelled_pixels(thinned(targets.mask, self.stride), targets.ignore_id)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         scores = outputs.student.score_map
         assert scores is not None
-        return cross_entropy_sum(scores, self._thinned(targets.mask), targets.ignore_id, targets.unannotated)
-
-    def _thinned(self, mask: torch.Tensor) -> torch.Tensor:
-        return mask[:, self.stride // 2 :: self.stride, self.stride // 2 :: self.stride].contiguous()
+        mask = thinned(targets.mask, self.stride)
+        return cross_entropy_sum(scores, mask, targets.ignore_id, targets.unannotated)
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,11 @@ class Ingredients(LossTerm):
             known &= targets.conditioning.all(1, keepdim=True)
         known[:, BACKGROUND] = False
         return known
+
+
+def thinned(mask: torch.Tensor, stride: int) -> torch.Tensor:
+    """(B, H, W) -> (B, H / stride, W / stride), the pixel in the middle of each grid cell."""
+    return mask[:, stride // 2 :: stride, stride // 2 :: stride].contiguous()
 
 
 def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:

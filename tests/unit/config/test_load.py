@@ -119,7 +119,7 @@ def refusal(overrides: list[str]) -> str:
         ("train.steps=null", "give exactly one of train.steps and train.epochs, found neither"),
         (
             "loss.cross_entropy=0",
-            "loss.cross_entropy and loss.dice are 0: nothing would be learned from masks; "
+            "loss.cross_entropy, loss.dice and loss.lovasz are 0: nothing would be learned from masks; "
             "set loss.cross_entropy above 0",
         ),
         (

@@ -24,6 +24,7 @@ LOSSES = {
     "ce": ["loss.dice=0"],
     "ce and dice": ["loss.dice=0.7"],
     "dice": ["loss.cross_entropy=0", "loss.dice=1"],
+    "lovasz": ["loss.cross_entropy=0", "loss.lovasz=1"],
     # the teacher's terms far above the others, and views that differ more than by default: else nobody would see them
     "distillation": [
         "loss.cross_entropy=1e-3", "loss.distill=20", "distill.ramp=0", "optim.warmup=0",
@@ -117,7 +118,13 @@ def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
 
 @pytest.mark.parametrize(
     ("name", "term"),
-    [("ce", "cross_entropy"), ("distillation", "distill"), ("score_map", "score_map"), ("film", "ingredients")],
+    [
+        ("ce", "cross_entropy"),
+        ("lovasz", "lovasz"),
+        ("distillation", "distill"),
+        ("score_map", "score_map"),
+        ("film", "ingredients"),
+    ],
 )
 def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_path, name, term):
     """Else the mean of means would be the mean, and the tests above would prove nothing."""
