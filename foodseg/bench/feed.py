@@ -11,9 +11,10 @@ from foodseg.config import ExperimentConfig
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.batch import Batch
 from foodseg.data.decode import encode_rows, make_batch_arrays
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest
+from foodseg.data.training_rows import training_order
 from foodseg.train.batch_size import micro_batch_size
 
 MEMORY_STEPS = 4  # updates whose batches are held in memory

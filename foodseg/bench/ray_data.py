@@ -23,9 +23,10 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.ray_stream import rank_stream, unit_dataset
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, read_manifest
+from foodseg.data.training_rows import training_order
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
 from foodseg.train.run import with_absolute_uris

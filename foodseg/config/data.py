@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
-from foodseg.config.marks import NotSearched, Uri
+from foodseg.config.marks import NotSearched, SetByAblation, Uri
 from foodseg.config.section import Section
 
 
@@ -32,6 +32,15 @@ class DataConfig(Section):
     )
     val_split: Annotated[str | None, NotSearched()] = Field(
         "val", description="split that chooses the best checkpoint; null = no validation"
+    )
+    folds: Annotated[int | None, SetByAblation(), NotSearched()] = Field(
+        None,
+        ge=2,
+        description="folds that all images of train_splits are dealt to, by near-duplicate group and source; needs "
+        "held_out; null = every image is trained on",
+    )
+    held_out: Annotated[int | None, SetByAblation(), NotSearched()] = Field(
+        None, ge=0, description="the fold, counted from 0, that is not trained on; needs folds"
     )
     repeat_threshold: float = Field(
         0.0,
@@ -81,5 +90,16 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.train_splits {list(self.train_splits)} hold data.val_split {self.val_split!r}, which is to "
                 "choose among models that have not seen it: set data.val_split=null, or leave it out of the former"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_of_the_folds(self) -> "DataConfig":
+        if (self.folds is None) != (self.held_out is None):
+            given, missing = ("held_out", "folds") if self.folds is None else ("folds", "held_out")
+            raise ValueError(f"data.{given} has no effect without data.{missing}: give both, or neither")
+        if self.folds is not None and self.held_out is not None and self.held_out >= self.folds:
+            raise ValueError(
+                f"data.held_out must be one of the folds 0 to {self.folds - 1} of data.folds, found {self.held_out}"
             )
         return self

@@ -61,19 +61,34 @@ class SweepFile(Section):
     sweep: SweepConfig = Field(SweepConfig(), description="search, early stopping, budget")
 
 
+SPLIT = "val"
+
+
 class AblationConfig(Section):
     """Which seeds every variant is trained with, and the data that it is scored on."""
 
     uri: Annotated[str, Uri(written=True), MayChangeOnResume()] = Field(
         "runs/ablation", description="folder or s3://bucket/prefix of the ablation: runs, scores, table"
     )
-    seeds: Annotated[tuple[int, ...], MayChangeOnResume()] = Field(
-        (0, 1, 2), min_length=1, description="train.seed of each variant's runs"
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="train every variant once without each of so many folds of the images of config.data.train_splits, "
+        "and score it on all of them, each image by the run that has not seen it; null = score a split",
+    )
+    seeds: Annotated[tuple[int, ...] | None, MayChangeOnResume()] = Field(
+        None,
+        min_length=1,
+        description="train.seed of each variant's runs, with folds seed x folds + fold; null = 0, 1 and 2, with folds "
+        "0 alone",
     )
     data: Annotated[str | None, Uri()] = Field(
-        None, description="prepared data set that is scored; null = config.data.uri"
+        None, description="prepared data set that is scored; null = config.data.uri; not with folds"
     )
-    split: str = Field("val", description="split that is scored; test is opened once for each finished run, and noted")
+    split: str = Field(
+        SPLIT,
+        description="split that is scored; test is opened once for each finished run, and noted; not used with folds",
+    )
     weights: Literal["both", "student", "ema"] = Field(
         "both", description="which weights are scored: the student's, the averaged ones (ema), or both"
     )
@@ -87,14 +102,33 @@ class AblationConfig(Section):
         None, ge=1, description="most runs at once; null = as many as the machine's cores or the cluster hold"
     )
 
+    @property
+    def repetitions(self) -> tuple[int, ...]:
+        """The seeds; with folds each is a training for every fold."""
+        return self.seeds or ((0, 1, 2) if self.folds is None else (0,))
+
     @model_validator(mode="after")
     def _different_seeds(self) -> "AblationConfig":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"ablation.seeds must differ from each other, found {list(self.seeds)}")
+        if len(set(self.repetitions)) < len(self.repetitions):
+            raise ValueError(f"ablation.seeds must differ from each other, found {list(self.repetitions)}")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_are_scored(self) -> "AblationConfig":
+        if self.folds is not None and self.split != SPLIT:
+            raise ValueError(
+                f"ablation.folds = {self.folds} scores the folds of config.data.train_splits, so ablation.split = "
+                f"{self.split!r} has no effect: leave one of them out"
+            )
+        if self.folds is not None and self.data is not None:
+            raise ValueError(
+                f"ablation.folds = {self.folds} scores the data that is trained on, so ablation.data has no effect: "
+                "leave one of them out"
+            )
         return self
 
 
 class AblationFile(Section):
     """The part `ablation` of the file of an ablation; its other parts are `variants`, `contrasts` and `config`."""
 
-    ablation: AblationConfig = Field(AblationConfig(), description="seeds, split, subsets")
+    ablation: AblationConfig = Field(AblationConfig(), description="folds or a split, seeds, subsets")

@@ -18,8 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodseg import storage
-from foodseg.config.data import DataConfig
-from foodseg.data.sampler import TrainingOrder, repeat_factors
 from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 
@@ -158,46 +156,3 @@ def _with_data_set(table: pa.Table, shard: Shard) -> pa.Table:
 
 def _damaged(uri: str, what: str) -> UserError:
     return UserError(f"{storage.redact(uri)} {what}: prepare the data set again with --overwrite")
-
-
-def training_order(
-    reader: RowReader, data: DataConfig, seed: int, global_batch: int, *, paste: float = 0.0
-) -> TrainingOrder:
-    """Builds the order of a run over the reader's rows; `paste` is the share of positions with a paste partner.
-
-    The expected draws of a row per epoch are the weight of its data set times its repeat factor.
-
-    Raises:
-        UserError: the weights of the data sets leave less than one row.
-    """
-    repeats = _weights(reader, data)
-    needs_ingredients = data.repeat_threshold > 0 or paste > 0
-    known = reader.columns(["ingredients", "source"]) if needs_ingredients else None
-    ingredients = [] if known is None else known.column("ingredients").to_pylist()
-    if data.repeat_threshold > 0:
-        factors = repeat_factors(ingredients, reader.labelled, data.repeat_threshold, data.repeat_cap)
-        repeats = factors if repeats is None else repeats * factors
-    if repeats is not None and round(float(repeats.sum())) < 1:
-        raise UserError(
-            f"with the weights of data.uris an epoch draws {repeats.sum():.2g} images, less than one: raise the weights"
-        )
-    drawn = len(reader) if repeats is None else round(float(repeats.sum()))
-    if drawn < global_batch:
-        _log.warning(
-            "an epoch of %s has %d image%s, fewer than train.global_batch = %d: an update takes an image several times",
-            list(data.train_splits), drawn, "" if drawn == 1 else "s", global_batch,
-        )  # fmt: skip
-    if paste == 0 or known is None:
-        return TrainingOrder(reader.shard_rows, seed, global_batch, repeats)
-    sources = known.column("source").dictionary_encode().unify_dictionaries()
-    codes = np.concatenate([part.indices.to_numpy() for part in sources.chunks])
-    pastable = np.array([bool(ids) for ids in ingredients])
-    return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, paste=paste, sources=codes, pastable=pastable)
-
-
-def _weights(reader: RowReader, data: DataConfig) -> np.ndarray | None:
-    """Returns (N,) float64, the weight of each row's data set; None where all are 1."""
-    weights = {entry.uri: entry.weight for entry in data.uris}
-    if all(weight == 1 for weight in weights.values()):
-        return None
-    return np.repeat([weights[shard.uri or ""] for shard in reader.shards], reader.shard_rows)

@@ -27,11 +27,12 @@ class TrainingOrder:
         shard_rows: rows of each shard, in the order of the manifest; row numbers count through them.
         seed: the run's seed.
         global_batch: images in one update.
-        repeats: (N,) float > 0, expected draws of each row per epoch (below 1: in some epochs only), with a sum of at
-            least 1; None = each row once.
+        repeats: (M,) float > 0, expected draws of each of the M rows that are drawn, per epoch (below 1: in some epochs
+            only), with a sum of at least 1; None = each row once.
+        kept: (M,) int64, the rows that are drawn, ascending; None = all N.
         paste: probability that a position has a paste partner.
         sources: (N,) integers, the source of each row; needed for `paste`.
-        pastable: (N,) bool, the rows with an ingredient that could be pasted; needed for `paste`.
+        pastable: (N,) bool, the drawn rows with an ingredient that could be pasted; needed for `paste`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TrainingOrder:
         global_batch: int,
         repeats: np.ndarray | None = None,
         *,
+        kept: np.ndarray | None = None,
         paste: float = 0.0,
         sources: np.ndarray | None = None,
         pastable: np.ndarray | None = None,
@@ -49,10 +51,10 @@ class TrainingOrder:
         self.seed = seed
         self.global_batch = global_batch
         self.unit = global_batch * -(-WINDOW // global_batch)
-        rows = int(self.shard_starts[-1])
+        self.kept = kept
         if repeats is None:
             self._repeats = None
-            self.epoch_length = rows
+            self.epoch_length = int(self.shard_starts[-1]) if kept is None else len(kept)
         else:
             # scaled so that every epoch has the same whole number of draws: position // epoch_length is the epoch
             self.epoch_length = round(float(repeats.sum()))
@@ -117,19 +119,27 @@ class TrainingOrder:
         line = np.concatenate([np.arange(self.shard_starts[s], self.shard_starts[s + 1]) for s in shards])
         if self._repeats is not None:
             line = np.repeat(line, self._draws(epoch)[line])
+        elif self.kept is not None:
+            line = line[np.isin(line, self.kept)]
         borders = self._window_borders(epoch)
         for index, (left, right) in enumerate(pairwise(borders)):
             generator(self.seed, RandomStream.ROW_ORDER, epoch, index).shuffle(line[left:right])
         return line
 
     def _draws(self, epoch: int) -> np.ndarray:
-        """Systematic sampling: whole draws per row that sum to epoch_length and have `repeats` as their mean."""
+        """Systematic sampling: (N,) whole draws per row that sum to epoch_length and have `repeats` as their mean."""
         assert self._repeats is not None
         offset = generator(self.seed, RandomStream.OVERSAMPLING_OFFSET, epoch).uniform()
         marks = np.floor(np.concatenate([[0.0], np.cumsum(self._repeats)]) + offset)
         marks[-1] = self.epoch_length  # the sum is whole up to rounding, and no mark may exceed it
         marks = np.minimum(marks, self.epoch_length)
-        return np.diff(marks).astype(np.int64)
+        draws = np.diff(marks).astype(np.int64)
+        if self.kept is None:
+            return draws
+        # filtered, not given a weight of 0: the last mark above is forced, and could draw such a row
+        of_all = np.zeros(self.shard_starts[-1], np.int64)
+        of_all[self.kept] = draws
+        return of_all
 
     def _window_borders(self, epoch: int) -> list[int]:
         """Offsets within the epoch; windows shorter than WINDOW at its ends are merged with their neighbour."""

@@ -18,13 +18,11 @@ import torch
 from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.data.label_space_map import read_label_space_map
-from foodseg.data.reader import RowReader
-from foodseg.data.shards import read_manifest
 from foodseg.errors import DataRefused, UserError
-from foodseg.eval.image_ids import listed_rows
 from foodseg.eval.predictions import find_predictions
 from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint
 from foodseg.eval.result_files import RESULT_FILES, write_evaluation
+from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scores import summarise_evaluation
 from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
 from foodseg.eval.scoring_job import ScoringJob, score_here
@@ -91,12 +89,32 @@ def evaluate(
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
     if classes is not None and space_map is None:
         raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
+    rows = split_rows(storage.absolute(os.fspath(data)), split, images)
+    return evaluate_rows(
+        model, rows, out=out, predictions=predictions, subsets=subsets, space_map=space_map, classes=classes,
+        overrides=overrides, device=device, test_log=test_log, score=score,
+    )  # fmt: skip
+
+
+def evaluate_rows(
+    model: Segmenter | str | os.PathLike[str] | None,
+    scored_rows: ScoredRows,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    predictions: str | None = None,
+    subsets: Sequence[str] = (),
+    space_map: str | None = None,
+    classes: str | None = None,
+    overrides: Sequence[str] = (),
+    device: Device | torch.device | None = None,
+    test_log: str | None = None,
+    score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
+) -> EvaluationResult:
+    """As `evaluate`, on rows that were chosen otherwise: those of a fold, say (`scored_rows.held_out_fold`)."""
+    assert (model is None) != (predictions is None), "one of them is scored"
     started = time.monotonic()
-    data = storage.absolute(os.fspath(data))
     out = None if out is None else os.fspath(out)
-    manifest = read_manifest(data)
-    reader = RowReader(data, manifest, [split])
-    rows = _chosen_rows(reader, images)
+    manifest, reader, rows, split = scored_rows.manifest, scored_rows.reader, scored_rows.rows, scored_rows.split
     spaces = (read_label_space_map(space_map) if space_map is not None else None, classes)
     if isinstance(model, Segmenter):
         overrides = [*model.overrides, *overrides]
@@ -112,7 +130,7 @@ def evaluate(
     named_subsets = read_subsets(subsets, space.classes)
     outputs = None if out is None else claim_outputs(out, RESULT_FILES, by="evaluate")
     if predictions is not None:  # last: the folder may hold many files
-        folder = find_predictions(storage.absolute(predictions), manifest.class_table, _ids_of(reader, rows))
+        folder = find_predictions(storage.absolute(predictions), manifest.class_table, scored_rows.image_ids())
         subject = replace(subject, build=lambda device: folder)
     test_log = test_log or (ACCESS_LOG if out is None else storage.join(out, ACCESS_LOG))
     about = subject.about
@@ -175,11 +193,6 @@ def _refused_maps(scored: Scored) -> str:
     return f"--predictions: {count} of {count + len(scored.images)} label maps cannot be scored: {listed}"
 
 
-def _ids_of(reader: RowReader, rows: Sequence[int]) -> list[str]:
-    ids = reader.column("image_id").to_pylist()
-    return [ids[row] for row in rows]
-
-
 def note_test_access(path: str, event: str, facts: Mapping[str, object]) -> None:
     """Appends one line to the test-set access log.
 
@@ -191,12 +204,3 @@ def note_test_access(path: str, event: str, facts: Mapping[str, object]) -> None
     """
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     storage.append_line(path, json.dumps({"time": now, "event": event, **facts}))
-
-
-def _chosen_rows(reader: RowReader, images: str | None) -> list[int]:
-    if images is None:
-        return list(range(len(reader)))
-    rows = listed_rows(storage.read_text(images), reader.column("image_id").to_pylist(), f"--images {images}")
-    if not rows:
-        raise UserError(f"--images {images}: there is no image id in it; write one a line")
-    return rows

@@ -91,6 +91,32 @@ def interval(drawn: np.ndarray) -> tuple[float, float, int] | None:
     return float(low), float(high), int(kept.size)
 
 
+def p_value(drawn: np.ndarray) -> float | None:
+    """Returns the two-sided p-value in (0, 1] of no difference, from (R,) drawn differences; None if all are NaN.
+
+    Twice the share of the draws on the other side of 0, or on it. The draws that were made count as one more that is
+    there, so that it is never 0 (Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2).
+    """
+    kept = drawn[~np.isnan(drawn)]
+    if not kept.size:
+        return None
+    beyond = min(int((kept <= 0).sum()), int((kept >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (kept.size + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for their number, in their order, each in (0, 1].
+
+    Those below 0.05 are all of true effects with a probability of at least 95 %, however the contrasts depend on each
+    other (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
 def _by_id(images: Sequence[ImageCounts], name: str) -> dict[str, ImageCounts]:
     by_id = {image.image_id: image for image in images}
     if not images:

@@ -12,14 +12,14 @@ import torch
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import TEXT_FILE, contiguous
 from foodseg.checkpoint.find import newest_checkpoint
-from foodseg.classes import BACKGROUND, ClassTable
+from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import from_yaml, leaves, to_yaml
 from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_absolute
-from foodseg.data.concat import training_manifest
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
+from foodseg.data.training_rows import training_data, training_order
 from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
 from foodseg.models.backbones.timm_hub import normalisation
@@ -39,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A checked run: configuration with absolute URIs, data, training order, length, class embeddings."""
+    """A checked run: configuration with absolute URIs, data, training order, length, class embeddings.
+
+    With `data.folds` the counts of `manifest` are without the fold that is held out.
+    """
 
     config: ExperimentConfig
     manifest: Manifest
@@ -67,15 +70,7 @@ def plan_run(config: ExperimentConfig) -> Run:
             "eval.ingredients = provided is for `evaluate` and `predict`: the best checkpoint must not be chosen by "
             "scores that depend on the truth; set it to vocabulary or predicted"
         )
-    manifest = training_manifest(config.data)
-    reader = RowReader(config.data.uri, manifest, config.data.train_splits)
-    learned = manifest.trained_ids(config.data.train_splits)
-    if not learned - {BACKGROUND}:
-        what = "no pixel of a food, only background" if learned else "no labelled pixel"
-        raise UserError(
-            f"data.train_splits {list(config.data.train_splits)} hold {what}: nothing can be learned; look at the "
-            "masks with `foodseg data inspect`, and prepare the data set again with --overwrite"
-        )
+    manifest, reader = training_data(config.data)
     val_split = config.data.val_split
     if val_split is not None and val_split not in manifest.counts:
         have = ", ".join(f"{name} ({counts.images})" for name, counts in manifest.counts.items())

@@ -39,7 +39,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an ablation: what it sets, or a folder of label maps, in whose name {seed} is replaced by a seed."""
+    """One row of an ablation: what it sets, or a folder of label maps, in whose name {seed} and {fold} are replaced."""
 
     settings: Mapping[str, Any]
     predictions: str | None = None
@@ -100,11 +100,19 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
         raise UserError(
             f"{path}: variants: the names must differ in their letters and digits, found {', '.join(variants)}"
         )
+    configs = {}
     for name, variant in variants.items():
         try:
-            configured(base, variant.settings)
+            configs[name] = configured(base, variant.settings)
         except UserError as error:
             raise UserError(f"{path}: variants: {name}: {error}") from None
+    _check_folds(path, ablation.folds, base, configs)
+    unused = [name for name, variant in variants.items() if "{fold}" in (variant.predictions or "")]
+    if unused and ablation.folds is None:
+        raise UserError(
+            f"{path}: variants: {unused[0]}: predictions: a folder for each {{fold}} needs ablation.folds; without, "
+            "only {seed} is replaced"
+        )
     contrasts = _contrasts(path, _names(tree.get("contrasts")), list(variants))
     given = {
         "ablation": ablation.model_dump(mode="json"),
@@ -113,6 +121,33 @@ def read_ablation(path: str, overrides: Sequence[str], subsets: Sequence[str] = 
         "config": base.model_dump(mode="json"),
     }
     return AblationPlan(ablation, variants, contrasts, base, given)
+
+
+def _check_folds(
+    path: str, folds: int | None, base: ExperimentConfig, variants: Mapping[str, ExperimentConfig]
+) -> None:
+    """Refuses a configuration that contradicts `ablation.folds`, or variants that would be scored on other images."""
+    if folds is None:
+        return
+    if base.data.folds is not None:
+        raise UserError(f"{path}: config.data.folds is set for every run by ablation.folds: leave it out")
+    for name, config in variants.items():
+        if config.data.val_split is not None:
+            splits = ", ".join((*config.data.train_splits, config.data.val_split))
+            raise UserError(
+                f"{path}: config.data.val_split is {config.data.val_split!r}, but with ablation.folds no run is chosen "
+                "by validation and every labelled image takes part: set config.data.val_split=null and "
+                f"config.data.train_splits=[{splits}]"
+            )
+        if _images(config) != _images(base):
+            raise UserError(
+                f"{path}: variants: {name}: with ablation.folds all variants are scored on the images that they are "
+                "trained on, so data.uri, the data sets of data.uris and data.train_splits must be those of config"
+            )
+
+
+def _images(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.data.uri, tuple(entry.uri for entry in config.data.uris), config.data.train_splits
 
 
 def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:

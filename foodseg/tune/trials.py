@@ -109,8 +109,7 @@ class Ledger:
             retry_seconds: for how long recording an event is retried, beyond what `storage` does anyway.
         """
         self.uri, self._retry_seconds = uri, 0.0
-        names = storage.list_names(storage.join(uri, "ledger"))
-        found = [read_trial(uri, name.removesuffix(".json")) for name in names if name.endswith(".json")]
+        found = [read_trial(uri, name) for name in begun_trials(uri)]
         self._trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
         for trial in list(self):
             if trial.status == "running":
@@ -158,6 +157,12 @@ class Ledger:
         """Makes an unfinished trial ready to be resumed."""
         storage.until_answered(lambda: storage.delete(_where(self.uri, "ended", name)), self._retry_seconds)
         return self.put(replace(self[name], status="running", reason=None))
+
+
+def begun_trials(uri: str) -> list[str]:
+    """Returns the names of the trials that have begun; nothing is written."""
+    names = storage.list_names(storage.join(uri, "ledger"))
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
 
 def read_trial(uri: str, name: str) -> Trial:

@@ -9,8 +9,9 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import ray_stream
 from foodseg.data.ray_stream import rank_stream, unit_dataset
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.data.training_rows import training_order
 from tests.support.synthetic_set import write_synthetic
 
 BATCH, STEPS = 6, 40

@@ -8,8 +8,9 @@ import pytest
 
 from foodseg.bench.bare_data import EncodedRows, bare_rate, encoded_rows, image_facts, loader_rate
 from foodseg.data.decode import encode_rows, make_batch_arrays
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.data.training_rows import training_order
 from tests.support.synthetic_set import SIDE, synthetic_config, write_synthetic
 
 

@@ -11,8 +11,9 @@ import torch
 from foodseg.bench.bare_train import BareLoop, prefetched, run_bare
 from foodseg.bench.feed import Clock, decoded_batches, memory_batches, rate_between
 from foodseg.checkpoint.checkpoint import load_checkpoint
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
+from foodseg.data.training_rows import training_order
 from foodseg.train.context import LocalContext
 from foodseg.train.loop import train
 from tests.support.compare import assert_close, close

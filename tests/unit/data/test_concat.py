@@ -10,9 +10,10 @@ from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig, WeightedData
 from foodseg.data.batch import read_batches
 from foodseg.data.concat import concat_manifests, training_manifest
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.sampler import rank_blocks
 from foodseg.data.shards import Manifest, read_manifest, write_manifest
+from foodseg.data.training_rows import training_order
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from tests.support.synthetic_set import write_synthetic

@@ -13,12 +13,11 @@ import pytest
 
 from foodseg import storage
 from foodseg.config.augment import AugmentConfig
-from foodseg.config.data import DataConfig
 from foodseg.data import reader as reader_module
 from foodseg.data import shards
 from foodseg.data.batch import read_batches
 from foodseg.data.image_io import encode_mask
-from foodseg.data.reader import COLUMNS, RowReader, training_order
+from foodseg.data.reader import COLUMNS, RowReader
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import FORMAT_VERSION, SCHEMA, Manifest, SplitCounts, write_shard
 from foodseg.errors import RetryLater, UserError
@@ -236,20 +235,6 @@ def test_a_data_set_that_is_unreachable_is_not_a_wrong_address(data: Manifest, m
     monkeypatch.setattr(s3_client, "RETRY_SECONDS", 0.1)
     with pytest.raises(RetryLater, match="cannot read s3://food/data/"):
         RowReader("s3://food/data", data, ["train"]).take([0])
-
-
-def test_the_order_of_a_run(data: Manifest, tmp_path: Path) -> None:
-    reader = RowReader(str(tmp_path), data, ["train"])
-    assert training_order(reader, DataConfig(), 0, 13).epoch_length == 13
-    assert training_order(reader, DataConfig(), 0, 14).epoch_length == 13  # the next epoch begins within an update
-    # ids 1 and 2 are each in 4 of 13 rows, 5 rows have none: sqrt(0.9 x 13 / 4) = 1.71
-    repeated = training_order(reader, DataConfig(repeat_threshold=0.9), 0, 4)
-    assert repeated.epoch_length == round(5 + 8 * (0.9 * 13 / 4) ** 0.5)
-    # were 3 of the 5 without a mask: sqrt(0.9 x 10 / 4) = 1.5
-    counts = {**data.counts, "train": data.counts["train"].model_copy(update={"unlabelled": 3})}
-    reader = RowReader(str(tmp_path), data.model_copy(update={"counts": counts}), ["train"])
-    assert reader.labelled == 10
-    assert training_order(reader, DataConfig(repeat_threshold=0.9), 0, 4).epoch_length == round(5 + 8 * 1.5)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])

@@ -17,6 +17,11 @@ SPACE = {"loss.dice": {"uniform": [0, 1]}}
 VARIANTS = {"A image only": None, "D": {"loss.distill": 0.5}, "peer": {"predictions": "maps/{seed}"}}
 
 
+def folded(config: Any, settings: Any = None) -> Any:
+    data = {"val_split": None, **config.get("data", {})}
+    return {"ablation": {"folds": 2}, "variants": {"A": settings}, "config": {**config, "data": data}}
+
+
 def written(path: Path, tree: Any) -> str:
     path.write_text(yaml.safe_dump(tree))
     return str(path)
@@ -83,11 +88,32 @@ def test_an_ablation_is_read(tmp_path):
         ({"variants": VARIANTS, "ablation": {"seeds": [1, 1]}}, "ablation.seeds must differ"),
         ({"variants": VARIANTS, "ablation": {"weights": "all"}}, "ablation.weights: must be 'both'"),
         ({"variants": VARIANTS, "space": SPACE}, "'space' is not a part"),
+        ({"variants": {"A": {"data.folds": 3}}}, "data.folds is set for every run by the ablation itself"),
+        ({"variants": {"peer": {"predictions": "maps/{fold}"}}}, r"a folder for each \{fold\} needs ablation.folds"),
+        ({"variants": VARIANTS, "ablation": {"folds": 1}}, "ablation.folds: must be at least 2"),
+        ({"variants": VARIANTS, "ablation": {"folds": 2, "split": "test"}}, "ablation.split = 'test' has no effect"),
+        ({"variants": VARIANTS, "ablation": {"folds": 2, "data": "x"}}, "so ablation.data has no effect"),
+        (
+            {"variants": VARIANTS, "ablation": {"folds": 2}},
+            r"val_split is 'val', but .* set config.data.val_split=null and config.data.train_splits=\[train, val\]",
+        ),
+        (folded({"data": {"folds": 3, "held_out": 0}}), "config.data.folds is set for every run by ablation.folds"),
+        (folded({}, {"data.train_splits": ["train", "val"]}), "variants: A: with ablation.folds all variants are"),
+        (folded({}, {"data.val_split": "val"}), "config.data.val_split is 'val'"),
     ],
 )
 def test_what_is_wrong_with_an_ablation(tmp_path, tree, message):
     with pytest.raises(UserError, match=message):
         read_ablation(written(tmp_path / "a.yaml", tree), [])
+
+
+def test_the_seeds_of_an_ablation(tmp_path):
+    def repetitions(*overrides: str) -> tuple[int, ...]:
+        return read_ablation(written(tmp_path / "a.yaml", folded({})), overrides).ablation.repetitions
+
+    assert repetitions() == (0,)
+    assert repetitions("ablation.folds=null") == (0, 1, 2)
+    assert repetitions("ablation.seeds=[4, 7]") == (4, 7)
 
 
 def test_a_folder_belongs_to_one_sweep(tmp_path):

@@ -16,9 +16,10 @@ from foodseg.data.augment.geometry import Crop
 from foodseg.data.batch import Batch
 from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.image_io import encode_mask
-from foodseg.data.reader import RowReader, training_order
+from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import read_manifest
+from foodseg.data.training_rows import training_order
 from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))
