@@ -29,19 +29,28 @@ def reader(tmp_path_factory) -> RowReader:
     return RowReader(uri, read_manifest(uri), ["train", "val"])
 
 
-def consume(reader: RowReader, world_size: int, start_step: int) -> list[dict[str, np.ndarray]]:
-    """Returns everything that each rank received from the stream."""
+def batches(
+    reader: RowReader, world_size: int, start_step: int, augment: AugmentConfig = AUGMENT, small_steps: int = 0
+) -> list[list[dict[str, np.ndarray]]]:
+    """Returns every batch that each rank received from the stream."""
     manifest = read_manifest(reader.uri)
     order = training_order(reader, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
-    stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, AUGMENT, manifest, world_size)
+    order.small_steps = small_steps
+    stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, augment, manifest, world_size)
 
-    def drain(split) -> dict[str, np.ndarray]:
-        batches = list(split.iter_batches(batch_size=BATCH // world_size, batch_format="numpy"))
-        assert all(len(batch["position"]) == BATCH // world_size for batch in batches)
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    def drain(split) -> list[dict[str, np.ndarray]]:
+        found = list(split.iter_batches(batch_size=BATCH // world_size, batch_format="numpy", prefetch_batches=1))
+        assert all(len(batch["position"]) == BATCH // world_size for batch in found)
+        return found
 
     with ThreadPoolExecutor(world_size) as pool:
         return list(pool.map(drain, stream.streaming_split(world_size, equal=True)))
+
+
+def consume(reader: RowReader, world_size: int, start_step: int) -> list[dict[str, np.ndarray]]:
+    """Returns everything that each rank received from the stream."""
+    ranks = batches(reader, world_size, start_step)
+    return [{name: np.concatenate([batch[name] for batch in found]) for name in found[0]} for found in ranks]
 
 
 @pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 0), (2, 17)])
@@ -63,3 +72,15 @@ def test_a_position_has_the_same_pixels_wherever_it_was_decoded(ray_cluster, rea
     for index, position in enumerate(resumed["position"].tolist()):
         assert np.array_equal(resumed["image"][index], whole["image"][position])
         assert np.array_equal(resumed["mask"][index], whole["mask"][position])
+
+
+@pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 17), (2, 23)])
+def test_the_first_updates_have_smaller_crops(ray_cluster, reader, world_size, start_step):
+    augment = AugmentConfig(longest_side=96, crop=64, small_updates=0.6)
+    share = BATCH // world_size
+    for rank, found in enumerate(batches(reader, world_size, start_step, augment, small_steps=23)):
+        positions = [position for batch in found for position in batch["position"].tolist()]
+        steps = range(start_step, STEPS)
+        assert positions == [step * BATCH + rank * share + slot for step in steps for slot in range(share)]
+        sides = [batch["image"].shape[1:] for batch in found]
+        assert sides == [(32, 32, 3) if step < 23 else (64, 64, 3) for step in steps]
