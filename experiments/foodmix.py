@@ -26,6 +26,11 @@ def weights(bench: Bench) -> Path:
     return bench.shared / "weights" / "tf_efficientnet_lite0.safetensors"
 
 
+def vit_weights(bench: Bench) -> Path:
+    """A ViT-S/14 by the names and shapes of DINOv2."""
+    return bench.shared / "weights" / "vit_small_patch14_dinov2_fp16.safetensors"
+
+
 def prepared_foodmix(bench: Bench) -> Path:
     """The real images as local shards, made once."""
     data = bench.work / "foodmix"

@@ -41,3 +41,10 @@ BEST_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400")
 VOCABULARY: Settings = ("eval.ingredients=vocabulary",)
 PREDICTED: Settings = ("eval.ingredients=predicted",)
 STUDENT = "eval.weights=student"
+
+# A plain ViT as the backbone, and beside the convolutional one; {vit} is the file of its weights.
+VIT = "vit_small_patch14_dinov2"
+PLAIN_VIT: Settings = (
+    f"model.backbone={VIT}", "model.weights={vit}", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]",
+)  # fmt: skip
+HYBRID: Settings = (f"model.vit.backbone={VIT}", "model.vit.weights={vit}")

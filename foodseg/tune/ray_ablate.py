@@ -153,7 +153,14 @@ def _target(plan: AblationPlan, data: DataConfig, test_log: str | None) -> Targe
 
 
 def _kinds(plan: AblationPlan) -> tuple[str, ...]:
+    if not _trains(plan):
+        return ("student",)
     return ("student", "ema") if plan.ablation.weights == "both" else (plan.ablation.weights,)
+
+
+def _trains(plan: AblationPlan) -> bool:
+    """Whether any variant is trained: label maps of other programs can be compared without."""
+    return any(variant.predictions is None for variant in plan.variants.values())
 
 
 def _run_uri(plan: AblationPlan, run: str) -> str:
@@ -271,8 +278,8 @@ def _table(
             if storage.exists(where):  # there may be no averaged weights
                 of_seed = runs.setdefault(score.variant, {}).setdefault(score.seed, [])
                 of_seed += read_image_counts(where)[0]  # of a fold: each image is in one
-        if not any(plan.variants[variant].predictions is None for variant in runs):
-            continue
+        if not any(plan.variants[variant].predictions is None for variant in runs) and _trains(plan):
+            continue  # label maps alone say nothing where no training was scored
         tables[kind] = ablation_table(
             runs, plan.contrasts, len(classes),
             subsets=subsets, resamples=ablation.resamples, folds=ablation.folds, costs=costs,
