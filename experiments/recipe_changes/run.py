@@ -1,0 +1,84 @@
+"""Which change of the recipe gains out of fold? `python -m experiments recipe_changes`.
+
+One change at a time, on the hybrid encoder at 128 px. Each item is a training on five folds, scored in one or several
+ways; `table` compares each with the plain one.
+"""
+
+from functools import partial
+from typing import Any
+
+from experiments.counts import compared
+from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
+from experiments.item_queue import HERE, Bench, Item, read_results
+from experiments.variants import HYBRID, RARE, Settings
+
+FOLDER = "recipe_changes"
+SIDE, STEPS = 128, 505
+LARGE = 192  # the side that the progressive sizes end with
+
+
+def _scored(side: int) -> Settings:
+    # scales from 0.8 to 1.6 show things larger in training than they are at the image's own size
+    return ("eval.flip=true", f"eval.longest_side={side * 5 // 4}")
+
+
+PLAIN = "plain"
+SCORED = _scored(SIDE)
+TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", *RARE, "optim.backbone_lr_factor=0.3", *HYBRID)
+# 0.7 of the updates at half the side take as long, with the rest, as 0.475 of them at the whole side
+PROGRESSIVE = ("augment.small_updates=0.7", "augment.small_side=0.5")
+FEWER = round(0.475 * STEPS)
+HEAD: Settings = ("model.ingredient_head=true", "loss.ingredients=0.2")
+PRIOR: Settings = ("eval.ingredients=predicted", "eval.restrict=soft")
+
+GROUPS: dict[str, Group] = {
+    "plain": Group(
+        FOLDER, "plain", SIDE, TRAINED,
+        {
+            PLAIN: SCORED,
+            "not mirrored, own size": (),
+            "three scales": (*SCORED, "eval.scales=[0.8,1.0,1.25]"),
+            "logit adjustment 0.1": (*SCORED, "eval.logit_adjustment=0.1"),
+            "logit adjustment 0.25": (*SCORED, "eval.logit_adjustment=0.25"),
+            "logit adjustment 0.5": (*SCORED, "eval.logit_adjustment=0.5"),
+        },
+    ),
+    "uniform": Group(
+        FOLDER, "uniform", SIDE, (*TRAINED, "train.average=uniform", "train.ema_horizon=0.2"),
+        {"mean of the last fifth": SCORED},
+    ),
+    "lovasz": Group(FOLDER, "lovasz", SIDE, (*TRAINED, "loss.lovasz=0.5"), {"Lovasz 0.5": SCORED}),
+    "head": Group(
+        FOLDER, "head", SIDE, (*TRAINED, *HEAD),
+        {
+            "ingredient head": SCORED,
+            "soft prior 0.5": (*SCORED, *PRIOR, "eval.restrict_lambda=0.5"),
+            "soft prior 1": (*SCORED, *PRIOR),
+        },
+    ),
+    "progressive": Group(
+        FOLDER, "progressive", LARGE, (*TRAINED, *PROGRESSIVE), {"96 px, then 192 px": _scored(LARGE)}
+    ),
+    "fewer_larger": Group(
+        FOLDER, "fewer-larger", LARGE, (*TRAINED, f"train.steps={FEWER}"),
+        {"192 px, 0.475 of the updates": _scored(LARGE)},
+    ),
+}  # fmt: skip
+
+
+def table(bench: Bench) -> dict[str, Any]:
+    """Compares those that are finished with the plain training, by the student's and by averaged weights."""
+    finished = read_results(HERE / FOLDER / "results.json")
+    names = [name for item, group in GROUPS.items() if item in finished for name in group.variants]
+    figures = {}
+    for kind in KINDS:
+        variants = {name: {0: kept_name(name, kind)} for name in names}
+        contrasts = {name: (name, PLAIN) for name in names if name != PLAIN}
+        figures[kind] = compared(bench, FOLDER, variants, contrasts, folds=FOLDS).to_json()
+    return figures
+
+
+ITEMS: list[Item] = [
+    *((name, partial(fold_group, group=group)) for name, group in GROUPS.items()),
+    ("table", table),
+]
