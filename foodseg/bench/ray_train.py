@@ -141,7 +141,7 @@ def bench_train(
         threads_per_worker=_threads(tried),
         global_batch=batch,
         crop=config.augment.crop,
-        backbone=config.model.backbone,
+        backbone=config.model.encoders,
         data=identity,
         config_hash=config_hash(config),
         machine=facts,

@@ -159,7 +159,7 @@ found.overlay().save("lunch.overlay.jpg")
 
 ## Model
 
-Backbone {model.backbone}, {fusion}, FPN decoder; {checkpoint.step} updates, {settings.weights} weights by default. An
+Backbone {model.encoders}, {fusion}, FPN decoder; {checkpoint.step} updates, {settings.weights} weights by default. An
 image is shown to the model with its longer side at {side}. `config.json` has the whole configuration.
 
 ## Data

@@ -127,8 +127,11 @@ class ExperimentConfig(Section):
     def _crops_repeat(self) -> "ExperimentConfig":
         if self.train.latent_cache is None:
             return self
-        if self.model.kind != "diffusion":
-            raise ValueError("train.latent_cache keeps latents of model.kind = diffusion alone: leave it null")
+        if self.model.vit.trained != "frozen":
+            raise ValueError(
+                "train.latent_cache keeps the tokens of a frozen ViT, and model.vit.trained is "
+                f"{self.model.vit.trained}: leave it null"
+            )
         augment = self.augment
         fixed: dict[str, tuple[object, object]] = {
             "scale": (augment.scale, (augment.scale[0], augment.scale[0])),

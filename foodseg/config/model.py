@@ -9,6 +9,7 @@ from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
+from foodseg.config.vit import ViTConfig
 
 DIFFUSION_BACKBONES = ("sd1", "sd2", "tiny")
 DIFFUSION_STRIDES = (8, 16, 32, 64)
@@ -22,12 +23,12 @@ class ModelConfig(Section):
     )
     backbone: str = Field(
         "tf_efficientnet_lite0",
-        description="kind timm: any timm model that supports features_only; kind diffusion: sd1 (Stable Diffusion "
-        "1.x), sd2 (2.x) or tiny (the same classes with 5 million parameters, for tests)",
+        description="kind timm: any timm model that supports features_only, and any plain ViT; kind diffusion: sd1 "
+        "(Stable Diffusion 1.x), sd2 (2.x) or tiny (the same classes with 5 million parameters, for tests)",
     )
     weights: Annotated[str, Uri(names=("timm", "none"), schemes=("hf://",))] = Field(
         "timm",
-        description="backbone weights: none = random; kind timm: timm = ImageNet's from timm's hub, downloaded once, "
+        description="backbone weights: none = random; kind timm: timm = from timm's hub, downloaded once, "
         "else a .safetensors file or s3:// URI; kind diffusion (where none is the default): a folder or s3:// URI in "
         "the layout of diffusers (unet/ and vae/), or hf://owner/name",
     )
@@ -40,9 +41,10 @@ class ModelConfig(Section):
     strides: tuple[int, ...] = Field(
         (4, 8, 16, 32),
         min_length=1,
-        description="strides of the backbone levels that the decoder fuses; kind diffusion: of 8, 16, 32, 64 (all)",
+        description="strides of the backbone levels that the decoder fuses; a plain ViT: of 4, 8, 16, 32; kind "
+        "diffusion: of 8, 16, 32, 64 (all)",
     )
-    pyramid_channels: int = Field(256, ge=8, description="channels of the feature pyramid")
+    pyramid_channels: int = Field(256, ge=8, description="channels of the feature pyramid, and of a plain ViT's levels")
     decoder_channels: int = Field(128, ge=8, multiple_of=8, description="channels in front of the classifier")
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout in front of the classifier")
     fusion: Literal["none", "score_map", "cross_attention", "film"] = Field(
@@ -58,6 +60,9 @@ class ModelConfig(Section):
         False, description="also predict which ingredients are on the image: for eval.ingredients=predicted and film"
     )
     text: TextConfig = Field(TextConfig(), description="class embeddings")
+    vit: ViTConfig = Field(
+        ViTConfig(), description="kind timm: how a plain ViT is trained; a plain ViT beside a convolutional backbone"
+    )
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="kind diffusion: the UNet as a backbone")
 
     @model_validator(mode="before")
@@ -71,6 +76,11 @@ class ModelConfig(Section):
     @classmethod
     def _null_is_none(cls, value: Any) -> Any:
         return "none" if value in (None, "null") else value
+
+    @property
+    def encoders(self) -> str:
+        """Returns the names of the backbone and of the ViT beside it, for reports."""
+        return self.backbone if self.vit.backbone is None else f"{self.backbone} + {self.vit.backbone}"
 
     @property
     def has_maps(self) -> bool:
@@ -110,6 +120,17 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"model.fusion_stride must be one of model.strides {list(self.strides)}, found {self.fusion_stride}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _vit(self) -> "ModelConfig":
+        if self.kind == "diffusion" and self.vit != ViTConfig():
+            raise ValueError("model.vit is used by model.kind = timm alone: leave it out")
+        if self.vit.backbone is not None and {16, 32}.isdisjoint(self.strides):
+            raise ValueError(
+                "model.vit.backbone has its tokens at strides 16 and 32, and neither is among model.strides "
+                f"{list(self.strides)}: add one, or leave model.vit.backbone null"
+            )
         return self
 
     @model_validator(mode="after")

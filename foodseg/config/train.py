@@ -60,8 +60,9 @@ class TrainConfig(Section):
     )
     latent_cache: Annotated[str | None, Uri(written=True), MayChangeOnResume()] = Field(
         None,
-        description="kind diffusion: folder or s3:// URI that caches the VAE's latents of the crops, for any number of "
-        "runs; null = they are computed each time. Needs crops that are the same each time: augment.scale of "
+        description="folder or s3:// URI that caches what a frozen encoder makes of the crops, for any number of runs: "
+        "the VAE's latents (model.kind diffusion), the tokens of a plain ViT (model.vit.trained frozen); null = they "
+        "are computed each time. Needs crops that are the same each time: augment.scale of "
         "one value, longest_side x scale within crop, no class_aware, no paste, no changes of colour",
     )
 

@@ -3,12 +3,16 @@
 import torch
 
 from foodseg.config.model import ModelConfig
+from foodseg.config.vit import ViTConfig
+from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.diffusion_weights import build_diffusion
+from foodseg.models.backbones.hybrid import Hybrid
 from foodseg.models.backbones.timm_pyramid import Pyramid
+from foodseg.models.backbones.vit import PlainViT, TokenEncoder, is_plain_vit
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, ScoreMap, Tokens
-from foodseg.models.segmenter import Fusion, SegmenterNetwork, TextBranch
+from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch
 
 
 def build_segmenter(
@@ -26,15 +30,14 @@ def build_segmenter(
             checkpoint; required where `config.fusion` is not "none".
 
     Raises:
-        UserError: unknown backbone, strides that it lacks, weights that do not fit, embeddings of a width that the
-            UNet does not take.
+        UserError: unknown backbone, strides that it lacks, weights that do not fit, settings of `config.vit` that do
+            not apply to it, embeddings of a width that the UNet does not take.
     """
-    backbone: Pyramid | Diffusion
+    backbone: Backbone
     if config.kind == "diffusion":
         backbone = build_diffusion(config, None if text is None else text.shape[1], pretrained=pretrained)
     else:
-        loads = pretrained and config.weights != "none"
-        backbone = Pyramid(config.backbone, config.strides, config.weights if loads else None)
+        backbone = _timm_backbone(config, pretrained=pretrained)
     inputs = decoder_inputs(backbone, classes)
     decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels, config.dropout)
     with torch.random.fork_rng(devices=[]):
@@ -44,7 +47,33 @@ def build_segmenter(
     return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, head, branch)
 
 
-def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:
+def _timm_backbone(config: ModelConfig, *, pretrained: bool) -> Pyramid | PlainViT | Hybrid:
+    """Builds a plain ViT, a pyramid, or a pyramid with a plain ViT beside it: timm knows what `config.backbone` is."""
+
+    def weights(chosen: str) -> str | None:
+        return chosen if pretrained and chosen != "none" else None
+
+    vit = config.vit
+    if is_plain_vit(config.backbone):
+        if vit.backbone is not None:
+            raise UserError(
+                f"model.vit.backbone = {vit.backbone!r} stands beside a convolutional model.backbone, and "
+                f"{config.backbone!r} is a plain ViT itself: set model.vit.backbone=null"
+            )
+        return PlainViT(config.backbone, config.strides, vit, config.pyramid_channels, weights(config.weights))
+    if vit.backbone is None and vit != ViTConfig():
+        raise UserError(
+            f"model.vit is for plain ViTs, and model.backbone {config.backbone!r} is none: leave model.vit out, or "
+            "name a ViT in model.vit.backbone"
+        )
+    pyramid = Pyramid(config.backbone, config.strides, weights(config.weights))
+    if vit.backbone is None:
+        return pyramid
+    encoder = TokenEncoder(vit.backbone, vit, weights(vit.weights), section="model.vit")
+    return Hybrid(pyramid, encoder, config.mean, config.std, vit.mean, vit.std)
+
+
+def decoder_inputs(backbone: Backbone, classes: int) -> list[int]:
     """Returns the channels of each level in front of the decoder: those of the features, and one per id of a map."""
     if not isinstance(backbone, Diffusion):
         return backbone.channels
@@ -54,9 +83,7 @@ def decoder_inputs(backbone: Pyramid | Diffusion, classes: int) -> list[int]:
     ]
 
 
-def _text_branch(
-    config: ModelConfig, backbone: Pyramid | Diffusion, classes: int, text: torch.Tensor | None
-) -> TextBranch:
+def _text_branch(config: ModelConfig, backbone: Backbone, classes: int, text: torch.Tensor | None) -> TextBranch:
     assert text is not None and len(text) == classes, "a model with text fusion is built with one embedding per id"
     at = config.strides.index(config.fusion_stride or config.strides[-1])
     channels, width, gamma = backbone.channels[at], text.shape[1], config.text.gamma

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion import Diffusion
+from foodseg.models.backbones.hybrid import Hybrid
 from foodseg.models.backbones.timm_pyramid import Pyramid
+from foodseg.models.backbones.vit import PlainViT, TokenEncoder
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import (
     ClassEmbeddings,
@@ -21,6 +24,7 @@ from foodseg.models.fusion import (
     masked,
 )
 
+Backbone = Pyramid | PlainViT | Hybrid | Diffusion
 Fusion = ScoreMap | CrossAttention | Film | Tokens
 INITIAL_PENALTY = math.log(100)  # a class outside the conditioning starts a hundred times less probable than without it
 
@@ -74,7 +78,7 @@ class SegmenterNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: Pyramid | Diffusion,
+        backbone: Backbone,
         decoder: FPNDecoder,
         classes: int,
         mean: tuple[float, ...],
@@ -198,6 +202,18 @@ class SegmenterNetwork(nn.Module):
     def _embeddings(self, text: torch.Tensor | None) -> torch.Tensor:
         embeddings: torch.Tensor = self.class_embeddings(self.text_table if text is None else text, self.text_table)
         return embeddings
+
+
+def frozen_encoder(backbone: Backbone) -> Diffusion | TokenEncoder:
+    """Returns the part of a backbone whose features `train.latent_cache` can keep; UserError: it has no such part."""
+    if isinstance(backbone, PlainViT | Hybrid) and backbone.encoder.frozen:
+        return backbone.encoder
+    if isinstance(backbone, Diffusion):
+        return backbone
+    raise UserError(
+        "train.latent_cache keeps the tokens of a frozen ViT or the latents of model.kind = diffusion, and the "
+        "backbone has neither: leave it null"
+    )
 
 
 class ConditioningPenalty(nn.Module):

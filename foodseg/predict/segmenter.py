@@ -300,7 +300,7 @@ class Segmenter:
     def __repr__(self) -> str:
         model, chosen = self.config.model, self.config.eval
         return (
-            f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.backbone}, "
+            f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.encoders}, "
             f"text fusion {model.fusion}, {chosen.weights} weights after {self.step} steps, on {self.device})"
         )
 

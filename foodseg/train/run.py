@@ -22,18 +22,17 @@ from foodseg.data.shards import Manifest
 from foodseg.data.training_rows import training_data, training_order
 from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
-from foodseg.models.backbones.timm_hub import normalisation
 from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.models.segmenter import SegmenterNetwork, frozen_encoder
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps
 from foodseg.storage.text_files import decode_text
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
+from foodseg.train.backbone_weights import BACKBONE_FILE, backbone_of_run, has_weights, warn_of_weights
 from foodseg.train.batch_size import require_statistics
 from foodseg.train.tracking import require_mlflow
 
-BACKBONE_FILE = "backbone.safetensors"
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +120,7 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
         model = _require_model(config, manifest.class_table, text, starts=starts and kept is None)
     if kept is not None and model is not None:
         model.backbone.load_state_dict(kept)
-    loaded = starts and kept is None and config.model.weights != "none"
+    loaded = starts and kept is None and has_weights(config)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     backbone = model.backbone.state_dict() if loaded and model is not None else None
@@ -153,19 +152,7 @@ def begin_run(run: Run, *, resume: bool) -> None:
         storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
     if resume and (newest_checkpoint(config.run.uri) is None) != run.starts:
         raise _changed_meanwhile(config)
-    if config.model.weights == "none" and run.starts:
-        _log.warning(
-            "model.weights is none: the backbone starts from random weights, so expect low scores; timm would take "
-            "ImageNet's"
-        )
-    trained_with = normalisation(config.model.backbone) if config.model.weights == "timm" else None
-    if trained_with is not None and trained_with != (config.model.mean, config.model.std):
-        _log.warning(
-            "the weights of %r were trained with model.mean = %s and model.std = %s, which are %s and %s here: "
-            "scores may suffer",
-            config.model.backbone,
-            *map(list, (*trained_with, config.model.mean, config.model.std)),
-        )
+    warn_of_weights(config, starts=run.starts)
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
     if idle and not config.loss.needs_teacher:
         _log.warning(
@@ -214,6 +201,8 @@ def _require_model(
         require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
     model = build_segmenter(config.model, len(classes), pretrained=starts, text=embeddings)
+    if config.train.latent_cache is not None:
+        frozen_encoder(model.backbone)
     _require_crops(model, config)
     return model
 
@@ -236,18 +225,6 @@ def initial_model(
     if weights is not None:
         model.backbone.load_state_dict(weights)
     return model
-
-
-def backbone_of_run(config: ExperimentConfig) -> dict[str, torch.Tensor] | None:
-    """Returns the initial weights of a run's backbone, as `begin_run` has written them; None without such.
-
-    Raises:
-        UserError, RetryLater: storage cannot be read.
-    """
-    where = storage.join(config.run.uri, BACKBONE_FILE)
-    if config.model.kind == "diffusion" or config.model.weights == "none" or not storage.exists(where):
-        return None
-    return safetensors.torch.load(storage.read_bytes(where))
 
 
 def text_of_run(config: ExperimentConfig, classes: ClassTable) -> TextTable | None:

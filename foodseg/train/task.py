@@ -16,8 +16,8 @@ from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.term import LossTerm, Outputs, Targets
 from foodseg.models.backbones.diffusion import Diffusion
-from foodseg.models.backbones.latents import LatentCache
-from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput
+from foodseg.models.backbones.frozen_features import FeatureCache
+from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
 
 
@@ -73,8 +73,8 @@ class SegmentationTask:
         map_strides: tuple[int, ...] = ()
         if isinstance(segmenter.backbone, Diffusion):
             map_strides = segmenter.backbone.map_strides
-            if config.train.latent_cache is not None:
-                segmenter.backbone.latent_cache = LatentCache(config.train.latent_cache)
+        if config.train.latent_cache is not None:
+            frozen_encoder(segmenter.backbone).feature_cache = FeatureCache(config.train.latent_cache)
         self._terms: list[LossTerm] = [
             *segmentation_losses(
                 config.loss, finest_stride=strides[0], head_sees_conditioning=config.model.kind == "diffusion"

@@ -11,7 +11,8 @@ import yaml
 
 from foodseg import storage
 from foodseg.prepare.generations import next_generation, switch_to
-from foodseg.train.run import BACKBONE_FILE, prepare_run
+from foodseg.train.backbone_weights import BACKBONE_FILE
+from foodseg.train.run import prepare_run
 from foodseg.tune import sweep_files
 from tests.conftest import BUCKET
 from tests.support.racing_writers import RacingWriters

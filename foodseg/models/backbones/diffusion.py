@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from foodseg.config.diffusion import DiffusionConfig
-from foodseg.models.backbones.latents import LatentCache, latents_of
+from foodseg.models.backbones.frozen_features import FeatureCache
 
 LATENT_STRIDE, COARSEST = 8, 64
 MAP_STRIDES = (16, 32)
@@ -38,7 +38,7 @@ class Diffusion(nn.Module):
         strides: pixels of the image per feature, increasing.
         map_strides: strides of the maps, increasing; empty where none are wanted.
         size_multiple: sides of an image must be multiples of this many pixels.
-        latent_cache: holds latents of images that are seen again; None = all are computed.
+        feature_cache: holds latents of images that are seen again; None = all are computed.
     """
 
     timestep: torch.Tensor
@@ -64,7 +64,7 @@ class Diffusion(nn.Module):
         self.map_strides = tuple(stride for stride in MAP_STRIDES if maps and stride in strides)
         self.register_buffer("timestep", torch.tensor(config.timestep), persistent=False)
         self._scale = float(vae.config.scaling_factor) if config.scale_latents else 1.0
-        self.latent_cache: LatentCache | None = None
+        self.feature_cache: FeatureCache | None = None
         self._seen = _Seen()
         # as long as the tokens that the UNet was trained with, which come from a LayerNorm
         self.unconditioned_token = (
@@ -100,9 +100,10 @@ class Diffusion(nn.Module):
         assert (tokens is None) != (self.unconditioned_token is None), (
             "tokens are passed if and only if the backbone is conditioned"
         )
-        latents = (
-            latents_of(image, self.vae) if self.latent_cache is None else self.latent_cache.latents(image, self.vae)
-        )
+        if self.feature_cache is None:
+            latents = self._latents(image)
+        else:
+            latents = self.feature_cache.features(image, self.vae, self._latents)
         context = tokens if tokens is not None else self.unconditioned_token
         assert context is not None
         self._seen.begin()
@@ -122,6 +123,12 @@ class Diffusion(nn.Module):
             [features[stride] for stride in self.strides],
             [m.unflatten(2, (height // s, width // s)) for s, m in zip(self.map_strides, shown, strict=True)],
         )
+
+    @torch.no_grad()
+    def _latents(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) float in [-1, 1] -> (B, C, H / 8, W / 8), the mode of the latents, without gradient."""
+        latents: torch.Tensor = self.vae.encode(image).latent_dist.mode()
+        return latents
 
 
 class _Seen:

@@ -19,8 +19,11 @@ TIMEOUT = 10.0  # seconds until the hub has to have answered for the first time
 FILE = "model.safetensors"
 
 
-def published_weights(name: str) -> str | None:
+def published_weights(name: str, key: str = "model.weights") -> str | None:
     """Returns the local file of timm's weights for a model; None where timm has them in another form (it loads those).
+
+    Args:
+        key: of the configuration, for messages.
 
     Raises:
         UserError: there are no such weights, the hub is not reachable, or it refuses them.
@@ -28,7 +31,7 @@ def published_weights(name: str) -> str | None:
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not timm.models.is_model_pretrained(name):
         raise UserError(
-            f"model.weights: timm has no weights for {name!r}; name a .safetensors file, or set model.weights to none "
+            f"{key}: timm has no weights for {name!r}; name a .safetensors file, or set {key} to none "
             "for random weights"
         )
     if not published.hf_hub_id or published.hf_hub_filename or published.custom_load:
@@ -39,7 +42,7 @@ def published_weights(name: str) -> str | None:
         return kept
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        raise _missing(name, "HF_HUB_OFFLINE forbids to ask the hub")
+        raise _missing(name, key, "HF_HUB_OFFLINE forbids to ask the hub")
     try:
         # asked once and briefly first: the download itself tries for a minute
         url = hf_hub_url(repository, FILE, revision=revision or None, endpoint=endpoint)
@@ -48,10 +51,10 @@ def published_weights(name: str) -> str | None:
     except EntryNotFoundError:
         return None
     except HfHubHTTPError as error:
-        raise _missing(name, f"{_host(endpoint)} answers {error.response.status_code}") from None
+        raise _missing(name, key, f"{_host(endpoint)} answers {error.response.status_code}") from None
     except (OSError, HTTPError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise _missing(name, f"{_host(endpoint)} is not reachable ({said})") from None
+        raise _missing(name, key, f"{_host(endpoint)} is not reachable ({said})") from None
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -67,10 +70,10 @@ def weights_cached(name: str) -> bool:
     return bool(repository) and isinstance(try_to_load_from_cache(repository, FILE, revision=revision or None), str)
 
 
-def _missing(name: str, reason: str) -> UserError:
+def _missing(name: str, key: str, reason: str) -> UserError:
     return UserError(
-        f"model.weights = timm: the ImageNet weights of {name!r} are not in the cache of this machine, and {reason}: "
-        "name a .safetensors file or its s3:// URI, or set model.weights=none to start from random weights"
+        f"{key} = timm: the weights of {name!r} are not in the cache of this machine, and {reason}: "
+        f"name a .safetensors file or its s3:// URI, or set {key}=none to start from random weights"
     )
 
 

@@ -29,7 +29,7 @@ def refusal(overrides: list[str]) -> str:
         ("eval.weight=ema", "unknown key 'eval.weight'; did you mean eval.weights?"),
         ("optm.lr=1", "unknown key 'optm'; did you mean optim?"),
         ("lr=1", "unknown key 'lr'; did you mean optim.lr?"),
-        ("weights=1", "unknown key 'weights'; did you mean model.weights or eval.weights?"),
+        ("weights=1", "unknown key 'weights'; did you mean model.weights or model.vit.weights or eval.weights?"),
         ("data.crop=64", "unknown key 'data.crop'; did you mean augment.crop?"),
         (
             "foo=1",
@@ -309,7 +309,8 @@ def test_origins(tmp_path: Path) -> None:
         "scaling.resources_per_worker": "--set",
     }
     assert (resolved.config.optim.lr, resolved.config.optim.warmup) == (0.2, 0)
-    inner = [resolved.config.model.text, resolved.config.model.diffusion]  # sections within a section
+    model = resolved.config.model
+    inner = [model.text, model.vit, model.diffusion]  # sections within a section
     below = sum(len(type(section).model_fields) - 1 for section in inner)
     assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values()) + below
 

@@ -29,7 +29,10 @@ from foodseg.tune import sweep_files
 
 
 def test_uris_of_a_training() -> None:
-    expected = {"data.uri", "data.uris[].uri", "model.weights", "model.text.table", "train.latent_cache", "run.uri"}
+    expected = {
+        "data.uri", "data.uris[].uri", "model.weights", "model.vit.weights", "model.text.table", "train.latent_cache",
+        "run.uri",
+    }  # fmt: skip
     keys = keys_with(ExperimentConfig, Uri)
     assert set(keys) == expected and len(keys) == len(expected)
 

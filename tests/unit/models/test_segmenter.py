@@ -22,17 +22,26 @@ BACKBONES = [
     ("test_convnext", ALL),
     ("test_mambaout", ALL),
     ("test_resnet", (16,)),
+    # plain ViTs with and without class and register tokens, trained in part or not; hybrids
+    ("test_vit", ALL),
+    ("test_vit2", ALL, {"trained": "last", "last_blocks": 2}),
+    ("test_vit3", (8, 16), {"trained": "full"}),
+    ("vit_small_patch16_dinov3", (16, 32), {"trained": "full"}),
+    ("test_efficientnet", ALL, {"backbone": "test_vit4", "weights": "none"}),
+    ("test_efficientnet", (8, 16), {"backbone": "test_vit", "weights": "none", "trained": "full"}),
 ]
 
 
-def build(backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, **settings) -> SegmenterNetwork:
+def build(
+    backbone: str = "test_efficientnet", strides: tuple[int, ...] = ALL, vit: dict | None = None, **settings
+) -> SegmenterNetwork:
     torch.manual_seed(0)
-    given = {"weights": "none", "pyramid_channels": 16, "decoder_channels": 16, **settings}
+    given = {"weights": "none", "pyramid_channels": 16, "decoder_channels": 16, "vit": vit or {}, **settings}
     config = ModelConfig(backbone=backbone, strides=strides, **given)
     return build_segmenter(config, 5)
 
 
-@pytest.fixture(params=BACKBONES, ids=lambda p: f"{p[0]}-{'-'.join(map(str, p[1]))}")
+@pytest.fixture(params=BACKBONES, ids=lambda p: "-".join(map(str, (p[0], *p[1], *(p[2:] and p[2].values())))))
 def model(request) -> SegmenterNetwork:
     return build(*request.param)
 
@@ -51,7 +60,10 @@ def test_shapes(model, height, width):
 def test_gradient_reaches_every_parameter(model):
     """DDP refuses parameters without one."""
     model.train()(torch.rand(2, 3, 64, 64)).logits.square().sum().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert all(name.startswith("backbone.encoder.vit.") for name in frozen)
 
 
 def test_save_and_load(model):
@@ -93,7 +105,14 @@ def test_padding_with_the_mean_is_zero_for_the_backbone():
         ({"backbone": "resnet19"}, "model.backbone: timm has no model 'resnet19'"),
         ({"backbone": "tf_efficientnet_lite9"}, "near names: tf_efficient"),
         ({"strides": (64, 128)}, r"has features at strides \[2, 4, 8, 16, 32\], not at \[64, 128\]"),
-        ({"backbone": "test_vit"}, r"not at \[4, 8, 32\]"),
+        ({"backbone": "beit_base_patch16_224"}, r"not at \[4, 8, 32\]"),
+        ({"backbone": "test_vit", "strides": (32, 64)}, r"has levels at strides \[4, 8, 16, 32\], not at \[64\]"),
+        ({"backbone": "test_vit", "vit": {"trained": "last", "last_blocks": 7}}, "last_blocks = 7, but .* 6 blocks"),
+        ({"backbone": "test_vit", "vit": {"backbone": "test_vit2"}}, "'test_vit' is a plain ViT itself"),
+        ({"vit": {"trained": "full"}}, "model.vit is for plain ViTs, and model.backbone 'test_efficientnet' is none"),
+        ({"vit": {"backbone": "vit_smal"}}, "model.vit.backbone: timm has no model 'vit_smal'; near names: "),
+        ({"vit": {"backbone": "test_resnet"}}, "model.vit.backbone: 'test_resnet' is not a plain ViT"),
+        ({"vit": {"backbone": "test_vit", "weights": "WRONG"}}, "model.vit.weights: .* timm weights of 'test_vit'"),
         ({"weights": "/nowhere/w.safetensors"}, "/nowhere/w.safetensors"),
         ({"backbone": "tf_efficientnet_lite4", "weights": "WRONG"}, "weights of 'tf_efficientnet_lite4'"),
         ({"backbone": "test_resnet", "weights": "WRONG"}, "does not hold timm weights of 'test_resnet'"),
@@ -103,8 +122,9 @@ def test_padding_with_the_mean_is_zero_for_the_backbone():
 def test_refusals(settings, expected, tmp_path):
     (tmp_path / "TEXT").write_text("no weights")
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "WRONG")
-    if settings.get("weights") in ("TEXT", "WRONG"):
-        settings = {**settings, "weights": str(tmp_path / settings["weights"])}
+    for section in (settings, settings.get("vit", {})):
+        if section.get("weights") in ("TEXT", "WRONG"):
+            section["weights"] = str(tmp_path / section["weights"])
     with pytest.raises(UserError, match=expected) as error:
         build(**settings)
     assert "\n" not in str(error.value)

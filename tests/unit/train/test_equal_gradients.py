@@ -51,6 +51,10 @@ LOSSES = {
         "loss.cross_entropy=1e-3", "loss.stages=5", "loss.deeper=5", "distill.stages=[8, 16, 32]",
         "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",
     ],
+    "vit": [
+        "model.backbone=test_vit2", "model.vit.trained=full", "loss.distill=1", "distill.ramp=0", "optim.warmup=0",
+    ],
+    "hybrid": ["model.vit={backbone: test_vit, weights: none, trained: last}", "loss.features=1"],
     "diffusion": [
         "loss.cross_entropy=1e-3", "loss.attention=20", "loss.stages=1", "loss.ingredients=1",
         "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",

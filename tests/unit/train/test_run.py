@@ -47,8 +47,8 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
         (["model.backbone=resnet19"], "timm has no model 'resnet19'"),
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
         (
-            ["model.backbone=test_vit3", "model.strides=[16]"],
-            r"model.backbone 'test_vit3' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose another",
+            ["model.backbone=test_vit_relpos", "model.strides=[16]"],
+            r"model.backbone 'test_vit_relpos' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose another",
         ),
         (["train.mlflow_uri=gopher://nowhere"], "train.mlflow_uri gopher://nowhere: MLflow refuses it"),
         (["train.mlflow_uri=http://127.0.0.1:1"], "train.mlflow_uri http://127.0.0.1:1: no server answers there"),

@@ -88,7 +88,7 @@ def test_a_hub_that_gives_none(hub, monkeypatch, change, reason):
     said = str(caught.value)
     assert time.monotonic() - started < 8  # huggingface_hub alone tries for 45 s
     assert re.fullmatch(
-        r"model\.weights = timm: the ImageNet weights of 'test_efficientnet' are not in the cache of this machine, and "
+        r"model\.weights = timm: the weights of 'test_efficientnet' are not in the cache of this machine, and "
         + reason
         + r": name a \.safetensors file or its s3:// URI, or set model\.weights=none to start from random weights",
         said,

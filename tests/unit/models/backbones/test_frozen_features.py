@@ -1,7 +1,6 @@
-"""Latents that are kept: the same as made again, made once, by any number of workers."""
+"""Features that are kept: the same as made again, made once, by any number of workers."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,13 +8,13 @@ import torch
 from torch import nn
 
 from foodseg.config import parse_config
-from foodseg.models.backbones.latents import LatentCache, latents_of
+from foodseg.models.backbones.frozen_features import FeatureCache
 from tests.support.compare import assert_close
 
 STILL = {"longest_side": 64, "crop": 64, "scale": [1, 1], "contrast": [1, 1], "brightness": 0}
 
 
-class Vae(nn.Module):
+class Encoder(nn.Module):
     """Sums of the 8 x 8 blocks of each channel, times a weight; counts the images that it was shown."""
 
     def __init__(self, weight: float = 2.0) -> None:
@@ -23,10 +22,10 @@ class Vae(nn.Module):
         self.weight = nn.Parameter(torch.tensor(weight))
         self.shown = 0
 
-    def encode(self, image: torch.Tensor) -> Any:
+    @torch.no_grad()
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         self.shown += len(image)
-        blocks = image.unfold(2, 8, 8).unfold(3, 8, 8).sum((-1, -2)) * self.weight
-        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: blocks))
+        return image.unfold(2, 8, 8).unfold(3, 8, 8).sum((-1, -2)) * self.weight
 
 
 def images(*seeds: int) -> torch.Tensor:
@@ -34,41 +33,42 @@ def images(*seeds: int) -> torch.Tensor:
 
 
 def test_each_image_is_made_once(tmp_path: Path) -> None:
-    vae = Vae()
-    cache = LatentCache(str(tmp_path))
-    first = cache.latents(images(1, 2), vae)
-    assert first.shape == (2, 3, 2, 3) and not first.requires_grad and vae.shown == 2
-    assert torch.equal(first, latents_of(images(1, 2), Vae()))
+    encoder = Encoder()
+    cache = FeatureCache(str(tmp_path))
+    first = cache.features(images(1, 2), encoder, encoder)
+    assert first.shape == (2, 3, 2, 3) and not first.requires_grad and encoder.shown == 2
+    assert torch.equal(first, Encoder()(images(1, 2)))
     # one that is new between two that are kept, by another process
-    mixed = LatentCache(str(tmp_path)).latents(images(2, 3, 1), vae)
-    assert_close(mixed, latents_of(images(2, 3, 1), Vae()))
-    assert vae.shown == 3
-    assert torch.equal(cache.latents(images(3), vae), mixed[1:2]) and vae.shown == 3
-    assert cache.latents(images(1).contiguous(memory_format=torch.channels_last), vae).shape == (1, 3, 2, 3)
-    assert vae.shown == 3  # the pixels count, not how they lie in memory
+    mixed = FeatureCache(str(tmp_path)).features(images(2, 3, 1), encoder, encoder)
+    assert_close(mixed, Encoder()(images(2, 3, 1)))
+    assert encoder.shown == 3
+    assert torch.equal(cache.features(images(3), encoder, encoder), mixed[1:2]) and encoder.shown == 3
+    cache.features(images(1).contiguous(memory_format=torch.channels_last), encoder, encoder)
+    assert encoder.shown == 3  # the pixels count, not how they lie in memory
 
 
 def test_other_weights_other_precision_and_one_pixel_are_others(tmp_path: Path) -> None:
-    cache, vae = LatentCache(str(tmp_path)), Vae()
-    plain = cache.latents(images(1), vae)
-    assert torch.equal(LatentCache(str(tmp_path)).latents(images(1), Vae(3.0)), plain / 2 * 3)
+    cache, encoder = FeatureCache(str(tmp_path)), Encoder()
+    plain = cache.features(images(1), encoder, encoder)
+    other = Encoder(3.0)
+    assert torch.equal(FeatureCache(str(tmp_path)).features(images(1), other, other), plain / 2 * 3)
     with torch.autocast("cpu", torch.bfloat16):
-        cache.latents(images(1), vae)
+        cache.features(images(1), encoder, encoder)
     changed = images(1)
     changed[0, 0, 0, 0] += 1e-6
-    cache.latents(changed, vae)
-    assert vae.shown == 3
+    cache.features(changed, encoder, encoder)
+    assert encoder.shown == 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
 
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
 def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
-    vae = Vae()
-    wanted = LatentCache(str(tmp_path)).latents(images(1), vae)
+    encoder = Encoder()
+    wanted = FeatureCache(str(tmp_path)).features(images(1), encoder, encoder)
     (entry,) = tmp_path.rglob("*.safetensors")
     whole = entry.read_bytes()
     entry.write_bytes(whole[:-3] if damage is None else damage)
-    assert torch.equal(LatentCache(str(tmp_path)).latents(images(1), vae), wanted) and vae.shown == 2
+    assert torch.equal(FeatureCache(str(tmp_path)).features(images(1), encoder, encoder), wanted) and encoder.shown == 2
     assert entry.read_bytes() == whole
 
 
@@ -92,8 +92,10 @@ def test_what_draws_images_anew_is_refused(augment: dict[str, Any], named: str) 
 
 def test_where_it_is_taken() -> None:
     assert _configured({**STILL, "flip": 0.5}).train.latent_cache == "latents"  # a mirrored image comes again, too
-    with pytest.raises(ValueError, match="latents of model"):
-        parse_config({"train": {"latent_cache": "latents"}})
+    vit = {"model": {"backbone": "test_vit"}, "augment": STILL, "train": {"latent_cache": "tokens"}}
+    assert parse_config(vit).train.latent_cache == "tokens"
+    with pytest.raises(ValueError, match=r"keeps the tokens of a frozen ViT, and model.vit.trained is full"):
+        parse_config({**vit, "model": {"backbone": "test_vit", "vit": {"trained": "full"}}})
 
 
 def _configured(augment: dict[str, Any]) -> Any:
