@@ -16,7 +16,7 @@ the checkpoints are `best.json` and `last.json`.
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
+from foodseg.models.backbones.vit import is_plain_vit
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
@@ -180,12 +181,14 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
             trainer = _read_trainer(file("trainer.pt")) if with_trainer else None
         except (SafetensorError, RuntimeError, KeyError) as error:
             raise UserError(f"the checkpoint {storage.redact(uri)} cannot be read ({error})") from None
+        config = parse_config(json.loads(file("config.json").read_bytes()))
+        _require_this_encoder(config, student, uri)
         calibration = json.loads(file("calibration.json").read_bytes()) if "calibration.json" in names else None
         classes_uri = storage.redact(storage.join(uri, "classes.tsv"))
         table = parse_table(file(TEXT_FILE).read_bytes(), storage.join(uri, TEXT_FILE)) if TEXT_FILE in names else None
         return Checkpoint(
             step=manifest.step,
-            config=parse_config(json.loads(file("config.json").read_bytes())),
+            config=config,
             classes=ClassTable.from_text(file("classes.tsv").read_bytes().decode(), classes_uri),
             data=manifest.data,
             trained_ids=manifest.trained_ids,
@@ -229,6 +232,16 @@ def load_model(checkpoint: Checkpoint, weights: str) -> SegmenterNetwork:
 def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns tensors as safetensors stores them: on the CPU, plain row-major, which channels_last weights are not."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _require_this_encoder(config: ExperimentConfig, student: Mapping[str, torch.Tensor], uri: str) -> None:
+    """Refuses a plain ViT of 0.1.0, which had no feature pyramid of its own: its tensors have other names."""
+    of_timm = any(name.startswith("backbone.backbone.model.") for name in student)
+    if of_timm and is_plain_vit(config.model.backbone):
+        raise UserError(
+            f"the checkpoint {storage.redact(uri)} holds {config.model.backbone} as foodseg 0.1.0 built it, without a "
+            "feature pyramid: use that version, or train again"
+        )
 
 
 def _read_trainer(path: Path) -> dict[str, Any]:

@@ -334,3 +334,12 @@ def test_a_large_checkpoint_is_in_memory_once(tmp_path):
     saving, loading = map(float, found.split())
     assert saving < 0.6
     assert loading < 1.3
+
+
+def test_a_plain_vit_of_0_1_0_is_refused(tmp_path):
+    old = timm.create_model("test_vit", features_only=True, out_indices=(5,)).state_dict()
+    config = synthetic_config("data", "run", "model.backbone=test_vit", "model.strides=[16]")
+    student = {f"backbone.backbone.{name}": tensor for name, tensor in old.items()}
+    save_checkpoint(str(tmp_path / "c"), replace(make(), config=config, student=student))
+    with pytest.raises(UserError, match=r"holds test_vit as foodseg 0\.1\.0 built it, without a feature pyramid"):
+        load_checkpoint(str(tmp_path / "c"))

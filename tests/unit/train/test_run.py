@@ -48,7 +48,7 @@ def test_epochs_to_steps(data, tmp_path, epochs, batch, steps):
         (["model.weights=/nowhere.safetensors"], "/nowhere.safetensors"),
         (
             ["model.backbone=test_vit_relpos", "model.strides=[16]"],
-            r"model.backbone 'test_vit_relpos' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose another",
+            r"model.backbone 'test_vit_relpos' does not take crops of augment.crop = 64 pixels \(.*160.*\): choose",
         ),
         (["train.mlflow_uri=gopher://nowhere"], "train.mlflow_uri gopher://nowhere: MLflow refuses it"),
         (["train.mlflow_uri=http://127.0.0.1:1"], "train.mlflow_uri http://127.0.0.1:1: no server answers there"),
