@@ -6,54 +6,17 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from foodseg import storage
 from foodseg.config.data import DataConfig, WeightedData
 from foodseg.data import training_rows
-from foodseg.data.image_io import encode_mask
-from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, write_manifest, write_shard
 from foodseg.data.training_rows import held_out_rows, training_data, training_order
 from foodseg.errors import UserError
-
-
-def write(folder: Path, *splits: tuple[str, list[tuple[str, str, int | None]]]) -> str:
-    """Writes rows of (group, source, id that fills the mask, or None: unlabelled), of 2 x 2 pixels; 255 is ignored."""
-    shards, counts = [], {}
-    for split, rows in splits:
-        written = [
-            {
-                "image_id": f"{split}-{number}", "image": b"", "height": 2, "width": 2,
-                "mask": None if index is None else encode_mask(np.full((2, 2), index, np.uint8)),
-                "ingredients": [index] if index in (1, 2) else [], "ingredient_pixels": [4] if index in (1, 2) else [],
-                "group_id": group, "source": source,
-            }
-            for number, (group, source, index) in enumerate(rows)
-        ]  # fmt: skip
-        for part, chosen in enumerate([written[: len(rows) // 2], written[len(rows) // 2 :]]):
-            if chosen:
-                shards.append(write_shard(str(folder), f"v-1/{split}/part-{part}.parquet", split, chosen))
-        images = tuple(sum(index == each for _, _, index in rows) for each in range(3))
-        counts[split] = SplitCounts(
-            images=len(rows),
-            unlabelled=sum(index is None for _, _, index in rows),
-            groups=len({group for group, _, _ in rows}),
-            class_images=images,
-            class_pixels=tuple(4 * count for count in images),
-            ignored_pixels=4 * sum(index == 255 for _, _, index in rows),
-        )
-    manifest = Manifest(
-        format_version=FORMAT_VERSION, name="m", generation=1, folder="v-1", classes=("background", "rice", "egg"),
-        ignore_id=255, annotated={"s": None, "t": None}, shards=tuple(shards), counts=counts, quarantined=0,
-    )  # fmt: skip
-    storage.delete(storage.join(str(folder), "dataset.json"))
-    write_manifest(str(folder), manifest)
-    return str(folder)
-
+from tests.support.filled_set import filled_counts, write_filled
 
 FIVE = [("g", "s", 1), ("g", "s", 1), ("h", "s", 2), ("g", "s", 0), ("i", "s", None)]  # fold 0 is the group of three
 
 
 def test_the_draws_of_any_epoch_are_the_kept_rows(tmp_path: Path) -> None:
-    uri = write(tmp_path, ("train", FIVE))
+    uri = write_filled(tmp_path, ("train", FIVE))
     for fold, kept in enumerate([[2, 4], [0, 1, 3]]):
         data = DataConfig(uri=uri, folds=2, held_out=fold)
         reader = training_data(data)[1]
@@ -68,27 +31,20 @@ def test_the_draws_of_any_epoch_are_the_kept_rows(tmp_path: Path) -> None:
 
 def test_the_counts_are_of_the_kept_rows(tmp_path: Path) -> None:
     rows = [*FIVE, ("j", "s", 255)]
-    uri = write(tmp_path, ("train", rows), ("val", [("v", "s", 1)]))
+    uri = write_filled(tmp_path, ("train", rows), ("val", [("v", "s", 1)]))
     reader = training_data(DataConfig(uri=uri))[1]
     folds = [held_out_rows(reader, DataConfig(uri=uri, folds=2, held_out=fold)).tolist() for fold in (0, 1)]
     for held_out, data in zip(folds, (DataConfig(uri=uri, folds=2, held_out=fold) for fold in (0, 1)), strict=True):
         kept = [rows[row] for row in range(6) if row not in held_out]
         with patch.object(training_rows, "_MASKS_AT_ONCE", 1):
             counts = training_data(data)[0].counts
-        assert counts["train"] == SplitCounts(
-            images=len(kept),
-            unlabelled=sum(index is None for _, _, index in kept),
-            groups=len({group for group, _, _ in kept}),
-            class_images=tuple(sum(index == each for _, _, index in kept) for each in range(3)),
-            class_pixels=tuple(4 * sum(index == each for _, _, index in kept) for each in range(3)),
-            ignored_pixels=4 * sum(index == 255 for _, _, index in kept),
-        )
+        assert counts["train"] == filled_counts(kept)
         assert counts["val"].images == 1
 
 
 def test_folds_of_several_splits_and_data_sets(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", ("train", [(f"a{n}", "s", 1) for n in range(4)]), ("val", [("a1", "s", 2)]))
-    b = write(tmp_path / "b", ("train", [(f"b{n}", "s", 2) for n in range(3)]))
+    a = write_filled(tmp_path / "a", ("train", [(f"a{n}", "s", 1) for n in range(4)]), ("val", [("a1", "s", 2)]))
+    b = write_filled(tmp_path / "b", ("train", [(f"b{n}", "s", 2) for n in range(3)]))
     data = DataConfig(
         uris=(WeightedData(uri=a, weight=1), WeightedData(uri=b, weight=2)), train_splits=("train", "val"),
         val_split=None, folds=2, held_out=0,
@@ -108,7 +64,7 @@ def test_folds_of_several_splits_and_data_sets(tmp_path: Path) -> None:
 def test_a_row_that_is_held_out_is_never_drawn_by_its_repeat_factor(tmp_path: Path, epoch: int) -> None:
     """The last mark of systematic sampling is forced: a last row of weight 0 could be drawn."""
     rows = [("a", "s", 1), ("b", "s", 1), ("c", "s", 2), ("z", "s", 1), ("z", "s", 1), ("z", "s", 2)]
-    uri = write(tmp_path, ("train", rows))
+    uri = write_filled(tmp_path, ("train", rows))
     data = DataConfig(uri=uri, folds=2, held_out=0, repeat_threshold=0.9)
     reader = training_data(data)[1]
     assert held_out_rows(reader, data).tolist() == [3, 4, 5]
@@ -120,7 +76,7 @@ def test_a_row_that_is_held_out_is_never_drawn_by_its_repeat_factor(tmp_path: Pa
 
 def test_repeat_factors_count_the_kept_rows_with_a_mask(tmp_path: Path) -> None:
     rows = [("a", "s", 1), ("b", "s", None), ("c", "s", 0), ("z", "s", 1), ("z", "s", 1), ("z", "s", None)]
-    data = DataConfig(uri=write(tmp_path, ("train", rows)), folds=2, held_out=0, repeat_threshold=1)
+    data = DataConfig(uri=write_filled(tmp_path, ("train", rows)), folds=2, held_out=0, repeat_threshold=1)
     order = training_order(training_data(data)[1], data, 0, 2)
     # rice is on one of two masks: sqrt(1 x 2 / 1)
     np.testing.assert_allclose(order._repeats / order._repeats[1], [2**0.5, 1, 1])
@@ -128,7 +84,7 @@ def test_repeat_factors_count_the_kept_rows_with_a_mask(tmp_path: Path) -> None:
 
 def test_a_partner_is_of_the_kept_rows(tmp_path: Path) -> None:
     rows = [("a", "s", 1), ("b", "s", 1), ("c", "s", 2), ("y", "t", 1), ("y", "t", 1), ("y", "t", 2), ("d", "s", 2)]
-    data = DataConfig(uri=write(tmp_path, ("train", rows)), folds=2, held_out=0)
+    data = DataConfig(uri=write_filled(tmp_path, ("train", rows)), folds=2, held_out=0)
     reader = training_data(data)[1]
     held_out = held_out_rows(reader, data).tolist()
     order = training_order(reader, data, 0, 2, paste=1.0)
@@ -139,7 +95,7 @@ def test_a_partner_is_of_the_kept_rows(tmp_path: Path) -> None:
 
 
 def test_the_order_does_not_change_where_no_fold_is_held_out(tmp_path: Path) -> None:
-    uri = write(tmp_path, ("train", FIVE))
+    uri = write_filled(tmp_path, ("train", FIVE))
     reader = training_data(DataConfig(uri=uri))[1]
     order = training_order(reader, DataConfig(uri=uri), 0, 3)
     assert order.kept is None and order.epoch_length == 5
@@ -151,13 +107,13 @@ def test_the_order_does_not_change_where_no_fold_is_held_out(tmp_path: Path) -> 
 
 def test_nothing_to_learn_outside_of_a_fold(tmp_path: Path) -> None:
     rows = [("g", "s", 1), ("g", "s", 1), ("h", "s", 0), ("i", "s", None)]
-    uri = write(tmp_path, ("train", rows))
+    uri = write_filled(tmp_path, ("train", rows))
     with pytest.raises(UserError, match=r"hold no pixel of a food, only background outside of fold 0 of 2, which is"):
         training_data(DataConfig(uri=uri, folds=2, held_out=0))
     training_data(DataConfig(uri=uri, folds=2, held_out=1))
 
 
 def test_row_numbers_are_those_of_the_reader(tmp_path: Path) -> None:
-    uri = write(tmp_path, ("train", FIVE))
+    uri = write_filled(tmp_path, ("train", FIVE))
     manifest, reader = training_data(DataConfig(uri=uri, folds=2, held_out=0))
     assert len(reader) == 5 and reader.labelled == 4 and manifest.counts["train"].images == 2

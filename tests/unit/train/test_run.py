@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from foodseg import storage
+from foodseg.checkpoint.checkpoint import load_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig, parse_config
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import read_manifest
+from foodseg.data.training_rows import held_out_rows
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.train import ray_trainer
@@ -290,3 +294,36 @@ def test_another_normalisation_than_that_of_the_weights_is_said(data, tmp_path, 
     same = ("model.mean=[0.485, 0.456, 0.406]", "model.std=[0.229, 0.224, 0.225]")
     prepare_run(synthetic_config(data, tmp_path / "q", "model.weights=timm", *same), resume=False)
     assert "were trained with" not in caplog.text
+
+
+def test_what_is_held_out_counts_nowhere(data, tmp_path, caplog):
+    caplog.set_level("INFO", logger="foodseg")
+    reader = RowReader(data, read_manifest(data), ["train"])
+    rows = reader.columns(["ingredients", "mask"]).to_pylist()
+    for fold in (0, 1):
+        caplog.clear()
+        settings = ["data.folds=2", f"data.held_out={fold}", "data.val_split=null", "train.epochs=1"]
+        run, context = prepared(synthetic_config(data, tmp_path / f"r{fold}", *settings))
+        train(run.config, run.manifest, run.total_steps, context)
+        held_out = held_out_rows(reader, run.config.data).tolist()
+        kept = [row for number, row in enumerate(rows) if number not in held_out]
+        assert (len(kept), run.total_steps) == (6, 1), "an epoch of them"
+        trained = load_checkpoint(checkpoint_uri(str(tmp_path / f"r{fold}"), 1))
+        assert set(trained.trained_ids) == {0}.union(*(row["ingredients"] for row in kept))
+        assert any(message.startswith("training on 6 images") for message in caplog.messages)
+        idle = any("of the training images have no mask" in message for message in caplog.messages)
+        assert idle == any(row["mask"] is None for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["data.folds=2"], "data.folds has no effect without data.held_out: give both, or neither"),
+        (["data.held_out=0"], "data.held_out has no effect without data.folds"),
+        (["data.folds=2", "data.held_out=2"], "data.held_out must be one of the folds 0 to 1 of data.folds, found 2"),
+        (["data.folds=13", "data.held_out=0"], "form 12 groups of near-duplicates, too few for 13 folds"),
+    ],
+)
+def test_folds_that_are_refused(data, tmp_path, settings, expected):
+    with pytest.raises(UserError, match=expected):
+        prepare_run(synthetic_config(data, tmp_path / "r", *settings), resume=False)
