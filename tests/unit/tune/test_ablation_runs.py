@@ -11,11 +11,12 @@ from foodseg.tune.space import configured
 from foodseg.tune.sweep_files import AblationPlan, read_ablation
 
 HEAD = {"loss.dice": 0.5, "model.ingredient_head": True, "loss.ingredients": 0.2}
+PREDICTED = {"eval.ingredients": "predicted", "eval.restrict": "soft"}
 VARIANTS = {
     "A": {},
     "A large": {"eval.longest_side": None},
     "B": HEAD,
-    "B mirrored": {**HEAD, "eval.flip": True, "eval.scales": [0.75, 1], "eval.ingredients": "predicted"},
+    "B mirrored": {**HEAD, **PREDICTED, "eval.flip": True, "eval.scales": [0.75, 1]},
     "peer": {"predictions": "maps/{seed}-{fold}"},
 }
 
@@ -28,16 +29,12 @@ def plan(tmp_path: Path, variants: dict[str, Any], **ablation: Any) -> AblationP
 
 def test_variants_that_differ_in_eval_share_a_training(tmp_path: Path) -> None:
     scores = planned_scores(plan(tmp_path, VARIANTS, folds=2, seeds=[3]), [])
-    mirrored = ("eval.scales=[0.75, 1.0]", "eval.flip=true", "eval.ingredients=predicted")
+    mirrored = ("eval.scales=[0.75, 1.0]", "eval.flip=true", "eval.ingredients=predicted", "eval.restrict=soft")
     assert [(score.name, score.run, score.overrides) for score in scores if score.fold == 1] == [
         ("a-seed3-fold1", "a-seed3-fold1", ()),
         ("a-large-seed3-fold1", "a-seed3-fold1", ("eval.longest_side=null",)),
         ("b-seed3-fold1", "b-seed3-fold1", ()),
-        (
-            "b-mirrored-seed3-fold1",
-            "b-seed3-fold1",
-            ("eval.scales=[0.75, 1.0]", "eval.flip=true", "eval.ingredients=predicted"),
-        ),
+        ("b-mirrored-seed3-fold1", "b-seed3-fold1", mirrored),
         ("peer-seed3-fold1", None, ()),
     ]
     assert [score.name for score in scores][:3] == ["a-seed3-fold0", "a-seed3-fold1", "a-large-seed3-fold0"]
