@@ -106,7 +106,7 @@ def _write_configs(folder: Path) -> None:
             for section, values in TINY.items():
                 config[section] = {**config.get(section, {}), **values}
         tree.get("sweep", {}).update({"trials": 2} if "sweep" in tree else {})
-        tree.get("ablation", {}).update({"seeds": [0]} if "ablation" in tree else {})
+        tree.get("ablation", {}).update({"folds": 2} if "ablation" in tree else {})
         (folder / "jobs" / "configs" / path.name).write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
