@@ -7,10 +7,18 @@ encoder at 192 px on five folds; `table` compares them.
 from functools import partial
 from typing import Any
 
+import torch
+
 from experiments.counts import compared
 from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
+from experiments.foodmix import prepared_foodmix, vit_weights
 from experiments.item_queue import HERE, Bench, Item, read_results
-from experiments.variants import HYBRID, PLAIN_VIT, RARE, Settings
+from experiments.variants import HYBRID, PLAIN_VIT, RARE, VIT, Settings
+from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
+from foodseg.data.image_io import decode_image, fit_longest, resize_image
+from foodseg.data.reader import RowReader
+from foodseg.data.shards import read_manifest
+from foodseg.models.backbones.vit import STRIDE, TokenEncoder
 
 FOLDER = "encoders"
 SIDE, STEPS = 192, 505
@@ -25,6 +33,49 @@ ENCODERS: dict[str, tuple[str, Settings]] = {
     "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", (*HYBRID, "model.vit.trained=last")),
     "hybrid_full": ("Lite0 and ViT-S/14, trained", (*HYBRID, "model.vit.trained=full")),
 }
+
+
+CROPPED, CROP = 320, 192  # pixels of the longer side of an image, and of the crops that are cut from it
+
+
+@torch.no_grad()
+def crops(bench: Bench) -> dict[str, Any]:
+    """How near tokens that are cut from the map of the whole image are to those of the crop itself, on all of val.
+
+    The crops begin at multiples of the tokens' stride, so that both have the same grid. "border": tokens at the edge of
+    the crop; "right": tokens for which the nearest of all tokens of the cut is the one of the same cell.
+    """
+    data = str(prepared_foodmix(bench))
+    encoder = TokenEncoder(VIT, ViTConfig(), str(vit_weights(bench))).eval()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    generator = torch.Generator().manual_seed(0)
+    cosines, right = [], []
+    for file in RowReader(data, read_manifest(data), ["val"]).column("image").to_pylist():
+        image = decode_image(file)
+        pixels = torch.from_numpy(resize_image(image, *fit_longest(*image.shape[:2], CROPPED)))
+        view = (pixels.permute(2, 0, 1)[None].float() / 255 - mean) / std
+        view = view[:, :, : view.shape[2] // STRIDE * STRIDE, : view.shape[3] // STRIDE * STRIDE]
+        sides = [min(CROP, side) for side in view.shape[2:]]
+        corner = [
+            int(torch.randint((whole - part) // STRIDE + 1, (1,), generator=generator)) * STRIDE
+            for whole, part in zip(view.shape[2:], sides, strict=True)
+        ]
+        crop = view[:, :, corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]]
+        top, left, height, width = (value // STRIDE for value in (*corner, *sides))
+        cut = encoder(view)[:, :, top : top + height, left : left + width]
+        own, other = (torch.nn.functional.normalize(tokens.flatten(2)[0], dim=0) for tokens in (encoder(crop), cut))
+        similar = own.T @ other
+        cosines.append(similar.diagonal().view(height, width))
+        right.append((similar.argmax(1) == torch.arange(height * width)).float())
+    inner = torch.cat([each[1:-1, 1:-1].flatten() for each in cosines])
+    whole = torch.cat([each.flatten() for each in cosines])
+    border = (whole.sum() - inner.sum()) / (len(whole) - len(inner))
+    return {
+        "images": len(cosines),
+        "cosine": {"mean": round(float(whole.mean()), 4), "inner": round(float(inner.mean()), 4),
+                   "border": round(float(border), 4), "5 % quantile": round(float(whole.quantile(0.05)), 4)},
+        "right": round(float(torch.cat(right).mean()), 4),
+    }  # fmt: skip
 
 
 def table(bench: Bench) -> dict[str, Any]:
@@ -44,6 +95,7 @@ def _group(name: str, variant: str, settings: Settings) -> Group:
 
 
 ITEMS: list[Item] = [
+    ("crops", crops),
     *((name, partial(fold_group, group=_group(name, *given))) for name, given in ENCODERS.items()),
     ("table", table),
 ]
