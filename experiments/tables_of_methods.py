@@ -194,7 +194,7 @@ def _spread(found: Mapping[str, Any], weights: str, kind: str, name: str, subset
     one = found[weights][kind][name][subset]
     deviation = f"\u00b1 {percent(one['deviation'])}"
     if kind == "contrasts":
-        mark = " *" if one["significant"] else ""
+        mark = " *" if one["low"] > 0 or one["high"] < 0 else ""
         difference, _, rest = interval(one).partition(" ")
         return f"{difference} {deviation} {rest}{mark}"
     return f"{percent(one['mean'])} {deviation} ({percent(one['low'])} to {percent(one['high'])})"

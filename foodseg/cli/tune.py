@@ -71,7 +71,7 @@ def ablate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare named variants of a training over several seeds: means, deviations, 95 % intervals of differences.
+    """Compare named variants of a training over seeds or folds: means, deviations, 95 % intervals of differences.
 
     Example: foodseg ablate -c jobs/configs/ablate.yaml --set config.data.uri=prepared/meals --subset soy_classes.txt
     """

@@ -241,9 +241,15 @@ def _score_once(
     """
     if _is_scored(target.uri, score):
         return
+    checkpoint = None if score.run is None else newest_checkpoint(config.run.uri)
+    if score.run is not None and checkpoint is None:
+        raise UserError(
+            f"{storage.redact(config.run.uri)} holds no checkpoint any more, so it cannot be scored: restore "
+            "the run, or give another folder to start again"
+        )
     rows = held_out_fold(config.data) if target.split is None else split_rows(target.data, target.split)
     evaluate_rows(
-        None if score.run is None else newest_checkpoint(config.run.uri),
+        checkpoint,
         rows,
         out=_scores_uri(target.uri, score),
         predictions=score.predictions,

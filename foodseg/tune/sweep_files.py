@@ -164,7 +164,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
             raise not_empty
         if not storage.exists(where):
             raise UserError(f"--resume: {shown} holds files but no {name}: name the folder of one that was begun")
-        was = plain(read_tree(where))
+        was = _completed(plain(read_tree(where)), where)
         # adding variants does not change the existing ones
         variants = {
             name: variant for name, variant in given.get("variants", {}).items() if name in was.get("variants", {})
@@ -187,6 +187,19 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         if not resume:
             raise not_empty
         storage.write_bytes(where, data)
+
+
+def _completed(tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns the content of a written file with the keys that came after it: they have the defaults that it meant."""
+    own = {"sweep": SweepFile, "ablation": AblationFile}
+    parts: dict[str, Any] = {
+        name: validated({name: tree[name]}, file, where).model_dump(mode="json")[name]
+        for name, file in own.items()
+        if name in tree
+    }
+    if "config" in tree:
+        parts["config"] = parse_config(tree["config"]).model_dump(mode="json")
+    return {**tree, **parts}
 
 
 def _keys_that_may_change() -> tuple[str, ...]:

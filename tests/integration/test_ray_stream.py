@@ -8,10 +8,11 @@ import pytest
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import ray_stream
+from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
-from foodseg.data.training_rows import training_order
+from foodseg.data.training_rows import held_out_rows, training_order
 from tests.support.synthetic_set import write_synthetic
 
 BATCH, STEPS = 6, 40
@@ -30,11 +31,16 @@ def reader(tmp_path_factory) -> RowReader:
 
 
 def batches(
-    reader: RowReader, world_size: int, start_step: int, augment: AugmentConfig = AUGMENT, small_steps: int = 0
+    reader: RowReader,
+    world_size: int,
+    start_step: int,
+    augment: AugmentConfig = AUGMENT,
+    small_steps: int = 0,
+    data: DataConfig | None = None,
 ) -> list[list[dict[str, np.ndarray]]]:
     """Returns every batch that each rank received from the stream."""
     manifest = read_manifest(reader.uri)
-    order = training_order(reader, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
+    order = training_order(reader, data or DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
     order.small_steps = small_steps
     stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, augment, manifest, world_size)
 
@@ -84,3 +90,13 @@ def test_the_first_updates_have_smaller_crops(ray_cluster, reader, world_size, s
         assert positions == [step * BATCH + rank * share + slot for step in steps for slot in range(share)]
         sides = [batch["image"].shape[1:] for batch in found]
         assert sides == [(32, 32, 3) if step < 23 else (64, 64, 3) for step in steps]
+
+
+def test_a_fold_that_is_held_out_never_arrives(ray_cluster, reader):
+    data = DataConfig(uri=reader.uri, train_splits=("train", "val"), val_split=None, folds=3, held_out=1)
+    order, held_out = training_order(reader, data, seed=3, global_batch=BATCH), held_out_rows(reader, data)
+    assert set(order.rows(0, STEPS * BATCH)[1].tolist()) == set(range(16)) - set(held_out.tolist())
+    rows = encode_rows(reader, order, [range(STEPS * BATCH)])
+    here = make_batch_arrays(rows, AUGMENT, read_manifest(reader.uri))["image"]
+    for batch in (batch for rank in batches(reader, 2, 0, data=data) for batch in rank):
+        assert np.array_equal(batch["image"], here[batch["position"]])

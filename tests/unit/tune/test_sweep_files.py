@@ -169,6 +169,24 @@ def test_an_ablation_may_get_more_variants(tmp_path):
         begin(uri, "ablation.yaml", given({**VARIANTS, "E": {"loss.distill": 0.2}}), resume=True)
 
 
+@pytest.mark.parametrize("name", ["sweep", "ablation"])
+def test_a_file_that_was_written_before_a_key_was_known_is_resumed(tmp_path, name):
+    uri = tmp_path / name
+    tree = {"space": SPACE} if name == "sweep" else {"variants": VARIANTS}
+    path = written(tmp_path / "a.yaml", tree)
+    given = (read_sweep(path, []) if name == "sweep" else read_ablation(path, [])).given
+    begin(str(uri), f"{name}.yaml", given, resume=False)
+    older = yaml.safe_load((uri / f"{name}.yaml").read_text())
+    del older["config"]["train"]["global_batch"], older["config"]["data"]["folds"]
+    del older[name]["seed" if name == "sweep" else "weights"]
+    written(uri / f"{name}.yaml", older)
+    begin(str(uri), f"{name}.yaml", given, resume=True)
+    written(uri / f"{name}.yaml", older)
+    changed = {**given, "config": {**given["config"], "train": {**given["config"]["train"], "global_batch": 7}}}
+    with pytest.raises(UserError, match=r"config\.train\.global_batch was \d+, now 7"):
+        begin(str(uri), f"{name}.yaml", changed, resume=True)
+
+
 def test_slugs():
     assert slug("E D, a conditioned teacher") == "e-d-a-conditioned-teacher"
 
