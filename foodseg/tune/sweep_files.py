@@ -191,7 +191,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
 
 def _completed(tree: dict[str, Any], where: str) -> dict[str, Any]:
     """Returns the content of a written file with the keys that came after it: they have the defaults that it meant."""
-    own = {"sweep": SweepFile, "ablation": AblationFile}
+    own: dict[str, type[SweepFile] | type[AblationFile]] = {"sweep": SweepFile, "ablation": AblationFile}
     parts: dict[str, Any] = {
         name: validated({name: tree[name]}, file, where).model_dump(mode="json")[name]
         for name, file in own.items()
