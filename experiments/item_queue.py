@@ -12,6 +12,7 @@ failed item does not stop the others; the same command retries it. Big files are
 """
 
 import argparse
+import fcntl
 import importlib
 import json
 import os
@@ -47,7 +48,7 @@ class Bench:
     @property
     def test_log(self) -> Path:
         """What `foodseg evaluate --test-log` gets; the queue moves its lines to `experiments/test_access.jsonl`."""
-        return self.work / "test_access.jsonl"
+        return self.work / f"test_access-{os.getpid()}.jsonl"  # two queues may be running
 
     def foodseg(self, *arguments: object, env: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Runs `foodseg ... --json` in the repository and returns its JSON object.
@@ -132,9 +133,20 @@ def run_queue(items: Sequence[Item], results: Path, bench: Callable[[], Bench], 
             "seconds": seconds,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(results, {**read_results(results), name: new})
+        _add_result(results, name, new)
         say(f"{name}: finished in {seconds:.0f} s -> {results.parent.name}/{results.name}")
     return failed
+
+
+def _add_result(results: Path, name: str, part: Mapping[str, Any]) -> None:
+    """Adds a part to the file; two queues may be running, each with items of its own."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(results.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        write_json(results, {**read_results(results), name: part})
+    finally:
+        os.close(folder)
 
 
 def _note_test_accesses(bench: Bench, log: Path) -> None:
