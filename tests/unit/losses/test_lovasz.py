@@ -104,10 +104,14 @@ def test_all_ignored_is_zero_with_a_gradient_of_zero():
 
 
 def test_it_is_a_sum_over_images():
+    """With another number of classes on each: none, one, some."""
     logits, mask = sample(5, (4, 3, 3), 7)
-    mask[2] = IGNORE
+    mask[1], mask[2] = 4, IGNORE
+    logits.requires_grad_()
     parts = sum(lovasz_sum(logits[i : i + 1], mask[i : i + 1], IGNORE) for i in range(4))
-    assert_close(lovasz_sum(logits, mask, IGNORE), parts)
+    whole = lovasz_sum(logits, mask, IGNORE)
+    assert_close(whole, parts)
+    assert_close(*(torch.autograd.grad(value, logits)[0] for value in (whole, parts)))
 
 
 # --- the term ---

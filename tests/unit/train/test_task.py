@@ -99,7 +99,7 @@ def test_the_trainer_takes_what_the_manifest_says(tmp_path):
 
 
 TEXT = "model.text={kind: table, table: names.safetensors, centre: false}"
-HEAD = ("model.ingredient_head=true", "loss.ingredients=0.2", "loss.dice=0.5")
+HEAD = ("model.ingredient_head=true", "loss.ingredients=0.2", "loss.dice=0.5", "loss.lovasz=0.5")
 TEACHER = ("loss.distill=1", "loss.features=1", "loss.stages=1", "loss.deeper=1", "distill.ramp=0", "optim.warmup=0")
 COLOURS = ("augment.blur=1.5", "augment.light=0.1", "augment.saturation=[0.5, 1.5]", "augment.brightness=0.1")
 EVERY_TERM = {
@@ -121,7 +121,7 @@ def test_the_cpu_waits_for_no_value_of_the_device(settings, annotated, monkeypat
     teacher = copy.deepcopy(task.module).eval().requires_grad_(False).to(meta)
     module, batch = task.module.to(meta), a_batch(64).to(meta)
     weights = task.weights_at(5)
-    assert len(weights) == 8
+    assert len(weights) == 9
     counts, sums = task.counts(batch, 5), task.loss(module, batch, 5, teacher)
     assert {value.device for value in (*counts.values(), *sums.values())} == {meta}
     torch.stack([weights[name] * sums[name] / counts[name] for name in weights]).sum().backward()
