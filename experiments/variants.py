@@ -42,6 +42,9 @@ VOCABULARY: Settings = ("eval.ingredients=vocabulary",)
 PREDICTED: Settings = ("eval.ingredients=predicted",)
 STUDENT = "eval.weights=student"
 
+# Half the seconds of a ViT on a processor with bfloat16 units, and those of a convolutional network.
+BF16 = "train.precision=bf16"
+
 # A plain ViT as the backbone, and beside the convolutional one; {vit} is the file of its weights.
 VIT = "vit_small_patch14_dinov2"
 PLAIN_VIT: Settings = (

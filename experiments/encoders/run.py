@@ -13,7 +13,7 @@ from experiments.counts import compared
 from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
 from experiments.foodmix import prepared_foodmix, vit_weights
 from experiments.item_queue import HERE, Bench, Item, read_results
-from experiments.variants import HYBRID, PLAIN_VIT, RARE, VIT, Settings
+from experiments.variants import BF16, HYBRID, PLAIN_VIT, RARE, VIT, Settings
 from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from foodseg.data.image_io import decode_image, fit_longest, resize_image
 from foodseg.data.reader import RowReader
@@ -23,7 +23,7 @@ from foodseg.models.backbones.vit import STRIDE, TokenEncoder
 FOLDER = "encoders"
 SIDE, STEPS = 192, 505
 SCORED: Settings = ("eval.flip=true", f"eval.longest_side={SIDE * 5 // 4}")
-TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", *RARE, "optim.backbone_lr_factor=0.3")
+TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", BF16, *RARE, "optim.backbone_lr_factor=0.3")
 LITE0 = "Lite0"
 ENCODERS: dict[str, tuple[str, Settings]] = {
     "lite0": (LITE0, ()),

@@ -10,7 +10,7 @@ from typing import Any
 from experiments.counts import compared
 from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
 from experiments.item_queue import HERE, Bench, Item, read_results
-from experiments.variants import HYBRID, RARE, Settings
+from experiments.variants import BF16, HYBRID, RARE, Settings
 
 FOLDER = "recipe_changes"
 SIDE, STEPS = 128, 505
@@ -24,7 +24,14 @@ def _scored(side: int) -> Settings:
 
 PLAIN = "plain"
 SCORED = _scored(SIDE)
-TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", *RARE, "optim.backbone_lr_factor=0.3", *HYBRID)
+TRAINED: Settings = (
+    f"train.steps={STEPS}",
+    "train.ema_horizon=0.1",
+    BF16,
+    *RARE,
+    "optim.backbone_lr_factor=0.3",
+    *HYBRID,
+)
 # 0.7 of the updates at half the side take as long, with the rest, as 0.475 of them at the whole side
 PROGRESSIVE = ("augment.small_updates=0.7", "augment.small_side=0.5")
 FEWER = round(0.475 * STEPS)
