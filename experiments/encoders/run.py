@@ -24,14 +24,15 @@ FOLDER = "encoders"
 SIDE, STEPS = 192, 505
 SCORED: Settings = ("eval.flip=true", f"eval.longest_side={SIDE * 5 // 4}")
 TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", BF16, *RARE, "optim.backbone_lr_factor=0.3")
+SLOWER = "model.vit.lr_factor=0.1"  # 3e-5 for the last block, where the convolutional encoder has 3e-4
 LITE0 = "Lite0"
 ENCODERS: dict[str, tuple[str, Settings]] = {
     "lite0": (LITE0, ()),
     "vit_frozen": ("ViT-S/14, frozen", PLAIN_VIT),
     "vit_full": ("ViT-S/14", (*PLAIN_VIT, "model.vit.trained=full", "optim.backbone_lr_factor=0.1")),
     "hybrid": ("Lite0 and ViT-S/14, frozen", HYBRID),
-    "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", (*HYBRID, "model.vit.trained=last")),
-    "hybrid_full": ("Lite0 and ViT-S/14, trained", (*HYBRID, "model.vit.trained=full")),
+    "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", (*HYBRID, "model.vit.trained=last", SLOWER)),
+    "hybrid_full": ("Lite0 and ViT-S/14, trained", (*HYBRID, "model.vit.trained=full", SLOWER)),
 }
 
 

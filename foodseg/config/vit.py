@@ -17,12 +17,18 @@ class ViTConfig(Section):
         "frozen", description="what of the ViT is trained: nothing, its last blocks and final norm, or all of it"
     )
     last_blocks: int = Field(4, ge=1, description="trained = last: how many blocks at the end are trained")
+    lr_factor: float = Field(
+        1.0,
+        gt=0,
+        description="trained = last or full: learning rate of the last block as a factor of optim.lr x "
+        "optim.backbone_lr_factor, which is that of a convolutional backbone",
+    )
     layer_decay: float = Field(
         0.75,
         gt=0,
         le=1,
-        description="trained = last or full: learning rate of block l of n = optim.lr x optim.backbone_lr_factor x "
-        "layer_decay^(n - l); l = 0 for the embeddings (layer-wise learning-rate decay of BEiT)",
+        description="trained = last or full: block l of n has layer_decay^(n - l) of the rate of the last one; l = 0 "
+        "for the embeddings (layer-wise learning-rate decay of BEiT)",
     )
     backbone: str | None = Field(
         None,
@@ -62,8 +68,9 @@ class ViTConfig(Section):
             raise ValueError(
                 f"model.vit.last_blocks is used by model.vit.trained = last alone, found {self.trained}: leave it out"
             )
-        if self.trained == "frozen" and self.layer_decay != plain.layer_decay:
-            raise ValueError(
-                "model.vit.layer_decay is used by model.vit.trained = last and full, found frozen: leave it out"
-            )
+        for key in ("lr_factor", "layer_decay"):
+            if self.trained == "frozen" and getattr(self, key) != getattr(plain, key):
+                raise ValueError(
+                    f"model.vit.{key} is used by model.vit.trained = last and full, found frozen: leave it out"
+                )
         return self

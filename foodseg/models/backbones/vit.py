@@ -74,7 +74,8 @@ class TokenEncoder(nn.Module):
         self.vit = vit
         self.channels = int(vit.embed_dim)
         self._patch: tuple[int, int] = vit.patch_embed.patch_size
-        self._decay, self.frozen = config.layer_decay, config.trained == "frozen"
+        self._rate, self._decay = config.lr_factor, config.layer_decay
+        self.frozen = config.trained == "frozen"
         self._trained = _trained_parts(self.vit, config)
         self.vit.requires_grad_(False)
         for part in self._trained:
@@ -110,7 +111,7 @@ class TokenEncoder(nn.Module):
         for name, _ in self.vit.named_parameters():
             part, _, rest = name.partition(".")
             layer = {"blocks": int(rest.partition(".")[0]) + 1} if part == "blocks" else {"norm": depth}
-            factors[f"vit.{name}"] = self._decay ** (depth - layer.get(part, 0))
+            factors[f"vit.{name}"] = self._rate * self._decay ** (depth - layer.get(part, 0))
         return factors
 
     def no_weight_decay(self) -> set[str]:

@@ -132,6 +132,8 @@ def test_learning_rates_fall_towards_the_image() -> None:
     for name, factor in {"pos_embed": 1 / 64, "patch_embed.proj.weight": 1 / 64, "blocks.0.attn.qkv.weight": 1 / 32,
                          "blocks.5.mlp.fc2.bias": 1, "norm.weight": 1}.items():  # fmt: skip
         assert factors[f"encoder.vit.{name}"] == factor
+    slower = PlainViT("test_vit", (16,), ViTConfig(trained="full", layer_decay=0.5, lr_factor=0.25), 8).rate_factors()
+    assert slower == {name: factor / 4 for name, factor in factors.items()}
     assert model.no_weight_decay() >= {"encoder.vit.pos_embed", "encoder.vit.cls_token"}
 
 
