@@ -15,6 +15,7 @@ from foodseg.classes import ClassTable
 from foodseg.eval.scoring import read_subsets
 from foodseg.metrics.per_image import CountsFacts, ImageCounts, read_image_counts, write_image_counts
 from foodseg.tune.ablation import AblationTable, ablation_table
+from foodseg.tune.run_cost import RunCost
 
 RESAMPLES = 10_000
 
@@ -46,8 +47,9 @@ def compared(
     contrasts: Mapping[str, tuple[str, str]],
     *,
     folds: int | None = None,
+    costs: Mapping[str, RunCost] | None = None,
 ) -> AblationTable:
-    """Scores variants by their kept counts: by variant and seed the name of a run; `folds`: as for `ablation_table`."""
+    """Scores variants by their kept counts: by variant and seed the name of a run; the rest as for `ablation_table`."""
     runs: dict[str, dict[int, Sequence[ImageCounts]]] = {}
     for variant, seeds in variants.items():
         for seed, name in seeds.items():
@@ -55,4 +57,6 @@ def compared(
             runs.setdefault(variant, {})[seed] = images
     lists = [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS]
     subsets = read_subsets(lists, ClassTable(facts.classes))
-    return ablation_table(runs, contrasts, len(facts.classes), subsets=subsets, resamples=RESAMPLES, folds=folds)
+    return ablation_table(
+        runs, contrasts, len(facts.classes), subsets=subsets, resamples=RESAMPLES, folds=folds, costs=costs
+    )

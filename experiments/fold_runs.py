@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.counts import keep
+from experiments.counts import compared, keep
 from experiments.foodmix import SUBSETS, foodmix, vit_weights
 from experiments.foodmix_runs import slug
-from experiments.item_queue import Bench
+from experiments.item_queue import HERE, Bench, read_results
 from experiments.plans import run_or_resume, settings_of, small_recipe
 from experiments.variants import Settings
 from foodseg.tune.ablation_runs import run_name
+from foodseg.tune.run_cost import RunCost
 
 FOLDS = 5
 KINDS = {"student": "images", "ema": "images-ema"}
@@ -63,6 +64,28 @@ def fold_group(bench: Bench, group: Group) -> dict[str, Any]:
         for kind, file in KINDS.items():
             keep(group.folder, kept_name(variant, kind), _score_files(uri, variant, file))
     return {"settings": list(group.settings), "side": group.side, **{kind: found[kind] for kind in KINDS}}
+
+
+def fold_table(bench: Bench, groups: Mapping[str, Group], plain: str) -> dict[str, Any]:
+    """Compares the variants of all groups that are recorded with the variant `plain`, by both kinds of weights.
+
+    groups: by item. Holm's correction is for all variants together.
+    """
+    folder = next(iter(groups.values())).folder
+    recorded = {item: part["figures"] for item, part in read_results(HERE / folder / "results.json").items()}
+    done = {item: group for item, group in groups.items() if item in recorded}
+    names = [name for group in done.values() for name in group.variants]
+    figures = {}
+    for kind in KINDS:
+        costs = {
+            name: RunCost(**recorded[item][kind]["costs"][name])
+            for item, group in done.items()
+            for name in group.variants
+        }
+        variants = {name: {0: kept_name(name, kind)} for name in names}
+        contrasts = {name: (name, plain) for name in names if name != plain}
+        figures[kind] = compared(bench, folder, variants, contrasts, folds=FOLDS, costs=costs).to_json()
+    return figures
 
 
 def kept_name(variant: str, kind: str) -> str:

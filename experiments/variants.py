@@ -51,3 +51,5 @@ PLAIN_VIT: Settings = (
     f"model.backbone={VIT}", "model.weights={vit}", "model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]",
 )  # fmt: skip
 HYBRID: Settings = (f"model.vit.backbone={VIT}", "model.vit.weights={vit}")
+SLOWER = "model.vit.lr_factor=0.1"  # 3e-5 for the last block, where the convolutional encoder has 3e-4
+LAST_BLOCKS: Settings = (*HYBRID, "model.vit.trained=last", SLOWER)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from experiments.counts import compared
-from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
+from experiments.fold_runs import Group, fold_group, fold_table
 from experiments.foodmix import prepared_foodmix, vit_weights
-from experiments.item_queue import HERE, Bench, Item, read_results
-from experiments.variants import BF16, HYBRID, PLAIN_VIT, RARE, VIT, Settings
+from experiments.item_queue import Bench, Item
+from experiments.variants import BF16, HYBRID, LAST_BLOCKS, PLAIN_VIT, RARE, SLOWER, VIT, Settings
 from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from foodseg.data.image_io import decode_image, fit_longest, resize_image
 from foodseg.data.reader import RowReader
@@ -24,18 +23,21 @@ FOLDER = "encoders"
 SIDE, STEPS = 192, 505
 SCORED: Settings = ("eval.flip=true", f"eval.longest_side={SIDE * 5 // 4}")
 TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", BF16, *RARE, "optim.backbone_lr_factor=0.3")
-SLOWER = "model.vit.lr_factor=0.1"  # 3e-5 for the last block, where the convolutional encoder has 3e-4
 LITE0 = "Lite0"
 ENCODERS: dict[str, tuple[str, Settings]] = {
     "lite0": (LITE0, ()),
     "vit_frozen": ("ViT-S/14, frozen", PLAIN_VIT),
     "vit_full": ("ViT-S/14", (*PLAIN_VIT, "model.vit.trained=full", "optim.backbone_lr_factor=0.1")),
     "hybrid": ("Lite0 and ViT-S/14, frozen", HYBRID),
-    "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", (*HYBRID, "model.vit.trained=last", SLOWER)),
+    "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", LAST_BLOCKS),
     "hybrid_full": ("Lite0 and ViT-S/14, trained", (*HYBRID, "model.vit.trained=full", SLOWER)),
 }
 
 
+GROUPS = {
+    item: Group(FOLDER, item, SIDE, (*TRAINED, *settings), {name: SCORED})
+    for item, (name, settings) in ENCODERS.items()
+}
 CROPPED, CROP = 320, 192  # pixels of the longer side of an image, and of the crops that are cut from it
 
 
@@ -81,22 +83,11 @@ def crops(bench: Bench) -> dict[str, Any]:
 
 def table(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with Lite0, by the student's and by averaged weights."""
-    finished = read_results(HERE / FOLDER / "results.json")
-    names = [name for item, (name, _) in ENCODERS.items() if item in finished]
-    figures = {}
-    for kind in KINDS:
-        variants = {name: {0: kept_name(name, kind)} for name in names}
-        contrasts = {name: (name, LITE0) for name in names if name != LITE0}
-        figures[kind] = compared(bench, FOLDER, variants, contrasts, folds=FOLDS).to_json()
-    return figures
-
-
-def _group(name: str, variant: str, settings: Settings) -> Group:
-    return Group(FOLDER, name, SIDE, (*TRAINED, *settings), {variant: SCORED})
+    return fold_table(bench, GROUPS, LITE0)
 
 
 ITEMS: list[Item] = [
     ("crops", crops),
-    *((name, partial(fold_group, group=_group(name, *given))) for name, given in ENCODERS.items()),
+    *((item, partial(fold_group, group=group)) for item, group in GROUPS.items()),
     ("table", table),
 ]

@@ -1,16 +1,15 @@
 """Which change of the recipe gains out of fold? `python -m experiments recipe_changes`.
 
-One change at a time, on the hybrid encoder at 128 px. Each item is a training on five folds, scored in one or several
+One change at a time, on the hybrid encoder, of whose ViT four blocks are trained, at 128 px. Each item is a training on five folds, scored in one or several
 ways; `table` compares each with the plain one.
 """
 
 from functools import partial
 from typing import Any
 
-from experiments.counts import compared
-from experiments.fold_runs import FOLDS, KINDS, Group, fold_group, kept_name
-from experiments.item_queue import HERE, Bench, Item, read_results
-from experiments.variants import BF16, HYBRID, RARE, Settings
+from experiments.fold_runs import Group, fold_group, fold_table
+from experiments.item_queue import Bench, Item
+from experiments.variants import BF16, LAST_BLOCKS, RARE, Settings
 
 FOLDER = "recipe_changes"
 SIDE, STEPS = 128, 505
@@ -30,7 +29,7 @@ TRAINED: Settings = (
     BF16,
     *RARE,
     "optim.backbone_lr_factor=0.3",
-    *HYBRID,
+    *LAST_BLOCKS,
 )
 # 0.7 of the updates at half the side take as long, with the rest, as 0.475 of them at the whole side
 PROGRESSIVE = ("augment.small_updates=0.7", "augment.small_side=0.5")
@@ -75,14 +74,7 @@ GROUPS: dict[str, Group] = {
 
 def table(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with the plain training, by the student's and by averaged weights."""
-    finished = read_results(HERE / FOLDER / "results.json")
-    names = [name for item, group in GROUPS.items() if item in finished for name in group.variants]
-    figures = {}
-    for kind in KINDS:
-        variants = {name: {0: kept_name(name, kind)} for name in names}
-        contrasts = {name: (name, PLAIN) for name in names if name != PLAIN}
-        figures[kind] = compared(bench, FOLDER, variants, contrasts, folds=FOLDS).to_json()
-    return figures
+    return fold_table(bench, GROUPS, PLAIN)
 
 
 ITEMS: list[Item] = [

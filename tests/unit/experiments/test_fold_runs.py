@@ -1,0 +1,25 @@
+"""Trainings that take hours begin with settings that exist, and share what they can."""
+
+import pytest
+
+from experiments.encoders.run import GROUPS as ENCODERS
+from experiments.fold_runs import Group, kept_name
+from experiments.foodmix_runs import RECIPE
+from experiments.recipe_changes.run import GROUPS as CHANGES
+from foodseg.config import load_config
+
+
+@pytest.mark.parametrize("group", [*ENCODERS.values(), *CHANGES.values()], ids=lambda group: group.name)
+def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -> None:
+    given = [setting.format(vit="vit.safetensors") for setting in group.settings]
+    trained = load_config(RECIPE, given).config
+    for name, settings in group.variants.items():
+        config = load_config(RECIPE, [*given, *settings]).config
+        assert config.model_copy(update={"eval": trained.eval}) == trained, name
+        assert all(setting.startswith("eval.") for setting in settings), name
+
+
+def test_counts_have_names_of_their_own() -> None:
+    for groups in (ENCODERS, CHANGES):
+        names = [kept_name(name, kind) for group in groups.values() for name in group.variants for kind in ("a", "b")]
+        assert len(set(names)) == len(names)
