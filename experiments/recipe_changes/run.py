@@ -1,7 +1,7 @@
 """Which change of the recipe gains out of fold? `python -m experiments recipe_changes`.
 
-One change at a time, on the hybrid encoder, of whose ViT four blocks are trained, at 128 px. Each item is a training on five folds, scored in one or several
-ways; `table` compares each with the plain one.
+One change at a time, on the hybrid encoder, of whose ViT four blocks are trained, at 128 px. Each item is a training on
+five folds, scored in one or several ways; `table` compares each with the plain one.
 """
 
 from functools import partial
