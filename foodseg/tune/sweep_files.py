@@ -169,7 +169,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
         variants = {
             name: variant for name, variant in given.get("variants", {}).items() if name in was.get("variants", {})
         }
-        before, now = _flat(was), _flat({**given, "variants": variants})
+        before, now = _flat(was), _flat({**_completed(dict(given), where), "variants": variants})
         gone = [f"the variant {name!r} is gone" for name in was.get("variants", {}) if name not in variants]
         may_change = _keys_that_may_change()
         changed = gone + [
@@ -190,7 +190,7 @@ def begin(uri: str, name: str, given: Mapping[str, Any], resume: bool) -> None:
 
 
 def _completed(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    """Returns the content of a written file with the keys that came after it: they have the defaults that it meant."""
+    """Returns the content of a file with the keys that it lacks: one of an earlier version meant their defaults."""
     own: dict[str, type[SweepFile] | type[AblationFile]] = {"sweep": SweepFile, "ablation": AblationFile}
     parts: dict[str, Any] = {
         name: validated({name: tree[name]}, file, where).model_dump(mode="json")[name]

@@ -87,7 +87,7 @@ def test_of_two_that_resume_a_sweep(root: str, writers: RacingWriters) -> None:
         winner = winner_of(
             writers.race("resumed_sweep", root), f"sweep.uri {root} is being written by another command (process id "
         )
-        assert read_yaml(storage.join(root, "sweep.yaml")) == {"sweep": {"trials": winner}}
+        assert read_yaml(storage.join(root, "sweep.yaml")) == {"sweep": {"trials": winner + 1}}
         assert storage.list_names(root) == ["sweep.yaml"]
 
 

@@ -52,7 +52,7 @@ def resumed_sweep(uri: str, number: int) -> Iterator[None]:
     """The folder of a sweep as `tune --resume` writes it."""
     yield
     with in_use(uri, "sweep.uri"):
-        sweep_files.begin(uri, "sweep.yaml", {"sweep": {"trials": number}}, resume=True)
+        sweep_files.begin(uri, "sweep.yaml", {"sweep": {"trials": number + 1}}, resume=True)
         yield
 
 
