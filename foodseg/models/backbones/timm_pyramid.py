@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from foodseg.errors import UserError
+from foodseg.models.backbones.depthwise import compute_in_float32
 from foodseg.models.backbones.timm_weights import require_timm_model, with_weights
 
 
@@ -28,6 +29,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.strides, self.size_multiple = strides, strides[-1]
         self.backbone = _create(name, strides, weights)
+        compute_in_float32(self.backbone)
         info: Any = self.backbone.feature_info
         self.channels = [int(c) for c in info.channels()]
         # some families (Swin, MambaOut) put the channels last
