@@ -18,7 +18,7 @@ def compute_in_float32(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
             # another class and no wrapper: a copy of the model computes with its own weights
-            module.__class__ = _in_float32(type(module))  # type: ignore[assignment]
+            module.__class__ = _in_float32(type(module))  # type: ignore[arg-type]
 
 
 class _Float32:
