@@ -9,7 +9,7 @@ from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
-from foodseg.config.vit import ViTConfig
+from foodseg.config.vit import Deviations, ViTConfig
 
 DIFFUSION_BACKBONES = ("sd1", "sd2", "tiny")
 DIFFUSION_STRIDES = (8, 16, 32, 64)
@@ -35,9 +35,7 @@ class ModelConfig(Section):
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="channel means that the backbone was trained with"
     )
-    std: tuple[float, float, float] = Field(
-        (0.5, 0.5, 0.5), description="channel deviations that the backbone was trained with"
-    )
+    std: Deviations = Field((0.5, 0.5, 0.5), description="channel deviations that the backbone was trained with")
     strides: tuple[int, ...] = Field(
         (4, 8, 16, 32),
         min_length=1,
@@ -87,13 +85,6 @@ class ModelConfig(Section):
         """Whether the decoder is given the cross-attention maps: the attention of each grid cell to each class."""
         shown = self.kind == "diffusion" and self.fusion == "cross_attention" and self.diffusion.maps
         return shown and not {16, 32}.isdisjoint(self.strides)
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
-            raise ValueError(f"every deviation must be above 0, found {list(value)}")
-        return value
 
     @field_validator("strides")
     @classmethod

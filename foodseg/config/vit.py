@@ -2,12 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _positive(value: tuple[float, float, float]) -> tuple[float, float, float]:
+    if min(value) <= 0:
+        raise ValueError(f"every deviation must be above 0, found {list(value)}")
+    return value
+
+
+Deviations = Annotated[tuple[float, float, float], AfterValidator(_positive)]
+"""Standard deviations of the three channels, all above 0."""
 
 
 class ViTConfig(Section):
@@ -43,16 +53,9 @@ class ViTConfig(Section):
     mean: tuple[float, float, float] = Field(
         IMAGENET_MEAN, description="hybrid: channel means that model.vit.backbone was trained with"
     )
-    std: tuple[float, float, float] = Field(
+    std: Deviations = Field(
         IMAGENET_STD, description="hybrid: channel deviations that model.vit.backbone was trained with"
     )
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
-            raise ValueError(f"every deviation must be above 0, found {list(value)}")
-        return value
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "ViTConfig":

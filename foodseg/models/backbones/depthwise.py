@@ -1,4 +1,4 @@
-"""Depthwise convolutions on a CPU that computes in bfloat16: in float32, since their gradient is five times as fast.
+"""Depthwise convolutions on a CPU that computes in bfloat16: in float32, in which their gradient is much faster.
 
     compute_in_float32(model)      # each depthwise convolution of it, under autocast on a CPU
 
