@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
+import torch
+
 from experiments.counts import keep
 from experiments.fold_runs import FOLDS
 from experiments.foodmix import SUBSETS, foodmix, prepared_foodmix, scores_of, sets, subset_options, weights
 from experiments.foodmix_runs import ONE_THREAD, SIDE_BY_SIDE, best_job, train_variant
 from experiments.item_queue import HERE, Bench, Item, read_results
 from experiments.plans import run_or_resume, small_recipe
-from experiments.variants import BEST_SCORED, STUDENT
+from experiments.variants import BEST_SCORED, STUDENT, VIT
 from foodseg.config.data import DataConfig
 from foodseg.tune.fold_lists import read_folds
 
@@ -26,6 +29,31 @@ RATES = (0.1, 0.3)
 PUBLISHED_RATE = 0.1
 RATE_SIDE, RATE_EPOCHS = 128, 11  # 517 updates of 380 images, 8 at a time
 SEEDS = (0, 1, 2)
+DECODERS = (
+    "Unet", "UnetPlusPlus", "FPN", "PSPNet", "PAN", "Linknet", "MAnet", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
+    "Segformer", "DPT",
+)  # fmt: skip
+VIT_SIDES = (224, 336, 392, 518)
+
+
+def same_vit(bench: Bench) -> dict[str, Any]:
+    """What each decoder of the peer's library says to the ViT-S/14: it cannot be given the encoder that ours has."""
+    return {name: _tried(name) for name in DECODERS}
+
+
+def _tried(name: str) -> str:
+    try:
+        model = getattr(smp, name)(f"tu-{VIT}", encoder_weights=None, classes=84).eval()
+    except ValueError as error:
+        return str(error)
+    said = []
+    for side in VIT_SIDES:
+        try:
+            with torch.no_grad():
+                return f"{side} px: {tuple(model(torch.zeros(1, 3, side, side)).shape)}"
+        except (AssertionError, RuntimeError) as error:
+            said.append(f"{side} px: {error}")
+    return "; ".join(said)
 
 
 def rate(bench: Bench) -> dict[str, Any]:
@@ -124,6 +152,7 @@ def _scored(bench: Bench, name: str, seed: int, what: tuple[object, ...]) -> dic
 
 
 ITEMS: list[Item] = [
+    ("same_vit", same_vit),
     ("rate", rate),
     *((f"peer_{seed}", partial(peer, seed=seed)) for seed in SEEDS),
     *((f"tuned_peer_{seed}", partial(tuned_peer, seed=seed)) for seed in SEEDS),
