@@ -32,6 +32,11 @@ class DistillConfig(Section):
         min_length=1,
         description="strides of the decoder stages that loss.stages and loss.deeper compare; null = model.strides",
     )
+    same_mode: bool = Field(
+        False,
+        description="compare in one mode: the student's features and logits without dropout, the teacher with the "
+        "statistics of the batch, as the student",
+    )
     teacher_conditioning: Literal["vocabulary", "present"] = Field(
         "present", description="conditioning classes of the teacher: all of them, or those present on the crop"
     )

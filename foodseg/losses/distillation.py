@@ -76,8 +76,8 @@ class SoftTargets(_Distillation):
         return self.factor * ramp(step, self.total_steps, self.warmup, self.rise)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        pixels = targets.real_per_cell(outputs.student.logits, outputs.student.stride)
-        return divergence_sum(outputs.student.logits, outputs.teacher.logits, pixels, self.temperature)
+        pixels = targets.real_per_cell(outputs.own.logits, outputs.own.stride)
+        return divergence_sum(outputs.own.logits, outputs.teacher.logits, pixels, self.temperature)
 
 
 class Features(_Distillation):
@@ -86,8 +86,8 @@ class Features(_Distillation):
     name = "features"
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        pixels = targets.real_per_cell(outputs.student.logits, outputs.student.stride)
-        return feature_distance_sum(outputs.student.features, outputs.teacher.features, pixels)
+        pixels = targets.real_per_cell(outputs.own.logits, outputs.own.stride)
+        return feature_distance_sum(outputs.own.features, outputs.teacher.features, pixels)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Stages(_Distillation):
         return torch.stack([self._distance(i, targets, outputs) for i in self.compared]).sum()
 
     def _distance(self, i: int, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        own = outputs.student.stages[i]
+        own = outputs.own.stages[i]
         return feature_distance_sum(own, outputs.teacher.stages[i], targets.real_per_cell(own, self.strides[i]))
 
 
@@ -116,7 +116,7 @@ class DeeperStages(Stages):
     name = "deeper"
 
     def _distance(self, i: int, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        own = outputs.student.stages[i]
+        own = outputs.own.stages[i]
         return deeper_distance_sum(own, outputs.teacher.stages[i + 1], targets.real_per_cell(own, self.strides[i]))
 
 
@@ -134,7 +134,7 @@ class Attention(_Distillation):
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         each = [
             attention_divergence_sum(own, other, targets.real_per_cell(own, stride))
-            for own, other, stride in zip(outputs.student.maps, outputs.teacher.maps, self.strides, strict=True)
+            for own, other, stride in zip(outputs.own.maps, outputs.teacher.maps, self.strides, strict=True)
         ]
         return torch.stack(each).sum()
 

@@ -51,10 +51,21 @@ class Targets:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the models made of the micro-batch; `soft` is the teacher's output, None where no term compares with it."""
+    """What the models made of the micro-batch.
+
+    Attributes:
+        soft: the teacher's output; None where no term compares with it.
+        compared: what of the student is compared with it; None = `student` itself.
+    """
 
     student: SegmenterOutput
     soft: SegmenterOutput | None = None
+    compared: SegmenterOutput | None = None
+
+    @property
+    def own(self) -> SegmenterOutput:
+        """The student's side of a comparison with the teacher."""
+        return self.student if self.compared is None else self.compared
 
     @property
     def teacher(self) -> SegmenterOutput:

@@ -39,12 +39,12 @@ def build_segmenter(
     else:
         backbone = _timm_backbone(config, pretrained=pretrained)
     inputs = decoder_inputs(backbone, classes)
-    decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels, config.dropout)
+    decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch.initial_seed() + 1)
         head = IngredientHead(backbone.channels[-1], classes) if config.ingredient_head else None
         branch = None if config.fusion == "none" else _text_branch(config, backbone, classes, text)
-    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, head, branch)
+    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, config.dropout, head, branch)
 
 
 def _timm_backbone(config: ModelConfig, *, pretrained: bool) -> Pyramid | PlainViT | Hybrid:

@@ -15,13 +15,12 @@ from torch.nn.functional import interpolate
 class FPNDecoder(nn.Module):
     """Fuses levels C_1..C_n (finest first) to one map at the finest stride."""
 
-    def __init__(self, in_channels: Sequence[int], pyramid_channels: int, out_channels: int, dropout: float) -> None:
+    def __init__(self, in_channels: Sequence[int], pyramid_channels: int, out_channels: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(channels, pyramid_channels, 1) for channels in in_channels)
         self.upsample = nn.ModuleList(
             _upsampling_path(pyramid_channels, out_channels, level) for level in range(len(in_channels))
         )
-        self.dropout = nn.Dropout2d(dropout)
         self.out_channels = out_channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -50,7 +49,7 @@ class FPNDecoder(nn.Module):
         fused = self.upsample[0](pyramid[0])
         for path, level in zip(self.upsample[1:], pyramid[1:], strict=True):
             fused = fused + _to_size(path(level), fused)
-        return self.dropout(fused), pyramid
+        return fused, pyramid
 
 
 def _upsampling_path(in_channels: int, out_channels: int, doublings: int) -> nn.Sequential:

@@ -36,13 +36,15 @@ class SegmenterOutput(NamedTuple):
         logits: (B, K, h, w) float.
         stride: image pixels per logit.
         ingredient_logits: (B, K) float, which ingredients are on the image; None without an ingredient head.
-        features: (B, C, h, w) float, what the classifier sees.
+        features: (B, C, h, w) float, what the classifier sees, after dropout.
         score_map: (B, K, h', w') float, class scores for an auxiliary cross entropy at the stride of the fused level:
             learned scale x cosine of each grid cell and class, whatever the conditioning; None unless fusion is
             score_map.
         stages: (B, P, h_i, w_i) float each, the decoder's top-down path, one for each stride of the backbone.
         maps: (B, K + 1, h, w) float32 each, the attention of each grid cell to each class, background and (last) the
             null token, at the backbone's `map_strides`; only a diffusion backbone has any.
+        undropped: the logits without dropout, and the features that they are made of, both before logits are lowered
+            by the conditioning; None unless the network `gives_undropped`.
     """
 
     logits: torch.Tensor
@@ -52,6 +54,7 @@ class SegmenterOutput(NamedTuple):
     score_map: torch.Tensor | None = None
     stages: Sequence[torch.Tensor] = ()
     maps: Sequence[torch.Tensor] = ()
+    undropped: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class TextBranch(NamedTuple):
@@ -83,12 +86,15 @@ class SegmenterNetwork(nn.Module):
         classes: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        dropout: float,
         ingredient_head: IngredientHead | None = None,
         text: TextBranch | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
+        self.dropout = nn.Dropout2d(dropout)
+        self.gives_undropped = False
         self.classifier = nn.Conv2d(decoder.out_channels, classes, 1)
         nn.init.xavier_uniform_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
@@ -138,10 +144,12 @@ class SegmenterNetwork(nn.Module):
             assert predicted is not None, "film is built with an ingredient head"
             decoded, stages = self.decoder(levels)
             features = self.fusion(decoded, self._embeddings(text), allowed, predicted)
-        logits = self.classifier(features)
+        dropped = self.dropout(features)
+        logits = self.classifier(dropped)
+        undropped = (self.classifier(features), features) if self.gives_undropped else None
         if allowed is not None:
             logits = self.conditioning_penalty(logits, allowed)
-        return SegmenterOutput(logits, self.stride, predicted, features, score_map, stages, maps)
+        return SegmenterOutput(logits, self.stride, predicted, dropped, score_map, stages, maps, undropped)
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image-level prediction: (B, 3, H, W) as for `forward` -> (B, K) probabilities; that of background is 1."""

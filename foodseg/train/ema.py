@@ -10,7 +10,9 @@ would cost 3.4 GB. Trained parameters are averaged in float32: with a decay of 0
 ten thousandth of a difference, which bfloat16, with a precision of one part in 256, would round away.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -65,3 +67,16 @@ class Teacher:
         torch._foreach_lerp_([own[n] for n in floating], [new[n].to(own[n].dtype) for n in floating], 1 - decay)
         for name in own.keys() - set(floating):
             own[name].copy_(new[name])
+
+
+@contextlib.contextmanager
+def statistics_of_batch(module: nn.Module) -> Iterator[None]:
+    """Meanwhile BatchNorm layers in evaluation mode use the statistics of the batch; their own stay as they are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.training, layer.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training, layer.track_running_stats = False, True

@@ -19,6 +19,7 @@ from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.frozen_features import FeatureCache
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning
+from foodseg.train.ema import statistics_of_batch
 
 
 class Task(Protocol):
@@ -87,6 +88,7 @@ class SegmentationTask:
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._segmenter = segmenter
+        segmenter.gives_undropped = config.loss.needs_teacher and config.distill.same_mode
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
@@ -103,7 +105,12 @@ class SegmentationTask:
         # before the student's pass, whose activations are kept
         soft = self._teacher_output(teacher, batch, mean) if any(term.needs_teacher for term in terms) else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
-        outputs = Outputs(_forward(module, image, targets.conditioning), soft)
+        student = _forward(module, image, targets.conditioning)
+        compared = None
+        if student.undropped is not None:
+            logits, features = student.undropped
+            compared = student._replace(logits=logits, features=features)
+        outputs = Outputs(student, soft, compared)
         return {term.name: term.sum(targets, outputs) for term in terms}
 
     def _terms_at(self, step: int) -> list[LossTerm]:
@@ -129,7 +136,11 @@ class SegmentationTask:
             conditioning = teacher_conditioning(
                 self._possible_classes(batch), batch.ingredients_known, self._config.distill
             )
-        return _forward(teacher, plain_view(batch.image, batch.extent, mean), conditioning)
+        view = plain_view(batch.image, batch.extent, mean)
+        if not self._config.distill.same_mode:
+            return _forward(teacher, view, conditioning)
+        with statistics_of_batch(teacher):
+            return _forward(teacher, view, conditioning)
 
     def _hidden(self, batch: Batch) -> torch.Tensor | None:
         """(B, K) bool, the ids that each image's source never annotates; None = every source annotates all."""

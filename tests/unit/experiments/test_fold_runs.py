@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.distillation.run import CAUSE_GROUPS as CAUSES
 from experiments.encoders.run import GROUPS as ENCODERS
 from experiments.fold_runs import Group, kept_name
 from experiments.foodmix_runs import RECIPE
@@ -9,7 +10,7 @@ from experiments.recipe_changes.run import GROUPS as CHANGES
 from foodseg.config import load_config
 
 
-@pytest.mark.parametrize("group", [*ENCODERS.values(), *CHANGES.values()], ids=lambda group: group.name)
+@pytest.mark.parametrize("group", [*ENCODERS.values(), *CHANGES.values(), *CAUSES.values()], ids=lambda group: group.name)
 def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -> None:
     given = [setting.format(vit="vit.safetensors") for setting in group.settings]
     trained = load_config(RECIPE, given).config
@@ -20,6 +21,6 @@ def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -
 
 
 def test_counts_have_names_of_their_own() -> None:
-    for groups in (ENCODERS, CHANGES):
+    for groups in (ENCODERS, CHANGES, CAUSES):
         names = [kept_name(name, kind) for group in groups.values() for name in group.variants for kind in ("a", "b")]
         assert len(set(names)) == len(names)

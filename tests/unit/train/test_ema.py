@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from foodseg.errors import UserError
-from foodseg.train.ema import Teacher
+from foodseg.train.ema import Teacher, statistics_of_batch
 from tests.support.compare import close
 
 
@@ -160,3 +161,19 @@ def test_a_state_of_something_else_is_refused():
         teacher.load_state_dict({**teacher.state_dict(), "extra": torch.zeros(1)})
     with pytest.raises(UserError, match="the averaged weights of this checkpoint are incomplete: bias is missing"):
         teacher.load_state_dict({"weight": teacher.state_dict()["weight"]})
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2), BatchNormAct2d(2, act_layer=nn.Identity)])
+def test_the_statistics_of_the_batch_leave_the_layers_own_as_they_are(layer):
+    layer = layer.eval()
+    layer.running_mean.fill_(7.0)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    x = torch.rand(3, 2, 4, 4)
+    with statistics_of_batch(layer):
+        found = layer(x)
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    assert torch.allclose(
+        found, centred / (centred.square().mean((0, 2, 3), keepdim=True) + layer.eps).sqrt(), atol=1e-5
+    )
+    assert not torch.allclose(layer(x), found, atol=0.1) and not layer.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())

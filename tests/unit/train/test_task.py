@@ -46,7 +46,7 @@ def a_batch(side: int = 16) -> Batch:
 
 
 def a_model(logits: torch.Tensor):
-    return lambda image: SimpleNamespace(logits=logits)
+    return lambda image: SimpleNamespace(logits=logits, undropped=None)
 
 
 def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
@@ -126,3 +126,23 @@ def test_the_cpu_waits_for_no_value_of_the_device(settings, annotated, monkeypat
     assert {value.device for value in (*counts.values(), *sums.values())} == {meta}
     torch.stack([weights[name] * sums[name] / counts[name] for name in weights]).sum().backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
+
+
+STILL = ("augment.contrast=[1, 1]", "augment.brightness=0")
+WITH_DROPOUT = ("model.dropout=0.5", "loss.distill=1", "loss.features=1", "distill.ramp=0", "optim.warmup=0", *STILL)
+
+
+@pytest.mark.parametrize("same_mode", [False, True])
+def test_a_teacher_of_the_same_weights_differs_from_the_student_in_its_mode_alone(same_mode):
+    """What of the divergence is dropout and the statistics of the batch, and not what the teacher knows."""
+    task = a_task(synthetic_config("data", "run", *WITH_DROPOUT, f"distill.same_mode={str(same_mode).lower()}"))
+    teacher = copy.deepcopy(task.module).eval()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    terms = task.loss(task.module.train(), a_batch(64), 0, teacher)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert not any(module.training for module in teacher.modules())
+    if same_mode:
+        assert abs(terms["distill"].item()) < 1e-3 * 2 * 64 * 64
+        assert abs(terms["features"].item()) < 1e-3 * 2 * 64 * 64
+    else:
+        assert terms["features"].item() > 0.1 * 2 * 64 * 64
