@@ -9,8 +9,10 @@ from experiments.foodmix_runs import RECIPE
 from experiments.recipe_changes.run import GROUPS as CHANGES
 from foodseg.config import load_config
 
+ALL = (ENCODERS, CHANGES, CAUSES)
 
-@pytest.mark.parametrize("group", [*ENCODERS.values(), *CHANGES.values(), *CAUSES.values()], ids=lambda group: group.name)
+
+@pytest.mark.parametrize("group", [group for groups in ALL for group in groups.values()], ids=lambda group: group.name)
 def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -> None:
     given = [setting.format(vit="vit.safetensors") for setting in group.settings]
     trained = load_config(RECIPE, given).config
@@ -21,6 +23,6 @@ def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -
 
 
 def test_counts_have_names_of_their_own() -> None:
-    for groups in (ENCODERS, CHANGES, CAUSES):
+    for groups in ALL:
         names = [kept_name(name, kind) for group in groups.values() for name in group.variants for kind in ("a", "b")]
         assert len(set(names)) == len(names)
