@@ -39,8 +39,9 @@ class DataConfig(Section):
         description="folds that all images of train_splits are dealt to, by near-duplicate group and source; needs "
         "held_out; null = every image is trained on",
     )
-    held_out: Annotated[int | None, SetByAblation(), NotSearched()] = Field(
-        None, ge=0, description="the fold, counted from 0, that is not trained on; needs folds"
+    held_out: Annotated[int | tuple[int, ...] | None, SetByAblation(), NotSearched()] = Field(
+        None,
+        description="the fold, counted from 0, that is not trained on, or a list of folds; needs folds",
     )
     repeat_threshold: float = Field(
         0.0,
@@ -98,8 +99,24 @@ class DataConfig(Section):
         if (self.folds is None) != (self.held_out is None):
             given, missing = ("held_out", "folds") if self.folds is None else ("folds", "held_out")
             raise ValueError(f"data.{given} has no effect without data.{missing}: give both, or neither")
-        if self.folds is not None and self.held_out is not None and self.held_out >= self.folds:
-            raise ValueError(
-                f"data.held_out must be one of the folds 0 to {self.folds - 1} of data.folds, found {self.held_out}"
-            )
+        if self.folds is not None:
+            fit = set(self.held_out_folds) <= set(range(self.folds)) and len(self.held_out_folds) < self.folds
+            if not fit or not self.held_out_folds or len(set(self.held_out_folds)) < len(self.held_out_folds):
+                raise ValueError(
+                    f"data.held_out must be one of the folds 0 to {self.folds - 1} of data.folds, or a list of some of "
+                    f"them, each once, found {self.held_out}"
+                )
         return self
+
+    @property
+    def held_out_folds(self) -> tuple[int, ...]:
+        """The folds that are not trained on; none without folds."""
+        if self.held_out is None:
+            return ()
+        return (self.held_out,) if isinstance(self.held_out, int) else self.held_out
+
+    @property
+    def held_out_name(self) -> str:
+        """ "fold 0 of 5", "folds 0 and 2 of 5"."""
+        listed = " and ".join(map(str, self.held_out_folds))
+        return f"fold{'s' * (len(self.held_out_folds) > 1)} {listed} of {self.folds}"

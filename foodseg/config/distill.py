@@ -1,10 +1,11 @@
 """`distill`: self-distillation, and the conditioning classes of teacher and student."""
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from foodseg.config.marks import MayChangeOnResume, Uri
 from foodseg.config.section import Section
 
 
@@ -15,6 +16,17 @@ class DistillConfig(Section):
     and `drop` apply to every model with text fusion (`model.fusion` other than none), with a teacher or without.
     """
 
+    teacher: Annotated[tuple[str, ...], Uri(schemes=("hf://",))] = Field(
+        (),
+        description="checkpoints that label the training images softly, once, before the first update: a run, a "
+        "checkpoint directory or hf://owner/name, or a list of them; an image is labelled by the first that was not "
+        "trained on it, else by the first; empty = none",
+    )
+    labels: Annotated[str | None, Uri(written=True), MayChangeOnResume()] = Field(
+        None,
+        description="folder or s3:// URI that keeps the soft labels of distill.teacher, for any number of runs; null = "
+        "the run directory",
+    )
     temperature: float = Field(
         2.0,
         gt=0,
@@ -51,6 +63,11 @@ class DistillConfig(Section):
         lt=1,
         description="last share of conditioning_mix: probability that a class present is left out",
     )
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("conditioning_mix")
     @classmethod

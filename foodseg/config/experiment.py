@@ -13,7 +13,7 @@ from foodseg.config.data import DataConfig
 from foodseg.config.distill import DistillConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
-from foodseg.config.marks import ExecutionOnly, NeedsTeacher, keys_with
+from foodseg.config.marks import ExecutionOnly, NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.config.model import ModelConfig
 from foodseg.config.optim import OptimConfig
 from foodseg.config.run import RunConfig
@@ -67,6 +67,14 @@ class ExperimentConfig(Section):
                 f"loss.{', '.join(others)} and {last} need a teacher that averages from the start, and train.average = "
                 "uniform averages the last updates alone: set train.average to ema, or all of these weights to 0"
             )
+        if self.loss.needs_soft_labels != bool(self.distill.teacher):
+            *others, last = keys_with(LossConfig, NeedsSoftLabels)
+            raise ValueError(
+                f"distill.teacher and loss.{', '.join(others)} or {last} need each other: found "
+                + ("a teacher, and all of these 0" if self.distill.teacher else "no teacher, and one of these above 0")
+            )
+        if self.distill.labels is not None and not self.distill.teacher:
+            raise ValueError("distill.labels keeps the soft labels of distill.teacher, which is empty: set both")
         if (self.loss.ingredients > 0) != self.model.ingredient_head:
             raise ValueError(
                 "loss.ingredients above 0 and model.ingredient_head: true need each other: "

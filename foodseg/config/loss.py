@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from foodseg.config.marks import NeedsTeacher, keys_with
+from foodseg.config.marks import NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.config.section import Section
 
 
@@ -47,6 +47,22 @@ class LossConfig(Section):
         "with model.diffusion.maps",
     )
 
+    soft_labels: Annotated[float, NeedsSoftLabels()] = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the cross entropy that is taken with the soft labels of distill.teacher, in pixels where "
+        "its best class is the label, or which have no label and a sure teacher",
+    )
+    pixel_correlation: Annotated[float, NeedsSoftLabels()] = Field(
+        0.0,
+        ge=0,
+        description="weight of 1 - the correlation over classes of the student's probabilities and soft labels (DIST)",
+    )
+    class_correlation: Annotated[float, NeedsSoftLabels()] = Field(
+        0.0, ge=0, description="the same over the cells of an image, for each class present in it (DIST)"
+    )
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossConfig":
         if self.cross_entropy == self.dice == self.lovasz == 0:
@@ -58,5 +74,10 @@ class LossConfig(Section):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a term compares with the teacher."""
+        """Whether a term compares with the averaged weights."""
         return any(getattr(self, key) > 0 for key in keys_with(LossConfig, NeedsTeacher))
+
+    @property
+    def needs_soft_labels(self) -> bool:
+        """Whether a term compares with the soft labels of `distill.teacher`."""
+        return any(getattr(self, key) > 0 for key in keys_with(LossConfig, NeedsSoftLabels))

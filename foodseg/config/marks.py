@@ -87,6 +87,11 @@ class NeedsTeacher:
     """The weight of a loss term that compares the student with the averaged weights."""
 
 
+@dataclass(frozen=True)
+class NeedsSoftLabels:
+    """The weight of a loss term that compares the student with the soft labels of `distill.teacher`."""
+
+
 Mark = TypeVar("Mark")
 S = TypeVar("S", bound=Section)
 

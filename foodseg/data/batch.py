@@ -21,7 +21,7 @@ from foodseg.data.shards import Manifest
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loop gets. Only `image`, `mask` and `extent` go to a GPU; the rest decides what happens there.
+    """What the loop gets. `image`, `mask`, `extent` and soft labels go to a GPU; the rest decides what happens there.
 
     Attributes:
         image: (B, 3, S, S) uint8 RGB, channels-last strides.
@@ -32,6 +32,8 @@ class Batch:
         source: (B,) int16 index into the manifest's sources.
         ingredients: (B, K) bool, foreground ids in the crop.
         ingredients_known: (B,) bool, False where `ingredients` is unknown, since there is no mask.
+        soft_ids, soft_scores: (B, S / 4, S / 4, n) uint16 and float16, what a teacher says of each cell, as in
+            `SoftLabels.of_crop`; None without a teacher.
     """
 
     image: torch.Tensor
@@ -42,22 +44,26 @@ class Batch:
     source: torch.Tensor
     ingredients: torch.Tensor
     ingredients_known: torch.Tensor
+    soft_ids: torch.Tensor | None = None
+    soft_scores: torch.Tensor | None = None
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Batch":
         """Builds it from `make_batch_arrays`; writable memory is shared, else copied."""
-        tensors = {field.name: torch.from_numpy(_writable(arrays[field.name])) for field in fields(cls)}
+        given = [field.name for field in fields(cls) if field.name in arrays]
+        tensors = {name: torch.from_numpy(_writable(arrays[name])) for name in given}
         tensors["image"] = tensors["image"].permute(0, 3, 1, 2)
         return cls(**tensors)
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch with image, mask and extent on the device.
+        """Returns the batch with image, mask, extent and soft labels on the device.
 
         The rest stays on the CPU: seeds and the classes on the crops are read there, for which the CPU would wait.
         """
         if device.type == "cpu":
             return self
-        moved = {name: to_device(getattr(self, name), device) for name in ("image", "mask", "extent")}
+        names = ("image", "mask", "extent", "soft_ids", "soft_scores")
+        moved = {name: to_device(getattr(self, name), device) for name in names if getattr(self, name) is not None}
         return replace(self, **moved)
 
     def __len__(self) -> int:

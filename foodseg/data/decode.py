@@ -14,6 +14,8 @@ from foodseg.data.augment.geometry import make_crop, single_threaded_opencv
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
+from foodseg.data.soft_labels import CELL, TOP, SoftLabels
+from foodseg.data.soft_labels import SCHEMA as SOFT_SCHEMA
 
 PASTED = {"pasted_image": "image", "pasted_mask": "mask", "pasted_height": "height", "pasted_width": "width"}
 SPAN_BYTES = 256 * 2**20  # encoded images that one reading task holds at a time
@@ -24,6 +26,7 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
 
     Columns `position` and `seed` are added, and, with copy-paste, those of PASTED for the partner's row: null where
     a position has no partner. With smaller crops in the first updates, column `small` says which positions have one.
+    Where the rows have soft labels, column `soft_labels` has them.
     """
     positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
     rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
@@ -41,6 +44,9 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
     if order.small_steps > 0:
         small = np.concatenate([order.small(part.start, part.stop) for part in block])
         table = table.append_column("small", pa.array(small))
+    if reader.soft_labels is not None:
+        labels = reader.soft_labels.take(rows, SOFT_SCHEMA.names).combine_chunks()
+        table = table.append_column("soft_labels", labels.to_struct_array())
     return table.append_column("position", pa.array(positions)).append_column("seed", pa.array(seeds))
 
 
@@ -54,7 +60,7 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
         augment = augment.at_small_size() if small else augment
     classes = manifest.class_table
     sources = {name: index for index, name in enumerate(manifest.annotated)}
-    wanted = ("image", "mask", "height", "width", "seed", "source", *PASTED)
+    wanted = ("image", "mask", "height", "width", "seed", "source", "soft_labels", *PASTED)
     columns = {name: rows.column(name).to_pylist() for name in wanted if name in rows.column_names}
     count, side = rows.num_rows, augment.crop
     # written in place: a list of crops and np.stack would hold every image twice
@@ -68,7 +74,11 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
         "ingredients": np.empty((count, len(classes)), bool),
         "ingredients_known": np.empty(count, bool),
     }
+    if "soft_labels" in columns:
+        cells = (count, side // CELL, side // CELL, TOP)
+        arrays |= {"soft_ids": np.zeros(cells, np.uint16), "soft_scores": np.zeros(cells, np.float16)}
     for i in range(count):
+        pasted = None
         crop = make_crop(
             columns["image"][i], columns["mask"][i], columns["height"][i], columns["width"][i],
             columns["seed"][i], augment, classes,
@@ -76,9 +86,14 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
         if "pasted_mask" in columns and columns["pasted_mask"][i] is not None:
             image, mask, height, width = (columns[name][i] for name in PASTED)
             annotated = manifest.annotated[columns["source"][i]]
+            whole = crop
             crop = paste_regions(crop, image, mask, height, width, columns["seed"][i], augment, classes, annotated)
+            pasted = whole.mask != crop.mask
         arrays["image"][i], arrays["mask"][i], arrays["extent"][i] = crop.image, crop.mask, crop.extent
         arrays["ingredients"][i], arrays["ingredients_known"][i] = crop.ingredients, crop.ingredients_known
+        labels = SoftLabels.from_row(columns["soft_labels"][i]) if "soft_labels" in columns else None
+        if labels is not None:
+            arrays["soft_ids"][i], arrays["soft_scores"][i] = labels.of_crop(crop, pasted)
     return arrays
 
 

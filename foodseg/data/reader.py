@@ -29,25 +29,23 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class RowReader:
-    """Reads rows by number; numbers run through the shards of `splits`, in their order in the manifest.
+class ShardReader:
+    """Reads rows of some shards by number; numbers run through the shards.
 
-    Shards of concatenated data sets have their own URI instead of `uri`. `labelled`: number of rows with a mask.
-
-    Only row groups that hold a wanted row are fetched, many at the same time, and a footer once in a process. Safe to
-    use from several threads; cheap to pickle.
+    Shards of concatenated data sets have their own URI instead of `uri`. Only row groups that hold a wanted row are
+    fetched, many at the same time, and a footer once in a process. Safe to use from several threads; cheap to pickle.
 
     The size of a shard, its footer and the checksums of its pages are checked as they are read; its sha256 is not, see
     `prepare/verify_shards.py`.
     """
 
-    def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
+    listed_in, mend = "dataset.json", "prepare the data set again with --overwrite"
+
+    def __init__(self, uri: str, shards: Sequence[Shard], schema: pa.Schema) -> None:
         self.uri = uri
-        self.shards = manifest.split_shards(splits)
+        self.shards = list(shards)
         self.shard_rows = [shard.rows for shard in self.shards]
-        self.labelled = sum(self.shard_rows) - sum(
-            manifest.counts[split].unlabelled for split in set(splits) & manifest.counts.keys()
-        )
+        self._schema = schema
         starts = np.concatenate([[0], np.cumsum([rows for shard in self.shards for rows in shard.row_groups])])
         self._group_starts = starts.astype(np.int64)
         self._groups = [(s, g) for s, shard in enumerate(self.shards) for g in range(len(shard.row_groups))]
@@ -55,7 +53,7 @@ class RowReader:
     def __len__(self) -> int:
         return int(self._group_starts[-1])
 
-    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] = COLUMNS) -> pa.Table:
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Returns the rows in the order asked for (repeats allowed).
 
         Raises:
@@ -100,11 +98,11 @@ class RowReader:
         storage.expect(uri)  # the manifest was read there, perhaps by another process
         with storage.open_input(uri) as source:
             if source.size() != info.size:
-                raise _damaged(uri, f"has {source.size()} bytes, dataset.json lists {info.size}")
+                raise self._damaged(uri, f"has {source.size()} bytes, {self.listed_in} lists {info.size}")
             try:
                 # pre_buffer: neighbouring columns are fetched in one request
                 with pq.ParquetFile(
-                    source, metadata=_footer(uri, info, source), pre_buffer=True, page_checksum_verification=True
+                    source, metadata=_footer(uri, info, self, source), pre_buffer=True, page_checksum_verification=True
                 ) as file:
                     return _with_data_set(file.read_row_groups(row_groups, columns=list(columns)), info)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -112,21 +110,47 @@ class RowReader:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 detail = " ".join(str(error).split())
-                raise _damaged(uri, f"is not a readable Parquet file ({detail})") from None
+                raise self._damaged(uri, f"is not a readable Parquet file ({detail})") from None
+
+    def checked(self, uri: str, shard: Shard, footer: pq.FileMetaData) -> pq.FileMetaData:
+        """Returns the footer of a shard; UserError: it is not that of the shard that is listed."""
+        found = tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+        if found != shard.row_groups or footer.schema.to_arrow_schema() != self._schema:
+            raise self._damaged(uri, f"holds {footer.num_rows} rows, {self.listed_in} lists {shard.rows} otherwise")
+        return footer
+
+    def _damaged(self, uri: str, what: str) -> UserError:
+        return UserError(f"{storage.redact(uri)} {what}: {self.mend}")
+
+
+class RowReader(ShardReader):
+    """Reads rows of the shards of `splits`, in their order in the manifest.
+
+    Attributes:
+        labelled: number of rows with a mask.
+        soft_labels: reads the soft labels of the same rows; None in a training without a teacher.
+    """
+
+    def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
+        super().__init__(uri, manifest.split_shards(splits), SCHEMA)
+        self.labelled = len(self) - sum(
+            manifest.counts[split].unlabelled for split in set(splits) & manifest.counts.keys()
+        )
+        self.soft_labels: ShardReader | None = None
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] = COLUMNS) -> pa.Table:
+        """As `ShardReader.take`; without `columns` those that make a training image."""
+        return super().take(rows, columns)
 
 
 @cachetools.cached(
     cachetools.LRUCache(FOOTER_BYTES, lambda footer: footer.serialized_size),
-    key=lambda uri, shard, source: (uri, shard.sha256),
+    key=lambda uri, shard, reader, source: (uri, shard.sha256),
     condition=threading.Condition(),  # of several threads the first one fetches it, and the others wait
 )
-def _footer(uri: str, shard: Shard, source: pa.NativeFile) -> pq.FileMetaData:
+def _footer(uri: str, shard: Shard, reader: ShardReader, source: pa.NativeFile) -> pq.FileMetaData:
     """Fetches the footer of a shard, once in a process."""
-    footer = pq.read_metadata(source)
-    found = tuple(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
-    if found != shard.row_groups or footer.schema.to_arrow_schema() != SCHEMA:
-        raise _damaged(uri, f"holds {footer.num_rows} rows, dataset.json lists {shard.rows} otherwise")
-    return footer
+    return reader.checked(uri, shard, pq.read_metadata(source))
 
 
 def _parts(groups: Sequence[tuple[int, int]], wanted: Iterable[int]) -> Iterator[list[int]]:
@@ -152,7 +176,3 @@ def _with_data_set(table: pa.Table, shard: Shard) -> pa.Table:
         return table
     sources = pc.binary_join_element_wise(shard.data_set, table.column("source"), "/")
     return table.set_column(table.column_names.index("source"), "source", sources)
-
-
-def _damaged(uri: str, what: str) -> UserError:
-    return UserError(f"{storage.redact(uri)} {what}: prepare the data set again with --overwrite")

@@ -217,16 +217,26 @@ def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]])
     Raises:
         UserError: it is there and holds other rows, or cannot be written. RetryLater: the storage does not answer.
     """
-    sink = io.BytesIO()
-    # JPEG and PNG do not compress further, and dictionary encoding would only cost time; with checksums a reader of
-    # few row groups notices damage too
-    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
-    with pq.ParquetWriter(sink, SCHEMA, **options) as writer:
-        for group in _row_groups(rows):
-            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA), row_group_size=len(group))
-    data, where = sink.getvalue(), storage.join(uri, path)
+    # JPEG and PNG do not compress further
+    data, where = encode_shard(_row_groups(rows), SCHEMA, "none"), storage.join(uri, path)
     if not storage.create_bytes(where, data):
         data = _same_rows(where, storage.read_bytes(where), data)
+    return entry_of_shard(split, path, data)
+
+
+def encode_shard(groups: Iterable[list[dict[str, Any]]], schema: pa.Schema, compression: str) -> bytes:
+    """Returns a Parquet file of these row groups, rows as dicts of `schema`."""
+    sink = io.BytesIO()
+    # dictionary encoding would only cost time; with checksums a reader of few row groups notices damage too
+    options = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, schema, compression=compression, **options) as writer:
+        for group in groups:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+    return sink.getvalue()
+
+
+def entry_of_shard(split: str, path: str, data: bytes) -> Shard:
+    """Returns the entry of a Parquet file for a manifest."""
     footer = pq.read_metadata(io.BytesIO(data))
     return Shard(
         split=split,

@@ -44,7 +44,7 @@ def training_data(data: DataConfig) -> tuple[Manifest, RowReader]:
     learned = manifest.trained_ids(data.train_splits)
     if not learned - {BACKGROUND}:
         what = "no pixel of a food, only background" if learned else "no labelled pixel"
-        rest = "" if data.folds is None else f" outside of fold {data.held_out} of {data.folds}, which is held out"
+        rest = "" if data.folds is None else f" outside of {data.held_out_name}, which is held out"
         raise UserError(
             f"data.train_splits {list(data.train_splits)} hold {what}{rest}: nothing can be learned; look at the "
             "masks with `foodseg data inspect`, and prepare the data set again with --overwrite"
@@ -104,14 +104,14 @@ def fold_of_rows(reader: RowReader, folds: int) -> np.ndarray:
 
 
 def held_out_rows(reader: RowReader, data: DataConfig) -> np.ndarray | None:
-    """Returns (M,) int64, the rows of the fold that `data` holds out, ascending; None without folds.
+    """Returns (M,) int64, the rows of the folds that `data` holds out, ascending; None without folds.
 
     Raises:
         UserError: fewer groups of near-duplicates than folds.
     """
     if data.folds is None:
         return None
-    return np.flatnonzero(fold_of_rows(reader, data.folds) == data.held_out)
+    return np.flatnonzero(np.isin(fold_of_rows(reader, data.folds), data.held_out_folds))
 
 
 def without_rows(manifest: Manifest, reader: RowReader, rows: np.ndarray) -> Manifest:

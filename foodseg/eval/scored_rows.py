@@ -58,5 +58,5 @@ def held_out_fold(data: DataConfig) -> ScoredRows:
     reader = RowReader(data.uri, manifest, data.train_splits)
     rows = held_out_rows(reader, data)
     assert rows is not None
-    name = f"{' and '.join(data.train_splits)}, fold {data.held_out} of {data.folds}"
+    name = f"{' and '.join(data.train_splits)}, {data.held_out_name}"
     return ScoredRows(manifest, reader, rows.tolist(), name)

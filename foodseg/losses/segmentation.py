@@ -51,7 +51,8 @@ class CrossEntropy(LossTerm):
         return labelled_pixels(targets.mask, targets.ignore_id)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        return cross_entropy_sum(outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated)
+        weights = outputs.mask_weights
+        return cross_entropy_sum(outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated, weights)
 
 
 class Dice(LossTerm):
@@ -155,7 +156,11 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def cross_entropy_sum(
-    logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor | None = None
+    logits: torch.Tensor,
+    mask: torch.Tensor,
+    ignore_id: int,
+    unannotated: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of the cross entropy over labelled pixels, of logits that are first resized to the mask bilinearly.
 
@@ -170,16 +175,22 @@ def cross_entropy_sum(
 
     Args:
         unannotated: (B, K) bool on the CPU, U of each image; False for background. None = every id is annotated.
+        weights: (B, H, W) float32 that the pixels are multiplied by; None = 1.
     """
     uncertain = None if unannotated is None else _uncertain_ids(mask, ignore_id, unannotated)
-    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, uncertain)
+    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, uncertain, weights)
     return total
 
 
 class _ResizedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, mask: torch.Tensor, ignore_id: int, uncertain: list[_Uncertain] | None
+        ctx: Any,
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        ignore_id: int,
+        uncertain: list[_Uncertain] | None,
+        weights: torch.Tensor | None,
     ) -> torch.Tensor:
         to_rows = _linear_weights(logits.shape[2], mask.shape[1], logits.device)
         to_columns = _linear_weights(logits.shape[3], mask.shape[2], logits.device)
@@ -189,7 +200,10 @@ class _ResizedCrossEntropy(torch.autograd.Function):
             for image in range(len(logits)):
                 wide = logits[image].contiguous() @ to_columns.T
                 absorbed = None if uncertain is None else uncertain[image]
-                loss, slope = _wide_cross_entropy(wide, to_rows, mask[image], ignore_id, absorbed)
+                counted = (mask[image] != ignore_id).float()
+                if weights is not None:
+                    counted *= weights[image]
+                loss, slope = _wide_cross_entropy(wide, to_rows, mask[image], counted, absorbed)
                 total += loss
                 torch.matmul(slope, to_columns, out=gradient[image])
         ctx.save_for_backward(gradient)
@@ -197,9 +211,9 @@ class _ResizedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer, None, None, None
+        return gradient * outer, None, None, None, None
 
 
 def _linear_weights(size: int, wanted: int, device: torch.device) -> torch.Tensor:
@@ -208,9 +222,12 @@ def _linear_weights(size: int, wanted: int, device: torch.device) -> torch.Tenso
 
 
 def _wide_cross_entropy(
-    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, ignore_id: int, absorbed: _Uncertain
+    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, counted: torch.Tensor, absorbed: _Uncertain
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the sum over one image and d sum / d wide; (K, h, W) logits, (H, h) weights, (H, W) mask."""
+    """Returns the sum over one image and d sum / d wide.
+
+    (K, h, W) logits, (H, h) weights of rows, (H, W) mask, (H, W) float32 weight of each pixel, 0 where it is ignored.
+    """
     classes, rows, width = wide.shape
     height = len(mask)
     total = wide.new_zeros((), dtype=sum_dtype(wide.device))
@@ -223,22 +240,22 @@ def _wide_cross_entropy(
         last = min(rows, int((bottom - 0.5) * rows / height - 0.5) + 2)
         weights = to_rows[top:bottom, first:last]
         scores = (weights @ wide[:, first:last]).log_softmax(0)
-        labelled = mask[top:bottom] != ignore_id
-        truth = torch.where(labelled, mask[top:bottom], 0)[None]
+        weight = counted[top:bottom]
+        truth = torch.where(weight > 0, mask[top:bottom], 0)[None]
         own = scores.gather(0, truth)[0]
-        certain = labelled
+        certain = weight
         if absorbed is not None:
             ids, seen = absorbed
             among = scores[ids].masked_fill_(seen[:, None, None], -torch.inf)
             together = among.logsumexp(0)
-            uncertain = labelled & (truth[0] == 0)
+            uncertain = truth[0] == 0
             own = torch.where(uncertain, together, own)
-            certain = labelled & ~uncertain
-            share = among.sub_(together).exp_().mul_(uncertain)
-        total -= (own * labelled).sum(dtype=total.dtype)
+            certain = weight * ~uncertain
+            share = among.sub_(together).exp_().mul_(weight * uncertain)
+        total -= (own * weight).sum(dtype=total.dtype)
         # d sum / d scores, where labelled: softmax - one hot, or - softmax among the absorbed
-        slope = scores.exp_().mul_(labelled)
-        slope.scatter_add_(0, truth, -certain[None].to(slope.dtype))
+        slope = scores.exp_().mul_(weight)
+        slope.scatter_add_(0, truth, -certain[None])
         if absorbed is not None:
             slope.index_add_(0, ids, share, alpha=-1)
         gradient[:, first:last] += weights.T @ slope
@@ -251,7 +268,7 @@ def _with_background(unannotated: torch.Tensor) -> torch.Tensor:
 
 def _seen(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
     """(B, K) bool on the device, the foreground ids in the mask: these are annotated there, whatever U says."""
-    seen = _present(mask, ignore_id, classes)
+    seen = present_ids(mask, ignore_id, classes)
     seen[:, BACKGROUND] = False
     return seen
 
@@ -308,10 +325,10 @@ def dice_sum(
 
 def present_classes(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
     """Number of (image, class present in it) pairs: (B, H, W) int64 -> scalar int64."""
-    return _present(mask, ignore_id, classes).sum()
+    return present_ids(mask, ignore_id, classes).sum()
 
 
-def _present(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
+def present_ids(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
     """(B, H, W) int64 -> (B, classes) bool, whether an image has a pixel of the id."""
     flat = torch.where(mask == ignore_id, classes, mask).flatten(1)
     seen = torch.zeros(mask.shape[0], classes + 1, dtype=torch.bool, device=mask.device)

@@ -39,9 +39,13 @@ class Targets:
     ingredients_known: torch.Tensor
     conditioning: torch.Tensor | None
 
+    def real_mask(self) -> torch.Tensor:
+        """Returns (B, H, W) bool, the pixels that are not padding, labelled or not."""
+        return real_pixels(self.extent, *self.mask.shape[-2:])
+
     def real(self) -> torch.Tensor:
-        """Returns the number of pixels that are not padding, labelled or not: scalar int64."""
-        return real_pixels(self.extent, *self.mask.shape[-2:]).sum()
+        """Returns the number of these pixels: scalar int64."""
+        return self.real_mask().sum()
 
     def real_per_cell(self, values: torch.Tensor, stride: int) -> torch.Tensor:
         """Returns (B, h, w) float32: of the stride x stride pixels of each cell of `values` (B, C, h, w), the real."""
@@ -50,17 +54,53 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class SoftTargets:
+    """What a teacher that is trained already says of a micro-batch, on the grid of the student's logits.
+
+    Attributes:
+        probabilities: (B, K, h, w) float32; they add up to 1, or are 0 where nothing is known.
+        gate: (B, H, W) float32, 1 for each pixel of the mask whose label is the teacher's best class, or which has no
+            label and a sure teacher; else 0.
+        share: of the cross entropy with the label, in each such pixel, that the cross entropy with the teacher
+            replaces.
+    """
+
+    probabilities: torch.Tensor
+    gate: torch.Tensor
+    share: float
+
+
+@dataclass(frozen=True)
 class Outputs:
     """What the models made of the micro-batch.
 
     Attributes:
         soft: the teacher's output; None where no term compares with it.
+        soft_targets: what a teacher that is trained already says; None without one.
         compared: what of the student is compared with it; None = `student` itself.
     """
 
     student: SegmenterOutput
     soft: SegmenterOutput | None = None
+    soft_targets: SoftTargets | None = None
     compared: SegmenterOutput | None = None
+
+    @property
+    def mask_weights(self) -> torch.Tensor | None:
+        """(B, H, W) float32, how much of the cross entropy with the label counts in each pixel; None = all of it."""
+        return None if self.soft_targets is None else 1 - self.soft_targets.share * self.soft_targets.gate
+
+    @property
+    def taught(self) -> SoftTargets:
+        """What a teacher that is trained already says; its tensors have no gradient."""
+        assert self.soft_targets is not None, "this term needs soft labels"
+        return self.soft_targets
+
+    @property
+    def undropped(self) -> torch.Tensor:
+        """(B, K, h, w) the student's logits without dropout."""
+        assert self.student.undropped is not None, "the network was not asked for these"
+        return self.student.undropped[0]
 
     @property
     def own(self) -> SegmenterOutput:
@@ -81,16 +121,22 @@ class LossTerm(ABC):
     Attributes:
         factor: its weight in the configuration; a term with weight 0 is not computed.
         name: its key in `loss` and in the logs.
-        needs_teacher: whether it compares the student with the teacher; its key has the mark `NeedsTeacher`.
+        needs_teacher: whether it compares the student with the averaged weights; its key has the mark `NeedsTeacher`.
+        needs_soft_labels: whether it compares it with a teacher that is trained already (`NeedsSoftLabels`).
     """
 
     factor: float
     name: ClassVar[str]
     needs_teacher: ClassVar[bool] = False
+    needs_soft_labels: ClassVar[bool] = False
 
     def weight(self, step: int) -> float:
         """Returns the weight in update number `step` (0, 1, ...)."""
         return self.factor
+
+    def active(self, step: int) -> bool:
+        """Whether it is computed in update number `step`."""
+        return self.weight(step) > 0
 
     @abstractmethod
     def count(self, targets: Targets) -> torch.Tensor:

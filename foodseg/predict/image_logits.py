@@ -59,6 +59,11 @@ class ImageLogits:
         return ids, confidence
 
     @torch.inference_mode()
+    def scores(self) -> torch.Tensor:
+        """Returns (K, height, width) float32 logits of the label map: for small ones."""
+        return torch.cat([scores for _, scores in self._bands()], 1)
+
+    @torch.inference_mode()
     def at(self, pixels: np.ndarray) -> np.ndarray:
         """Returns (K, n) float32 logits of single pixels of the label map, numbered row by row: (n,) integers."""
         positions = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.int64)).to(self.values.device)

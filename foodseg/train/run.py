@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -25,12 +26,14 @@ from foodseg.models.backbones.diffusion_weights import require_diffusion
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterNetwork, frozen_encoder
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
-from foodseg.predict.device import has_mps
+from foodseg.predict.device import has_mps, pick_device
+from foodseg.predict.soft_labels import make_soft_labels
 from foodseg.storage.text_files import decode_text
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.backbone_weights import BACKBONE_FILE, backbone_of_run, has_weights, warn_of_weights
 from foodseg.train.batch_size import require_statistics
+from foodseg.train.teachers import Teacher, assign_teachers, read_teachers, soft_labels_uri
 from foodseg.train.tracking import require_mlflow
 
 _log = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ class Run:
     order: TrainingOrder
     total_steps: int
     # set by `check_run`:
+    teachers: tuple[Teacher, ...] = ()
+    taught_by: np.ndarray | None = None  # (N,) int64, which of them labels each row of the reader, or -1
     begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
@@ -121,17 +126,21 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     if kept is not None and model is not None:
         model.backbone.load_state_dict(kept)
     loaded = starts and kept is None and has_weights(config)
+    teachers = tuple(read_teachers(config.distill.teacher, manifest.class_table))
+    taught_by = assign_teachers(teachers, run.reader, config.data, manifest.identity) if teachers else None
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     backbone = model.backbone.state_dict() if loaded and model is not None else None
-    return replace(run, begun=begun, starts=starts, text=text, model=model, backbone=backbone)
+    checked = replace(run, begun=begun, starts=starts, text=text, model=model, backbone=backbone)
+    return replace(checked, teachers=teachers, taught_by=taught_by)
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
     """Writes `config.yaml` and what workers start from into the run directory.
 
     That is `text.safetensors` for a model with text, and `backbone.safetensors` for a timm backbone with weights. Both
-    are computed or downloaded once, so that no other machine needs the weights file or the hub.
+    are computed or downloaded once, so that no other machine needs the weights file or the hub. With teachers the
+    training images are labelled, here or in `distill.labels`, and the run's reader reads their labels from then on.
 
     Raises:
         UserError: another command has begun or changed a run there since `check_run`.
@@ -150,14 +159,19 @@ def begin_run(run: Run, *, resume: bool) -> None:
     if run.backbone is not None:
         where = storage.join(config.run.uri, BACKBONE_FILE)
         storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
+    if run.taught_by is not None:
+        labels = config.distill.labels or storage.join(config.run.uri, "soft_labels")
+        made = soft_labels_uri(labels, run.teachers, run.taught_by, config.data, manifest.identity)
+        checkpoints = [teacher.uri for teacher in run.teachers]
+        run.reader.soft_labels = make_soft_labels(made, run.reader, checkpoints, run.taught_by, pick_device())
     if resume and (newest_checkpoint(config.run.uri) is None) != run.starts:
         raise _changed_meanwhile(config)
     warn_of_weights(config, starts=run.starts)
     idle = sum(manifest.counts[split].unlabelled for split in config.data.train_splits if split in manifest.counts)
-    if idle and not config.loss.needs_teacher:
+    if idle and not config.loss.needs_teacher and not config.loss.needs_soft_labels:
         _log.warning(
-            "%d of the training images have no mask: nothing is learned from them while loss.distill and the other "
-            "distillation terms are 0",
+            "%d of the training images have no mask: nothing is learned from them while loss.distill, "
+            "loss.soft_labels and the other distillation terms are 0",
             idle,
         )
 

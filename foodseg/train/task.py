@@ -14,7 +14,8 @@ from foodseg.data.device_copy import to_device
 from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
-from foodseg.losses.term import LossTerm, Outputs, Targets
+from foodseg.losses.soft_labels import SoftCrossEntropy, soft_label_losses, soft_targets
+from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.frozen_features import FeatureCache
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
@@ -84,11 +85,15 @@ class SegmentationTask:
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps,
                 strides=strides, map_strides=map_strides,
             ),
+            *soft_label_losses(
+                config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps
+            ),
         ]  # fmt: skip
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._segmenter = segmenter
-        segmenter.gives_undropped = config.loss.needs_teacher and config.distill.same_mode
+        same_mode = config.loss.needs_teacher and config.distill.same_mode
+        segmenter.gives_undropped = same_mode or config.loss.needs_soft_labels
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
@@ -107,14 +112,14 @@ class SegmentationTask:
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
         student = _forward(module, image, targets.conditioning)
         compared = None
-        if student.undropped is not None:
+        if student.undropped is not None and soft is not None:
             logits, features = student.undropped
             compared = student._replace(logits=logits, features=features)
-        outputs = Outputs(student, soft, compared)
+        outputs = Outputs(student, soft, self._soft_targets(batch, targets, student, terms, step), compared)
         return {term.name: term.sum(targets, outputs) for term in terms}
 
     def _terms_at(self, step: int) -> list[LossTerm]:
-        return [term for term in self._terms if term.weight(step) > 0]
+        return [term for term in self._terms if term.active(step)]
 
     def _targets(self, batch: Batch) -> Targets:
         return Targets(
@@ -141,6 +146,17 @@ class SegmentationTask:
             return _forward(teacher, view, conditioning)
         with statistics_of_batch(teacher):
             return _forward(teacher, view, conditioning)
+
+    def _soft_targets(
+        self, batch: Batch, targets: Targets, student: SegmenterOutput, terms: list[LossTerm], step: int
+    ) -> SoftTargets | None:
+        """What a teacher that is trained already says of the crops; None where no term compares with it yet."""
+        if not any(term.needs_soft_labels for term in terms):
+            return None
+        assert batch.soft_ids is not None and batch.soft_scores is not None, "the rows have no soft labels"
+        height, width = student.logits.shape[-2:]
+        share = self.weights_at(step).get(SoftCrossEntropy.name, 0.0)
+        return soft_targets(batch.soft_ids, batch.soft_scores, targets, (height, width), share)
 
     def _hidden(self, batch: Batch) -> torch.Tensor | None:
         """(B, K) bool, the ids that each image's source never annotates; None = every source annotates all."""

@@ -13,6 +13,7 @@ from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.data.training_rows import held_out_rows, training_order
+from tests.support.soft_label_set import soft_labels_of_masks
 from tests.support.synthetic_set import write_synthetic
 
 BATCH, STEPS = 6, 40
@@ -78,6 +79,18 @@ def test_a_position_has_the_same_pixels_wherever_it_was_decoded(ray_cluster, rea
     for index, position in enumerate(resumed["position"].tolist()):
         assert np.array_equal(resumed["image"][index], whole["image"][position])
         assert np.array_equal(resumed["mask"][index], whole["mask"][position])
+
+
+def test_soft_labels_arrive_with_their_rows(ray_cluster, reader, tmp_path):
+    taught = RowReader(reader.uri, read_manifest(reader.uri), ["train", "val"])
+    taught.soft_labels = soft_labels_of_masks(taught, tmp_path / "soft")
+    order = training_order(taught, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
+    here = make_batch_arrays(encode_rows(taught, order, [range(STEPS * BATCH)]), AUGMENT, read_manifest(reader.uri))
+    assert here["soft_scores"].any() and here["soft_ids"].any()
+    for batch in (batch for rank in batches(taught, 2, 17) for batch in rank):
+        for name in ("soft_ids", "soft_scores"):
+            assert batch[name].dtype == here[name].dtype
+            assert np.array_equal(batch[name], here[name][batch["position"]])
 
 
 @pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 17), (2, 23)])

@@ -37,7 +37,7 @@ def paste_regions(
     ids = np.where(region, partner.mask, crop.mask)
     # the ingredients of an image without mask stay unknown: more than the pasted ones may be in it
     listed = ingredients_of_crop(ids, crop.extent, classes) if crop.ingredients_known else crop.ingredients
-    return Crop(pixels, ids, crop.extent, listed, crop.ingredients_known)
+    return Crop(pixels, ids, crop.extent, listed, crop.ingredients_known, crop.placement)
 
 
 def _chosen_region(

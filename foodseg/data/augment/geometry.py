@@ -17,6 +17,17 @@ PAD_VALUE = 0  # any value: the model sets padding to the mean after normalisati
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a crop was cut: from an image scaled to (height, width), at (top, left); then perhaps flipped."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    flip: bool
+
+
+@dataclass(frozen=True)
 class Crop:
     """One training crop.
 
@@ -26,6 +37,7 @@ class Crop:
         extent: (4,) int32 top, left, bottom, right of the real pixels.
         ingredients: (K,) bool, foreground ids with at least LISTED_SHARE of the real pixels.
         ingredients_known: False for an image without a mask: `ingredients` is then unknown.
+        placement: where the image's own pixels come from.
     """
 
     image: np.ndarray
@@ -33,6 +45,7 @@ class Crop:
     extent: np.ndarray
     ingredients: np.ndarray
     ingredients_known: bool
+    placement: Placement
 
 
 def make_crop(
@@ -52,7 +65,8 @@ def make_crop(
     centre = _pixel_of_a_class(ids, classes, rng) if class_aware else None
     top, left = (_offset(side, augment.crop, at, rng) for side, at in zip(scaled, centre or (None, None), strict=True))
     window = np.s_[top : top + augment.crop, left : left + augment.crop]
-    return _pad(pixels[window], ids[window], mask is not None, flip, augment.crop, classes)
+    placement = Placement(*scaled, top, left, flip)
+    return _pad(pixels[window], ids[window], mask is not None, placement, augment.crop, classes)
 
 
 def _pixel_of_a_class(ids: np.ndarray, classes: ClassTable, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -74,8 +88,10 @@ def _offset(side: int, crop: int, centre: int | None, rng: np.random.Generator) 
     return min(max(0, centre - crop // 2), slack)
 
 
-def _pad(pixels: np.ndarray, ids: np.ndarray, labelled: bool, flip: bool, side: int, classes: ClassTable) -> Crop:
-    if flip:
+def _pad(
+    pixels: np.ndarray, ids: np.ndarray, labelled: bool, placement: Placement, side: int, classes: ClassTable
+) -> Crop:
+    if placement.flip:
         pixels, ids = pixels[:, ::-1], ids[:, ::-1]
     height, width = ids.shape
     image = np.full((side, side, 3), PAD_VALUE, np.uint8)
@@ -83,7 +99,7 @@ def _pad(pixels: np.ndarray, ids: np.ndarray, labelled: bool, flip: bool, side: 
     mask = np.full((side, side), classes.ignore_id, classes.mask_dtype)
     mask[:height, :width] = ids
     extent = np.array([0, 0, height, width], np.int32)
-    return Crop(image, mask, extent, ingredients_of_crop(mask, extent, classes), labelled)
+    return Crop(image, mask, extent, ingredients_of_crop(mask, extent, classes), labelled, placement)
 
 
 def ingredients_of_crop(mask: np.ndarray, extent: np.ndarray, classes: ClassTable) -> np.ndarray:

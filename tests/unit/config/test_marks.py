@@ -30,8 +30,8 @@ from foodseg.tune import sweep_files
 
 def test_uris_of_a_training() -> None:
     expected = {
-        "data.uri", "data.uris[].uri", "model.weights", "model.vit.weights", "model.text.table", "train.latent_cache",
-        "run.uri",
+        "data.uri", "data.uris[].uri", "model.weights", "model.vit.weights", "model.text.table", "distill.teacher",
+        "distill.labels", "train.latent_cache", "run.uri",
     }  # fmt: skip
     keys = keys_with(ExperimentConfig, Uri)
     assert set(keys) == expected and len(keys) == len(expected)
@@ -49,6 +49,7 @@ def test_what_may_change_on_resume() -> None:
     assert set(keys_with(ExperimentConfig, ExecutionOnly, MayChangeOnResume)) == {
         "scaling", "run", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_failures",
         "train.mlflow_uri", "train.micro_batch", "train.latent_cache", "model.diffusion.gradient_checkpointing",
+        "distill.labels",
     }  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """The terms of the loss and the section `loss` name the same things."""
 
 from foodseg.config import ExperimentConfig
+from foodseg.config.distill import DistillConfig
 from foodseg.config.loss import LossConfig
-from foodseg.config.marks import NeedsTeacher, keys_with
+from foodseg.config.marks import NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
+from foodseg.losses.soft_labels import Gate, soft_label_losses
 from foodseg.losses.term import LossTerm
 
 STRIDES = (4, 8, 16, 32)
+TAUGHT = DistillConfig(teacher=("runs/a",))
 
 
 def every_term(loss: LossConfig) -> list[LossTerm]:
@@ -16,12 +19,13 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
         *distillation_losses(
             loss, ExperimentConfig().distill, warmup=0.0, total_steps=10, strides=STRIDES, map_strides=(16, 32)
         ),
+        *(term for term in soft_label_losses(loss, TAUGHT, warmup=0.0, total_steps=10) if not isinstance(term, Gate)),
     ]
 
 
 def test_each_weight_of_the_configuration_has_its_term() -> None:
     """A weight without a term would be ignored in silence; a term takes the weight of its own name."""
-    weights = {name: float(number) for number, name in enumerate(LossConfig.model_fields, start=1)}
+    weights = {name: 1 / number for number, name in enumerate(LossConfig.model_fields, start=1)}
     terms = every_term(LossConfig(**weights))  # type: ignore[arg-type]
     assert {term.name: term.factor for term in terms} == weights and len(terms) == len(weights)
     assert all(term.weight(9) == term.factor for term in terms)  # at the end of the ramp
@@ -30,6 +34,8 @@ def test_each_weight_of_the_configuration_has_its_term() -> None:
 def test_the_configuration_knows_which_terms_need_a_teacher() -> None:
     terms = every_term(LossConfig())
     assert {term.name for term in terms if term.needs_teacher} == set(keys_with(LossConfig, NeedsTeacher))
+    assert {term.name for term in terms if term.needs_soft_labels} == set(keys_with(LossConfig, NeedsSoftLabels))
     for term in terms:
         config = LossConfig(**{term.name: 0.5})  # type: ignore[arg-type]
         assert config.needs_teacher == term.needs_teacher
+        assert config.needs_soft_labels == term.needs_soft_labels

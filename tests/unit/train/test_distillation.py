@@ -208,8 +208,8 @@ def test_unlabelled_images_without_distillation_are_named(data, tmp_path, caplog
     prepared(config)
     without_masks = [said for said in caplog.messages if "no mask" in said]
     assert without_masks == [
-        "1 of the training images have no mask: nothing is learned from them while loss.distill and the other "
-        "distillation terms are 0"
+        "1 of the training images have no mask: nothing is learned from them while loss.distill, loss.soft_labels and "
+        "the other distillation terms are 0"
     ]
     caplog.clear()
     prepared(synthetic_config(data, tmp_path / "on", *ON))

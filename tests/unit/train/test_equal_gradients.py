@@ -18,6 +18,7 @@ from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
 from tests.support.gloo_rank import first_gradients, prepared
 from tests.support.synthetic_set import synthetic_config, write_table
+from tests.support.tiny_checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[3]
 LOSSES = {
@@ -51,6 +52,10 @@ LOSSES = {
         "loss.cross_entropy=1e-3", "loss.stages=5", "loss.deeper=5", "distill.stages=[8, 16, 32]",
         "augment.contrast=[0.2, 0.6]", "augment.scale=[0.4, 0.9]",
     ],
+    "soft labels": [
+        "distill.teacher=TEACHER", "loss.soft_labels=0.9", "loss.pixel_correlation=20", "loss.class_correlation=20",
+        "optim.warmup=0", "augment.scale=[0.4, 0.9]",
+    ],
     "vit": [
         "model.backbone=test_vit2", "model.vit.trained=full", "loss.distill=1", "distill.ramp=0", "optim.warmup=0",
     ],
@@ -82,9 +87,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory) -> dict[str, list[str]]:
-    """LOSSES with a table of embeddings instead of TABLE."""
+    """LOSSES with a table of embeddings instead of TABLE, and a checkpoint instead of TEACHER."""
     table = write_table(tmp_path_factory.mktemp("table") / "names.safetensors")
-    return {name: [word.replace("TABLE", table) for word in loss] for name, loss in LOSSES.items()}
+    teacher = write_checkpoint(tmp_path_factory.mktemp("teacher") / "model", 1)
+    return {
+        name: [word.replace("TABLE", table).replace("TEACHER", teacher) for word in loss]
+        for name, loss in LOSSES.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +137,8 @@ def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
         ("distillation", "distill"),
         ("score_map", "score_map"),
         ("film", "ingredients"),
+        ("soft labels", "soft_labels"),
+        ("soft labels", "class_correlation"),
     ],
 )
 def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_path, name, term):
@@ -144,6 +155,7 @@ def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_pa
     [
         ("distillation", ["distill"], ("backbone.", "decoder.")),
         ("features", ["features"], ("backbone.", "decoder.")),
+        ("soft labels", ["pixel_correlation", "class_correlation"], ("backbone.", "decoder.")),
         ("stages", ["stages", "deeper"], "backbone."),  # what lies behind the stages learns nothing of them
         ("diffusion", ["attention"], ("backbone.unet.down_blocks.", "fusion.")),
     ],

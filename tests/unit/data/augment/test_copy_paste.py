@@ -12,7 +12,7 @@ from foodseg.classes import ClassTable
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data.augment.copy_paste import paste_regions
-from foodseg.data.augment.geometry import Crop
+from foodseg.data.augment.geometry import Crop, Placement
 from foodseg.data.batch import Batch
 from foodseg.data.decode import encode_rows, make_batch_arrays
 from foodseg.data.image_io import encode_mask
@@ -24,12 +24,13 @@ from tests.support.synthetic_set import write_synthetic
 
 CLASSES = ClassTable(("background", "rice", "egg", "tofu"))
 PLAIN = AugmentConfig.model_validate({"longest_side": 8, "scale": (1, 1), "crop": 8, "flip": 0})
+WHOLE = Placement(8, 8, 0, 0, False)
 
 
 def crop(mask: np.ndarray, extent: tuple[int, ...] = (0, 0, 8, 8), *, labelled: bool = True) -> Crop:
     """An all-black crop."""
     listed = np.isin(np.arange(4), mask) & (np.arange(4) > 0)
-    return Crop(np.zeros((8, 8, 3), np.uint8), mask, np.array(extent, np.int32), listed & labelled, labelled)
+    return Crop(np.zeros((8, 8, 3), np.uint8), mask, np.array(extent, np.int32), listed & labelled, labelled, WHOLE)
 
 
 def pasted(onto: Crop, mask: np.ndarray, seed: int = 0, annotated: tuple[int, ...] | None = None) -> Crop:
