@@ -73,6 +73,15 @@ class ExperimentConfig(Section):
                 f"distill.teacher and loss.{', '.join(others)} or {last} need each other: found "
                 + ("a teacher, and all of these 0" if self.distill.teacher else "no teacher, and one of these above 0")
             )
+        for head, keys in {
+            "stage_heads": ("stage_labels", "stage_distill"), "privileged_head": ("privileged", "privileged_distill"),
+        }.items():  # fmt: skip
+            weights = [getattr(self.loss, key) for key in keys]
+            if (max(weights) > 0) != getattr(self.model, head):
+                raise ValueError(
+                    f"model.{head} and loss.{keys[0]} or {keys[1]} above 0 need each other: found "
+                    f"{str(getattr(self.model, head)).lower()}, {weights[0]:g} and {weights[1]:g}"
+                )
         if self.distill.labels is not None and not self.distill.teacher:
             raise ValueError("distill.labels keeps the soft labels of distill.teacher, which is empty: set both")
         if (self.loss.ingredients > 0) != self.model.ingredient_head:

@@ -63,6 +63,25 @@ class LossConfig(Section):
         0.0, ge=0, description="the same over the cells of an image, for each class present in it (DIST)"
     )
 
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the cross entropy that is taken with all classes alike"
+    )
+    stage_labels: float = Field(
+        0.0, ge=0, description="weight of the cross entropy of each coarser stage of the decoder (model.stage_heads)"
+    )
+    stage_distill: float = Field(
+        0.0, ge=0, description="weight of the divergence of each coarser stage from the logits, at temperature 3"
+    )
+    privileged: float = Field(
+        0.0, ge=0, description="weight of the cross entropy of the logits that know the classes (model.privileged_head)"
+    )
+    privileged_distill: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence from these logits, among the classes on the image; it rises from 20 % to "
+        "50 % of the updates",
+    )
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossConfig":
         if self.cross_entropy == self.dice == self.lovasz == 0:

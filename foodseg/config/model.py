@@ -57,6 +57,14 @@ class ModelConfig(Section):
     ingredient_head: bool = Field(
         False, description="also predict which ingredients are on the image: for eval.ingredients=predicted and film"
     )
+    stage_heads: bool = Field(
+        False, description="classifiers on the decoder's coarser stages, for loss.stage_labels; only training has them"
+    )
+    privileged_head: bool = Field(
+        False,
+        description="a second set of logits in training, of features that the embeddings of the classes on the image "
+        "scale and shift, for loss.privileged",
+    )
     text: TextConfig = Field(TextConfig(), description="class embeddings")
     vit: ViTConfig = Field(
         ViTConfig(), description="kind timm: how a plain ViT is trained; a plain ViT beside a convolutional backbone"
@@ -95,10 +103,16 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _fusion_has_what_it_needs(self) -> "ModelConfig":
-        if (self.fusion == "none") != (self.text.kind == "none"):
-            if self.fusion == "none":
+        uses_text = self.fusion != "none" or self.privileged_head
+        if uses_text != (self.text.kind != "none"):
+            if not uses_text:
                 raise ValueError("model.text is used by model.fusion alone, which is none: set both or neither")
-            raise ValueError(f"model.fusion = {self.fusion} needs model.text.kind: table or open_clip")
+            user = f"model.fusion = {self.fusion}" if self.fusion != "none" else "model.privileged_head"
+            raise ValueError(f"{user} needs model.text.kind: table or open_clip")
+        if self.privileged_head and self.fusion != "none":
+            raise ValueError(
+                f"model.privileged_head is for an image-only model, and model.fusion is {self.fusion}: set one of them"
+            )
         if self.fusion == "film" and not self.ingredient_head:
             raise ValueError(
                 "model.fusion = film needs model.ingredient_head: true, whose prediction it uses where no conditioning "

@@ -4,7 +4,7 @@
     uec<TAB>1,2,miso soup
 
 Where a source does not annotate an ingredient, its background is neither trained as the absence of that ingredient
-(`losses.segmentation.cross_entropy_sum`) nor scored against a prediction of it (`scorable_mask`).
+(`losses.cross_entropy.cross_entropy_sum`) nor scored against a prediction of it (`scorable_mask`).
 """
 
 from collections.abc import Collection, Mapping

@@ -6,24 +6,16 @@ Shapes: B images, K classes, H x W pixels of the mask, h x w of the logits.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, one_hot
 
 from foodseg.classes import BACKGROUND
 from foodseg.config.loss import LossConfig
 from foodseg.data.device_copy import to_device
+from foodseg.losses.cross_entropy import cross_entropy_sum, labelled_pixels, present_ids, seen_ids, with_background
 from foodseg.losses.lovasz import lovasz_sum
 from foodseg.losses.term import LossTerm, Outputs, Targets
-
-# Float32 scores in one band of rows: as many as fit a processor's cache; a GPU is faster with few large kernels.
-BAND_BYTES = {"cpu": 2**20, "cuda": 2**28}
-
-# What a background pixel of one image may be: (n,) ids, background among them, and (n,) bool, which of them its mask
-# holds, so that it is not these. None: background alone.
-_Uncertain = tuple[torch.Tensor, torch.Tensor] | None
 
 
 def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_conditioning: bool) -> list[LossTerm]:
@@ -34,7 +26,7 @@ def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_con
         head_sees_conditioning: whether the features of the ingredient head depend on the conditioning classes.
     """
     return [
-        CrossEntropy(config.cross_entropy),
+        CrossEntropy(config.cross_entropy, config.label_smoothing),
         Dice(config.dice),
         Lovasz(config.lovasz, finest_stride),
         ScoreMapCrossEntropy(config.score_map, finest_stride),
@@ -42,17 +34,21 @@ def segmentation_losses(config: LossConfig, *, finest_stride: int, head_sees_con
     ]
 
 
+@dataclass(frozen=True)
 class CrossEntropy(LossTerm):
     """Cross entropy over labelled pixels, at the size of the mask."""
 
     name = "cross_entropy"
+    smoothing: float = 0.0
 
     def count(self, targets: Targets) -> torch.Tensor:
         return labelled_pixels(targets.mask, targets.ignore_id)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         weights = outputs.mask_weights
-        return cross_entropy_sum(outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated, weights)
+        return cross_entropy_sum(
+            outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated, weights, self.smoothing
+        )
 
 
 class Dice(LossTerm):
@@ -85,7 +81,7 @@ class Lovasz(LossTerm):
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         logits, mask = outputs.student.logits.float(), thinned(targets.mask, self.stride)
         if targets.unannotated is not None:
-            logits = _merged(logits, targets.unannotated, _seen(mask, targets.ignore_id, logits.shape[1]))
+            logits = _merged(logits, targets.unannotated, seen_ids(mask, targets.ignore_id, logits.shape[1]))
         return lovasz_sum(logits, mask, targets.ignore_id)
 
 
@@ -150,141 +146,9 @@ def upsample_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tens
     return interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
 
 
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Returns the type that long sums are taken in: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def cross_entropy_sum(
-    logits: torch.Tensor,
-    mask: torch.Tensor,
-    ignore_id: int,
-    unannotated: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Sum of the cross entropy over labelled pixels, of logits that are first resized to the mask bilinearly.
-
-    (B, K, h, w) float, (B, H, W) int64 -> scalar float32. Divide by `labelled_pixels`. Equal to cross entropy on
-    `upsample_logits`, but made in bands of rows together with its gradient: the (B, K, H, W) scores, their softmax and
-    its gradient never exist at once, which takes a quarter of the time on a CPU and next to no memory.
-
-    From a source that does not annotate the ids U it cannot be learned that they are background: the loss of its
-    background pixels is -log(p_0 + sum of p_u) (Cermelli et al., Modeling the Background, 2020), that of any other
-    pixel stays as it is. An id that the mask of an image holds nevertheless is evidently annotated there, and is not in
-    U.
-
-    Args:
-        unannotated: (B, K) bool on the CPU, U of each image; False for background. None = every id is annotated.
-        weights: (B, H, W) float32 that the pixels are multiplied by; None = 1.
-    """
-    uncertain = None if unannotated is None else _uncertain_ids(mask, ignore_id, unannotated)
-    total: torch.Tensor = _ResizedCrossEntropy.apply(logits.float(), mask, ignore_id, uncertain, weights)
-    return total
-
-
-class _ResizedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: torch.Tensor,
-        mask: torch.Tensor,
-        ignore_id: int,
-        uncertain: list[_Uncertain] | None,
-        weights: torch.Tensor | None,
-    ) -> torch.Tensor:
-        to_rows = _linear_weights(logits.shape[2], mask.shape[1], logits.device)
-        to_columns = _linear_weights(logits.shape[3], mask.shape[2], logits.device)
-        total = logits.new_zeros((), dtype=sum_dtype(logits.device))
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        with torch.autocast(logits.device.type, enabled=False):
-            for image in range(len(logits)):
-                wide = logits[image].contiguous() @ to_columns.T
-                absorbed = None if uncertain is None else uncertain[image]
-                counted = (mask[image] != ignore_id).float()
-                if weights is not None:
-                    counted *= weights[image]
-                loss, slope = _wide_cross_entropy(wide, to_rows, mask[image], counted, absorbed)
-                total += loss
-                torch.matmul(slope, to_columns, out=gradient[image])
-        ctx.save_for_backward(gradient)
-        return total.float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer, None, None, None, None
-
-
-def _linear_weights(size: int, wanted: int, device: torch.device) -> torch.Tensor:
-    """Returns the (wanted, size) matrix of linear interpolation with half-pixel centres: resizing is a product."""
-    return interpolate(torch.eye(size, device=device)[None], size=wanted, mode="linear")[0].T
-
-
-def _wide_cross_entropy(
-    wide: torch.Tensor, to_rows: torch.Tensor, mask: torch.Tensor, counted: torch.Tensor, absorbed: _Uncertain
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the sum over one image and d sum / d wide.
-
-    (K, h, W) logits, (H, h) weights of rows, (H, W) mask, (H, W) float32 weight of each pixel, 0 where it is ignored.
-    """
-    classes, rows, width = wide.shape
-    height = len(mask)
-    total = wide.new_zeros((), dtype=sum_dtype(wide.device))
-    gradient = torch.zeros_like(wide)
-    step = max(1, BAND_BYTES.get(wide.device.type, 2**20) // (4 * classes * width))
-    for top in range(0, height, step):
-        bottom = min(height, top + step)
-        # the rows of `wide` that these rows of the mask are between
-        first = max(0, int((top + 0.5) * rows / height - 0.5))
-        last = min(rows, int((bottom - 0.5) * rows / height - 0.5) + 2)
-        weights = to_rows[top:bottom, first:last]
-        scores = (weights @ wide[:, first:last]).log_softmax(0)
-        weight = counted[top:bottom]
-        truth = torch.where(weight > 0, mask[top:bottom], 0)[None]
-        own = scores.gather(0, truth)[0]
-        certain = weight
-        if absorbed is not None:
-            ids, seen = absorbed
-            among = scores[ids].masked_fill_(seen[:, None, None], -torch.inf)
-            together = among.logsumexp(0)
-            uncertain = truth[0] == 0
-            own = torch.where(uncertain, together, own)
-            certain = weight * ~uncertain
-            share = among.sub_(together).exp_().mul_(weight * uncertain)
-        total -= (own * weight).sum(dtype=total.dtype)
-        # d sum / d scores, where labelled: softmax - one hot, or - softmax among the absorbed
-        slope = scores.exp_().mul_(weight)
-        slope.scatter_add_(0, truth, -certain[None])
-        if absorbed is not None:
-            slope.index_add_(0, ids, share, alpha=-1)
-        gradient[:, first:last] += weights.T @ slope
-    return total, gradient
-
-
-def _with_background(unannotated: torch.Tensor) -> torch.Tensor:
-    return unannotated | (torch.arange(unannotated.shape[1]) == BACKGROUND)
-
-
-def _seen(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
-    """(B, K) bool on the device, the foreground ids in the mask: these are annotated there, whatever U says."""
-    seen = present_ids(mask, ignore_id, classes)
-    seen[:, BACKGROUND] = False
-    return seen
-
-
-def _uncertain_ids(mask: torch.Tensor, ignore_id: int, unannotated: torch.Tensor) -> list[_Uncertain]:
-    """Per image what a background pixel may be; found without waiting for the device, which alone knows the mask."""
-    listed = [row.nonzero()[:, 0] for row in _with_background(unannotated)]
-    lengths = [len(ids) for ids in listed]
-    on_device = to_device(torch.cat(listed), mask.device).split(lengths)
-    seen = _seen(mask, ignore_id, unannotated.shape[1])
-    return [(ids, row[ids]) if len(ids) > 1 else None for ids, row in zip(on_device, seen, strict=True)]
-
-
 def _merged(logits: torch.Tensor, unannotated: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """(B, K, H, W) logits with the probability of U, without the ids `seen` (B, K), moved to background."""
-    possible = _with_background(unannotated)
+    possible = with_background(unannotated)
     absorbed = to_device(possible, logits.device) & ~seen
     # the sum over fewer channels takes half the time
     columns = to_device(possible.any(0).nonzero()[:, 0], logits.device)
@@ -292,11 +156,6 @@ def _merged(logits: torch.Tensor, unannotated: torch.Tensor, seen: torch.Tensor)
     merged = logits.masked_fill(absorbed[:, :, None, None], -torch.inf)
     merged[:, 0] = parts.logsumexp(dim=1)
     return merged
-
-
-def labelled_pixels(mask: torch.Tensor, ignore_id: int) -> torch.Tensor:
-    """Number of pixels that are not ignored: (B, H, W) int64 -> scalar int64."""
-    return (mask != ignore_id).sum()
 
 
 def dice_sum(
@@ -312,7 +171,7 @@ def dice_sum(
     """
     classes = logits.shape[1]
     if unannotated is not None:
-        logits = _merged(logits, unannotated, _seen(mask, ignore_id, classes))
+        logits = _merged(logits, unannotated, seen_ids(mask, ignore_id, classes))
     valid = mask != ignore_id
     probability = logits.softmax(dim=1) * valid[:, None]
     truth = one_hot(torch.where(valid, mask, 0), classes).movedim(-1, 1) * valid[:, None]
@@ -326,14 +185,6 @@ def dice_sum(
 def present_classes(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
     """Number of (image, class present in it) pairs: (B, H, W) int64 -> scalar int64."""
     return present_ids(mask, ignore_id, classes).sum()
-
-
-def present_ids(mask: torch.Tensor, ignore_id: int, classes: int) -> torch.Tensor:
-    """(B, H, W) int64 -> (B, classes) bool, whether an image has a pixel of the id."""
-    flat = torch.where(mask == ignore_id, classes, mask).flatten(1)
-    seen = torch.zeros(mask.shape[0], classes + 1, dtype=torch.bool, device=mask.device)
-    seen.scatter_(1, flat, True)
-    return seen[:, :classes]
 
 
 def ingredient_sum(logits: torch.Tensor, present: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

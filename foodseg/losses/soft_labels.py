@@ -13,7 +13,8 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from foodseg.config.distill import DistillConfig
 from foodseg.config.loss import LossConfig
-from foodseg.losses.segmentation import present_classes, present_ids
+from foodseg.losses.cross_entropy import present_ids
+from foodseg.losses.segmentation import present_classes
 from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
 
 SURE = 0.95  # probability from which on a teacher labels a pixel that has no label (Yang et al., UniMatch, 2023)
@@ -39,7 +40,7 @@ def soft_label_losses(loss: LossConfig, distill: DistillConfig, *, warmup: float
 
 @dataclass(frozen=True)
 class _SoftLabelTerm(LossTerm):
-    needs_soft_labels = True
+    needs_soft_labels = needs_undropped = True
     begins: int
 
     def weight(self, step: int) -> float:

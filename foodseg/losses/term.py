@@ -123,12 +123,14 @@ class LossTerm(ABC):
         name: its key in `loss` and in the logs.
         needs_teacher: whether it compares the student with the averaged weights; its key has the mark `NeedsTeacher`.
         needs_soft_labels: whether it compares it with a teacher that is trained already (`NeedsSoftLabels`).
+        needs_undropped: whether it compares logits without dropout.
     """
 
     factor: float
     name: ClassVar[str]
     needs_teacher: ClassVar[bool] = False
     needs_soft_labels: ClassVar[bool] = False
+    needs_undropped: ClassVar[bool] = False
 
     def weight(self, step: int) -> float:
         """Returns the weight in update number `step` (0, 1, ...)."""

@@ -1,6 +1,7 @@
 """Builds a segmenter from its configuration: all its widths are computed here."""
 
 import torch
+from torch import nn
 
 from foodseg.config.model import ModelConfig
 from foodseg.config.vit import ViTConfig
@@ -11,8 +12,8 @@ from foodseg.models.backbones.hybrid import Hybrid
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.backbones.vit import PlainViT, TokenEncoder, is_plain_vit
 from foodseg.models.decoder import FPNDecoder
-from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, ScoreMap, Tokens
-from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch
+from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, Privileged, ScoreMap, Tokens
+from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch, TrainingHeads
 
 
 def build_segmenter(
@@ -27,7 +28,7 @@ def build_segmenter(
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
         text: (K, D) float32 raw class embeddings, from `class_text` of `models/text/class_embeddings.py` or from a
-            checkpoint; required where `config.fusion` is not "none".
+            checkpoint; required with text fusion or a privileged head.
 
     Raises:
         UserError: unknown backbone, strides that it lacks, weights that do not fit, settings of `config.vit` that do
@@ -44,7 +45,18 @@ def build_segmenter(
         torch.default_generator.manual_seed(torch.initial_seed() + 1)
         head = IngredientHead(backbone.channels[-1], classes) if config.ingredient_head else None
         branch = None if config.fusion == "none" else _text_branch(config, backbone, classes, text)
-    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, config.dropout, head, branch)
+        heads = _training_heads(config, classes, text)
+    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, config.dropout, head, branch, heads)
+
+
+def _training_heads(config: ModelConfig, classes: int, text: torch.Tensor | None) -> TrainingHeads:
+    stages = privileged = None
+    if config.stage_heads:
+        stages = nn.ModuleList(nn.Conv2d(config.pyramid_channels, classes, 1) for _ in config.strides[1:])
+    if config.privileged_head:
+        assert text is not None
+        privileged = Privileged(text, config.decoder_channels, centre=config.text.centre)
+    return TrainingHeads(stages, privileged)
 
 
 def _timm_backbone(config: ModelConfig, *, pretrained: bool) -> Pyramid | PlainViT | Hybrid:

@@ -120,6 +120,31 @@ class ScoreMap(nn.Module):
         return torch.einsum("bdhw,bkd->bkhw", normalize(cells, dim=1), refined)
 
 
+class Privileged(nn.Module):
+    """Scales and shifts features by the classes that are on the image, which only a training knows.
+
+    Both begin at 0: the features that come out are at first those that go in.
+    """
+
+    table: torch.Tensor
+
+    def __init__(self, table: torch.Tensor, channels: int, *, centre: bool) -> None:
+        super().__init__()
+        self.register_buffer("table", table.clone())
+        self.class_embeddings = ClassEmbeddings(table, centre=centre, null=False)
+        self.project = nn.Sequential(nn.Linear(table.shape[1], channels), nn.GELU())
+        self.scale_and_shift = nn.Linear(channels, 2 * channels)
+        nn.init.zeros_(self.scale_and_shift.weight)
+        nn.init.zeros_(self.scale_and_shift.bias)
+
+    def forward(self, features: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Features (B, C, h, w), the classes on each image with background (B, K) bool -> (B, C, h, w)."""
+        projected = self.project(self.class_embeddings(self.table, self.table))
+        mean = present.to(projected.dtype) @ projected / present.sum(1, keepdim=True)
+        scale, shift = self.scale_and_shift(mean)[:, :, None, None].chunk(2, 1)
+        return features * (1 + scale) + shift
+
+
 def masked(cosines: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
     """Returns (B, K, h, w) cosines with -1, the least possible, for classes outside the conditioning."""
     return cosines if allowed is None else cosines.masked_fill(~allowed[:, :, None, None], -1.0)

@@ -18,6 +18,7 @@ from foodseg.models.fusion import (
     CrossAttention,
     Film,
     IngredientHead,
+    Privileged,
     ScoreMap,
     Tokens,
     allowed_classes,
@@ -43,6 +44,9 @@ class SegmenterOutput(NamedTuple):
         stages: (B, P, h_i, w_i) float each, the decoder's top-down path, one for each stride of the backbone.
         maps: (B, K + 1, h, w) float32 each, the attention of each grid cell to each class, background and (last) the
             null token, at the backbone's `map_strides`; only a diffusion backbone has any.
+        stage_logits: (B, K, h_i, w_i) float each, the logits of the stages but the finest; none without stage heads.
+        privileged: (B, K, h, w) float, the logits of features that the classes on the image have scaled and shifted,
+            without dropout; None where these were not given.
         undropped: the logits without dropout, and the features that they are made of, both before logits are lowered
             by the conditioning; None unless the network `gives_undropped`.
     """
@@ -54,6 +58,8 @@ class SegmenterOutput(NamedTuple):
     score_map: torch.Tensor | None = None
     stages: Sequence[torch.Tensor] = ()
     maps: Sequence[torch.Tensor] = ()
+    stage_logits: Sequence[torch.Tensor] = ()
+    privileged: torch.Tensor | None = None
     undropped: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
@@ -70,6 +76,16 @@ class TextBranch(NamedTuple):
     class_embeddings: ClassEmbeddings
     fusion: Fusion
     at: int
+
+
+class TrainingHeads(NamedTuple):
+    """Heads that only a training uses.
+
+    stages: a classifier for each stage of the decoder but the finest; None = none.
+    """
+
+    stages: nn.ModuleList | None
+    privileged: Privileged | None
 
 
 class SegmenterNetwork(nn.Module):
@@ -89,6 +105,7 @@ class SegmenterNetwork(nn.Module):
         dropout: float,
         ingredient_head: IngredientHead | None = None,
         text: TextBranch | None = None,
+        heads: TrainingHeads = TrainingHeads(None, None),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -102,6 +119,7 @@ class SegmenterNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.ingredient_head = ingredient_head
+        self.stage_heads, self.privileged = heads
         self.fusion = text.fusion if text is not None else None
         if text is not None:
             self.class_embeddings, self._at = text.class_embeddings, text.at
@@ -114,7 +132,11 @@ class SegmenterNetwork(nn.Module):
         return self.backbone.size_multiple
 
     def forward(
-        self, image: torch.Tensor, text: torch.Tensor | None = None, ingredients: torch.Tensor | None = None
+        self,
+        image: torch.Tensor,
+        text: torch.Tensor | None = None,
+        ingredients: torch.Tensor | None = None,
+        present: torch.Tensor | None = None,
     ) -> SegmenterOutput:
         """Runs the model.
 
@@ -124,6 +146,7 @@ class SegmenterNetwork(nn.Module):
             ingredients: (B, K) bool, the conditioning classes, to which background is added; None = all. The logits of
                 the other classes are lowered by a learned amount. The image-only segmenter takes neither text nor
                 these.
+            present: (B, K) bool, the classes on each image, background among them, for a privileged head.
         """
         allowed = allowed_classes(ingredients)
         levels, maps = self._levels(image, text, allowed)
@@ -149,7 +172,15 @@ class SegmenterNetwork(nn.Module):
         undropped = (self.classifier(features), features) if self.gives_undropped else None
         if allowed is not None:
             logits = self.conditioning_penalty(logits, allowed)
-        return SegmenterOutput(logits, self.stride, predicted, dropped, score_map, stages, maps, undropped)
+        of_stages: list[torch.Tensor] = []
+        if self.stage_heads is not None and self.training:
+            of_stages = [head(stage) for head, stage in zip(self.stage_heads, stages[1:], strict=True)]
+        told = None
+        if self.privileged is not None and present is not None:
+            told = self.classifier(self.privileged(features, present))
+        return SegmenterOutput(
+            logits, self.stride, predicted, dropped, score_map, stages, maps, of_stages, told, undropped
+        )
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:
         """Image-level prediction: (B, 3, H, W) as for `forward` -> (B, K) probabilities; that of background is 1."""

@@ -31,7 +31,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.rng import dropout_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
-from foodseg.losses.segmentation import sum_dtype
+from foodseg.losses.cross_entropy import sum_dtype
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.device import device_name
 from foodseg.predict.predictor import AUTOCAST

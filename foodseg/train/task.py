@@ -16,6 +16,7 @@ from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.soft_labels import SoftCrossEntropy, soft_label_losses, soft_targets
 from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
+from foodseg.losses.training_heads import present_classes_of, training_head_losses
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.frozen_features import FeatureCache
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
@@ -85,6 +86,7 @@ class SegmentationTask:
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps,
                 strides=strides, map_strides=map_strides,
             ),
+            *training_head_losses(config.loss, strides=strides, total_steps=total_steps),
             *soft_label_losses(
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps
             ),
@@ -93,7 +95,8 @@ class SegmentationTask:
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._segmenter = segmenter
         same_mode = config.loss.needs_teacher and config.distill.same_mode
-        segmenter.gives_undropped = same_mode or config.loss.needs_soft_labels
+        undropped = any(term.needs_undropped and term.factor > 0 for term in self._terms)
+        segmenter.gives_undropped = same_mode or undropped
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
@@ -110,7 +113,8 @@ class SegmentationTask:
         # before the student's pass, whose activations are kept
         soft = self._teacher_output(teacher, batch, mean) if any(term.needs_teacher for term in terms) else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
-        student = _forward(module, image, targets.conditioning)
+        present = present_classes_of(targets) if self._config.model.privileged_head else None
+        student = _forward(module, image, targets.conditioning, present)
         compared = None
         if student.undropped is not None and soft is not None:
             logits, features = student.undropped
@@ -177,9 +181,10 @@ class SegmentationTask:
         )
 
 
-def _forward(module: nn.Module, image: torch.Tensor, conditioning: torch.Tensor | None) -> SegmenterOutput:
-    if conditioning is None:
-        output: SegmenterOutput = module(image)
-    else:
-        output = module(image, ingredients=to_device(conditioning, image.device))
+def _forward(
+    module: nn.Module, image: torch.Tensor, conditioning: torch.Tensor | None, present: torch.Tensor | None = None
+) -> SegmenterOutput:
+    given = {"ingredients": conditioning, "present": present}
+    known = {name: to_device(ids, image.device) for name, ids in given.items() if ids is not None}
+    output: SegmenterOutput = module(image, **known)
     return output

@@ -25,7 +25,7 @@ def paste_regions(
         image, mask, height, width: the partner's row, as `make_crop` takes it.
         seed: of the crop's position; it determines the partner's crop and the regions taken from it.
         annotated: ids that the source of `crop` annotates, None = all; only these are pasted. Any other id in the mask
-            would count as annotated in the whole crop (`losses.segmentation.cross_entropy_sum`), and unlabelled
+            would count as annotated in the whole crop (`losses.cross_entropy.cross_entropy_sum`), and unlabelled
             instances of the ingredient as true background.
     """
     rng = generator(seed, RandomStream.COPY_PASTE)

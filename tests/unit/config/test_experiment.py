@@ -63,3 +63,31 @@ def test_the_size_of_small_crops(crop: int, side: float, small: int) -> None:
     large, other = augment.sizes
     assert large is augment and (other.crop, other.longest_side) == (small, round(300 * side))
     assert AugmentConfig(crop=crop).sizes == (AugmentConfig(crop=crop),)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["model.stage_heads=true"],
+            "model.stage_heads and loss.stage_labels or stage_distill above 0 need each other: found true, 0 and 0",
+        ),
+        (
+            ["loss.privileged_distill=0.5"],
+            "model.privileged_head and loss.privileged or privileged_distill above 0 need each other: found false, 0 "
+            "and 0.5",
+        ),
+        (
+            ["model.privileged_head=true", "loss.privileged=0.5"],
+            "model.privileged_head needs model.text.kind: table or open_clip",
+        ),
+        (
+            ["model.privileged_head=true", "model.fusion=film", "model.text.kind=table", "model.text.table=t"],
+            "model.privileged_head is for an image-only model, and model.fusion is film: set one of them",
+        ),
+    ],
+)
+def test_heads_that_only_a_training_has_need_their_losses(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(None, overrides)
+    assert str(refused.value) == sentence

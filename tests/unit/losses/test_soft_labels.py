@@ -6,7 +6,7 @@ import torch
 
 from foodseg.config.distill import DistillConfig
 from foodseg.config.loss import LossConfig
-from foodseg.losses.segmentation import cross_entropy_sum
+from foodseg.losses.cross_entropy import cross_entropy_sum
 from foodseg.losses.soft_labels import (
     class_correlation_sum,
     pixel_correlation_sum,
@@ -60,19 +60,6 @@ def test_with_certain_labels_it_is_the_cross_entropy_with_the_mask(logits):
     certain = torch.nn.functional.one_hot(mask, K).movedim(-1, 1).float()
     found = soft_cross_entropy_sum(logits, certain, torch.ones(B, SIDE, SIDE))
     assert found.item() == close(cross_entropy_sum(logits, mask, IGNORE).item())
-
-
-def test_weights_of_pixels_scale_the_cross_entropy_and_its_gradient(logits):
-    mask = torch.randint(0, K, (B, 6, 6), generator=torch.Generator().manual_seed(1))
-    mask[0, 0] = IGNORE
-    weights = torch.rand(B, 6, 6, generator=torch.Generator().manual_seed(2))
-    leaf = logits.clone().requires_grad_()
-    cross_entropy_sum(leaf, mask, IGNORE, weights=weights).backward()
-    twin = logits.clone().requires_grad_()
-    wide = torch.nn.functional.interpolate(twin, size=(6, 6), mode="bilinear")
-    each = torch.nn.functional.cross_entropy(wide, mask, ignore_index=IGNORE, reduction="none")
-    (each * weights).sum().backward()
-    assert torch.allclose(leaf.grad, twin.grad, atol=1e-5)
 
 
 def test_pixel_correlation(logits, target, pixels):

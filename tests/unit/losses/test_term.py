@@ -8,6 +8,7 @@ from foodseg.losses.distillation import distillation_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.soft_labels import Gate, soft_label_losses
 from foodseg.losses.term import LossTerm
+from foodseg.losses.training_heads import training_head_losses
 
 STRIDES = (4, 8, 16, 32)
 TAUGHT = DistillConfig(teacher=("runs/a",))
@@ -19,6 +20,7 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
         *distillation_losses(
             loss, ExperimentConfig().distill, warmup=0.0, total_steps=10, strides=STRIDES, map_strides=(16, 32)
         ),
+        *training_head_losses(loss, strides=STRIDES, total_steps=10),
         *(term for term in soft_label_losses(loss, TAUGHT, warmup=0.0, total_steps=10) if not isinstance(term, Gate)),
     ]
 
@@ -26,7 +28,8 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
 def test_each_weight_of_the_configuration_has_its_term() -> None:
     """A weight without a term would be ignored in silence; a term takes the weight of its own name."""
     weights = {name: 1 / number for number, name in enumerate(LossConfig.model_fields, start=1)}
-    terms = every_term(LossConfig(**weights))  # type: ignore[arg-type]
+    smoothing = weights.pop("label_smoothing")
+    terms = every_term(LossConfig(**weights, label_smoothing=smoothing))  # type: ignore[arg-type]
     assert {term.name: term.factor for term in terms} == weights and len(terms) == len(weights)
     assert all(term.weight(9) == term.factor for term in terms)  # at the end of the ramp
 
@@ -35,6 +38,7 @@ def test_the_configuration_knows_which_terms_need_a_teacher() -> None:
     terms = every_term(LossConfig())
     assert {term.name for term in terms if term.needs_teacher} == set(keys_with(LossConfig, NeedsTeacher))
     assert {term.name for term in terms if term.needs_soft_labels} == set(keys_with(LossConfig, NeedsSoftLabels))
+    assert {term.name for term in terms if term.needs_soft_labels and not term.needs_undropped} == set()
     for term in terms:
         config = LossConfig(**{term.name: 0.5})  # type: ignore[arg-type]
         assert config.needs_teacher == term.needs_teacher

@@ -16,6 +16,7 @@ from foodseg.models.fusion import (
     CrossAttention,
     Film,
     IngredientHead,
+    Privileged,
     ScoreMap,
     allowed_classes,
     masked,
@@ -148,13 +149,14 @@ def test_ingredient_head():
 
 def build(fusion: str = "none", head: bool = False, table: torch.Tensor | None = None, **settings) -> SegmenterNetwork:
     torch.manual_seed(0)
-    text = TextConfig() if fusion == "none" else TextConfig(kind="table", table="t", **settings.pop("text", {}))
+    texts = fusion != "none" or settings.get("privileged_head", False)
+    text = TextConfig() if not texts else TextConfig(kind="table", table="t", **settings.pop("text", {}))
     config = ModelConfig(
         backbone="test_efficientnet", weights="none", pyramid_channels=16, decoder_channels=16, dropout=0.0,
         fusion=fusion,
         ingredient_head=head or fusion == "film", text=text, **settings,
     )  # fmt: skip
-    return build_segmenter(config, 5, text=None if fusion == "none" else table if table is not None else text_table())
+    return build_segmenter(config, 5, text=None if not texts else table if table is not None else text_table())
 
 
 def text_table() -> torch.Tensor:
@@ -292,3 +294,57 @@ def test_class_maps():
 def test_the_image_only_model_takes_no_conditioning():
     with pytest.raises(AssertionError, match="no text fusion"):
         build().eval()(image(), ingredients=torch.ones(1, 5, dtype=torch.bool))
+
+
+# --- heads that only a training has ---
+
+
+def test_a_privileged_head_starts_as_the_plain_one_and_changes_nothing_else():
+    plain, model = build().eval(), build(privileged_head=True).eval()
+    expected = plain(image(2)).logits
+    present = torch.tensor([[True, True, False, False, False], [True, False, False, True, True]])
+    found = model(image(2), present=present)
+    assert torch.equal(found.logits, expected) and torch.equal(found.privileged, expected)
+    assert model(image(2)).privileged is None and "text_table" not in model.state_dict()
+
+
+def test_the_classes_on_an_image_move_its_privileged_logits_alone():
+    model = awake(build(privileged_head=True))
+    one = torch.tensor([[True, True, False, False, False]] * 2)
+    other = one.clone()
+    other[1, 2] = True
+    first, second = (model(image(2), present=present) for present in (one, other))
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.privileged[0], second.privileged[0])
+    assert not torch.allclose(first.privileged[1], second.privileged[1], atol=1e-3)
+
+
+def test_privileged_features_by_hand():
+    """Two classes on the image: the mean of their projected embeddings scales and shifts the channels."""
+    part = Privileged(text_table(), 3, centre=False)
+    with torch.no_grad():
+        part.scale_and_shift.weight.normal_(generator=torch.Generator().manual_seed(0))
+    features, present = torch.rand(1, 3, 2, 2), torch.tensor([[True, False, True, False, False]])
+    rows = torch.stack([part.class_embeddings.background, text_table()[2]])
+    scale, shift = part.scale_and_shift(part.project(rows).mean(0)).chunk(2)
+    expected = features * (1 + scale.view(1, 3, 1, 1)) + shift.view(1, 3, 1, 1)
+    assert_close(part(features, present), expected)
+
+
+def test_stage_heads_are_there_in_training_alone():
+    plain, model = build().eval(), build(stage_heads=True)
+    assert [each.shape for each in model.train()(image(2)).stage_logits] == [(2, 5, 8, 12), (2, 5, 4, 6), (2, 5, 2, 3)]
+    found = build(stage_heads=True).eval()(image(2))
+    assert found.stage_logits == [] and torch.equal(found.logits, plain(image(2)).logits)
+
+
+def test_logits_without_dropout():
+    model = build().train()
+    model.dropout.p, model.gives_undropped = 0.5, True
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.eval()
+    found = model(image(2))
+    logits, features = found.undropped
+    assert torch.equal(logits, model.classifier(features)) and not torch.equal(found.logits, logits)
+    assert_close(logits, model.eval()(image(2)).logits)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from foodseg.errors import UserError
-from foodseg.losses.segmentation import sum_dtype
+from foodseg.losses.cross_entropy import sum_dtype
 from foodseg.predict.device import device_name, has_mps, parse_device, pick_device
 
 

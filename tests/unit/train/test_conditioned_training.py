@@ -10,7 +10,7 @@ from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import Batch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.losses.segmentation import cross_entropy_sum
+from foodseg.losses.cross_entropy import cross_entropy_sum
 from foodseg.models.build import build_segmenter
 from foodseg.models.segmenter import SegmenterOutput
 from foodseg.train.conditioning import student_conditioning

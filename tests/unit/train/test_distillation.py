@@ -15,7 +15,7 @@ from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader
 from foodseg.data.rng import dropout_seed
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.losses.segmentation import cross_entropy_sum
+from foodseg.losses.cross_entropy import cross_entropy_sum
 from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.optim import build_optimizer, build_schedule

@@ -56,6 +56,11 @@ LOSSES = {
         "distill.teacher=TEACHER", "loss.soft_labels=0.9", "loss.pixel_correlation=20", "loss.class_correlation=20",
         "optim.warmup=0", "augment.scale=[0.4, 0.9]",
     ],
+    "training heads": [
+        "loss.cross_entropy=1e-2", "model.stage_heads=true", "loss.stage_labels=0.7", "loss.stage_distill=5",
+        "model.privileged_head=true", "loss.privileged=0.5", "model.text={kind: table, table: TABLE}",
+        "loss.label_smoothing=0.1", "augment.scale=[0.4, 0.9]",
+    ],
     "vit": [
         "model.backbone=test_vit2", "model.vit.trained=full", "loss.distill=1", "distill.ramp=0", "optim.warmup=0",
     ],

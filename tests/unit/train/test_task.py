@@ -10,7 +10,7 @@ import torch
 
 from foodseg.data.batch import Batch
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
-from foodseg.losses import segmentation
+from foodseg.losses import cross_entropy, segmentation
 from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
 from foodseg.train.task import SegmentationTask
@@ -76,7 +76,7 @@ def test_the_loss_of_each_image_is_that_of_its_source(config):
 
 @pytest.mark.parametrize("annotated", [{"all": None, "some": None}, {"all": None, "some": tuple(range(K))}])
 def test_where_everything_is_annotated_nothing_is_computed_for_it(config, annotated, monkeypatch):
-    monkeypatch.setattr(segmentation, "_uncertain_ids", None)
+    monkeypatch.setattr(cross_entropy, "_uncertain_ids", None)
     monkeypatch.setattr(segmentation, "_merged", None)
     logits = torch.randn(2, K, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = a_task(config, annotated).loss(a_model(logits), a_batch(), 0)
