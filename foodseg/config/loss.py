@@ -63,6 +63,12 @@ class LossConfig(Section):
         0.0, ge=0, description="the same over the cells of an image, for each class present in it (DIST)"
     )
 
+    pseudo_labels: Annotated[float, NeedsTeacher()] = Field(
+        0.0,
+        ge=0,
+        description="weight of the cross entropy of images without mask with the labels that the averaged weights give "
+        "them where they are sure; the student sees other colours, and a box of the image moved",
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the cross entropy that is taken with all classes alike"
     )

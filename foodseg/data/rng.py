@@ -28,6 +28,7 @@ class RandomStream(Enum):
     STRONG_VIEW = ("position", 1)  # colour and blur of the view that the student sees
     CONDITIONING = ("position", 2)  # the conditioning classes of the student
     COPY_PASTE = ("position", 3)  # the partner's crop, and the ingredients that are taken from it
+    CUTMIX = ("position", 4)  # the box of an image without mask that is moved, and where to
 
     @property
     def number(self) -> int:

@@ -76,6 +76,8 @@ class Outputs:
 
     Attributes:
         soft: the teacher's output; None where no term compares with it.
+        pseudo_labels: (n, h, w) int64, ids or `ignore_id`, what the averaged weights say of the n images without mask;
+            None without one.
         soft_targets: what a teacher that is trained already says; None without one.
         compared: what of the student is compared with it; None = `student` itself.
     """
@@ -83,6 +85,7 @@ class Outputs:
     student: SegmenterOutput
     soft: SegmenterOutput | None = None
     soft_targets: SoftTargets | None = None
+    pseudo_labels: torch.Tensor | None = None
     compared: SegmenterOutput | None = None
 
     @property

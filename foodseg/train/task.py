@@ -13,6 +13,13 @@ from foodseg.data.batch import Batch
 from foodseg.data.device_copy import to_device
 from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import distillation_losses
+from foodseg.losses.pseudo_labels import (
+    PseudoCrossEntropy,
+    moved_view,
+    pseudo_label_losses,
+    pseudo_labels,
+    without_mask,
+)
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.soft_labels import SoftCrossEntropy, soft_label_losses, soft_targets
 from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
@@ -86,6 +93,7 @@ class SegmentationTask:
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps,
                 strides=strides, map_strides=map_strides,
             ),
+            *pseudo_label_losses(config.loss),
             *training_head_losses(config.loss, strides=strides, total_steps=total_steps),
             *soft_label_losses(
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps
@@ -111,15 +119,22 @@ class SegmentationTask:
         terms, targets = self._terms_at(step), self._targets(batch)
         mean = self._segmenter.mean  # on the device already
         # before the student's pass, whose activations are kept
-        soft = self._teacher_output(teacher, batch, mean) if any(term.needs_teacher for term in terms) else None
+        compares = any(term.needs_teacher and not isinstance(term, PseudoCrossEntropy) for term in terms)
+        soft = self._teacher_output(teacher, batch, mean) if compares else None
         image = jittered_view(batch.image, batch.extent, mean, batch.seed, self._config.augment)
+        labels = None
+        if any(isinstance(term, PseudoCrossEntropy) for term in terms) and not batch.ingredients_known.all():
+            rows, stride = without_mask(targets), self._segmenter.stride
+            labels = self._pseudo_labels(teacher, batch, targets, rows)
+            image = moved_view(image, batch, rows, mean, self._config.augment, stride)
         present = present_classes_of(targets) if self._config.model.privileged_head else None
         student = _forward(module, image, targets.conditioning, present)
         compared = None
         if student.undropped is not None and soft is not None:
             logits, features = student.undropped
             compared = student._replace(logits=logits, features=features)
-        outputs = Outputs(student, soft, self._soft_targets(batch, targets, student, terms, step), compared)
+        soft_targets = self._soft_targets(batch, targets, student, terms, step)
+        outputs = Outputs(student, soft, soft_targets, labels, compared)
         return {term.name: term.sum(targets, outputs) for term in terms}
 
     def _terms_at(self, step: int) -> list[LossTerm]:
@@ -150,6 +165,16 @@ class SegmentationTask:
             return _forward(teacher, view, conditioning)
         with statistics_of_batch(teacher):
             return _forward(teacher, view, conditioning)
+
+    @torch.no_grad()
+    def _pseudo_labels(
+        self, teacher: nn.Module | None, batch: Batch, targets: Targets, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """What the averaged weights say of the images without mask, in their plain view."""
+        assert teacher is not None, "loss.pseudo_labels needs the averaged weights"
+        view = plain_view(batch.image[rows], batch.extent[rows], self._segmenter.mean)
+        output = _forward(teacher, view, None)
+        return pseudo_labels(output.logits, batch, rows, targets, output.stride)
 
     def _soft_targets(
         self, batch: Batch, targets: Targets, student: SegmenterOutput, terms: list[LossTerm], step: int

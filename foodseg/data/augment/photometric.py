@@ -5,6 +5,8 @@ Both views are of the same crop and differ only in colour and sharpness, never i
 Shapes: B images of H x W pixels.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -22,6 +24,9 @@ def plain_view(image: torch.Tensor, extent: torch.Tensor, mean: torch.Tensor) ->
     Pixels outside `extent` (B, 4) are set to `mean` (1, 3, 1, 1).
     """
     return _padded(image.float() / 255, extent, mean)
+
+
+STRONG: dict[str, Any] = {"saturation": (0.6, 1.4), "light": 0.3, "blur": 2.0}  # of images without mask
 
 
 def jittered_view(

@@ -19,9 +19,9 @@ DIFFUSION = ["model.kind=diffusion", "model.backbone=tiny", "model.strides=[8,16
         ),
         (
             ["train.average=uniform", "loss.distill=1"],
-            "loss.distill, features, stages, deeper and attention need a teacher that averages from the start, and "
-            "train.average = uniform averages the last updates alone: set train.average to ema, or all of these "
-            "weights to 0",
+            "loss.distill, features, stages, deeper, attention and pseudo_labels need a teacher that averages from the "
+            "start, and train.average = uniform averages the last updates alone: set train.average to ema, or all of "
+            "these weights to 0",
         ),
         (
             ["augment.small_side=0.75"],

@@ -503,8 +503,8 @@ CONDITIONED = [*DIFFUSION, "model.fusion=cross_attention", "model.text={kind: ta
         ),
         (
             ["loss.stages=1", "train.ema_horizon=0", "eval.weights=student"],
-            "loss.distill, features, stages, deeper and attention need the averaged weights as their teacher: set "
-            "train.ema_horizon above 0, or all of these weights to 0",
+            "loss.distill, features, stages, deeper, attention and pseudo_labels need the averaged weights as their "
+            "teacher: set train.ema_horizon above 0, or all of these weights to 0",
         ),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from foodseg.config.distill import DistillConfig
 from foodseg.config.loss import LossConfig
 from foodseg.config.marks import NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.losses.distillation import distillation_losses
+from foodseg.losses.pseudo_labels import pseudo_label_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.soft_labels import Gate, soft_label_losses
 from foodseg.losses.term import LossTerm
@@ -20,6 +21,7 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
         *distillation_losses(
             loss, ExperimentConfig().distill, warmup=0.0, total_steps=10, strides=STRIDES, map_strides=(16, 32)
         ),
+        *pseudo_label_losses(loss),
         *training_head_losses(loss, strides=STRIDES, total_steps=10),
         *(term for term in soft_label_losses(loss, TAUGHT, warmup=0.0, total_steps=10) if not isinstance(term, Gate)),
     ]

@@ -15,6 +15,7 @@ from foodseg.data.augment.photometric import jittered_view, plain_view
 from foodseg.data.reader import RowReader
 from foodseg.data.rng import dropout_seed
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
+from foodseg.losses import pseudo_labels
 from foodseg.losses.cross_entropy import cross_entropy_sum
 from foodseg.models.build import build_segmenter
 from foodseg.train.loop import Trainer
@@ -186,12 +187,13 @@ def gradient_of(trainer: Trainer, batch: Any) -> float:
     return size
 
 
-def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path):
+def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "SURE", 0.0)  # nothing is sure after no training
     bare = write_synthetic(tmp_path / "bare", train=8, val=1, test=1, masks=False)
     several = f"data.uris=[{{uri: {data}}}, {{uri: {bare}}}]"
     steps = ("train.steps=5", "train.micro_batch=1", "data.val_split=null")
     sizes = {}
-    for name, settings in {"off": [], "on": ON}.items():
+    for name, settings in {"off": [], "on": ON, "labelled": ["loss.pseudo_labels=1"]}.items():
         config = synthetic_config("", tmp_path / name, several, *steps, *settings)
         trainer = trainer_of(config)
         unlabelled = [batch for batch in trainer.context.batches(0, 5) if not batch.ingredients_known.any()]
@@ -200,7 +202,7 @@ def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path):
         assert trainer.task.counts(unlabelled[0], 4)["cross_entropy"] == 0
         sizes[name] = gradient_of(trainer, unlabelled[0])
         assert trainer.run().step == 5
-    assert sizes["off"] == 0 and sizes["on"] > 0
+    assert sizes["off"] == 0 and sizes["on"] > 0 and sizes["labelled"] > 0
 
 
 def test_unlabelled_images_without_distillation_are_named(data, tmp_path, caplog):
