@@ -23,7 +23,9 @@ class Targets:
     `mask` and `extent` are on the device of the model, the others on the CPU.
 
     Attributes:
-        mask: (B, H, W) int64, class ids or `ignore_id`.
+        mask: (B, H, W) int64, class ids or `ignore_id`, which is also where the class is outside the student's
+            conditioning: it cannot learn from such a pixel that the class is there.
+        whole_mask: the same with these pixels, for what does not depend on the conditioning.
         extent: (B, 4) int32 top, left, bottom, right of the pixels that are not padding.
         unannotated: (B, K) bool, ids that each image's source never annotates; None = every id is annotated.
         ingredients: (B, K) bool, foreground ids in the crop.
@@ -32,6 +34,7 @@ class Targets:
     """
 
     mask: torch.Tensor
+    whole_mask: torch.Tensor
     ignore_id: int
     extent: torch.Tensor
     unannotated: torch.Tensor | None

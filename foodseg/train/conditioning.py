@@ -2,7 +2,7 @@
 
 In training the student is conditioned on all the kinds of classes that it may meet later: the whole vocabulary, exactly
 the classes present, these and others, these without some. So it works with `vocabulary`, `predicted` and `provided`.
-All tensors here are on the CPU, as the seeds are.
+All tensors here but masks are on the CPU, as the seeds are.
 
 Shapes: B images, K classes.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from foodseg.config.distill import DistillConfig
+from foodseg.data.device_copy import to_device
 from foodseg.data.rng import RandomStream, generator
 
 
@@ -37,6 +38,13 @@ def teacher_conditioning(present: torch.Tensor, known: torch.Tensor, config: Dis
     if config.teacher_conditioning == "vocabulary":
         return None
     return _with_background(present | ~known[:, None])
+
+
+def within(mask: torch.Tensor, conditioning: torch.Tensor, ignore_id: int) -> torch.Tensor:
+    """Returns the mask (B, H, W) with `ignore_id` where the class is outside the conditioning (B, K), on any device."""
+    allowed = to_device(conditioning, mask.device)
+    ids = torch.where(mask == ignore_id, 0, mask).flatten(1)  # background is always in the conditioning
+    return torch.where(allowed.gather(1, ids).view_as(mask), mask, ignore_id)
 
 
 def _draw(present: np.ndarray, seed: int, config: DistillConfig) -> np.ndarray:

@@ -27,7 +27,7 @@ from foodseg.losses.training_heads import present_classes_of, training_head_loss
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.frozen_features import FeatureCache
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
-from foodseg.train.conditioning import student_conditioning, teacher_conditioning
+from foodseg.train.conditioning import student_conditioning, teacher_conditioning, within
 from foodseg.train.ema import statistics_of_batch
 
 
@@ -141,14 +141,16 @@ class SegmentationTask:
         return [term for term in self._terms if term.active(step)]
 
     def _targets(self, batch: Batch) -> Targets:
+        mask, conditioning = batch.mask.long(), self._conditioning(batch)
         return Targets(
-            mask=batch.mask.long(),
+            mask=mask if conditioning is None else within(mask, conditioning, self._classes.ignore_id),
+            whole_mask=mask,
             ignore_id=self._classes.ignore_id,
             extent=batch.extent,
             unannotated=self._hidden(batch),
             ingredients=batch.ingredients,
             ingredients_known=batch.ingredients_known,
-            conditioning=self._conditioning(batch),
+            conditioning=conditioning,
         )
 
     @torch.no_grad()

@@ -38,7 +38,16 @@ def batch_of(known: list[bool], bottom: int = SIDE) -> Batch:
 
 
 def targets_of(batch: Batch) -> Targets:
-    return Targets(batch.mask.long(), IGNORE, batch.extent, None, batch.ingredients, batch.ingredients_known, None)
+    return Targets(
+        batch.mask.long(),
+        batch.mask.long(),
+        IGNORE,
+        batch.extent,
+        None,
+        batch.ingredients,
+        batch.ingredients_known,
+        None,
+    )
 
 
 def term():

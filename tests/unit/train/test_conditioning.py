@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foodseg.config.distill import DistillConfig
-from foodseg.train.conditioning import student_conditioning, teacher_conditioning
+from foodseg.train.conditioning import student_conditioning, teacher_conditioning, within
 
 N, K, PRESENT = 4000, 401, 60
 KINDS = {"all": (1, 0, 0, 0), "exact": (0, 1, 0, 0), "some": (0, 0, 1, 0), "missing": (0, 0, 0, 1)}
@@ -97,3 +97,10 @@ def test_an_image_without_ingredients_is_conditioned_on_background():
 def test_a_teacher_of_the_vocabulary_is_unconditioned():
     present, known = torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
     assert teacher_conditioning(present, known, DistillConfig(teacher_conditioning="vocabulary")) is None
+
+
+def test_pixels_of_classes_outside_the_conditioning_are_ignored():
+    mask = torch.tensor([[[0, 1, 2, 255]], [[0, 1, 2, 255]]])
+    conditioning = torch.tensor([[True, True, False], [True, False, False]])
+    assert within(mask, conditioning, 255).tolist() == [[[0, 1, 255, 255]], [[0, 255, 255, 255]]]
+    assert mask.tolist() == [[[0, 1, 2, 255]]] * 2
