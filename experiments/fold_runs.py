@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.counts import compared, keep
-from experiments.foodmix import SUBSETS, foodmix, vit_weights
+from experiments.foodmix import SUBSETS, class_embeddings, foodmix, vit_weights
 from experiments.foodmix_runs import slug
 from experiments.item_queue import HERE, Bench, read_results
 from experiments.plans import run_or_resume, settings_of, small_recipe
@@ -33,7 +33,8 @@ class Group:
     Attributes:
         folder: of experiments/.
         side: pixels of the longer side, and of crops.
-        settings: of the training, in addition to those of the peer's recipe; {vit} is the file of the ViT's weights.
+        settings: of the training, in addition to those of the peer's recipe; {vit} is the file of the ViT's weights,
+            {names}, {permuted} and {random} are tables of class embeddings, {work} is the folder of all runs.
         variants: by name the settings of `eval`.
     """
 
@@ -44,10 +45,16 @@ class Group:
     variants: Mapping[str, Settings]
 
 
-def fold_group(bench: Bench, group: Group) -> dict[str, Any]:
-    """Trains and scores a group, and keeps its counts; returns scores, seconds an update and memory of each variant."""
+def fold_group(bench: Bench, group: Group, paths: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Trains and scores a group, and keeps its counts; returns scores, seconds an update and memory of each variant.
+
+    paths: what other words in braces stand for.
+    """
     uri = bench.work / f"folds-{group.folder}-{slug(group.name)}"
-    given = [setting.format(vit=vit_weights(bench)) for setting in group.settings]
+    known: dict[str, object] = {"vit": vit_weights(bench), "work": bench.work, **(paths or {})}
+    if any("model.text.table" in setting for setting in group.settings):
+        known |= class_embeddings(bench)
+    given = [setting.format(**known) for setting in group.settings]
     tree = {
         "ablation": {
             "uri": str(uri),

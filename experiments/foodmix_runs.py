@@ -81,7 +81,7 @@ def train_variant(bench: Bench, name: str, settings: Settings, steps: int) -> Pa
 
     Its name has a hash of the settings, so that a variant that was changed is trained again.
     """
-    run = bench.work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    run = variant_run(bench, name, settings)
     begun = (run / "config.yaml").exists()
     if not _trained(run, steps):
         where = (f"data.uri={prepared_foodmix(bench)}", f"run.uri={run}", f"model.weights={weights(bench)}")
@@ -89,6 +89,11 @@ def train_variant(bench: Bench, name: str, settings: Settings, steps: int) -> Pa
         command = ["train", "--config", RECIPE, *sets(*where, *given)]
         bench.foodseg(*command, *(["--resume"] if begun else []), env=ONE_THREAD)
     return run
+
+
+def variant_run(bench: Bench, name: str, settings: Settings) -> Path:
+    """Where `train_variant` trains."""
+    return bench.work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
 
 def train_side_by_side(bench: Bench, jobs: Sequence[Job]) -> list[Path]:

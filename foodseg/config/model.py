@@ -45,6 +45,11 @@ class ModelConfig(Section):
     pyramid_channels: int = Field(256, ge=8, description="channels of the feature pyramid, and of a plain ViT's levels")
     decoder_channels: int = Field(128, ge=8, multiple_of=8, description="channels in front of the classifier")
     dropout: float = Field(0.2, ge=0, lt=1, description="channel dropout in front of the classifier")
+    classifier: Literal["linear", "cosine", "text_prior"] = Field(
+        "linear",
+        description="linear; cosine = learned scale x cosine with a direction of each class; text_prior = the same, "
+        "where the embedding of a class gives its direction, the less the more training images it has",
+    )
     fusion: Literal["none", "score_map", "cross_attention", "film"] = Field(
         "none",
         description="how class embeddings are fused with the features: none = not at all, score_map = by their cosines "
@@ -103,11 +108,13 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _fusion_has_what_it_needs(self) -> "ModelConfig":
-        uses_text = self.fusion != "none" or self.privileged_head
+        uses_text = self.fusion != "none" or self.privileged_head or self.classifier == "text_prior"
         if uses_text != (self.text.kind != "none"):
             if not uses_text:
                 raise ValueError("model.text is used by model.fusion alone, which is none: set both or neither")
             user = f"model.fusion = {self.fusion}" if self.fusion != "none" else "model.privileged_head"
+            if self.fusion == "none" and not self.privileged_head:
+                user = f"model.classifier = {self.classifier}"
             raise ValueError(f"{user} needs model.text.kind: table or open_clip")
         if self.privileged_head and self.fusion != "none":
             raise ValueError(

@@ -145,6 +145,10 @@ class Manifest(_Frozen):
         """Returns per class id its pixels in these splits, background included, ignored pixels not."""
         return tuple(map(sum, zip(*(self.counts[split].class_pixels for split in splits), strict=True)))
 
+    def class_images(self, splits: Sequence[str]) -> tuple[int, ...]:
+        """Returns per class id the images of these splits that have a pixel of it."""
+        return tuple(map(sum, zip(*(self.counts[split].class_images for split in splits), strict=True)))
+
     def trained_ids(self, splits: Sequence[str]) -> set[int]:
         """Returns the ids with at least one pixel in any of the splits."""
         return {index for index, pixels in enumerate(self.class_pixels(splits)) if pixels > 0}

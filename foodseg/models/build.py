@@ -1,5 +1,7 @@
 """Builds a segmenter from its configuration: all its widths are computed here."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -11,13 +13,19 @@ from foodseg.models.backbones.diffusion_weights import build_diffusion
 from foodseg.models.backbones.hybrid import Hybrid
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.backbones.vit import PlainViT, TokenEncoder, is_plain_vit
+from foodseg.models.classifier import CosineClassifier
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, Privileged, ScoreMap, Tokens
 from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch, TrainingHeads
 
 
 def build_segmenter(
-    config: ModelConfig, classes: int, *, pretrained: bool = True, text: torch.Tensor | None = None
+    config: ModelConfig,
+    classes: int,
+    *,
+    pretrained: bool = True,
+    text: torch.Tensor | None = None,
+    class_images: Sequence[int] | None = None,
 ) -> SegmenterNetwork:
     """Builds the segmenter for `classes` ids.
 
@@ -28,7 +36,8 @@ def build_segmenter(
     Args:
         pretrained: load `config.weights`; False where a checkpoint follows, which then needs no download.
         text: (K, D) float32 raw class embeddings, from `class_text` of `models/text/class_embeddings.py` or from a
-            checkpoint; required with text fusion or a privileged head.
+            checkpoint; required with text fusion, a privileged head or a text prior.
+        class_images: (K,) training images of each class, for a text prior; None where a checkpoint follows.
 
     Raises:
         UserError: unknown backbone, strides that it lacks, weights that do not fit, settings of `config.vit` that do
@@ -41,12 +50,26 @@ def build_segmenter(
         backbone = _timm_backbone(config, pretrained=pretrained)
     inputs = decoder_inputs(backbone, classes)
     decoder = FPNDecoder(inputs, config.pyramid_channels, config.decoder_channels)
+    classifier = _classifier(config, classes, text, class_images)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch.initial_seed() + 1)
         head = IngredientHead(backbone.channels[-1], classes) if config.ingredient_head else None
         branch = None if config.fusion == "none" else _text_branch(config, backbone, classes, text)
         heads = _training_heads(config, classes, text)
-    return SegmenterNetwork(backbone, decoder, classes, config.mean, config.std, config.dropout, head, branch, heads)
+    return SegmenterNetwork(backbone, decoder, classifier, config.mean, config.std, config.dropout, head, branch, heads)
+
+
+def _classifier(
+    config: ModelConfig, classes: int, text: torch.Tensor | None, class_images: Sequence[int] | None
+) -> nn.Conv2d | CosineClassifier:
+    if config.classifier == "linear":
+        linear = nn.Conv2d(config.decoder_channels, classes, 1)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+        return linear
+    return CosineClassifier(
+        config.decoder_channels, classes, text if config.classifier == "text_prior" else None, class_images
+    )
 
 
 def _training_heads(config: ModelConfig, classes: int, text: torch.Tensor | None) -> TrainingHeads:

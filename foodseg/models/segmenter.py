@@ -12,6 +12,7 @@ from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.hybrid import Hybrid
 from foodseg.models.backbones.timm_pyramid import Pyramid
 from foodseg.models.backbones.vit import PlainViT, TokenEncoder
+from foodseg.models.classifier import CosineClassifier
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import (
     ClassEmbeddings,
@@ -89,17 +90,18 @@ class TrainingHeads(NamedTuple):
 
 
 class SegmenterNetwork(nn.Module):
-    """Backbone, decoder, 1x1 classifier, and perhaps a text branch; the parts are built in `models/build.py`."""
+    """Backbone, decoder, classifier, and perhaps a text branch; the parts are built in `models/build.py`."""
 
     mean: torch.Tensor
     std: torch.Tensor
     text_table: torch.Tensor
+    classifier: nn.Conv2d | CosineClassifier
 
     def __init__(
         self,
         backbone: Backbone,
         decoder: FPNDecoder,
-        classes: int,
+        classifier: nn.Conv2d | CosineClassifier,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         dropout: float,
@@ -112,9 +114,7 @@ class SegmenterNetwork(nn.Module):
         self.decoder = decoder
         self.dropout = nn.Dropout2d(dropout)
         self.gives_undropped = False
-        self.classifier = nn.Conv2d(decoder.out_channels, classes, 1)
-        nn.init.xavier_uniform_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        self.classifier = classifier
         self.stride = backbone.strides[0]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

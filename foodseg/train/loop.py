@@ -87,7 +87,9 @@ class Trainer:
         self.classes: ClassTable = manifest.class_table
         restored_uri = context.restore()
         self.text = text_of_run(config, self.classes)
-        model = model or initial_model(config, self.classes, self.text, starts=restored_uri is None)
+        images = manifest.class_images(config.data.train_splits)
+        starts = restored_uri is None
+        model = model or initial_model(config, self.classes, self.text, starts=starts, class_images=images)
         self.task: Task = SegmentationTask(config, self.classes, manifest.annotated, model, total_steps=total_steps)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +122,8 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     kept = backbone_of_run(config) if resume and starts else None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.train.seed)
-        model = _require_model(config, manifest.class_table, text, starts=starts and kept is None)
+        images = manifest.class_images(config.data.train_splits)
+        model = _require_model(config, manifest.class_table, text, starts=starts and kept is None, class_images=images)
     if kept is not None and model is not None:
         model.backbone.load_state_dict(kept)
     loaded = starts and kept is None and has_weights(config)
@@ -207,14 +208,19 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
 
 
 def _require_model(
-    config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
+    config: ExperimentConfig,
+    classes: ClassTable,
+    text: TextTable | None,
+    *,
+    starts: bool,
+    class_images: Sequence[int] | None = None,
 ) -> SegmenterNetwork | None:
     """Returns the model with its weights; None with a diffusion backbone, which is too large to build here."""
     embeddings = text.embeddings if text else None
     if config.model.kind == "diffusion":
         require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
-    model = build_segmenter(config.model, len(classes), pretrained=starts, text=embeddings)
+    model = build_segmenter(config.model, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
     if config.train.latent_cache is not None:
         frozen_encoder(model.backbone)
     _require_crops(model, config)
@@ -222,12 +228,18 @@ def _require_model(
 
 
 def initial_model(
-    config: ExperimentConfig, classes: ClassTable, text: TextTable | None, *, starts: bool
+    config: ExperimentConfig,
+    classes: ClassTable,
+    text: TextTable | None,
+    *,
+    starts: bool,
+    class_images: Sequence[int] | None = None,
 ) -> SegmenterNetwork:
     """Builds a worker's model of a run that has begun, with torch seeded for it: every worker has the same numbers.
 
     Args:
         text: as `text_of_run` returns it. starts: no checkpoint follows, so that it needs its initial weights.
+        class_images: (K,) training images of each class.
 
     Raises:
         UserError: as `build_segmenter`.
@@ -235,7 +247,9 @@ def initial_model(
     weights = backbone_of_run(config) if starts else None
     torch.manual_seed(config.train.seed)
     embeddings = text.embeddings if text else None
-    model = build_segmenter(config.model, len(classes), pretrained=starts and weights is None, text=embeddings)
+    model = build_segmenter(
+        config.model, len(classes), pretrained=starts and weights is None, text=embeddings, class_images=class_images
+    )
     if weights is not None:
         model.backbone.load_state_dict(weights)
     return model

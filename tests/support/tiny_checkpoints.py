@@ -34,6 +34,7 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
     torch.manual_seed(seed)
     text = class_text(config.model, SYNTHETIC_CLASSES)
     model = build_segmenter(config.model, len(SYNTHETIC_CLASSES), text=text.embeddings if text else None)
+    assert isinstance(model.classifier, torch.nn.Conv2d)
     torch.nn.init.normal_(model.classifier.weight, std=3.0)  # else one class is everywhere
     if model.ingredient_head is not None:
         torch.nn.init.normal_(model.ingredient_head.linear.weight, std=0.5)  # else all are equally probable

@@ -78,6 +78,10 @@ def test_the_size_of_small_crops(crop: int, side: float, small: int) -> None:
             "and 0.5",
         ),
         (
+            ["model.classifier=text_prior"],
+            "model.classifier = text_prior needs model.text.kind: table or open_clip",
+        ),
+        (
             ["model.privileged_head=true", "loss.privileged=0.5"],
             "model.privileged_head needs model.text.kind: table or open_clip",
         ),
