@@ -23,6 +23,13 @@ def evaluate(
         list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
     ] = None,
     images: Annotated[str | None, typer.Option(help="File of image ids; only these are scored.")] = None,
+    provided: Annotated[
+        str | None,
+        typer.Option(
+            help="Lists of ingredients, a line IMAGE_ID<TAB>NAME, NAME for each image: a menu, where eval.ingredients "
+            "is provided, which it then is; left out: the true classes, an oracle."
+        ),
+    ] = None,
     space_map: Annotated[
         str | None,
         typer.Option("--map", help="TSV file that maps label space FROM to TO, as for `data map`; scores are in TO."),
@@ -49,6 +56,8 @@ def evaluate(
 
     Example: foodseg evaluate runs/a --data prepared/other --map to_foodseg103.tsv --out runs/a/other
 
+    Example: foodseg evaluate runs/a --data prepared/meals --provided menu.tsv --out runs/a/menu
+
     Example: foodseg evaluate --compare runs/a/test runs/b/test
     """
     if compare is not None:
@@ -66,7 +75,7 @@ def evaluate(
         require_lasting("--test-log", test_log, address)
     result = run_evaluation(
         checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
-        space_map=space_map, classes=classes,
+        provided=provided, space_map=space_map, classes=classes,
         overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
     )  # fmt: skip
 
@@ -99,8 +108,8 @@ def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None
     result = compare(a, b, len(classes), subsets=read_subsets(subset, classes))
     named = dict(zip("ab", map(storage.redact, folders), strict=True))
     conditions = {"a": about_a.conditions, "b": about_b.conditions}
-    oracles = [side for side, each in conditions.items() if each and each.ingredients == "provided"]
-    plain = {side: None if each is None else asdict(each) for side, each in conditions.items()}
+    oracles = [side for side, each in conditions.items() if each and each.is_oracle]
+    plain = {side: None if each is None else each.to_json() for side, each in conditions.items()}
 
     def show() -> None:
         for side, folder in named.items():

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
@@ -26,7 +26,7 @@ from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scores import summarise_evaluation
 from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
 from foodseg.eval.scoring_job import ScoringJob, score_here
-from foodseg.eval.subject import OTHER_WEIGHTS, checkpoint_subject, folder_subject
+from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, checkpoint_subject, folder_subject
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device
@@ -46,6 +46,7 @@ def evaluate(
     predictions: str | None = None,
     subsets: Sequence[str] = (),
     images: str | None = None,
+    provided: str | None = None,
     space_map: str | None = None,
     classes: str | None = None,
     overrides: Sequence[str] = (),
@@ -66,6 +67,7 @@ def evaluate(
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
         subsets: files of class ids, each scored under its own name, with background.
         images: file of image ids, one a line; only these are scored.
+        provided: file of lists of ingredients (`provided_lists.py`); sets `eval.ingredients` to provided.
         space_map: file that maps the label space of the checkpoint, of the data, or of both; see `mapped.common_space`.
         classes: class table of the space that `space_map` maps to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
@@ -87,12 +89,14 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
+    if predictions is not None and provided is not None:
+        raise UserError("--provided is for a model, and --predictions scores label maps: give one of them")
     if classes is not None and space_map is None:
         raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
     rows = split_rows(storage.absolute(os.fspath(data)), split, images)
     return evaluate_rows(
-        model, rows, out=out, predictions=predictions, subsets=subsets, space_map=space_map, classes=classes,
-        overrides=overrides, device=device, test_log=test_log, score=score,
+        model, rows, out=out, predictions=predictions, subsets=subsets, provided=provided, space_map=space_map,
+        classes=classes, overrides=overrides, device=device, test_log=test_log, score=score,
     )  # fmt: skip
 
 
@@ -103,6 +107,7 @@ def evaluate_rows(
     out: str | os.PathLike[str] | None = None,
     predictions: str | None = None,
     subsets: Sequence[str] = (),
+    provided: str | None = None,
     space_map: str | None = None,
     classes: str | None = None,
     overrides: Sequence[str] = (),
@@ -116,13 +121,17 @@ def evaluate_rows(
     out = None if out is None else os.fspath(out)
     manifest, reader, rows, split = scored_rows.manifest, scored_rows.reader, scored_rows.rows, scored_rows.split
     spaces = (read_label_space_map(space_map) if space_map is not None else None, classes)
+    lists = None
+    if provided is not None:
+        overrides = [*overrides, "eval.ingredients=provided"]
+        lists = ProvidedLists(provided, scored_rows.image_ids())
     if isinstance(model, Segmenter):
         overrides = [*model.overrides, *overrides]
-        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides)
+        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists)
         device = model.device if device is None else device
     elif model is not None:
         uri = resolve_checkpoint(os.fspath(model))
-        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides)
+        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists)
     else:
         subject = folder_subject(predictions or "", manifest, spaces)
     device = "auto" if device is None else device
@@ -179,7 +188,7 @@ def evaluate_rows(
             write_evaluation(out, result, scored, space, manifest, reader, labeller, subject.curves)
     if split == "test":
         noted = {"images": result.images, "miou": evaluation.scores.miou}
-        under = {} if result.conditions is None else {"conditions": asdict(result.conditions)}
+        under = {} if result.conditions is None else {"conditions": result.conditions.to_json()}
         note_test_access(test_log, "scored", {**access, **noted, **under})
     return result
 

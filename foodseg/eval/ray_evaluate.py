@@ -22,6 +22,7 @@ def evaluate(
     predictions: str | None = None,
     subsets: Sequence[str] = (),
     images: str | None = None,
+    provided: str | None = None,
     space_map: str | None = None,
     classes: str | None = None,
     overrides: Sequence[str] = (),
@@ -43,6 +44,6 @@ def evaluate(
     """
     return evaluation.evaluate(
         checkpoint, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
-        space_map=space_map, classes=classes, overrides=overrides, device=device, test_log=test_log,
+        provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, test_log=test_log,
         score=partial(score_on_ray, workers=workers, address=address) if workers else score_here,
     )  # fmt: skip

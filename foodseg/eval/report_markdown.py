@@ -46,7 +46,9 @@ def condition_mark(conditions: Conditions | None) -> str | None:
     """
     if conditions is None or conditions.ingredients == "vocabulary":
         return None
-    source = {"provided": "provided, oracle"}.get(conditions.ingredients, conditions.ingredients)
+    source = conditions.ingredients
+    if source == "provided":
+        source = "provided, oracle" if conditions.is_oracle else "provided by lists"
     return source if conditions.restrict == "none" else f"{source}, restrict {conditions.restrict}"
 
 

@@ -18,7 +18,7 @@ class ScoredCheckpoint:
     """The checkpoint that was scored, and how.
 
     checkpoint: its URI without secrets. step: updates done. text: where its class embeddings are from; None = it has
-    none. temperature: that its logits were divided by.
+    none. temperature: that its logits were divided by. provided: as in `Conditions`.
     """
 
     checkpoint: str
@@ -27,10 +27,11 @@ class ScoredCheckpoint:
     eval: EvalConfig
     text: str | None
     temperature: float
+    provided: str | None = None
 
     @property
     def conditions(self) -> Conditions:
-        return Conditions(weights=self.eval.weights, ingredients=self.eval.ingredients, restrict=self.eval.restrict)
+        return Conditions(self.eval.weights, self.eval.ingredients, self.eval.restrict, self.provided)
 
     def to_json(self) -> dict[str, object]:
         """Returns the part of metrics.json that is about the checkpoint."""
@@ -40,7 +41,7 @@ class ScoredCheckpoint:
             "weights": self.eval.weights,
             "config_hash": self.config_hash,
             "eval": self.eval.model_dump(mode="json"),
-            "conditions": asdict(self.conditions),
+            "conditions": self.conditions.to_json(),
             **({} if self.text is None else {"text": self.text}),
             "temperature": self.temperature,
         }

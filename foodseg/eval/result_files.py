@@ -123,9 +123,10 @@ def conditions_note(conditions: Conditions | None) -> str | None:
     """Says how a score was conditioned; None for a score over the whole vocabulary, and for label maps."""
     if conditions is None or conditions.ingredients == "vocabulary":
         return None
-    source = {
-        "predicted": "the model's image-level prediction",
-        "provided": "the true classes of each image, an oracle: not comparable with other results",
-    }[conditions.ingredients]
+    source = f"the lists of {conditions.provided}"
+    if conditions.ingredients == "predicted":
+        source = "the model's image-level prediction"
+    elif conditions.is_oracle:
+        source = "the true classes of each image, an oracle: not comparable with other results"
     narrowed = "" if conditions.restrict == "none" else f"; class scores restricted to them ({conditions.restrict})"
     return f"{conditions.ingredients}, {source}{narrowed}"

@@ -6,6 +6,7 @@ labeller = subject.build("auto")
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,6 +20,7 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder
+from foodseg.eval.provided_lists import read_provided
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.result import LabelMaps, ScoredCheckpoint
 from foodseg.eval.result_files import TrainingCurves, shown_settings
@@ -50,22 +52,41 @@ class Subject:
     computes: bool = False
 
 
+class ProvidedLists(NamedTuple):
+    """A file of lists of ingredients, and the images that are scored."""
+
+    path: str
+    image_ids: Sequence[str]
+
+
 def checkpoint_subject(
-    uri: str, manifest: Manifest, reader: RowReader, spaces: Spaces, split: str, overrides: Sequence[str]
+    uri: str,
+    manifest: Manifest,
+    reader: RowReader,
+    spaces: Spaces,
+    split: str,
+    overrides: Sequence[str],
+    provided: ProvidedLists | None = None,
 ) -> Subject:
-    """Returns the checkpoint directory `uri` as what is scored; `overrides`: `eval.key=value`.
+    """Returns the checkpoint directory `uri` as what is scored.
+
+    Args:
+        overrides: `eval.key=value`. provided: what images are conditioned on; None = the truth, where
+            `eval.ingredients` = provided.
 
     Raises:
-        UserError: it is damaged, label spaces differ, the map does not fit, `logit_offsets`.
+        UserError: it is damaged, label spaces differ, the map does not fit, as `logit_offsets` and `read_provided`.
     """
     loaded = load_checkpoint(uri)
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     logit_offsets(config.eval, loaded.class_pixels)  # refused here rather than by each process that scores
     calibration = calibration_of(loaded, config.eval)
-    conditioning = (
-        true_conditioning(reader, space, len(loaded.classes)) if config.eval.ingredients == "provided" else None
-    )
+    conditioning = None
+    if provided is not None:
+        conditioning = read_provided(provided.path, loaded.classes, provided.image_ids)
+    elif config.eval.ingredients == "provided":
+        conditioning = true_conditioning(reader, space, len(loaded.classes))
     return Subject(
         about=ScoredCheckpoint(
             checkpoint=storage.redact(uri),
@@ -74,6 +95,7 @@ def checkpoint_subject(
             eval=config.eval,
             text=loaded.text.made_by if loaded.text else None,
             temperature=calibration.temperature if calibration else 1.0,
+            provided=None if provided is None else storage.redact(provided.path),
         ),
         space=space,
         build=CheckpointLabeller(uri, config, conditioning),

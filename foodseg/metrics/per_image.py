@@ -68,11 +68,24 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The keys of the section `eval` that scores depend on."""
+    """The keys of the section `eval` that scores depend on.
+
+    provided: where the lists of `ingredients` = provided are from; None = from the truth, an oracle.
+    """
 
     weights: str
     ingredients: str
     restrict: str
+    provided: str | None = None
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the model was told the truth."""
+        return self.ingredients == "provided" and self.provided is None
+
+    def to_json(self) -> dict[str, str]:
+        """Returns the fields that are not None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -136,8 +149,10 @@ def write_image_counts(
         raise UserError(f"each image is counted once, but {', '.join(map(repr, twice[:3]))} occurs more than once")
     for image in images:
         refuse_strange_ids(image, len(classes))
-    facts = asdict(CountsFacts(tuple(classes), split, data, conditions))
-    metadata = {"version": _FORMAT_VERSION, **facts}
+    under = None if conditions is None else conditions.to_json()
+    metadata = {
+        "version": _FORMAT_VERSION, "classes": list(classes), "split": split, "data": data, "conditions": under,
+    }  # fmt: skip
     schema = pa.schema(_FIELDS, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
     columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "group_id", *_CELLS)}
     for column, name in enumerate(_BOUNDARY):
