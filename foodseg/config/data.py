@@ -54,6 +54,13 @@ class DataConfig(Section):
         4.0, ge=1, description="most times that repeat-factor sampling draws an image in one epoch"
     )
 
+    unlabelled_share: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the images drawn that have no mask; 0 = none; null = each as often as those with one",
+    )
+
     @field_validator("train_splits", "val_split")
     @classmethod
     def _test_is_for_evaluate(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:

@@ -57,14 +57,17 @@ def training_order(
 ) -> TrainingOrder:
     """Builds the order of a run over the reader's rows; `paste` is the share of positions with a paste partner.
 
-    The expected draws of a row per epoch are the weight of its data set times its repeat factor; a row of the fold that
-    is held out is not drawn.
+    The expected draws of a row per epoch are the weight of its data set times its repeat factor, and those of rows
+    without a mask are scaled to `data.unlabelled_share`; a row of a fold that is held out is not drawn.
 
     Raises:
         UserError: the weights of the data sets leave less than one row; fewer groups than folds.
     """
     held_out = held_out_rows(reader, data)
     kept = np.arange(len(reader)) if held_out is None else np.setdiff1d(np.arange(len(reader)), held_out)
+    masked = _masked(reader) if data.unlabelled_share is not None and reader.labelled < len(reader) else None
+    if masked is not None and data.unlabelled_share == 0:
+        kept = kept[masked[kept]]
     repeats = _weights(reader, data)
     repeats = None if repeats is None else repeats[kept]
     needs_ingredients = data.repeat_threshold > 0 or paste > 0
@@ -74,6 +77,8 @@ def training_order(
         labelled = reader.labelled if held_out is None else _labelled(reader, kept)
         factors = repeat_factors([ingredients[row] for row in kept], labelled, data.repeat_threshold, data.repeat_cap)
         repeats = factors if repeats is None else repeats * factors
+    if masked is not None and data.unlabelled_share:
+        repeats = _with_share(repeats, masked[kept], data.unlabelled_share)
     if repeats is not None and round(float(repeats.sum())) < 1:
         raise UserError(
             f"with the weights of data.uris an epoch draws {repeats.sum():.2g} images, less than one: raise the weights"
@@ -84,7 +89,7 @@ def training_order(
             "an epoch of %s has %d image%s, fewer than train.global_batch = %d: an update takes an image several times",
             list(data.train_splits), drawn, "" if drawn == 1 else "s", global_batch,
         )  # fmt: skip
-    drawn_from = None if held_out is None else kept
+    drawn_from = None if len(kept) == len(reader) else kept
     if paste == 0 or known is None:
         return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, kept=drawn_from)
     sources = known.column("source").dictionary_encode().unify_dictionaries()
@@ -167,6 +172,20 @@ def _labelled(reader: RowReader, rows: np.ndarray) -> int:
     if reader.labelled == len(reader):
         return len(rows)
     return len(rows) - reader.take(rows, ["mask"]).column("mask").null_count
+
+
+def _masked(reader: RowReader) -> np.ndarray:
+    """Returns (N,) bool, whether each row has a mask."""
+    return ~reader.column("mask").is_null().to_numpy()
+
+
+def _with_share(repeats: np.ndarray | None, masked: np.ndarray, share: float) -> np.ndarray:
+    """Returns (N,) expected draws that give rows without a mask `share` of all; those with one keep theirs."""
+    drawn = np.ones(len(masked)) if repeats is None else repeats.copy()
+    labelled, unlabelled = drawn[masked].sum(), drawn[~masked].sum()
+    if labelled > 0 and unlabelled > 0:
+        drawn[~masked] *= share / (1 - share) * labelled / unlabelled
+    return drawn
 
 
 def _weights(reader: RowReader, data: DataConfig) -> np.ndarray | None:

@@ -117,3 +117,31 @@ def test_row_numbers_are_those_of_the_reader(tmp_path: Path) -> None:
     uri = write_filled(tmp_path, ("train", FIVE))
     manifest, reader = training_data(DataConfig(uri=uri, folds=2, held_out=0))
     assert len(reader) == 5 and reader.labelled == 4 and manifest.counts["train"].images == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn"), [(None, [1, 1, 1, 1]), (0.0, [1, 1, 0, 0]), (0.5, [1, 1, 1, 1]), (1 / 3, [1, 1, 0.5, 0.5])]
+)
+def test_the_share_of_images_without_a_mask(tmp_path: Path, share: float | None, drawn: list[float]) -> None:
+    """Two have a mask, two have none: in eight epochs' worth of draws each comes as often as expected."""
+    rows = [("a", "s", 1), ("b", "s", 2), ("c", "s", None), ("d", "s", None)]
+    data = DataConfig(uri=write_filled(tmp_path, ("train", rows)), unlabelled_share=share)
+    order = training_order(training_data(data)[1], data, 0, 1)
+    count = round(8 * sum(drawn))
+    found = np.bincount(order.rows(0, count)[1], minlength=4)
+    assert found[:2].tolist() == [8, 8] and found[2:].sum() == round(8 * sum(drawn[2:]))
+    assert abs(found - 8 * np.array(drawn)).max() <= 1
+
+
+def test_the_share_holds_beside_repeat_factors_and_a_fold(tmp_path: Path) -> None:
+    rows = [("a", "s", 1), ("b", "s", 2), ("c", "s", 2), ("d", "s", None), ("e", "s", None), ("f", "s", None)]
+    uri = write_filled(tmp_path, ("train", rows))
+    data = DataConfig(uri=uri, unlabelled_share=0.25, repeat_threshold=1, folds=3, held_out=0)
+    reader = training_data(data)[1]
+    held_out = held_out_rows(reader, data).tolist()
+    order = training_order(reader, data, 0, 1)
+    found = np.bincount(order.rows(0, 400)[1], minlength=6)
+    assert not found[held_out].any()
+    assert found[3:].sum() == pytest.approx(100, abs=10)
+    none = DataConfig(uri=uri, unlabelled_share=0, folds=3, held_out=0)
+    assert set(training_order(reader, none, 0, 1).rows(0, 50)[1].tolist()) == {0, 1, 2} - set(held_out)
