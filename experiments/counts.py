@@ -48,15 +48,19 @@ def compared(
     *,
     folds: int | None = None,
     costs: Mapping[str, RunCost] | None = None,
+    subsets: Mapping[str, Sequence[int]] | None = None,
 ) -> AblationTable:
-    """Scores variants by their kept counts: by variant and seed the name of a run; the rest as for `ablation_table`."""
+    """Scores variants by their kept counts: by variant and seed the name of a run; the rest as for `ablation_table`.
+
+    subsets: in addition to those of foodmix.
+    """
     runs: dict[str, dict[int, Sequence[ImageCounts]]] = {}
     for variant, seeds in variants.items():
         for seed, name in seeds.items():
             images, facts = read_image_counts(str(counts_file(folder, name)))
             runs.setdefault(variant, {})[seed] = images
     lists = [str(foodmix(bench) / f"{name}_classes.txt") for name in SUBSETS]
-    subsets = read_subsets(lists, ClassTable(facts.classes))
+    named = {**read_subsets(lists, ClassTable(facts.classes)), **(subsets or {})}
     return ablation_table(
-        runs, contrasts, len(facts.classes), subsets=subsets, resamples=RESAMPLES, folds=folds, costs=costs
+        runs, contrasts, len(facts.classes), subsets=named, resamples=RESAMPLES, folds=folds, costs=costs
     )

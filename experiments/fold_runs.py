@@ -8,7 +8,7 @@ near-duplicate group give every image a score by a model that has not seen it (`
 The counts of each variant are kept with the results (`counts.py`), so that variants of other days are compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,12 @@ def fold_group(bench: Bench, group: Group, paths: Mapping[str, str] | None = Non
     return {"settings": list(group.settings), "side": group.side, **{kind: found[kind] for kind in KINDS}}
 
 
-def fold_table(bench: Bench, groups: Mapping[str, Group], plain: str) -> dict[str, Any]:
+def fold_table(
+    bench: Bench, groups: Mapping[str, Group], plain: str, subsets: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Any]:
     """Compares the variants of all groups that are recorded with the variant `plain`, by both kinds of weights.
 
-    groups: by item. Holm's correction is for all variants together.
+    groups: by item. subsets: in addition to those of foodmix. Holm's correction is for all variants together.
     """
     folder = next(iter(groups.values())).folder
     recorded = {item: part["figures"] for item, part in read_results(HERE / folder / "results.json").items()}
@@ -91,7 +93,9 @@ def fold_table(bench: Bench, groups: Mapping[str, Group], plain: str) -> dict[st
         }
         variants = {name: {0: kept_name(name, kind)} for name in names}
         contrasts = {name: (name, plain) for name in names if name != plain}
-        figures[kind] = compared(bench, folder, variants, contrasts, folds=FOLDS, costs=costs).to_json()
+        figures[kind] = compared(
+            bench, folder, variants, contrasts, folds=FOLDS, costs=costs, subsets=subsets
+        ).to_json()
     return figures
 
 

@@ -56,6 +56,9 @@ class ModelConfig(Section):
         "with every grid cell, cross_attention = by attention from every grid cell to the classes, film = by one scale "
         "and shift of every channel; kind diffusion: none or cross_attention, the UNet's own",
     )
+    conditioning_penalty: bool = Field(
+        True, description="with fusion: the logits of classes outside the conditioning are lowered by a learned amount"
+    )
     fusion_stride: int | None = Field(
         None, description="stride of the level that score_map and cross_attention act on; null = the coarsest"
     )

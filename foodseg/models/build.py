@@ -134,4 +134,4 @@ def _text_branch(config: ModelConfig, backbone: Backbone, classes: int, text: to
         fusion = CrossAttention(channels, width, gamma)
     else:
         fusion = Film(config.decoder_channels, width, gamma)
-    return TextBranch(text, embeddings, fusion, at)
+    return TextBranch(text, embeddings, fusion, at, config.conditioning_penalty)

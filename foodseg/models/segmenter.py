@@ -71,12 +71,14 @@ class TextBranch(NamedTuple):
         table: (K, D) float32 raw class embeddings.
         class_embeddings, fusion: parts of `models.fusion`.
         at: index of the level that a ScoreMap or a CrossAttention acts on.
+        penalty: whether the logits of classes outside the conditioning are lowered.
     """
 
     table: torch.Tensor
     class_embeddings: ClassEmbeddings
     fusion: Fusion
     at: int
+    penalty: bool = True
 
 
 class TrainingHeads(NamedTuple):
@@ -123,7 +125,7 @@ class SegmenterNetwork(nn.Module):
         self.fusion = text.fusion if text is not None else None
         if text is not None:
             self.class_embeddings, self._at = text.class_embeddings, text.at
-            self.conditioning_penalty = ConditioningPenalty()
+            self.conditioning_penalty = ConditioningPenalty() if text.penalty else None
             self.register_buffer("text_table", text.table.clone())
 
     @property
@@ -170,7 +172,7 @@ class SegmenterNetwork(nn.Module):
         dropped = self.dropout(features)
         logits = self.classifier(dropped)
         undropped = (self.classifier(features), features) if self.gives_undropped else None
-        if allowed is not None:
+        if allowed is not None and self.conditioning_penalty is not None:
             logits = self.conditioning_penalty(logits, allowed)
         of_stages: list[torch.Tensor] = []
         if self.stage_heads is not None and self.training:

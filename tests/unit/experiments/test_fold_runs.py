@@ -7,15 +7,16 @@ from experiments.distillation.run import MECHANISM_GROUPS as MECHANISMS
 from experiments.encoders.run import GROUPS as ENCODERS
 from experiments.fold_runs import Group, kept_name
 from experiments.foodmix_runs import RECIPE
+from experiments.names.run import GROUPS as NAMES
 from experiments.recipe_changes.run import GROUPS as CHANGES
 from foodseg.config import load_config
 
-ALL = (ENCODERS, CHANGES, CAUSES | MECHANISMS)
+ALL = (ENCODERS, CHANGES, CAUSES | MECHANISMS, NAMES)
 
 
 @pytest.mark.parametrize("group", [group for groups in ALL for group in groups.values()], ids=lambda group: group.name)
 def test_variants_of_a_group_differ_in_how_they_are_scored_alone(group: Group) -> None:
-    words = ("vit", "work", "names", "random", "pairs", "seen", "larger")
+    words = ("vit", "work", "names", "permuted", "random", "pairs", "seen", "larger")
     given = [setting.format(**dict.fromkeys(words, "x")) for setting in group.settings]
     trained = load_config(RECIPE, given).config
     for name, settings in group.variants.items():
