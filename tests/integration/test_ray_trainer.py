@@ -21,6 +21,7 @@ from tests.conftest import BUCKET
 from tests.support.gloo_rank import prepared
 from tests.support.s3_proxy import S3Proxy
 from tests.support.synthetic_set import synthetic_config, write_synthetic
+from tests.support.tiny_checkpoints import write_checkpoint
 
 SETTINGS = [
     "train.steps=8",
@@ -34,10 +35,17 @@ SETTINGS = [
 
 
 def test_two_workers_learn_what_one_process_learns(ray_cluster, s3, tmp_path):
-    """From two data sets, one with partial labels; the run of the workers is in a bucket, with Ray's own files."""
+    """From two data sets, one with partial labels, and a teacher.
+
+    The run of the workers is in a bucket, with Ray's own files and the teacher's labels.
+    """
     data, other = write_synthetic(tmp_path / "data"), write_synthetic(tmp_path / "other", train=5, val=2, test=1)
     write_manifest(other, read_manifest(other).model_copy(update={"annotated": {"synthetic": (0, 1, 2, 3)}}))
-    settings = [*SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]"]
+    teacher = write_checkpoint(tmp_path / "teacher", 1)
+    settings = [
+        *SETTINGS, f"data.uris=[{{uri: {data}}}, {{uri: {other}, weight: 1.5}}]", f"distill.teacher={teacher}",
+        "loss.soft_labels=0.5", "loss.class_correlation=0.2", "optim.warmup=0",
+    ]  # fmt: skip
     alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
     bucket = f"s3://{BUCKET}/{tmp_path.name}-{os.urandom(4).hex()}"
     with S3Proxy(s3.endpoint) as proxy:  # an address that only the URI names
@@ -52,8 +60,9 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, s3, tmp_path):
     assert (apart > 1e-3).float().mean() < 0.01
     logs = [storage.read_text(storage.join(run, "log.jsonl")) for run in (str(tmp_path / "alone"), bucket)]
     lines = [[json.loads(line) for line in log.splitlines()] for log in logs]
-    losses = [[line["loss/cross_entropy"] for line in part if "loss/cross_entropy" in line] for part in lines]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    for term in ("cross_entropy", "soft_labels", "class_correlation"):
+        losses = [[line[f"loss/{term}"] for line in part if f"loss/{term}" in line] for part in lines]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0][-1] != losses[0][0]
     assert [line["positions"] for line in lines[1] if "positions" in line] == [[s * 4, s * 4 + 4] for s in range(8)]
     assert shared.miou == pytest.approx(alone.miou, abs=0.02)
