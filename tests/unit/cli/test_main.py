@@ -15,7 +15,7 @@ from foodseg import storage
 from foodseg.cli import diagnosis, main
 from foodseg.cli.main import run
 from foodseg.errors import DataRefused, RetryLater
-from foodseg.metrics.per_image import ImageCounts, write_image_counts
+from foodseg.metrics.per_image import Conditions, ImageCounts, write_image_counts
 from foodseg.train.results import TrainingResult
 
 
@@ -89,7 +89,8 @@ PLAIN = {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
 
 def test_a_comparison_names_the_conditions_of_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counted = [ImageCounts.from_matrix("p", "p", np.diag([3, 4]))]
-    for name, conditions in {"oracle": ORACLE, "plain": PLAIN, "maps": None}.items():
+    for name, facts in {"oracle": ORACLE, "plain": PLAIN, "maps": None}.items():
+        conditions = None if facts is None else Conditions(**facts)
         write_image_counts(
             str(tmp_path / name / "images.parquet"), counted, ("background", "rice"), "val", "d", conditions
         )

@@ -77,7 +77,7 @@ def test_a_space_that_fits_is_let_pass() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"loss.distil": {"uniform": [0, 1]}}, r"unknown key 'loss.distil'; did you mean loss.distill\?"),
+        ({"loss.distil": {"uniform": [0, 1]}}, r"unknown key 'loss.distil'; did you mean loss.distill or"),
         ({"loss.distill": {"uniform": [-1, 1]}}, r"loss.distill: must be at least 0, found -1"),
         ({"optim.schedule": {"choice": ["poly", "step"]}}, r"optim.schedule: must be .*found 'step'"),
         ({"distill.conditioning_mix": {"choice": [[1, 1, 0, 0]]}}, r"four shares of at least 0 that add up to 1"),
