@@ -2,7 +2,7 @@
 
 The items `cause_...` take the first form apart (the teacher is the running average of the weights, compared by a
 divergence at T = 2 and by features): which part of its cost is dropout, mode, temperature or the teacher itself? The
-others are mechanisms with a reason to work, each beside its controls. All are trainings on five folds at 128 px;
+others are mechanisms with a reason to work, each with its controls. All are trainings on five folds at 128 px;
 `cause` and `mechanisms` compare them with the recipe without a teacher.
 
 `pairs` trains ten teachers, each without two of the five folds: for every run and every image of it there is one that
@@ -47,7 +47,7 @@ UNSEEN: Settings = ("distill.teacher=[{pairs}]", KEPT)
 SEEN: Settings = ("distill.teacher=[{seen}]", KEPT)
 LARGER: Settings = ("distill.teacher=[{larger}]", KEPT)
 STAGES: Settings = ("model.stage_heads=true", "loss.stage_labels=0.7")
-TOLD: Settings = ("model.privileged_head=true", "loss.privileged=0.5", "model.text.kind=table")
+PRIVILEGED: Settings = ("model.privileged_head=true", "loss.privileged=0.5", "model.text.kind=table")
 MECHANISMS: dict[str, tuple[str, Settings]] = {
     "longer": (f"{LONGER} times the updates", (f"train.steps={LONGER * STEPS}",)),
     "smoothed": ("label smoothing 0.1", ("loss.label_smoothing=0.1",)),
@@ -57,9 +57,9 @@ MECHANISMS: dict[str, tuple[str, Settings]] = {
     "r1_seen": ("R1 soft labels and DIST, in fold", (*SEEN, SOFT, *DIST)),
     "r1b_soft": ("R1b soft labels of the hybrid", (*LARGER, SOFT)),
     "r1b_both": ("R1b soft labels and DIST of the hybrid", (*LARGER, SOFT, *DIST)),
-    "r2": ("R2 privileged head", (*TOLD, "loss.privileged_distill=0.5", "model.text.table={names}")),
-    "r2_apart": ("R2, divergence 0", (*TOLD, "model.text.table={names}")),
-    "r2_random": ("R2, random embeddings", (*TOLD, "loss.privileged_distill=0.5", "model.text.table={random}")),
+    "r2": ("R2 privileged head", (*PRIVILEGED, "loss.privileged_distill=0.5", "model.text.table={names}")),
+    "r2_apart": ("R2, divergence 0", (*PRIVILEGED, "model.text.table={names}")),
+    "r2_random": ("R2, random embeddings", (*PRIVILEGED, "loss.privileged_distill=0.5", "model.text.table={random}")),
     "r4": ("R4 stage heads", (*STAGES, "loss.stage_distill=0.3")),
     "r4_apart": ("R4, cross entropy alone", STAGES),
 }

@@ -33,7 +33,7 @@ LABELLED = "labelled alone"
 VARIANTS: dict[str, tuple[str, Settings, int]] = {
     "labelled": (LABELLED, ("data.unlabelled_share=0",), STEPS),
     "longer": ("labelled alone, 1.5 times the updates", ("data.unlabelled_share=0",), STEPS * 3 // 2),
-    "pseudo": ("R3 sure labels of the averaged weights", HALF, STEPS),
+    "pseudo": ("R3 confident labels of the averaged weights", HALF, STEPS),
 }
 
 

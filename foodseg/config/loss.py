@@ -52,7 +52,7 @@ class LossConfig(Section):
         ge=0,
         le=1,
         description="share of the cross entropy that is taken with the soft labels of distill.teacher, in pixels where "
-        "its best class is the label, or which have no label and a sure teacher",
+        "its best class is the label, or which have no label and a confident teacher",
     )
     pixel_correlation: Annotated[float, NeedsSoftLabels()] = Field(
         0.0,
@@ -67,7 +67,7 @@ class LossConfig(Section):
         0.0,
         ge=0,
         description="weight of the cross entropy of images without mask with the labels that the averaged weights give "
-        "them where they are sure; the student sees other colours, and a box of the image moved",
+        "them where they are confident; the student sees other colours, and a box of the image moved",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of the cross entropy that is taken with all classes alike"

@@ -1,4 +1,4 @@
-"""Soft labels of training images: the probabilities that a teacher gives to classes, as shards beside a data set.
+"""Soft labels of training images: the probabilities that a teacher gives to classes, as shards next to a data set.
 
     <uri>/part-00000.parquet   one for each shard of the data set, with its rows in its order
     <uri>/soft_labels.json     written last: only what it lists exists

@@ -1,4 +1,4 @@
-"""Learning from images without masks: the averaged weights label them, where they are sure (FixMatch, UniMatch).
+"""Learning from images without masks: the averaged weights label them, where they are confident (FixMatch, UniMatch).
 
 The teacher sees the plain view of an image, the student one of other colours in which a box was moved; the labels are
 moved with it.
@@ -17,7 +17,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.device_copy import to_device
 from foodseg.losses.term import LossTerm, Outputs, Targets
 
-SURE = 0.95  # least probability of a label (Sohn et al., FixMatch, 2020)
+CONFIDENT = 0.95  # least probability of a label (Sohn et al., FixMatch, 2020)
 
 
 def pseudo_label_losses(loss: LossConfig) -> list[LossTerm]:
@@ -26,7 +26,7 @@ def pseudo_label_losses(loss: LossConfig) -> list[LossTerm]:
 
 
 class PseudoCrossEntropy(LossTerm):
-    """Cross entropy with the teacher's label where it is sure, over all pixels of images without mask, sure or not."""
+    """Cross entropy with the teacher's label where it is confident, over all pixels of images without mask."""
 
     name = "pseudo_labels"
     needs_teacher = True
@@ -75,9 +75,9 @@ def pseudo_labels(
     Args:
         logits: (n, K, h, w), the teacher's, of the plain view of the images `rows`. stride: pixels of its cells.
     """
-    sure, best = logits.float().softmax(1).max(1)
+    confidence, best = logits.float().softmax(1).max(1)
     real = targets.real_per_cell(logits, stride)[rows] > 0
-    labels = torch.where((sure >= SURE) & real, best, targets.ignore_id)
+    labels = torch.where((confidence >= CONFIDENT) & real, best, targets.ignore_id)
     moved = [
         move_box(own, draw_box(seed, *own.shape), 1) for own, seed in zip(labels, _seeds(batch).tolist(), strict=True)
     ]

@@ -17,7 +17,7 @@ from foodseg.losses.cross_entropy import present_ids
 from foodseg.losses.segmentation import present_classes
 from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
 
-SURE = 0.95  # probability from which on a teacher labels a pixel that has no label (Yang et al., UniMatch, 2023)
+CONFIDENT = 0.95  # probability from which on a teacher labels a pixel that has no label (Yang et al., UniMatch, 2023)
 SMALLEST = 1e-6  # standard deviation that a map must have to be correlated with another
 
 
@@ -59,8 +59,8 @@ class SoftCrossEntropy(_SoftLabelTerm):
     name = "soft_labels"
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        taught = outputs.taught
-        return soft_cross_entropy_sum(outputs.undropped, taught.probabilities, pixels_per_cell(taught))
+        soft = outputs.teacher_targets
+        return soft_cross_entropy_sum(outputs.undropped, soft.probabilities, pixels_per_cell(soft))
 
 
 class PixelCorrelation(_SoftLabelTerm):
@@ -70,7 +70,7 @@ class PixelCorrelation(_SoftLabelTerm):
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         pixels = targets.real_per_cell(outputs.undropped, outputs.student.stride)
-        return pixel_correlation_sum(outputs.undropped, outputs.taught.probabilities, pixels)
+        return pixel_correlation_sum(outputs.undropped, outputs.teacher_targets.probabilities, pixels)
 
 
 class ClassCorrelation(_SoftLabelTerm):
@@ -84,7 +84,7 @@ class ClassCorrelation(_SoftLabelTerm):
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         pixels = targets.real_per_cell(outputs.undropped, outputs.student.stride)
         present = present_ids(targets.mask, targets.ignore_id, targets.ingredients.shape[1])
-        return class_correlation_sum(outputs.undropped, outputs.taught.probabilities, pixels, present)
+        return class_correlation_sum(outputs.undropped, outputs.teacher_targets.probabilities, pixels, present)
 
 
 class Gate(_SoftLabelTerm):
@@ -96,7 +96,7 @@ class Gate(_SoftLabelTerm):
         return step >= self.begins
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        return outputs.taught.gate.sum()
+        return outputs.teacher_targets.gate.sum()
 
 
 def soft_targets(
@@ -116,17 +116,17 @@ def soft_targets(
     pooled = adaptive_avg_pool2d(dense, grid)
     total = pooled.sum(1, keepdim=True)
     probabilities = torch.where(total > 0, pooled / total.clamp_min(1e-6), 0)
-    best, sure = (_per_pixel(first[:, 0], mask) for first in (listed.float(), likely))
+    best, confidence = (_per_pixel(first[:, 0], mask) for first in (listed.float(), likely))
     labelled, real = mask != targets.ignore_id, targets.real_mask()
-    agrees = torch.where(labelled, (best == mask) & (sure > 0), (sure >= SURE) & real)
+    agrees = torch.where(labelled, (best == mask) & (confidence > 0), (confidence >= CONFIDENT) & real)
     return SoftTargets(probabilities, agrees.float(), share)
 
 
-def pixels_per_cell(taught: SoftTargets) -> torch.Tensor:
+def pixels_per_cell(soft: SoftTargets) -> torch.Tensor:
     """Returns (B, h, w) float32, how many pixels of each cell are in the gate."""
-    grid = taught.probabilities.shape[-2:]
-    cell = taught.gate[0].numel() / (grid[0] * grid[1])
-    return adaptive_avg_pool2d(taught.gate[:, None], (grid[0], grid[1]))[:, 0] * cell
+    grid = soft.probabilities.shape[-2:]
+    cell = soft.gate[0].numel() / (grid[0] * grid[1])
+    return adaptive_avg_pool2d(soft.gate[:, None], (grid[0], grid[1]))[:, 0] * cell
 
 
 def soft_cross_entropy_sum(logits: torch.Tensor, target: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ class SoftTargets:
     Attributes:
         probabilities: (B, K, h, w) float32; they add up to 1, or are 0 where nothing is known.
         gate: (B, H, W) float32, 1 for each pixel of the mask whose label is the teacher's best class, or which has no
-            label and a sure teacher; else 0.
+            label and a confident teacher; else 0.
         share: of the cross entropy with the label, in each such pixel, that the cross entropy with the teacher
             replaces.
     """
@@ -97,7 +97,7 @@ class Outputs:
         return None if self.soft_targets is None else 1 - self.soft_targets.share * self.soft_targets.gate
 
     @property
-    def taught(self) -> SoftTargets:
+    def teacher_targets(self) -> SoftTargets:
         """What a teacher that is trained already says; its tensors have no gradient."""
         assert self.soft_targets is not None, "this term needs soft labels"
         return self.soft_targets

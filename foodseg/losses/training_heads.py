@@ -1,4 +1,4 @@
-"""Distillation within one network: heads that only a training has learn with it, and teach it or are taught by it.
+"""Distillation within one network: heads that only a training has are its teachers or its students.
 
 Shapes: B images, K classes, h x w grid cells, h_i x w_i those of a coarser stage.
 """

@@ -80,7 +80,7 @@ class Conditions:
 
     @property
     def is_oracle(self) -> bool:
-        """Whether the model was told the truth."""
+        """Whether the model was conditioned on the truth."""
         return self.ingredients == "provided" and self.provided is None
 
     def to_json(self) -> dict[str, str]:

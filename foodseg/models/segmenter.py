@@ -177,11 +177,11 @@ class SegmenterNetwork(nn.Module):
         of_stages: list[torch.Tensor] = []
         if self.stage_heads is not None and self.training:
             of_stages = [head(stage) for head, stage in zip(self.stage_heads, stages[1:], strict=True)]
-        told = None
+        privileged = None
         if self.privileged is not None and present is not None:
-            told = self.classifier(self.privileged(features, present))
+            privileged = self.classifier(self.privileged(features, present))
         return SegmenterOutput(
-            logits, self.stride, predicted, dropped, score_map, stages, maps, of_stages, told, undropped
+            logits, self.stride, predicted, dropped, score_map, stages, maps, of_stages, privileged, undropped
         )
 
     def predict_ingredients(self, image: torch.Tensor) -> torch.Tensor:

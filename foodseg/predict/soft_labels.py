@@ -1,10 +1,9 @@
 """Labels training images softly with teachers: the shards of `data/soft_labels.py`, one for each shard of the data set.
 
-    labels = make_soft_labels(uri, reader, checkpoints, taught_by, device)
+    labels = make_soft_labels(uri, reader, checkpoints, teacher_of, device)
 
-Each teacher labels as it was validated: at its own size, mirrored, at several scales. Where it is conditioned on
-classes, it is told those that are on the image. A shard is written once it is complete; a run that was killed goes on
-with the next one.
+Each teacher labels as it was validated: at its own size, mirrored, at several scales. One with text fusion is conditioned
+on the classes of the image. A shard is written once it is complete; a run that was killed resumes with the next one.
 """
 
 import functools
@@ -29,12 +28,12 @@ COLUMNS = ("image_id", "image", "mask", "height", "width", "ingredients")
 
 
 def make_soft_labels(
-    uri: str, reader: RowReader, checkpoints: Sequence[str], taught_by: np.ndarray, device: torch.device
+    uri: str, reader: RowReader, checkpoints: Sequence[str], teacher_of: np.ndarray, device: torch.device
 ) -> SoftLabelReader:
     """Writes the soft labels of all rows of a reader, those that are not there yet; returns them.
 
     Args:
-        checkpoints: directories of the teachers. taught_by: (N,) int64, the teacher of each row; -1 = none.
+        checkpoints: directories of the teachers. teacher_of: (N,) int64, the teacher of each row; -1 = none.
 
     Raises:
         UserError: a checkpoint is damaged, an image cannot be read, the folder cannot be written to.
@@ -56,7 +55,7 @@ def make_soft_labels(
                 made: list[dict[str, Any]] = []
                 for some in np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE)):
                     found = reader.take(some, COLUMNS).to_pylist()
-                    chosen = map(labeller, taught_by[some].tolist())
+                    chosen = map(labeller, teacher_of[some].tolist())
                     made += [_labelled(row, teacher) for row, teacher in zip(found, chosen, strict=True)]
                     progress.advance(len(some))
                 storage.create_bytes(where, encode_soft_labels(made))
@@ -73,18 +72,18 @@ class TeacherLabeller:
         checkpoint = load_checkpoint(uri)
         config = checkpoint.config
         model = load_model(checkpoint, config.eval.weights)
-        self.conditioned = config.model.fusion != "none"
+        self.is_conditioned = config.model.fusion != "none"
         pixels = checkpoint.class_pixels
         self._predictor = Predictor(model, config.eval, device, config.train.precision, class_pixels=pixels)
-        told = config.eval.model_copy(update={"ingredients": "provided"})
-        self._told = Predictor(model, told, device, config.train.precision, class_pixels=pixels)
+        conditioned = config.eval.model_copy(update={"ingredients": "provided"})
+        self._conditioned = Predictor(model, conditioned, device, config.train.precision, class_pixels=pixels)
 
     def label(self, image: bytes, ingredients: Sequence[int] | None) -> SoftLabels:
         """Labels an encoded image; `ingredients` are those on it, None where they are not known."""
-        if ingredients is None or not self.conditioned:
+        if ingredients is None or not self.is_conditioned:
             logits = self._predictor.logits_of_file(image)
         else:
-            logits = self._told.logits_of_file(image, ingredients)
+            logits = self._conditioned.logits_of_file(image, ingredients)
         return most_probable(logits)
 
 

@@ -53,7 +53,7 @@ class Run:
     total_steps: int
     # set by `check_run`:
     teachers: tuple[Teacher, ...] = ()
-    taught_by: np.ndarray | None = None  # (N,) int64, which of them labels each row of the reader, or -1
+    teacher_of: np.ndarray | None = None  # (N,) int64, which of them labels each row of the reader, or -1
     begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
@@ -128,12 +128,12 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
         model.backbone.load_state_dict(kept)
     loaded = starts and kept is None and has_weights(config)
     teachers = tuple(read_teachers(config.distill.teacher, manifest.class_table))
-    taught_by = assign_teachers(teachers, run.reader, config.data, manifest.identity) if teachers else None
+    teacher_of = assign_teachers(teachers, run.reader, config.data, manifest.identity) if teachers else None
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     backbone = model.backbone.state_dict() if loaded and model is not None else None
     checked = replace(run, begun=begun, starts=starts, text=text, model=model, backbone=backbone)
-    return replace(checked, teachers=teachers, taught_by=taught_by)
+    return replace(checked, teachers=teachers, teacher_of=teacher_of)
 
 
 def begin_run(run: Run, *, resume: bool) -> None:
@@ -160,11 +160,11 @@ def begin_run(run: Run, *, resume: bool) -> None:
     if run.backbone is not None:
         where = storage.join(config.run.uri, BACKBONE_FILE)
         storage.write_bytes(where, safetensors.torch.save(contiguous(dict(run.backbone))))
-    if run.taught_by is not None:
+    if run.teacher_of is not None:
         labels = config.distill.labels or storage.join(config.run.uri, "soft_labels")
-        made = soft_labels_uri(labels, run.teachers, run.taught_by, config.data, manifest.identity)
+        made = soft_labels_uri(labels, run.teachers, run.teacher_of, config.data, manifest.identity)
         checkpoints = [teacher.uri for teacher in run.teachers]
-        run.reader.soft_labels = make_soft_labels(made, run.reader, checkpoints, run.taught_by, pick_device())
+        run.reader.soft_labels = make_soft_labels(made, run.reader, checkpoints, run.teacher_of, pick_device())
     if resume and (newest_checkpoint(config.run.uri) is None) != run.starts:
         raise _changed_meanwhile(config)
     warn_of_weights(config, starts=run.starts)

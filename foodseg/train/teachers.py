@@ -1,7 +1,7 @@
 """Teachers that are trained already: which checkpoint labels which training image.
 
     teachers = read_teachers(config, manifest)
-    taught_by = assign_teachers(teachers, reader, config.data, manifest.identity)
+    teacher_of = assign_teachers(teachers, reader, config.data, manifest.identity)
 
 What a model says of an image that it was trained on is little more than the label of that image. So each image is
 labelled by a teacher that was not trained on it, where there is one: those of a cross-validation (`data.folds`) leave
@@ -99,12 +99,12 @@ def assign_teachers(teachers: Sequence[Teacher], reader: RowReader, data: DataCo
     if leaks.any():
         _log.info("%d of %d teachers do not teach: they were trained on images of %s", leaks.sum(), len(leaks), what)
     # the first that may teach and has not seen the row, else the first that may teach
-    taught_by = np.argmin(seen.astype(np.int64) + 2 * leaks[:, None], axis=0)
+    teacher_of = np.argmin(seen.astype(np.int64) + 2 * leaks[:, None], axis=0)
     if held_out is not None:
-        taught_by[held_out] = -1
-    unseen = int((~seen[taught_by, np.arange(len(reader))])[taught_by >= 0].sum())
-    _log.info("%d of %d images are labelled by a teacher that was not trained on them", unseen, (taught_by >= 0).sum())
-    return taught_by
+        teacher_of[held_out] = -1
+    unseen = int((~seen[teacher_of, np.arange(len(reader))])[teacher_of >= 0].sum())
+    _log.info("%d of %d images are labelled by a teacher that was not trained on them", unseen, (teacher_of >= 0).sum())
+    return teacher_of
 
 
 def _seen(teacher: Teacher, reader: RowReader, data: DataConfig, identity: str) -> np.ndarray:
@@ -125,8 +125,8 @@ def _splits(teacher: Teacher) -> tuple[str, ...]:
 
 
 def soft_labels_uri(
-    folder: str, teachers: Sequence[Teacher], taught_by: np.ndarray, data: DataConfig, identity: str
+    folder: str, teachers: Sequence[Teacher], teacher_of: np.ndarray, data: DataConfig, identity: str
 ) -> str:
     """Returns where in `folder` the soft labels of exactly these teachers of these rows are, or will be."""
-    said = (identity, data.train_splits, [teacher.content for teacher in teachers], taught_by.tolist())
+    said = (identity, data.train_splits, [teacher.content for teacher in teachers], teacher_of.tolist())
     return storage.join(folder, hashlib.sha256(repr(said).encode()).hexdigest()[:16])

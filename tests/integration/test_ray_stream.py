@@ -82,12 +82,12 @@ def test_a_position_has_the_same_pixels_wherever_it_was_decoded(ray_cluster, rea
 
 
 def test_soft_labels_arrive_with_their_rows(ray_cluster, reader, tmp_path):
-    taught = RowReader(reader.uri, read_manifest(reader.uri), ["train", "val"])
-    taught.soft_labels = soft_labels_of_masks(taught, tmp_path / "soft")
-    order = training_order(taught, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
-    here = make_batch_arrays(encode_rows(taught, order, [range(STEPS * BATCH)]), AUGMENT, read_manifest(reader.uri))
+    labelled = RowReader(reader.uri, read_manifest(reader.uri), ["train", "val"])
+    labelled.soft_labels = soft_labels_of_masks(labelled, tmp_path / "soft")
+    order = training_order(labelled, DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
+    here = make_batch_arrays(encode_rows(labelled, order, [range(STEPS * BATCH)]), AUGMENT, read_manifest(reader.uri))
     assert here["soft_scores"].any() and here["soft_ids"].any()
-    for batch in (batch for rank in batches(taught, 2, 17) for batch in rank):
+    for batch in (batch for rank in batches(labelled, 2, 17) for batch in rank):
         for name in ("soft_ids", "soft_scores"):
             assert batch[name].dtype == here[name].dtype
             assert np.array_equal(batch[name], here[name][batch["position"]])

@@ -118,7 +118,7 @@ def test_sums_are_sums_over_images(logits, target, pixels):
         assert whole.item() == close(sum(part.item() for part in parts))
 
 
-def test_the_gate_is_open_where_the_label_is_the_teachers_and_where_an_unlabelled_pixel_has_a_sure_teacher():
+def test_the_gate_is_open_where_the_label_is_the_teachers_and_where_an_unlabelled_pixel_has_a_confident_teacher():
     ids = torch.tensor([[[[1, 2], [3, 0]], [[4, 0], [2, 1]]]])  # two classes of each of 2 x 2 cells of 4 pixels
     scores = torch.tensor([[[[0.6, 0.4], [0.97, 0.03]], [[0.9, 0.1], [0.0, 0.0]]]])
     mask = torch.full((1, 8, 8), IGNORE)
@@ -137,10 +137,10 @@ def test_the_gate_is_open_where_the_label_is_the_teachers_and_where_an_unlabelle
 
 
 def test_the_share_is_convex():
-    """With a teacher as sure as the mask, label and teacher together weigh what the label alone does."""
+    """With a teacher as certain as the mask, label and teacher together weigh what the label alone does."""
     gate = torch.tensor([[[1.0, 0.0]]])
-    taught = SoftTargets(torch.zeros(1, K, 1, 2), gate, 0.3)
-    assert (1 - taught.share * taught.gate).tolist() == [[[close(0.7), 1.0]]]
+    soft = SoftTargets(torch.zeros(1, K, 1, 2), gate, 0.3)
+    assert (1 - soft.share * soft.gate).tolist() == [[[close(0.7), 1.0]]]
 
 
 def test_terms_begin_after_the_warm_up():

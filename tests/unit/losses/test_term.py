@@ -12,7 +12,7 @@ from foodseg.losses.term import LossTerm
 from foodseg.losses.training_heads import training_head_losses
 
 STRIDES = (4, 8, 16, 32)
-TAUGHT = DistillConfig(teacher=("runs/a",))
+DISTILLED = DistillConfig(teacher=("runs/a",))
 
 
 def every_term(loss: LossConfig) -> list[LossTerm]:
@@ -23,7 +23,11 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
         ),
         *pseudo_label_losses(loss),
         *training_head_losses(loss, strides=STRIDES, total_steps=10),
-        *(term for term in soft_label_losses(loss, TAUGHT, warmup=0.0, total_steps=10) if not isinstance(term, Gate)),
+        *(
+            term
+            for term in soft_label_losses(loss, DISTILLED, warmup=0.0, total_steps=10)
+            if not isinstance(term, Gate)
+        ),
     ]
 
 

@@ -188,7 +188,7 @@ def gradient_of(trainer: Trainer, batch: Any) -> float:
 
 
 def test_from_an_image_without_a_mask_only_distillation_learns(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pseudo_labels, "SURE", 0.0)  # nothing is sure after no training
+    monkeypatch.setattr(pseudo_labels, "CONFIDENT", 0.0)  # nothing is after no training
     bare = write_synthetic(tmp_path / "bare", train=8, val=1, test=1, masks=False)
     several = f"data.uris=[{{uri: {data}}}, {{uri: {bare}}}]"
     steps = ("train.steps=5", "train.micro_batch=1", "data.val_split=null")

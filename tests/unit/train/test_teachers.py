@@ -26,7 +26,7 @@ from tests.support.synthetic_set import synthetic_config
 from tests.support.tiny_checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TAUGHT = ("loss.soft_labels=0.5", "loss.pixel_correlation=0.3", "loss.class_correlation=0.3", "optim.warmup=0")
+DISTILLED = ("loss.soft_labels=0.5", "loss.pixel_correlation=0.3", "loss.class_correlation=0.3", "optim.warmup=0")
 
 
 def a_teacher(name: str, identity: str, **data: object) -> Teacher:
@@ -106,7 +106,7 @@ def test_other_teachers_or_rows_have_other_labels():
 
 def test_labels_are_what_the_teacher_says_of_the_whole_image(data, tmp_path):
     teacher = write_checkpoint(tmp_path / "teacher", 1, "eval.flip=true")
-    config = synthetic_config(data, tmp_path / "run", f"distill.teacher={teacher}", *TAUGHT)
+    config = synthetic_config(data, tmp_path / "run", f"distill.teacher={teacher}", *DISTILLED)
     run, _ = prepared(config)
     checkpoint = load_checkpoint(teacher)
     predictor = Predictor(load_model(checkpoint, "student"), checkpoint.config.eval, torch.device("cpu"))
@@ -126,7 +126,7 @@ def test_labels_are_what_the_teacher_says_of_the_whole_image(data, tmp_path):
 
 def test_labels_are_made_once_for_any_number_of_runs(data, tmp_path, monkeypatch):
     teacher = write_checkpoint(tmp_path / "teacher", 1)
-    settings = (f"distill.teacher={teacher}", f"distill.labels={tmp_path / 'labels'}", *TAUGHT)
+    settings = (f"distill.teacher={teacher}", f"distill.labels={tmp_path / 'labels'}", *DISTILLED)
     prepared(synthetic_config(data, tmp_path / "a", *settings))
     (folder,) = (tmp_path / "labels").iterdir()
     first, rest = sorted(folder.glob("*.parquet"))[0], (folder / "soft_labels.json").read_text()
@@ -142,7 +142,7 @@ def test_labels_are_made_once_for_any_number_of_runs(data, tmp_path, monkeypatch
 
 def test_a_resumed_run_with_a_teacher_is_the_undisturbed_one(data, tmp_path):
     teacher = write_checkpoint(tmp_path / "teacher", 1)
-    settings = (f"distill.teacher={teacher}", *TAUGHT, "model.dropout=0.2", "train.checkpoint_every=2")
+    settings = (f"distill.teacher={teacher}", *DISTILLED, "model.dropout=0.2", "train.checkpoint_every=2")
 
     def trained(uri: Path, steps: int, resume: bool) -> dict[str, torch.Tensor]:
         run, context = prepared(synthetic_config(data, uri, *settings, "train.steps=4"), resume)
