@@ -2,8 +2,9 @@
 
     labels = make_soft_labels(uri, reader, checkpoints, teacher_of, device)
 
-Each teacher labels as it was validated: at its own size, mirrored, at several scales. One with text fusion is conditioned
-on the classes of the image. A shard is written once it is complete; a run that was killed resumes with the next one.
+Each teacher labels as it was validated: at its own size, mirrored, at several scales. One with text fusion is
+conditioned on the classes of the image. A shard is written once it is complete; a run that was killed
+resumes with the next one.
 """
 
 import functools
