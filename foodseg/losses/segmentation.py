@@ -96,12 +96,12 @@ class ScoreMapCrossEntropy(LossTerm):
     stride: int
 
     def count(self, targets: Targets) -> torch.Tensor:
-        return labelled_pixels(thinned(targets.whole_mask, self.stride), targets.ignore_id)
+        return labelled_pixels(thinned(targets.every_label(), self.stride), targets.ignore_id)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
         scores = outputs.student.score_map
         assert scores is not None
-        mask = thinned(targets.whole_mask, self.stride)
+        mask = thinned(targets.every_label(), self.stride)
         return cross_entropy_sum(scores, mask, targets.ignore_id, targets.unannotated)
 
 

@@ -25,22 +25,26 @@ class Targets:
     Attributes:
         mask: (B, H, W) int64, class ids or `ignore_id`, which is also where the class is outside the student's
             conditioning: it cannot learn from such a pixel that the class is there.
-        whole_mask: the same with these pixels, for what does not depend on the conditioning.
         extent: (B, 4) int32 top, left, bottom, right of the pixels that are not padding.
         unannotated: (B, K) bool, ids that each image's source never annotates; None = every id is annotated.
         ingredients: (B, K) bool, foreground ids in the crop.
         ingredients_known: (B,) bool, False where `ingredients` is unknown, since there is no mask.
         conditioning: (B, K) bool, the student's conditioning classes; None = the model is not conditioned.
+        whole_mask: the mask with the pixels of all classes, for what no conditioning changes; None = `mask`.
     """
 
     mask: torch.Tensor
-    whole_mask: torch.Tensor
     ignore_id: int
     extent: torch.Tensor
     unannotated: torch.Tensor | None
     ingredients: torch.Tensor
     ingredients_known: torch.Tensor
     conditioning: torch.Tensor | None
+    whole_mask: torch.Tensor | None = None
+
+    def every_label(self) -> torch.Tensor:
+        """Returns (B, H, W) int64, the mask with the pixels of all classes."""
+        return self.mask if self.whole_mask is None else self.whole_mask
 
     def real_mask(self) -> torch.Tensor:
         """Returns (B, H, W) bool, the pixels that are not padding, labelled or not."""

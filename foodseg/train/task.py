@@ -144,13 +144,13 @@ class SegmentationTask:
         mask, conditioning = batch.mask.long(), self._conditioning(batch)
         return Targets(
             mask=mask if conditioning is None else within(mask, conditioning, self._classes.ignore_id),
-            whole_mask=mask,
             ignore_id=self._classes.ignore_id,
             extent=batch.extent,
             unannotated=self._hidden(batch),
             ingredients=batch.ingredients,
             ingredients_known=batch.ingredients_known,
             conditioning=conditioning,
+            whole_mask=mask,
         )
 
     @torch.no_grad()

@@ -120,7 +120,7 @@ def test_it_is_a_sum_over_images():
 def targets(mask: torch.Tensor, classes: int, unannotated: torch.Tensor | None = None) -> Targets:
     listed = torch.zeros(len(mask), classes, dtype=torch.bool)
     extent = torch.tensor([[0, 0, *mask.shape[1:]]] * len(mask), dtype=torch.int32)
-    return Targets(mask, mask, IGNORE, extent, unannotated, listed, listed.any(1), None)
+    return Targets(mask, IGNORE, extent, unannotated, listed, listed.any(1), None)
 
 
 def output(logits: torch.Tensor) -> Outputs:

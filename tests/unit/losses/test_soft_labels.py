@@ -46,7 +46,7 @@ def targets_of(mask: torch.Tensor, extent: torch.Tensor | None = None) -> Target
     whole = torch.tensor([[0, 0, *mask.shape[-2:]]] * len(mask))
     listed = torch.zeros(len(mask), K, dtype=torch.bool)
     known = torch.ones(len(mask), dtype=torch.bool)
-    return Targets(mask, mask, IGNORE, whole if extent is None else extent, None, listed, known, None)
+    return Targets(mask, IGNORE, whole if extent is None else extent, None, listed, known, None)
 
 
 def test_soft_cross_entropy(logits, target, pixels):

@@ -27,7 +27,7 @@ def logs(*shares: float) -> torch.Tensor:
 
 def targets_of(mask: torch.Tensor, present: list[bool], known: bool = True) -> Targets:
     extent = torch.tensor([[0, 0, *mask.shape[-2:]]])
-    return Targets(mask, mask, IGNORE, extent, None, torch.tensor([present]), torch.tensor([known]), None)
+    return Targets(mask, IGNORE, extent, None, torch.tensor([present]), torch.tensor([known]), None)
 
 
 def output_of(logits: torch.Tensor, stages=(), privileged: torch.Tensor | None = None) -> Outputs:
