@@ -38,16 +38,8 @@ def batch_of(known: list[bool], bottom: int = SIDE) -> Batch:
 
 
 def targets_of(batch: Batch) -> Targets:
-    return Targets(
-        batch.mask.long(),
-        batch.mask.long(),
-        IGNORE,
-        batch.extent,
-        None,
-        batch.ingredients,
-        batch.ingredients_known,
-        None,
-    )
+    mask = batch.mask.long()
+    return Targets(mask, IGNORE, batch.extent, None, batch.ingredients, batch.ingredients_known, None)
 
 
 def term():
@@ -55,7 +47,7 @@ def term():
     return found
 
 
-def test_every_real_pixel_counts_and_only_sure_ones_cost():
+def test_every_real_pixel_counts_and_only_confident_ones_cost():
     batch = batch_of([True, False], bottom=12)
     targets = targets_of(batch)
     logits = torch.zeros(2, 3, 4, 4)
@@ -75,7 +67,7 @@ def test_images_with_masks_alone_cost_nothing():
     assert found.item() == 0 and not logits.grad.any() and term().count(targets_of(batch)).item() == 0
 
 
-def test_the_teacher_labels_where_it_is_sure_and_not_padding():
+def test_the_teacher_labels_where_it_is_confident_and_not_padding():
     batch = batch_of([False], bottom=8)
     targets, rows = targets_of(batch), torch.tensor([0])
     logits = torch.zeros(1, 3, 4, 4)
