@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and completion; at run time `__getattr__`
     from foodseg.eval.evaluate import evaluate
     from foodseg.predict.prediction import Prediction, to_coco
     from foodseg.predict.segmenter import Segmenter, load
+    from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
     from foodseg.prepare.ray_prepare import prepare_dataset
 
 __version__ = "0.1.0"
@@ -25,11 +26,13 @@ __all__ = [
     "Prediction",
     "Segmenter",
     "UserError",
+    "ZeroShotSegmenter",
     "__version__",
     "evaluate",
     "load",
     "prepare_dataset",
     "to_coco",
+    "zero_shot",
 ]
 
 _MODULES = {
@@ -37,10 +40,12 @@ _MODULES = {
     "Prediction": "foodseg.predict.prediction",
     "Segmenter": "foodseg.predict.segmenter",
     "UserError": "foodseg.errors",
+    "ZeroShotSegmenter": "foodseg.predict.zero_shot",
     "evaluate": "foodseg.eval.evaluate",
     "load": "foodseg.predict.segmenter",
     "prepare_dataset": "foodseg.prepare.ray_prepare",
     "to_coco": "foodseg.predict.prediction",
+    "zero_shot": "foodseg.predict.zero_shot",
 }
 
 

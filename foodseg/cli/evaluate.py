@@ -1,11 +1,11 @@
-"""`foodseg evaluate`: exact scores of a checkpoint or of label maps, and the comparison of two evaluations."""
+"""`foodseg evaluate`: exact scores of a checkpoint, of CLIP or of label maps, and the comparison of two evaluations."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from foodseg.cli.options import Address, AsJson, Device, Overrides, emit, require_lasting
+from foodseg.cli.options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
 from foodseg.errors import UserError
 
 
@@ -19,6 +19,15 @@ def evaluate(
     predictions: Annotated[
         str | None, typer.Option(help="Score these <image_id>.png label maps instead of a checkpoint.")
     ] = None,
+    zero_shot: Annotated[
+        bool,
+        typer.Option(
+            "--zero-shot",
+            help="Score CLIP with the class names of the data set instead of a checkpoint; --config and --set are as "
+            "for `foodseg zero-shot`.",
+        ),
+    ] = False,
+    config: ConfigFile = None,
     subset: Annotated[
         list[str] | None, typer.Option(help="File of class ids that is scored under its own name; repeatable.")
     ] = None,
@@ -50,13 +59,15 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint or label maps exactly, or compare two evaluations.
+    """Score a checkpoint, CLIP without training, or label maps exactly; or compare two evaluations.
 
     Example: foodseg evaluate runs/a --data s3://bucket/meals --split test --out runs/a/test
 
     Example: foodseg evaluate runs/a --data prepared/other --map to_foodseg103.tsv --out runs/a/other
 
     Example: foodseg evaluate runs/a --data prepared/meals --provided menu.tsv --out runs/a/menu
+
+    Example: foodseg evaluate --zero-shot --data prepared/meals --set clip.model=ViT-L-14 --out zero-shot
 
     Example: foodseg evaluate --compare runs/a/test runs/b/test
     """
@@ -66,6 +77,7 @@ def evaluate(
     if data is None or out is None:
         missing = "--data" if data is None else "--out"
         raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
+    from foodseg.config.zero_shot import ZeroShotConfig, parse_zero_shot_config
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
     from foodseg.predict.device import parse_device
     from foodseg.storage import redact
@@ -73,10 +85,18 @@ def evaluate(
     require_lasting("--out", out, address)
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
+    settings = overrides or []
+    model: str | ZeroShotConfig | None = checkpoint
+    if zero_shot:
+        if checkpoint is not None:
+            raise UserError("give either a CHECKPOINT or --zero-shot, and not both")
+        model, settings = parse_zero_shot_config(config, settings), []
+    elif config is not None:
+        raise UserError("--config is for --zero-shot: a checkpoint has its own; change eval.* with --set")
     result = run_evaluation(
-        checkpoint, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
+        model, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
         provided=provided, space_map=space_map, classes=classes,
-        overrides=overrides or [], workers=workers, address=address, device=parse_device(device), test_log=test_log,
+        overrides=settings, workers=workers, address=address, device=parse_device(device), test_log=test_log,
     )  # fmt: skip
 
     def show() -> None:

@@ -20,6 +20,7 @@ from foodseg.cli.predict import predict
 from foodseg.cli.serve import serve_app
 from foodseg.cli.train import train
 from foodseg.cli.tune import ablate, tune
+from foodseg.cli.zero_shot import zero_shot
 from foodseg.errors import EXIT_INTERRUPTED, EXIT_OUR_FAULT, FoodsegError, UserError
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(serve_app, name="serve")
-for command in (train, evaluate, predict, tune, ablate, doctor, demo):
+for command in (train, evaluate, predict, zero_shot, tune, ablate, doctor, demo):
     app.command()(command)
 
 

@@ -7,7 +7,7 @@ resolved.config.optim.lr, resolved.origins["optim.lr"]
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from foodseg.config.experiment import ExperimentConfig
 from foodseg.config.explain import explain, field_path
 from foodseg.config.literals import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
 from foodseg.config.marks import ExecutionOnly, keys_with
+from foodseg.config.section import Section
 from foodseg.errors import UserError
 
 _RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps",
@@ -136,7 +137,12 @@ def _file_of(path: Sequence[str], origins: Mapping[str, str]) -> str:
 
 def config_hash(config: ExperimentConfig) -> str:
     """Returns 12 hex digits that name the configuration, but for where it runs (its `ExecutionOnly`)."""
-    tree = config.model_dump(mode="json", exclude=set(keys_with(ExperimentConfig, ExecutionOnly)))
+    return section_hash(config, exclude=set(keys_with(ExperimentConfig, ExecutionOnly)))
+
+
+def section_hash(section: Section, exclude: Set[str] = frozenset()) -> str:
+    """Returns 12 hex digits that name settings, but for some of their keys."""
+    tree = section.model_dump(mode="json", exclude=set(exclude))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -8,6 +8,14 @@ from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 
 
+def one_slot_for_the_name(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns prompts as they are; raises ValueError for one that has not one {} for the name."""
+    wrong = next((prompt for prompt in prompts if prompt.count("{}") != 1), None)
+    if wrong is not None:
+        raise ValueError(f"each prompt must have one {{}} for the name, found {wrong!r}")
+    return prompts
+
+
 class TextConfig(Section):
     """One text embedding per class, read once at the start of a run; the checkpoint holds them from then on."""
 
@@ -48,10 +56,7 @@ class TextConfig(Section):
     @field_validator("prompts")
     @classmethod
     def _one_slot_for_the_name(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = next((prompt for prompt in value if prompt.count("{}") != 1), None)
-        if wrong is not None:
-            raise ValueError(f"each prompt must have one {{}} for the name, found {wrong!r}")
-        return value
+        return one_slot_for_the_name(value)
 
     @model_validator(mode="after")
     def _one_source(self) -> "TextConfig":

@@ -12,33 +12,39 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
 from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.config.zero_shot import ZeroShotConfig
 from foodseg.data.label_space_map import read_label_space_map
 from foodseg.errors import DataRefused, UserError
 from foodseg.eval.predictions import find_predictions
-from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint
+from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint, name_of
 from foodseg.eval.result_files import RESULT_FILES, write_evaluation
 from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scores import summarise_evaluation
 from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
 from foodseg.eval.scoring_job import ScoringJob, score_here
 from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, checkpoint_subject, folder_subject
+from foodseg.eval.zero_shot_subject import zero_shot_subject
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device
 from foodseg.predict.segmenter import Segmenter
+from foodseg.predict.zero_shot import ZeroShotSegmenter
 from foodseg.storage.outputs import claim_outputs
 
 ACCESS_LOG = "test_access.jsonl"
 LISTED = 10  # label maps that cannot be scored
 
+Model: TypeAlias = Segmenter | ZeroShotSegmenter | ZeroShotConfig | str | os.PathLike[str]
+
 
 def evaluate(
-    model: Segmenter | str | os.PathLike[str] | None,
+    model: Model | None,
     data: str | os.PathLike[str],
     split: str = "val",
     *,
@@ -60,8 +66,8 @@ def evaluate(
     loaded is scored as its checkpoint is, with its settings.
 
     Args:
-        model: what `foodseg.load` returns, or what it takes: a run, a checkpoint directory, a URI; None with
-            `predictions`.
+        model: what `foodseg.load` returns, or what it takes: a run, a checkpoint directory, a URI; what
+            `foodseg.zero_shot` returns, or its settings, for the names of the data set; None with `predictions`.
         data: prepared data set. split: its split; an access to "test" is noted in `test_log`, before and after.
         out: folder or URI for report.html, metrics.json and the counts; None = no files.
         predictions: folder of `<image_id>.png` label maps, scored instead of a checkpoint.
@@ -89,8 +95,9 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
-    if predictions is not None and provided is not None:
-        raise UserError("--provided is for a model, and --predictions scores label maps: give one of them")
+    if provided is not None and (predictions is not None or isinstance(model, ZeroShotSegmenter | ZeroShotConfig)):
+        what = "--predictions scores label maps" if predictions is not None else "CLIP is not conditioned on lists"
+        raise UserError(f"--provided is for a trained model, and {what}: give one of them")
     if classes is not None and space_map is None:
         raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
     rows = split_rows(storage.absolute(os.fspath(data)), split, images)
@@ -101,7 +108,7 @@ def evaluate(
 
 
 def evaluate_rows(
-    model: Segmenter | str | os.PathLike[str] | None,
+    model: Model | None,
     scored_rows: ScoredRows,
     *,
     out: str | os.PathLike[str] | None = None,
@@ -129,6 +136,11 @@ def evaluate_rows(
         overrides = [*model.overrides, *overrides]
         subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists)
         device = model.device if device is None else device
+    elif isinstance(model, ZeroShotSegmenter):
+        subject = zero_shot_subject(model.config, manifest, spaces, model.names)
+        device = model.device if device is None else device
+    elif isinstance(model, ZeroShotConfig):
+        subject = zero_shot_subject(model, manifest, spaces)
     elif model is not None:
         uri = resolve_checkpoint(os.fspath(model))
         subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists)
@@ -145,7 +157,7 @@ def evaluate_rows(
     about = subject.about
     access = {
         "config_hash": None if isinstance(about, LabelMaps) else about.config_hash,
-        "what": about.predictions if isinstance(about, LabelMaps) else about.checkpoint,
+        "what": name_of(about),
         "data": space.data,
     }
     if split == "test":

@@ -6,6 +6,7 @@ evaluate("runs/a", data="s3://bucket/foodmix", split="test", out="runs/a/test", 
 from collections.abc import Sequence
 from functools import partial
 
+from foodseg.config.zero_shot import ZeroShotConfig
 from foodseg.eval import evaluate as evaluation
 from foodseg.eval.ray_score import score_on_ray
 from foodseg.eval.result import EvaluationResult
@@ -14,7 +15,7 @@ from foodseg.predict.device import Device
 
 
 def evaluate(
-    checkpoint: str | None,
+    model: str | ZeroShotConfig | None,
     *,
     data: str,
     split: str,
@@ -31,7 +32,7 @@ def evaluate(
     device: Device = "auto",
     test_log: str | None = None,
 ) -> EvaluationResult:
-    """Scores a checkpoint, or a folder of label maps, as `evaluate.evaluate` does; the arguments are the same.
+    """Scores a checkpoint, CLIP, or a folder of label maps, as `evaluate.evaluate` does; the arguments are the same.
 
     Args:
         workers: processes that score; 0 = this one, without Ray.
@@ -43,7 +44,7 @@ def evaluate(
         UserError: also a cluster of which it is not known whether it can start nodes with GPUs.
     """
     return evaluation.evaluate(
-        checkpoint, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
+        model, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
         provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, test_log=test_log,
         score=partial(score_on_ray, workers=workers, address=address) if workers else score_here,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from foodseg.config.evaluation import EvalConfig
+from foodseg.config.zero_shot import DenseConfig
 from foodseg.eval.scores import Evaluation
 from foodseg.metrics.confusion import Scores
 from foodseg.metrics.per_image import Conditions
@@ -48,10 +49,41 @@ class ScoredCheckpoint:
 
 
 @dataclass(frozen=True)
+class ScoredZeroShot:
+    """CLIP with `names` names, and how patches were compared with them: nothing was trained.
+
+    clip: the model and its weights, without secrets.
+    """
+
+    clip: str
+    names: int
+    config_hash: str
+    dense: DenseConfig
+    eval: EvalConfig
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the part of metrics.json that is about CLIP."""
+        return {
+            "zero_shot": self.clip,
+            "names": self.names,
+            "config_hash": self.config_hash,
+            "dense": self.dense.model_dump(mode="json"),
+            "eval": self.eval.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
 class LabelMaps:
     """The folder of label maps that was scored, its URI without secrets."""
 
     predictions: str
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the part of metrics.json that is about the label maps."""
+        return asdict(self)
+
+
+Subjects = ScoredCheckpoint | ScoredZeroShot | LabelMaps
 
 
 @dataclass(frozen=True)
@@ -64,7 +96,7 @@ class OtherWeights:
 
 @dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """The scores of a checkpoint or of label maps on a split.
+    """The scores of a checkpoint, of CLIP or of label maps on a split.
 
     space_map: the file of `--map`, without secrets; None without one. mapped: the sides that it mapped, of "data" and
     "predictions".
@@ -74,7 +106,7 @@ class EvaluationResult:
     other_weights: None for label maps, and for a checkpoint with one kind of weights.
     """
 
-    subject: ScoredCheckpoint | LabelMaps
+    subject: Subjects
     space_map: str | None
     mapped: tuple[str, ...]
     partly_annotated: Mapping[str, int]
@@ -88,12 +120,12 @@ class EvaluationResult:
 
     @property
     def conditions(self) -> Conditions | None:
-        """What the scores depend on; None for label maps."""
+        """What the scores depend on; None for label maps, and for CLIP, which is not conditioned."""
         return self.subject.conditions if isinstance(self.subject, ScoredCheckpoint) else None
 
     def __repr__(self) -> str:
         subject, conditions = self.subject, self.conditions
-        what = subject.checkpoint if isinstance(subject, ScoredCheckpoint) else subject.predictions
+        what = name_of(subject)
         how = "" if conditions is None else f", {conditions.weights} weights, ingredients {conditions.ingredients}"
         return (
             f"EvaluationResult({what!r} on {self.split} of {self.data}, {self.images} images{how}: "
@@ -102,9 +134,8 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, object]:
         """Returns the content of metrics.json; keys of what there is not are left out."""
-        subject = self.subject
         return {
-            **(subject.to_json() if isinstance(subject, ScoredCheckpoint) else asdict(subject)),
+            **self.subject.to_json(),
             **({} if self.space_map is None else {"map": self.space_map, "mapped": self.mapped}),
             **({"partly_annotated": dict(self.partly_annotated)} if self.partly_annotated else {}),
             "data": self.data,
@@ -115,3 +146,10 @@ class EvaluationResult:
             **asdict(self.evaluation),
             **({} if self.other_weights is None else {"other_weights": asdict(self.other_weights)}),
         }
+
+
+def name_of(subject: Subjects) -> str:
+    """Returns the checkpoint, the folder of label maps or the CLIP model that was scored."""
+    if isinstance(subject, ScoredCheckpoint):
+        return subject.checkpoint
+    return subject.predictions if isinstance(subject, LabelMaps) else f"zero-shot {subject.clip}"

@@ -13,7 +13,7 @@ from foodseg.eval.examples import draw_examples
 from foodseg.eval.mapped import CommonSpace
 from foodseg.eval.report_html import Page, page_html
 from foodseg.eval.report_markdown import condition_mark, scores_markdown
-from foodseg.eval.result import EvaluationResult, LabelMaps
+from foodseg.eval.result import EvaluationResult, LabelMaps, ScoredCheckpoint, ScoredZeroShot
 from foodseg.eval.scoring import Labeller, Scored
 from foodseg.metrics.calibration import write_confidence
 from foodseg.metrics.per_image import Conditions, merge, write_image_counts
@@ -78,6 +78,10 @@ def shown_facts(result: EvaluationResult) -> dict[str, str]:
     subject = result.subject
     if isinstance(subject, LabelMaps):
         facts = {"scored": f"label maps in {subject.predictions}"}
+    elif isinstance(subject, ScoredZeroShot):
+        dense = subject.dense
+        how = f"{subject.names} names, attention {dense.attention}"
+        facts = {"scored": f"CLIP {subject.clip}, without training", "names": how}
     else:
         model = f"step {subject.step}, {subject.eval.weights} weights, configuration {subject.config_hash}"
         facts = {"scored": subject.checkpoint, "model": model}
@@ -91,7 +95,7 @@ def shown_facts(result: EvaluationResult) -> dict[str, str]:
     if result.partly_annotated:
         sources = ", ".join(f"{source} ({ids} ids)" for source, ids in result.partly_annotated.items())
         facts["partial labels"] = f"{sources}; background predicted as an id that its source lacks is not scored"
-    if not isinstance(subject, LabelMaps) and subject.text is not None:
+    if isinstance(subject, ScoredCheckpoint) and subject.text is not None:
         facts["text"] = subject.text
     note = conditions_note(result.conditions)
     if note is not None:

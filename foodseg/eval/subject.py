@@ -22,7 +22,7 @@ from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.provided_lists import read_provided
 from foodseg.eval.report_html import read_losses
-from foodseg.eval.result import LabelMaps, ScoredCheckpoint
+from foodseg.eval.result import LabelMaps, ScoredCheckpoint, Subjects
 from foodseg.eval.result_files import TrainingCurves, shown_settings
 from foodseg.eval.scoring import Labeller, Labels, true_conditioning
 from foodseg.eval.scoring_job import Build
@@ -37,13 +37,13 @@ Spaces = tuple[LabelSpaceMap | None, str | None]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, and how: a checkpoint, or a folder of label maps.
+    """What is scored, and how: a checkpoint, CLIP with names, or a folder of label maps.
 
     build: makes the labeller. space: the label space of the scores. trained_ids: None = not known.
     computes: with a model, on a device.
     """
 
-    about: ScoredCheckpoint | LabelMaps
+    about: Subjects
     space: CommonSpace
     build: Build
     trained_ids: Sequence[int] | None

@@ -1,11 +1,13 @@
 """Labels image files: overlay with legend, label map, areas and shares as JSON, COCO.
 
 label_images("runs/a", ["lunch.jpg"], "labelled", formats=["png", "coco"])
+zero_shot_images("kimchi, rice", ["lunch.jpg"], "labelled")
 """
 
+import functools
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -22,7 +24,8 @@ from foodseg.predict.device import Device, device_name
 from foodseg.predict.image_list import file_name, list_images, require_different_stems, stem_of
 from foodseg.predict.ingredients import LabelledIngredient
 from foodseg.predict.prediction import Prediction, add_to_coco
-from foodseg.predict.segmenter import load
+from foodseg.predict.segmenter import Segmenter, load
+from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
 from foodseg.progress import Progress
 from foodseg.storage.outputs import Outputs, claim_outputs
 
@@ -116,19 +119,54 @@ def label_images(
     model = load(checkpoint, device=device, overrides=[*overrides, *conditioned])
     if ingredients is None and model.config.eval.ingredients == "provided":
         raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
-    classes = ClassTable(model.classes)
     if ingredients is not None:
-        parse_ingredients(ingredients, classes)  # before anything is written
+        parse_ingredients(ingredients, ClassTable(model.classes))  # before anything is written
+    predict = functools.partial(model.predict, ingredients=ingredients)
+    return label_files(predict, model, uris, out, formats, by="predict")
+
+
+def zero_shot_images(
+    names: str | Sequence[str],
+    images: Sequence[str],
+    out: str,
+    overrides: Sequence[str] = (),
+    *,
+    config: str | None = None,
+    device: Device = "auto",
+    formats: Collection[OutputFormat] = DEFAULT_FORMATS,
+) -> LabelResults:
+    """As `label_images`, with CLIP and any names instead of a checkpoint; `names`, `config` as for `zero_shot`.
+
+    Raises:
+        UserError: as `zero_shot` and `label_images`.
+    """
+    uris = list_images(images)
+    require_different_stems(uris)
+    model = zero_shot(names, config=config, overrides=overrides, device=device)
+    return label_files(model.predict, model, uris, out, formats, by="zero-shot")
+
+
+def label_files(
+    predict: Callable[[str], Prediction],
+    model: Segmenter | ZeroShotSegmenter,
+    uris: Sequence[str],
+    out: str,
+    formats: Collection[OutputFormat],
+    *,
+    by: str,
+) -> LabelResults:
+    """Labels files of different stems with `predict` of the model; `by` is the command that the results belong to."""
+    classes = ClassTable(model.classes)
     _log.info("labelling on %s", device_name(model.device))
     names = [name for uri in uris for kind, name in _output_names(stem_of(uri)).items() if kind in formats]
     document = CocoDocument(classes)
     labelled: list[LabelledImage] = []
     refused: list[RefusedImage] = []
-    claimed = claim_outputs(out, [*names, *([COCO_FILE] if "coco" in formats else [])], by="predict", inputs=uris)
+    claimed = claim_outputs(out, [*names, *([COCO_FILE] if "coco" in formats else [])], by=by, inputs=uris)
     with claimed as outputs, Progress("labelling images", len(uris)) as progress:
         for uri in uris:
             try:
-                found = model.predict(uri, ingredients=ingredients)
+                found = predict(uri)
             except MissingFile:
                 if len(uris) == 1:  # a mistyped name, not a fault of the data
                     raise

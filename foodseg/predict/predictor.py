@@ -29,6 +29,7 @@ from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
 from foodseg.errors import UserError
+from foodseg.models.clip.dense_segmenter import DenseSegmenter
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits, mean_of_views
@@ -62,7 +63,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SegmenterNetwork,
+        model: SegmenterNetwork | DenseSegmenter,
         config: EvalConfig,
         device: torch.device,
         precision: str = "fp32",
@@ -203,7 +204,7 @@ class Predictor:
         """Returns (images, K) float32, how probable each id is on each image, background 1; None = not conditioned."""
         if self._config.ingredients == "vocabulary":
             return None
-        known = torch.zeros(images, self._model.classifier.out_channels, device=self._device)
+        known = torch.zeros(images, self._trained().classifier.out_channels, device=self._device)
         if self._config.ingredients == "predicted":
             for view in views:
                 known[view.members] += self._predicted(view)
@@ -226,7 +227,7 @@ class Predictor:
         groups = _grouped(padded_size(*size, multiple) for size in shown)
         if window is None and list(groups) == [tuple(view.pixels.shape[-2:])]:
             return self._image_level(view.pixels)
-        found = torch.empty(len(shown), self._model.classifier.out_channels, device=self._device)
+        found = torch.empty(len(shown), self._trained().classifier.out_channels, device=self._device)
         for canvas, members in groups.items():
             whole = self._pixels([view.images[i] for i in members], [shown[i] for i in members], canvas)
             found[members] = self._image_level(whole)
@@ -234,7 +235,7 @@ class Predictor:
 
     def _image_level(self, views: torch.Tensor) -> torch.Tensor:
         with self._precision():
-            return self._model.predict_ingredients(views.contiguous(memory_format=torch.channels_last))
+            return self._trained().predict_ingredients(views.contiguous(memory_format=torch.channels_last))
 
     def _windows(self, views: torch.Tensor, conditioning: torch.Tensor | None) -> torch.Tensor:
         """Returns (B, K, h, w) float32 logits of padded images, the mean where windows overlap."""
@@ -270,6 +271,10 @@ class Predictor:
             if conditioning is None or self._model.fusion is None:  # without fusion they only restrict the scores
                 return self._model(views).logits.float()
             return self._model(views, ingredients=conditioning).logits.float()
+
+    def _trained(self) -> SegmenterNetwork:
+        assert isinstance(self._model, SegmenterNetwork), "only a trained network is conditioned on ingredients"
+        return self._model
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)

@@ -7,14 +7,12 @@
 `models/segmenter.py`; here it comes with its classes, its settings and its calibration.
 """
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
-import numpy as np
 import torch
 
 from foodseg import storage
@@ -22,15 +20,14 @@ from foodseg.checkpoint.checkpoint import calibration_of, load_checkpoint, load_
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import CARD, push_folder
 from foodseg.checkpoint.model_card import card_scores, model_card
-from foodseg.classes import BACKGROUND
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
 from foodseg.config.marks import without_locations
 from foodseg.errors import Unavailable, UserError
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
-from foodseg.predict.image_input import ImageInput, read_image
-from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.image_input import ImageInput
+from foodseg.predict.labelling import Labelling
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
 
@@ -69,15 +66,6 @@ def load(
     return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen])
 
 
-class _Setting(NamedTuple):
-    """How images are labelled: all that `eval` decides, and the predictor built for it."""
-
-    predictor: Predictor
-    ingredients_from: str
-    calibrated: bool
-    temperature: float
-
-
 @runtime_checkable
 class Evaluated(Protocol):
     """What `foodseg.evaluate` returns."""
@@ -107,7 +95,7 @@ class Segmenter:
         self.overrides = tuple(overrides)
         self.device = device
         self._network = load_model(self._checkpoint, self.config.eval.weights)
-        self._settings: dict[bool, _Setting] = {}  # without and with provided ingredients
+        self._labellings: dict[bool, Labelling] = {}  # without and with provided ingredients
 
     @overload
     def predict(
@@ -152,11 +140,13 @@ class Segmenter:
         >>> len(model.predict(["lunch.jpg", "dinner.jpg"], batch_size=2))
         2
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is at least 1, found {batch_size}")
+        provided = None
+        if ingredients is not None:
+            provided = parse_ingredients(ingredients, self._checkpoint.classes, where="ingredients")
+        labelling = self._labelling(provided is not None)
         if isinstance(image, list | tuple):
-            return list(self._label(image, ingredients, batch_size))
-        (found,) = self._label([image], ingredients, batch_size)
+            return list(labelling.predict(image, batch_size, provided))
+        (found,) = labelling.predict([image], batch_size, provided)
         return found
 
     def save_pretrained(
@@ -243,38 +233,8 @@ class Segmenter:
             message = commit_message or f"Model after {self.step} updates"
             return push_folder(folder, repository, commit_message=message, private=private, token=token)
 
-    def _label(
-        self, images: Sequence[ImageInput], ingredients: str | Sequence[str] | None, batch_size: int
-    ) -> Iterator[Prediction]:
-        classes = self._checkpoint.classes
-        provided = None if ingredients is None else parse_ingredients(ingredients, classes, where="ingredients")
-        setting = self._setting(provided is not None)
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            whole, scaled = [], []
-            for index, image in enumerate(batch, start=start):
-                with _named(image, index if len(images) > 1 else None):
-                    pixels = read_image(image, setting.predictor)
-                whole.append(pixels[0])
-                scaled.append(pixels[1])
-            listed = None if provided is None else [provided] * len(batch)
-            logits = setting.predictor.logits(scaled, [(each.shape[0], each.shape[1]) for each in whole], listed)
-            for image, pixels_of_image, found in zip(batch, whole, logits, strict=True):
-                ids, confidence = found.ids_and_confidence(setting.temperature)
-                yield Prediction(
-                    source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
-                    image=pixels_of_image,
-                    ids=ids,
-                    confidence_16bit=confidence,
-                    classes=self.classes,
-                    ingredients_from=setting.ingredients_from,
-                    conditioning=_names(found, self.classes),
-                    calibrated=setting.calibrated,
-                    temperature=setting.temperature,
-                )
-
-    def _setting(self, conditioned: bool) -> _Setting:
-        if conditioned not in self._settings:
+    def _labelling(self, conditioned: bool) -> Labelling:
+        if conditioned not in self._labellings:
             overrides = ["eval.ingredients=provided"] if conditioned else []
             config = with_eval_overrides(self.config, overrides)
             if config.eval.ingredients == "provided" and not conditioned:
@@ -283,19 +243,15 @@ class Segmenter:
                     'predict(image, ingredients=["rice", "fried tofu"])'
                 )
             calibration = calibration_of(self._checkpoint, config.eval)
-            self._settings[conditioned] = _Setting(
-                predictor=Predictor(
-                    self._network,
-                    config.eval,
-                    self.device,
-                    config.train.precision,
-                    class_pixels=self._checkpoint.class_pixels,
-                ),
+            pixels = self._checkpoint.class_pixels
+            self._labellings[conditioned] = Labelling(
+                Predictor(self._network, config.eval, self.device, config.train.precision, class_pixels=pixels),
+                self.classes,
                 ingredients_from=config.eval.ingredients,
                 calibrated=calibration is not None,
                 temperature=calibration.temperature if calibration else 1.0,
             )
-        return self._settings[conditioned]
+        return self._labellings[conditioned]
 
     def __repr__(self) -> str:
         model, chosen = self.config.model, self.config.eval
@@ -303,20 +259,3 @@ class Segmenter:
             f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.encoders}, "
             f"text fusion {model.fusion}, {chosen.weights} weights after {self.step} steps, on {self.device})"
         )
-
-
-@contextlib.contextmanager
-def _named(image: ImageInput, index: int | None) -> Iterator[None]:
-    """Puts in front of an error which array of several it is about; `index` is None for a single image."""
-    try:
-        yield
-    except UserError as error:
-        if index is None or isinstance(image, str | os.PathLike):  # an error of a file names it
-            raise
-        raise UserError(f"images[{index}]: {error}") from None
-
-
-def _names(logits: ImageLogits, classes: Sequence[str]) -> tuple[str, ...] | None:
-    if logits.conditioning is None:
-        return None
-    return tuple(classes[index] for index in np.flatnonzero(logits.conditioning).tolist() if index != BACKGROUND)

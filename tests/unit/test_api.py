@@ -82,7 +82,7 @@ def test_examples_of_docstrings(
 def test_what_people_call_has_an_example() -> None:
     shown = {example.name.rpartition(".")[2] for example in _examples()}
     methods = {
-        "predict", "overlay", "to_coco", "to_supervision", "Prediction", "save_pretrained", "push_to_hub",
+        "predict", "overlay", "to_coco", "to_supervision", "Prediction", "save_pretrained", "push_to_hub", "with_names",
     }  # fmt: skip
     functions = {name for name in NAMES if name[0].islower()} - WITH_RAY
     assert functions | methods <= shown

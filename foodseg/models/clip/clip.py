@@ -36,15 +36,18 @@ class ClipModel:
         tokenizer: Callable[[list[str]], torch.Tensor],
         device: torch.device,
         cache_names: int,
+        prompts: Sequence[str] = PROMPTS,
     ) -> None:
         """Takes what open_clip gives: a model, its transform for images, its tokenizer.
 
         cache_names: how many text embeddings are kept for the next call (2 KB each at 512 numbers).
+        prompts: sentences with {} for the name.
         """
         self._model = model.eval().to(device)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
-        self._device = device
+        self._prompts = prompts
+        self.device = device
         self._fill = tuple(round(255 * channel) for channel in model.visual.image_mean)
         self._embeddings: LRUCache[str, torch.Tensor] = LRUCache(cache_names)
 
@@ -68,34 +71,47 @@ class ClipModel:
         """
         return self._compare((self._region(image, mask) for mask in masks), names)
 
-    @torch.inference_mode()
-    def _compare(self, images: Iterable[Image.Image], names: Sequence[str]) -> list[list[float]]:
-        words = self._text(names)
-        scale = self._model.logit_scale.exp()
-        rows: list[list[float]] = []
-        for part in _batches((self._preprocess(image) for image in images), BATCH):
-            seen = normalize(self._model.encode_image(torch.stack(part).to(self._device)).float(), dim=1)
-            rows += (scale * seen @ words.T).softmax(1).tolist()
-        return rows
+    @property
+    def visual(self) -> torch.nn.Module:
+        """The image tower."""
+        tower: torch.nn.Module = self._model.visual
+        return tower
 
-    def _text(self, names: Sequence[str]) -> torch.Tensor:
-        """Returns (n, D) float32 text embeddings of length 1; those of recent names come from the cache."""
+    @torch.inference_mode()
+    def text_embeddings(self, names: Sequence[str]) -> torch.Tensor:
+        """Returns (n, D) float32 embeddings of names, of length 1: means over the prompts.
+
+        Those of recent names come from the cache.
+
+        Raises:
+            UserError: there is no name.
+        """
         if not names:
             raise UserError("there is no name to score: give at least one")
         # apart from the cache, which may be smaller than this call
         found = {name: self._embeddings[name] for name in names if name in self._embeddings}
         missing = [name for name in dict.fromkeys(names) if name not in found]
-        sentences = [prompt.format(name) for name in missing for prompt in PROMPTS]
+        sentences = [prompt.format(name) for name in missing for prompt in self._prompts]
         parts = [
-            normalize(self._model.encode_text(self._tokenizer(part).to(self._device)).float(), dim=1)
+            normalize(self._model.encode_text(self._tokenizer(part).to(self.device)).float(), dim=1)
             for part in _batches(sentences, BATCH)
         ]
         if parts:
-            means = torch.cat(parts).unflatten(0, (len(missing), len(PROMPTS))).mean(1)
+            means = torch.cat(parts).unflatten(0, (len(missing), len(self._prompts))).mean(1)
             new = dict(zip(missing, normalize(means, dim=1), strict=True))
             self._embeddings.update(new)
             found |= new
         return torch.stack([found[name] for name in names])
+
+    @torch.inference_mode()
+    def _compare(self, images: Iterable[Image.Image], names: Sequence[str]) -> list[list[float]]:
+        words = self.text_embeddings(names)
+        scale = self._model.logit_scale.exp()
+        rows: list[list[float]] = []
+        for part in _batches((self._preprocess(image) for image in images), BATCH):
+            seen = normalize(self._model.encode_image(torch.stack(part).to(self.device)).float(), dim=1)
+            rows += (scale * seen @ words.T).softmax(1).tolist()
+        return rows
 
     def _region(self, image: np.ndarray, mask: np.ndarray) -> Image.Image:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -113,11 +129,17 @@ class ClipModel:
 
 
 def load_clip(
-    model: str, weights: str | None, device: torch.device, *, quick_gelu: bool | None = None, cache_names: int = 4096
+    model: str,
+    weights: str | None,
+    device: torch.device,
+    *,
+    quick_gelu: bool | None = None,
+    cache_names: int = 4096,
+    prompts: Sequence[str] = PROMPTS,
 ) -> ClipModel:
-    """Builds both towers; arguments and errors as for `models.clip.towers.find_clip`."""
+    """Builds both towers; arguments and errors as for `models.clip.towers.find_clip` and `ClipModel`."""
     towers = load_clip_towers(find_clip(model, weights, quick_gelu, "clip"), device)
-    return ClipModel(*towers, device, cache_names)
+    return ClipModel(*towers, device, cache_names, prompts)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -18,8 +18,10 @@ from PIL import Image
 
 from foodseg import storage
 from foodseg.errors import UserError
+from foodseg.storage.hub_cache import NotReachable, hub_file
 
 _CONFIG = "open_clip_config.json"
+_PUBLISHED = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # the first that is there is loaded
 _ENDINGS = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
 
 
@@ -113,6 +115,8 @@ def load_clip_towers(found: FoundClip, device: torch.device) -> ClipTowers:
         UserError: the weights are not those of the model, or the hub does not give them.
     """
     open_clip = open_clip_module()
+    if found.published:
+        _fetch(found)
     with tempfile.TemporaryDirectory() as folder:
         name, weights = _local(found, Path(folder))
         # force_quick_gelu keeps open_clip from warning of the published tag's; alone it could not be switched off
@@ -129,6 +133,24 @@ def load_clip_towers(found: FoundClip, device: torch.device) -> ClipTowers:
                 f"{found.section}: open_clip cannot load {shown} ({type(error).__name__}: {detail})"
             ) from None
     return ClipTowers(model.eval(), preprocess, tokenizer)
+
+
+def _fetch(found: FoundClip) -> None:
+    """Puts published weights into the cache of the hub, where open_clip finds them.
+
+    open_clip alone would try for a minute and a half, and log each try.
+    """
+    assert found.weights is not None
+    published = open_clip_module().get_pretrained_cfg(found.model, found.weights)
+    repository = (published.get("hf_hub") or "").rstrip("/")
+    try:
+        if repository and not any(hub_file(repository, name) for name in _PUBLISHED):
+            return  # under a name of its own, which open_clip knows
+    except NotReachable as reason:
+        raise UserError(
+            f"{found.section}: the weights of {found.model} ({found.weights}) are not in the cache of this machine, "
+            f"and {reason}: download them once, and name the file instead of the tag"
+        ) from None
 
 
 def open_clip_module() -> Any:

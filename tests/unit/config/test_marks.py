@@ -24,6 +24,7 @@ from foodseg.config.section import Section
 from foodseg.config.serve import ServeConfig
 from foodseg.config.sweep import AblationFile, SweepConfig, SweepFile
 from foodseg.config.train import TrainConfig
+from foodseg.config.zero_shot import ZeroShotConfig
 from foodseg.train import run as run_module
 from foodseg.tune import sweep_files
 
@@ -43,6 +44,7 @@ def test_uris_of_sweeps_ablations_and_the_endpoint() -> None:
     assert keys_with(ServeConfig, Uri) == (
         "http.keys_file", "segmenter.models", "sam.weights", "clip.model", "clip.weights",
     )  # fmt: skip
+    assert keys_with(ZeroShotConfig, Uri) == ("clip.model", "clip.weights", "dense.external_weights")
 
 
 def test_what_may_change_on_resume() -> None:

@@ -1,0 +1,64 @@
+"""What `foodseg predict` and `foodseg zero-shot` share: options for images and results, and how results are shown."""
+
+import sys
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foodseg.cli.options import emit
+from foodseg.errors import DataRefused
+
+if TYPE_CHECKING:
+    from foodseg.predict.label import LabelResults
+
+Images = Annotated[list[str], typer.Argument(help="Image files, folders of them, or URIs.")]
+Out = Annotated[
+    str, typer.Option(help="Folder or URI for overlays, label maps and JSON; files of others are never replaced.")
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="overlay (JPEG with legend), png (label map of ids), json (areas, shares), coco (RLE; one "
+        "predictions.coco.json of all images); repeatable. Left out: overlay, png, json.",
+    ),
+]
+
+
+def show_labelled(
+    done: "LabelResults", formats: Collection[str], out: str, as_json: bool, *, trained: bool = True
+) -> None:
+    """Prints what became of each image.
+
+    Args:
+        trained: a model was trained, so that its confidences could be calibrated.
+
+    Raises:
+        DataRefused: the only image cannot be read. typer.Exit: some of several cannot.
+    """
+    from foodseg import storage
+    from foodseg.predict.label import COCO_FILE
+
+    if not done.images and len(done.refused) == 1:
+        raise DataRefused(str(done.refused[0]))
+
+    def show() -> None:
+        for image in done.images:
+            shares = ", ".join(f"{each.name} {100 * each.share_of_food:.0f} %" for each in image.ingredients[:6])
+            print(f"{image.overlay or image.image}: {shares or 'no ingredient found'}")
+        if "coco" in formats:
+            print(f"written to {storage.redact(storage.join(out, COCO_FILE))}")
+        if trained and not all(image.calibrated for image in done.images):
+            why = "the checkpoint was not validated, or with other settings of eval"
+            print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
+
+    emit(asdict(done), as_json, show)
+    if done.refused:
+        count = f"{len(done.refused)} of {len(done.images) + len(done.refused)} images cannot be read"
+        others = ", the others are labelled" if done.images else ""
+        print(f"foodseg: {count}{others}:", file=sys.stderr)
+        for each in done.refused:
+            print(f"  {each}", file=sys.stderr)
+        raise typer.Exit(DataRefused.exit_code)

@@ -1,0 +1,91 @@
+"""Images in, predictions out, for whatever gives class scores: a trained network, CLIP with any names.
+
+labelling = Labelling(predictor, classes, ingredients_from="vocabulary", calibrated=False, temperature=1.0)
+found = labelling.predict(["lunch.jpg", "dinner.jpg"], batch_size=2)
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foodseg import storage
+from foodseg.classes import BACKGROUND
+from foodseg.errors import UserError
+from foodseg.predict.image_input import ImageInput, read_image
+from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.prediction import Prediction
+from foodseg.predict.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How images are labelled, and the predictor built for it.
+
+    classes: names; the index is the id. ingredients_from, calibrated, temperature: as those of `Prediction`.
+    """
+
+    predictor: Predictor
+    classes: tuple[str, ...]
+    ingredients_from: str
+    calibrated: bool
+    temperature: float
+
+    def predict(
+        self, images: Sequence[ImageInput], batch_size: int, provided: Sequence[int] | None = None
+    ) -> Iterator[Prediction]:
+        """Yields a prediction for each image, `batch_size` of which are read at once.
+
+        Args:
+            provided: conditioning classes (ids) of all images.
+
+        Raises:
+            UserError: as `read_image`, with the number of the image where it has no name; a batch size below 1.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is at least 1, found {batch_size}")
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            whole, scaled = [], []
+            for index, image in enumerate(batch, start=start):
+                with _named(image, index if len(images) > 1 else None):
+                    pixels = read_image(image, self.predictor)
+                whole.append(pixels[0])
+                scaled.append(pixels[1])
+            listed = None if provided is None else [provided] * len(batch)
+            logits = self.predictor.logits(scaled, [(each.shape[0], each.shape[1]) for each in whole], listed)
+            for image, pixels_of_image, found in zip(batch, whole, logits, strict=True):
+                yield self._prediction(image, pixels_of_image, found)
+
+    def _prediction(self, image: ImageInput, pixels: np.ndarray, logits: ImageLogits) -> Prediction:
+        ids, confidence = logits.ids_and_confidence(self.temperature)
+        return Prediction(
+            source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
+            image=pixels,
+            ids=ids,
+            confidence_16bit=confidence,
+            classes=self.classes,
+            ingredients_from=self.ingredients_from,
+            conditioning=_names(logits, self.classes),
+            calibrated=self.calibrated,
+            temperature=self.temperature,
+        )
+
+
+@contextlib.contextmanager
+def _named(image: ImageInput, index: int | None) -> Iterator[None]:
+    """Puts in front of an error which array of several it is about; `index` is None for a single image."""
+    try:
+        yield
+    except UserError as error:
+        if index is None or isinstance(image, str | os.PathLike):  # an error of a file names it
+            raise
+        raise UserError(f"images[{index}]: {error}") from None
+
+
+def _names(logits: ImageLogits, classes: Sequence[str]) -> tuple[str, ...] | None:
+    if logits.conditioning is None:
+        return None
+    return tuple(classes[index] for index in np.flatnonzero(logits.conditioning).tolist() if index != BACKGROUND)
