@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli.options import Address, AsJson, emit, require_lasting
+from foodseg.cli.options import Address, AsJson, Device, emit, require_lasting
 
 data_app = typer.Typer(help="Prepare, map, export and look at data sets.", no_args_is_help=True)
 
@@ -187,6 +187,32 @@ def data_embed(
         print(f"next: foodseg train --set model.text.kind=table --set {table} ...")
 
     emit(result.to_json(), as_json, show)
+
+
+@data_app.command("masks")
+def data_masks(
+    uri: Annotated[str, typer.Argument(help="Prepared data set; local or s3://.")],
+    sam: Annotated[str, typer.Option(help="Weights of segment-anything or MobileSAM: a file or s3://.")],
+    points: Annotated[int, typer.Option(help="Points along each side of the grid of clicks.", min=1, max=64)] = 16,
+    overwrite: Annotated[bool, typer.Option(help="Replace masks of other weights or of another grid.")] = False,
+    address: Address = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find the masks of Segment Anything in all images, and keep them beside the data set.
+
+    `foodseg evaluate --refine vote` then reads them instead of computing them each time. Interrupted, the same command
+    resumes.
+
+    Example: foodseg data masks prepared/meals --sam mobile_sam.safetensors
+    """
+    from foodseg.models.sam.mask_grid import MaskGrid
+    from foodseg.predict.device import parse_device
+    from foodseg.prepare.ray_masks import make_masks
+
+    grid, chosen = MaskGrid(points_per_side=points), parse_device(device)
+    made = make_masks(uri, sam, grid, overwrite=overwrite, address=address, device=chosen)
+    emit(asdict(made), as_json, lambda: print(f"{made.folder}: {made.masks:,} masks of {made.images:,} images"))
 
 
 @data_app.command("inspect")

@@ -49,6 +49,13 @@ def evaluate(
     compare: Annotated[
         tuple[str, str] | None, typer.Option(help="Two --out folders: interval of the difference A - B.", metavar="A B")
     ] = None,
+    refine: Annotated[
+        str, typer.Option(help="Redraw label maps along masks of Segment Anything: none, vote or soft, as `predict`.")
+    ] = "none",
+    sam: Annotated[
+        str | None,
+        typer.Option(help="Weights of Segment Anything; left out: the masks that `data masks` keeps beside the data."),
+    ] = None,
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
@@ -80,6 +87,7 @@ def evaluate(
     from foodseg.config.zero_shot import ZeroShotConfig, parse_zero_shot_config
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
     from foodseg.predict.device import parse_device
+    from foodseg.predict.refine import parse_refine
     from foodseg.storage import redact
 
     require_lasting("--out", out, address)
@@ -96,7 +104,8 @@ def evaluate(
     result = run_evaluation(
         model, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
         provided=provided, space_map=space_map, classes=classes,
-        overrides=settings, workers=workers, address=address, device=parse_device(device), test_log=test_log,
+        overrides=settings, workers=workers, address=address, device=parse_device(device),
+        refine=parse_refine(refine), sam=sam, test_log=test_log,
     )  # fmt: skip
 
     def show() -> None:

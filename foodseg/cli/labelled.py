@@ -17,6 +17,16 @@ Images = Annotated[list[str], typer.Argument(help="Image files, folders of them,
 Out = Annotated[
     str, typer.Option(help="Folder or URI for overlays, label maps and JSON; files of others are never replaced.")
 ]
+Refine = Annotated[
+    str,
+    typer.Option(
+        help="Redraw label maps along masks of Segment Anything: none, vote (a mask takes the id that most of its "
+        "pixels have), or soft (the id with the greatest mean logit)."
+    ),
+]
+Sam = Annotated[
+    str | None, typer.Option(help="Weights of segment-anything or MobileSAM, a file or s3://, for --refine.")
+]
 Formats = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli.labelled import Formats, Images, Out, show_labelled
+from foodseg.cli.labelled import Formats, Images, Out, Refine, Sam, show_labelled
 from foodseg.cli.options import AsJson, Device, Overrides
 from foodseg.errors import UserError
 
@@ -22,6 +22,8 @@ def predict(
         typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=provided."),
     ] = None,
     formats: Formats = None,
+    refine: Refine = "none",
+    sam: Sam = None,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -35,16 +37,20 @@ def predict(
     Example: foodseg predict runs/a lunch.jpg --ingredients "rice, fried tofu" --out labelled
 
     Example: foodseg predict runs/a meals/ --format coco --format png --out labelled
+
+    Example: foodseg predict runs/a lunch.jpg --refine vote --sam mobile_sam.safetensors --out labelled
     """
     from foodseg.predict.device import parse_device
     from foodseg.predict.image_list import READ
     from foodseg.predict.label import label_images, parse_formats
+    from foodseg.predict.refine import parse_refine
 
     if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     wanted = parse_formats(formats or [])
     done = label_images(
-        checkpoint, images, out, overrides or [], ingredients, device=parse_device(device), formats=wanted
-    )
+        checkpoint, images, out, overrides or [], ingredients, device=parse_device(device), formats=wanted,
+        refine=parse_refine(refine), sam=sam,
+    )  # fmt: skip
     show_labelled(done, wanted, out, as_json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli.labelled import Formats, Images, Out, show_labelled
+from foodseg.cli.labelled import Formats, Images, Out, Refine, show_labelled
 from foodseg.cli.options import AsJson, ConfigFile, Device, Overrides
 
 
@@ -19,6 +19,13 @@ def zero_shot(
     ],
     out: Out,
     formats: Formats = None,
+    refine: Refine = "none",
+    sam: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights of segment-anything or MobileSAM, a file or s3://, for --refine and for dense.external=sam."
+        ),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     device: Device = "auto",
@@ -38,9 +45,11 @@ def zero_shot(
     """
     from foodseg.predict.device import parse_device
     from foodseg.predict.label import parse_formats, zero_shot_images
+    from foodseg.predict.refine import parse_refine
 
     wanted = parse_formats(formats or [])
     done = zero_shot_images(
-        names, images, out, overrides or [], config=config, device=parse_device(device), formats=wanted
-    )
+        names, images, out, overrides or [], config=config, device=parse_device(device), formats=wanted,
+        refine=parse_refine(refine), sam=sam,
+    )  # fmt: skip
     show_labelled(done, wanted, out, as_json, trained=False)

@@ -25,7 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 def run_shards(
-    plan: ShardPlan[Inputs], write: Callable[[Inputs], bytes], read: Callable[[Inputs, bytes], Result], title: str
+    plan: ShardPlan[Inputs],
+    write: Callable[[Inputs], bytes],
+    read: Callable[[Inputs, bytes], Result],
+    title: str,
+    gpus: float = 0,
 ) -> list[Result]:
     """Does the tasks of a plan that are not done yet; returns the results of all, in the order of the tasks.
 
@@ -37,6 +41,7 @@ def run_shards(
         read: in this process, makes the result of inputs and shard; ValueError where the shard is not one of these
             inputs.
         title: of the progress.
+        gpus: that a task reserves; each takes a CPU, too.
 
     Raises:
         UserError, RetryLater: what `write` raises, wrapped by Ray (see `ray_session.expected_failure`), or the storage.
@@ -48,14 +53,16 @@ def run_shards(
         there = sum(plan.tasks[number].items for number in results)
         _log.info("%s: resuming, %d of %d are there", title, there, total)
     with Progress(title, sum(plan.tasks[number].items for number in left)) as progress:
-        for number, shard in zip(left, _shards(plan, left, write), strict=True):
+        for number, shard in zip(left, _shards(plan, left, write, gpus), strict=True):
             task = plan.tasks[number]
             results[number] = read(task.inputs, shard)
             progress.advance(task.items)
     return [results[number] for number in range(len(plan.tasks))]
 
 
-def _shards(plan: ShardPlan[Inputs], numbers: Sequence[int], write: Callable[[Inputs], bytes]) -> Iterator[bytes]:
+def _shards(
+    plan: ShardPlan[Inputs], numbers: Sequence[int], write: Callable[[Inputs], bytes], gpus: float
+) -> Iterator[bytes]:
     """Yields the shards of these tasks, in order, each once it is stored."""
     if not numbers:
         return
@@ -70,7 +77,7 @@ def _shards(plan: ShardPlan[Inputs], numbers: Sequence[int], write: Callable[[In
         own = [pickle.loads(task) for task in table.column("task").to_pylist()]
         return pa.table({"shard": pa.array([create_or_take(uri, write(inputs)) for uri, inputs in own], _BYTES)})
 
-    blocks = source.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    blocks = source.map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1, num_gpus=gpus)
     for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from block.column("shard").to_pylist()
 

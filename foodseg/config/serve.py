@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
+from foodseg.config.clip import ClipConfig
 from foodseg.config.explain import validated
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
+from foodseg.config.zero_shot import DenseConfig, ZeroShotEvalConfig
 
 MIB = 2**20
 
@@ -127,21 +129,17 @@ class SamConfig(Section):
     points_per_batch: int = Field(4, ge=1, description="points in one pass of the mask decoder")
 
 
-class ClipConfig(Section):
-    """CLIP: scores of any class names."""
+class ServedClipConfig(ClipConfig):
+    """CLIP: scores of any class names for an image and its regions, and label maps of any names."""
 
-    model: Annotated[str, Uri(or_name=True)] = Field(
-        "ViT-B-16", description="open_clip's name of the architecture, or a folder or URI with open_clip_config.json"
-    )
-    weights: Annotated[str | None, Uri(or_name=True)] = Field(
-        None, description="a published tag, a file or s3://; null = the weights in the folder of `model`"
-    )
-    quick_gelu: bool | None = Field(
-        None,
-        description="the towers compute with QuickGELU, as OpenAI's do; null = as the published tag or the folder "
-        "says; must be set for a file of weights if open_clip has the model with both kinds of GELU",
-    )
-    cache_names: int = Field(4096, ge=1, description="text embeddings that one replica keeps")
+    dense: DenseConfig = Field(DenseConfig(), description="how patches are compared with names, for label maps")
+    eval: ZeroShotEvalConfig = Field(ZeroShotEvalConfig(), description="how images are shown to CLIP for label maps")
+
+    @model_validator(mode="after")
+    def _no_second_sam(self) -> "ServedClipConfig":
+        if self.dense.external == "sam":
+            raise ValueError("clip.dense.external must be the name of a ViT in the endpoint, found 'sam'")
+        return self
 
 
 class RefineConfig(Section):
@@ -168,7 +166,7 @@ class ServeConfig(Section):
     image: ImageConfig = Field(ImageConfig(), description="accepted images")
     segmenter: SegmenterConfig = Field(SegmenterConfig(), description="models of /v1/segment")
     sam: SamConfig | None = Field(None, description="Segment Anything; null = not started")
-    clip: ClipConfig | None = Field(None, description="CLIP; null = not started")
+    clip: ServedClipConfig | None = Field(None, description="CLIP; null = not started")
     refine: RefineConfig = Field(RefineConfig(), description="the vote of SAM's masks")
 
 

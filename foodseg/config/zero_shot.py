@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from foodseg.config.clip import ClipConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.explain import validated
 from foodseg.config.load import read_tree, with_values
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
-from foodseg.config.serve import ClipConfig
 from foodseg.config.text import one_slot_for_the_name
 
 

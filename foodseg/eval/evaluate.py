@@ -22,6 +22,7 @@ from foodseg.config.zero_shot import ZeroShotConfig
 from foodseg.data.label_space_map import read_label_space_map
 from foodseg.errors import DataRefused, UserError
 from foodseg.eval.predictions import find_predictions
+from foodseg.eval.refined import mask_source
 from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, ScoredCheckpoint, name_of
 from foodseg.eval.result_files import RESULT_FILES, write_evaluation
 from foodseg.eval.scored_rows import ScoredRows, split_rows
@@ -33,6 +34,7 @@ from foodseg.eval.zero_shot_subject import zero_shot_subject
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
 from foodseg.predict.device import Device
+from foodseg.predict.refine import Refine
 from foodseg.predict.segmenter import Segmenter
 from foodseg.predict.zero_shot import ZeroShotSegmenter
 from foodseg.storage.outputs import claim_outputs
@@ -57,6 +59,8 @@ def evaluate(
     classes: str | None = None,
     overrides: Sequence[str] = (),
     device: Device | torch.device | None = None,
+    refine: Refine = "none",
+    sam: str | None = None,
     test_log: str | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
@@ -78,6 +82,8 @@ def evaluate(
         classes: class table of the space that `space_map` maps to.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         device: what a checkpoint computes on; None = that of the model, "auto" for one that is loaded here.
+        refine: redraw label maps along masks of Segment Anything: "none", "vote" or "soft", as for `foodseg.load`.
+        sam: file or URI of its weights; None = the masks that `foodseg data masks` keeps beside the data set.
         test_log: the test-set access log; None = ACCESS_LOG in `out`, or without `out` in the current folder.
         score: counts the parts of the split in their order; `ray_score.score_on_ray` does so on a cluster.
 
@@ -95,15 +101,18 @@ def evaluate(
     """
     if (model is None) == (predictions is None):
         raise UserError("give either a CHECKPOINT or --predictions DIR, and not both")
-    if provided is not None and (predictions is not None or isinstance(model, ZeroShotSegmenter | ZeroShotConfig)):
-        what = "--predictions scores label maps" if predictions is not None else "CLIP is not conditioned on lists"
-        raise UserError(f"--provided is for a trained model, and {what}: give one of them")
+    if provided is not None and predictions is not None:
+        raise UserError("--provided is for a model, and --predictions scores label maps: give one of them")
+    if provided is not None and isinstance(model, ZeroShotSegmenter | ZeroShotConfig):
+        raise UserError("--provided is for a trained model, and CLIP is not conditioned on lists: give one of them")
+    if predictions is not None and (refine != "none" or sam is not None):
+        raise UserError("--refine is for a model, and --predictions scores label maps as they are: give one of them")
     if classes is not None and space_map is None:
         raise UserError("--classes is the class table of the label space that --map maps to: give --map MAP.tsv too")
     rows = split_rows(storage.absolute(os.fspath(data)), split, images)
     return evaluate_rows(
         model, rows, out=out, predictions=predictions, subsets=subsets, provided=provided, space_map=space_map,
-        classes=classes, overrides=overrides, device=device, test_log=test_log, score=score,
+        classes=classes, overrides=overrides, device=device, refine=refine, sam=sam, test_log=test_log, score=score,
     )  # fmt: skip
 
 
@@ -119,6 +128,8 @@ def evaluate_rows(
     classes: str | None = None,
     overrides: Sequence[str] = (),
     device: Device | torch.device | None = None,
+    refine: Refine = "none",
+    sam: str | None = None,
     test_log: str | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
@@ -132,18 +143,19 @@ def evaluate_rows(
     if provided is not None:
         overrides = [*overrides, "eval.ingredients=provided"]
         lists = ProvidedLists(provided, scored_rows.image_ids())
+    masks = None if model is None else mask_source(refine, sam, reader.uri, manifest)
     if isinstance(model, Segmenter):
         overrides = [*model.overrides, *overrides]
-        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists)
+        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists, masks)
         device = model.device if device is None else device
     elif isinstance(model, ZeroShotSegmenter):
-        subject = zero_shot_subject(model.config, manifest, spaces, model.names)
+        subject = zero_shot_subject(model.config, manifest, spaces, model.names, masks)
         device = model.device if device is None else device
     elif isinstance(model, ZeroShotConfig):
-        subject = zero_shot_subject(model, manifest, spaces)
+        subject = zero_shot_subject(model, manifest, spaces, None, masks)
     elif model is not None:
         uri = resolve_checkpoint(os.fspath(model))
-        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists)
+        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists, masks)
     else:
         subject = folder_subject(predictions or "", manifest, spaces)
     device = "auto" if device is None else device

@@ -12,6 +12,7 @@ from foodseg.eval.ray_score import score_on_ray
 from foodseg.eval.result import EvaluationResult
 from foodseg.eval.scoring_job import score_here
 from foodseg.predict.device import Device
+from foodseg.predict.refine import Refine
 
 
 def evaluate(
@@ -30,6 +31,8 @@ def evaluate(
     workers: int = 1,
     address: str | None = None,
     device: Device = "auto",
+    refine: Refine = "none",
+    sam: str | None = None,
     test_log: str | None = None,
 ) -> EvaluationResult:
     """Scores a checkpoint, CLIP, or a folder of label maps, as `evaluate.evaluate` does; the arguments are the same.
@@ -45,6 +48,7 @@ def evaluate(
     """
     return evaluation.evaluate(
         model, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
-        provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, test_log=test_log,
+        provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, refine=refine,
+        sam=sam, test_log=test_log,
         score=partial(score_on_ray, workers=workers, address=address) if workers else score_here,
     )  # fmt: skip

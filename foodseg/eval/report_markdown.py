@@ -44,12 +44,18 @@ def condition_mark(conditions: Conditions | None) -> str | None:
     Args:
         conditions: None for label maps from a folder.
     """
-    if conditions is None or conditions.ingredients == "vocabulary":
+    if conditions is None:
         return None
-    source = conditions.ingredients
-    if source == "provided":
-        source = "provided, oracle" if conditions.is_oracle else "provided by lists"
-    return source if conditions.restrict == "none" else f"{source}, restrict {conditions.restrict}"
+    marks = []
+    if conditions.ingredients == "provided":
+        marks.append("provided, oracle" if conditions.is_oracle else "provided by lists")
+    elif conditions.ingredients == "predicted":
+        marks.append("predicted")
+    if conditions.restrict != "none":
+        marks.append(f"restrict {conditions.restrict}")
+    if conditions.refine is not None:
+        marks.append(f"refine {conditions.refine}")
+    return ", ".join(marks) or None
 
 
 def _plain_headlines(evaluation: Evaluation) -> list[Headline]:

@@ -19,7 +19,7 @@ class ScoredCheckpoint:
     """The checkpoint that was scored, and how.
 
     checkpoint: its URI without secrets. step: updates done. text: where its class embeddings are from; None = it has
-    none. temperature: that its logits were divided by. provided: as in `Conditions`.
+    none. temperature: that its logits were divided by. provided, refine: as in `Conditions`.
     """
 
     checkpoint: str
@@ -29,10 +29,11 @@ class ScoredCheckpoint:
     text: str | None
     temperature: float
     provided: str | None = None
+    refine: str | None = None
 
     @property
     def conditions(self) -> Conditions:
-        return Conditions(self.eval.weights, self.eval.ingredients, self.eval.restrict, self.provided)
+        return Conditions(self.eval.weights, self.eval.ingredients, self.eval.restrict, self.provided, self.refine)
 
     def to_json(self) -> dict[str, object]:
         """Returns the part of metrics.json that is about the checkpoint."""
@@ -52,7 +53,7 @@ class ScoredCheckpoint:
 class ScoredZeroShot:
     """CLIP with `names` names, and how patches were compared with them: nothing was trained.
 
-    clip: the model and its weights, without secrets.
+    clip: the model and its weights, without secrets. refine: as in `Conditions`.
     """
 
     clip: str
@@ -60,6 +61,7 @@ class ScoredZeroShot:
     config_hash: str
     dense: DenseConfig
     eval: EvalConfig
+    refine: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Returns the part of metrics.json that is about CLIP."""
@@ -69,6 +71,7 @@ class ScoredZeroShot:
             "config_hash": self.config_hash,
             "dense": self.dense.model_dump(mode="json"),
             "eval": self.eval.model_dump(mode="json"),
+            **({} if self.refine is None else {"refine": self.refine}),
         }
 
 

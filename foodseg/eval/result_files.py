@@ -100,6 +100,8 @@ def shown_facts(result: EvaluationResult) -> dict[str, str]:
     note = conditions_note(result.conditions)
     if note is not None:
         facts["ingredients"] = note
+    if not isinstance(subject, LabelMaps) and subject.refine is not None:
+        facts["redrawn"] = f"along masks of Segment Anything: {subject.refine}"
     if not isinstance(subject, LabelMaps):
         facts["settings"] = shown_settings(subject.eval, leave_out=("weights",))
     facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"

@@ -21,6 +21,7 @@ from foodseg.data.shards import Manifest
 from foodseg.eval.mapped import CommonSpace, common_space
 from foodseg.eval.predictions import PredictionFolder
 from foodseg.eval.provided_lists import read_provided
+from foodseg.eval.refined import MaskSource, redrawn
 from foodseg.eval.report_html import read_losses
 from foodseg.eval.result import LabelMaps, ScoredCheckpoint, Subjects
 from foodseg.eval.result_files import TrainingCurves, shown_settings
@@ -67,12 +68,13 @@ def checkpoint_subject(
     split: str,
     overrides: Sequence[str],
     provided: ProvidedLists | None = None,
+    masks: MaskSource | None = None,
 ) -> Subject:
     """Returns the checkpoint directory `uri` as what is scored.
 
     Args:
         overrides: `eval.key=value`. provided: what images are conditioned on; None = the truth, where
-            `eval.ingredients` = provided.
+            `eval.ingredients` = provided. masks: along which label maps are redrawn; None = they are not.
 
     Raises:
         UserError: it is damaged, label spaces differ, the map does not fit, as `logit_offsets` and `read_provided`.
@@ -96,9 +98,10 @@ def checkpoint_subject(
             text=loaded.text.made_by if loaded.text else None,
             temperature=calibration.temperature if calibration else 1.0,
             provided=None if provided is None else storage.redact(provided.path),
+            refine=None if masks is None else masks.note,
         ),
         space=space,
-        build=CheckpointLabeller(uri, config, conditioning),
+        build=CheckpointLabeller(uri, config, conditioning, masks),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -140,9 +143,13 @@ class CheckpointLabeller:
     """
 
     def __init__(
-        self, uri: str, config: ExperimentConfig, conditioning: Mapping[str, Sequence[int]] | None = None
+        self,
+        uri: str,
+        config: ExperimentConfig,
+        conditioning: Mapping[str, Sequence[int]] | None = None,
+        masks: MaskSource | None = None,
     ) -> None:
-        self._uri, self._config, self._conditioning = uri, config, conditioning
+        self._uri, self._config, self._conditioning, self._masks = uri, config, conditioning, masks
 
     def __call__(self, wanted: Device | torch.device) -> Labeller:
         config = self._config
@@ -157,11 +164,13 @@ class CheckpointLabeller:
         if loaded.teacher is not None:
             other_model = load_model(loaded, OTHER_WEIGHTS[config.eval.weights])
             other = Predictor(other_model, config.eval, device, config.train.precision, class_pixels=pixels)
-        conditioning = self._conditioning
+        conditioning, masks = self._conditioning, self._masks
+        masks_of = None if masks is None else masks.build(device)
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
             provided = None if conditioning is None else conditioning[image_id]
-            found = predictor.logits_of_file(image, provided).ids_and_confidence(temperature)
+            logits = predictor.logits_of_file(image, provided)
+            found = redrawn(logits, image_id, image, masks, masks_of, temperature)
             return Labels(*found, None if other is None else other.logits_of_file(image, provided).ids())
 
         return label

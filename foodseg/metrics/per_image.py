@@ -68,8 +68,9 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The keys of the section `eval` that scores depend on.
+    """What scores depend on: keys of the section `eval`, and how label maps were redrawn.
 
+    refine: along masks of Segment Anything, how and with which weights; None = they were not.
     provided: where the lists of `ingredients` = provided are from; None = from the truth, an oracle.
     """
 
@@ -77,6 +78,7 @@ class Conditions:
     ingredients: str
     restrict: str
     provided: str | None = None
+    refine: str | None = None
 
     @property
     def is_oracle(self) -> bool:

@@ -74,6 +74,18 @@ class ImageLogits:
         lower = torch.lerp(self.values[:, bottoms, lefts], self.values[:, bottoms, rights], across)
         return torch.lerp(upper, lower, down).cpu().numpy()
 
+    @torch.inference_mode()
+    def region_means(self, masks: Sequence[np.ndarray]) -> torch.Tensor:
+        """Returns (m, K) float32 mean logits over the pixels of m regions of the label map, (height, width) bool each.
+
+        A region without a pixel has NaN.
+        """
+        regions = torch.from_numpy(np.stack(masks)).to(self.values.device)
+        sums = self.values.new_zeros(len(masks), len(self.values))
+        for band, scores in self._bands():
+            sums += regions[:, band].flatten(1).float() @ scores.flatten(1).T
+        return sums / regions.sum((1, 2))[:, None]
+
     def _no_ids(self) -> np.ndarray:
         return np.empty((self.height, self.width), np.uint8 if len(self.values) <= 256 else np.uint16)
 

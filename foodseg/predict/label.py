@@ -24,6 +24,7 @@ from foodseg.predict.device import Device, device_name
 from foodseg.predict.image_list import file_name, list_images, require_different_stems, stem_of
 from foodseg.predict.ingredients import LabelledIngredient
 from foodseg.predict.prediction import Prediction, add_to_coco
+from foodseg.predict.refine import Refine
 from foodseg.predict.segmenter import Segmenter, load
 from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
 from foodseg.progress import Progress
@@ -42,7 +43,8 @@ class LabelledImage:
     image, label_map, overlay: files, without secrets; None for what was not asked for. height, width: in pixels.
     ingredients_from: where the conditioning classes are from, as `eval.ingredients`. conditioning: their names; None =
     all classes.
-    calibrated: whether confidences are, and the temperature that they were taken with.
+    calibrated: whether confidences are, and the temperature that they were taken with. refined: how the label map was
+    redrawn along masks of Segment Anything: none, vote or soft.
     """
 
     image: str
@@ -53,6 +55,7 @@ class LabelledImage:
     ingredients_from: str
     calibrated: bool
     temperature: float
+    refined: str
     conditioning: tuple[str, ...] | None
     ingredients: tuple[LabelledIngredient, ...]
 
@@ -94,6 +97,8 @@ def label_images(
     *,
     device: Device = "auto",
     formats: Collection[OutputFormat] = DEFAULT_FORMATS,
+    refine: Refine = "none",
+    sam: str | None = None,
 ) -> LabelResults:
     """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -107,6 +112,7 @@ def label_images(
         ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
         device: what the model computes on.
         formats: what is written; with "coco" one COCO_FILE of all images.
+        refine, sam: as for `load`.
 
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
@@ -116,7 +122,7 @@ def label_images(
     uris = list_images(images)
     require_different_stems(uris)
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
-    model = load(checkpoint, device=device, overrides=[*overrides, *conditioned])
+    model = load(checkpoint, device=device, overrides=[*overrides, *conditioned], refine=refine, sam=sam)
     if ingredients is None and model.config.eval.ingredients == "provided":
         raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
     if ingredients is not None:
@@ -134,15 +140,17 @@ def zero_shot_images(
     config: str | None = None,
     device: Device = "auto",
     formats: Collection[OutputFormat] = DEFAULT_FORMATS,
+    refine: Refine = "none",
+    sam: str | None = None,
 ) -> LabelResults:
-    """As `label_images`, with CLIP and any names instead of a checkpoint; `names`, `config` as for `zero_shot`.
+    """As `label_images`, with CLIP and any names instead of a checkpoint; the rest as for `zero_shot`.
 
     Raises:
         UserError: as `zero_shot` and `label_images`.
     """
     uris = list_images(images)
     require_different_stems(uris)
-    model = zero_shot(names, config=config, overrides=overrides, device=device)
+    model = zero_shot(names, config=config, overrides=overrides, device=device, refine=refine, sam=sam)
     return label_files(model.predict, model, uris, out, formats, by="zero-shot")
 
 
@@ -203,6 +211,7 @@ def _write_labels(
         ingredients_from=found.ingredients_from,
         calibrated=found.calibrated,
         temperature=found.temperature,
+        refined=found.refined,
         conditioning=found.conditioning,
         ingredients=found.ingredients,
     )

@@ -18,6 +18,7 @@ from foodseg.predict.image_input import ImageInput, read_image
 from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.refine import Refiner
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Labelling:
     """How images are labelled, and the predictor built for it.
 
     classes: names; the index is the id. ingredients_from, calibrated, temperature: as those of `Prediction`.
+    refiner: redraws label maps along masks; None = they stay as they are.
     """
 
     predictor: Predictor
@@ -32,6 +34,7 @@ class Labelling:
     ingredients_from: str
     calibrated: bool
     temperature: float
+    refiner: Refiner | None = None
 
     def predict(
         self, images: Sequence[ImageInput], batch_size: int, provided: Sequence[int] | None = None
@@ -60,7 +63,10 @@ class Labelling:
                 yield self._prediction(image, pixels_of_image, found)
 
     def _prediction(self, image: ImageInput, pixels: np.ndarray, logits: ImageLogits) -> Prediction:
-        ids, confidence = logits.ids_and_confidence(self.temperature)
+        if self.refiner is None:
+            ids, confidence = logits.ids_and_confidence(self.temperature)
+        else:
+            ids, confidence = self.refiner.refined(pixels, logits, self.temperature)
         return Prediction(
             source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
             image=pixels,
@@ -71,6 +77,7 @@ class Labelling:
             conditioning=_names(logits, self.classes),
             calibrated=self.calibrated,
             temperature=self.temperature,
+            refined="none" if self.refiner is None else self.refiner.how,
         )
 
 

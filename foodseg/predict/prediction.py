@@ -43,6 +43,7 @@ class Prediction:
         ingredients_from: where the conditioning classes are from: vocabulary, predicted or provided.
         conditioning: their names; None = all classes.
         calibrated: whether confidences are; temperature: that logits were divided by.
+        refined: how the label map was redrawn along masks of Segment Anything: none, vote or soft.
 
     >>> import foodseg
     >>> found = foodseg.load("runs/a").predict("lunch.jpg")
@@ -63,6 +64,7 @@ class Prediction:
     conditioning: tuple[str, ...] | None
     calibrated: bool
     temperature: float
+    refined: str = "none"
 
     @property
     def height(self) -> int:

@@ -273,7 +273,7 @@ class Predictor:
             return self._model(views, ingredients=conditioning).logits.float()
 
     def _trained(self) -> SegmenterNetwork:
-        assert isinstance(self._model, SegmenterNetwork), "only a trained network is conditioned on ingredients"
+        assert not isinstance(self._model, DenseSegmenter), "only a trained network is conditioned on ingredients"
         return self._model
 
     def _precision(self) -> torch.autocast:

@@ -41,6 +41,12 @@ class Ballot:
     certainty: float | None = None
 
 
+def largest(masks: Sequence[np.ndarray], keep: int = KEEP) -> list[int]:
+    """Returns which masks are the `keep` largest, the largest first; not those without a pixel."""
+    sizes = np.array([np.count_nonzero(mask) for mask in masks], np.int64)
+    return [int(index) for index in np.argsort(-sizes, kind="stable")[:keep] if sizes[index]]
+
+
 def count_votes(
     ids: np.ndarray,
     masks: Sequence[np.ndarray],
@@ -57,11 +63,10 @@ def count_votes(
 
     Among equally frequent ids the smallest wins; every mask votes on the segmenter's own map.
     """
-    sizes = np.array([np.count_nonzero(mask) for mask in masks], np.int64)
-    largest = [int(index) for index in np.argsort(-sizes, kind="stable")[:keep] if sizes[index]]
     ballots = []
-    for index in largest:
-        mask, size = masks[index], int(sizes[index])
+    for index in largest(masks, keep):
+        mask = masks[index]
+        size = int(np.count_nonzero(mask))
         counts = np.bincount(ids[mask])
         label = int(counts.argmax())
         share = int(counts[label]) / size

@@ -30,6 +30,7 @@ from foodseg.predict.image_input import ImageInput
 from foodseg.predict.labelling import Labelling
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.refine import Refine, Refiner, build_refiner, parse_refine
 
 
 def load(
@@ -38,6 +39,8 @@ def load(
     device: Device | torch.device = "auto",
     weights: Literal["student", "ema"] | None = None,
     overrides: Sequence[str] = (),
+    refine: Refine = "none",
+    sam: str | os.PathLike[str] | None = None,
 ) -> "Segmenter":
     """Loads a trained model.
 
@@ -47,6 +50,9 @@ def load(
         device: "auto" (a GPU if there is one), "cpu", "gpu", or a `torch.device`.
         weights: "student" (the trained ones) or "ema" (the averaged ones); None = as validation did.
         overrides: `eval.key=value`, as `--set` of the commands: how images are shown to the model.
+        refine: whether label maps are redrawn along the masks of Segment Anything: "none", "vote" (a mask takes the id
+            that most of its pixels have) or "soft" (the id with the greatest mean logit).
+        sam: file or URI of the weights of segment-anything or MobileSAM, for `refine`.
 
     Raises:
         UserError: there is no checkpoint, it is damaged or of another format; an override or a device that does not
@@ -63,7 +69,8 @@ def load(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable(f"device is {where}, and torch finds no CUDA GPU here: choose auto or cpu")
     chosen = [] if weights is None else [f"eval.weights={weights}"]
-    return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen])
+    refiner = build_refiner(parse_refine(refine, where="refine"), None if sam is None else os.fspath(sam), where)
+    return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen], refiner)
 
 
 @runtime_checkable
@@ -83,10 +90,14 @@ class Segmenter:
         config: what it was trained with, and `eval` as it is used here.
         overrides: `eval.key=value`, what was changed when it was loaded.
         device: what it computes on.
+        refiner: redraws label maps along masks; None = they stay as they are.
     """
 
-    def __init__(self, uri: str, device: torch.device, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self, uri: str, device: torch.device, overrides: Sequence[str] = (), refiner: Refiner | None = None
+    ) -> None:
         """Loads the checkpoint directory `uri`; arguments and errors as for `load`."""
+        self.refiner = refiner
         self._checkpoint = load_checkpoint(uri)
         self.uri = uri
         self.step = self._checkpoint.step
@@ -250,6 +261,7 @@ class Segmenter:
                 ingredients_from=config.eval.ingredients,
                 calibrated=calibration is not None,
                 temperature=calibration.temperature if calibration else 1.0,
+                refiner=self.refiner,
             )
         return self._labellings[conditioned]
 

@@ -18,13 +18,16 @@ from foodseg.config.zero_shot import ZeroShotConfig, parse_zero_shot_config
 from foodseg.errors import Unavailable, UserError
 from foodseg.models.clip.clip import ClipModel, load_clip
 from foodseg.models.clip.dense import ExternalEncoder
-from foodseg.models.clip.dense_segmenter import DenseSegmenter, parse_names
-from foodseg.models.clip.external import vit_features
+from foodseg.models.clip.dense_segmenter import DenseSegmenter
+from foodseg.models.clip.external import sam_features, vit_features
+from foodseg.models.clip.names import parse_names
+from foodseg.models.sam.sam import load_sam
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput
 from foodseg.predict.labelling import Labelling
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.refine import Refine, Refiner, build_refiner, parse_refine
 
 
 def zero_shot(
@@ -33,6 +36,8 @@ def zero_shot(
     config: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
     device: Device | torch.device = "auto",
+    refine: Refine = "none",
+    sam: str | os.PathLike[str] | None = None,
 ) -> "ZeroShotSegmenter":
     """Loads CLIP and names to look for.
 
@@ -43,6 +48,8 @@ def zero_shot(
             open_clip fetches once.
         overrides: `section.key=value`, as `--set` of the command: `clip.model=ViT-L-14`, `dense.attention=naclip`.
         device: "auto" (a GPU if there is one), "cpu", "gpu", or a `torch.device`.
+        refine: as for `load`. sam: file or URI of the weights of segment-anything or MobileSAM, for `refine`, and for
+            `dense.external=sam`.
 
     Raises:
         UserError: there is no name, or one occurs twice; an unknown setting; open_clip is missing or lacks the model;
@@ -59,24 +66,34 @@ def zero_shot(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable(f"device is {where}, and torch finds no CUDA GPU here: choose auto or cpu")
     parse_names(names)  # a mistake in them is said before the weights are loaded
-    return zero_shot_with(
-        names, parse_zero_shot_config(None if config is None else os.fspath(config), overrides), where
-    )
+    settings = parse_zero_shot_config(None if config is None else os.fspath(config), overrides)
+    weights = None if sam is None else os.fspath(sam)
+    return zero_shot_with(names, settings, where, parse_refine(refine, where="refine"), weights)
 
 
 def zero_shot_with(
-    names: str | Sequence[str], config: ZeroShotConfig, device: Device | torch.device
+    names: str | Sequence[str],
+    config: ZeroShotConfig,
+    device: Device | torch.device,
+    refine: Refine = "none",
+    sam: str | None = None,
 ) -> "ZeroShotSegmenter":
     """As `zero_shot`, with settings that were read already."""
     where = device if isinstance(device, torch.device) else pick_device(device)
+    similar_by_sam = config.dense.external == "sam"
+    if similar_by_sam and sam is None:
+        raise UserError("dense.external=sam needs the weights of Segment Anything: --sam mobile_sam.safetensors")
+    refiner = build_refiner(refine, None if similar_by_sam and refine == "none" else sam, where)
     clip = load_clip(
         config.clip.model, config.clip.weights, where, quick_gelu=config.clip.quick_gelu,
         cache_names=config.clip.cache_names, prompts=config.dense.prompts,
     )  # fmt: skip
     external = None
-    if config.dense.external is not None:
+    if similar_by_sam and sam is not None:
+        external = sam_features(refiner.sam if refiner else load_sam(None, sam, where))
+    elif config.dense.external is not None:
         external = vit_features(config.dense.external, config.dense.external_weights, where)
-    return ZeroShotSegmenter(clip, external, config, names)
+    return ZeroShotSegmenter(clip, external, config, names, refiner)
 
 
 class ZeroShotSegmenter:
@@ -87,6 +104,7 @@ class ZeroShotSegmenter:
         names: as they were given, one text each.
         config: all settings but the names.
         device: what it computes on.
+        refiner: redraws label maps along masks; None = they stay as they are.
     """
 
     def __init__(
@@ -95,10 +113,11 @@ class ZeroShotSegmenter:
         external: ExternalEncoder | None,
         config: ZeroShotConfig,
         names: str | Sequence[str],
+        refiner: Refiner | None = None,
     ) -> None:
         """Takes models that are loaded; `names` and errors as for `zero_shot`."""
         self.config, self.device = config, clip.device
-        self._clip, self._external = clip, external
+        self._clip, self._external, self.refiner = clip, external, refiner
         wanted = parse_names(names)
         self.classes: tuple[str, ...] = wanted.classes.names
         self.names = tuple("|".join(own) for own in wanted.words)
@@ -109,6 +128,7 @@ class ZeroShotSegmenter:
             ingredients_from="vocabulary",
             calibrated=False,
             temperature=1.0,
+            refiner=refiner,
         )
 
     @property
@@ -157,7 +177,7 @@ class ZeroShotSegmenter:
         >>> model.with_names("egg, nori").classes
         ('background', 'egg', 'nori')
         """
-        return ZeroShotSegmenter(self._clip, self._external, self.config, names)
+        return ZeroShotSegmenter(self._clip, self._external, self.config, names, self.refiner)
 
     def __repr__(self) -> str:
         model, weights = (storage.redact(str(part)) for part in (self.config.clip.model, self.config.clip.weights))

@@ -133,11 +133,18 @@ class Client:
         names: Sequence[str],
         *,
         masks: bool = False,
-        format: RegionFormat = "rle",
+        dense: bool = True,
+        refine: RefineBy = "none",
+        format: MaskFormat = "rle",
     ) -> ZeroShotAnswer:
-        """Scores any names for the image and, with `masks`, for each of its regions; raises as `segment`."""
+        """Finds where any names are on the image, and how well they fit it; raises as `segment`.
+
+        Args:
+            masks: also how well they fit each region that SAM finds. dense: the label map. refine: as for `segment`.
+        """
         data = _bytes(image)
-        fields = {"names": json.dumps(list(names)), "masks": "true" if masks else "false", "format": format}
+        flags = {"masks": "true" if masks else "false", "dense": "true" if dense else "false"}
+        fields = {"names": json.dumps(list(names)), **flags, "refine": refine, "format": format}
         answer = ZeroShotAnswer.model_validate_json(self._post("/v1/zero-shot", fields, data))
         self._remember(data, answer.image)
         return answer

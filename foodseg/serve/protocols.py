@@ -74,8 +74,18 @@ class ModelState:
 class SegmenterBackend(Protocol):
     """Labels images with one of several models."""
 
-    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
-        """Returns the label map. model: `name@sha12`. ingredients: ids of the conditioning classes, None = none."""
+    async def segment(
+        self,
+        image: np.ndarray,
+        model: str,
+        ingredients: tuple[int, ...] | None,
+        masks: Sequence[np.ndarray] = (),
+    ) -> Labelled:
+        """Returns the label map.
+
+        model: `name@sha12`. ingredients: ids of the conditioning classes, None = none. masks: (H, W) bool each, of
+        which each gets the class with the greatest mean logit.
+        """
 
     async def models(self) -> list[ModelState]:
         """Returns the state of every model."""
@@ -95,12 +105,12 @@ class SamBackend(Protocol):
     ) -> list[SamMask]:
         """Returns masks for points (x, y, 1 = in or 0 = out) and a box (x0, y0, x1, y1). Raises ImageExpired."""
 
-    async def masks(self, image: np.ndarray) -> list[SamMask]:
-        """Returns a mask for everything in the image."""
+    async def masks(self, image: np.ndarray, seconds: float) -> list[SamMask]:
+        """Returns a mask for everything in the image, as far as that is found in so many seconds."""
 
 
 class ClipBackend(Protocol):
-    """Scores any names; softmax over the names, 0 to 1."""
+    """Compares any names with images; scores are a softmax over the names, 0 to 1."""
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         """Returns one score per name for the whole image."""
@@ -110,12 +120,23 @@ class ClipBackend(Protocol):
     ) -> list[list[float]]:
         """Returns one score per name for each (H, W) bool mask."""
 
+    async def label(
+        self, image: np.ndarray, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled | None:
+        """Returns a label map, id i is the i-th name from 1 on, 0 what fits none; None: this CLIP has no patches.
+
+        refine: how it is redrawn along the masks, (H, W) bool each: none, vote or soft.
+        """
+
 
 class RefineBackend(Protocol):
     """The SAM vote over a label map, with CLIP's second opinion where it is configured."""
 
-    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
-        """Returns the label map redrawn along SAM's masks. names: of the model's classes, id by id."""
+    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled | None:
+        """Returns the label map redrawn along SAM's masks; None where no mask was found in time.
+
+        names: of the model's classes, id by id.
+        """
 
 
 @dataclass(frozen=True)

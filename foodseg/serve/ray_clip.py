@@ -1,4 +1,4 @@
-"""The deployment of CLIP: scores of any names, for an image and for regions of it."""
+"""The deployment of CLIP: scores of any names for an image and its regions, and label maps of any names."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from foodseg.config.serve import ClipConfig
-from foodseg.models.clip.clip import load_clip
-from foodseg.predict.device import pick_device
+from foodseg.config.serve import ServedClipConfig
+from foodseg.predict.refine import Refine
 from foodseg.serve.health import Health
-from foodseg.serve.packing import PackedMasks, unpack
+from foodseg.serve.packing import PackedLabels, PackedMasks, pack_labels, unpack
+from foodseg.serve.protocols import Labelled
 from foodseg.serve.ray_replica import start_replica
+from foodseg.serve.served_clip import ServedClip
 
 
 @serve.deployment(
@@ -27,11 +28,9 @@ from foodseg.serve.ray_replica import start_replica
 class ClipDeployment:
     """See the protocol `ClipBackend` of `serve/protocols.py`, which `RayClip` implements over a handle to this."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ServedClipConfig) -> None:
         start_replica()
-        self._clip = load_clip(
-            config.model, config.weights, pick_device(), quick_gelu=config.quick_gelu, cache_names=config.cache_names
-        )
+        self._clip = ServedClip(config)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip")
         self._health = Health(self._probe)
 
@@ -48,6 +47,13 @@ class ClipDeployment:
         """Returns one score per name for each mask."""
         scores: list[list[float]] = await self._watched(self._clip.mask_scores, image, unpack(masks), names)
         return scores
+
+    async def label(
+        self, image: np.ndarray, names: Sequence[str], masks: PackedMasks, refine: Refine
+    ) -> PackedLabels | None:
+        """Returns the label map of an image, see `ClipBackend`."""
+        labelled: Labelled | None = await self._watched(self._clip.label, image, names, unpack(masks), refine)
+        return None if labelled is None else pack_labels(labelled)
 
     async def _watched(self, work: Callable[..., Any], *args: Any) -> Any:
         """Runs work in the model's thread; a failure makes the next health check probe the model."""

@@ -80,14 +80,21 @@ class RaySegmenter:
         self._handle = handle
         self._sides: dict[str, int | None] = {}  # by model id
 
-    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+    async def segment(
+        self,
+        image: np.ndarray,
+        model: str,
+        ingredients: tuple[int, ...] | None,
+        masks: Sequence[np.ndarray] = (),
+    ) -> Labelled:
         height, width = image.shape[:2]
         side = self._sides.get(model)
         if side is not None and side < max(height, width):
             # the model sees the image at this size; resizing it here, in the same way, sends fewer bytes
             image = await asyncio.to_thread(resize_image, image, *fit_longest(height, width, side))
         handle = self._handle.options(multiplexed_model_id=model)
-        return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients))
+        packed = await asyncio.to_thread(pack, masks) if masks else None
+        return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients, packed))
 
     async def models(self) -> list[ModelState]:
         states: list[ModelState] = await ask(self._handle, "models")
@@ -117,9 +124,9 @@ class RaySam:
         handle = self._handle.options(session_id=digest)
         return unpack_regions(await ask(handle, "prompt", digest, list(points), box))
 
-    async def masks(self, image: np.ndarray) -> list[SamMask]:
+    async def masks(self, image: np.ndarray, seconds: float) -> list[SamMask]:
         digest = await asyncio.to_thread(image_digest, image)
-        packed = await ask(self._handle.options(session_id=digest), "masks", digest, image)
+        packed = await ask(self._handle.options(session_id=digest), "masks", digest, image, seconds)
         return await asyncio.to_thread(unpack_regions, packed)
 
 
@@ -140,6 +147,13 @@ class RayClip:
         scores: list[list[float]] = await ask(self._handle, "mask_scores", image, packed, list(names))
         return scores
 
+    async def label(
+        self, image: np.ndarray, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled | None:
+        packed = await asyncio.to_thread(pack, masks)
+        found = await ask(self._handle, "label", image, list(names), packed, refine)
+        return None if found is None else unpack_labels(found)
+
 
 class RayRefine:
     """`RefineBackend` over a handle of `RefineDeployment`."""
@@ -147,5 +161,6 @@ class RayRefine:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
-        return unpack_labels(await ask(self._handle, "vote", image, pack_labels(labelled), tuple(names)))
+    async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled | None:
+        packed = await ask(self._handle, "vote", image, pack_labels(labelled), tuple(names))
+        return None if packed is None else unpack_labels(packed)

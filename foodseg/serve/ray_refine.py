@@ -30,6 +30,7 @@ class RefineDeployment:
         self._sam = RaySam(sam)
         self._clip = None if clip is None else RayClip(clip)
 
-    async def vote(self, image: np.ndarray, packed: PackedLabels, names: Sequence[str]) -> PackedLabels:
+    async def vote(self, image: np.ndarray, packed: PackedLabels, names: Sequence[str]) -> PackedLabels | None:
         """Returns the label map of an image (H, W, 3) uint8, of the same size, redrawn."""
-        return pack_labels(await vote(image, unpack_labels(packed), names, self._config, self._sam, self._clip))
+        voted = await vote(image, unpack_labels(packed), names, self._config, self._sam, self._clip)
+        return None if voted is None else pack_labels(voted)

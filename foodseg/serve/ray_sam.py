@@ -6,6 +6,7 @@ hashes it to a replica. When a replica stops, its embeddings are lost, and the c
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,9 @@ from ray.serve.config import RequestRouterConfig
 
 from foodseg.config.serve import SamConfig
 from foodseg.errors import UserError
-from foodseg.models.sam.sam import MaskGrid, SamEmbedding, load_sam
+from foodseg.models.sam.embedding import SamEmbedding
+from foodseg.models.sam.mask_grid import MaskGrid
+from foodseg.models.sam.sam import load_sam
 from foodseg.predict.device import pick_device
 from foodseg.serve.embedding_cache import EmbeddingCache
 from foodseg.serve.health import Health
@@ -79,11 +82,15 @@ class SamDeployment:
         packed: PackedRegions = await self._watched(self._quick, self._prompt, embedding, points, box)
         return packed
 
-    async def masks(self, digest: str, image: np.ndarray) -> PackedRegions:
-        """Returns a mask for everything in an image."""
-        gone = threading.Event()
+    async def masks(self, digest: str, image: np.ndarray, seconds: float) -> PackedRegions:
+        """Returns a mask for everything in an image that is found in so many seconds from now on."""
+        gone, deadline = threading.Event(), time.monotonic() + seconds
+
+        def stop() -> bool:
+            return gone.is_set() or time.monotonic() > deadline
+
         try:
-            packed: PackedRegions = await self._watched(self._slow, self._masks, digest, image, gone)
+            packed: PackedRegions = await self._watched(self._slow, self._masks, digest, image, stop)
             return packed
         finally:
             gone.set()  # stops work that would hold the thread for seconds
@@ -132,6 +139,8 @@ class SamDeployment:
         except UserError as error:
             raise ApiError(422, "bad_prompt", str(error)) from None
 
-    def _masks(self, digest: str, image: np.ndarray, gone: threading.Event) -> PackedRegions:
-        found = self._sam.automatic(self._embedding(digest, image), gone)
+    def _masks(self, digest: str, image: np.ndarray, stop: Callable[[], bool]) -> PackedRegions:
+        if stop():  # it has waited in the queue for too long
+            return pack_regions([])
+        found = self._sam.automatic(self._embedding(digest, image), stop)
         return pack_regions([SamMask(one.mask, one.score) for one in found])

@@ -19,7 +19,7 @@ from foodseg.errors import FoodsegError
 from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
 from foodseg.serve.model_store import ModelStore
-from foodseg.serve.packing import PackedLabels, pack_labels
+from foodseg.serve.packing import PackedLabels, PackedMasks, pack_labels, unpack
 from foodseg.serve.protocols import Labelled, ModelState
 from foodseg.serve.ray_kv import ClusterKnownModels
 from foodseg.serve.ray_metrics import BatchMetrics
@@ -33,7 +33,8 @@ _PROBE = (0, 0)  # the canvas that marks a health check
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch shares: model, canvas, whether conditioned
-Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...]]  # image, size of its label map, its conditioning classes
+# image, size of its label map, its conditioning classes, masks of it
+Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...], Sequence[np.ndarray]]
 
 
 @serve.deployment(
@@ -78,11 +79,16 @@ class SegmenterDeployment:
         await self._health.check()
 
     async def segment(
-        self, image: np.ndarray, size: tuple[int, int], ingredients: tuple[int, ...] | None
+        self,
+        image: np.ndarray,
+        size: tuple[int, int],
+        ingredients: tuple[int, ...] | None,
+        masks: PackedMasks | None = None,
     ) -> PackedLabels:
         """Returns the label map of `size` (height, width) of an image (H, W, 3) uint8 at any scale.
 
         ingredients: ids of the conditioning classes, for models that are `conditioned`; None = not provided.
+        masks: of the image, which get the class with the greatest mean logit.
 
         Raises:
             UserError: the checkpoint that the request names is not there any more.
@@ -90,7 +96,8 @@ class SegmenterDeployment:
         model = await self._model(serve.get_multiplexed_model_id())
         kind: Kind = (model, model.canvas(*size), ingredients is not None)
         try:
-            labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or ()))
+            regions = () if masks is None else await asyncio.to_thread(unpack, masks)
+            labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or (), regions))
         except Exception:
             self._health.failed()
             raise
@@ -118,12 +125,12 @@ class SegmenterDeployment:
         if canvas == _PROBE:
             model.check()
             return [None] * len(items)
-        images, sizes, provided = zip(*(item for item in items if item is not None), strict=True)
+        images, sizes, provided, masks = zip(*(item for item in items if item is not None), strict=True)
         # only CLIP's second opinion on SAM's masks needs the low-confidence pixels
         needed = self._config.sam is not None and self._config.clip is not None
         confidence_below = self._config.refine.confidence_below if needed else 0.0
         conditioning = provided if conditioned else None
-        return model.label(images, sizes, provided=conditioning, confidence_below=confidence_below)
+        return model.label(images, sizes, provided=conditioning, masks=masks, confidence_below=confidence_below)
 
     async def _keep_holding(self) -> None:
         """Renews the holds, which keep the runs from deleting the checkpoints that serve here."""

@@ -13,6 +13,8 @@ from foodseg.config.serve import RefineConfig
 from foodseg.predict.sam_vote import Ballot, count_votes, doubtful, paint, refined_confidences, second_opinion
 from foodseg.serve.protocols import ClipBackend, Labelled, SamBackend
 
+MASKS_SHARE = 0.8  # of the time for a vote; the rest is for counting, and for CLIP
+
 
 async def vote(
     image: np.ndarray,
@@ -21,13 +23,15 @@ async def vote(
     config: RefineConfig,
     sam: SamBackend,
     clip: ClipBackend | None,
-) -> Labelled:
-    """Returns the label map redrawn along SAM's masks.
+) -> Labelled | None:
+    """Returns the label map redrawn along SAM's masks, those that are found in time; None without any.
 
     Args:
         image: (H, W, 3) uint8 RGB. labelled: of the same size. names: of the model's classes, id by id.
     """
-    masks = [found.mask for found in await sam.masks(image)]
+    masks = [found.mask for found in await sam.masks(image, MASKS_SHARE * config.seconds)]
+    if not masks:
+        return None
     ballots = await asyncio.to_thread(
         count_votes, labelled.ids, masks, labelled.low_confidence, keep=config.largest_masks, majority=config.majority
     )

@@ -20,6 +20,7 @@ from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.ingredients import mean_confidences
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.refine import refine_labels
 from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
@@ -52,6 +53,20 @@ class ModelCard:
 def checkpoint_sha(uri: str) -> str:
     """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: it has no manifest."""
     return sha256(storage.read_bytes(storage.join(local_checkpoint(uri), "manifest.json")))
+
+
+def labelled_of(
+    ids: np.ndarray, confidence: np.ndarray, classes: int, model: str, sha: str, confidence_below: float = 0.0
+) -> Labelled:
+    """Returns a label map with the mean confidence of each id.
+
+    Args:
+        confidence: (H, W) uint16, 65535 = certain. confidence_below: as for `ServedModel.label`.
+    """
+    means = mean_confidences(ids, confidence, classes)
+    confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
+    low_confidence = confidence < confidence_below * CERTAIN if confidence_below else None
+    return Labelled(ids, low_confidence, confidences, model, sha)
 
 
 class _Loaded(NamedTuple):
@@ -92,6 +107,7 @@ class ServedModel:
         sizes: Sequence[tuple[int, int]],
         *,
         provided: Sequence[Sequence[int]] | None = None,
+        masks: Sequence[Sequence[np.ndarray]] | None = None,
         confidence_below: float = 0.0,
     ) -> list[Labelled]:
         """Returns the label map of each image.
@@ -99,6 +115,8 @@ class ServedModel:
         Args:
             images: (H, W, 3) uint8 RGB each, at any scale. sizes: (height, width) of the label map of each.
             provided: ids of the conditioning classes of each; None = not provided.
+            masks: of each, (h, w) bool at any scale of it, which get the class with the greatest mean logit; None =
+                there are none.
             confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = not computed.
         """
         loaded = self._loaded
@@ -108,12 +126,12 @@ class ServedModel:
             loaded = self._loaded = _loaded(checkpoint, model, self._canvases)
         predictor = loaded.unconditioned if provided is None else loaded.conditioned
         answers = []
-        for logits in predictor.logits(images, sizes, provided):
-            ids, confidence = logits.ids_and_confidence(loaded.temperature)
-            means = mean_confidences(ids, confidence, len(self.card.classes))
-            confidences = {index: float(means[index]) for index in np.flatnonzero(means).tolist()}
-            low_confidence = confidence < confidence_below * CERTAIN if confidence_below else None
-            answers.append(Labelled(ids, low_confidence, confidences, self.card.name, self.card.sha))
+        for index, logits in enumerate(predictor.logits(images, sizes, provided)):
+            own = () if masks is None else masks[index]
+            ids, confidence = refine_labels(logits, own, "soft" if own else "none", loaded.temperature)
+            answers.append(
+                labelled_of(ids, confidence, len(self.card.classes), self.card.name, self.card.sha, confidence_below)
+            )
         return answers
 
     def check(self) -> None:

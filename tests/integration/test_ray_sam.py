@@ -138,7 +138,7 @@ class InProcess:
     def __init__(self, model: SamModel) -> None:
         self._model = model
 
-    async def masks(self, image: np.ndarray) -> Sequence[SamMask]:
+    async def masks(self, image: np.ndarray, seconds: float) -> Sequence[SamMask]:
         return [SamMask(one.mask, one.score) for one in self._model.automatic(self._model.embed(image))]
 
 

@@ -52,7 +52,13 @@ class FakeSegmenter:
     images: KnownImages
     conditioned: bool = True
 
-    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+    async def segment(
+        self,
+        image: np.ndarray,
+        model: str,
+        ingredients: tuple[int, ...] | None,
+        masks: Sequence[np.ndarray] = (),
+    ) -> Labelled:
         ids = self.images.mask_of(image)
         if ingredients is not None:
             ids = np.where(np.isin(ids, ingredients), ids, 0).astype(np.uint8)
@@ -116,7 +122,7 @@ class FakeSam:
         found = [SamMask(piece, 0.97), SamMask(grown, 0.9), SamMask(whole, 0.8)]
         return found if len(points) == 1 else found[:1]
 
-    async def masks(self, image: np.ndarray) -> list[SamMask]:
+    async def masks(self, image: np.ndarray, seconds: float) -> list[SamMask]:
         ids = self.images.mask_of(image)
         return [SamMask(ids == index, 0.9) for index in np.unique(ids)]
 

@@ -10,67 +10,20 @@ Shape letters: B images; H, W of an image; h, w grid of patches; D width of an e
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from foodseg.classes import ClassTable
 from foodseg.config.zero_shot import DenseConfig
-from foodseg.errors import UserError
 from foodseg.models.clip.clip import ClipModel
 from foodseg.models.clip.dense import DenseImageEncoder, ExternalEncoder
+from foodseg.models.clip.names import Names
 from foodseg.models.clip.patch_tower import open_tower
 from foodseg.models.segmenter import SegmenterOutput
 
-BACKGROUND_NAME = "background"
 NEVER = -1e4  # finite, so that logits can still be blended; softmax gives such a class probability 0
 AT_ONCE = 1024  # words that patches are compared with in one product
-
-
-@dataclass(frozen=True)
-class Names:
-    """Names that are looked for: labels, and of each the words for it, of which the one that fits best counts."""
-
-    labels: tuple[str, ...]
-    words: tuple[tuple[str, ...], ...]
-
-    @property
-    def classes(self) -> ClassTable:
-        """The label space: background, then the names in their order."""
-        return ClassTable((BACKGROUND_NAME, *self.labels))
-
-
-def parse_names(names: str | Sequence[str], *, where: str = "names") -> Names:
-    """Reads names, several words for one between bars; the first word is the label.
-
-    Args:
-        names: a list, or one text with commas between: "kimchi, white rice|steamed rice". where: what errors call it.
-
-    Raises:
-        UserError: there is none, it is no text, a label occurs twice, or is "background", which is what fits none.
-    """
-    given = names.split(",") if isinstance(names, str) else list(names)
-    if not all(isinstance(name, str) for name in given):
-        raise UserError(f"{where} is a list of texts, found {given!r}")
-    words = [tuple(dict.fromkeys(" ".join(word.split()) for word in name.split("|") if word.strip())) for name in given]
-    words = [own for own in words if own]
-    if not words:
-        raise UserError(f'{where} is empty: name what to look for, for example "kimchi, rice"')
-    labels = tuple(own[0] for own in words)
-    strange = next((word for own in words for word in own if not word.isprintable()), None)
-    if strange is not None:
-        raise UserError(f"{where}: {strange!a} has a character that cannot be printed")
-    seen: set[str] = set()
-    for label in labels:
-        if label.lower() == BACKGROUND_NAME:
-            raise UserError(f"{where}: {label!r} is what fits none of the names: leave it out")
-        if label.lower() in seen:
-            raise UserError(f"{where}: {label!r} occurs twice")
-        seen.add(label.lower())
-    return Names(labels, tuple(words))
 
 
 class DenseSegmenter(nn.Module):

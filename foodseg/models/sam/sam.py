@@ -8,11 +8,10 @@
 The models are those of the package segment-anything (ViT-B, L, H) and MobileSAM; weights are the published files.
 """
 
+import hashlib
 import math
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,64 +20,17 @@ import safetensors.torch
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
-from torchvision.ops import nms
 
 from foodseg import storage
 from foodseg.errors import UserError
+from foodseg.models.sam.embedding import SamEmbedding, SamMask
+from foodseg.models.sam.mask_grid import MaskGrid, masks_of_everything
 from foodseg.models.sam.mobile_sam import build_mobile_sam, timm_state
 
 SamKind = Literal["vit_t", "vit_b", "vit_l", "vit_h"]
 # of the encoder's patch embedding, by which files of weights are distinguished
 _WIDTHS: dict[int, SamKind] = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 _FEATURES = (1, 256, 64, 64)  # of every kind's embedding
-_LEVEL, _OFFSET = 0.0, 1.0  # segment-anything's: where a mask ends, and how far its stability is tried
-_ENLARGED = 2**24  # pixels of mask logits that exist at once at the size of the image (64 MiB)
-
-
-@dataclass(frozen=True)
-class MaskGrid:
-    """How `automatic` looks for masks; the thresholds are segment-anything's own.
-
-    points_per_side: clicks along each side of the image; its time grows with their square.
-    points_per_batch: clicks in one pass of the mask decoder; 64 suit a GPU, on a CPU a few are fastest.
-    predicted_iou: masks that the model itself rates lower are dropped.
-    stability: so are masks that change when their logits are cut elsewhere (IoU of the cuts at +1 and -1).
-    overlap: the lower rated of two masks is dropped where the IoU of their boxes is greater.
-    """
-
-    points_per_side: int = 16
-    points_per_batch: int = 4
-    predicted_iou: float = 0.88
-    stability: float = 0.95
-    overlap: float = 0.7
-
-
-@dataclass(frozen=True, eq=False)
-class SamEmbedding:
-    """What the decoder needs of an image.
-
-    features: (1, 256, 64, 64) float32 on the model's device.
-    height, width: of the image. fitted: its (height, width) inside the encoder's square.
-    """
-
-    features: torch.Tensor
-    height: int
-    width: int
-    fitted: tuple[int, int]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes in a cache."""
-        return self.features.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class SamMask:
-    """One region. mask: (H, W) bool. score: IoU with the true region as the model predicts it, about 0 to 1."""
-
-    mask: np.ndarray
-    score: float
 
 
 class SamModel:
@@ -146,53 +98,9 @@ class SamModel:
             raise RuntimeError("the scores of the masks are not finite")
 
     @torch.inference_mode()
-    def automatic(self, embedding: SamEmbedding, gone: threading.Event | None = None) -> list[SamMask]:
-        """Returns a mask for everything that a grid of clicks finds, the one rated best first.
-
-        gone: set by another thread when nobody waits for the masks any more; this then ends with those found so far.
-
-        These are the masks of segment-anything's SamAutomaticMaskGenerator (without crops). That class encodes the
-        image again, and enlarges every mask to its size before most of them are dropped: gigabytes on a photograph.
-        """
-        predictor = self._predictor(embedding)
-        clicks = build_point_grid(self._grid.points_per_side) * (embedding.width, embedding.height)
-        inside = torch.as_tensor(predictor.transform.apply_coords(clicks, predictor.original_size)).float()
-        packed: list[np.ndarray] = []
-        boxes, scores = [torch.zeros(0, 4)], [torch.zeros(0)]
-        for batch in inside.split(self._grid.points_per_batch):
-            if gone is not None and gone.is_set():
-                break
-            for logits, rated in self._promising(predictor, batch):
-                stable = calculate_stability_score(logits, _LEVEL, _OFFSET) >= self._grid.stability
-                masks = logits[stable] > _LEVEL
-                packed += [np.packbits(mask) for mask in masks.cpu().numpy()]
-                boxes.append(batched_mask_to_box(masks).float().cpu())
-                scores.append(rated[stable].cpu())
-        ratings = torch.cat(scores)
-        kept = nms(torch.cat(boxes), ratings, self._grid.overlap).tolist()
-        return [SamMask(_unpacked(packed[index], embedding), float(ratings[index])) for index in kept]
-
-    def _promising(self, predictor: SamPredictor, clicks: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields (n, H, W) logits of masks that the model rates well, and the (n,) ratings.
-
-        clicks: (P, 2) float32 x, y in the encoder's square.
-        """
-        sam, clicks = self._sam, clicks.to(self._sam.device)
-        labels = torch.ones(len(clicks), 1, dtype=torch.int, device=clicks.device)
-        sparse, dense = sam.prompt_encoder(points=(clicks[:, None], labels), boxes=None, masks=None)
-        small, ratings = sam.mask_decoder(
-            image_embeddings=predictor.features,
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-        )
-        good = ratings > self._grid.predicted_iou
-        height, width = predictor.original_size
-        chunk = max(1, _ENLARGED // max(height * width, sam.image_encoder.img_size**2))
-        for part, rated in zip(small[good].split(chunk), ratings[good].split(chunk), strict=True):
-            if len(part):
-                yield sam.postprocess_masks(part[None], predictor.input_size, (height, width))[0], rated
+    def automatic(self, embedding: SamEmbedding, stop: Callable[[], bool] | None = None) -> list[SamMask]:
+        """Returns a mask for everything on an image, the one rated best first; `stop` as for `masks_of_everything`."""
+        return masks_of_everything(self._sam, embedding, self._grid, stop)
 
     def _predictor(self, embedding: SamEmbedding) -> SamPredictor:
         """Returns the package's predictor as it is after `set_image`, which would run the encoder."""
@@ -204,11 +112,11 @@ class SamModel:
         return predictor
 
 
-def load_sam(kind: SamKind, weights: str, device: torch.device, grid: MaskGrid | None = None) -> SamModel:
+def load_sam(kind: SamKind | None, weights: str, device: torch.device, grid: MaskGrid | None = None) -> SamModel:
     """Builds the model with published weights.
 
     Args:
-        kind: vit_t is MobileSAM.
+        kind: vit_t is MobileSAM; None = what the weights are of.
         weights: path or URI of the official file (.pth, .pt), or of the same tensors as .safetensors.
 
     Raises:
@@ -218,16 +126,33 @@ def load_sam(kind: SamKind, weights: str, device: torch.device, grid: MaskGrid |
     shown = storage.redact(weights)
     found = _kind_of(state)
     if found is None:
-        raise UserError(f"{shown} does not hold weights of Segment Anything under the names of its official files")
-    if found != kind:
+        raise _not_sam(weights)
+    if kind is not None and found != kind:
         raise UserError(f"{shown} holds weights of {found}, not of {kind}: name the other kind or the other file")
-    sam = build_mobile_sam() if kind == "vit_t" else sam_model_registry[kind]()
+    sam = build_mobile_sam() if found == "vit_t" else sam_model_registry[found]()
     try:
-        sam.load_state_dict(timm_state(state) if kind == "vit_t" else state)
+        sam.load_state_dict(timm_state(state) if found == "vit_t" else state)
     except RuntimeError as error:
         detail = " ".join(str(error).split("\n")[1:2]).strip()[:160]
-        raise UserError(f"{shown} does not hold all weights of {kind} ({detail})") from None
+        raise UserError(f"{shown} does not hold all weights of {found} ({detail})") from None
     return SamModel(sam, device, grid)
+
+
+def weights_identity(weights: str) -> str:
+    """Returns which weights a file holds: the architecture, and the sha256 of the file.
+
+    Raises:
+        UserError: it is missing, damaged, or holds no weights of Segment Anything.
+    """
+    found = _kind_of(_read_state(weights))
+    if found is None:
+        raise _not_sam(weights)
+    return f"{found} {hashlib.sha256(storage.read_bytes(weights)).hexdigest()}"
+
+
+def _not_sam(weights: str) -> UserError:
+    shown = storage.redact(weights)
+    return UserError(f"{shown} does not hold weights of Segment Anything under the names of its official files")
 
 
 def _read_state(weights: str) -> Mapping[str, torch.Tensor]:
@@ -278,8 +203,3 @@ def _check_prompt(
             raise UserError(
                 f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not x0 < x1, y0 < y1 within {width} x {height} pixels"
             )
-
-
-def _unpacked(bits: np.ndarray, embedding: SamEmbedding) -> np.ndarray:
-    pixels = embedding.height * embedding.width
-    return np.unpackbits(bits, count=pixels).view(bool).reshape(embedding.height, embedding.width)

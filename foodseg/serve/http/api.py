@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, FastAPI, File, Form, Query, Request, Response, UploadFile
 from pydantic import BaseModel
 
@@ -22,11 +23,12 @@ from foodseg.serve.http.codec import (
     DecodedImage,
     class_infos,
     decoded_size,
-    name_scores,
     read_image,
     region,
     segment_answer,
     to_decoded,
+    wanted_labels,
+    zero_shot_answer,
 )
 from foodseg.serve.http.error_response import HANDLERS
 from foodseg.serve.http.form_route import FormRoute
@@ -42,7 +44,6 @@ from foodseg.serve.http.schema import (
     ModelInfo,
     ModelsAnswer,
     ModelStateInfo,
-    NamedRegion,
     PromptAnswer,
     RefineBy,
     RegionFormat,
@@ -64,7 +65,6 @@ from foodseg.serve.protocols import (
     ModelState,
     RefineBackend,
     SamBackend,
-    SamMask,
 )
 
 CODEC_THREADS = 2  # decoding and encoding release the GIL only in part
@@ -145,20 +145,23 @@ class _Routes:
     ) -> Response:
         """Segments the ingredients: areas, shares, confidences and masks.
 
-        `ingredients`: names between commas or a JSON list, for models that can be conditioned on them. `refine=sam`
-        aligns the borders with SAM's masks. `pixels_per_cm` adds areas in square centimetres.
+        `ingredients`: names between commas or a JSON list, for models that can be conditioned on them. `refine` aligns
+        the borders with SAM's masks: with `vote` a mask takes the id that most of its pixels have, with `soft` the id
+        with the greatest mean logit. `pixels_per_cm` adds areas in square centimetres.
         """
-        refiner = self._refine() if refine == "sam" else None
+        refiner = self._refine() if refine in ("vote", "sam") else None
+        sam = self._sam() if refine == "soft" else None
         state, model_id = await self._names.find(model)
         provided = await self._in_thread(partial(ingredient_ids, ingredients, state)) if ingredients else None
         decoded = await self._read(image)
-        labelling = self._backends.segmenter.segment(decoded.image, model_id, provided)
+        masks = [] if sam is None else await self._masks(sam, decoded)
+        labelling = self._backends.segmenter.segment(decoded.image, model_id, provided, masks)
         # the digest of the pixels, which takes milliseconds, is computed meanwhile
         labelled, image_id = await asyncio.gather(labelling, self._seal(request, decoded))
         voted = None if refiner is None else await self._vote(refiner, decoded, labelled, state)
         encode = partial(
             segment_answer, voted or labelled, state.classes, (decoded.height, decoded.width), format,
-            request_id=_id(request), image_id=image_id, refined=voted is not None,
+            request_id=_id(request), image_id=image_id, refined=voted is not None or bool(masks),
             pixels_per_cm=pixels_per_cm,
         )  # fmt: skip
         return _json(await self._in_thread(encode))
@@ -206,26 +209,35 @@ class _Routes:
         image: ImageUpload,
         names: Text,
         masks: Annotated[bool, Form()] = False,
-        format: Annotated[RegionFormat, Form()] = "rle",
+        dense: Annotated[bool, Form()] = True,
+        refine: Annotated[RefineBy, Form()] = "none",
+        format: Annotated[MaskFormat, Form()] = "rle",
     ) -> Response:
-        """How well any names fit the image, and with `masks=true` each of its regions."""
+        """Where any names are on the image, and how well they fit it as a whole.
+
+        With `dense=false` only the latter. `masks=true`: how well they fit each region that SAM finds. `refine`: as for
+        /v1/segment, of the label map.
+        """
         clip = self._clip()
-        sam = self._sam() if masks else None
+        how = "vote" if refine == "sam" else refine
+        sam = self._sam() if masks or (dense and how != "none") else None
         wanted = parse_name_list(names, "names")
-        if not wanted:
-            raise ApiError(422, "no_names", "there is no name to score", "send names between commas")
+        labels = wanted_labels(wanted)
         decoded = await self._read(image)
         size = (decoded.height, decoded.width)
-        scores = name_scores(wanted, await clip.scores(decoded.image, wanted))
-        regions = None
-        if sam is not None:
-            found = await sam.masks(decoded.image)
-            rows = await clip.mask_scores(decoded.image, [mask.mask for mask in found], wanted) if found else []
-            regions = await self._in_thread(lambda: [
-                _named(mask, size, format, wanted, row) for mask, row in zip(found, rows, strict=True)
-            ])  # fmt: skip
+        scores = await clip.scores(decoded.image, labels)
+        found = [] if sam is None else await sam.masks(decoded.image, self._config.refine.seconds)
+        outlines = [mask.mask for mask in found]
+        rows = await clip.mask_scores(decoded.image, outlines, labels) if masks and found else []
+        labelled = None
+        if dense:
+            labelled = await clip.label(decoded.image, wanted, outlines if how != "none" else [], how)
         info = ImageInfo(width=decoded.width, height=decoded.height, id=await self._seal(request, decoded))
-        return _json(ZeroShotAnswer(request_id=_id(request), image=info, scores=scores, masks=regions))
+        encode = partial(
+            zero_shot_answer, labelled, labels, size, format, request_id=_id(request), image=info, scores=scores,
+            masks=list(zip(found, rows, strict=True)) if masks else None, refined=how != "none" and bool(found),
+        )  # fmt: skip
+        return _json(await self._in_thread(encode))
 
     async def classes(self, request: Request, model: Annotated[str, Query(max_length=64)] = "") -> Response:
         """The classes of a model, with their colours."""
@@ -272,6 +284,10 @@ class _Routes:
         data = await image.read()
         return await self._in_thread(partial(read_image, data, self._config.image))
 
+    async def _masks(self, sam: SamBackend, decoded: DecodedImage) -> list[np.ndarray]:
+        """Returns SAM's masks of an image, as far as they are found in time."""
+        return [found.mask for found in await sam.masks(decoded.image, self._config.refine.seconds)]
+
     async def _vote(
         self, refine: RefineBackend, decoded: DecodedImage, labelled: Labelled, state: ModelState
     ) -> Labelled | None:
@@ -312,12 +328,6 @@ class _Routes:
                 f"{CLIP_SOURCE}, and start with --set clip.model=ViT-B-16 --set clip.weights=FILE",
             )  # fmt: skip
         return self._backends.clip
-
-
-def _named(
-    mask: SamMask, size: tuple[int, int], format: RegionFormat, names: list[str], scores: list[float]
-) -> NamedRegion:
-    return NamedRegion(**dict(region(mask, size, format)), scores=name_scores(names, scores))
 
 
 def _json(answer: BaseModel) -> Response:

@@ -23,6 +23,8 @@ from foodseg.data.image_io import (
     image_size,
     resize_image,
 )
+from foodseg.errors import UserError
+from foodseg.models.clip.names import parse_names
 from foodseg.serve.http.masks import box, enlarged, label_runs, mask_runs, polygons, rle
 from foodseg.serve.http.schema import (
     ApiError,
@@ -32,10 +34,12 @@ from foodseg.serve.http.schema import (
     MaskCode,
     MaskFormat,
     ModelInfo,
+    NamedRegion,
     NameScore,
     Region,
     RegionFormat,
     SegmentAnswer,
+    ZeroShotAnswer,
 )
 from foodseg.serve.protocols import Labelled, SamMask
 
@@ -176,6 +180,63 @@ def region(mask: SamMask, size: tuple[int, int], format: RegionFormat) -> Region
         share_of_image=runs.pixels / (height * width),
         box=box(mask.mask, height, width),
         mask=rle(runs, height, width) if format == "rle" else polygons(mask.mask, height, width),
+    )
+
+
+def wanted_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the label of each name of a request, of several words for one the first.
+
+    Raises:
+        ApiError: 422, there is none, one occurs twice, or is "background".
+    """
+    if not names:
+        raise ApiError(422, "no_names", "there is no name to look for", "send names between commas")
+    hint = "several words for one name stand between bars: rice|cooked rice"
+    try:
+        labels = parse_names(names).labels
+    except UserError as error:
+        raise ApiError(422, "bad_names", str(error), hint) from None
+    if len(labels) < len(names):
+        raise ApiError(422, "bad_names", "a name has bars and no word", hint)
+    return labels
+
+
+def zero_shot_answer(
+    labelled: Labelled | None,
+    labels: Sequence[str],
+    size: tuple[int, int],
+    format: MaskFormat,
+    *,
+    request_id: str,
+    image: ImageInfo,
+    scores: Sequence[float],
+    masks: Sequence[tuple[SamMask, Sequence[float]]] | None,
+    refined: bool,
+) -> ZeroShotAnswer:
+    """Returns the answer of /v1/zero-shot.
+
+    Args:
+        labelled: ids of the labels, from 1 on, at the decoded size; None = there is no label map.
+        size: as for `segment_answer`. scores: one for each label, of the whole image.
+        masks: SAM's regions with one score for each label; None = they were not requested.
+    """
+    regions = None
+    if masks is not None:
+        form: RegionFormat = "polygons" if format == "polygons" else "rle"
+        regions = [
+            NamedRegion(**dict(region(mask, size, form)), scores=name_scores(labels, own)) for mask, own in masks
+        ]
+    areas = None
+    if labelled is not None:
+        areas = segment_answer(labelled, ("background", *labels), size, format, request_id=request_id)
+    return ZeroShotAnswer(
+        request_id=request_id,
+        image=image,
+        scores=name_scores(labels, scores),
+        masks=regions,
+        ingredients=None if areas is None else areas.ingredients,
+        label_map=None if areas is None else areas.label_map,
+        refined=refined and labelled is not None,
     )
 
 

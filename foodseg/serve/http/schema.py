@@ -14,7 +14,7 @@ from foodseg.errors import FoodsegError
 
 MaskFormat = Literal["rle", "polygons", "png"]  # png: of /v1/segment only, as masks of prompts overlap
 RegionFormat = Literal["rle", "polygons"]
-RefineBy = Literal["none", "sam"]
+RefineBy = Literal["none", "vote", "soft", "sam"]  # sam: the old name of vote
 MAX_POINTS, MAX_NAMES, MAX_NAME = 64, 256, 200
 MAX_FIELD = 64 * 1024  # bytes of a text field of a form
 
@@ -144,6 +144,16 @@ class ZeroShotAnswer(Answer):
     image: ImageInfo
     scores: list[NameScore] = Field(description="of the whole image, best first")
     masks: list[NamedRegion] | None = Field(description="null where masks were not requested")
+    ingredients: list[Ingredient] | None = Field(
+        None,
+        description="the label map, one name or background for each pixel, the largest area first; id is the number of "
+        "the name in the request, from 1 on, and confidence is not calibrated; null with dense=false, and where the "
+        "CLIP model has no patches",
+    )
+    label_map: str | None = Field(
+        None, description="base64 of a PNG of ids (8 or 16 bit grey, 0 = none of the names): format=png"
+    )
+    refined: bool = Field(False, description="whether the borders were refined by SAM's masks")
 
 
 class ClassInfo(Answer):
@@ -172,7 +182,7 @@ class ModelStateInfo(Answer):
 class ModelsAnswer(Answer):
     request_id: str
     models: list[ModelStateInfo]
-    sam: bool = Field(description="/v1/prompt and refine=sam are available")
+    sam: bool = Field(description="/v1/prompt, refine=vote and refine=soft are available")
     clip: bool = Field(description="/v1/zero-shot is available")
 
 

@@ -14,7 +14,7 @@ LEFT = np.array([[1, 1, 0, 0]] * 4, bool)
 
 
 class Sam:
-    async def masks(self, image: np.ndarray) -> list[SamMask]:
+    async def masks(self, image: np.ndarray, seconds: float) -> list[SamMask]:
         return [SamMask(LEFT, 0.9), SamMask(~LEFT, 0.8)]
 
 

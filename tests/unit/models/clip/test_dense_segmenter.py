@@ -8,9 +8,9 @@ from PIL import Image
 
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.zero_shot import DenseConfig
-from foodseg.errors import UserError
 from foodseg.models.clip.clip import ClipModel
-from foodseg.models.clip.dense_segmenter import DenseSegmenter, Names, parse_names
+from foodseg.models.clip.dense_segmenter import DenseSegmenter
+from foodseg.models.clip.names import parse_names
 from foodseg.predict.predictor import Predictor
 from tests.support.compare import assert_close
 from tests.unit.models.clip.test_patch_tower import TINY
@@ -136,28 +136,6 @@ def test_thousands_of_names_are_compared_in_parts() -> None:
     few = DenseSegmenter(clip, parse_names(list(COLOURS)), dense)(image).logits
     assert_close(logits[:, 2501:], few[:, 1:])
     assert logits.argmax(1).min() >= 2501
-
-
-def test_names_are_read_from_a_text_or_a_list() -> None:
-    expected = Names(("kimchi", "white rice"), (("kimchi",), ("white rice", "steamed rice")))
-    assert parse_names(" kimchi,white  rice | steamed rice|white rice,") == expected
-    assert parse_names(["kimchi", "white rice|steamed rice"]) == expected
-    assert expected.classes.names == ("background", "kimchi", "white rice")
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (" , ", 'names is empty: name what to look for, for example "kimchi, rice"'),
-        (["rice", 3], r"names is a list of texts, found \['rice', 3\]"),
-        ("rice, Rice", "names: 'Rice' occurs twice"),
-        ("rice, background", "names: 'background' is what fits none of the names: leave it out"),
-        (["ri\x00ce"], r"names: 'ri\\x00ce' has a character that cannot be printed"),
-    ],
-)
-def test_names_that_are_refused(names: object, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        parse_names(names)  # type: ignore[arg-type]
 
 
 def test_planted_images_are_what_they_are_said_to_be() -> None:

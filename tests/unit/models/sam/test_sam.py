@@ -1,6 +1,5 @@
 """SAM: real weights on real images, a tiny one with random weights against the package's own classes, refusals."""
 
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 from foodseg.data.image_io import decode_image
 from foodseg.errors import UserError
+from foodseg.models.sam.embedding import SamEmbedding, SamMask
+from foodseg.models.sam.mask_grid import MaskGrid
 from foodseg.models.sam.mobile_sam import TinyEncoder
-from foodseg.models.sam.sam import MaskGrid, SamEmbedding, SamMask, SamModel, load_sam
+from foodseg.models.sam.sam import SamModel, load_sam
 from tests.support.compare import assert_close, close
 
 CPU = torch.device("cpu")
@@ -29,7 +30,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def mobile(shared) -> SamModel:
-    return load_sam("vit_t", str(shared / "weights" / "mobile_sam.safetensors"), CPU, MaskGrid(points_per_side=3))
+    grid = MaskGrid(points_per_side=3, settled=0)
+    return load_sam("vit_t", str(shared / "weights" / "mobile_sam.safetensors"), CPU, grid)
 
 
 CARROTS = ("foodseg103_sample__00000048", 17)
@@ -143,7 +145,7 @@ def test_prompts_equal_the_package(height, width):
 )
 def test_automatic_masks_equal_the_package(overlap, height, width, batch):
     sam, image = tiny_sam(), sample_image(height, width)
-    model = SamModel(sam, CPU, MaskGrid(6, batch, predicted_iou=0.88, stability=0.6, overlap=overlap))
+    model = SamModel(sam, CPU, MaskGrid(6, batch, predicted_iou=0.88, stability=0.6, overlap=overlap, settled=0))
     package = SamAutomaticMaskGenerator(
         sam, 6, pred_iou_thresh=0.88, stability_score_thresh=0.6, box_nms_thresh=overlap
     )  # fmt: skip
@@ -158,21 +160,6 @@ def _assert_same(found: list[SamMask], expected: list[dict[str, Any]]) -> None:
     for own, other in zip(found, expected, strict=True):
         assert own.mask.dtype == bool and own.mask.shape == other["segmentation"].shape
         assert (own.mask == other["segmentation"]).mean() > 0.999
-
-
-def test_automatic_masks_end_when_nobody_waits_for_them():
-    model, gone = SamModel(tiny_sam(), CPU, MaskGrid(6, 4, predicted_iou=0.88, stability=0.6)), threading.Event()
-    embedding, seen = model.embed(sample_image(40, 60)), []
-    promising = model._promising
-
-    def counted(predictor, clicks):
-        seen.append(len(clicks))
-        gone.set()
-        return promising(predictor, clicks)
-
-    model._promising = counted
-    model.automatic(embedding, gone)
-    assert seen == [4]  # of 36 clicks
 
 
 def test_no_automatic_mask_is_an_answer():

@@ -37,8 +37,17 @@ class Segmenter:
     def __init__(self, conditioned: bool = False) -> None:
         self.conditioned = conditioned
         self.asked: list[tuple[tuple[int, ...], str, tuple[int, ...] | None]] = []
+        self.masks: list[int] = []
 
-    async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+    async def segment(
+        self,
+        image: np.ndarray,
+        model: str,
+        ingredients: tuple[int, ...] | None,
+        masks: Sequence[np.ndarray] = (),
+    ) -> Labelled:
+        if masks:
+            self.masks.append(len(masks))
         self.asked.append((image.shape, model, ingredients))
         return Labelled(ids_of(*image.shape[:2]), None, {0: 0.9, 1: 0.75, 2: 0.5}, "meals", SHA)
 
@@ -63,11 +72,15 @@ class Sam:
         self.asked.append((list(points), box))
         return [SamMask(ids_of(HEIGHT, WIDTH) == 1, 0.9), SamMask(ids_of(HEIGHT, WIDTH) > 0, 0.8)]
 
-    async def masks(self, image: np.ndarray) -> list[SamMask]:
+    async def masks(self, image: np.ndarray, seconds: float) -> list[SamMask]:
         return [SamMask(ids_of(*image.shape[:2]) == 1, 0.9)]
 
 
 class Clip:
+    def __init__(self, has_patches: bool = True) -> None:
+        self.has_patches = has_patches
+        self.labelled: list[tuple[list[str], int, str]] = []
+
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         return [0.25, 0.75]
 
@@ -75,6 +88,14 @@ class Clip:
         self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
     ) -> list[list[float]]:
         return [[0.9, 0.1] for _ in masks]
+
+    async def label(
+        self, image: np.ndarray, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled | None:
+        if not self.has_patches:
+            return None
+        self.labelled.append((list(names), len(masks), refine))
+        return Labelled(ids_of(*image.shape[:2]), None, {0: 0.9, 1: 0.75, 2: 0.5}, "clip", "")
 
 
 class Refine:
@@ -172,6 +193,19 @@ def test_refine_and_its_own_deadline(sample_image: bytes) -> None:
     assert ([one["name"] for one in answer["ingredients"]], answer["refined"]) == (["rice", "egg"], False)
 
 
+def test_vote_is_the_name_of_sam_and_soft_sends_the_masks_to_the_segmenter(sample_image: bytes) -> None:
+    segmenter = Segmenter()
+    server = Server(Backends(segmenter, Sam(), refine=Refine()))
+    assert server.post("/v1/segment", sample_image, refine="vote").json()["ingredients"][0]["name"] == "tofu"
+    assert segmenter.masks == []
+    answer = server.post("/v1/segment", sample_image, refine="soft").json()
+    assert ([one["name"] for one in answer["ingredients"]], answer["refined"]) == (["rice", "egg"], True)
+    assert segmenter.masks == [1]
+    assert code(server.post("/v1/segment", sample_image, refine="maybe")) == (422, "invalid_request")
+    without = Server(Backends(Segmenter()))
+    assert code(without.post("/v1/segment", sample_image, refine="soft")) == (503, "sam_not_configured")
+
+
 def test_what_is_not_configured_says_how_to_add_it(sample_image: bytes) -> None:
     server = Server(Backends(Segmenter()))
     assert code(server.post("/v1/segment", sample_image, refine="sam")) == (503, "sam_not_configured")
@@ -244,6 +278,34 @@ def test_zero_shot_of_the_image_and_its_regions(sample_image: bytes) -> None:
     assert code(server.post("/v1/zero-shot", sample_image, names=" ")) == (422, "no_names")
 
 
+def test_zero_shot_label_map(sample_image: bytes) -> None:
+    clip = Clip()
+    server = Server(Backends(Segmenter(), Sam(), clip))
+    answer = server.post("/v1/zero-shot", sample_image, names="rice|steamed rice, egg", format="png").json()
+    rice, egg = answer["ingredients"]
+    assert (rice["name"], rice["id"], rice["pixels"]) == ("rice", 1, 1200) and egg["confidence"] == 0.5
+    assert decode_mask(base64.b64decode(answer["label_map"])).tolist() == ids_of(HEIGHT, WIDTH).tolist()
+    assert answer["scores"][1]["name"] == "rice" and answer["refined"] is False
+    assert clip.labelled == [(["rice|steamed rice", "egg"], 0, "none")]
+    # the old name of `vote` too
+    for refine, how in (("vote", "vote"), ("soft", "soft"), ("sam", "vote")):
+        assert server.post("/v1/zero-shot", sample_image, names="rice,egg", refine=refine).json()["refined"]
+        assert clip.labelled[-1] == (["rice", "egg"], 1, how)
+    asked = len(clip.labelled)
+    answer = server.post("/v1/zero-shot", sample_image, names="rice,egg", dense="false", refine="vote").json()
+    assert answer["ingredients"] is None and not answer["refined"] and len(clip.labelled) == asked
+    answer = Server(Backends(Segmenter(), None, Clip(has_patches=False))).post(
+        "/v1/zero-shot", sample_image, names="rice,egg"
+    )
+    assert answer.json()["ingredients"] is None and len(answer.json()["scores"]) == 2
+
+
+@pytest.mark.parametrize("names", ["rice,Rice", "rice,background", "|", '["rice", "|"]'])
+def test_names_that_make_no_label_space_are_refused(names: str, sample_image: bytes) -> None:
+    status, found = code(Server(Backends(Segmenter(), None, Clip())).post("/v1/zero-shot", sample_image, names=names))
+    assert (status, found) in ((422, "bad_names"), (422, "no_names"))
+
+
 def test_models_classes_and_health() -> None:
     server = Server(Backends(Segmenter()))
     good, bad = server.get("/v1/models").json()["models"]
@@ -313,9 +375,15 @@ def test_a_model_that_is_gone_is_a_state_with_its_error(sample_image: bytes) -> 
 
 def test_a_server_that_stops_answers_requests_in_flight_and_refuses_new_ones(sample_image: bytes) -> None:
     class Slow(Segmenter):
-        async def segment(self, image: np.ndarray, model: str, ingredients: tuple[int, ...] | None) -> Labelled:
+        async def segment(
+            self,
+            image: np.ndarray,
+            model: str,
+            ingredients: tuple[int, ...] | None,
+            masks: Sequence[np.ndarray] = (),
+        ) -> Labelled:
             await asyncio.sleep(0.3)
-            return await super().segment(image, model, ingredients)
+            return await super().segment(image, model, ingredients, masks)
 
     server = Server(Backends(Slow()))
 
