@@ -16,7 +16,7 @@ import numpy as np
 import uvicorn
 
 from foodseg.classes import ClassTable
-from foodseg.config.serve import ServeConfig
+from foodseg.config.serve import ServeConfig, ServedClipConfig
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import Keys
@@ -51,6 +51,7 @@ class FakeSegmenter:
 
     images: KnownImages
     conditioned: bool = True
+    trained: bool = True
 
     async def segment(
         self,
@@ -66,6 +67,8 @@ class FakeSegmenter:
         return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
 
     async def models(self) -> list[ModelState]:
+        if not self.trained:
+            return []
         return [ModelState("meals", "runs/meals", "runs/meals", SHA, None, self.images.classes, True, self.conditioned)]
 
 
@@ -75,8 +78,11 @@ def piece_at(ids: np.ndarray, x: int, y: int) -> np.ndarray:
     return pieces == pieces[y, x]
 
 
+@dataclass
 class FakeClip:
-    """Gives all names the same score."""
+    """Gives all names the same score, and finds those that are names of the classes where they are."""
+
+    images: KnownImages | None = None
 
     async def scores(self, image: np.ndarray, names: Sequence[str]) -> list[float]:
         return [1 / len(names)] * len(names)
@@ -85,6 +91,17 @@ class FakeClip:
         self, image: np.ndarray, masks: Sequence[np.ndarray], names: Sequence[str]
     ) -> list[list[float]]:
         return [[1 / len(names)] * len(names) for _ in masks]
+
+    async def label(
+        self, image: np.ndarray, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled | None:
+        ids = np.zeros(image.shape[:2], np.uint8)
+        if self.images is not None:
+            truth, classes = self.images.mask_of(image), self.images.classes
+            for index, name in enumerate(names, start=1):
+                if name in classes:
+                    ids[truth == classes.index(name)] = index
+        return Labelled(ids, None, dict.fromkeys(range(len(names) + 1), 0.5), "clip", "")
 
 
 @dataclass
@@ -192,14 +209,18 @@ def meal_server(
     *,
     conditioned: bool = True,
     sam: bool = True,
+    clip: bool = False,
+    trained: bool = True,
     keys: Keys | None = None,
 ) -> MealServer:
     """Returns a server, not started yet, that knows these meals.
 
-    meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. conditioned: it takes ingredients. sam: SAM is
-    configured. keys: that are let in, None = everybody.
+    meals: (H, W, 3) uint8 RGB and (H, W) uint8 ids of `classes` each. conditioned: it takes ingredients. sam, clip: SAM
+    and CLIP are configured. trained: there is a trained model. keys: that are let in, None = everybody.
     """
     images = KnownImages(classes.names, meals)
-    segmenter, outlines = FakeSegmenter(images, conditioned=conditioned), FakeSam(images)
-    backends = Backends(segmenter, *((outlines, None, FakeRefine()) if sam else ()))
-    return MealServer(make_api(ServeConfig(), backends, secret=b"secret", keys=keys), segmenter, outlines)
+    segmenter, outlines = FakeSegmenter(images, conditioned=conditioned, trained=trained), FakeSam(images)
+    names = FakeClip(images) if clip else None
+    backends = Backends(segmenter, outlines if sam else None, names, FakeRefine() if sam else None)
+    config = ServeConfig(clip=ServedClipConfig(model="tiny-clip") if clip else None)
+    return MealServer(make_api(config, backends, secret=b"secret", keys=keys), segmenter, outlines)

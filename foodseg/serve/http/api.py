@@ -16,6 +16,7 @@ from fastapi import APIRouter, FastAPI, File, Form, Query, Request, Response, Up
 from pydantic import BaseModel
 
 import foodseg
+from foodseg import storage
 from foodseg.config.serve import ServeConfig
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api_keys import Keys
@@ -255,7 +256,9 @@ class _Routes:
             for state in await self._names.states()
         ]  # fmt: skip
         sam, clip = self._backends.sam is not None, self._backends.clip is not None
-        return _json(ModelsAnswer(request_id=_id(request), models=infos, sam=sam, clip=clip))
+        weights = self._config.clip
+        shown = None if weights is None else storage.redact(f"{weights.model} {weights.weights or ''}".strip())
+        return _json(ModelsAnswer(request_id=_id(request), models=infos, sam=sam, clip=clip, clip_model=shown))
 
     async def healthz(self) -> Response:
         """The process answers."""

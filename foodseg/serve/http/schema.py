@@ -184,6 +184,7 @@ class ModelsAnswer(Answer):
     models: list[ModelStateInfo]
     sam: bool = Field(description="/v1/prompt, refine=vote and refine=soft are available")
     clip: bool = Field(description="/v1/zero-shot is available")
+    clip_model: str | None = Field(None, description="the CLIP model and its weights")
 
 
 class Health(Answer):

@@ -80,8 +80,17 @@ export function segment(file, { model, ingredients, refine, ...rest }) {
   form.append("format", "rle");
   if (model) form.append("model", model);
   if (ingredients.length) form.append("ingredients", JSON.stringify(ingredients));
-  if (refine) form.append("refine", "sam");
+  if (refine) form.append("refine", "vote");
   return call("v1/segment", { form, ...rest });
+}
+
+// Looks for any names on a picture, with CLIP. options: {names, refine: bool} and those of `call`.
+export function zeroShot(file, { names, refine, ...rest }) {
+  const form = new FormData();
+  form.append("image", file);
+  form.append("names", JSON.stringify(names));
+  if (refine) form.append("refine", "vote");
+  return call("v1/zero-shot", { form, ...rest });
 }
 
 // Outlines what is under points [[x, y, 1 = in or 0 = out], ...]. The picture is named by its id, and sent (again) only

@@ -5,7 +5,7 @@
 //   stage.js  pointing at the picture                    legend.js the lists of ingredients
 //   files.js  pictures in, results out
 
-import { ApiError, call, prompt, segment } from "./api.js";
+import { ApiError, call, prompt, segment, zeroShot } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
 import { fold, isFolded, percent, showGiven, showLegend, tidy } from "./legend.js";
 import { labelMapPng } from "./masks.js";
@@ -16,10 +16,11 @@ import { place, showPoints, watchStage } from "./stage.js";
 const $ = (id) => document.getElementById(id);
 const KEY = "foodseg-key"; // in the tab's own storage: gone when the tab is closed
 
-const server = { models: [], classes: [], sam: true };
+const server = { models: [], classes: [], sam: true, clip: false, clip_model: null };
 let picture = null, opening = null; // {file, url, id}; which picture is coming in
 let answer = null, plate = null;
 let edits = [], given = []; // corrections, and names that the person gave
+let wanted = []; // any names that CLIP looks for; none = the trained model answers
 let selection = null; // {points, masks, chosen, pixels}
 let asked = null; // points of the outline that is under way
 let running = null; // AbortController of the request under way
@@ -34,11 +35,15 @@ async function learn() {
     const standard = server.models.find((model) => model.default)?.name;
     const choices = server.models.map(({ name }) => new Option(name, name, name === standard, name === standard));
     $("model").replaceChildren(...choices);
-    await learnModel();
+    if (server.models.length) await learnModel();
   } catch (error) {
     fail(error, learn);
     return;
   }
+  $("any-names").hidden = !server.clip;
+  const trained = server.models.length ? "" : "There is no trained model here. ";
+  $("any-names-note").textContent = `${trained}CLIP (${server.clip_model}) compares the picture with your names; it was not trained on food.`;
+  $("guide-inputs").hidden = $("again").hidden = !server.models.length;
   $("model-choice").hidden = server.models.length < 2;
   $("refine").disabled = !server.sam;
   $("refine-note").textContent = server.sam ? "(slower)" : "(this server has no SAM)";
@@ -72,11 +77,13 @@ async function open(chosen) {
   hidden.clear();
   give([]);
   drop();
+  wanted = [];
   $("picture").src = picture.url;
   work(true);
   $("result").hidden = true;
   $("overlay").hidden = true;
-  look();
+  if (server.models.length || !server.clip) look();
+  else $("wanted").focus({ preventScroll: true });
 }
 
 function work(begun) {
@@ -86,10 +93,15 @@ function work(begun) {
 
 async function look() {
   const options = { model: $("model").value, ingredients: given, refine: $("refine").checked && !$("refine").disabled };
-  const found = await run("Looking at the picture", look, (rest) => segment(picture.file, { ...options, ...rest }));
+  const names = wanted;
+  const ask = names.length
+    ? (rest) => zeroShot(picture.file, { names, refine: options.refine, ...rest })
+    : (rest) => segment(picture.file, { ...options, ...rest });
+  const found = await run("Looking at the picture", look, ask);
   $("again-empty").hidden = Boolean(found || plate || running);
   if (!found) return;
-  answer = found;
+  answer = { ...found, ingredients: found.ingredients ?? [] };
+  edits = names.length ? [] : edits; // ids are those of other names now
   picture.id = answer.image.id;
   drop();
   show();
@@ -97,7 +109,8 @@ async function look() {
   $("overlay").hidden = false;
   const late = options.refine && !answer.refined;
   const outlined = late ? ", SAM took too long: outlines are the model's own" : answer.refined ? ", outlines by SAM" : "";
-  $("made-by").textContent = `Model ${answer.model.name} ${answer.model.sha.slice(0, 12)}${outlined}`;
+  const model = answer.model ? `Model ${answer.model.name} ${answer.model.sha.slice(0, 12)}` : `CLIP ${server.clip_model}, not trained on food`;
+  $("made-by").textContent = `${model}${outlined}`;
   const largest = plate.ingredients.slice(0, 3).map(({ name, share_of_food }) => `${name} ${percent(share_of_food)}`);
   announce([summary(), ...largest].join(" "));
 }
@@ -163,7 +176,7 @@ function announce(text) {
 // --- what is on it ---
 
 function show() {
-  plate = plateOf(answer, server.classes, edits);
+  plate = plateOf(answer, answer.model ? server.classes : [], edits);
   const ratio = plate.width / plate.height;
   $("stage").style.setProperty("--ratio", ratio);
   showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
@@ -325,6 +338,13 @@ $("name-form").addEventListener("submit", (event) => {
   if (text) name(text);
   else $("name").focus();
 });
+$("any-names-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const names = [...new Set($("wanted").value.split(",").map(tidy).filter(Boolean))];
+  if (!names.length) return $("wanted").focus();
+  wanted = names;
+  look();
+});
 $("not-food").addEventListener("click", () => name(NOT_FOOD));
 $("drop").addEventListener("click", drop);
 $("selection").addEventListener("keydown", (event) => event.key === "Escape" && drop());
@@ -337,6 +357,7 @@ $("model").addEventListener("change", () => learnModel().catch((error) => fail(e
 for (const id of ["again", "again-empty"]) {
   $(id).addEventListener("click", () => {
     if ($("ingredient").value.trim()) $("guide").requestSubmit(); // typed, but not added yet
+    if (server.models.length) wanted = [];
     look();
   });
 }

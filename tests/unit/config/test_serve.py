@@ -28,7 +28,10 @@ def test_json_round_trip() -> None:
         ({"htpp": {}}, "unknown key 'htpp'; did you mean http?"),
         ({"xyz": {}}, "unknown key 'xyz'; sections are http, image, segmenter, sam, clip, refine"),
         ({"http": {"prot": 1}}, "unknown key 'http.prot'; did you mean http.port?"),
-        ({"http": {"longest_side": 1}}, "unknown key 'http.longest_side'; did you mean image.longest_side or clip.eval.longest_side?"),
+        (
+            {"http": {"longest_side": 1}},
+            "unknown key 'http.longest_side'; did you mean image.longest_side or clip.eval.longest_side?",
+        ),
         ({"sam": {"weights": "m", "kin": "vit_t"}}, "unknown key 'sam.kin'; did you mean sam.kind?"),
         ({"sam": {"weights": "m", "kind": "vit_x"}},
          "sam.kind: must be 'vit_t' or 'vit_b' or 'vit_l' or 'vit_h', found 'vit_x'"),
