@@ -143,6 +143,8 @@ def evaluate_rows(
     if provided is not None:
         overrides = [*overrides, "eval.ingredients=provided"]
         lists = ProvidedLists(provided, scored_rows.image_ids())
+    if isinstance(model, Segmenter | ZeroShotSegmenter) and model.refiner is not None and refine == "none":
+        refine, sam = model.refiner.how, model.refiner.weights
     masks = None if model is None else mask_source(refine, sam, reader.uri, manifest)
     if isinstance(model, Segmenter):
         overrides = [*model.overrides, *overrides]

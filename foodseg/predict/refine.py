@@ -1,6 +1,6 @@
 """Label maps redrawn along the masks of Segment Anything: each mask gets one label.
 
-    refiner = Refiner(load_sam(None, "mobile_sam.safetensors", device), "vote")
+    refiner = build_refiner("vote", "mobile_sam.safetensors", device)
     ids, confidence = refiner.refined(image, logits, temperature=1.0)
 
 - vote (FoodSAM: Lan et al., 2023; jamesjg/FoodSAM): a mask takes the id that most of its pixels have (`sam_vote.py`).
@@ -53,15 +53,16 @@ def build_refiner(how: Refine, sam: str | None, device: torch.device) -> "Refine
     if sam is None:
         raise UserError(f"--refine {how} needs the weights of Segment Anything: --sam mobile_sam.safetensors")
     # its grid of clicks is computed in float64, which mps does not have
-    return Refiner(load_sam(None, sam, device if device.type != "mps" else torch.device("cpu")), how)
+    return Refiner(load_sam(None, sam, device if device.type != "mps" else torch.device("cpu")), how, sam)
 
 
 @dataclass(frozen=True)
 class Refiner:
-    """Segment Anything, and how its masks change label maps."""
+    """Segment Anything, and how its masks change label maps. weights: the file or URI of `sam`."""
 
     sam: SamModel
     how: Refine
+    weights: str
 
     def masks(self, image: np.ndarray) -> list[np.ndarray]:
         """Returns n x (h, w) bool of an image (H, W, 3) uint8 RGB of any size.

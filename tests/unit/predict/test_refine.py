@@ -91,7 +91,7 @@ class Sam:
 
 def test_masks_of_a_large_image_are_found_at_the_size_that_sam_sees() -> None:
     sam = Sam()
-    refiner = Refiner(sam, "vote")  # type: ignore[arg-type]
+    refiner = Refiner(sam, "vote", "sam.pt")  # type: ignore[arg-type]
     image = np.zeros((1200, 2048, 3), np.uint8)
     big = logits()
     wide = ImageLogits(big.values, 1, (4, 4), 1200, 2048)
