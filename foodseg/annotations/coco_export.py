@@ -66,15 +66,26 @@ class CocoDocument:
             image_id: None = one more than that of the image before, from 1 on.
             own_id: id of the image in foodseg, which the file name may not show in full.
         """
+        regions = _regions(ids)
+        if confidences is not None:
+            regions = [{**region, "score": confidences[region["category_id"]]} for region in regions]
+        self.add_regions(file_name, (ids.shape[0], ids.shape[1]), regions, image_id=image_id, own_id=own_id)
+
+    def add_regions(
+        self,
+        file_name: str,
+        size: tuple[int, int],
+        regions: Sequence[Mapping[str, Any]],
+        *,
+        image_id: int | None = None,
+        own_id: str | None = None,
+    ) -> None:
+        """Adds an image of `size` (height, width) with annotations, COCO's but for `id` and `image_id`."""
         number = image_id if image_id is not None else len(self._images) + 1
-        height, width = ids.shape
-        image = {"id": number, "file_name": file_name, "height": height, "width": width}
+        image = {"id": number, "file_name": file_name, "height": size[0], "width": size[1]}
         self._images.append(image if own_id is None else {**image, OWN_ID: own_id})
-        for region in _regions(ids):
-            entry = {"id": len(self._annotations) + 1, "image_id": number, **region}
-            if confidences is not None:
-                entry["score"] = confidences[region["category_id"]]
-            self._annotations.append(entry)
+        for region in regions:
+            self._annotations.append({"id": len(self._annotations) + 1, "image_id": number, **region})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the document, which `json.dumps` takes: `images`, `annotations`, `categories`."""

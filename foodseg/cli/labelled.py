@@ -32,7 +32,8 @@ Formats = Annotated[
     typer.Option(
         "--format",
         help="overlay (JPEG with legend), png (label map of ids), json (areas, shares), coco (RLE; one "
-        "predictions.coco.json of all images); repeatable. Left out: overlay, png, json.",
+        "predictions.coco.json of all images), instances (with --refine: SAM's masks with their labels, one "
+        "instances.coco.json); repeatable. Left out: overlay, png, json.",
     ),
 ]
 
@@ -49,7 +50,7 @@ def show_labelled(
         DataRefused: the only image cannot be read. typer.Exit: some of several cannot.
     """
     from foodseg import storage
-    from foodseg.predict.label import COCO_FILE
+    from foodseg.predict.label import COCO_FILE, INSTANCES_FILE
 
     if not done.images and len(done.refused) == 1:
         raise DataRefused(str(done.refused[0]))
@@ -58,8 +59,9 @@ def show_labelled(
         for image in done.images:
             shares = ", ".join(f"{each.name} {100 * each.share_of_food:.0f} %" for each in image.ingredients[:6])
             print(f"{image.overlay or image.image}: {shares or 'no ingredient found'}")
-        if "coco" in formats:
-            print(f"written to {storage.redact(storage.join(out, COCO_FILE))}")
+        for name, file in (("coco", COCO_FILE), ("instances", INSTANCES_FILE)):
+            if name in formats:
+                print(f"written to {storage.redact(storage.join(out, file))}")
         if trained and not all(image.calibrated for image in done.images):
             why = "the checkpoint was not validated, or with other settings of eval"
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)

@@ -48,7 +48,8 @@ class MaskSource:
 
         def find(image_id: str, image: bytes) -> list[np.ndarray]:
             size = image_size(image)
-            return refiner.masks(decode_image(image, None if max(size) <= MASK_SIDE else fit_longest(*size, MASK_SIDE)))
+            decoded = decode_image(image, None if max(size) <= MASK_SIDE else fit_longest(*size, MASK_SIDE))
+            return [found.mask for found in refiner.masks(decoded)]
 
         return find
 

@@ -7,7 +7,7 @@ zero_shot_images("kimchi, rice", ["lunch.jpg"], "labelled")
 import functools
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -23,16 +23,17 @@ from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, device_name
 from foodseg.predict.image_list import file_name, list_images, require_different_stems, stem_of
 from foodseg.predict.ingredients import LabelledIngredient
-from foodseg.predict.prediction import Prediction, add_to_coco
+from foodseg.predict.instances import Instance
+from foodseg.predict.prediction import Prediction, add_instances, add_to_coco
 from foodseg.predict.refine import Refine
 from foodseg.predict.segmenter import Segmenter, load
 from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
 from foodseg.progress import Progress
 from foodseg.storage.outputs import Outputs, claim_outputs
 
-OutputFormat = Literal["overlay", "png", "json", "coco"]
+OutputFormat = Literal["overlay", "png", "json", "coco", "instances"]
 DEFAULT_FORMATS: tuple[OutputFormat, ...] = ("overlay", "png", "json")
-COCO_FILE = "predictions.coco.json"
+COCO_FILE, INSTANCES_FILE = "predictions.coco.json", "instances.coco.json"
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +45,8 @@ class LabelledImage:
     ingredients_from: where the conditioning classes are from, as `eval.ingredients`. conditioning: their names; None =
     all classes.
     calibrated: whether confidences are, and the temperature that they were taken with. refined: how the label map was
-    redrawn along masks of Segment Anything: none, vote or soft.
+    redrawn along masks of Segment Anything: none, vote or soft. instances: these masks with their labels; None where it
+    was not redrawn.
     """
 
     image: str
@@ -58,6 +60,7 @@ class LabelledImage:
     refined: str
     conditioning: tuple[str, ...] | None
     ingredients: tuple[LabelledIngredient, ...]
+    instances: tuple[Instance, ...] | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def label_images(
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
         device: what the model computes on.
-        formats: what is written; with "coco" one COCO_FILE of all images.
+        formats: what is written; with "coco" one COCO_FILE of all images, with "instances" one INSTANCES_FILE.
         refine, sam: as for `load`.
 
     Raises:
@@ -167,10 +170,13 @@ def label_files(
     classes = ClassTable(model.classes)
     _log.info("labelling on %s", device_name(model.device))
     names = [name for uri in uris for kind, name in _output_names(stem_of(uri)).items() if kind in formats]
-    document = CocoDocument(classes)
+    if "instances" in formats and model.refiner is None:
+        raise UserError("--format instances needs --refine vote or soft: instances are masks of Segment Anything")
+    together = {"coco": COCO_FILE, "instances": INSTANCES_FILE}
+    documents = {name: CocoDocument(classes) for name in together if name in formats}
     labelled: list[LabelledImage] = []
     refused: list[RefusedImage] = []
-    claimed = claim_outputs(out, [*names, *([COCO_FILE] if "coco" in formats else [])], by=by, inputs=uris)
+    claimed = claim_outputs(out, [*names, *(together[name] for name in documents)], by=by, inputs=uris)
     with claimed as outputs, Progress("labelling images", len(uris)) as progress:
         for uri in uris:
             try:
@@ -183,25 +189,31 @@ def label_files(
                 shown = storage.redact(uri)  # an error of a file begins with its name, which the record has already
                 refused.append(RefusedImage(shown, str(error).removeprefix(f"{shown}: ")))
             else:
-                labelled.append(_write_labels(uri, found, formats, document, outputs))
+                labelled.append(_write_labels(uri, found, formats, documents, outputs))
             progress.advance(1)
-        if "coco" in formats:
-            outputs.write_bytes(COCO_FILE, (json.dumps(document.to_json()) + "\n").encode())
+        for name, document in documents.items():
+            outputs.write_bytes(together[name], (json.dumps(document.to_json()) + "\n").encode())
     return LabelResults(tuple(labelled), tuple(refused))
 
 
 def _write_labels(
-    uri: str, found: Prediction, formats: Collection[OutputFormat], document: CocoDocument, outputs: Outputs
+    uri: str,
+    found: Prediction,
+    formats: Collection[OutputFormat],
+    documents: Mapping[str, CocoDocument],
+    outputs: Outputs,
 ) -> LabelledImage:
-    """Writes the files of one image, and adds it to the COCO document of all."""
+    """Writes the files of one image, and adds it to the COCO documents of all."""
     names = _output_names(stem_of(uri))
     label_map = overlay = None
     if "png" in formats:
         label_map = storage.redact(outputs.write_bytes(names["png"], encode_mask(found.ids)))
     if "overlay" in formats:
         overlay = storage.redact(outputs.write_bytes(names["overlay"], _jpeg(np.asarray(found.overlay()))))
-    if "coco" in formats:
-        add_to_coco(document, found, file_name(uri))
+    if "coco" in documents:
+        add_to_coco(documents["coco"], found, file_name(uri))
+    if "instances" in documents:
+        add_instances(documents["instances"], found, file_name(uri))
     labelled = LabelledImage(
         image=storage.redact(uri),
         height=found.height,
@@ -214,6 +226,7 @@ def _write_labels(
         refined=found.refined,
         conditioning=found.conditioning,
         ingredients=found.ingredients,
+        instances=found.instances,
     )
     if "json" in formats:
         outputs.write_bytes(names["json"], (json.dumps(asdict(labelled), indent=2) + "\n").encode())

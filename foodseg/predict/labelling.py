@@ -16,9 +16,11 @@ from foodseg.classes import BACKGROUND
 from foodseg.errors import UserError
 from foodseg.predict.image_input import ImageInput, read_image
 from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.instances import labelled_instances
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
-from foodseg.predict.refine import Refiner
+from foodseg.predict.refine import Refiner, label_masks, paint_masks
+from foodseg.predict.sam_vote import KEEP
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,15 @@ class Labelling:
                 yield self._prediction(image, pixels_of_image, found)
 
     def _prediction(self, image: ImageInput, pixels: np.ndarray, logits: ImageLogits) -> Prediction:
+        instances = None
         if self.refiner is None:
             ids, confidence = logits.ids_and_confidence(self.temperature)
         else:
-            ids, confidence = self.refiner.refined(pixels, logits, self.temperature)
+            how, found = self.refiner.how, self.refiner.masks(pixels)
+            masks = [each.mask for each in found]
+            labels = label_masks(logits, masks, how, self.temperature)
+            ids, confidence = paint_masks(logits, masks, labels[:KEEP], how, self.temperature)
+            instances = labelled_instances(found, labels, (ids.shape[0], ids.shape[1]), self.classes)
         return Prediction(
             source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
             image=pixels,
@@ -78,6 +85,7 @@ class Labelling:
             calibrated=self.calibrated,
             temperature=self.temperature,
             refined="none" if self.refiner is None else self.refiner.how,
+            instances=instances,
         )
 
 

@@ -21,6 +21,7 @@ from foodseg.classes import ClassTable
 from foodseg.errors import UserError
 from foodseg.predict.image_list import file_name
 from foodseg.predict.ingredients import LabelledIngredient, labelled_ingredients
+from foodseg.predict.instances import Instance
 from foodseg.report.overlay import overlay
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Prediction:
         conditioning: their names; None = all classes.
         calibrated: whether confidences are; temperature: that logits were divided by.
         refined: how the label map was redrawn along masks of Segment Anything: none, vote or soft.
+        instances: these masks, each with the ingredient that it was labelled as, the largest first; None where the
+            label map was not redrawn.
 
     >>> import foodseg
     >>> found = foodseg.load("runs/a").predict("lunch.jpg")
@@ -65,6 +68,7 @@ class Prediction:
     calibrated: bool
     temperature: float
     refined: str = "none"
+    instances: tuple[Instance, ...] | None = None
 
     @property
     def height(self) -> int:
@@ -187,3 +191,24 @@ def to_coco(predictions: Iterable[Prediction]) -> dict[str, Any]:
 def add_to_coco(document: CocoDocument, prediction: Prediction, name: str) -> None:
     """Adds a prediction to a document under a file name."""
     document.add(name, prediction.ids, confidences={each.id: each.confidence for each in prediction.ingredients})
+
+
+def add_instances(document: CocoDocument, prediction: Prediction, name: str) -> None:
+    """Adds the instances of a prediction to a document under a file name; `score` is SAM's."""
+    size = (prediction.height, prediction.width)
+    document.add_regions(
+        name,
+        size,
+        [
+            {
+                "category_id": each.id,
+                "segmentation": {"size": list(size), "counts": each.counts},
+                "area": each.pixels,
+                "bbox": list(each.box),
+                "iscrowd": 0,
+                "score": each.score,
+                "confidence": each.confidence,
+            }
+            for each in prediction.instances or ()
+        ],
+    )

@@ -1,7 +1,8 @@
 """Label maps redrawn along the masks of Segment Anything: each mask gets one label.
 
     refiner = build_refiner("vote", "mobile_sam.safetensors", device)
-    ids, confidence = refiner.refined(image, logits, temperature=1.0)
+    masks = [found.mask for found in refiner.masks(image)]
+    ids, confidence = refine_labels(logits, masks, refiner.how, temperature=1.0)
 
 - vote (FoodSAM: Lan et al., 2023; jamesjg/FoodSAM): a mask takes the id that most of its pixels have (`sam_vote.py`).
 - soft: a mask takes the id with the greatest mean logit over its pixels.
@@ -13,7 +14,7 @@ Shape letters: H, W of the label map; h, w of the masks, the same for images of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import torch
 from foodseg.data.image_io import fit_longest, resize_image
 from foodseg.data.sam_masks import MASK_SIDE
 from foodseg.errors import UserError
+from foodseg.models.sam.embedding import SamMask
 from foodseg.models.sam.sam import SamModel, load_sam
 from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.sam_vote import KEEP, MAJORITY, count_votes, largest
@@ -64,8 +66,8 @@ class Refiner:
     how: Refine
     weights: str
 
-    def masks(self, image: np.ndarray) -> list[np.ndarray]:
-        """Returns n x (h, w) bool of an image (H, W, 3) uint8 RGB of any size.
+    def masks(self, image: np.ndarray) -> list[SamMask]:
+        """Returns masks (h, w) with their scores, of an image (H, W, 3) uint8 RGB of any size.
 
         Raises:
             UserError: it is too narrow for Segment Anything.
@@ -73,11 +75,15 @@ class Refiner:
         height, width = image.shape[:2]
         if max(height, width) > MASK_SIDE:
             image = resize_image(image, *fit_longest(height, width, MASK_SIDE))
-        return [found.mask for found in self.sam.automatic(self.sam.embed(image))]
+        return self.sam.automatic(self.sam.embed(image))
 
-    def refined(self, image: np.ndarray, logits: ImageLogits, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ids and confidences as `ImageLogits.ids_and_confidence`, redrawn; `image` as for `masks`."""
-        return refine_labels(logits, self.masks(image), self.how, temperature)
+
+class MaskLabel(NamedTuple):
+    """What the mask number `mask` was labelled as; confidence: 0 to 1."""
+
+    mask: int
+    id: int
+    confidence: float
 
 
 def refine_labels(
@@ -98,52 +104,54 @@ def refine_labels(
         masks: n x (h, w) bool, at any scale of the image. keep: number of masks that count, the largest.
         majority: share of the pixels of a mask that one id needs in a vote.
     """
-    ids, confidence = logits.ids_and_confidence(temperature)
-    chosen = largest(masks, keep) if how != "none" else []
+    labels = label_masks(logits, masks, how, temperature, keep=keep, majority=majority)
+    return paint_masks(logits, masks, labels, how, temperature)
+
+
+def label_masks(
+    logits: ImageLogits,
+    masks: Sequence[np.ndarray],
+    how: Refine,
+    temperature: float,
+    *,
+    keep: int | None = None,
+    majority: float = MAJORITY,
+) -> list[MaskLabel]:
+    """Returns a label for each of the `keep` largest masks, the largest first; a mask without majority has none.
+
+    Args:
+        keep: None = all.
+    """
+    chosen = largest(masks, len(masks) if keep is None else keep) if how != "none" else []
     if not chosen:
-        return ids, confidence
+        return []
     height, width = masks[0].shape
     small = replace(logits, height=height, width=width)
-    labels = _voted(small, [masks[i] for i in chosen], temperature, majority)
     if how == "soft":
-        labels = _mean_logits(small, [masks[i] for i in chosen], temperature)
-    before = ids.copy() if how == "vote" else None
-    for index, label in zip(chosen, labels, strict=True):
-        if label is not None:
-            inside = resize_mask(masks[index], ids.shape)
-            changed = inside if before is None else inside & (ids != label.id)
-            ids[inside] = label.id
-            confidence[changed] = round(label.confidence * CERTAIN)
-    return ids, confidence
-
-
-@dataclass(frozen=True)
-class _Label:
-    id: int
-    confidence: float
-
-
-def _voted(
-    logits: ImageLogits, masks: Sequence[np.ndarray], temperature: float, majority: float
-) -> list[_Label | None]:
-    """Returns what each mask voted for; None without a majority."""
-    ids, confidence = logits.ids_and_confidence(temperature)
-    ballots = {ballot.mask: ballot for ballot in count_votes(ids, masks, keep=len(masks), majority=majority)}
-    labels: list[_Label | None] = []
-    for index, mask in enumerate(masks):
-        label = None
-        if index in ballots:
-            own = confidence[mask & (ids == ballots[index].label)]
-            label = _Label(ballots[index].label, float(own.mean()) / CERTAIN)
-        labels.append(label)
+        means = small.region_means([masks[index] for index in chosen])
+        best = (means / temperature).softmax(1).max(1)
+        found = zip(chosen, best.indices.tolist(), best.values.tolist(), strict=True)
+        return [MaskLabel(index, label, share) for index, label, share in found]
+    ids, confidence = small.ids_and_confidence(temperature)
+    labels = []
+    for ballot in count_votes(ids, masks, keep=len(chosen), majority=majority):
+        own = confidence[masks[ballot.mask] & (ids == ballot.label)]
+        labels.append(MaskLabel(ballot.mask, ballot.label, float(own.mean()) / CERTAIN))
     return labels
 
 
-def _mean_logits(logits: ImageLogits, masks: Sequence[np.ndarray], temperature: float) -> list[_Label | None]:
-    """Returns the class of the greatest mean logit of each mask, and its softmax probability."""
-    means = logits.region_means(masks)
-    best = (means / temperature).softmax(1).max(1)
-    return [_Label(int(index), float(share)) for share, index in zip(best.values, best.indices, strict=True)]
+def paint_masks(
+    logits: ImageLogits, masks: Sequence[np.ndarray], labels: Sequence[MaskLabel], how: Refine, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and confidences as `refine_labels`, with the masks painted in the order of their labels."""
+    before, confidence = logits.ids_and_confidence(temperature)
+    ids = before.copy()
+    for label in labels:
+        inside = resize_mask(masks[label.mask], ids.shape)
+        changed = inside & (ids != label.id) if how == "vote" else inside
+        ids[inside] = label.id
+        confidence[changed] = round(label.confidence * CERTAIN)
+    return ids, confidence
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

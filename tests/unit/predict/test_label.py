@@ -280,7 +280,7 @@ def test_only_the_formats_that_are_asked_for(run, meals, tmp_path, formats, file
 
 def test_a_format_that_is_not_known(run, meals, tmp_path, capsys):
     assert cli(["predict", run, meals[0], "--out", str(tmp_path / "o"), "--format", "voc"]) == 2
-    assert "--format 'voc': use overlay, png, json, coco; repeat it for several" in capsys.readouterr().err
+    assert "--format 'voc': use overlay, png, json, coco, instances; repeat it for several" in capsys.readouterr().err
 
 
 def test_coco_of_all_images_is_their_label_maps(run, meals, tmp_path):

@@ -92,11 +92,11 @@ class Sam:
 def test_masks_of_a_large_image_are_found_at_the_size_that_sam_sees() -> None:
     sam = Sam()
     refiner = Refiner(sam, "vote", "sam.pt")  # type: ignore[arg-type]
-    image = np.zeros((1200, 2048, 3), np.uint8)
-    big = logits()
-    wide = ImageLogits(big.values, 1, (4, 4), 1200, 2048)
-    ids, _ = refiner.refined(image, wide, 1.0)
-    assert sam.seen == [(600, 1024)] and ids.shape == (1200, 2048) and (ids[:, :1024] == 1).all()
+    masks = [found.mask for found in refiner.masks(np.zeros((1200, 2048, 3), np.uint8))]
+    assert sam.seen == [(600, 1024)] and masks[0].shape == (600, 1024)
+    wide = ImageLogits(logits().values, 1, (4, 4), 1200, 2048)
+    ids, _ = refine_labels(wide, masks, "vote", 1.0)
+    assert ids.shape == (1200, 2048) and (ids[:, :1024] == 1).all()
 
 
 def test_options_that_go_together(tmp_path: Path) -> None:
