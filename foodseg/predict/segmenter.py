@@ -160,6 +160,11 @@ class Segmenter:
         (found,) = labelling.predict([image], batch_size, provided)
         return found
 
+    @property
+    def predictor(self) -> Predictor:
+        """What gives the class scores of an image; UserError: the model needs provided ingredients."""
+        return self._labelling(False).predictor
+
     def save_pretrained(
         self,
         folder: str | os.PathLike[str],
