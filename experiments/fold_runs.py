@@ -74,28 +74,30 @@ def fold_group(bench: Bench, group: Group, paths: Mapping[str, str] | None = Non
 
 
 def fold_table(
-    bench: Bench, groups: Mapping[str, Group], plain: str, subsets: Mapping[str, Sequence[int]] | None = None
+    bench: Bench,
+    folder: str,
+    plain: str,
+    subsets: Mapping[str, Sequence[int]] | None = None,
+    items: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Compares the variants of all groups that are recorded with the variant `plain`, by both kinds of weights.
+    """Compares all variants that are recorded in a folder with the variant `plain`, by both kinds of weights.
 
-    groups: by item. subsets: in addition to those of foodmix. Holm's correction is for all variants together.
+    Args:
+        subsets: in addition to those of foodmix. items: records that are compared; None = all that have variants.
+        Holm's correction is for all variants together.
     """
-    folder = next(iter(groups.values())).folder
     recorded = {item: part["figures"] for item, part in read_results(HERE / folder / "results.json").items()}
-    done = {item: group for item, group in groups.items() if item in recorded}
-    names = [name for group in done.values() for name in group.variants]
+    wanted = [item for item in recorded if (items is None or item in items) and "settings" in recorded[item]]
+    done = {item: list(recorded[item]["student"]["variants"]) for item in wanted}
+    names = [name for variants in done.values() for name in variants]
     figures = {}
     for kind in KINDS:
         costs = {
-            name: RunCost(**recorded[item][kind]["costs"][name])
-            for item, group in done.items()
-            for name in group.variants
+            name: RunCost(**recorded[item][kind]["costs"][name]) for item, variants in done.items() for name in variants
         }
-        variants = {name: {0: kept_name(name, kind)} for name in names}
+        kept = {name: {0: kept_name(name, kind)} for name in names}
         contrasts = {name: (name, plain) for name in names if name != plain}
-        figures[kind] = compared(
-            bench, folder, variants, contrasts, folds=FOLDS, costs=costs, subsets=subsets
-        ).to_json()
+        figures[kind] = compared(bench, folder, kept, contrasts, folds=FOLDS, costs=costs, subsets=subsets).to_json()
     return figures
 
 

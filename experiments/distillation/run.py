@@ -93,12 +93,12 @@ def mechanism(bench: Bench, group: Group) -> dict[str, Any]:
 
 def cause(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with the recipe without a teacher."""
-    return fold_table(bench, CAUSE_GROUPS, NO_TEACHER)
+    return fold_table(bench, FOLDER, NO_TEACHER, items=[*CAUSE_GROUPS])
 
 
 def mechanisms(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with the recipe without a teacher."""
-    return fold_table(bench, {"cause_a": CAUSE_GROUPS["cause_a"], **MECHANISM_GROUPS}, NO_TEACHER)
+    return fold_table(bench, FOLDER, NO_TEACHER, items=["cause_a", *MECHANISM_GROUPS])
 
 
 def _pair(one: int, other: int) -> Job:

@@ -83,7 +83,7 @@ def crops(bench: Bench) -> dict[str, Any]:
 
 def table(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with Lite0, by the student's and by averaged weights."""
-    return fold_table(bench, GROUPS, LITE0)
+    return fold_table(bench, FOLDER, LITE0)
 
 
 ITEMS: list[Item] = [

@@ -63,7 +63,7 @@ MODELS = {"a": (PLAIN, HARD), "c": (NAMED, PROVIDED)}
 
 def table(bench: Bench) -> dict[str, Any]:
     """Compares those that are finished with the image-only model, also by how often a class is trained on."""
-    return fold_table(bench, GROUPS, PLAIN, _bands(bench))
+    return fold_table(bench, FOLDER, PLAIN, _bands(bench))
 
 
 def menu(bench: Bench) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class EvalConfig(Section):
         "classes; choose it on val",
     )
     weights: Annotated[Literal["student", "ema"], SetByAblation()] = Field(
-        "ema", description="the trained weights, or the averaged ones (train.average)"
+        "ema", description="the trained weights, or the averaged ones (train.ema_horizon)"
     )
     ingredients: Literal["vocabulary", "predicted", "provided"] = Field(
         "vocabulary",

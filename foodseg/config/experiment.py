@@ -61,12 +61,6 @@ class ExperimentConfig(Section):
                 f"loss.{', '.join(others)} and {last} need the averaged weights as their teacher: set "
                 "train.ema_horizon above 0, or all of these weights to 0"
             )
-        if self.loss.needs_teacher and self.train.average == "uniform":
-            *others, last = keys_with(LossConfig, NeedsTeacher)
-            raise ValueError(
-                f"loss.{', '.join(others)} and {last} need a teacher that averages from the start, and train.average = "
-                "uniform averages the last updates alone: set train.average to ema, or all of these weights to 0"
-            )
         if self.loss.needs_soft_labels != bool(self.distill.teacher):
             *others, last = keys_with(LossConfig, NeedsSoftLabels)
             raise ValueError(

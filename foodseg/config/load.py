@@ -19,6 +19,7 @@ from foodseg.config.experiment import ExperimentConfig
 from foodseg.config.explain import explain, field_path
 from foodseg.config.literals import Plain, Typed, Unclear, parsed, plain, read_yaml, type_of, typed, write_yaml
 from foodseg.config.marks import ExecutionOnly, keys_with
+from foodseg.config.removed import without_removed
 from foodseg.config.section import Section
 from foodseg.errors import UserError
 
@@ -100,7 +101,7 @@ def parse_config(tree: dict[str, Any], origins: Mapping[str, str] | None = None)
     Raises:
         UserError: one sentence naming the key, the value and what would be right.
     """
-    tree = _typed(tree, ExperimentConfig, "", origins or {})
+    tree = _typed(without_removed(tree), ExperimentConfig, "", origins or {})
     try:
         return ExperimentConfig.model_validate(tree)
     except ValidationError as error:

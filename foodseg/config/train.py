@@ -37,12 +37,7 @@ class TrainConfig(Section):
         ge=0,
         le=1,
         description="time constant of the weights' running average (EMA) as a share of all steps: decay "
-        "1 - 1/(horizon x steps); average=uniform: share of the steps, the last ones; 0 = no averaged weights",
-    )
-    average: Literal["ema", "uniform"] = Field(
-        "ema",
-        description="the averaged weights (eval.weights: ema): an exponential moving average, or the plain mean of the "
-        "weights after each of the last ema_horizon x steps updates",
+        "1 - 1/(horizon x steps); 0 = no averaged weights",
     )
     validate_every: int = Field(500, ge=1, description="steps between validations on val_split")
     checkpoint_every: Annotated[int, MayChangeOnResume()] = Field(
@@ -73,15 +68,6 @@ class TrainConfig(Section):
         if isinstance(tree, dict) and not {"steps", "epochs"} & set(tree):
             return {**tree, "steps": 1000}
         return tree
-
-    @model_validator(mode="after")
-    def _something_to_average(self) -> "TrainConfig":
-        if self.average == "uniform" and self.ema_horizon == 0:
-            raise ValueError(
-                "train.average = uniform needs train.ema_horizon above 0, the share of the steps that is averaged; 0.2 "
-                "is the last fifth"
-            )
-        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

@@ -1,9 +1,7 @@
 """The averaged weights of the student, in evaluation mode; they are the teacher where a term of the loss needs one.
 
-They are scored as well as the student. `train.average` says how they are averaged: `ema`, an exponential moving average
-of all updates, or `uniform`, the mean of the last updates (Izmailov et al., Averaging weights leads to wider optima,
-2018, without its learning-rate cycle). With `loss.distill` and the other distillation terms the student learns from the
-former.
+They are scored as well as the student: an exponential moving average of all updates. With `loss.distill` and the other
+distillation terms the student learns from them.
 
 Frozen parameters are shared with the student, not copied: their average would be equal, and a second Stable Diffusion
 would cost 3.4 GB. Trained parameters are averaged in float32: with a decay of 0.9999 an update changes a weight by a
@@ -13,7 +11,6 @@ ten thousandth of a difference, which bfloat16, with a precision of one part in 
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import nn
@@ -24,23 +21,15 @@ from foodseg.errors import UserError
 class Teacher:
     """Follows a module. Floating tensors (weights and BatchNorm statistics) are averaged, integer ones copied.
 
-    `horizon` is the share of the training that is averaged over.
-
-    ema: the decay is 1 - 1 / (horizon x total_steps). In the first steps it is at most (1 + t) / (10 + t), so that the
-        random start is forgotten.
-    uniform: the plain mean after each of the last horizon x total_steps updates; until then the student itself. How
-        many are in the mean follows from the step, so that a resumed run needs nothing but the weights.
+    The decay is 1 - 1 / (horizon x total_steps), so that `horizon` is the share of the training that is averaged over.
+    In the first steps it is at most (1 + t) / (10 + t), so that the random start is forgotten.
     """
 
-    def __init__(
-        self, student: nn.Module, horizon: float, total_steps: int, average: Literal["ema", "uniform"] = "ema"
-    ) -> None:
+    def __init__(self, student: nn.Module, horizon: float, total_steps: int) -> None:
         frozen = {name: parameter for name, parameter in student.named_parameters() if not parameter.requires_grad}
         shared = {id(parameter): parameter for parameter in frozen.values()}
         self.module = copy.deepcopy(student, shared).eval().requires_grad_(False)
         self.decay = max(0.0, 1.0 - 1.0 / (horizon * total_steps))
-        self._first = total_steps - max(1, round(horizon * total_steps))  # update that a uniform mean begins with
-        self._average = average
         self._frozen = frozen.keys()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -57,11 +46,7 @@ class Teacher:
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
         """Averages the student's weights in after update number `step` (0, 1, ...)."""
-        if self._average == "uniform":
-            averaged = max(0, step - self._first)  # so many are in the mean
-            decay = averaged / (averaged + 1)
-        else:
-            decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step))
         own, new = self.state_dict(), student.state_dict()
         floating = [name for name, tensor in own.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([own[n] for n in floating], [new[n].to(own[n].dtype) for n in floating], 1 - decay)

@@ -99,7 +99,7 @@ class Trainer:
         self.schedule = build_schedule(config.optim, self.optimizer, total_steps)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.train.precision == "fp16")
         horizon = config.train.ema_horizon
-        self.teacher = Teacher(self.student, horizon, total_steps, config.train.average) if horizon > 0 else None
+        self.teacher = Teacher(self.student, horizon, total_steps) if horizon > 0 else None
         # else each rank would have a teacher of its own; from the first step on, although distillation starts later
         self.shares_statistics = config.loss.needs_teacher and config.train.batch_norm == "live"
         self.step = 0

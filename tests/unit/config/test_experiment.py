@@ -13,17 +13,6 @@ DIFFUSION = ["model.kind=diffusion", "model.backbone=tiny", "model.strides=[8,16
     ("overrides", "sentence"),
     [
         (
-            ["train.average=uniform", "train.ema_horizon=0", "eval.weights=student"],
-            "train.average = uniform needs train.ema_horizon above 0, the share of the steps that is averaged; 0.2 is "
-            "the last fifth",
-        ),
-        (
-            ["train.average=uniform", "loss.distill=1"],
-            "loss.distill, features, stages, deeper, attention and pseudo_labels need a teacher that averages from the "
-            "start, and train.average = uniform averages the last updates alone: set train.average to ema, or all of "
-            "these weights to 0",
-        ),
-        (
             ["augment.small_side=0.75"],
             "augment.small_side has no effect while augment.small_updates is 0: set both or neither",
         ),

@@ -1,4 +1,4 @@
-"""The averaged weights, exponentially and uniformly, followed by hand."""
+"""The averaged weights, followed by hand."""
 
 import pytest
 import torch
@@ -39,64 +39,6 @@ def test_a_long_horizon_is_held_back_by_the_warm_up():
     for step, value in enumerate([0.9, 1 - 0.1 * 2 / 11, 1 - 0.1 * 2 / 11 * 3 / 12]):
         teacher.update(student, step)
         assert teacher.module.weight.item() == close(value)
-
-
-def followed(values: list[float], horizon: float, total: int) -> list[float]:
-    """Returns the averaged weight after each update of a student whose weight is one of `values` after it."""
-    student = nn.Linear(1, 1)
-    teacher = Teacher(student, horizon, total, "uniform")
-    found = []
-    for step, value in enumerate(values):
-        set_to(student, value)
-        teacher.update(student, step)
-        found.append(teacher.module.weight.item())
-    return found
-
-
-@pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [
-        (0.4, [1.0, 8.0, 3.0, 5.0, (5 + 10) / 2]),  # two of five updates
-        (0.6, [1.0, 8.0, 3.0, (3 + 5) / 2, (3 + 5 + 10) / 3]),
-        (1.0, [1.0, (1 + 8) / 2, (1 + 8 + 3) / 3, (1 + 8 + 3 + 5) / 4, (1 + 8 + 3 + 5 + 10) / 5]),
-        (0.01, [1.0, 8.0, 3.0, 5.0, 10.0]),  # at least the last one
-    ],
-)
-def test_the_plain_mean_of_the_last_updates_by_hand(horizon, expected):
-    assert followed([1.0, 8.0, 3.0, 5.0, 10.0], horizon, 5) == close(expected)
-
-
-def test_before_the_mean_begins_it_is_the_student_to_the_bit():
-    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    teacher = Teacher(student, 0.2, 10, "uniform")
-    for step in range(9):  # the ninth is the first in the mean
-        with torch.no_grad():
-            for parameter in student.parameters():
-                parameter.normal_()
-        student(torch.rand(5, 3))
-        teacher.update(student, step)
-        assert all(torch.equal(own, student.state_dict()[name]) for name, own in teacher.state_dict().items())
-    student(torch.rand(5, 3))
-    before = student[1].running_mean.clone()
-    teacher.update(student, 9)
-    assert not torch.equal(teacher.module[1].running_mean, before), "statistics are averaged like the weights"
-    assert teacher.module[1].num_batches_tracked.item() == 10
-
-
-@pytest.mark.parametrize("stop", [1, 6, 7, 9])
-def test_a_mean_that_was_saved_continues_to_the_bit(stop):
-    def run(teacher: Teacher, student: nn.Module, steps: range) -> None:
-        for step in steps:
-            set_to(student, 1 / (step + 3))
-            teacher.update(student, step)
-
-    whole, student = Teacher(nn.Linear(2, 2), 0.4, 10, "uniform"), nn.Linear(2, 2)
-    run(whole, student, range(stop))
-    later = Teacher(nn.Linear(2, 2), 0.4, 10, "uniform")
-    later.load_state_dict(whole.state_dict())
-    for teacher in (whole, later):
-        run(teacher, student, range(stop, 10))
-    assert all(torch.equal(tensor, later.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
 @pytest.mark.parametrize(
