@@ -88,7 +88,7 @@ def _serve_lines(result: ServeBench) -> list[str]:
     if figures.refine is not None:
         latency, share = figures.refine.latency, figures.refine.share_refined
         lines.append(
-            f"- refine=sam: p50 {latency.p50_ms:.0f} ms, p99 {latency.p99_ms:.0f} ms, "
+            f"- refine=vote: p50 {latency.p50_ms:.0f} ms, p99 {latency.p99_ms:.0f} ms, "
             f"{100 * share:.0f} % within its deadline"
         )
     modes = ", ".join(f"{name}={value}" for name, value in result.modes.items())

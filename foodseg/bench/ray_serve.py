@@ -170,7 +170,7 @@ async def _refined(client: httpx.AsyncClient, images: Sequence[bytes], seconds: 
     refined: list[bool] = []
 
     async def ask(data: bytes) -> None:
-        answer = await client.post("v1/segment", files={"image": ("meal", data)}, data={"refine": "sam"})
+        answer = await client.post("v1/segment", files={"image": ("meal", data)}, data={"refine": "vote"})
         refined.append(answer.raise_for_status().json()["refined"])
 
     measured = await load(ask, images, 1, seconds)

@@ -202,7 +202,7 @@ class Clicks:
 
 @dataclass(frozen=True)
 class Refined:
-    """Requests with refine=sam, and which share of them was refined within its deadline."""
+    """Requests with refine=vote, and which share of them was refined within its deadline."""
 
     latency: Latency
     share_refined: float

@@ -63,16 +63,16 @@ def look(folder: Path, given: Mapping[str, Any]) -> Found:
         )  # fmt: skip
         if weights is None:
             sentences.append(
-                f"no Segment Anything (clicks, refine=sam): put {SAM_SOURCE} into {WEIGHTS[1]}/, "
+                f"no Segment Anything (clicks, refine=vote): put {SAM_SOURCE} into {WEIGHTS[1]}/, "
                 "or --set sam.weights=FILE"
             )
         else:
-            # for refine=sam: 64 clicks take about 10 seconds of a CPU
+            # for refine=vote: 256 clicks would take many seconds of a CPU
             overrides += [f"sam.weights={weights[0]}", f"sam.kind={weights[1]}", "sam.points_per_side=8"]
             sentences.append(f"Segment Anything: {weights[0]}")
     if "clip" not in given:
         sentences.append(
-            f"no CLIP (/v1/zero-shot): {CLIP_SOURCE}, then --set clip.model=ViT-B-16 --set clip.weights=FILE"
+            f"no CLIP (any names, /v1/zero-shot): {CLIP_SOURCE}, then --set clip.model=ViT-B-16 --set clip.weights=FILE"
         )
     return Found(overrides, sentences)
 

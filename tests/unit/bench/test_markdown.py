@@ -122,7 +122,7 @@ def test_serve() -> None:
     assert "- at saturation 4.50 requests/s, 0.900 of bare" in page
     assert "- one at a time: 12.4 ms over bare" in page
     assert "first 3000 ms, second 200 ms, 15.0 times faster" in page
-    assert "refine=sam: p50 9000 ms, p99 250 ms, 100 % within its deadline" in page
+    assert "refine=vote: p50 9000 ms, p99 250 ms, 100 % within its deadline" in page
     assert "model meals@abababababab, Serve's mode: RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in page
     plain = json.loads(json.dumps(result.to_json()))
     measured = ["concurrency", "requests_per_second", "share_of_bare", "milliseconds_over_bare",
