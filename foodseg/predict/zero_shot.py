@@ -56,7 +56,7 @@ def zero_shot(
             its image tower is no ViT; a device that is not there.
 
     >>> import foodseg
-    >>> model = foodseg.zero_shot("kimchi, white rice|steamed rice", overrides=["clip.model=tiny-clip"])
+    >>> model = foodseg.zero_shot("kimchi, white rice|steamed rice", overrides=["clip.model=models/clip"])
     >>> model.classes
     ('background', 'kimchi', 'white rice')
     """
@@ -157,7 +157,7 @@ class ZeroShotSegmenter:
             RetryLater: the storage does not answer.
 
         >>> import foodseg
-        >>> model = foodseg.zero_shot(["kimchi", "rice"], overrides=["clip.model=tiny-clip"])
+        >>> model = foodseg.zero_shot(["kimchi", "rice"], overrides=["clip.model=models/clip"])
         >>> model.predict("lunch.jpg").ids.shape
         (96, 128)
         """
@@ -173,7 +173,7 @@ class ZeroShotSegmenter:
             UserError: as `zero_shot`, of the names.
 
         >>> import foodseg
-        >>> model = foodseg.zero_shot(["kimchi", "rice"], overrides=["clip.model=tiny-clip"])
+        >>> model = foodseg.zero_shot(["kimchi", "rice"], overrides=["clip.model=models/clip"])
         >>> model.with_names("egg, nori").classes
         ('background', 'egg', 'nori')
         """

@@ -15,10 +15,10 @@ SIZES = {"lunch.jpg": (96, 128), "dinner.jpg": (90, 60)}  # (height, width)
 
 
 def write_api_world(folder: Path, *overrides: str) -> None:
-    """Writes it: `runs/a` is a checkpoint of random weights that finds several ids, `tiny-clip` a CLIP of such."""
+    """Writes it: `runs/a` is a checkpoint of random weights that finds several ids, `models/clip` a CLIP of such."""
     write_meals(folder / "meals", train=TRAIN, test=TEST, seed=0, longest_side=SIDE)
     write_prepared(folder / "meals", folder / "prepared" / "meals")
     write_checkpoint(folder / "runs" / "a", 1, "eval.longest_side=64", *overrides)
-    write_clip(folder / "tiny-clip")
+    write_clip(folder / "models" / "clip")
     for seed, (name, size) in enumerate(SIZES.items()):
         cv2.imwrite(str(folder / name), meal(seed, *size)[:, :, ::-1])

@@ -3,20 +3,20 @@
 //   api.js    requests, and what their errors mean       plate.js  the answer with corrections on top of it
 //   masks.js  run lengths, label maps, PNG               paint.js  ids over the picture
 //   stage.js  pointing at the picture                    legend.js the lists of ingredients
-//   files.js  pictures in, results out
+//   files.js  pictures in, results out             server.js what the server can do
 
-import { ApiError, call, prompt, segment, zeroShot } from "./api.js";
+import { ApiError, prompt, segment, zeroShot } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
 import { fold, isFolded, percent, showGiven, showLegend, tidy } from "./legend.js";
 import { labelMapPng } from "./masks.js";
 import { paint } from "./paint.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
+import { learnModel, learnServer, server } from "./server.js";
 import { place, showPoints, watchStage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
 const KEY = "foodseg-key"; // in the tab's own storage: gone when the tab is closed
 
-const server = { models: [], classes: [], sam: true, clip: false, clip_model: null };
 let picture = null, opening = null; // {file, url, id}; which picture is coming in
 let answer = null, plate = null;
 let edits = [], given = []; // corrections, and names that the person gave
@@ -31,33 +31,10 @@ const hidden = new Set(); // ids
 
 async function learn() {
   try {
-    Object.assign(server, await call("v1/models", { key: key() }));
-    const standard = server.models.find((model) => model.default)?.name;
-    const choices = server.models.map(({ name }) => new Option(name, name, name === standard, name === standard));
-    $("model").replaceChildren(...choices);
-    if (server.models.length) await learnModel();
+    await learnServer(key());
   } catch (error) {
     fail(error, learn);
-    return;
   }
-  $("any-names").hidden = !server.clip;
-  const trained = server.models.length ? "" : "There is no trained model here. ";
-  $("any-names-note").textContent = `${trained}CLIP (${server.clip_model}) compares the picture with your names; it was not trained on food.`;
-  $("guide-inputs").hidden = $("again").hidden = !server.models.length;
-  $("model-choice").hidden = server.models.length < 2;
-  $("refine").disabled = !server.sam;
-  $("refine-note").textContent = server.sam ? "(slower)" : "(this server has no SAM)";
-  if (!server.sam) $("stage-hint").textContent = "Outlining by a click needs SAM, which this server does not have.";
-}
-
-async function learnModel() {
-  const name = $("model").value;
-  const { classes } = await call(`v1/classes?model=${encodeURIComponent(name)}`, { key: key() });
-  server.classes = classes.filter(({ id }) => id > 0);
-  $("known").replaceChildren(...server.classes.map((item) => new Option(item.name)));
-  const conditioned = server.models.find((model) => model.name === name)?.conditioned ?? true;
-  $("guide-inputs").disabled = !conditioned;
-  $("guide-note").hidden = conditioned;
 }
 
 function key() {
@@ -353,7 +330,9 @@ $("guide").addEventListener("submit", (event) => {
   give([...given, ...$("ingredient").value.split(",")]);
   $("ingredient").value = "";
 });
-$("model").addEventListener("change", () => learnModel().catch((error) => fail(error, learnModel)));
+$("model").addEventListener("change", function change() {
+  learnModel(key()).catch((error) => fail(error, change));
+});
 for (const id of ["again", "again-empty"]) {
   $(id).addEventListener("click", () => {
     if ($("ingredient").value.trim()) $("guide").requestSubmit(); // typed, but not added yet

@@ -58,7 +58,7 @@ def test_kept_masks_redraw_what_is_scored(how: str, tmp_path: Path) -> None:
 
 
 def test_clip_is_redrawn_too() -> None:
-    config = parse_zero_shot_config(None, ["clip.model=tiny-clip", "eval.longest_side=64", "eval.window=null"])
+    config = parse_zero_shot_config(None, ["clip.model=models/clip", "eval.longest_side=64", "eval.window=null"])
     found = foodseg.evaluate(config, DATA, refine="soft")
     assert found.to_json()["refine"] == "soft, vit_t 00ff"
 

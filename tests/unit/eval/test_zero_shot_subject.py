@@ -11,7 +11,7 @@ from foodseg.config.zero_shot import parse_zero_shot_config
 from foodseg.errors import UserError
 from tests.support.api_world import write_api_world
 
-SETTINGS = ["clip.model=tiny-clip", "eval.longest_side=64", "eval.window=32"]
+SETTINGS = ["clip.model=models/clip", "eval.longest_side=64", "eval.window=32"]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,16 @@ def test_the_command_and_the_function_give_the_same_scores(tmp_path: Path) -> No
     words = ["evaluate", "--zero-shot", "--data", "prepared/meals", "--split", "test", "--workers", "0", "--out", out]
     assert cli([*words, *given, "--json"]) == 0
     command = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert command["zero_shot"] == "tiny-clip" and command["dense"]["attention"] == "clearclip"
+    assert command["zero_shot"] == "models/clip" and command["dense"]["attention"] == "clearclip"
     log = [json.loads(line) for line in (tmp_path / "out" / "test_access.jsonl").read_text().splitlines()]
-    assert [each["what"] for each in log] == ["zero-shot tiny-clip"] * 2 and log[0]["config_hash"]
-    assert "CLIP tiny-clip, without training" in (tmp_path / "out" / "report.md").read_text()
+    assert [each["what"] for each in log] == ["zero-shot models/clip"] * 2 and log[0]["config_hash"]
+    assert "CLIP models/clip, without training" in (tmp_path / "out" / "report.md").read_text()
 
     config = parse_zero_shot_config(None, SETTINGS)
     here = foodseg.evaluate(config, "prepared/meals", "test", test_log=str(tmp_path / "log"))
     found = json.loads(json.dumps(here.to_json()))
     assert {**found, "seconds": 0} == {**command, "seconds": 0} and found["images"] == 3
-    assert "zero-shot tiny-clip" in repr(here)
+    assert "zero-shot models/clip" in repr(here)
 
 
 def test_a_model_with_names_is_scored_in_its_own_label_space(tmp_path: Path) -> None:
