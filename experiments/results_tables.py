@@ -11,9 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-from experiments import tables_of_methods, tables_of_system
+from experiments import tables_of_methods, tables_of_system, tables_out_of_fold
 
-TABLES = {**tables_of_methods.TABLES, **tables_of_system.TABLES}
+TABLES = {**tables_of_methods.TABLES, **tables_out_of_fold.TABLES, **tables_of_system.TABLES}
 BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

@@ -1,0 +1,41 @@
+"""Tables of what was measured out of fold: recipes, by five folds of the training images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments.recorded import figures, interval, percent, source, table
+
+SUBSETS = {"headline": "headline", "core": "core", "miou": "all"}
+
+
+def recipe_changes() -> str:
+    return _compared("recipe_changes", "plain")
+
+
+def _compared(folder: str, plain: str) -> str:
+    """Each variant of a folder's table with its difference to the plain one, by the student's weights."""
+    found = figures(folder, "table")["student"]
+    rows = [_row(found, name, plain) for name in found["variants"]]
+    header = [
+        f"mIoU out of fold, {found['images']} images",
+        *(f">{shown}" for shown in SUBSETS.values()),
+        *(f">{shown}, minus {plain}" for shown in SUBSETS.values()),
+        ">s / update",
+        ">MiB",
+    ]
+    return f"{table(header, rows)}\n\n{source(f'{folder}/table')}"
+
+
+def _row(found: dict[str, Any], name: str, plain: str) -> tuple[str, ...]:
+    scores = [percent(found["variants"][name][subset]["mean"]) for subset in SUBSETS]
+    differences = ["-"] * len(SUBSETS)
+    if name != plain:
+        contrast = found["contrasts"][name]
+        differences = [
+            interval(contrast[subset]) + (" *" if contrast[subset]["significant"] else "") for subset in SUBSETS
+        ]
+    cost = found["costs"][name]
+    return name, *scores, *differences, f"{cost['seconds_per_update']:.2f}", f"{cost['memory_mib']:,.0f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (recipe_changes,)}
