@@ -28,7 +28,7 @@ import yaml
 from foodseg.cli.main import run
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal, write_meals
 from tests.support.synthetic_set import write_table
-from tests.support.tiny_checkpoints import free_port, write_checkpoint
+from tests.support.tiny_checkpoints import free_port, write_checkpoint, write_clip
 from tests.support.tiny_world import TINY_RUN, set_options, write_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +58,7 @@ sys.exit(answer["code"])
 def make_doc_world(folder: Path) -> None:
     """Writes everything that the documents' commands read, as if all earlier commands of them had been run."""
     write_meals(folder / "my" / "meals", train=10, test=3, seed=0, longest_side=64)
+    write_clip(folder / "models" / "clip")
     write_prepared(folder / "my" / "meals", folder / "prepared" / "meals")
     for name, seed in (("lunch", LUNCH), ("dinner", DINNER)):
         cv2.imwrite(str(folder / f"{name}.jpg"), cv2.cvtColor(draw_meal(seed, HEIGHT, WIDTH)[0], cv2.COLOR_RGB2BGR))
