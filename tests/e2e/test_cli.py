@@ -24,8 +24,8 @@ REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
     ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "export"], ["data", "embed"], ["data", "masks"],
     ["train"], ["evaluate"], ["predict"], ["zero-shot"], ["config", "show"], ["config", "schema"], ["config", "diff"],
-    ["doctor"], ["bench", "data"], ["bench", "train"], ["bench", "serve"], ["demo"], ["serve", "run"], ["serve", "swap"],
-    ["tune"], ["ablate"],
+    ["doctor"], ["bench", "data"], ["bench", "train"], ["bench", "serve"], ["demo"], ["serve", "run"],
+    ["serve", "swap"], ["tune"], ["ablate"],
 ]  # fmt: skip
 OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_sweep_files.py reads them
 CONFIGS = sorted(p for p in (REPOSITORY / "jobs" / "configs").glob("*.yaml") if p.name not in OTHERS)
