@@ -51,7 +51,16 @@ GROUPS: dict[str, Group] = {
             "logit adjustment 0.5": (*SCORED, "eval.logit_adjustment=0.5"),
         },
     ),
-    "lovasz": Group(FOLDER, "lovasz", SIDE, (*TRAINED, "loss.lovasz=0.5"), {"Lovasz 0.5": SCORED}),
+    "lovasz": Group(
+        FOLDER, "lovasz", SIDE, (*TRAINED, "loss.lovasz=0.5"),
+        {
+            "Lovasz 0.5": SCORED,
+            "Lovasz 0.5, logit adjustment 0.1": (*SCORED, "eval.logit_adjustment=0.1"),
+            "Lovasz 0.5, logit adjustment 0.1, three scales": (
+                *SCORED, "eval.logit_adjustment=0.1", "eval.scales=[0.8,1.0,1.25]",
+            ),
+        },
+    ),
     "head": Group(
         FOLDER, "head", SIDE, (*TRAINED, *HEAD),
         {
