@@ -14,10 +14,9 @@ import torch
 from foodseg.data.image_io import decode_image, fit_longest, image_size
 from foodseg.data.sam_masks import MASK_SIDE, KeptMasks, read_kept_masks
 from foodseg.data.shards import Manifest
-from foodseg.errors import UserError
 from foodseg.models.sam.sam import weights_identity
 from foodseg.predict.image_logits import ImageLogits
-from foodseg.predict.refine import Refine, build_refiner, refine_labels
+from foodseg.predict.refine import Refine, build_refiner, refine_labels, refuse_unused_weights
 
 MasksOf = Callable[[str, bytes], list[np.ndarray]]
 """(image_id, encoded image) -> n x (h, w) bool."""
@@ -60,9 +59,8 @@ def mask_source(how: Refine, sam: str | None, data: str, manifest: Manifest) -> 
     Raises:
         UserError: `sam` without a way to redraw; no masks are kept beside the data set, and no weights are named.
     """
+    refuse_unused_weights(how, sam)
     if how == "none":
-        if sam is not None:
-            raise UserError("--sam is for --refine vote or soft: give one of these too")
         return None
     return MaskSource(how, sam, read_kept_masks(data, manifest) if sam is None else None)
 

@@ -20,7 +20,7 @@ from foodseg.predict.instances import labelled_instances
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
 from foodseg.predict.refine import Refiner, label_masks, paint_masks
-from foodseg.predict.sam_vote import KEEP
+from foodseg.predict.sam_vote import largest
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Labelling:
             how, found = self.refiner.how, self.refiner.masks(pixels)
             masks = [each.mask for each in found]
             labels = label_masks(logits, masks, how, self.temperature)
-            ids, confidence = paint_masks(logits, masks, labels[:KEEP], how, self.temperature)
+            painted = set(largest(masks))  # those that `evaluate` and the endpoint count, too
+            votes = [label for label in labels if label.mask in painted]
+            ids, confidence = paint_masks(logits, masks, votes, how, self.temperature)
             instances = labelled_instances(found, labels, (ids.shape[0], ids.shape[1]), self.classes)
         return Prediction(
             source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,

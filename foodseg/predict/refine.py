@@ -39,6 +39,12 @@ def parse_refine(value: str, *, where: str = "--refine") -> Refine:
     raise UserError(f"{where} {value!r}: use none, vote or soft")
 
 
+def refuse_unused_weights(how: Refine, sam: str | None) -> None:
+    """Raises UserError for weights of Segment Anything that would redraw nothing."""
+    if how == "none" and sam is not None:
+        raise UserError("--sam is for --refine vote or soft: give one of these too")
+
+
 def build_refiner(how: Refine, sam: str | None, device: torch.device) -> "Refiner | None":
     """Returns what redraws label maps; None where nothing does.
 
@@ -48,9 +54,8 @@ def build_refiner(how: Refine, sam: str | None, device: torch.device) -> "Refine
     Raises:
         UserError: one without the other, or the weights cannot be read.
     """
+    refuse_unused_weights(how, sam)
     if how == "none":
-        if sam is not None:
-            raise UserError("--sam is for --refine vote or soft: give one of these too")
         return None
     if sam is None:
         raise UserError(f"--refine {how} needs the weights of Segment Anything: --sam mobile_sam.safetensors")

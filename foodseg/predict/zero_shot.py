@@ -53,7 +53,7 @@ def zero_shot(
 
     Raises:
         UserError: there is no name, or one occurs twice; an unknown setting; open_clip is missing or lacks the model;
-            its image tower is no ViT; a device that is not there.
+            its image tower is not a ViT; a device that is not there.
 
     >>> import foodseg
     >>> model = foodseg.zero_shot("kimchi, white rice|steamed rice", overrides=["clip.model=models/clip"])

@@ -28,7 +28,7 @@ class ServedClip:
     """One pair of towers; not safe to call from several threads at once."""
 
     def __init__(self, config: ServedClipConfig) -> None:
-        """Loads the towers; a model whose image tower is no ViT has no label maps, which the log says.
+        """Loads the towers; a model whose image tower is not a ViT has no label maps, which the log says.
 
         Raises:
             UserError: as `load_clip` and `vit_features`.

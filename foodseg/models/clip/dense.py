@@ -99,8 +99,8 @@ def proxy_bias(features: torch.Tensor) -> torch.Tensor:
 def neighbour_bias(grid: tuple[int, int], prefix: int) -> torch.Tensor:
     """Returns (N, N) float32, NACLIP's Gaussian of the distance of two patches; 0 for tokens of no patch."""
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in grid), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], 1)
-    squared = (places[:, None] - places[None]).square().sum(2)
+    locations = torch.stack([rows.flatten(), columns.flatten()], 1)
+    squared = (locations[:, None] - locations[None]).square().sum(2)
     return nn.functional.pad((-squared / (2 * NEAR**2)).exp(), (prefix, 0, prefix, 0))
 
 

@@ -12,7 +12,7 @@ from foodseg.cli.main import run as cli
 from foodseg.models.sam.embedding import SamMask
 from foodseg.predict import segmenter
 from foodseg.predict.instances import labelled_instances
-from foodseg.predict.refine import MaskLabel, Refiner
+from foodseg.predict.refine import MaskLabel, Refiner, refine_labels
 from tests.support.api_world import write_api_world
 from tests.support.compare import close
 from tests.unit.predict.test_refine import Sam
@@ -53,6 +53,39 @@ def test_a_prediction_has_them_where_it_is_redrawn(world: Path) -> None:
     label = int(found.ids[0, 0])
     assert found.refined == "soft" and (found.ids[left] == label).all()
     assert [each.id for each in found.instances or ()] == [label] * (label != 0)
+
+
+class ManyMasks(Sam):
+    """First 80 times a mask without a majority, then a small one that has one and would change a pixel."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        super().__init__()
+        counts = np.bincount(ids.ravel())
+        three = np.argsort(-counts)[:3].tolist()
+        mixed = np.zeros(ids.shape, bool)
+        for index in three:  # a third of the mask each
+            mixed.ravel()[np.flatnonzero(ids.ravel() == index)[: counts[three[2]]]] = True
+        corner = np.zeros(ids.shape, bool)
+        row, column = np.argwhere(ids == three[1])[0]
+        corner[row, column], corner.ravel()[np.flatnonzero(ids.ravel() == three[0])[:4]] = True, True
+        self.found = [*(SamMask(mixed, 0.9) for _ in range(80)), SamMask(corner, 0.8)]
+
+    def automatic(self, size: tuple[int, int]) -> list[SamMask]:
+        return self.found
+
+
+def test_a_prediction_counts_the_masks_that_an_evaluation_counts(world: Path) -> None:
+    """The 80 largest, whether or not they have a majority."""
+    model = foodseg.load("runs/a", device="cpu")
+    logits = model.predictor.logits_of_file(Path("lunch.jpg").read_bytes())
+    plain = logits.ids()
+    sam = ManyMasks(plain)
+    masks = [found.mask for found in sam.found]
+    assert np.array_equal(refine_labels(logits, masks, "vote", 1.0)[0], plain)
+    assert not np.array_equal(refine_labels(logits, masks, "vote", 1.0, keep=81)[0], plain)
+    refiner = Refiner(sam, "vote", "sam.pt")  # type: ignore[arg-type]
+    redrawn = segmenter.Segmenter(model.uri, model.device, (), refiner).predict("lunch.jpg")
+    assert np.array_equal(redrawn.ids, plain)
 
 
 def test_files_and_coco(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
