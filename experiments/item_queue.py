@@ -99,6 +99,15 @@ class Bench:
 Item = tuple[str, Callable[[Bench], dict[str, Any]]]
 
 
+def removed(bench: Bench) -> dict[str, Any]:
+    """The item of a record whose option has left foodseg since: the record stays, and is not made again.
+
+    Raises:
+        ItemError: always.
+    """
+    raise ItemError("what it measured is no longer part of foodseg; its commit is in results.json")
+
+
 def run_queue(items: Sequence[Item], results: Path, bench: Callable[[], Bench], *, redo: bool = False) -> list[str]:
     """Runs what is not finished, in order; returns the names of the items that failed.
 
@@ -176,7 +185,7 @@ def current_commit() -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        written = (":!experiments/*/results.json", ":!experiments/test_access.jsonl")
+        written = (":!experiments/*/results.json", ":!experiments/*/counts", ":!experiments/test_access.jsonl")
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from experiments.fold_runs import Group, fold_group, fold_table
-from experiments.item_queue import Bench, Item
+from experiments.item_queue import Bench, Item, removed
 from experiments.variants import BF16, LAST_BLOCKS, RARE, Settings
 
 FOLDER = "recipe_changes"
@@ -86,5 +86,6 @@ def table(bench: Bench) -> dict[str, Any]:
 
 ITEMS: list[Item] = [
     *((name, partial(fold_group, group=group)) for name, group in GROUPS.items()),
+    ("uniform", removed),
     ("table", table),
 ]

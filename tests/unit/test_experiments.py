@@ -29,3 +29,13 @@ def test_the_queue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert said.count("version: started") == 1 and said.count("version: reused") == 1
     part = read_results(tmp_path / "smoke" / "results.json")["version"]
     assert part["figures"] == {"python": "3"} and part["command"][0].startswith("python -c ")
+
+
+def test_the_record_of_a_removed_option_stays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results = tmp_path / "old" / "results.json"
+    item_queue.write_json(results, {"gone": {"figures": 1, "finished": "2026-01-01", "commit": "abc"}})
+    failed = item_queue.run_queue(
+        [("gone", item_queue.removed)], results, lambda: Bench(tmp_path, tmp_path), redo=True
+    )
+    assert failed == ["gone"] and read_results(results)["gone"]["figures"] == 1
+    assert "no longer part of foodseg" in capsys.readouterr().err
