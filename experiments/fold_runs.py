@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.counts import compared, keep
-from experiments.foodmix import SUBSETS, class_embeddings, foodmix, vit_weights
-from experiments.foodmix_runs import slug
+from experiments.foodmix import SUBSETS, foodmix
+from experiments.foodmix_runs import slug, with_files
 from experiments.item_queue import HERE, Bench, read_results
 from experiments.plans import run_or_resume, settings_of, small_recipe
 from experiments.variants import Settings
@@ -51,10 +51,7 @@ def fold_group(bench: Bench, group: Group, paths: Mapping[str, str] | None = Non
     paths: what other words in braces stand for.
     """
     uri = bench.work / f"folds-{group.folder}-{slug(group.name)}"
-    known: dict[str, object] = {"vit": vit_weights(bench), "work": bench.work, **(paths or {})}
-    if any("model.text.table" in setting for setting in group.settings):
-        known |= class_embeddings(bench)
-    given = [setting.format(**known) for setting in group.settings]
+    given = with_files(bench, group.settings, work=bench.work, **(paths or {}))
     tree = {
         "ablation": {
             "uri": str(uri),

@@ -14,9 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.foodmix import class_embeddings, foodmix, prepared_foodmix, scores_of, sets, subset_options, weights
+from experiments.foodmix import (
+    class_embeddings,
+    foodmix,
+    prepared_foodmix,
+    scores_of,
+    sets,
+    subset_options,
+    vit_weights,
+    weights,
+)
 from experiments.item_queue import Bench, ItemError, write_json
-from experiments.variants import BEST, STUDENT, Settings
+from experiments.variants import EARLIER, STUDENT, Settings
 from foodseg.bench.memory import PeakMemory
 from foodseg.train.ray_trainer import KEEP_MEMORY
 
@@ -85,10 +94,17 @@ def train_variant(bench: Bench, name: str, settings: Settings, steps: int) -> Pa
     begun = (run / "config.yaml").exists()
     if not _trained(run, steps):
         where = (f"data.uri={prepared_foodmix(bench)}", f"run.uri={run}", f"model.weights={weights(bench)}")
-        given = tuple(setting.format(**class_embeddings(bench)) if "{" in setting else setting for setting in settings)
-        command = ["train", "--config", RECIPE, *sets(*where, *given)]
+        command = ["train", "--config", RECIPE, *sets(*where, *with_files(bench, settings))]
         bench.foodseg(*command, *(["--resume"] if begun else []), env=ONE_THREAD)
     return run
+
+
+def with_files(bench: Bench, settings: Settings, **files: object) -> list[str]:
+    """Returns settings with the files that {vit}, {names}, {permuted}, {random} and `files` stand for."""
+    known: dict[str, object] = {"vit": vit_weights(bench), **files}
+    if any("model.text.table" in setting for setting in settings):
+        known |= class_embeddings(bench)
+    return [setting.format(**known) for setting in settings]
 
 
 def variant_run(bench: Bench, name: str, settings: Settings) -> Path:
@@ -114,9 +130,14 @@ def full_size_job(name: str, settings: Settings, seed: int = SEEDS[0]) -> Job:
     return f"variant-{slug(name)}", ("scaling.num_workers=0", "train.ema_horizon=0.1", *own, *settings), STEPS
 
 
-def best_job(seed: int) -> Job:
-    """The best recipe, at its full size."""
-    return f"best-{seed}", ("scaling.num_workers=0", f"train.seed={seed}", "train.ema_horizon=0.1", *BEST), STEPS
+def earlier_job(seed: int) -> Job:
+    """The best recipe of 0.1.0, at its full size."""
+    return recipe_job("earlier", EARLIER, seed)
+
+
+def recipe_job(name: str, recipe: Settings, seed: int) -> Job:
+    """A training of a whole recipe on train and val, to be scored on test."""
+    return f"{name}-{seed}", ("scaling.num_workers=0", f"train.seed={seed}", "train.ema_horizon=0.1", *recipe), STEPS
 
 
 def score(bench: Bench, run: Path, split: str, *settings: str) -> dict[str, Any]:
@@ -165,6 +186,21 @@ def update_cost(bench: Bench, name: str, settings: Settings, steps: int) -> dict
     seconds = float(np.mean([8 / line["images_per_second"] for line in lines if "images_per_second" in line]))
     shutil.rmtree(run)  # a run that is there already would not be measured
     return {"seconds": round(seconds, 3), "peak_mib": round(memory.largest / 2**20)}
+
+
+def peer_update_cost(bench: Bench, side: int) -> dict[str, float]:
+    """As `update_cost`, of the peer: one epoch of it."""
+    out = bench.work / f"cost-peer-{side}"
+    shutil.rmtree(out, ignore_errors=True)  # a run that is there already would not be measured
+    given = ("--data", foodmix(bench), "--weights", weights(bench), "--side", side, "--epochs", 1, "--threads", 1)
+    with PeakMemory() as memory:
+        bench.python("-m", "experiments.peer", *given, "--out", out, env=ONE_THREAD)
+    timing = json.loads((out / "seconds.json").read_text(encoding="utf-8"))
+    shutil.rmtree(out)
+    return {
+        "seconds": round(timing["train_seconds"] / timing["updates"], 3),
+        "peak_mib": round(memory.largest / 2**20),
+    }
 
 
 def slug(name: str) -> str:

@@ -32,10 +32,12 @@ SCOUTED_VARIANTS: dict[str, Settings] = {
     "distillation": DISTILL,
 }  # fmt: skip
 
-# The best recipe, chosen by the figures of `recipe/scout` before test was first read, and how it is scored.
+# The best recipe of 0.1.0, chosen by the figures of `recipe/scout` before test was first read, and how it is scored.
 RARE: Settings = ("data.repeat_threshold=0.1", "augment.class_aware=0.5")
-BEST: Settings = (*RARE, "optim.backbone_lr_factor=0.3", "augment.longest_side=320", "augment.crop=288")
-BEST_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400")
+FASTER_ENCODER = "optim.backbone_lr_factor=0.3"
+LARGE: Settings = ("augment.longest_side=320", "augment.crop=288")
+EARLIER: Settings = (*RARE, FASTER_ENCODER, *LARGE)
+EARLIER_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400")
 
 # What a row is conditioned on.
 VOCABULARY: Settings = ("eval.ingredients=vocabulary",)
@@ -53,3 +55,12 @@ PLAIN_VIT: Settings = (
 HYBRID: Settings = (f"model.vit.backbone={VIT}", "model.vit.weights={vit}")
 SLOWER = "model.vit.lr_factor=0.1"  # 3e-5 for the last block, where the convolutional encoder has 3e-4
 LAST_BLOCKS: Settings = (*HYBRID, "model.vit.trained=last", SLOWER)
+WHOLE_VIT: Settings = (*HYBRID, "model.vit.trained=full", SLOWER)
+
+# The best recipe and the best cheap one, chosen out of fold (`encoders`, `recipe_changes`) before test was opened for
+# them, and how they are scored.
+CHOSEN: Settings = (*RARE, FASTER_ENCODER, "loss.lovasz=0.5", BF16)
+BEST: Settings = (*CHOSEN, *WHOLE_VIT, *LARGE)
+BEST_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400", "eval.logit_adjustment=0.1")
+CHEAP: Settings = (*CHOSEN, *LAST_BLOCKS, "augment.longest_side=256", "augment.crop=256")
+CHEAP_SCORED: Settings = ("eval.flip=true", "eval.longest_side=320", "eval.logit_adjustment=0.1")

@@ -1,11 +1,13 @@
 """How much better is the best recipe than the peer at its best size? `python -m experiments against_peer`.
 
 The peer is trained at 384 px. `rate` chooses its encoder's learning rate out of fold. Each other item is one training
-with one seed, scored on test, whose counts are kept; `differences` compares them.
+with one seed, scored on test, whose counts are kept; `differences` compares them. `seconds` measures what an update
+costs, on an idle machine.
 """
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,26 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 
-from experiments.counts import keep
+from experiments.counts import compared, counts_file, keep
 from experiments.fold_runs import FOLDS
 from experiments.foodmix import SUBSETS, foodmix, prepared_foodmix, scores_of, sets, subset_options, weights
-from experiments.foodmix_runs import ONE_THREAD, SIDE_BY_SIDE, best_job, train_variant
-from experiments.item_queue import HERE, Bench, Item, read_results
+from experiments.foodmix_runs import ONE_THREAD, SIDE_BY_SIDE, peer_update_cost, recipe_job, train_variant, update_cost
+from experiments.item_queue import HERE, Bench, Item, ItemError, read_results
 from experiments.plans import run_or_resume, small_recipe
-from experiments.variants import BEST_SCORED, STUDENT, VIT
+from experiments.variants import (
+    BEST,
+    BEST_SCORED,
+    CHEAP,
+    CHEAP_SCORED,
+    EARLIER,
+    EARLIER_SCORED,
+    STUDENT,
+    VIT,
+    Settings,
+)
 from foodseg.config.data import DataConfig
 from foodseg.tune.fold_lists import read_folds
+from foodseg.tune.run_cost import RunCost, median_cost, run_cost
 
 FOLDER = "against_peer"
 SIDE, MIRRORED_SIDE = 384, 480  # the peer's best size; scales from 0.8 to 1.6 show things larger than 384 px does
@@ -29,6 +42,19 @@ RATES = (0.1, 0.3)
 PUBLISHED_RATE = 0.1
 RATE_SIDE, RATE_EPOCHS = 128, 11  # 517 updates of 380 images, 8 at a time
 SEEDS = (0, 1, 2)
+BATCH = 8
+# Trained on train and val with 1,180 updates as the peer, and how each is scored.
+RECIPES: dict[str, tuple[Settings, Settings]] = {
+    "best": (BEST, BEST_SCORED),
+    "cheap": (CHEAP, CHEAP_SCORED),
+    "earlier": (EARLIER, EARLIER_SCORED),
+}
+CONTRASTS = {
+    f"{name} minus {other}": (name, other)
+    for name in ("best", "cheap")
+    for other in ("peer", "peer-mirrored", "peer-tuned", "earlier")
+}
+COST_STEPS = 40
 DECODERS = (
     "Unet", "UnetPlusPlus", "FPN", "PSPNet", "PAN", "Linknet", "MAnet", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
     "Segformer", "DPT",
@@ -87,14 +113,49 @@ def peer(bench: Bench, seed: int) -> dict[str, Any]:
 
 def tuned_peer(bench: Bench, seed: int) -> dict[str, Any]:
     """The peer with the rate that was chosen out of fold, scored as our recipes are."""
-    chosen = read_results(HERE / FOLDER / "results.json")["rate"]["figures"]["chosen"]
+    if (chosen := _chosen_rate()) == PUBLISHED_RATE:
+        return {"same as": f"peer_{seed}"}
     return _peer(bench, seed, chosen, {"peer-tuned": "predictions-mirrored"})
 
 
-def earlier(bench: Bench, seed: int) -> dict[str, Any]:
-    """The best recipe of 0.1.0: no ViT, 320 px, scored mirrored at 400 px."""
-    run = train_variant(bench, *best_job(seed))
-    return {"earlier": _scored(bench, "earlier", seed, (run, *sets(STUDENT, *BEST_SCORED)))}
+def recipe(bench: Bench, name: str, seed: int) -> dict[str, Any]:
+    """A recipe of ours: "earlier", the best of 0.1.0, has no ViT."""
+    settings, scored = RECIPES[name]
+    run = train_variant(bench, *recipe_job(name, settings, seed))
+    cost = run_cost(str(run), BATCH)
+    assert cost is not None  # it has been trained
+    return {"cost": asdict(cost), name: _scored(bench, name, seed, (run, *sets(STUDENT, *scored)))}
+
+
+def differences(bench: Bench) -> dict[str, Any]:
+    """Each of our recipes compared with each peer and with the earlier one, over all seeds: headline, core and all."""
+    names = [*RECIPES, "peer", "peer-mirrored", *(["peer-tuned"] if _chosen_rate() != PUBLISHED_RATE else [])]
+    kept = {name: {seed: f"{name}-{seed}" for seed in SEEDS} for name in names}
+    missing = [run for runs in kept.values() for run in runs.values() if not counts_file(FOLDER, run).exists()]
+    if missing:
+        raise ItemError(f"not scored yet: {', '.join(missing)}")
+    contrasts = {title: pair for title, pair in CONTRASTS.items() if set(pair) <= kept.keys()}
+    recorded = read_results(HERE / FOLDER / "results.json")
+    costs = {
+        name: median_cost(RunCost(**recorded[f"{name}_{seed}"]["figures"]["cost"]) for seed in SEEDS)
+        for name in RECIPES
+    }
+    return compared(
+        bench, FOLDER, kept, contrasts, costs={name: cost for name, cost in costs.items() if cost}
+    ).to_json()
+
+
+def seconds(bench: Bench) -> dict[str, Any]:
+    """Seconds of an update of 8 images and peak memory, one process with one thread, relative to the peer at 384 px."""
+    figures = {"peer": peer_update_cost(bench, SIDE)}
+    for name, (settings, _) in RECIPES.items():
+        figures[name] = update_cost(bench, f"against-peer {name}", settings, COST_STEPS)
+        figures[name]["times_peer"] = round(figures[name]["seconds"] / figures["peer"]["seconds"], 3)
+    return figures
+
+
+def _chosen_rate() -> float:
+    return read_results(HERE / FOLDER / "results.json")["rate"]["figures"]["chosen"]
 
 
 def _rate_name(encoder_rate: float) -> str:
@@ -156,5 +217,7 @@ ITEMS: list[Item] = [
     ("rate", rate),
     *((f"peer_{seed}", partial(peer, seed=seed)) for seed in SEEDS),
     *((f"tuned_peer_{seed}", partial(tuned_peer, seed=seed)) for seed in SEEDS),
-    *((f"earlier_{seed}", partial(earlier, seed=seed)) for seed in SEEDS),
+    *((f"{name}_{seed}", partial(recipe, name=name, seed=seed)) for name in RECIPES for seed in SEEDS),
+    ("differences", differences),
+    ("seconds", seconds),
 ]

@@ -12,7 +12,7 @@ import torch
 from experiments.fold_runs import Group, fold_group, fold_table
 from experiments.foodmix import prepared_foodmix, vit_weights
 from experiments.item_queue import Bench, Item
-from experiments.variants import BF16, HYBRID, LAST_BLOCKS, PLAIN_VIT, RARE, SLOWER, VIT, Settings
+from experiments.variants import BF16, FASTER_ENCODER, HYBRID, LAST_BLOCKS, PLAIN_VIT, RARE, VIT, WHOLE_VIT, Settings
 from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from foodseg.data.image_io import decode_image, fit_longest, resize_image
 from foodseg.data.reader import RowReader
@@ -22,7 +22,7 @@ from foodseg.models.backbones.vit import STRIDE, TokenEncoder
 FOLDER = "encoders"
 SIDE, STEPS = 192, 505
 SCORED: Settings = ("eval.flip=true", f"eval.longest_side={SIDE * 5 // 4}")
-TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", BF16, *RARE, "optim.backbone_lr_factor=0.3")
+TRAINED: Settings = (f"train.steps={STEPS}", "train.ema_horizon=0.1", BF16, *RARE, FASTER_ENCODER)
 LITE0 = "Lite0"
 ENCODERS: dict[str, tuple[str, Settings]] = {
     "lite0": (LITE0, ()),
@@ -30,7 +30,7 @@ ENCODERS: dict[str, tuple[str, Settings]] = {
     "vit_full": ("ViT-S/14", (*PLAIN_VIT, "model.vit.trained=full", "optim.backbone_lr_factor=0.1")),
     "hybrid": ("Lite0 and ViT-S/14, frozen", HYBRID),
     "hybrid_last": ("Lite0 and ViT-S/14, last 4 blocks trained", LAST_BLOCKS),
-    "hybrid_full": ("Lite0 and ViT-S/14, trained", (*HYBRID, "model.vit.trained=full", SLOWER)),
+    "hybrid_full": ("Lite0 and ViT-S/14, trained", WHOLE_VIT),
 }
 
 

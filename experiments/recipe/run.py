@@ -1,7 +1,7 @@
 """Which recipe is better than the peer's, and by how much? `python -m experiments recipe`.
 
 `scout` tries one change at a time at 128 px, trained on train and scored on val; the best recipe was fixed by its
-figures (variants.BEST), and only then scored on test (`best`).
+figures (variants.EARLIER), and only then scored on test (`best`).
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 from experiments.foodmix_runs import (
     SEEDS,
     against_peer,
-    best_job,
+    earlier_job,
     score,
     scout_job,
     train_plain,
     train_side_by_side,
 )
 from experiments.item_queue import Bench, Item
-from experiments.variants import BEST_SCORED, PLAIN, RARE, SCOUTED_VARIANTS, STUDENT, VOCABULARY, Settings
+from experiments.variants import EARLIER_SCORED, PLAIN, RARE, SCOUTED_VARIANTS, STUDENT, VOCABULARY, Settings
 
 SCOUTED: dict[str, Settings] = {
     "plain": (),
@@ -53,10 +53,10 @@ def scout(bench: Bench) -> dict[str, Any]:
 
 def best(bench: Bench) -> dict[str, Any]:
     """The best recipe and the plain one on test compared with the peer, two seeds each."""
-    trained = train_side_by_side(bench, [best_job(seed) for seed in SEEDS])
+    trained = train_side_by_side(bench, [earlier_job(seed) for seed in SEEDS])
     figures: dict[str, Any] = {}
     for seed, run in zip(SEEDS, trained, strict=True):
-        figures[f"best recipe, seed {seed}"] = {"vocabulary": against_peer(bench, run, seed, BEST_SCORED)}
+        figures[f"best recipe, seed {seed}"] = {"vocabulary": against_peer(bench, run, seed, EARLIER_SCORED)}
         # what of the best recipe is in the scoring alone
         ways = {"vocabulary": VOCABULARY, "320 px, mirrored": ("eval.flip=true", "eval.longest_side=320")}
         plain = train_plain(bench, seed)

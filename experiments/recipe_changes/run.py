@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.fold_runs import Group, fold_group, fold_table
 from experiments.item_queue import Bench, Item, removed
-from experiments.variants import BF16, LAST_BLOCKS, RARE, Settings
+from experiments.variants import BF16, FASTER_ENCODER, LAST_BLOCKS, RARE, Settings
 
 FOLDER = "recipe_changes"
 SIDE, STEPS = 128, 505
@@ -30,7 +30,7 @@ TRAINED: Settings = (
     "train.ema_horizon=0.1",
     BF16,
     *RARE,
-    "optim.backbone_lr_factor=0.3",
+    FASTER_ENCODER,
     *LAST_BLOCKS,
 )
 # 0.7 of the updates at half the side take as long, with the rest, as 0.475 of them at the whole side

@@ -7,8 +7,8 @@ from experiments.foodmix import foodmix, prepared_foodmix
 from experiments.foodmix_runs import (
     SEEDS,
     against_peer,
-    best_job,
     difference,
+    earlier_job,
     full_size_job,
     score,
     score_folder,
@@ -22,7 +22,7 @@ from experiments.item_queue import Bench, Item, ItemError, read_results
 from experiments.text_and_distillation.name_maps import draw_name_maps
 from experiments.text_and_distillation.why_variants import classes_of, conditioning_use_of, fit_of
 from experiments.variants import (
-    BEST_SCORED,
+    EARLIER_SCORED,
     PLAIN,
     PREDICTED,
     SCOUTED_VARIANTS,
@@ -99,11 +99,11 @@ def reasons(bench: Bench) -> dict[str, Any]:
     headline = parse_id_lines((foodmix(bench) / "headline_classes.txt").read_text(encoding="utf-8"), "headline")
     plain = train_plain(bench, SEED)
     baseline = _scored(bench, plain, VOCABULARY)
-    runs = {PLAIN: plain, "best recipe": train_variant(bench, *best_job(SEED))}
+    runs = {PLAIN: plain, "best recipe": train_variant(bench, *earlier_job(SEED))}
     runs |= {name: train_variant(bench, *full_size_job(name, TEXT_VARIANTS[name])) for name in TEXT_VARIANTS}
     figures: dict[str, Any] = {}
     for name, run in runs.items():
-        scored = _scored(bench, run, BEST_SCORED if name == "best recipe" else VOCABULARY)
+        scored = _scored(bench, run, EARLIER_SCORED if name == "best recipe" else VOCABULARY)
         figures[name] = {"losses": fit_of(run), **classes_of(scored, baseline, headline)}
         if name in TEXT_VARIANTS:
             note_test_access(str(bench.test_log), "opened", {"what": f"{run.name}: its use of the conditioning"})
