@@ -61,6 +61,6 @@ WHOLE_VIT: Settings = (*HYBRID, "model.vit.trained=full", SLOWER)
 # them, and how they are scored.
 CHOSEN: Settings = (*RARE, FASTER_ENCODER, "loss.lovasz=0.5", BF16)
 BEST: Settings = (*CHOSEN, *WHOLE_VIT, *LARGE)
-BEST_SCORED: Settings = ("eval.flip=true", "eval.longest_side=400", "eval.logit_adjustment=0.1")
+BEST_SCORED: Settings = EARLIER_SCORED
 CHEAP: Settings = (*CHOSEN, *LAST_BLOCKS, "augment.longest_side=256", "augment.crop=256")
-CHEAP_SCORED: Settings = ("eval.flip=true", "eval.longest_side=320", "eval.logit_adjustment=0.1")
+CHEAP_SCORED: Settings = ("eval.flip=true", "eval.longest_side=320")
