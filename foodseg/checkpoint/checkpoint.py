@@ -35,8 +35,7 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones.vit import is_plain_vit
-from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.models.build import Network, build_network
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
 from foodseg.storage.local import TEMPORARY
 
@@ -208,7 +207,7 @@ def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | 
     return fitted if fitted is not None and EvalConfig.model_validate(fitted.eval) == config else None
 
 
-def load_model(checkpoint: Checkpoint, weights: str) -> SegmenterNetwork:
+def load_model(checkpoint: Checkpoint, weights: str) -> Network:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Raises:
@@ -218,7 +217,7 @@ def load_model(checkpoint: Checkpoint, weights: str) -> SegmenterNetwork:
     if averaged is None:
         raise UserError("this checkpoint kept no averaged weights (train.ema_horizon was 0): set eval.weights=student")
     text = checkpoint.text.embeddings if checkpoint.text else None
-    model = build_segmenter(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
+    model = build_network(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
     if averaged:
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         missing = sorted(checkpoint.student.keys() - averaged.keys() - frozen)

@@ -4,7 +4,7 @@ A YAML file holds only what differs from the defaults; `--set section.key=value`
 JSON and is validated again wherever it arrives.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,32 @@ class ExperimentConfig(Section):
     eval: EvalConfig = Field(EvalConfig(), description="size, windows, weights and conditioning in evaluation")
     scaling: Annotated[ScalingConfig, ExecutionOnly()] = Field(ScalingConfig(), description="workers")
     run: Annotated[RunConfig, ExecutionOnly()] = Field(RunConfig(), description="where the run is stored")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, tree: Any) -> Any:
+        """Without gradients there is nothing to average, and every image counts once."""
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if not isinstance(model, dict) or model.get("kind") != "open_vocabulary":
+            return tree
+        train, evaluation = tree.get("train", {}), tree.get("eval", {})
+        once = {} if "steps" in train else {"epochs": 1}
+        return {
+            **tree,
+            "train": {"ema_horizon": 0, **once, **train},
+            "eval": {"weights": "student", **evaluation},
+        }
+
+    @model_validator(mode="after")
+    def _nothing_by_gradients(self) -> "ExperimentConfig":
+        if self.model.kind == "open_vocabulary":
+            if self.loss != LossConfig() or self.distill != DistillConfig():
+                raise ValueError("loss and distill are not used by model.kind = open_vocabulary: leave them out")
+            if self.train.ema_horizon > 0:
+                raise ValueError(
+                    "train.ema_horizon must be 0 with model.kind = open_vocabulary: it is solved, not averaged"
+                )
+        return self
 
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":

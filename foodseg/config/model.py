@@ -9,7 +9,7 @@ from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.marks import Uri
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
-from foodseg.config.vit import Deviations, ViTConfig
+from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, Deviations, ViTConfig
 
 DIFFUSION_BACKBONES = ("sd1", "sd2", "tiny")
 DIFFUSION_STRIDES = (8, 16, 32, 64)
@@ -18,8 +18,11 @@ DIFFUSION_STRIDES = (8, 16, 32, 64)
 class ModelConfig(Section):
     """A backbone, the fusion of class embeddings with its features, and an FPN decoder."""
 
-    kind: Literal["timm", "diffusion"] = Field(
-        "timm", description="where the features come from: a timm model, or the UNet of Stable Diffusion"
+    kind: Literal["timm", "diffusion", "open_vocabulary"] = Field(
+        "timm",
+        description="where the features come from: a timm model, or the UNet of Stable Diffusion; open_vocabulary = no "
+        "decoder: tokens of a frozen plain ViT are compared with what a class name should look like, so that other "
+        "names can be given later",
     )
     backbone: str = Field(
         "tf_efficientnet_lite0",
@@ -84,6 +87,8 @@ class ModelConfig(Section):
     def _defaults_of_the_kind(cls, tree: Any) -> Any:
         if isinstance(tree, dict) and tree.get("kind") == "diffusion":
             return {"strides": DIFFUSION_STRIDES, "weights": "none", **tree}
+        if isinstance(tree, dict) and tree.get("kind") == "open_vocabulary":
+            return {"backbone": "vit_small_patch14_dinov2", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, **tree}
         return tree
 
     @field_validator("weights", mode="before")
@@ -111,12 +116,15 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _fusion_has_what_it_needs(self) -> "ModelConfig":
-        uses_text = self.fusion != "none" or self.privileged_head or self.classifier == "text_prior"
+        open_vocabulary = self.kind == "open_vocabulary"
+        uses_text = open_vocabulary or self.fusion != "none" or self.privileged_head or self.classifier == "text_prior"
         if uses_text != (self.text.kind != "none"):
             if not uses_text:
                 raise ValueError("model.text is used by model.fusion alone, which is none: set both or neither")
             user = f"model.fusion = {self.fusion}" if self.fusion != "none" else "model.privileged_head"
-            if self.fusion == "none" and not self.privileged_head:
+            if open_vocabulary:
+                user = "model.kind = open_vocabulary"
+            elif self.fusion == "none" and not self.privileged_head:
                 user = f"model.classifier = {self.classifier}"
             raise ValueError(f"{user} needs model.text.kind: table or open_clip")
         if self.privileged_head and self.fusion != "none":
@@ -141,6 +149,8 @@ class ModelConfig(Section):
     def _vit(self) -> "ModelConfig":
         if self.kind == "diffusion" and self.vit != ViTConfig():
             raise ValueError("model.vit is used by model.kind = timm alone: leave it out")
+        if self.kind == "open_vocabulary" and self.vit.backbone is not None:
+            raise ValueError("model.vit.backbone is used by model.kind = timm alone: the ViT is model.backbone")
         if self.vit.backbone is not None and {16, 32}.isdisjoint(self.strides):
             raise ValueError(
                 "model.vit.backbone has its tokens at strides 16 and 32, and neither is among model.strides "
@@ -149,8 +159,25 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _open_vocabulary(self) -> "ModelConfig":
+        if self.kind != "open_vocabulary":
+            return self
+        plain = ModelConfig.model_fields
+        used = ("kind", "backbone", "weights", "mean", "std", "text", "vit", "diffusion")
+        for key in plain:
+            if key not in used and getattr(self, key) != plain[key].default:
+                raise ValueError(
+                    f"model.{key} is not used by model.kind = open_vocabulary, which has no decoder: leave it out"
+                )
+        if self.vit.trained != "frozen":
+            raise ValueError(
+                "model.vit.trained must be frozen with model.kind = open_vocabulary, which trains nothing by gradients"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _diffusion(self) -> "ModelConfig":
-        if self.kind == "timm":
+        if self.kind != "diffusion":
             if self.diffusion != DiffusionConfig():
                 raise ValueError("model.diffusion is used by model.kind = diffusion alone: leave it out")
             return self

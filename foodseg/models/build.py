@@ -16,7 +16,28 @@ from foodseg.models.backbones.vit import PlainViT, TokenEncoder, is_plain_vit
 from foodseg.models.classifier import CosineClassifier
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, Privileged, ScoreMap, Tokens
+from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch, TrainingHeads
+
+Network = SegmenterNetwork | OpenVocabularyNetwork
+"""A segmenter that can be trained."""
+
+
+def build_network(
+    config: ModelConfig,
+    classes: int,
+    *,
+    pretrained: bool = True,
+    text: torch.Tensor | None = None,
+    class_images: Sequence[int] | None = None,
+) -> Network:
+    """Builds the segmenter of any `config.kind`; arguments and errors as `build_segmenter`."""
+    if config.kind != "open_vocabulary":
+        return build_segmenter(config, classes, pretrained=pretrained, text=text, class_images=class_images)
+    assert text is not None and len(text) == classes, "an open-vocabulary model is built with one embedding per id"
+    weights = config.weights if pretrained and config.weights != "none" else None
+    encoder = TokenEncoder(config.backbone, config.vit, weights)
+    return OpenVocabularyNetwork(encoder, text, config.mean, config.std)
 
 
 def build_segmenter(
@@ -27,7 +48,7 @@ def build_segmenter(
     text: torch.Tensor | None = None,
     class_images: Sequence[int] | None = None,
 ) -> SegmenterNetwork:
-    """Builds the segmenter for `classes` ids.
+    """Builds a network of backbone, decoder and classifier for `classes` ids.
 
     Of a timm pyramid, backbone, decoder and classifier start with the same numbers whatever `config.fusion`,
     `config.text` and `config.ingredient_head` are, so that variants of an ablation differ in nothing else. The decoder

@@ -245,11 +245,11 @@ class SegmenterNetwork(nn.Module):
         return embeddings
 
 
-def frozen_encoder(backbone: Backbone) -> Diffusion | TokenEncoder:
+def frozen_encoder(backbone: Backbone | TokenEncoder) -> Diffusion | TokenEncoder:
     """Returns the part of a backbone whose features `train.latent_cache` can keep; UserError: it has no such part."""
     if isinstance(backbone, PlainViT | Hybrid) and backbone.encoder.frozen:
         return backbone.encoder
-    if isinstance(backbone, Diffusion):
+    if isinstance(backbone, Diffusion | TokenEncoder):
         return backbone
     raise UserError(
         "train.latent_cache keeps the tokens of a frozen ViT or the latents of model.kind = diffusion, and the "

@@ -29,7 +29,9 @@ from foodseg.classes import BACKGROUND
 from foodseg.config.evaluation import EvalConfig
 from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_image
 from foodseg.errors import UserError
+from foodseg.models.build import Network
 from foodseg.models.clip.dense_segmenter import DenseSegmenter
+from foodseg.models.open_vocabulary import NamedSegmenter
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits, mean_of_views
@@ -63,7 +65,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SegmenterNetwork | DenseSegmenter,
+        model: Network | DenseSegmenter | NamedSegmenter,
         config: EvalConfig,
         device: torch.device,
         precision: str = "fp32",
@@ -270,10 +272,10 @@ class Predictor:
         with self._precision():
             if conditioning is None or self._model.fusion is None:  # without fusion they only restrict the scores
                 return self._model(views).logits.float()
-            return self._model(views, ingredients=conditioning).logits.float()
+            return self._trained()(views, ingredients=conditioning).logits.float()
 
     def _trained(self) -> SegmenterNetwork:
-        assert not isinstance(self._model, DenseSegmenter), "only a trained network is conditioned on ingredients"
+        assert isinstance(self._model, SegmenterNetwork), "only a network with a decoder is conditioned on ingredients"
         return self._model
 
     def _precision(self) -> torch.autocast:

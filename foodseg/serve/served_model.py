@@ -15,7 +15,7 @@ from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_check
 from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
-from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.models.build import Network
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.ingredients import mean_confidences
@@ -167,7 +167,7 @@ class ServedModel:
             ) from None
 
 
-def _loaded(checkpoint: Checkpoint, model: SegmenterNetwork, canvases: Sequence[tuple[int, int]]) -> _Loaded:
+def _loaded(checkpoint: Checkpoint, model: Network, canvases: Sequence[tuple[int, int]]) -> _Loaded:
     """Returns both predictors. Without provided ingredients the checkpoint's `eval.ingredients` decides.
 
     A checkpoint that was evaluated with provided ingredients uses the whole vocabulary then.

@@ -32,12 +32,14 @@ from foodseg.data.rng import dropout_seed
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.cross_entropy import sum_dtype
-from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.models.build import Network
+from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.predict.device import device_name
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.ema import Teacher
+from foodseg.train.moments import MomentsTask
 from foodseg.train.optim import build_optimizer, build_schedule
 from foodseg.train.results import Report, TrainingResult
 from foodseg.train.run import initial_model, text_of_run
@@ -62,7 +64,7 @@ def train(
     manifest: Manifest,
     total_steps: int,
     context: TrainContext,
-    model: SegmenterNetwork | None = None,
+    model: Network | None = None,
 ) -> TrainingResult:
     """Trains to `total_steps`, or until a stop is requested; resumes from the newest checkpoint of the run.
 
@@ -81,7 +83,7 @@ class Trainer:
         manifest: Manifest,
         total_steps: int,
         context: TrainContext,
-        model: SegmenterNetwork | None = None,
+        model: Network | None = None,
     ) -> None:
         self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
         self.classes: ClassTable = manifest.class_table
@@ -90,7 +92,11 @@ class Trainer:
         images = manifest.class_images(config.data.train_splits)
         starts = restored_uri is None
         model = model or initial_model(config, self.classes, self.text, starts=starts, class_images=images)
-        self.task: Task = SegmentationTask(config, self.classes, manifest.annotated, model, total_steps=total_steps)
+        self.task: Task | MomentsTask
+        if isinstance(model, OpenVocabularyNetwork):
+            self.task = MomentsTask(config, self.classes, manifest.annotated, model)
+        else:
+            self.task = SegmentationTask(config, self.classes, manifest.annotated, model, total_steps=total_steps)
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -109,7 +115,8 @@ class Trainer:
             self._restore(load_checkpoint(restored_uri, with_trainer=True))
             if context.rank == 0:
                 restore_pointers(config.run.uri, self.step, self.history)
-        wrapped = context.wrap(self.student)
+        learns = any(parameter.requires_grad for parameter in self.student.parameters())
+        wrapped = context.wrap(self.student) if learns else self.student  # DDP refuses a model without gradients
         # around DDP, else it could reduce no gradient before the whole backward pass is over
         self.wrapped: nn.Module = torch.compile(wrapped) if config.train.compile else wrapped  # type: ignore[assignment]
         val_split = config.data.val_split
@@ -172,6 +179,8 @@ class Trainer:
 
     def _update(self, window: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns per loss term this rank's sum and the count over all ranks, both (terms,) of `sum_dtype`."""
+        if isinstance(self.task, MomentsTask):
+            return self.task.add(window, self.context)
         torch.manual_seed(dropout_seed(self.config.train.seed, self.step, self.context.rank))
         self._train_mode()
         weights = self.task.weights_at(self.step)

@@ -22,6 +22,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.AdamW:
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and name not in undecayed
             groups.setdefault((factors.get(name), decayed), []).append(parameter)
+    if not groups:
+        groups[None, False] = []  # a model that is solved, not trained; torch refuses a list without groups
     return torch.optim.AdamW(
         [
             {

@@ -23,8 +23,8 @@ from foodseg.data.shards import Manifest
 from foodseg.data.training_rows import training_data, training_order
 from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
-from foodseg.models.build import build_segmenter
-from foodseg.models.segmenter import SegmenterNetwork, frozen_encoder
+from foodseg.models.build import Network, build_network
+from foodseg.models.segmenter import frozen_encoder
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps, pick_device
 from foodseg.predict.soft_labels import make_soft_labels
@@ -57,7 +57,7 @@ class Run:
     begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
-    model: SegmenterNetwork | None = None  # as a worker would build it; None with a diffusion backbone
+    model: Network | None = None  # as a worker would build it; None with a diffusion backbone
     backbone: Mapping[str, torch.Tensor] | None = None  # initial weights of a timm backbone; None: resumed, or random
 
 
@@ -214,13 +214,13 @@ def _require_model(
     *,
     starts: bool,
     class_images: Sequence[int] | None = None,
-) -> SegmenterNetwork | None:
+) -> Network | None:
     """Returns the model with its weights; None with a diffusion backbone, which is too large to build here."""
     embeddings = text.embeddings if text else None
     if config.model.kind == "diffusion":
         require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
-    model = build_segmenter(config.model, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
+    model = build_network(config.model, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
     if config.train.latent_cache is not None:
         frozen_encoder(model.backbone)
     _require_crops(model, config)
@@ -234,7 +234,7 @@ def initial_model(
     *,
     starts: bool,
     class_images: Sequence[int] | None = None,
-) -> SegmenterNetwork:
+) -> Network:
     """Builds a worker's model of a run that has begun, with torch seeded for it: every worker has the same numbers.
 
     Args:
@@ -242,12 +242,12 @@ def initial_model(
         class_images: (K,) training images of each class.
 
     Raises:
-        UserError: as `build_segmenter`.
+        UserError: as `build_network`.
     """
     weights = backbone_of_run(config) if starts else None
     torch.manual_seed(config.train.seed)
     embeddings = text.embeddings if text else None
-    model = build_segmenter(
+    model = build_network(
         config.model, len(classes), pretrained=starts and weights is None, text=embeddings, class_images=class_images
     )
     if weights is not None:
@@ -287,7 +287,7 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
     return steps
 
 
-def _require_crops(model: SegmenterNetwork, config: ExperimentConfig) -> None:
+def _require_crops(model: Network, config: ExperimentConfig) -> None:
     """Some backbones take images of one size alone, and raise for another one."""
     for augment in config.augment.sizes:
         key = "augment.crop" if augment is config.augment else "augment.crop x augment.small_side"

@@ -20,7 +20,7 @@ from foodseg.data.sources import scorable_mask
 from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.calibration import TEMPERATURES, fit_temperature, nll_sums, sampled_pixels
 from foodseg.metrics.confusion import Scores, confusion, scores
-from foodseg.models.segmenter import SegmenterNetwork
+from foodseg.models.build import Network
 from foodseg.predict.predictor import RULED_OUT, Predictor
 from foodseg.train.context import TrainContext, share_buffers
 
@@ -37,7 +37,7 @@ def validate(
     Returns:
         The scores, and the temperature; None for it where `eval.restrict` ruled out the true id of every pixel.
     """
-    assert isinstance(model, SegmenterNetwork) and config.data.val_split is not None
+    assert isinstance(model, Network) and config.data.val_split is not None
     share_buffers(model, context)  # rank 0's are saved, so all ranks score with them
     class_pixels = manifest.class_pixels(config.data.train_splits)
     predictor = Predictor(model, config.eval, context.device, config.train.precision, class_pixels=class_pixels)
