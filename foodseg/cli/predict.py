@@ -21,6 +21,13 @@ def predict(
         str | None,
         typer.Option(help="What is on the images, names with commas between: sets eval.ingredients=provided."),
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(
+            help="Other names to look for, with commas between, for a model of the kind open_vocabulary; as of "
+            "foodseg zero-shot."
+        ),
+    ] = None,
     formats: Formats = None,
     refine: Refine = "none",
     sam: Sam = None,
@@ -38,6 +45,8 @@ def predict(
 
     Example: foodseg predict runs/a meals/ --format coco --format png --out labelled
 
+    Example: foodseg predict runs/open lunch.jpg --names "kimchi, rice" --out labelled
+
     Example: foodseg predict runs/a lunch.jpg --refine vote --sam mobile_sam.safetensors --out labelled
     """
     from foodseg.predict.device import parse_device
@@ -50,7 +59,7 @@ def predict(
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     wanted = parse_formats(formats or [])
     done = label_images(
-        checkpoint, images, out, overrides or [], ingredients, device=parse_device(device), formats=wanted,
-        refine=parse_refine(refine), sam=sam,
+        checkpoint, images, out, overrides or [], ingredients, names=names, device=parse_device(device),
+        formats=wanted, refine=parse_refine(refine), sam=sam,
     )  # fmt: skip
-    show_labelled(done, wanted, out, as_json)
+    show_labelled(done, wanted, out, as_json, trained=names is None)

@@ -147,6 +147,8 @@ def evaluate_rows(
         refine, sam = model.refiner.how, model.refiner.weights
     masks = None if model is None else mask_source(refine, sam, reader.uri, manifest)
     if isinstance(model, Segmenter):
+        if model.renamed:
+            raise UserError("evaluate scores the classes that a model was trained on: give it without other names")
         overrides = [*model.overrides, *overrides]
         subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists, masks)
         device = model.device if device is None else device

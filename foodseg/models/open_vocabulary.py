@@ -166,7 +166,7 @@ class NamedSegmenter(nn.Module):
         """
         super().__init__()
         device = network.counts.device
-        self._network = network
+        self.network = network
         self.stride = self.size_multiple = network.stride
         self.classes = 1 + max(owners)
         prototypes = network.projection.known
@@ -179,11 +179,11 @@ class NamedSegmenter(nn.Module):
     @property
     def mean(self) -> torch.Tensor:
         """(1, 3, 1, 1), as of the network."""
-        return self._network.mean
+        return self.network.mean
 
     def forward(self, image: torch.Tensor) -> SegmenterOutput:
         """(B, 3, H, W) float in [0, 1] -> logits (B, 1 + n, h, w)."""
-        found = self._network.scored(image, self._text, self._known)
+        found = self.network.scored(image, self._text, self._known)
         batch, _, height, width = found.logits.shape
         logits = found.logits.new_full((batch, self.classes, height, width), -torch.inf)
         owners = self._owners.view(1, -1, 1, 1).expand_as(found.logits)

@@ -98,6 +98,7 @@ def label_images(
     overrides: Sequence[str] = (),
     ingredients: str | None = None,
     *,
+    names: str | Sequence[str] | None = None,
     device: Device = "auto",
     formats: Collection[OutputFormat] = DEFAULT_FORMATS,
     refine: Refine = "none",
@@ -113,6 +114,7 @@ def label_images(
             write itself are never replaced.
         overrides: `eval.key=value`, instead of what the checkpoint was trained with.
         ingredients: conditioning classes, names with commas between: sets eval.ingredients=provided.
+        names: other names to look for, for an open-vocabulary model, as for `Segmenter.with_names`.
         device: what the model computes on.
         formats: what is written; with "coco" one COCO_FILE of all images, with "instances" one INSTANCES_FILE.
         refine, sam: as for `load`.
@@ -126,6 +128,8 @@ def label_images(
     require_different_stems(uris)
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
     model = load(checkpoint, device=device, overrides=[*overrides, *conditioned], refine=refine, sam=sam)
+    if names is not None:
+        model = model.with_names(names)
     if ingredients is None and model.config.eval.ingredients == "provided":
         raise UserError('eval.ingredients = provided needs the conditioning classes: --ingredients "rice, fried tofu"')
     if ingredients is not None:

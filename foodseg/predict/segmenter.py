@@ -7,6 +7,7 @@
 `models/segmenter.py`; here it comes with its classes, its settings and its calibration.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,10 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_eval_overrides
 from foodseg.config.marks import without_locations
 from foodseg.errors import Unavailable, UserError
+from foodseg.models.build import Network
+from foodseg.models.clip.names import parse_names
+from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
+from foodseg.models.text.embed import embed_words
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput
@@ -105,7 +110,7 @@ class Segmenter:
         self.config: ExperimentConfig = with_eval_overrides(self._checkpoint.config, overrides)
         self.overrides = tuple(overrides)
         self.device = device
-        self._network = load_model(self._checkpoint, self.config.eval.weights)
+        self._network: Network | NamedSegmenter = load_model(self._checkpoint, self.config.eval.weights)
         self._labellings: dict[bool, Labelling] = {}  # without and with provided ingredients
 
     @overload
@@ -161,9 +166,50 @@ class Segmenter:
         return found
 
     @property
+    def renamed(self) -> bool:
+        """Whether it looks for other names than the classes that it was trained on."""
+        return isinstance(self._network, NamedSegmenter)
+
+    @property
     def predictor(self) -> Predictor:
         """What gives the class scores of an image; UserError: the model needs provided ingredients."""
         return self._labelling(False).predictor
+
+    def with_names(self, names: str | Sequence[str]) -> "Segmenter":
+        """Returns one that looks for other names with the same open-vocabulary model, which is not loaded again.
+
+        A name of a class that the model was trained on has what was learned of that class. The other classes stay in
+        the competition: where one of them fits best is background, "none of these".
+
+        Args:
+            names: as for `foodseg.zero_shot`.
+
+        Raises:
+            UserError: the model is not of the kind open_vocabulary; no encoder for other names; as `foodseg.zero_shot`,
+                of the names.
+
+        >>> import foodseg
+        >>> model = foodseg.load("runs/open")
+        >>> model.with_names("carrot, kimchi").classes
+        ('background', 'carrot', 'kimchi')
+        """
+        wanted, checkpoint = parse_names(names), self._checkpoint
+        network = self._network.network if isinstance(self._network, NamedSegmenter) else self._network
+        if not isinstance(network, OpenVocabularyNetwork) or checkpoint.text is None:
+            raise UserError(
+                f"the model {storage.redact(self.uri)} knows the {len(checkpoint.classes)} classes that it was trained "
+                "on alone: other names need one of model.kind = open_vocabulary, or foodseg zero-shot"
+            )
+        words = [word for own in wanted.words for word in own]
+        owners = [index for index, own in enumerate(wanted.words, start=1) for _ in own]
+        trained = {name.lower(): index for index, name in enumerate(checkpoint.classes.names)}
+        embedded = embed_words(checkpoint.text, checkpoint.config.model.text, words)
+        known = [trained.get(word.lower(), -1) for word in words]
+        other = copy.copy(self)
+        other._labellings = {}
+        other._network = NamedSegmenter(network.to(self.device), embedded, owners, known)
+        other.classes = wanted.classes.names
+        return other
 
     def save_pretrained(
         self,
@@ -258,7 +304,7 @@ class Segmenter:
                     "eval.ingredients = provided needs the conditioning classes: "
                     'predict(image, ingredients=["rice", "fried tofu"])'
                 )
-            calibration = calibration_of(self._checkpoint, config.eval)
+            calibration = None if self.renamed else calibration_of(self._checkpoint, config.eval)
             pixels = self._checkpoint.class_pixels
             self._labellings[conditioned] = Labelling(
                 Predictor(self._network, config.eval, self.device, config.train.precision, class_pixels=pixels),

