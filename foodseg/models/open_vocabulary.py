@@ -128,17 +128,9 @@ class OpenVocabularyNetwork(nn.Module):
         return self._scored(self._tokens(image), text, known)
 
     def _scored(self, tokens: torch.Tensor, text: torch.Tensor, known: torch.Tensor) -> SegmenterOutput:
-        projection = self.projection.to(tokens.device)
-        with torch.autocast(tokens.device.type, enabled=False):
-            centred = tokens.float().permute(0, 2, 3, 1) - projection.centre
-            food = centred @ projection.probe[:-1] + projection.probe[-1]
-            cosines = normalize(centred @ projection.whitening, dim=-1) @ projection.directions(text, known).T
-            if (known >= 0).any():
-                cosines = cosines + UNSEEN_OFFSET * (known < 0)
-            # the best name is level with food, so that background is where a cell is none, however many names there are
-            names = SCALE * (cosines - cosines.amax(-1, keepdim=True)) + FOOD_SCALE * food[..., None]
-            logits = torch.cat([-FOOD_SCALE * food[..., None], names], -1)
-        return SegmenterOutput(logits.permute(0, 3, 1, 2), STRIDE, None, tokens)
+        offsets = UNSEEN_OFFSET * (known < 0) if (known >= 0).any() else torch.zeros_like(known, dtype=torch.float32)
+        logits = token_logits(tokens, self.projection, self.projection.directions(text, known), offsets)
+        return SegmenterOutput(logits, STRIDE, None, tokens)
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.backbone((image - self.mean) / self.std)
@@ -188,6 +180,23 @@ class NamedSegmenter(nn.Module):
         logits = found.logits.new_full((batch, self.classes, height, width), -torch.inf)
         owners = self._owners.view(1, -1, 1, 1).expand_as(found.logits)
         return found._replace(logits=logits.scatter_reduce_(1, owners, found.logits, "amax"))
+
+
+def token_logits(
+    tokens: torch.Tensor, projection: Projection, directions: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """Returns (B, 1 + n, h, w) float32 logits, background first.
+
+    Args:
+        tokens: (B, C, h, w). directions: (n, C) of length 1, in the whitened space. offsets: (n,), added to the cosines.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        centred = tokens.float().permute(0, 2, 3, 1) - projection.centre
+        food = (centred @ projection.probe[:-1] + projection.probe[-1])[..., None]
+        cosines = normalize(centred @ projection.whitening, dim=-1) @ directions.T + offsets
+        # the best name is level with food, so that background is where a cell is none, however many names there are
+        names = SCALE * (cosines - cosines.amax(-1, keepdim=True)) + FOOD_SCALE * food
+        return torch.cat([-FOOD_SCALE * food, names], -1).permute(0, 3, 1, 2)
 
 
 def cell_ids(mask: torch.Tensor, grid: Sequence[int], classes: int, ignore_id: int) -> torch.Tensor:
