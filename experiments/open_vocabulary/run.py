@@ -96,7 +96,7 @@ def unseen(bench: Bench) -> dict[str, Any]:
             "background": round(float(np.mean([_ious(matrix)[BACKGROUND] for matrix in found[0]])), 4),
             "classes": {
                 names[own]: round(float(score), 4)
-                for own, score in zip(sum(held_out, []), np.mean(scores, 0), strict=True)
+                for own, score in zip((own for split in held_out for own in split), np.mean(scores, 0), strict=True)
             },
         }
     figures["nearest trained name"] = {

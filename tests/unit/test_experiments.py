@@ -34,8 +34,6 @@ def test_the_queue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def test_the_record_of_a_removed_option_stays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results = tmp_path / "old" / "results.json"
     item_queue.write_json(results, {"gone": {"figures": 1, "finished": "2026-01-01", "commit": "abc"}})
-    failed = item_queue.run_queue(
-        [("gone", item_queue.removed)], results, lambda: Bench(tmp_path, tmp_path), redo=True
-    )
+    failed = item_queue.run_queue([("gone", item_queue.removed)], results, lambda: Bench(tmp_path, tmp_path), redo=True)
     assert failed == ["gone"] and read_results(results)["gone"]["figures"] == 1
     assert "no longer part of foodseg" in capsys.readouterr().err
