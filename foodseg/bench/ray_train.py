@@ -24,7 +24,6 @@ from foodseg.bench.machine import machine_facts
 from foodseg.bench.results import Runs, TrainBench, TrainShare
 from foodseg.cluster.ray_session import cores
 from foodseg.config import ExperimentConfig, parse_config
-from foodseg.config.augment import SMALL_SIDE
 from foodseg.config.load import config_hash
 from foodseg.data.batch import Batch
 from foodseg.data.shards import read_manifest
@@ -153,9 +152,8 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
     tree = config.model_dump(mode="json")
     tree["data"] |= {"uri": storage.absolute(data_uri), "uris": [], "val_split": None}
     tree["model"]["weights"] = "none"  # speed does not depend on them
-    tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0, "average": "ema",
+    tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0,
                       "compile": False, "max_failures": 0, "mlflow_uri": None}  # fmt: skip
-    tree["augment"] |= {"small_updates": 0, "small_side": SMALL_SIDE}  # one size, the bare loop's
     tree["eval"]["weights"] = "student"
     tree["loss"] = {}  # plain cross entropy, which the bare loop has too
     tree["scaling"] = {"num_workers": workers, "resources_per_worker": {"CPU": max(1, cores() // workers)}}

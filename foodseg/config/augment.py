@@ -1,12 +1,8 @@
 """`augment`: what happens to a training image between decoding and the model."""
 
-import math
-
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from foodseg.config.section import Section
-
-SMALL_SIDE = 0.5
 
 
 class AugmentConfig(Section):
@@ -16,18 +12,6 @@ class AugmentConfig(Section):
     scale: tuple[float, float] = Field((0.75, 1.75), description="range of the random scale (uniform)")
     crop: int = Field(
         512, ge=8, le=8192, multiple_of=8, description="side of the square crop in pixels; smaller images are padded"
-    )
-    small_updates: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of the updates, from the first on, that train on smaller crops (progressive size); 0 = none",
-    )
-    small_side: float = Field(
-        SMALL_SIDE,
-        gt=0,
-        lt=1,
-        description="with small_updates: factor of their longest_side, and of their crop, rounded to a multiple of 32",
     )
     class_aware: float = Field(
         0.0,
@@ -67,26 +51,3 @@ class AugmentConfig(Section):
         if not 0 < low <= high:
             raise ValueError(f"a range must be [low, high] with 0 < low <= high, found [{low}, {high}]")
         return value
-
-    @model_validator(mode="after")
-    def _smaller(self) -> "AugmentConfig":
-        if self.small_updates == 0 and self.small_side != SMALL_SIDE:
-            raise ValueError("augment.small_side has no effect while augment.small_updates is 0: set both or neither")
-        if self.small_updates > 0 and self.at_small_size().crop >= self.crop:
-            raise ValueError(
-                f"augment.crop ({self.crop}) x augment.small_side ({self.small_side:g}), rounded to a multiple of 32, "
-                f"is {self.at_small_size().crop}, not smaller: lower augment.small_side, or set augment.small_updates "
-                "to 0"
-            )
-        return self
-
-    def at_small_size(self) -> "AugmentConfig":
-        """Returns the settings of the crops of the first `small_updates` of the updates."""
-        crop = max(32, math.floor(self.crop * self.small_side / 32 + 0.5) * 32)  # half way: the larger
-        longest_side = max(8, round(self.longest_side * self.small_side))
-        return self.model_copy(update={"crop": crop, "longest_side": longest_side, "small_updates": 0.0})
-
-    @property
-    def sizes(self) -> "tuple[AugmentConfig, ...]":
-        """The settings as they are, and those of smaller crops where there are any."""
-        return (self, self.at_small_size()) if self.small_updates > 0 else (self,)

@@ -153,9 +153,7 @@ class ExperimentConfig(Section):
         if self.model.kind == "diffusion":
             if self.train.compile:
                 raise ValueError("train.compile does not work with model.kind = diffusion: leave it false")
-            crops = zip(("augment.crop", "augment.crop x augment.small_side"), self.augment.sizes, strict=False)
-            sides = {key: augment.crop for key, augment in crops}
-            for key, side in {**sides, "eval.window": self.eval.window or 64}.items():
+            for key, side in (("augment.crop", self.augment.crop), ("eval.window", self.eval.window or 64)):
                 if side % 64:
                     raise ValueError(f"{key} must be a multiple of 64 with model.kind = diffusion, found {side}")
         return self
@@ -181,9 +179,8 @@ class ExperimentConfig(Section):
             "blur": (augment.blur, 0),
         }
         random = [f"augment.{key} ({found})" for key, (found, wanted) in fixed.items() if found != wanted]
-        for size in augment.sizes:
-            if size.longest_side * size.scale[1] > size.crop:
-                random.append(f"the position of the crop (augment.crop = {size.crop} is smaller than an image)")
+        if augment.longest_side * augment.scale[1] > augment.crop:
+            random.append(f"the position of the crop (augment.crop = {augment.crop} is smaller than an image)")
         if random:
             raise ValueError(
                 "train.latent_cache needs crops that are the same each time, but these are random: "

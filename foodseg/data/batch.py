@@ -1,6 +1,6 @@
 """The batch that the training loop gets, and how one process without Ray makes it.
 
-B images, K classes, S = augment.crop, or the smaller crop of the first `augment.small_updates` of the updates.
+B images, K classes, S = augment.crop.
 """
 
 from collections.abc import Iterator, Sequence

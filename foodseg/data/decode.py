@@ -25,8 +25,7 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
     """Returns the still encoded rows of the positions in `block`.
 
     Columns `position` and `seed` are added, and, with copy-paste, those of PASTED for the partner's row: null where
-    a position has no partner. With smaller crops in the first updates, column `small` says which positions have one.
-    Where the rows have soft labels, column `soft_labels` has them.
+    a position has no partner. Where the rows have soft labels, column `soft_labels` has them.
     """
     positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
     rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
@@ -41,9 +40,6 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
         partner_index = pa.array(len(rows) + np.cumsum(partners >= 0) - 1, mask=partners < 0)
         for name, column in PASTED.items():
             table = table.append_column(name, both.column(column).take(partner_index))
-    if order.small_steps > 0:
-        small = np.concatenate([order.small(part.start, part.stop) for part in block])
-        table = table.append_column("small", pa.array(small))
     if reader.soft_labels is not None:
         labels = reader.soft_labels.take(rows, SOFT_SCHEMA.names).combine_chunks()
         table = table.append_column("soft_labels", labels.to_struct_array())
@@ -51,13 +47,7 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
 
 
 def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Decodes and crops encoded rows; returns the arrays of `Batch`, with `image` as (B, S, S, 3).
-
-    The rows have crops of one size.
-    """
-    if "small" in rows.column_names:
-        (small,) = set(rows.column("small").to_pylist())
-        augment = augment.at_small_size() if small else augment
+    """Decodes and crops encoded rows; returns the arrays of `Batch`, with `image` as (B, S, S, 3)."""
     classes = manifest.class_table
     sources = {name: index for index, name in enumerate(manifest.annotated)}
     wanted = ("image", "mask", "height", "width", "seed", "source", "soft_labels", *PASTED)
@@ -105,9 +95,7 @@ def encode_units(
     The blocks are laid out by `sampler.rank_blocks` for `world_size` ranks.
     """
     for unit in units.to_pylist():
-        blocks = rank_blocks(
-            unit["start"], unit["stop"], order.global_batch, world_size, rows_per_block, order.small_steps
-        )
+        blocks = rank_blocks(unit["start"], unit["stop"], order.global_batch, world_size, rows_per_block)
         row_bytes = sum(shard.size for shard in reader.shards) / len(reader) * (1 + order.paste)
         # a window's rows are scattered over its row groups: fetching many blocks at once fetches each group once
         at_once = max(1, int(SPAN_BYTES / (row_bytes * sum(len(part) for part in blocks[0]))))

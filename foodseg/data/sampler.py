@@ -33,10 +33,6 @@ class TrainingOrder:
         paste: probability that a position has a paste partner.
         sources: (N,) integers, the source of each row; needed for `paste`.
         pastable: (N,) bool, the drawn rows with an ingredient that could be pasted; needed for `paste`.
-
-    Attributes:
-        small_steps: so many updates, from the first on, train on smaller crops (`augment.small_updates`); set once the
-            length of the run is known.
     """
 
     def __init__(
@@ -66,7 +62,6 @@ class TrainingOrder:
         self.paste = paste
         self._sources, self._pastable = sources, pastable
         self._several_sources = sources is not None and len(np.unique(sources[pastable])) > 1
-        self.small_steps = 0
         self._epochs: dict[int, np.ndarray] = {}
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,10 +91,6 @@ class TrainingOrder:
             if len(rows):
                 partners[index] = rows[0]
         return partners
-
-    def small(self, start: int, stop: int) -> np.ndarray:
-        """Returns (stop - start,) bool, whether the crop of each position is small; the same for a whole update."""
-        return np.arange(start, stop) < self.small_steps * self.global_batch
 
     def _rows_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         epochs = positions // self.epoch_length
@@ -184,18 +175,12 @@ def repeat_factors(
 
 
 def rank_blocks(
-    start_step: int,
-    stop_step: int,
-    global_batch: int,
-    world_size: int,
-    rows_per_block: int = 64,
-    small_steps: int = 0,
+    start_step: int, stop_step: int, global_batch: int, world_size: int, rows_per_block: int = 64
 ) -> list[list[range]]:
     """Lays positions out so that dealing blocks to the ranks in turn gives each rank its rows of each step, in order.
 
     A block is one rank's positions for S consecutive steps. S is chosen for blocks of at least `rows_per_block` rows;
-    only the last S steps, and those before step `small_steps`, from which on crops are larger, may form shorter blocks:
-    the crops of a block are of one size.
+    only the last S steps may form shorter blocks.
 
     Returns:
         Blocks in the order in which they are dealt (rank 0, 1, ..., rank 0, ...), each a list of one range per step.
@@ -204,12 +189,8 @@ def rank_blocks(
     share = global_batch // world_size
     steps_per_block = -(-rows_per_block // share)
     blocks = []
-    borders = [start_step, stop_step]
-    if start_step < small_steps < stop_step:
-        borders.insert(1, small_steps)
-    firsts = [(first, end) for start, end in pairwise(borders) for first in range(start, end, steps_per_block)]
-    for first, end in firsts:
-        steps = range(first, min(first + steps_per_block, end))
+    for first in range(start_step, stop_step, steps_per_block):
+        steps = range(first, min(first + steps_per_block, stop_step))
         for rank in range(world_size):
             left = [step * global_batch + rank * share for step in steps]
             blocks.append([range(position, position + share) for position in left])

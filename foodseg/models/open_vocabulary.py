@@ -188,7 +188,7 @@ def token_logits(
     """Returns (B, 1 + n, h, w) float32 logits, background first.
 
     Args:
-        tokens: (B, C, h, w). directions: (n, C) of length 1, in the whitened space. offsets: (n,), added to the cosines.
+        tokens: (B, C, h, w). directions: (n, C) of length 1, whitened. offsets: (n,), added to the cosines.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         centred = tokens.float().permute(0, 2, 3, 1) - projection.centre

@@ -129,8 +129,7 @@ class LocalContext(OneProcess):
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
         single_threaded_opencv()
-        batch, small = self._config.train.global_batch, self._order.small_steps
-        blocks = rank_blocks(start_step, total_steps, batch, world_size=1, small_steps=small)
+        blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, world_size=1)
         size = micro_batch_size(self._config, world_size=1)
         return read_batches(self._reader, self._order, self._config.augment, self._manifest, blocks, size)
 

@@ -89,9 +89,7 @@ def plan_run(config: ExperimentConfig) -> Run:
     order = training_order(
         reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
     )
-    total_steps = _total_steps(config, order)
-    order.small_steps = round(config.augment.small_updates * total_steps)
-    return Run(config, manifest, reader, order, total_steps)
+    return Run(config, manifest, reader, order, _total_steps(config, order))
 
 
 def prepare_run(config: ExperimentConfig, *, resume: bool) -> Run:
@@ -201,7 +199,7 @@ def require_models(configs: Iterable[ExperimentConfig], classes: ClassTable) -> 
         parts = leaves(config.model_dump(mode="json")["model"])
         named = tuple((key, value) for key, value in parts if isinstance(value, str))
         batches = (config.train.global_batch, config.train.micro_batch, config.train.batch_norm, *config.world_sizes)
-        different.setdefault((*named, *(size.crop for size in config.augment.sizes), *batches), config)
+        different.setdefault((*named, config.augment.crop, *batches), config)
     for config in map(with_absolute_uris, different.values()):
         text = None if config.model.text.kind == "none" else class_text(config.model, classes)
         _require_model(config, classes, text, starts=True)
@@ -289,17 +287,15 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
 
 def _require_crops(model: Network, config: ExperimentConfig) -> None:
     """Some backbones take images of one size alone, and raise for another one."""
-    for augment in config.augment.sizes:
-        key = "augment.crop" if augment is config.augment else "augment.crop x augment.small_side"
-        try:
-            require_statistics(model, config.model_copy(update={"augment": augment}))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"model.backbone {config.model.backbone!r} does not take crops of {key} = {augment.crop} pixels "
-                f"({str(error).strip()[:200]}): choose another crop or another backbone"
-            ) from None
+    try:
+        require_statistics(model, config)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {config.augment.crop} "
+            f"pixels ({str(error).strip()[:200]}): choose another crop or another backbone"
+        ) from None
 
 
 def _is_empty(run_uri: str) -> bool:

@@ -36,13 +36,11 @@ def batches(
     world_size: int,
     start_step: int,
     augment: AugmentConfig = AUGMENT,
-    small_steps: int = 0,
     data: DataConfig | None = None,
 ) -> list[list[dict[str, np.ndarray]]]:
     """Returns every batch that each rank received from the stream."""
     manifest = read_manifest(reader.uri)
     order = training_order(reader, data or DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
-    order.small_steps = small_steps
     stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, augment, manifest, world_size)
 
     def drain(split) -> list[dict[str, np.ndarray]]:
@@ -91,18 +89,6 @@ def test_soft_labels_arrive_with_their_rows(ray_cluster, reader, tmp_path):
         for name in ("soft_ids", "soft_scores"):
             assert batch[name].dtype == here[name].dtype
             assert np.array_equal(batch[name], here[name][batch["position"]])
-
-
-@pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 17), (2, 23)])
-def test_the_first_updates_have_smaller_crops(ray_cluster, reader, world_size, start_step):
-    augment = AugmentConfig(longest_side=96, crop=64, small_updates=0.6)
-    share = BATCH // world_size
-    for rank, found in enumerate(batches(reader, world_size, start_step, augment, small_steps=23)):
-        positions = [position for batch in found for position in batch["position"].tolist()]
-        steps = range(start_step, STEPS)
-        assert positions == [step * BATCH + rank * share + slot for step in steps for slot in range(share)]
-        sides = [batch["image"].shape[1:] for batch in found]
-        assert sides == [(32, 32, 3) if step < 23 else (64, 64, 3) for step in steps]
 
 
 def test_a_fold_that_is_held_out_never_arrives(ray_cluster, reader):

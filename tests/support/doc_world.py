@@ -106,9 +106,19 @@ def _write_configs(folder: Path) -> None:
             config.get("train", {}).pop("epochs", None)
             for section, values in TINY.items():
                 config[section] = {**config.get(section, {}), **values}
+            _make_vit_tiny(config["model"])
         tree.get("sweep", {}).update({"trials": 2} if "sweep" in tree else {})
         tree.get("ablation", {}).update({"folds": 2} if "ablation" in tree else {})
         (folder / "jobs" / "configs" / path.name).write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def _make_vit_tiny(model: dict[str, Any]) -> None:
+    """A plain ViT as the backbone, or next to it, becomes one of timm's for tests."""
+    if model.get("kind") == "open_vocabulary":
+        model["backbone"] = "test_vit"
+        del model["pyramid_channels"], model["decoder_channels"]
+    elif "vit" in model:
+        model["vit"] |= {"backbone": "test_vit", "weights": "none"}
 
 
 class Shell:

@@ -34,8 +34,7 @@ class GlooContext(LocalContext):
         self.rank, self.world_size = rank, world_size
 
     def batches(self, start_step: int, total_steps: int) -> Any:
-        batch, small = self._config.train.global_batch, self._order.small_steps
-        blocks = rank_blocks(start_step, total_steps, batch, self.world_size, small_steps=small)
+        blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, self.world_size)
         size = micro_batch_size(self._config, self.world_size)
         own = blocks[self.rank :: self.world_size]
         return read_batches(self._reader, self._order, self._config.augment, self._manifest, own, size)

@@ -14,8 +14,10 @@ import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
-from foodseg.models.build import build_segmenter
-from foodseg.models.text.class_embeddings import class_text
+from foodseg.models.build import build_network, build_segmenter
+from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.text.class_embeddings import TextTable, class_text
+from foodseg.models.text.embed import MINILM, WIDTH
 from tests.support.synthetic_set import synthetic_config
 
 TINY_CLIP = {
@@ -51,6 +53,31 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
         text=text,
         trainer={"optimizer": optimizer.state_dict(), "total_steps": 10},
     )
+    save_checkpoint(str(folder), checkpoint)
+    return str(folder)
+
+
+def write_open_vocabulary(folder: Path) -> str:
+    """Writes an open-vocabulary checkpoint of random weights and sums, with MiniLM's width; returns its directory."""
+    config = synthetic_config(
+        "data", "run",
+        "model={kind: open_vocabulary, backbone: test_vit, weights: none, text: {kind: table, table: t}}",
+        "train.ema_horizon=0", "eval.weights=student", "eval.longest_side=64",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    text = TextTable(torch.randn(len(SYNTHETIC_CLASSES), WIDTH), SYNTHETIC_CLASSES.names, f"{MINILM} (random here)")
+    model = build_network(config.model, len(SYNTHETIC_CLASSES), text=text.embeddings)
+    assert isinstance(model, OpenVocabularyNetwork)
+    moments = model.new_moments()
+    for index in range(len(SYNTHETIC_CLASSES)):
+        cells = torch.randn(8, model.backbone.channels) + 2 * torch.randn(1, model.backbone.channels)
+        moments.add(cells, torch.full((8,), index))
+    model.add(moments)
+    checkpoint = Checkpoint(
+        step=1, config=config, classes=SYNTHETIC_CLASSES, data="synthetic@v1-0123456789ab",
+        trained_ids=tuple(range(len(SYNTHETIC_CLASSES))), student=model.state_dict(), teacher=None, text=text,
+        trainer=None,
+    )  # fmt: skip
     save_checkpoint(str(folder), checkpoint)
     return str(folder)
 

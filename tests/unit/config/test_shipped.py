@@ -19,9 +19,10 @@ FILES = [ROOT / name for name in LISTED.splitlines()] or sorted(ROOT.glob("jobs/
 READ = {  # keys of texts that a training reads when it starts
     "data.uri", "data.uris", "model.weights", "model.text.table", "model.text.model", "model.text.tag",
 }  # fmt: skip
-# what the user names (the empty data.uri is refused with a sentence), the hub's names, and what `foodseg demo` makes
+# what the user names (the empty data.uri is refused with a sentence), the hub's names, and what `foodseg demo`, or the
+# command that a file begins with, makes
 GIVEN = {"", "timm", "none", "ViT-L-14", "openai"}
-MADE = {("demo.yaml", "names.safetensors")}
+MADE = {("demo.yaml", "names.safetensors"), ("open_vocabulary.yaml", "names.safetensors")}
 
 
 def trainings() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -53,8 +54,8 @@ def test_it_names_no_file_that_a_clone_lacks(path: Path, tree: dict[str, Any]) -
 
 def test_all_of_them_are_looked_at() -> None:
     assert {path.name for path, _ in trainings()} >= {
-        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodseg103.yaml", "peer_recipe.yaml",
-        "smoke.yaml", "sweep.yaml",
+        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodseg103.yaml", "open_vocabulary.yaml",
+        "peer_recipe.yaml", "smoke.yaml", "sweep.yaml",
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from foodseg import storage
 from foodseg.config.augment import AugmentConfig
 from foodseg.data import reader as reader_module
 from foodseg.data import shards
-from foodseg.data.batch import Batch, read_batches
+from foodseg.data.batch import read_batches
 from foodseg.data.image_io import encode_mask
 from foodseg.data.reader import COLUMNS, RowReader
 from foodseg.data.sampler import TrainingOrder, rank_blocks
@@ -260,35 +260,6 @@ def test_batches_come_in_order_and_alike_from_a_later_start(
     for one, two in zip(batches[-len(later) :], later, strict=True):
         for name in vars(one):
             assert_same(getattr(one, name), getattr(two, name))
-
-
-@pytest.mark.parametrize("start", [0, 2, 3, 4])
-@pytest.mark.parametrize(("world_size", "rank"), [(1, 0), (2, 1)])
-def test_the_first_updates_have_smaller_crops(
-    world_size: int, rank: int, start: int, data: Manifest, tmp_path: Path
-) -> None:
-    """Three of seven updates, whatever the workers and wherever it was resumed; every other number is that of a run
-    whose crops are all small, or all large."""
-    reader = RowReader(str(tmp_path), data, ["train"])
-    augment = AugmentConfig(longest_side=60, crop=64, small_updates=0.4, class_aware=0.5)
-    share = 8 // world_size
-
-    def batches(small_steps: int, augment: AugmentConfig) -> list[Batch]:
-        order = TrainingOrder(reader.shard_rows, 0, 8)
-        order.small_steps = small_steps
-        blocks = rank_blocks(start, 7, 8, world_size, 2 * share, small_steps)[rank::world_size]
-        return list(read_batches(reader, order, augment, data, blocks, 2))
-
-    found = batches(3, augment)
-    assert [batch.mask.shape[-1] for batch in found] == [
-        32 if start + i * 2 // share < 3 else 64 for i in range(len(found))
-    ]
-    small = batches(0, AugmentConfig(longest_side=30, crop=32, class_aware=0.5))
-    large = batches(0, augment)
-    for batch, others in zip(found, zip(small, large, strict=True), strict=True):
-        same = others[batch.mask.shape[-1] == 64]
-        for name in vars(batch):
-            assert_same(getattr(batch, name), getattr(same, name))
 
 
 def test_a_damaged_shard_ends_the_batches_with_the_reason(data: Manifest, tmp_path: Path) -> None:

@@ -148,28 +148,6 @@ def test_dealing_blocks_in_turn_gives_each_rank_its_positions(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("start", [0, 4, 16, 17, 18, 30])
-@pytest.mark.parametrize("small_steps", [0, 1, 17, 18, 49, 50])
-@pytest.mark.parametrize("rows_per_block", [1, 8, 64])
-def test_blocks_whose_crops_are_of_one_size_are_dealt_in_turn_too(
-    rows_per_block: int, small_steps: int, start: int, world_size: int
-) -> None:
-    batch, stop = 6, 50
-    order, share = TrainingOrder([50], 0, batch), batch // world_size
-    order.small_steps = small_steps
-    blocks = rank_blocks(start, stop, batch, world_size, rows_per_block, small_steps)
-    for block in blocks:
-        assert len({bool(small) for part in block for small in order.small(part.start, part.stop)}) == 1
-    for rank in range(world_size):
-        got = [part for block in blocks[rank::world_size] for part in block]
-        assert got == [range(s * batch + rank * share, s * batch + (rank + 1) * share) for s in range(start, stop)]
-    rounds = [blocks[at : at + world_size] for at in range(0, len(blocks), world_size)]
-    assert all(len({len(block) for block in dealt}) == 1 and len(dealt) == world_size for dealt in rounds)
-    short = [dealt for dealt in rounds[:-1] if sum(map(len, dealt[0])) < rows_per_block]
-    assert len(short) <= 1 and all(dealt[-1][-1].stop == small_steps * batch for dealt in short)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize(("shards", "batch"), [([50, 31], 6), ([700], 12)])
 def test_all_ranks_together_train_each_row_once_per_epoch(shards: list[int], batch: int, world_size: int) -> None:
     order, steps = TrainingOrder(shards, 1, batch), sum(shards) // batch

@@ -360,13 +360,13 @@ def test_the_wrapped_module_is_compiled(data, tmp_path, monkeypatch):
 def built(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for each model that is built for a training: with its published weights or not."""
     calls: list[bool] = []
-    build = run_module.build_segmenter
+    build = run_module.build_network
 
     def counted(*arguments, pretrained: bool, **settings):
         calls.append(pretrained)
         return build(*arguments, pretrained=pretrained, **settings)
 
-    monkeypatch.setattr(run_module, "build_segmenter", counted)
+    monkeypatch.setattr(run_module, "build_network", counted)
     return calls
 
 
