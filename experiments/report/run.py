@@ -11,7 +11,7 @@ from experiments.item_queue import Bench, Item, ItemError
 from experiments.report.screenshots import screenshot
 from foodseg.metrics.per_image import merge, read_image_counts
 
-STEPS = 1_010  # jobs/configs/foodmix.yaml: 20 epochs of 404 images, 8 at a time
+STEPS = 1_010  # experiments/plain_recipe.yaml: 20 epochs of 404 images, 8 at a time
 WORST = 3  # classes that the report's figures name, and confusions of each
 
 
@@ -69,5 +69,5 @@ def _train_reported(bench: Bench) -> Path:
         return run
     where = (f"data.uri={prepared_foodmix(bench)}", f"run.uri={run}", f"model.weights={weights(bench)}")
     settings = sets(*where, "data.val_split=val")
-    bench.foodseg("train", "--config", "jobs/configs/foodmix.yaml", *settings, *(["--resume"] if begun else []))
+    bench.foodseg("train", "--config", "experiments/plain_recipe.yaml", *settings, *(["--resume"] if begun else []))
     return run

@@ -32,7 +32,7 @@ def stream_memory(bench: Bench) -> dict[str, Any]:
     write_manifest(str(tenfold), listed)
     figures = {}
     for name, data in (("once", once), ("tenfold", tenfold)):
-        found = bench.foodseg("bench", "data", "--data", data, "--config", "jobs/configs/foodmix.yaml")
+        found = bench.foodseg("bench", "data", "--data", data, "--config", "experiments/plain_recipe.yaml")
         figures[name] = {"images": found["images"]["train"], **found["stream"]}
     shutil.rmtree(tenfold)
     return figures

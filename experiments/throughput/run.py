@@ -5,7 +5,7 @@ from typing import Any
 from experiments.foodmix import prepared_foodmix
 from experiments.item_queue import Bench, Item
 
-CONFIG = "jobs/configs/foodmix.yaml"
+CONFIG = "experiments/plain_recipe.yaml"
 
 
 def data(bench: Bench) -> dict[str, Any]:

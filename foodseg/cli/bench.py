@@ -24,9 +24,9 @@ def bench_data(
     """
     from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_data import bench_data as measure
-    from foodseg.config import load_config
+    from foodseg.config.recipe import load_recipe
 
-    result = measure(data, load_config(config, overrides or []).config, seconds=seconds, address=address)
+    result = measure(data, load_recipe(config, overrides or []).config, seconds=seconds, address=address)
     emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
 
 
@@ -45,9 +45,9 @@ def bench_train(
     """
     from foodseg.bench.markdown import bench_markdown
     from foodseg.bench.ray_train import bench_train as measure
-    from foodseg.config import load_config
+    from foodseg.config.recipe import load_recipe
 
-    result = measure(data, load_config(config, overrides or []).config, workers=workers, address=address)
+    result = measure(data, load_recipe(config, overrides or []).config, workers=workers, address=address)
     emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
 
 

@@ -24,12 +24,12 @@ def config_show(
 
     Example: foodseg config show --set optim.lr=3e-4 --yaml > mine.yaml
     """
-    from foodseg.config import load_config
     from foodseg.config.load import leaves, to_yaml
+    from foodseg.config.recipe import load_recipe
 
     if as_yaml and as_json:
         raise UserError("--yaml and --json exclude each other: give one of them")
-    resolved = load_config(config, overrides or [])
+    resolved = load_recipe(config, overrides or [])
     values = dict(leaves(resolved.config.model_dump(mode="json")))
 
     def show() -> None:

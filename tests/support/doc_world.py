@@ -28,7 +28,7 @@ import yaml
 from foodseg.cli.main import run
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal, write_meals
 from tests.support.synthetic_set import write_table
-from tests.support.tiny_checkpoints import free_port, write_checkpoint, write_clip
+from tests.support.tiny_checkpoints import free_port, write_checkpoint, write_clip, write_open_vocabulary
 from tests.support.tiny_world import TINY_RUN, set_options, write_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +80,7 @@ def make_doc_world(folder: Path) -> None:
     )
     settings = [*(f"model.{setting}" for setting in text), "loss.ingredients=0.2"]
     write_checkpoint(folder / "runs" / "names", 1, *settings)
+    write_open_vocabulary(folder / "runs" / "open")
     shutil.copytree(folder / "my" / "meals" / "masks", folder / "peer-maps")
 
 

@@ -1,13 +1,19 @@
-"""The recipe that is shipped as the best is the one that was measured."""
+"""The recipes that are shipped as the best and as the best cheap one are those that were measured."""
+
+import pytest
 
 from experiments.foodmix_runs import RECIPE
-from experiments.variants import BEST, BEST_SCORED
+from experiments.variants import BEST, BEST_SCORED, CHEAP, CHEAP_SCORED, Settings
 from foodseg.config import load_config
 
 
-def test_the_best_recipe_is_the_one_that_was_measured() -> None:
-    shipped = load_config("jobs/configs/foodmix_best.yaml", ["model.vit.weights={vit}"]).config
-    measured = load_config(RECIPE, [*BEST, *BEST_SCORED]).config
+@pytest.mark.parametrize(
+    ("file", "recipe"),
+    [("foodmix_best.yaml", (*BEST, *BEST_SCORED)), ("foodmix.yaml", (*CHEAP, *CHEAP_SCORED))],
+)
+def test_what_is_shipped_is_what_was_measured(file: str, recipe: Settings) -> None:
+    shipped = load_config(f"jobs/configs/{file}", ["model.vit.weights={vit}"]).config
+    measured = load_config(RECIPE, recipe).config
     for section in ("augment", "model", "loss", "optim", "eval"):
         assert getattr(shipped, section) == getattr(measured, section), section
     assert shipped.data.repeat_threshold == measured.data.repeat_threshold

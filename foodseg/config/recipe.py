@@ -1,0 +1,24 @@
+"""The settings of a training for which no file was named: the best cheap ones for a few hundred images.
+
+resolved = load_recipe(None, ["data.uri=prepared/meals"])
+"""
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+
+from foodseg.config.load import Resolved, load_config
+
+ENCODER_KEYS = ("model.kind", "model.backbone", "model.weights")
+
+
+def load_recipe(path: str | None = None, overrides: Sequence[str] = ()) -> Resolved:
+    """As `load_config`, which an explicit file is read by; without one `recipe.yaml` stands for it.
+
+    Who names an encoder, or its weights, has that one alone: then the ViT of the recipe is left out.
+    """
+    if path is not None:
+        return load_config(path, overrides)
+    named = any(override.partition("=")[0].strip() in ENCODER_KEYS for override in overrides)
+    with as_file(files("foodseg.config") / "recipe.yaml") as file:
+        # before the user's, so that model.vit.* of these is stronger
+        return load_config(str(file), [*(["model.vit={}"] if named else []), *overrides])
