@@ -205,7 +205,7 @@ def peer_update_cost(bench: Bench, side: int) -> dict[str, float]:
 
 def slug(name: str) -> str:
     """A name as part of a folder's."""
-    return name.replace(",", "").replace(" ", "-")
+    return name.replace(",", "").replace(" ", "-").replace("/", "-")
 
 
 def _evaluate(bench: Bench, what: Sequence[object], split: str, out: Path, *options: object) -> None:
