@@ -8,6 +8,10 @@ from experiments.recorded import figures, interval, percent, source, table
 SUBSETS = {"headline": "headline", "core": "core", "miou": "all"}
 
 
+def encoders() -> str:
+    return _compared("encoders", "Lite0")
+
+
 def recipe_changes() -> str:
     return _compared("recipe_changes", "plain")
 
@@ -38,4 +42,4 @@ def _row(found: dict[str, Any], name: str, plain: str) -> tuple[str, ...]:
     return name, *scores, *differences, f"{cost['seconds_per_update']:.2f}", f"{cost['memory_mib']:,.0f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (recipe_changes,)}
+TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (encoders, recipe_changes)}
