@@ -30,7 +30,8 @@ TEXTS = (
     "a" * 70_000, "' OR 1=1 --", "../../etc/passwd", "s3://bucket/key", "file:///etc/passwd", "<script>x</script>",
     "\u202e\u0000\ud7ff", "%s%n", "${jndi:ldap://x}", "meals@0123456789ab", "rice,rice", ",,,", "[[1,2,1]]",
     "[[1e308,1e308,1]]", "[[0,0,1],[0,0,0]]", "[0,0,1,1]", "[5,5,1,1]", "[null,null,null,null]", '["a","b"]',
-    json.dumps([[1, 1, 1]] * 1000), json.dumps(["n" + str(i) for i in range(1000)]), "rle", "png", "polygons", "sam",
+    json.dumps([[1, 1, 1]] * 1000), json.dumps(["n" + str(i) for i in range(10_000)]), "rice,egg", "n" * 10_240,
+    "rice\a,\u200begg", "rice|steamed rice,rice", "|,|", "rle", "png", "polygons", "sam",
 )  # fmt: skip
 FIELDS = ("image", "image_id", "model", "ingredients", "refine", "format", "points", "box", "names", "masks",
           "pixels_per_cm", "", "x" * 2000, "image[]", '"; filename="x')  # fmt: skip

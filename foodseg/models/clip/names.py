@@ -10,6 +10,7 @@ from foodseg.classes import ClassTable
 from foodseg.errors import UserError
 
 BACKGROUND_NAME = "background"
+LONGEST = 200  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def parse_names(names: str | Sequence[str], *, where: str = "names") -> Names:
     strange = next((word for own in words for word in own if not word.isprintable()), None)
     if strange is not None:
         raise UserError(f"{where}: {strange!a} has a character that cannot be printed")
+    long = next((word for own in words for word in own if len(word) > LONGEST), None)
+    if long is not None:
+        raise UserError(
+            f"{where}: {long[:40]!r}... has {len(long):,} characters; a name has at most {LONGEST}, of which a text tower "
+            "reads the first 77 tokens"
+        )
     seen: set[str] = set()
     for label in labels:
         if label.lower() == BACKGROUND_NAME:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from foodseg.errors import FoodsegError
+from foodseg.models.clip.names import LONGEST
 
 MaskFormat = Literal["rle", "polygons", "png"]  # png: of /v1/segment only, as masks of prompts overlap
 RegionFormat = Literal["rle", "polygons"]
 RefineBy = Literal["none", "vote", "soft", "sam"]  # sam: the old name of vote
-MAX_POINTS, MAX_NAMES, MAX_NAME = 64, 256, 200
+MAX_POINTS, MAX_NAMES, MAX_NAME = 64, 256, LONGEST
 MAX_FIELD = 64 * 1024  # bytes of a text field of a form
 
 

@@ -13,6 +13,11 @@ def test_names_are_read_from_a_text_or_a_list() -> None:
     assert expected.classes.names == ("background", "kimchi", "white rice")
 
 
+def test_any_number_of_names() -> None:
+    many = parse_names([f"name {index}" for index in range(10_000)])
+    assert len(many.labels) == 10_000 and many.classes.names[10_000] == "name 9999"
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -20,6 +25,7 @@ def test_names_are_read_from_a_text_or_a_list() -> None:
         (["rice", 3], r"names is a list of texts, found \['rice', 3\]"),
         ("rice, Rice", "names: 'Rice' occurs twice"),
         ("rice, background", "names: 'background' is what fits none of the names: leave it out"),
+        (["rice", "n" * 10_240], "names: 'n{40}'... has 10,240 characters; a name has at most 200"),
         (["ri\x00ce"], r"names: 'ri\\x00ce' has a character that cannot be printed"),
     ],
 )
