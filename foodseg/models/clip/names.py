@@ -48,10 +48,7 @@ def parse_names(names: str | Sequence[str], *, where: str = "names") -> Names:
         raise UserError(f"{where}: {strange!a} has a character that cannot be printed")
     long = next((word for own in words for word in own if len(word) > LONGEST), None)
     if long is not None:
-        raise UserError(
-            f"{where}: {long[:40]!r}... has {len(long):,} characters; a name has at most {LONGEST}, of which a text tower "
-            "reads the first 77 tokens"
-        )
+        raise UserError(f"{where}: {long[:40]!r}... has {len(long):,} characters; a name has at most {LONGEST}")
     seen: set[str] = set()
     for label in labels:
         if label.lower() == BACKGROUND_NAME:
