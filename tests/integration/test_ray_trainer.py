@@ -20,7 +20,7 @@ from foodseg.train.ray_worker import RayContext
 from tests.conftest import BUCKET
 from tests.support.gloo_rank import prepared
 from tests.support.s3_proxy import S3Proxy
-from tests.support.synthetic_set import synthetic_config, write_synthetic
+from tests.support.synthetic_set import synthetic_config, write_synthetic, write_table
 from tests.support.tiny_checkpoints import write_checkpoint
 
 SETTINGS = [
@@ -126,3 +126,19 @@ def test_two_workers_that_resume_read_a_checkpoint_once(ray_cluster, s3, tmp_pat
         read = proxy.below(folder.removeprefix("s3://"))
     assert read.pop("manifest.json") > 0
     assert read == {name: entry.size for name, entry in read_manifest_file(folder).files.items() if entry.size}
+
+
+def test_two_workers_have_the_sums_of_one_process(ray_cluster, tmp_path):
+    """An open-vocabulary model has nothing for DDP to average."""
+    data, table = write_synthetic(tmp_path / "data"), write_table(tmp_path / "names.safetensors")
+    settings = [
+        f"model={{kind: open_vocabulary, backbone: test_vit, weights: none, text: {{kind: table, table: {table}}}}}",
+        "train.ema_horizon=0", "eval.weights=student", "augment.crop=96", "train.steps=3",
+    ]  # fmt: skip
+    alone = run_training(synthetic_config(data, tmp_path / "alone", *settings, "scaling.num_workers=0"))
+    shared = run_training(synthetic_config(data, tmp_path / "shared", *settings, "scaling.num_workers=2"))
+    a, b = (load_checkpoint(resolve_checkpoint(result.run)).student for result in (alone, shared))
+    assert a.keys() == b.keys() and a["counts"].sum() > 10
+    for name in ("sums", "counts", "food", "background"):
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4)
+    assert shared.miou == pytest.approx(alone.miou, abs=0.02)
