@@ -113,6 +113,8 @@ def counted(
     ids: Sequence[int],
     ignore: int,
     offsets: Mapping[float, torch.Tensor] | None = None,
+    *,
+    whole_cells: bool = False,
 ) -> dict[float, np.ndarray]:
     """Returns by offset the (n + 1, n + 1) confusion matrix of background and some names, over the images given.
 
@@ -127,17 +129,28 @@ def counted(
     for image in images:
         truth = place[image.mask]
         for key, added in offsets.items():
-            predicted = predicted_ids(image, projection, directions, added)
+            predicted = predicted_ids(image, projection, directions, added, whole_cells=whole_cells)
             found[key] += confusion(truth, predicted, len(ids) + 1, ignore)
     return found
 
 
 def predicted_ids(
-    image: Image, projection: Projection, directions: torch.Tensor, offsets: torch.Tensor | None = None
+    image: Image,
+    projection: Projection,
+    directions: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    *,
+    whole_cells: bool = False,
 ) -> np.ndarray:
-    """Returns (H, W): 0 = background, i the i-th of `directions`."""
+    """Returns (H, W): 0 = background, i the i-th of `directions`.
+
+    whole_cells: the pixels of a cell have one id, which is much faster with many names than logits that are enlarged.
+    """
     added = torch.zeros(len(directions)) if offsets is None else offsets
     logits = token_logits(image.tokens[None], projection, directions, added)[0]
+    if whole_cells:
+        cells = logits.argmax(0).numpy().astype(np.uint8).repeat(STRIDE, 0).repeat(STRIDE, 1)
+        return cells[: image.mask.shape[0], : image.mask.shape[1]]
     return ImageLogits(logits, STRIDE, image.mask.shape, *image.mask.shape).ids()
 
 

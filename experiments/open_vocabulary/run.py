@@ -108,7 +108,8 @@ def unseen(bench: Bench) -> dict[str, Any]:
 
 
 def generalised(bench: Bench) -> dict[str, Any]:
-    """mIoU of held-out and of trained names when all names compete; the offset is chosen on the next split."""
+    """mIoU of held-out and of trained names when all names compete, by whole cells; the offset is chosen on the next
+    split."""
     images, _, ignore, text, held_out = _open(bench)
     rows: list[dict[str, Any]] = []
     for index, own in enumerate(held_out):
@@ -154,7 +155,7 @@ def _all_names(
     known = torch.tensor([own if projection.known[own] else -1 for own in ids])
     directions = projection.directions(text[ids], known)
     offsets = {offset: offset * (known < 0).float() for offset in OFFSETS}
-    found = counted(images, projection, directions, ids, ignore, offsets)
+    found = counted(images, projection, directions, ids, ignore, offsets, whole_cells=True)
     answer = {}
     for offset, matrix in found.items():
         ious = dict(zip(ids, _ious(matrix)[1:], strict=True))

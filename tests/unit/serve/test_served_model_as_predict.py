@@ -22,7 +22,7 @@ from foodseg.serve.http.codec import read_image
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.compare import assert_same_ids, scores_of
 from tests.support.synthetic_set import write_table
-from tests.support.tiny_checkpoints import meal, png, write_checkpoint
+from tests.support.tiny_checkpoints import meal, png, write_checkpoint, write_open_vocabulary
 
 PHOTOGRAPHS = 30
 PROVIDED = (1, 3)  # ids
@@ -34,6 +34,7 @@ CASES = {
     ),
     "scales": ("eval.scales=[0.75,1.25,1]", "eval.flip=true"),
     "adjusted": ("eval.logit_adjustment=0.5",),
+    "open vocabulary": (),
     "provided, windows": ("eval.ingredients=provided", "eval.restrict=hard", "eval.window=48"),
 }  # fmt: skip
 
@@ -57,7 +58,10 @@ def test_every_way_to_label_an_image_finds_the_same_ids(case: str, files: list[s
     conditioned = "eval.ingredients=provided" in CASES[case]
     text = f"{{kind: table, table: {write_table(tmp_path / 't.safetensors')}}}"
     fusion = ["model.fusion=cross_attention", f"model.text={text}"] if conditioned or "predicted" in case else []
-    uri = write_checkpoint(tmp_path / "c", 1, "eval.longest_side=64", *fusion, *CASES[case])
+    if case == "open vocabulary":
+        uri = write_open_vocabulary(tmp_path / "c")
+    else:
+        uri = write_checkpoint(tmp_path / "c", 1, "eval.longest_side=64", *fusion, *CASES[case])
     loaded = load_checkpoint(uri)
     data = [Path(file).read_bytes() for file in files]
 
