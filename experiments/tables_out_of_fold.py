@@ -62,4 +62,4 @@ def _row(found: dict[str, Any], name: str, plain: str) -> tuple[str, ...]:
     return name, *scores, *differences, f"{cost['seconds_per_update']:.2f}", f"{cost['memory_mib']:,.0f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (encoders, recipe_changes)}
+TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (encoders, recipe_changes, open_vocabulary)}

@@ -27,6 +27,7 @@ from foodseg.storage.outputs import written_names
 from foodseg.train.loop import train
 from tests.support.gloo_rank import prepared
 from tests.support.synthetic_set import synthetic_config, write_synthetic, write_table
+from tests.support.tiny_checkpoints import write_open_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +307,16 @@ def test_the_first_frame_is_labelled_and_said(run, tmp_path, caplog):
         ).images
     assert caplog.text.count("has several frames or pages") == 1
     assert pages.ingredients == one.ingredients
+
+
+def test_other_names_of_an_open_vocabulary_model(run, image, tmp_path):
+    """The real sentence encoder."""
+    model = write_open_vocabulary(tmp_path / "open")
+    done = label_images(model, [image], str(tmp_path / "o"), names="kimchi, carrot|carrots", formats=("json", "png"))
+    assert {each.name for each in done.images[0].ingredients} <= {"kimchi", "carrot"}
+    assert not done.images[0].calibrated
+    with pytest.raises(UserError, match="knows the 13 classes that it was trained on alone: other names need"):
+        label_images(run, [image], str(tmp_path / "p"), names="kimchi")
+    with pytest.raises(UserError, match="names: 'kimchi' occurs twice"):
+        label_images(model, [image], str(tmp_path / "p"), names="kimchi, kimchi")
+    assert not (tmp_path / "p").exists()

