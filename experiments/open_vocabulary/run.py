@@ -126,7 +126,7 @@ def generalised(bench: Bench) -> dict[str, Any]:
 def images(bench: Bench) -> dict[str, Any]:
     """Draws the two images of each split with the most held-out classes: truth, and what the names find."""
     shown, names, ignore, text, held_out = _open(bench)
-    classes = ClassTable(names, ignore)
+    classes = ClassTable(names)
     drawn = []
     for own in held_out:
         split = _fitted(shown, own, text)

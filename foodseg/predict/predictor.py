@@ -31,7 +31,7 @@ from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_
 from foodseg.errors import UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.dense_segmenter import DenseSegmenter
-from foodseg.models.open_vocabulary import NamedSegmenter
+from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits, mean_of_views
@@ -275,7 +275,8 @@ class Predictor:
             return self._trained()(views, ingredients=conditioning).logits.float()
 
     def _trained(self) -> SegmenterNetwork:
-        assert isinstance(self._model, SegmenterNetwork), "only a network with a decoder is conditioned on ingredients"
+        names = DenseSegmenter | NamedSegmenter | OpenVocabularyNetwork
+        assert not isinstance(self._model, names), "only a network with a decoder is conditioned on ingredients"
         return self._model
 
     def _precision(self) -> torch.autocast:
