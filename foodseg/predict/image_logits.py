@@ -2,7 +2,8 @@
 
     ids, confidence = logits.ids_and_confidence(temperature)
 
-Scores are kept at the model's stride. The K x height x width scores of the label map never exist at once.
+Scores are kept at the model's stride. The K x height x width scores of the label map never exist at once, and in each
+band the classes alone are resized that can be the best there, or have a share in the softmax: of many classes a few.
 
 Shape letters: K classes; h, w grid of the logits; n pixels.
 """
@@ -16,6 +17,8 @@ from torch.nn.functional import interpolate
 
 # float32 scores in one band: what stays in a processor's cache; a GPU is better with few large bands
 BAND_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}
+NO_SHARE = 25.0  # a class whose logit is so much lower than another's adds nothing to a float32 softmax: exp(-25)
+ROUNDING = 1e-5  # of the greatest logit: more than what resizing rounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,8 @@ class ImageLogits:
     def ids(self) -> np.ndarray:
         """Returns (height, width) uint8 ids of the best class, uint16 for more than 256 classes."""
         ids = self._no_ids()
-        for band, scores in self._bands():
-            ids[band] = _best(scores)[1].cpu().numpy()
+        for band, scores, classes in self._contending(0.0):
+            ids[band] = classes[_best(scores)[1]].cpu().numpy()
         return ids
 
     @torch.inference_mode()
@@ -49,9 +52,9 @@ class ImageLogits:
         Confidence is the greatest softmax probability of the logits divided by `temperature`; 65535 = certain.
         """
         ids, confidence = self._no_ids(), np.empty((self.height, self.width), np.uint16)
-        for band, scores in self._bands():
+        for band, scores, classes in self._contending(NO_SHARE * temperature):
             greatest, best = _best(scores)
-            ids[band] = best.cpu().numpy()
+            ids[band] = classes[best].cpu().numpy()
             # the best class has probability exp(0) / sum
             below = scores.sub_(greatest).div_(temperature)
             share = below.exp_().sum(0).reciprocal_()
@@ -91,14 +94,27 @@ class ImageLogits:
 
     def _bands(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yields rows of the label map and their scores (K, rows, width), which the caller may overwrite."""
-        classes, _, grid_width = self.values.shape
+        for band, scores, _ in self._contending(torch.inf):
+            yield band, scores
+
+    def _contending(self, margin: float) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Yields rows of the label map, scores (k, rows, width), which the caller may overwrite, and the ids (k,) of
+        their classes, ascending: all that come within `margin` of the best anywhere in these rows, and perhaps more."""
+        count, _, grid_width = self.values.shape
         most = BAND_BYTES.get(self.values.device.type, BAND_BYTES["cpu"])
-        rows = max(1, most // (4 * classes * max(self.width, grid_width)))
+        rows = max(1, most // (4 * count * max(self.width, grid_width)))
         low, high, blend = self._row_taps()
+        first, last = low.tolist(), high.tolist()
+        everything = torch.arange(count, device=self.values.device)
+        margin += ROUNDING * float(self.values.abs().amax())
         for top in range(0, self.height, rows):
             band = slice(top, min(top + rows, self.height))
-            lines = torch.lerp(self.values[:, low[band]], self.values[:, high[band]], blend[band][:, None])
-            yield band, _widened(lines, self.fitted[1] / self.stride, self.width)
+            classes, values = everything, self.values
+            if margin < torch.inf:  # not with NaN either, which is everywhere then, as in the model
+                classes = contenders(self.values[:, first[top] : last[band.stop - 1] + 1], margin)
+                values = self.values[classes]
+            lines = torch.lerp(values[:, low[band]], values[:, high[band]], blend[band][:, None])
+            yield band, _widened(lines, self.fitted[1] / self.stride, self.width), classes
 
     def _row_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         scale = self.fitted[0] / (self.stride * self.height)
@@ -107,6 +123,24 @@ class ImageLogits:
     def _column_taps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         scale = self.fitted[1] / (self.stride * self.width)
         return _taps(self.width, scale, self.values.shape[2], self.values.device)
+
+
+def contenders(values: torch.Tensor, margin: float) -> torch.Tensor:
+    """Returns (k,) int64, ascending, the classes that bilinear resizing brings within `margin` of the best somewhere.
+
+    What lies between four neighbours is a mean of them. Of the class whose least neighbour is greatest it is at least
+    that one; a class whose greatest neighbour is lower is out.
+
+    Args:
+        values: (K, h, w) float.
+    """
+    least = greatest = values
+    for axis in (1, 2):
+        size = values.shape[axis]
+        if size > 1:
+            least = torch.minimum(least.narrow(axis, 0, size - 1), least.narrow(axis, 1, size - 1))
+            greatest = torch.maximum(greatest.narrow(axis, 0, size - 1), greatest.narrow(axis, 1, size - 1))
+    return (greatest >= least.amax(0) - margin).flatten(1).any(1).nonzero()[:, 0]
 
 
 def mean_of_views(views: Sequence[ImageLogits]) -> ImageLogits:

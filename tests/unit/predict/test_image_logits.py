@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate
 
 from foodseg.config.evaluation import EvalConfig
 from foodseg.predict import image_logits
-from foodseg.predict.image_logits import ImageLogits
+from foodseg.predict.image_logits import ImageLogits, contenders
 from foodseg.predict.predictor import Predictor
 from tests.unit.predict.test_predictor import CPU, PixelModel, sample_image
 
@@ -73,3 +73,43 @@ def test_logits_of_single_pixels_are_those_of_the_whole(size):
     pixels = np.random.default_rng(0).permutation(whole.shape[1])[:500]
     np.testing.assert_allclose(logits.at(pixels), whole[:, pixels], atol=1e-5)
     assert logits.at(pixels[:0]).shape == (5, 0)
+
+
+def test_classes_that_cannot_win_are_left_out():
+    """By hand: between 3 and 1 class 0 is at least 1; class 1 reaches 2, class 2 only 0.9."""
+    values = torch.tensor([[[3.0, 1.0]], [[0.0, 2.0]], [[0.9, 0.9]]])
+    assert contenders(values, 0.0).tolist() == [0, 1]
+    assert contenders(values, 0.2).tolist() == [0, 1, 2]
+    assert contenders(values, torch.inf).tolist() == [0, 1, 2]
+    assert contenders(values[:, :, :1], 0.0).tolist() == [0]
+    # the middle belongs to a class that is the best at neither end
+    between = torch.tensor([[[9.0, 0.0]], [[0.0, 9.0]], [[6.0, 6.0]]])
+    assert contenders(between, 0.0).tolist() == [0, 1, 2]
+    assert (ImageLogits(between, 4, (4, 8), 1, 80).ids() == 2).any()
+    # of equal ones the first has it
+    assert (ImageLogits(torch.ones(5, 3, 3), 4, (12, 12), 12, 12).ids() == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 4.0])
+def test_many_classes_of_which_few_contend(temperature, monkeypatch):
+    monkeypatch.setitem(image_logits.BAND_BYTES, "cpu", 84 * 4 * 170 * 5)  # five rows
+    torch.manual_seed(0)
+    smooth = interpolate(torch.randn(1, 84, 5, 6), size=(30, 40), mode="bicubic")[0]
+    values = 12 * smooth - torch.arange(84)[:, None, None] / 4
+    logits = ImageLogits(values, 4, (118, 158), 131, 170)
+    kept = [len(classes) for _, _, classes in logits._contending(0.0)]
+    assert max(kept) < 84 and min(kept) < 20
+    ids, confidence = logits.ids_and_confidence(temperature)
+    whole = torch.cat([scores for _, scores in logits._bands()], 1)
+    assert whole.shape == (84, 131, 170)
+    np.testing.assert_array_equal(ids, whole.argmax(0).numpy())
+    np.testing.assert_array_equal(logits.ids(), ids)
+    expected = (whole.double() / temperature).softmax(0).amax(0).numpy()
+    np.testing.assert_allclose(confidence / 65535, expected, atol=1e-5)
+
+
+def test_scores_that_are_no_numbers_are_shown_as_before():
+    values = torch.zeros(3, 4, 4)
+    values[1, 2, 2] = torch.nan
+    logits = ImageLogits(values, 4, (16, 16), 16, 16)
+    assert len(logits.scores()) == 3 and logits.ids().max() == 1
