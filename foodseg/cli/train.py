@@ -12,7 +12,9 @@ from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, Stopped,
 def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in run.uri.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in run.uri; without --config as it was started.")
+    ] = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -25,11 +27,12 @@ def train(
     Example: foodseg train --set data.uri=prepared/meals --set run.uri=runs/a
     """
     from foodseg.config.marks import written_uris
-    from foodseg.config.recipe import load_recipe
+    from foodseg.config.recipe import load_recipe, load_started
     from foodseg.storage import join
     from foodseg.train.ray_trainer import run_training
 
-    resolved = load_recipe(config, overrides or []).config
+    given = overrides or []
+    resolved = (load_started(given) if resume and config is None else load_recipe(config, given)).config
     for key, uri in written_uris(resolved).items():
         require_lasting(key, uri, address)
     result = run_training(resolved, resume=resume, address=address)

@@ -146,7 +146,7 @@ CONFIG = [
     Bad(
         "an override below a value",
         ["config", "show", "--set", "optim.lr.x=1"],
-        ("optim.lr", "must be a number", "'x'"),
+        ("--set optim.lr.x", "is a value, not a section"),
     ),
     Bad(
         "both steps and epochs",

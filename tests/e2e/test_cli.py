@@ -320,12 +320,12 @@ def test_text_from_the_names_to_labelled_images(
 
     score = ["evaluate", "run", "--data", "prepared", "--workers", "0"]
     plain = answered(*score, "--out", "plain")
-    assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none", "weights": "ema"}
+    assert plain["conditions"] == {"ingredients": "vocabulary", "restrict": "none", "weights": "student"}
     assert plain["text"] == "random unit vectors, seed 5"
     for mode, restrict in (("predicted", "soft"), ("provided", "none"), ("provided", "hard")):
         settings = set_options(f"eval.ingredients={mode}", f"eval.restrict={restrict}")
         metrics = answered(*score, "--out", f"{mode}-{restrict}", *settings)
-        assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "ema"}
+        assert metrics["conditions"] == {"ingredients": mode, "restrict": restrict, "weights": "student"}
         assert json.loads(Path(f"{mode}-{restrict}/metrics.json").read_text()) == metrics
     # a hard restriction to the true ingredients: nothing that is not on an image is found on it
     assert metrics["ingredients"]["per_image"]["precision"] == 1

@@ -68,4 +68,4 @@ def test_it_works_outside_the_repository(unpacked: Path, tmp_path: Path) -> None
 
     assert Path(location).is_relative_to(unpacked)
     assert f"foodseg {__version__}\n" in outside(unpacked, tmp_path, "-m", "foodseg", "--version")
-    assert "optim.lr = 0.001  # default\n" in outside(unpacked, tmp_path, "-m", "foodseg", "config", "show")
+    assert "optim.lr = 0.001  # recipe\n" in outside(unpacked, tmp_path, "-m", "foodseg", "config", "show")
