@@ -152,6 +152,8 @@ def _bench_config(data_uri: str, config: ExperimentConfig, workers: int, steps: 
     tree = config.model_dump(mode="json")
     tree["data"] |= {"uri": storage.absolute(data_uri), "uris": [], "val_split": None}
     tree["model"]["weights"] = "none"  # speed does not depend on them
+    if config.model.vit.backbone is not None:
+        tree["model"]["vit"]["weights"] = "none"
     tree["train"] |= {"steps": total, "epochs": None, "checkpoint_every": total, "ema_horizon": 0,
                       "compile": False, "max_failures": 0, "mlflow_uri": None}  # fmt: skip
     tree["eval"]["weights"] = "student"

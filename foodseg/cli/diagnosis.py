@@ -49,9 +49,10 @@ import torch, torchvision
 torch.ops.torchvision.nms
 gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 print("cuda: " + gpus if gpus else "mps" if torch.backends.mps.is_available() else "cpu")
-from foodseg.config.model import ModelConfig
+from foodseg.config.recipe import load_recipe
 from foodseg.models.backbones.timm_hub import weights_cached
-print(ModelConfig().backbone, weights_cached(ModelConfig().backbone))
+model = load_recipe().config.model
+print(*(f"{name} {weights_cached(name)}" for name in (model.backbone, model.vit.backbone)))
 """
 
 
@@ -127,8 +128,13 @@ def torch_works() -> list[Check]:
 
 
 def _default_weights(said: str) -> Check:
-    """What model.weights = timm would do here; a machine without the hub can train, with a file or from random."""
-    backbone, cached = said.split()
+    """What the weights `timm` would do here; a machine without the hub can train, with files or from random.
+
+    Args:
+        said: name and True or False (in the cache) of each encoder of the recipe.
+    """
+    words = said.split()
+    cached = {name: is_there == "True" for name, is_there in zip(words[::2], words[1::2], strict=True)}
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     parts = urlsplit(hub)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -137,10 +143,11 @@ def _default_weights(said: str) -> Check:
             reachable = True
     except (OSError, ValueError):
         reachable = False
-    there = "in the cache" if cached == "True" else "not in the cache"
+    there = ", ".join(f"{name} {'in' if is_there else 'not in'} the cache" for name, is_there in cached.items())
     answers = "reachable" if reachable else "not reachable"
-    instead = "" if cached == "True" or reachable else ": set model.weights to a file, or to none for random weights"
-    return Check("pretrained weights", True, f"{backbone} {there}, hub {shown} {answers}{instead}", "")
+    instead = ": set model.weights to a file, or to none for random weights; of the ViT model.vit.weights"
+    advice = "" if all(cached.values()) or reachable else instead
+    return Check("pretrained weights", True, f"{there}, hub {shown} {answers}{advice}", "")
 
 
 def fonts() -> Check:

@@ -108,9 +108,10 @@ def test_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_default_weights(cached: bool, reachable: bool, monkeypatch: pytest.MonkeyPatch, moto_endpoint: str) -> None:
     """A machine that cannot have them gets advice, and is not broken for that."""
     monkeypatch.setenv("HF_ENDPOINT", moto_endpoint if reachable else "http://me:secret@127.0.0.1:9")
-    monkeypatch.setattr(diagnosis, "_IMPORT_TORCH", f"print('cpu'); print('a_backbone {cached}')")
+    monkeypatch.setattr(diagnosis, "_IMPORT_TORCH", f"print('cpu'); print('a_backbone {cached} a_vit True')")
     check = diagnosis.torch_works()[2]
-    assert check.ok and check.found.startswith(f"a_backbone {'in' if cached else 'not in'} the cache, hub http://127")
+    there = f"a_backbone {'in' if cached else 'not in'} the cache, a_vit in the cache, hub http://127"
+    assert check.ok and check.found.startswith(there)
     assert ("not reachable" in check.found) != reachable and "secret" not in check.found
     assert ("set model.weights to a file, or to none" in check.found) == (not cached and not reachable)
 
