@@ -130,10 +130,8 @@ def model_card(checkpoint: Checkpoint, name: str, scores: Sequence[CardScore], l
         model_name=name.rpartition("/")[2],
         eval_results=[_eval_result(score) for score in scores] or None,
     )
-    model, settings, classes = checkpoint.config.model, checkpoint.config.eval, checkpoint.classes
-    fusion = "no text fusion" if model.fusion == "none" else f"text fusion {model.fusion}"
-    if checkpoint.text is not None:
-        fusion += f" with class embeddings of {checkpoint.text.made_by}"
+    settings, classes = checkpoint.config.eval, checkpoint.classes
+    parts = _parts(checkpoint)
     side = f"{settings.longest_side} pixels" if settings.longest_side else "its own size"
     if settings.scales != (1.0,):
         side += " x " + ", ".join(f"{scale:g}" for scale in settings.scales)
@@ -161,7 +159,7 @@ found.overlay().save("lunch.overlay.jpg")
 
 ## Model
 
-Backbone {model.encoders}, {fusion}, FPN decoder; {checkpoint.step} updates, {settings.weights} weights by default. An
+{parts}; {checkpoint.step} updates, {settings.weights} weights by default. An
 image is shown to the model with its longer side at {side}. `config.json` has the whole configuration.
 
 ## Data
@@ -219,6 +217,20 @@ def _scores(scores: Sequence[CardScore]) -> str:
     if any(score.ingredients == "provided" for score in scores):
         notes.append("`provided`: the true ingredients of each image were given to the model, an oracle.")
     return "\n".join([*lines, "", *notes])
+
+
+def _parts(checkpoint: Checkpoint) -> str:
+    """Returns what the model consists of, the beginning of a sentence."""
+    model, made_by = checkpoint.config.model, checkpoint.text.made_by if checkpoint.text is not None else None
+    if model.kind == "open_vocabulary":
+        return (
+            f"Open vocabulary: frozen {model.backbone}, compared with what class embeddings of {made_by} should look "
+            "like; it is not CLIP, and takes other names (`model.with_names`); no decoder"
+        )
+    fusion = "no text fusion" if model.fusion == "none" else f"text fusion {model.fusion}"
+    if made_by is not None:
+        fusion += f" with class embeddings of {made_by}"
+    return f"Backbone {model.encoders}, {fusion}, FPN decoder"
 
 
 def _never(checkpoint: Checkpoint) -> str:

@@ -93,7 +93,7 @@ class OpenVocabularyNetwork(nn.Module):
     @property
     def projection(self) -> Projection:
         """What the sums say; UserError: they hold no background, or fewer than two foods."""
-        if self._projection is None:
+        if self._projection is None or self._projection.centre.device != self.counts.device:
             counts = self.counts.cpu()
             foods = int((counts[BACKGROUND + 1 :] > 0).sum())
             if counts[BACKGROUND] == 0 or foods < 2:

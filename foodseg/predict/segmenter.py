@@ -318,7 +318,8 @@ class Segmenter:
 
     def __repr__(self) -> str:
         model, chosen = self.config.model, self.config.eval
+        text = "open vocabulary" if model.kind == "open_vocabulary" else f"text fusion {model.fusion}"
         return (
             f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.encoders}, "
-            f"text fusion {model.fusion}, {chosen.weights} weights after {self.step} steps, on {self.device})"
+            f"{text}, {chosen.weights} weights after {self.step} steps, on {self.device})"
         )

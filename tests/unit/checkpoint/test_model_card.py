@@ -159,3 +159,14 @@ def test_no_location_is_published() -> None:
     assert published.model == private.model and published.optim == private.optim
     said = json.dumps(published.model_dump(mode="json"))
     assert not re.search("private|somebody|bucket", said)
+
+
+def test_an_open_vocabulary_model_says_what_it_is(tmp_path: Path) -> None:
+    model = foodseg.load("runs/open")
+    assert "open vocabulary" in repr(model)
+    text = card_of(model.with_names("kimchi, carrot"), tmp_path / "open").text
+    assert "Open vocabulary: frozen test_vit, compared with what class embeddings of all-MiniLM-L6-v2" in text
+    assert "it is not CLIP" in text and "FPN" not in text
+    # what is saved is the whole model, with the classes that it was fitted to
+    again = foodseg.load(str(tmp_path / "open"))
+    assert again.classes == model.classes and again.with_names("rice").classes == ("background", "rice")
