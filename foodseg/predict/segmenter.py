@@ -27,12 +27,12 @@ from foodseg.config.marks import without_locations
 from foodseg.errors import Unavailable, UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.names import parse_names
-from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
-from foodseg.models.text.embed import embed_words
+from foodseg.models.open_vocabulary import NamedSegmenter
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput
 from foodseg.predict.labelling import Labelling
+from foodseg.predict.other_names import named_network
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
 from foodseg.predict.refine import Refine, Refiner, build_refiner, parse_refine
@@ -193,21 +193,12 @@ class Segmenter:
         >>> model.with_names("carrot, kimchi").classes
         ('background', 'carrot', 'kimchi')
         """
-        wanted, checkpoint = parse_names(names), self._checkpoint
-        network = self._network.network if isinstance(self._network, NamedSegmenter) else self._network
-        if not isinstance(network, OpenVocabularyNetwork) or checkpoint.text is None:
-            raise UserError(
-                f"the model {storage.redact(self.uri)} knows the {len(checkpoint.classes)} classes that it was trained "
-                "on alone: other names need one of model.kind = open_vocabulary, or foodseg zero-shot"
-            )
-        words = [word for own in wanted.words for word in own]
-        owners = [index for index, own in enumerate(wanted.words, start=1) for _ in own]
-        trained = {name.lower(): index for index, name in enumerate(checkpoint.classes.names)}
-        embedded = embed_words(checkpoint.text, checkpoint.config.model.text, words)
-        known = [trained.get(word.lower(), -1) for word in words]
+        wanted = parse_names(names)
+        network = self._network.network if isinstance(self._network, NamedSegmenter) else self._network.to(self.device)
+        named = named_network(network, self._checkpoint, wanted, storage.redact(self.uri))
         other = copy.copy(self)
         other._labellings = {}
-        other._network = NamedSegmenter(network.to(self.device), embedded, owners, known)
+        other._network = named
         other.classes = wanted.classes.names
         return other
 

@@ -52,6 +52,20 @@ class ModelNames:
             )  # fmt: skip
         return found, model_id(found.name, found.sha)
 
+    async def open_vocabulary(self, name: str) -> str:
+        """Returns the id of a model that takes other names than its classes.
+
+        Raises:
+            ApiError: 422 not_open_vocabulary; as `find`.
+        """
+        state, found = await self.find(name)
+        if not state.open_vocabulary:
+            raise ApiError(
+                422, "not_open_vocabulary", f"the model {state.name} knows the classes that it was trained on alone",
+                "leave model out for CLIP, or name one for which /v1/models says open_vocabulary: true",
+            )  # fmt: skip
+        return found
+
     async def _ask(self) -> list[ModelState]:
         try:
             self._states = await self._segmenter.models()

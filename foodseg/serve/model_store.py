@@ -219,6 +219,7 @@ class ModelStore:
             default=name == self._wanted.default,
             conditioned=card is not None and card.conditioned,
             longest_side=card.longest_side if card else None,
+            open_vocabulary=card is not None and card.open_vocabulary,
         )
 
 

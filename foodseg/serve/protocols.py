@@ -58,6 +58,7 @@ class ModelState:
     classes: its names, id by id. default: answers where the client names no model.
     conditioned: it can be conditioned on ingredients.
     longest_side: pixels of the longer side at which it sees images; None = their own, or several sizes.
+    open_vocabulary: it takes other names than its classes.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ModelState:
     default: bool
     conditioned: bool = False
     longest_side: int | None = None
+    open_vocabulary: bool = False
 
 
 class SegmenterBackend(Protocol):
@@ -86,6 +88,11 @@ class SegmenterBackend(Protocol):
         model: `name@sha12`. ingredients: ids of the conditioning classes, None = none. masks: (H, W) bool each, of
         which each gets the class with the greatest mean logit.
         """
+
+    async def label_names(
+        self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled:
+        """As `ClipBackend.label`, by a model with an open vocabulary, `name@sha12`."""
 
     async def models(self) -> list[ModelState]:
         """Returns the state of every model."""

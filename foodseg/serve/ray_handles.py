@@ -96,6 +96,13 @@ class RaySegmenter:
         packed = await asyncio.to_thread(pack, masks) if masks else None
         return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients, packed))
 
+    async def label_names(
+        self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled:
+        handle = self._handle.options(multiplexed_model_id=model)
+        packed = await asyncio.to_thread(pack, masks) if masks else None
+        return unpack_labels(await ask(handle, "label_names", image, list(names), packed, refine))
+
     async def models(self) -> list[ModelState]:
         states: list[ModelState] = await ask(self._handle, "models")
         for state in states:

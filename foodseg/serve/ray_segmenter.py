@@ -16,6 +16,7 @@ from ray import serve
 from foodseg.checkpoint.served import HOLD_SECONDS, hold
 from foodseg.config.serve import ServeConfig
 from foodseg.errors import FoodsegError
+from foodseg.predict.refine import Refine
 from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
 from foodseg.serve.model_store import ModelStore
@@ -30,6 +31,7 @@ KNOWN_MODELS = 32  # per replica; most hold no weights, since a replaced model r
 GRACE_SECONDS = 30.0  # for requests that still name a checkpoint after it was replaced
 RETRY_SECONDS = 30.0  # until storage that did not answer is retried
 _PROBE = (0, 0)  # the canvas that marks a health check
+_NAMES = (0, 1)  # and one that marks images with names of their own, which share no forward pass
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch shares: model, canvas, whether conditioned
@@ -104,6 +106,19 @@ class SegmenterDeployment:
         self._health.worked()
         return pack_labels(labelled)
 
+    async def label_names(
+        self, image: np.ndarray, names: list[str], masks: PackedMasks | None, refine: Refine
+    ) -> PackedLabels:
+        """Returns the label map of an image (H, W, 3) uint8 for other names than the model's classes.
+
+        Raises:
+            UserError: as `ServedModel.label_names`; the checkpoint that the request names is not there any more.
+        """
+        model = await self._model(serve.get_multiplexed_model_id())
+        await asyncio.to_thread(model.know, names)  # not in the thread that others wait for
+        regions = [] if masks is None else await asyncio.to_thread(unpack, masks)
+        return pack_labels(await self._batcher.submit((model, _NAMES, False), (image, names, regions, refine)))
+
     async def models(self) -> list[ModelState]:
         """Returns the state of every model."""
         return await asyncio.to_thread(self._store.states)
@@ -120,12 +135,15 @@ class SegmenterDeployment:
         for model in list(self._serving.values()):
             await self._batcher.submit((model, _PROBE, False), None)
 
-    def _forward(self, kind: Kind, items: Sequence[Item | None]) -> Sequence[Labelled | None]:
+    def _forward(self, kind: Kind, items: Sequence[Any]) -> Sequence[Labelled | None]:
         model, canvas, conditioned = kind
         if canvas == _PROBE:
             model.check()
             return [None] * len(items)
-        images, sizes, provided, masks = zip(*(item for item in items if item is not None), strict=True)
+        if canvas == _NAMES:
+            return [model.label_names(*item) for item in items]
+        labelled: Sequence[Item] = items
+        images, sizes, provided, masks = zip(*labelled, strict=True)
         # only CLIP's second opinion on SAM's masks needs the low-confidence pixels
         needed = self._config.sam is not None and self._config.clip is not None
         confidence_below = self._config.refine.confidence_below if needed else 0.0

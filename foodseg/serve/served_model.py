@@ -4,8 +4,9 @@ model = ServedModel("meals", uri, checkpoint_sha(uri))
 (labelled,) = model.label([image], [(height, width)])
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,14 +17,18 @@ from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import sha256
 from foodseg.errors import UserError
 from foodseg.models.build import Network
+from foodseg.models.clip.names import parse_names
+from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.ingredients import mean_confidences
+from foodseg.predict.other_names import named_network
 from foodseg.predict.predictor import Predictor
-from foodseg.predict.refine import refine_labels
+from foodseg.predict.refine import Refine, refine_labels
 from foodseg.serve.protocols import Labelled, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
+NAMES_KEPT = 8  # lists of other names whose embeddings are not computed again
 _TINY = 64  # pixels of a side, or a little more, of the image of the health check
 _BLANK = 512  # pixels of a side of the warm-up image, where the model takes any size
 
@@ -34,7 +39,7 @@ class ModelCard:
 
     uri: the checkpoint directory. sha: sha256 (hex) of its manifest, which holds that of every file.
     conditioned: it can be conditioned on ingredients. longest_side: pixels of the longer side at which it sees images;
-    None = their own, or several sizes.
+    None = their own, or several sizes. open_vocabulary: it takes other names than its classes.
     """
 
     name: str
@@ -43,6 +48,7 @@ class ModelCard:
     classes: tuple[str, ...]
     conditioned: bool
     longest_side: int | None
+    open_vocabulary: bool = False
 
     @property
     def id(self) -> str:
@@ -75,6 +81,7 @@ class _Loaded(NamedTuple):
     unconditioned: Predictor
     conditioned: Predictor
     temperature: float
+    named: Callable[[tuple[str, ...]], Predictor]
 
 
 class ServedModel:
@@ -93,7 +100,8 @@ class ServedModel:
         conditioned = model.fusion is not None
         # a smaller size has to be made of the image as it came, not of one that was resized on its way
         longest_side = self._config.longest_side if self._config.scales == (1.0,) else None
-        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, longest_side)
+        open_vocabulary = isinstance(model, OpenVocabularyNetwork)
+        self.card = ModelCard(name, uri, sha, checkpoint.classes.names, conditioned, longest_side, open_vocabulary)
         self._loaded: _Loaded | None = _loaded(checkpoint, model, canvases)
         self._warm_up()
 
@@ -119,11 +127,7 @@ class ServedModel:
                 there are none.
             confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = not computed.
         """
-        loaded = self._loaded
-        if loaded is None:  # released, and needed again
-            checkpoint = self._checkpoint()
-            model = load_model(checkpoint, self._config.weights)
-            loaded = self._loaded = _loaded(checkpoint, model, self._canvases)
+        loaded = self._needed()
         predictor = loaded.unconditioned if provided is None else loaded.conditioned
         answers = []
         for index, logits in enumerate(predictor.logits(images, sizes, provided)):
@@ -133,6 +137,31 @@ class ServedModel:
                 labelled_of(ids, confidence, len(self.card.classes), self.card.name, self.card.sha, confidence_below)
             )
         return answers
+
+    def know(self, names: Sequence[str]) -> None:
+        """Embeds names for `label_names`, which takes seconds when the text encoder is first asked.
+
+        Raises:
+            UserError: the model has no open vocabulary; as `parse_names` and `named_network`.
+        """
+        self._needed().named(tuple(names))
+
+    def label_names(
+        self, image: np.ndarray, names: Sequence[str], masks: Sequence[np.ndarray], refine: Refine
+    ) -> Labelled:
+        """Returns the label map of an image (H, W, 3) uint8 RGB, as `ClipBackend.label`; raises as `know`."""
+        predictor = self._needed().named(tuple(names))
+        (logits,) = predictor.logits([image], [(image.shape[0], image.shape[1])])
+        labelled = refine_labels(logits, masks, refine, 1.0)
+        return labelled_of(*labelled, 1 + len(names), self.card.name, self.card.sha)
+
+    def _needed(self) -> _Loaded:
+        """The weights, which are loaded again where they were released."""
+        if self._loaded is None:
+            checkpoint = self._checkpoint()
+            model = load_model(checkpoint, self._config.weights)
+            self._loaded = _loaded(checkpoint, model, self._canvases)
+        return self._loaded
 
     def check(self) -> None:
         """Computes the smallest image that the model takes; does nothing while the weights are released.
@@ -179,8 +208,15 @@ def _loaded(checkpoint: Checkpoint, model: Network, canvases: Sequence[tuple[int
     conditioned = config.model_copy(update={"ingredients": "provided"})
     calibration = calibration_of(checkpoint, config)
     device, pixels = pick_device(), checkpoint.class_pixels
+
+    @lru_cache(NAMES_KEPT)
+    def named(names: tuple[str, ...]) -> Predictor:
+        network = named_network(model, checkpoint, parse_names(names), "of this name")
+        return Predictor(network, config, device, precision)
+
     return _Loaded(
         Predictor(model, unconditioned, device, precision, canvases, pixels),
         Predictor(model, conditioned, device, precision, canvases, pixels),
         calibration.temperature if calibration else 1.0,
+        named,
     )

@@ -66,6 +66,11 @@ class FakeSegmenter:
         confidences = {index: confidence_of(index) for index in np.unique(ids).tolist()}
         return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
 
+    async def label_names(
+        self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled:
+        raise NotImplementedError("no model of these has an open vocabulary")
+
     async def models(self) -> list[ModelState]:
         if not self.trained:
             return []

@@ -209,6 +209,7 @@ class _Routes:
         request: Request,
         image: ImageUpload,
         names: Text,
+        model: Text = "",
         masks: Annotated[bool, Form()] = False,
         dense: Annotated[bool, Form()] = True,
         refine: Annotated[RefineBy, Form()] = "none",
@@ -217,22 +218,25 @@ class _Routes:
         """Where any names are on the image, and how well they fit it as a whole.
 
         With `dense=false` only the latter. `masks=true`: how well they fit each region that SAM finds. `refine`: as for
-        /v1/segment, of the label map.
+        /v1/segment, of the label map. `model`: one with an open vocabulary (`/v1/models`) makes it instead of CLIP.
         """
-        clip = self._clip()
+        namer = None if not model else await self._names.open_vocabulary(model)
+        clip = self._clip() if namer is None or masks else self._backends.clip
         how = "vote" if refine == "sam" else refine
         sam = self._sam() if masks or (dense and how != "none") else None
         wanted = parse_name_list(names, "names")
         labels = wanted_labels(wanted)
         decoded = await self._read(image)
         size = (decoded.height, decoded.width)
-        scores = await clip.scores(decoded.image, labels)
+        scores = [] if clip is None else await clip.scores(decoded.image, labels)
         found = [] if sam is None else await sam.masks(decoded.image, self._config.refine.seconds)
         outlines = [mask.mask for mask in found]
-        rows = await clip.mask_scores(decoded.image, outlines, labels) if masks and found else []
-        labelled = None
-        if dense:
-            labelled = await clip.label(decoded.image, wanted, outlines if how != "none" else [], how)
+        rows = await clip.mask_scores(decoded.image, outlines, labels) if clip and masks and found else []
+        drawn, labelled = outlines if how != "none" else [], None
+        if dense and namer is not None:
+            labelled = await self._backends.segmenter.label_names(decoded.image, namer, wanted, drawn, how)
+        elif dense and clip is not None:
+            labelled = await clip.label(decoded.image, wanted, drawn, how)
         info = ImageInfo(width=decoded.width, height=decoded.height, id=await self._seal(request, decoded))
         encode = partial(
             zero_shot_answer, labelled, labels, size, format, request_id=_id(request), image=info, scores=scores,
@@ -250,8 +254,9 @@ class _Routes:
         """Every model: the checkpoint that is configured, the one that answers, and why they differ."""
         infos = [
             ModelStateInfo(
-                name=state.name, default=state.default, conditioned=state.conditioned, classes=len(state.classes),
-                wanted=state.wanted, serving=state.serving, sha=state.sha, error=state.error,
+                name=state.name, default=state.default, conditioned=state.conditioned,
+                open_vocabulary=state.open_vocabulary, classes=len(state.classes), wanted=state.wanted,
+                serving=state.serving, sha=state.sha, error=state.error,
             )
             for state in await self._names.states()
         ]  # fmt: skip

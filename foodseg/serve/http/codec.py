@@ -217,7 +217,7 @@ def zero_shot_answer(
 
     Args:
         labelled: ids of the labels, from 1 on, at the decoded size; None = there is no label map.
-        size: as for `segment_answer`. scores: one for each label, of the whole image.
+        size: as for `segment_answer`. scores: one for each label, of the whole image; empty = there are none.
         masks: SAM's regions with one score for each label; None = they were not requested.
     """
     regions = None
@@ -232,7 +232,7 @@ def zero_shot_answer(
     return ZeroShotAnswer(
         request_id=request_id,
         image=image,
-        scores=name_scores(labels, scores),
+        scores=name_scores(labels, scores) if scores else [],
         masks=regions,
         ingredients=None if areas is None else areas.ingredients,
         label_map=None if areas is None else areas.label_map,

@@ -143,7 +143,7 @@ class NamedRegion(Region):
 class ZeroShotAnswer(Answer):
     request_id: str
     image: ImageInfo
-    scores: list[NameScore] = Field(description="of the whole image, best first")
+    scores: list[NameScore] = Field(description="of the whole image, best first; empty without CLIP")
     masks: list[NamedRegion] | None = Field(description="null where masks were not requested")
     ingredients: list[Ingredient] | None = Field(
         None,
@@ -173,6 +173,7 @@ class ModelStateInfo(Answer):
     name: str
     default: bool = Field(description="answers where a request names no model")
     conditioned: bool = Field(description="the model can be conditioned on `ingredients`")
+    open_vocabulary: bool = Field(description="/v1/zero-shot takes it as `model`, for other names than its classes")
     classes: int
     wanted: str = Field(description="the checkpoint that is configured")
     serving: str | None = Field(description="the checkpoint that answers; null: not loaded yet")

@@ -14,6 +14,7 @@ from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.config.serve import ImageConfig
 from foodseg.data.image_io import decode_mask, image_size
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES
+from foodseg.errors import UserError
 from foodseg.eval.subject import CheckpointLabeller
 from foodseg.predict.device import pick_device
 from foodseg.predict.label import label_images
@@ -98,3 +99,21 @@ def test_every_way_to_label_an_image_finds_the_same_ids(case: str, files: list[s
                 scores = scores_of(predictor.logits_of_file(image, PROVIDED if conditioned else None))
                 assert_same_ids(found[index], evaluated[index], scores)
     assert len(np.unique(np.concatenate([ids.ravel() for ids in evaluated]))) > 2, "more than one answer everywhere"
+
+
+def test_other_names_are_labelled_as_in_python(files: list[str], tmp_path: Path) -> None:
+    uri = write_open_vocabulary(tmp_path / "open")
+    names = ["white rice", "kimchi|gimchi"]
+    served = ServedModel("open", uri, checkpoint_sha(uri))
+    assert served.card.open_vocabulary
+    model = foodseg.load(uri).with_names(names)
+    for file in files:
+        image = read_image(Path(file).read_bytes(), ImageConfig()).image
+        found = served.label_names(image, names, [], "none")
+        expected = model.predict(image)
+        assert np.array_equal(found.ids, expected.ids) and set(found.confidences) == set(np.unique(found.ids))
+    with_classes = write_checkpoint(tmp_path / "c", 1)
+    other = ServedModel("meals", with_classes, checkpoint_sha(with_classes))
+    assert not other.card.open_vocabulary
+    with pytest.raises(UserError, match="knows the 13 classes that it was trained on alone"):
+        other.know(names)

@@ -34,8 +34,9 @@ def ids_of(height: int, width: int) -> np.ndarray:
 
 
 class Segmenter:
-    def __init__(self, conditioned: bool = False) -> None:
-        self.conditioned = conditioned
+    def __init__(self, conditioned: bool = False, open_vocabulary: bool = False) -> None:
+        self.conditioned, self.open_vocabulary = conditioned, open_vocabulary
+        self.named: list[tuple[str, list[str], int, str]] = []
         self.asked: list[tuple[tuple[int, ...], str, tuple[int, ...] | None]] = []
         self.masks: list[int] = []
 
@@ -51,9 +52,17 @@ class Segmenter:
         self.asked.append((image.shape, model, ingredients))
         return Labelled(ids_of(*image.shape[:2]), None, {0: 0.9, 1: 0.75, 2: 0.5}, "meals", SHA)
 
+    async def label_names(
+        self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
+    ) -> Labelled:
+        self.named.append((model, list(names), len(masks), refine))
+        return Labelled(ids_of(*image.shape[:2]), None, {0: 0.9, 1: 0.75, 2: 0.5}, "open", SHA)
+
     async def models(self) -> list[ModelState]:
         bad = ModelState("bad", "runs/b", None, None, "the checkpoint runs/b is torn", (), False)
-        return [ModelState("meals", "runs/a", "runs/a", SHA, None, CLASSES, True, self.conditioned), bad]
+        named = ModelState("open", "runs/o", "runs/o", SHA, None, CLASSES, False, open_vocabulary=True)
+        every = [ModelState("meals", "runs/a", "runs/a", SHA, None, CLASSES, True, self.conditioned), bad]
+        return [*every, named] if self.open_vocabulary else every
 
 
 class Sam:
@@ -298,6 +307,25 @@ def test_zero_shot_label_map(sample_image: bytes) -> None:
         "/v1/zero-shot", sample_image, names="rice,egg"
     )
     assert answer.json()["ingredients"] is None and len(answer.json()["scores"]) == 2
+
+
+def test_an_open_vocabulary_model_makes_the_label_map_of_any_names(sample_image: bytes) -> None:
+    segmenter = Segmenter(open_vocabulary=True)
+    server = Server(Backends(segmenter, Sam()))
+    asked = {"names": "kimchi|gimchi, egg", "model": "open"}
+    answer = server.post("/v1/zero-shot", sample_image, **asked).json()
+    assert [each["name"] for each in answer["ingredients"]] == ["kimchi", "egg"] and answer["scores"] == []
+    assert segmenter.named == [(f"open@{SHA[:12]}", ["kimchi|gimchi", "egg"], 0, "none")]
+    assert server.post("/v1/zero-shot", sample_image, **asked, refine="vote").json()["refined"]
+    assert segmenter.named[-1][2:] == (1, "vote")
+    assert code(server.post("/v1/zero-shot", sample_image, **asked, masks="true")) == (503, "clip_not_configured")
+    assert code(server.post("/v1/zero-shot", sample_image, names="egg", model="meals")) == (422, "not_open_vocabulary")
+    assert code(server.post("/v1/zero-shot", sample_image, names="egg", model="none")) == (422, "unknown_model")
+    assert code(server.post("/v1/zero-shot", sample_image, names="egg")) == (503, "clip_not_configured")
+    with_clip = Server(Backends(segmenter, None, Clip()))
+    assert len(with_clip.post("/v1/zero-shot", sample_image, **asked).json()["scores"]) == 2
+    said = [each["open_vocabulary"] for each in server.get("/v1/models").json()["models"]]
+    assert said == [False, False, True]
 
 
 @pytest.mark.parametrize(
