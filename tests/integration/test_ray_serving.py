@@ -4,6 +4,7 @@ Images are tiny and checkpoints random; what an answer has to be is computed her
 """
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -25,11 +26,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeDeploySchema
 
+import foodseg
 from foodseg.bench.memory import PeakMemory
 from foodseg.checkpoint.checkpoint import load_checkpoint, load_model
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints
 from foodseg.cluster.ray_internals.serve import connected_client, deploy, deployed_applications
+from foodseg.data.image_io import decode_mask
 from foodseg.errors import UserError
 from foodseg.models.clip.clip import load_clip
 from foodseg.predict.device import pick_device
@@ -42,7 +45,15 @@ from foodseg.serve.ray_handles import RaySegmenter, ask
 from foodseg.serve.ray_serving import ServedEndpoint, serving, swap
 from foodseg.serve.served_model import checkpoint_sha
 from tests.support.compare import assert_same_ids, close, scores_of
-from tests.support.tiny_checkpoints import free_port, meal, png, spoil, write_checkpoint, write_clip
+from tests.support.tiny_checkpoints import (
+    free_port,
+    meal,
+    png,
+    spoil,
+    write_checkpoint,
+    write_clip,
+    write_open_vocabulary,
+)
 
 SIZES = [(96, 96), (72, 96), (96, 64), (40, 90), (180, 240)]
 
@@ -339,6 +350,29 @@ def test_a_bad_checkpoint_changes_nothing(world: World) -> None:
     with pytest.raises(UserError, match="torn"):
         swap("a", world.checkpoints["bad"], address="auto")
     assert state(world, "a") == before and before["error"] is None
+
+
+def test_an_open_vocabulary_model_labels_any_names(world: World, tmp_path: Path) -> None:
+    """While another model answers; the real sentence encoder."""
+    model = write_open_vocabulary(tmp_path / "open")
+    image, names = meal(3, 96, 128), ["white rice", "kimchi|gimchi"]
+    right = foodseg.load(model, device="cpu").with_names(names).predict(image).ids
+    asked = {"names": ", ".join(names), "model": "b", "format": "png"}
+    files = {"image": ("meal.png", png(image))}
+    try:
+        wait_until(world, "b", sha=swap("b", model, address="auto").sha)
+        with Load(world.endpoint.url, png(meal(8, 72, 96)), "a") as load:
+            load.wait_for(3)
+            answer = httpx.post(f"{world.endpoint.url}v1/zero-shot", data=asked, files=files, timeout=120)
+            load.wait_for(len(load.answers) + 3)
+        assert set(load.statuses) == {200} and answer.status_code == 200, answer.text
+        assert np.array_equal(decode_mask(base64.b64decode(answer.json()["label_map"])), right)
+        assert len(answer.json()["scores"]) == 2  # by CLIP, which is served, too
+        answer = httpx.post(f"{world.endpoint.url}v1/zero-shot", data={**asked, "model": "a"}, files=files, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_open_vocabulary")
+    finally:
+        swap("b", world.checkpoints["b"], address="auto")
+        wait_until(world, "b", sha=checkpoint_sha(world.checkpoints["b"]))
 
 
 @pytest.mark.chaos
