@@ -138,7 +138,7 @@ def test_one_epoch_is_saved_loaded_and_asked_for_other_names(
     with pytest.raises(UserError, match="the class embeddings of this model are unknown: no encoder says"):
         model.with_names("kimchi")
     monkeypatch.setattr(
-        "foodseg.predict.segmenter.embed_words", lambda table, config, words: torch.ones(len(words), 16)
+        "foodseg.predict.other_names.embed_words", lambda table, config, words: torch.ones(len(words), 16)
     )
     named = model.with_names("kimchi, carrot|carrots")
     assert named.classes == ("background", "kimchi", "carrot") and named.renamed and not model.renamed
