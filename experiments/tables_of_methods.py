@@ -19,7 +19,7 @@ def headline() -> str:
         own, other = ([percent(one["subsets"][subset]["miou"]) for one in side] for side in (_scores(ours), peer))
         differences = [interval(one["minus_peer"]["subsets"][subset]) for one in ours]
         rows.append((name, *map(", ".join, (own, other, differences))))
-    header = ["mIoU on test, seeds 0 and 1", ">foodseg, best recipe", ">peer", ">difference"]
+    header = ["mIoU on test, seeds 0 and 1", ">foodseg, best recipe of 0.1.0", ">peer", ">difference"]
     return _with(header, rows, "recipe/best", "parity/parity")
 
 
@@ -46,7 +46,7 @@ def recipe() -> str:
     header = [
         "mIoU on test",
         "seed",
-        ">best recipe",
+        ">best recipe of 0.1.0",
         ">minus the peer",
         ">plain, scored at 320 px, mirrored, minus the peer",
     ]

@@ -123,11 +123,11 @@ def counted(
         offsets: by a number the (n,) that is added to the cosines; None = nothing, at 0.
     """
     offsets = {0.0: torch.zeros(len(ids))} if offsets is None else offsets
-    place = np.full(256, ignore, np.uint8)
-    place[[BACKGROUND, *ids]] = np.arange(len(ids) + 1)
+    index_of = np.full(256, ignore, np.uint8)
+    index_of[[BACKGROUND, *ids]] = np.arange(len(ids) + 1)
     found = {key: np.zeros((len(ids) + 1, len(ids) + 1), np.int64) for key in offsets}
     for image in images:
-        truth = place[image.mask]
+        truth = index_of[image.mask]
         for key, added in offsets.items():
             predicted = predicted_ids(image, projection, directions, added, whole_cells=whole_cells)
             found[key] += confusion(truth, predicted, len(ids) + 1, ignore)

@@ -4,10 +4,16 @@ network = named_network(model, checkpoint, parse_names("kimchi, white rice|steam
 """
 
 from foodseg.checkpoint.checkpoint import Checkpoint
+from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.clip.names import Names
 from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
 from foodseg.models.text.embed import embed_words
+
+
+def eval_of_names(config: EvalConfig) -> EvalConfig:
+    """Returns how images are shown, without what belongs to the trained classes: how often each occurs, and lists."""
+    return config.model_copy(update={"logit_adjustment": 0.0, "ingredients": "vocabulary", "restrict": "none"})
 
 
 def named_network(network: object, checkpoint: Checkpoint, names: Names, where: str) -> NamedSegmenter:

@@ -32,7 +32,7 @@ from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.image_input import ImageInput
 from foodseg.predict.labelling import Labelling
-from foodseg.predict.other_names import named_network
+from foodseg.predict.other_names import eval_of_names, named_network
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
 from foodseg.predict.refine import Refine, Refiner, build_refiner, parse_refine
@@ -296,9 +296,10 @@ class Segmenter:
                     'predict(image, ingredients=["rice", "fried tofu"])'
                 )
             calibration = None if self.renamed else calibration_of(self._checkpoint, config.eval)
+            shown = eval_of_names(config.eval) if self.renamed else config.eval
             pixels = self._checkpoint.class_pixels
             self._labellings[conditioned] = Labelling(
-                Predictor(self._network, config.eval, self.device, config.train.precision, class_pixels=pixels),
+                Predictor(self._network, shown, self.device, config.train.precision, class_pixels=pixels),
                 self.classes,
                 ingredients_from=config.eval.ingredients,
                 calibrated=calibration is not None,

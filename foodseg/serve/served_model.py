@@ -22,7 +22,7 @@ from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
 from foodseg.predict.ingredients import mean_confidences
-from foodseg.predict.other_names import named_network
+from foodseg.predict.other_names import eval_of_names, named_network
 from foodseg.predict.predictor import Predictor
 from foodseg.predict.refine import Refine, refine_labels
 from foodseg.serve.protocols import Labelled, model_id
@@ -212,7 +212,7 @@ def _loaded(checkpoint: Checkpoint, model: Network, canvases: Sequence[tuple[int
     @lru_cache(NAMES_KEPT)
     def named(names: tuple[str, ...]) -> Predictor:
         network = named_network(model, checkpoint, parse_names(names), "of this name")
-        return Predictor(network, config, device, precision)
+        return Predictor(network, eval_of_names(config), device, precision)
 
     return _Loaded(
         Predictor(model, unconditioned, device, precision, canvases, pixels),

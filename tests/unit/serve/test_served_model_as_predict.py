@@ -112,6 +112,9 @@ def test_other_names_are_labelled_as_in_python(files: list[str], tmp_path: Path)
         found = served.label_names(image, names, [], "none")
         expected = model.predict(image)
         assert np.array_equal(found.ids, expected.ids) and set(found.confidences) == set(np.unique(found.ids))
+    # how often the trained classes occur says nothing of other names
+    adjusted = foodseg.load(uri, overrides=["eval.logit_adjustment=0.5"]).with_names(names)
+    assert np.array_equal(adjusted.predict(image).ids, expected.ids)
     with_classes = write_checkpoint(tmp_path / "c", 1)
     other = ServedModel("meals", with_classes, checkpoint_sha(with_classes))
     assert not other.card.open_vocabulary
