@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and completion; at run time `__getattr__` finds the same
     from foodseg.errors import FoodsegError, UserError
     from foodseg.eval.evaluate import evaluate
+    from foodseg.eval.regions import evaluate_regions
     from foodseg.predict.prediction import Prediction, to_coco
+    from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier
     from foodseg.predict.segmenter import Segmenter, load
     from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
     from foodseg.prepare.ray_prepare import prepare_dataset
@@ -24,12 +26,15 @@ __version__ = "0.1.0"
 __all__ = [
     "FoodsegError",
     "Prediction",
+    "RegionClassifier",
     "Segmenter",
     "UserError",
     "ZeroShotSegmenter",
     "__version__",
     "evaluate",
+    "evaluate_regions",
     "load",
+    "load_region_classifier",
     "prepare_dataset",
     "to_coco",
     "zero_shot",
@@ -38,11 +43,14 @@ __all__ = [
 _MODULES = {
     "FoodsegError": "foodseg.errors",
     "Prediction": "foodseg.predict.prediction",
+    "RegionClassifier": "foodseg.predict.region_classifier",
     "Segmenter": "foodseg.predict.segmenter",
     "UserError": "foodseg.errors",
     "ZeroShotSegmenter": "foodseg.predict.zero_shot",
     "evaluate": "foodseg.eval.evaluate",
+    "evaluate_regions": "foodseg.eval.regions",
     "load": "foodseg.predict.segmenter",
+    "load_region_classifier": "foodseg.predict.region_classifier",
     "prepare_dataset": "foodseg.prepare.ray_prepare",
     "to_coco": "foodseg.predict.prediction",
     "zero_shot": "foodseg.predict.zero_shot",

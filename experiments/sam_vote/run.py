@@ -19,6 +19,7 @@ from experiments.item_queue import Bench, Item, ItemError
 from experiments.variants import STUDENT
 from foodseg.config.data import DataConfig
 from foodseg.data.image_io import decode_mask
+from foodseg.data.regions import MAJORITY
 from foodseg.data.sam_masks import KeptMasks, read_kept_masks
 from foodseg.eval.scored_rows import held_out_fold
 from foodseg.eval.scoring import labelled_rows
@@ -29,7 +30,6 @@ from foodseg.models.sam.mask_grid import MaskGrid
 from foodseg.models.sam.sam import load_sam
 from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.refine import Refine, Refiner, refine_labels
-from foodseg.predict.sam_vote import MAJORITY
 from foodseg.predict.segmenter import Segmenter
 
 FOLDER = "sam_vote"

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from foodseg.data.shards import Manifest
 from foodseg.data.training_rows import training_order
 from foodseg.train.batch_size import micro_batch_size
 
+T = TypeVar("T")
 MEMORY_STEPS = 4  # updates whose batches are held in memory
 
 
@@ -57,7 +59,7 @@ class Clock:
     def __init__(self) -> None:
         self.ticks: list[float] = []
 
-    def watch(self, batches: Iterator[Batch], batches_per_update: int) -> Iterator[Batch]:
+    def watch(self, batches: Iterator[T], batches_per_update: int) -> Iterator[T]:
         """Yields the batches, noting the time at which every `batches_per_update`-th one is there."""
         for index, batch in enumerate(batches):
             if index % batches_per_update == 0:

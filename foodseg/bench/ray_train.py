@@ -25,7 +25,7 @@ from foodseg.bench.results import Runs, TrainBench, TrainShare
 from foodseg.cluster.ray_session import cores
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
-from foodseg.data.batch import Batch
+from foodseg.data.batch import AnyBatch
 from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.train.batch_size import micro_batch_size
@@ -52,12 +52,12 @@ class StreamContext(RayContext):
         super().__init__(config)
         self._clock = Clock()
 
-    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         share = self._config.train.global_batch // self.world_size
         feed = self._feed(start_step, total_steps)
         return self._clock.watch(feed, share // micro_batch_size(self._config, self.world_size))
 
-    def _feed(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def _feed(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         return super().batches(start_step, total_steps)
 
     def report(self, report: Report, checkpoint: str) -> None:
@@ -70,7 +70,7 @@ class StreamContext(RayContext):
 class MemoryContext(StreamContext):
     """Batches that are in memory already."""
 
-    def _feed(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def _feed(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         assert start_step == 0, start_step
         manifest = read_manifest(self._config.data.uri)
         return memory_batches(self._config, manifest, self.rank, self.world_size, total_steps)

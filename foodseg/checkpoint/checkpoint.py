@@ -35,7 +35,8 @@ from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones.vit import is_plain_vit
-from foodseg.models.build import Network, build_network
+from foodseg.models.build import Network, Trained, build_model
+from foodseg.models.roi import RegionNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
 from foodseg.storage.local import TEMPORARY
 
@@ -211,20 +212,42 @@ def load_model(checkpoint: Checkpoint, weights: str) -> Network:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Raises:
-        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained.
+        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained; a region classifier.
     """
+    model = _load_any(checkpoint, weights)
+    if isinstance(model, RegionNetwork):
+        raise UserError(
+            "this checkpoint is a region classifier (model.kind = roi), which labels given masks and no pixels: use "
+            "predict --masks, or foodseg.load_region_classifier"
+        )
+    model.to(memory_format=torch.channels_last)  # as the predictor's images
+    return model
+
+
+def load_region_network(checkpoint: Checkpoint, weights: str) -> RegionNetwork:
+    """Builds the region classifier with the weights "student" or "ema", in evaluation mode.
+
+    Raises:
+        UserError: as `load_model`; a segmenter.
+    """
+    model = _load_any(checkpoint, weights)
+    if not isinstance(model, RegionNetwork):
+        raise UserError("this checkpoint is a segmenter, and a region classifier is needed (model.kind = roi)")
+    return model
+
+
+def _load_any(checkpoint: Checkpoint, weights: str) -> Trained:
     averaged = {} if weights == "student" else checkpoint.teacher
     if averaged is None:
         raise UserError("this checkpoint kept no averaged weights (train.ema_horizon was 0): set eval.weights=student")
     text = checkpoint.text.embeddings if checkpoint.text else None
-    model = build_network(checkpoint.config.model, len(checkpoint.classes), pretrained=False, text=text)
+    model = build_model(checkpoint.config, len(checkpoint.classes), pretrained=False, text=text)
     if averaged:
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         missing = sorted(checkpoint.student.keys() - averaged.keys() - frozen)
         if missing:
             raise UserError(f"the averaged weights of this checkpoint are incomplete: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
-    model.to(memory_format=torch.channels_last)  # as the predictor's images
     return model.eval()
 
 

@@ -11,6 +11,7 @@ class Validation:
 
     miou, aacc, macc: of the weights that `eval.weights` names.
     miou_student, miou_ema: of both kinds of weights; None where no average is kept.
+    macro_f1: of a region classifier, whose other scores are counted in regions instead of pixels; None of a segmenter.
     """
 
     step: int
@@ -19,6 +20,7 @@ class Validation:
     macc: float
     miou_student: float
     miou_ema: float | None = None
+    macro_f1: float | None = None
 
     def to_json(self) -> dict[str, float]:
         """Returns it by name, without what is None."""

@@ -1,12 +1,15 @@
 """`foodseg evaluate`: exact scores of a checkpoint, of CLIP or of label maps, and the comparison of two evaluations."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foodseg.cli.options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
 from foodseg.errors import UserError
+
+if TYPE_CHECKING:
+    from foodseg.eval.regions import RegionEvaluation
 
 
 def evaluate(
@@ -56,6 +59,19 @@ def evaluate(
         str | None,
         typer.Option(help="Weights of Segment Anything; left out: the masks that `data masks` keeps beside the data."),
     ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            help="Score how regions are named, not pixels: truth (connected parts of the masks) or sam (masks that "
+            "`data masks` keeps). What a region classifier (model.kind roi) always does; left out: as it was trained."
+        ),
+    ] = None,
+    perturb: Annotated[
+        str | None, typer.Option(help="With regions: permute (patches of 16 px shuffled) or translocate the views.")
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="With regions: file of confused pairs of classes, NAME<TAB>NAME a line.")
+    ] = None,
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
@@ -76,6 +92,8 @@ def evaluate(
 
     Example: foodseg evaluate --zero-shot --data prepared/meals --set clip.model=ViT-L-14 --out zero-shot
 
+    Example: foodseg evaluate runs/roi --data prepared/meals --pairs confused.tsv --out runs/roi/val
+
     Example: foodseg evaluate --compare runs/a/test runs/b/test
     """
     if compare is not None:
@@ -85,7 +103,9 @@ def evaluate(
         missing = "--data" if data is None else "--out"
         raise UserError(f"{missing} is missing: foodseg evaluate CHECKPOINT --data URI --split val --out DIR")
     from foodseg.config.zero_shot import ZeroShotConfig, parse_zero_shot_config
+    from foodseg.eval.perturb import parse_perturbation
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
+    from foodseg.eval.regions import evaluate_regions, names_regions, parse_regions
     from foodseg.predict.device import parse_device
     from foodseg.predict.refine import parse_refine
     from foodseg.storage import redact
@@ -94,6 +114,22 @@ def evaluate(
     if test_log is not None:
         require_lasting("--test-log", test_log, address)
     settings = overrides or []
+    if checkpoint is not None and (regions is not None or perturb or pairs or names_regions(checkpoint)):
+        refused = {
+            "--predictions": predictions, "--zero-shot": zero_shot, "--subset": subset, "--provided": provided,
+            "--map": space_map, "--classes": classes, "--sam": sam,
+        }  # fmt: skip
+        wrong = [name for name, value in refused.items() if value]
+        if wrong or refine != "none":
+            raise UserError(f"{(wrong or ['--refine'])[0]} scores pixels, and regions are scored here: leave it out")
+        scored = evaluate_regions(
+            checkpoint, data, split, out=out, images=images, regions=parse_regions(regions),
+            perturb=parse_perturbation(perturb), pairs=pairs, overrides=settings, test_log=test_log,
+        )  # fmt: skip
+        emit(scored.to_json(), as_json, lambda: _show_regions(scored, redact(out)))
+        return
+    if perturb is not None or pairs is not None or regions is not None:
+        raise UserError("--regions, --perturb and --pairs score how a CHECKPOINT names regions: give one")
     model: str | ZeroShotConfig | None = checkpoint
     if zero_shot:
         if checkpoint is not None:
@@ -120,6 +156,15 @@ def evaluate(
         print(f"written to {redact(out)}: report.html, report.md, metrics.json, images.parquet")
 
     emit(result.to_json(), as_json, show)
+
+
+def _show_regions(scored: "RegionEvaluation", out: str) -> None:
+    from foodseg.report.formatting import percent
+    from foodseg.report.region_report import headlines
+
+    for name, value, over in headlines(scored.scores):
+        print(f"{name} {percent(value)} % ({over})")
+    print(f"written to {out}: report.html, report.md, metrics.json, regions.parquet")
 
 
 def _compare(folders: tuple[str, str], subset: list[str], as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """What `foodseg predict` and `foodseg zero-shot` share: options for images and results, and how results are shown."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,8 @@ from foodseg.cli.options import emit
 from foodseg.errors import DataRefused
 
 if TYPE_CHECKING:
-    from foodseg.predict.label import LabelResults
+    from foodseg.predict.label import LabelResults, RefusedImage
+    from foodseg.predict.name_regions import NamedResults
 
 Images = Annotated[list[str], typer.Argument(help="Image files, folders of them, or URIs.")]
 Out = Annotated[
@@ -67,10 +68,28 @@ def show_labelled(
             print(f"foodseg: confidences are not calibrated: {why}", file=sys.stderr)
 
     emit(asdict(done), as_json, show)
-    if done.refused:
-        count = f"{len(done.refused)} of {len(done.images) + len(done.refused)} images cannot be read"
-        others = ", the others are labelled" if done.images else ""
-        print(f"foodseg: {count}{others}:", file=sys.stderr)
-        for each in done.refused:
-            print(f"  {each}", file=sys.stderr)
-        raise typer.Exit(DataRefused.exit_code)
+    _list_refused(done.refused, len(done.images))
+
+
+def show_named(done: "NamedResults", out: str, as_json: bool) -> None:
+    """Prints what each region was named. Raises as `show_labelled`."""
+    if not done.images and len(done.refused) == 1:
+        raise DataRefused(str(done.refused[0]))
+
+    def show() -> None:
+        for image in done.images:
+            named = ", ".join(f"{each.name} {100 * each.score:.0f} %" for each in image.regions[:6])
+            print(f"{image.overlay}: {named}{', ...' * (len(image.regions) > 6)}")
+
+    emit(asdict(done), as_json, show)
+    _list_refused(done.refused, len(done.images))
+
+
+def _list_refused(refused: "Sequence[RefusedImage]", others: int) -> None:
+    if not refused:
+        return
+    count = f"{len(refused)} of {others + len(refused)} images cannot be read"
+    print(f"foodseg: {count}{', the others are labelled' if others else ''}:", file=sys.stderr)
+    for each in refused:
+        print(f"  {each}", file=sys.stderr)
+    raise typer.Exit(DataRefused.exit_code)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli.labelled import Formats, Images, Out, Refine, Sam, show_labelled
+from foodseg.cli.labelled import Formats, Images, Out, Refine, Sam, show_labelled, show_named
 from foodseg.cli.options import AsJson, Device, Overrides
 from foodseg.errors import UserError
 
@@ -28,6 +28,14 @@ def predict(
             "foodseg zero-shot."
         ),
     ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            help="Name these regions instead of finding them: a PNG (one value a region, 0 elsewhere) or JSON (COCO, "
+            "or a list of RLE or polygons) for one image, a folder of IMAGE.png or IMAGE.json for several. CHECKPOINT "
+            "is a region classifier (model.kind roi) or a segmenter."
+        ),
+    ] = None,
     formats: Formats = None,
     refine: Refine = "none",
     sam: Sam = None,
@@ -47,16 +55,27 @@ def predict(
 
     Example: foodseg predict runs/open lunch.jpg --names "kimchi, rice" --out labelled
 
+    Example: foodseg predict runs/roi lunch.jpg --masks lunch.masks.json --out labelled
+
     Example: foodseg predict runs/a lunch.jpg --refine vote --sam mobile_sam.safetensors --out labelled
     """
     from foodseg.predict.device import parse_device
     from foodseg.predict.image_list import READ
     from foodseg.predict.label import label_images, parse_formats
+    from foodseg.predict.name_regions import name_regions
     from foodseg.predict.refine import parse_refine
 
     if checkpoint.lower().endswith(READ) and Path(checkpoint).is_file():
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
+    if masks is not None:
+        if ingredients is not None or names is not None or refine != "none" or sam is not None or formats:
+            raise UserError(
+                "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam and --format"
+            )
+        named = name_regions(checkpoint, images, masks, out, overrides or [], device=parse_device(device))
+        show_named(named, out, as_json)
+        return
     wanted = parse_formats(formats or [])
     done = label_images(
         checkpoint, images, out, overrides or [], ingredients, names=names, device=parse_device(device),

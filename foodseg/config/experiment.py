@@ -16,6 +16,7 @@ from foodseg.config.loss import LossConfig
 from foodseg.config.marks import ExecutionOnly, NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.config.model import ModelConfig
 from foodseg.config.optim import OptimConfig
+from foodseg.config.roi import RoiConfig
 from foodseg.config.run import RunConfig
 from foodseg.config.scaling import ScalingConfig
 from foodseg.config.section import Section
@@ -30,6 +31,7 @@ class ExperimentConfig(Section):
     model: ModelConfig = Field(ModelConfig(), description="backbone and decoder")
     loss: LossConfig = Field(LossConfig(), description="what is minimised")
     distill: DistillConfig = Field(DistillConfig(), description="self-distillation, conditioning classes")
+    roi: RoiConfig = Field(RoiConfig(), description="model.kind = roi: regions, their views, the classifier")
     optim: OptimConfig = Field(OptimConfig(), description="AdamW and its schedule")
     train: TrainConfig = Field(TrainConfig(), description="length, batch, checkpoints")
     eval: EvalConfig = Field(EvalConfig(), description="size, windows, weights and conditioning in evaluation")
@@ -62,6 +64,45 @@ class ExperimentConfig(Section):
                 )
         return self
 
+    @property
+    def regions(self) -> RoiConfig | None:
+        """What is learned of regions; None for a segmenter."""
+        return self.roi if self.model.kind == "roi" else None
+
+    @model_validator(mode="after")
+    def _regions(self) -> "ExperimentConfig":
+        if self.model.kind != "roi":
+            if self.roi != RoiConfig():
+                raise ValueError(f"roi is used by model.kind = roi alone, found {self.model.kind}: leave it out")
+            return self
+        plain = ExperimentConfig.model_fields
+        used = {
+            "loss": ("label_smoothing",), "distill": ("teacher", "temperature"), "eval": ("flip", "weights"),
+            "augment": ("crop", "flip", "contrast", "brightness", "saturation", "light", "blur"),
+        }  # fmt: skip
+        for name, keys in used.items():
+            section, default = getattr(self, name), plain[name].default
+            other = next((key for key in type(section).model_fields if key not in keys
+                          and getattr(section, key) != getattr(default, key)), None)  # fmt: skip
+            if other is not None:
+                raise ValueError(f"{name}.{other} is not used by model.kind = roi: leave it out")
+        if self.train.latent_cache is not None:
+            raise ValueError("train.latent_cache is not used by model.kind = roi: leave it null")
+        if (self.roi.distill != "none") != bool(self.distill.teacher):
+            raise ValueError(
+                "roi.distill other than none and distill.teacher, a checkpoint of model.kind = roi, need each other: "
+                f"found {self.roi.distill} and {list(self.distill.teacher)}"
+            )
+        if len(self.distill.teacher) > 1:
+            raise ValueError(
+                f"distill.teacher is one checkpoint with model.kind = roi, found {len(self.distill.teacher)}"
+            )
+        if self.roi.regions == "sam" and self.data.uris:
+            raise ValueError(
+                "roi.regions = sam reads the masks beside data.uri, and data.uris names several: merge them"
+            )
+        return self
+
     @model_validator(mode="after")
     def _batch_splits_over_workers(self) -> "ExperimentConfig":
         batch, allowed = self.train.global_batch, self.scaling.world_sizes
@@ -87,7 +128,7 @@ class ExperimentConfig(Section):
                 f"loss.{', '.join(others)} and {last} need the averaged weights as their teacher: set "
                 "train.ema_horizon above 0, or all of these weights to 0"
             )
-        if self.loss.needs_soft_labels != bool(self.distill.teacher):
+        if self.model.kind != "roi" and self.loss.needs_soft_labels != bool(self.distill.teacher):
             *others, last = keys_with(LossConfig, NeedsSoftLabels)
             raise ValueError(
                 f"distill.teacher and loss.{', '.join(others)} or {last} need each other: found "

@@ -13,16 +13,20 @@ from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, Deviations, ViTConfi
 
 DIFFUSION_BACKBONES = ("sd1", "sd2", "tiny")
 DIFFUSION_STRIDES = (8, 16, 32, 64)
+_USED_WITHOUT_DECODER = {
+    "open_vocabulary": ("kind", "backbone", "weights", "mean", "std", "text", "vit", "diffusion"),
+    "roi": ("kind", "backbone", "weights", "dropout"),
+}
 
 
 class ModelConfig(Section):
     """A backbone, the fusion of class embeddings with its features, and an FPN decoder."""
 
-    kind: Literal["timm", "diffusion", "open_vocabulary"] = Field(
+    kind: Literal["timm", "diffusion", "open_vocabulary", "roi"] = Field(
         "timm",
         description="where the features come from: a timm model, or the UNet of Stable Diffusion; open_vocabulary = no "
         "decoder: tokens of a frozen plain ViT are compared with what a class name should look like, so that other "
-        "names can be given later",
+        "names can be given later; roi = one or two encoders that classify regions, not pixels, as `roi` says",
     )
     backbone: str = Field(
         "tf_efficientnet_lite0",
@@ -159,17 +163,16 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _open_vocabulary(self) -> "ModelConfig":
-        if self.kind != "open_vocabulary":
+    def _without_decoder(self) -> "ModelConfig":
+        if self.kind not in _USED_WITHOUT_DECODER:
             return self
         plain = ModelConfig.model_fields
-        used = ("kind", "backbone", "weights", "mean", "std", "text", "vit", "diffusion")
         for key in plain:
-            if key not in used and getattr(self, key) != plain[key].default:
+            if key not in _USED_WITHOUT_DECODER[self.kind] and getattr(self, key) != plain[key].default:
                 raise ValueError(
-                    f"model.{key} is not used by model.kind = open_vocabulary, which has no decoder: leave it out"
+                    f"model.{key} is not used by model.kind = {self.kind}, which has no decoder: leave it out"
                 )
-        if self.vit.trained != "frozen":
+        if self.kind == "open_vocabulary" and self.vit.trained != "frozen":
             raise ValueError(
                 "model.vit.trained must be frozen with model.kind = open_vocabulary, which trains nothing by gradients"
             )

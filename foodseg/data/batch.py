@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 
 from foodseg.config.augment import AugmentConfig
-from foodseg.data.decode import encode_rows, make_batch_arrays
+from foodseg.config.roi import RoiConfig
+from foodseg.data.decode import decode_rows, encode_rows
 from foodseg.data.device_copy import to_device
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
@@ -70,6 +71,47 @@ class Batch:
         return self.image.shape[0]
 
 
+@dataclass(frozen=True)
+class RegionBatch:
+    """What the loop gets where regions are classified, one of each image.
+
+    Attributes:
+        views: (B, V, 3, S, S) uint8 RGB.
+        label: (B,) int64 ids, NO_REGION for an image without a region.
+        seed, position, source: as in `Batch`.
+    """
+
+    views: torch.Tensor
+    label: torch.Tensor
+    seed: torch.Tensor
+    position: torch.Tensor
+    source: torch.Tensor
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "RegionBatch":
+        """Builds it from `make_region_arrays`; writable memory is shared, else copied."""
+        tensors = {field.name: torch.from_numpy(_writable(arrays[field.name])) for field in fields(cls)}
+        tensors["views"] = tensors["views"].permute(0, 1, 4, 2, 3)
+        return cls(**tensors)
+
+    def to(self, device: torch.device) -> "RegionBatch":
+        """Returns the batch with views and labels on the device."""
+        if device.type == "cpu":
+            return self
+        return replace(self, views=to_device(self.views, device), label=to_device(self.label, device))
+
+    def __len__(self) -> int:
+        return self.views.shape[0]
+
+
+AnyBatch = Batch | RegionBatch
+
+
+def batch_of(arrays: dict[str, np.ndarray]) -> AnyBatch:
+    """Builds the batch that these arrays are of."""
+    return RegionBatch.from_arrays(arrays) if "views" in arrays else Batch.from_arrays(arrays)
+
+
 def read_batches(
     reader: RowReader,
     order: TrainingOrder,
@@ -77,16 +119,18 @@ def read_batches(
     manifest: Manifest,
     blocks: Sequence[Sequence[range]],
     micro_batch: int,
-) -> Iterator[Batch]:
+    roi: RoiConfig | None = None,
+) -> Iterator[AnyBatch]:
     """Yields the batches of one rank without Ray; the next block is decoded while this one is trained on.
 
     Args:
         blocks: this rank's position ranges per step (`sampler.rank_blocks`), each a whole number of micro-batches.
+        roi: where regions are learned.
     """
 
     def load(block: Sequence[range]) -> list[dict[str, np.ndarray]]:
         rows = encode_rows(reader, order, block)
-        return [make_batch_arrays(part, augment, manifest) for part in _slices(rows, micro_batch)]
+        return [decode_rows(part, augment, manifest, roi) for part in _slices(rows, micro_batch)]
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending = [pool.submit(load, block) for block in blocks[:2]]
@@ -94,7 +138,7 @@ def read_batches(
             ready = pending.pop(0).result()
             if index + 2 < len(blocks):
                 pending.append(pool.submit(load, blocks[index + 2]))
-            yield from (Batch.from_arrays(arrays) for arrays in ready)
+            yield from (batch_of(arrays) for arrays in ready)
 
 
 def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:

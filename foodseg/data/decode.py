@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from foodseg.config.augment import AugmentConfig
+from foodseg.config.roi import RoiConfig
 from foodseg.data.augment.copy_paste import paste_regions
 from foodseg.data.augment.geometry import make_crop, single_threaded_opencv
 from foodseg.data.reader import RowReader
+from foodseg.data.roi_views import SAM_COLUMN, make_region_arrays
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
 from foodseg.data.soft_labels import CELL, TOP, SoftLabels
@@ -25,7 +27,8 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
     """Returns the still encoded rows of the positions in `block`.
 
     Columns `position` and `seed` are added, and, with copy-paste, those of PASTED for the partner's row: null where
-    a position has no partner. Where the rows have soft labels, column `soft_labels` has them.
+    a position has no partner. Where the rows have soft labels, column `soft_labels` has them, and where regions are
+    learned from that Segment Anything found, column SAM_COLUMN.
     """
     positions = np.concatenate([np.arange(part.start, part.stop) for part in block])
     rows = np.concatenate([order.rows(part.start, part.stop)[1] for part in block])
@@ -43,7 +46,19 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
     if reader.soft_labels is not None:
         labels = reader.soft_labels.take(rows, SOFT_SCHEMA.names).combine_chunks()
         table = table.append_column("soft_labels", labels.to_struct_array())
+    if reader.kept_masks is not None:
+        kept = reader.kept_masks.of_images(table.column("image_id").to_pylist()).combine_chunks()
+        table = table.append_column(SAM_COLUMN, kept.to_struct_array())
     return table.append_column("position", pa.array(positions)).append_column("seed", pa.array(seeds))
+
+
+def decode_rows(
+    rows: pa.Table, augment: AugmentConfig, manifest: Manifest, roi: RoiConfig | None = None
+) -> dict[str, np.ndarray]:
+    """Decodes encoded rows; returns the arrays of `Batch`, or, where regions are learned, those of `RegionBatch`."""
+    if roi is not None:
+        return make_region_arrays(rows, augment, roi, manifest)
+    return make_batch_arrays(rows, augment, manifest)
 
 
 def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -109,12 +124,14 @@ def encode_units(
                 start += count
 
 
-def decode_block(table: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Decodes and crops the rows of one block made by `encode_units`; returns the arrays of `Batch`."""
+def decode_block(
+    table: pa.Table, augment: AugmentConfig, manifest: Manifest, roi: RoiConfig | None = None
+) -> dict[str, np.ndarray]:
+    """Decodes the rows of one block made by `encode_units`, as `decode_rows`."""
     single_threaded_opencv()
     assert table.num_rows == 1, table.num_rows
     rows = pa.ipc.open_stream(table.column("rows")[0].as_buffer()).read_all()
-    return make_batch_arrays(rows, augment, manifest)
+    return decode_rows(rows, augment, manifest, roi)
 
 
 def _to_ipc(table: pa.Table) -> bytes:

@@ -20,6 +20,7 @@ from ray.data import DataContext, Dataset, ExecutionOptions
 from foodseg.cluster.ray_internals.data import ExecutionCallback
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
+from foodseg.config.roi import RoiConfig
 from foodseg.data.decode import decode_block, encode_units
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
@@ -49,12 +50,15 @@ class RankStream(ray.train.DataConfig):
     def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
         super().__init__()
         self._augment, self._manifest, self._reader, self._order = config.augment, manifest, reader, order
+        self._roi = config.regions
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """Called by Ray Train at each start of a worker group, with the units of `unit_dataset`."""
-        stream = rank_stream(datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size)
+        stream = rank_stream(
+            datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size, self._roi
+        )
         return [{"train": split} for split in stream.streaming_split(world_size, equal=True)]
 
 
@@ -75,12 +79,19 @@ def unit_dataset(order: TrainingOrder, start_step: int, total_steps: int) -> Dat
 
 
 def rank_stream(
-    units: Dataset, reader: RowReader, order: TrainingOrder, augment: AugmentConfig, manifest: Manifest, world_size: int
+    units: Dataset,
+    reader: RowReader,
+    order: TrainingOrder,
+    augment: AugmentConfig,
+    manifest: Manifest,
+    world_size: int,
+    roi: RoiConfig | None = None,
 ) -> Dataset:
     """Returns the dataset whose blocks are, in turn, the rows of rank 0, 1, ... for S steps each."""
-    rows_per_block = max(1, min(MOST_ROWS, BLOCK_BYTES // (4 * augment.crop**2)))
+    channels = 4 if roi is None else 3 * roi.view_count  # of uint8: image and mask, or views
+    rows_per_block = max(1, min(MOST_ROWS, BLOCK_BYTES // (channels * augment.crop**2)))
     encode = partial(encode_units, reader=reader, order=order, world_size=world_size, rows_per_block=rows_per_block)
-    decode = partial(decode_block, augment=augment, manifest=manifest)
+    decode = partial(decode_block, augment=augment, manifest=manifest, roi=roi)
     return (
         # reading has the same resources as `repartition`, so that Ray fuses the two into one task: each block of
         # encoded rows is passed on as soon as it is read, without another copy

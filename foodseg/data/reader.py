@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import cachetools
 import numpy as np
@@ -123,12 +123,21 @@ class ShardReader:
         return UserError(f"{storage.redact(uri)} {what}: {self.mend}")
 
 
+class KeptRows(Protocol):
+    """What is kept beside the data set for each image."""
+
+    def of_images(self, image_ids: Sequence[str]) -> pa.Table:
+        """Returns a row for each of these images, in their order."""
+        ...
+
+
 class RowReader(ShardReader):
     """Reads rows of the shards of `splits`, in their order in the manifest.
 
     Attributes:
         labelled: number of rows with a mask.
         soft_labels: reads the soft labels of the same rows; None in a training without a teacher.
+        kept_masks: reads the masks of Segment Anything of the same images; None where they are not learned from.
     """
 
     def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
@@ -137,6 +146,7 @@ class RowReader(ShardReader):
             manifest.counts[split].unlabelled for split in set(splits) & manifest.counts.keys()
         )
         self.soft_labels: ShardReader | None = None
+        self.kept_masks: KeptRows | None = None
 
     def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] = COLUMNS) -> pa.Table:
         """As `ShardReader.take`; without `columns` those that make a training image."""

@@ -29,6 +29,7 @@ class RandomStream(Enum):
     CONDITIONING = ("position", 2)  # the conditioning classes of the student
     COPY_PASTE = ("position", 3)  # the partner's crop, and the ingredients that are taken from it
     CUTMIX = ("position", 4)  # the box of an image without mask that is moved, and where to
+    REGION = ("position", 5)  # which region of the image, the margin of its box, whether it is flipped
 
     @property
     def number(self) -> int:

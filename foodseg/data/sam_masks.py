@@ -90,17 +90,22 @@ class KeptMasks(ShardReader):
         text = json.dumps([self.listed.sam, self.listed.grid], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def of_images(self, image_ids: Sequence[str]) -> pa.Table:
+        """Returns the rows of SCHEMA of these images, in their order. UserError: there are none of an image."""
+        if self._rows is None:
+            self._rows = {name: row for row, name in enumerate(self.column("image_id").to_pylist())}
+        absent = next((name for name in image_ids if name not in self._rows), None)
+        if absent is not None:
+            raise UserError(f"{storage.redact(self.uri)} has no masks of {absent!r}: {self.mend}")
+        return self.take([self._rows[name] for name in image_ids], SCHEMA.names)
+
     def masks(self, image_id: str) -> list[np.ndarray]:
         """Returns n x (h, w) bool of an image, the mask rated best first.
 
         Raises:
             UserError: there are none of this image.
         """
-        if self._rows is None:
-            self._rows = {name: row for row, name in enumerate(self.column("image_id").to_pylist())}
-        if image_id not in self._rows:
-            raise UserError(f"{storage.redact(self.uri)} has no masks of {image_id!r}: {self.mend}")
-        (row,) = self.take([self._rows[image_id]], SCHEMA.names).to_pylist()
+        (row,) = self.of_images([image_id]).to_pylist()
         return masks_of_row(row)
 
 

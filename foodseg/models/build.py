@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from foodseg.config import ExperimentConfig
 from foodseg.config.model import ModelConfig
 from foodseg.config.vit import ViTConfig
 from foodseg.errors import UserError
@@ -17,10 +18,28 @@ from foodseg.models.classifier import CosineClassifier
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, Privileged, ScoreMap, Tokens
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.roi import RegionNetwork
 from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch, TrainingHeads
 
 Network = SegmenterNetwork | OpenVocabularyNetwork
 """A segmenter that can be trained."""
+Trained = Network | RegionNetwork
+"""What can be trained."""
+
+
+def build_model(
+    config: ExperimentConfig,
+    classes: int,
+    *,
+    pretrained: bool = True,
+    text: torch.Tensor | None = None,
+    class_images: Sequence[int] | None = None,
+) -> Trained:
+    """Builds what is trained, a segmenter or a region classifier; arguments and errors as `build_segmenter`."""
+    if config.regions is not None:
+        side = config.augment.crop
+        return RegionNetwork(config.model, config.regions, side=side, classes=classes, pretrained=pretrained)
+    return build_network(config.model, classes, pretrained=pretrained, text=text, class_images=class_images)
 
 
 def build_network(

@@ -9,8 +9,10 @@ as it is; nothing says which of BGR and RGB it holds, so RGB is what the docstri
 Shape letters: H, W of the image.
 """
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -36,23 +38,45 @@ def read_image(image: ImageInput, predictor: Predictor) -> tuple[np.ndarray, np.
     """
     if isinstance(image, str | os.PathLike):
         return _read_file(os.fspath(image), predictor)
+    pixels = read_array(image)
+    return pixels, pixels
+
+
+def read_whole_image(image: ImageInput) -> np.ndarray:
+    """Returns an image (H, W, 3) uint8 RGB, upright. UserError: as `read_image`."""
+    if not isinstance(image, str | os.PathLike):
+        return read_array(image)
+    uri = os.fspath(image)
+    data = storage.read_bytes(uri)
+    with _named(uri, data):
+        return decode_image(data)
+
+
+def read_array(image: object) -> np.ndarray:
+    """Returns an image that is no file, (H, W, 3) uint8 RGB. UserError: as `read_image`."""
     pixels = _pixels_of(image)
     height, width = pixels.shape[:2]
     if height * width > MAX_PIXELS:
         raise UserError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
-    return pixels, pixels
+    return pixels
 
 
 def _read_file(uri: str, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
     data = storage.read_bytes(uri)
-    try:
+    with _named(uri, data):
         scaled, size = predictor.decode(data)
-        whole = scaled if scaled.shape[:2] == size else decode_image(data)
+        return scaled if scaled.shape[:2] == size else decode_image(data), scaled
+
+
+@contextlib.contextmanager
+def _named(uri: str, data: bytes) -> Iterator[None]:
+    """Puts the name in front of what is wrong with a file, and warns of frames that are left out."""
+    try:
+        yield
     except BadFile as error:  # does not know the name
         raise UserError(f"{storage.redact(uri)}: {error}") from None
     if "frames" in image_kind(data).traits:
         _log.warning("%s has several frames or pages: the first one is labelled", storage.redact(uri))
-    return whole, scaled
 
 
 def _pixels_of(image: object) -> np.ndarray:

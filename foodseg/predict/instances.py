@@ -12,8 +12,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from foodseg.classes import BACKGROUND
+from foodseg.data.regions import resize_mask
 from foodseg.models.sam.embedding import SamMask
-from foodseg.predict.refine import MaskLabel, resize_mask
+from foodseg.predict.refine import MaskLabel
 
 
 @dataclass(frozen=True)

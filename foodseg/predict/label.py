@@ -213,7 +213,7 @@ def _write_labels(
     if "png" in formats:
         label_map = storage.redact(outputs.write_bytes(names["png"], encode_mask(found.ids)))
     if "overlay" in formats:
-        overlay = storage.redact(outputs.write_bytes(names["overlay"], _jpeg(np.asarray(found.overlay()))))
+        overlay = storage.redact(outputs.write_bytes(names["overlay"], jpeg_of(np.asarray(found.overlay()))))
     if "coco" in documents:
         add_to_coco(documents["coco"], found, file_name(uri))
     if "instances" in documents:
@@ -241,7 +241,8 @@ def _output_names(stem: str) -> dict[OutputFormat, str]:
     return {"png": f"{stem}.png", "overlay": f"{stem}.overlay.jpg", "json": f"{stem}.json"}
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def jpeg_of(image: np.ndarray) -> bytes:
+    """Returns an image (H, W, 3) uint8 RGB as a JPEG."""
     ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
     assert ok
     return data.tobytes()

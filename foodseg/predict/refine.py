@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from foodseg.data.image_io import fit_longest, resize_image
+from foodseg.data.regions import MAJORITY, resize_mask
 from foodseg.data.sam_masks import MASK_SIDE
 from foodseg.errors import UserError
 from foodseg.models.sam.embedding import SamMask
 from foodseg.models.sam.sam import SamModel, load_sam
 from foodseg.predict.image_logits import ImageLogits
-from foodseg.predict.sam_vote import KEEP, MAJORITY, count_votes, largest
+from foodseg.predict.sam_vote import KEEP, count_votes, largest
 
 Refine = Literal["none", "vote", "soft"]
 CERTAIN = np.iinfo(np.uint16).max
@@ -157,13 +158,3 @@ def paint_masks(
         ids[inside] = label.id
         confidence[changed] = round(label.confidence * CERTAIN)
     return ids, confidence
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Returns a mask (h, w) bool at another size (H, W): of each pixel the one below its centre."""
-    if mask.shape == size:
-        return mask
-    rows, columns = (
-        ((np.arange(side) + 0.5) * own / side).astype(np.int64) for side, own in zip(size, mask.shape, strict=True)
-    )
-    return mask[rows[:, None], columns]

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foodseg.classes import BACKGROUND
+from foodseg.data.regions import MAJORITY
 
 KEEP = 80  # masks, the largest ones
-MAJORITY = 0.5  # share of a mask's pixels below which it has no label
 LOW_CONFIDENCE = 0.5  # share of low-confidence pixels from which on a mask is doubtful
 CERTAIN = 0.5  # score from which on CLIP's label is used
 

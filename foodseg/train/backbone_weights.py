@@ -20,8 +20,9 @@ _log = logging.getLogger(__name__)
 
 def has_weights(config: ExperimentConfig) -> bool:
     """Whether any part of the backbone starts from weights."""
-    vit = config.model.vit
-    return config.model.weights != "none" or (vit.backbone is not None and vit.weights != "none")
+    vit, roi = config.model.vit, config.roi
+    others = [part for part in ((vit.backbone, vit.weights), (roi.context_backbone, roi.context_weights)) if part[0]]
+    return any(weights != "none" for weights in (config.model.weights, *(weights for _, weights in others)))
 
 
 def warn_of_weights(config: ExperimentConfig, *, starts: bool) -> None:

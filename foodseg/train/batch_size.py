@@ -18,7 +18,7 @@ def require_statistics(model: nn.Module, config: ExperimentConfig) -> None:
     """Refuses a training in which some BatchNorm layer would see one value per channel: that has no variance.
 
     Args:
-        model: takes (1, 3, H, W) float; unchanged except for its mode.
+        model: takes (1, 3, H, W) float, of a region classifier (1, V, 3, H, W); unchanged except for its mode.
 
     Raises:
         UserError: there is such a layer. Whatever the model itself raises for crops that it does not take.
@@ -32,8 +32,9 @@ def require_statistics(model: nn.Module, config: ExperimentConfig) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
     side = config.augment.crop
+    views = () if config.regions is None else (config.regions.view_count,)
     try:
-        model.eval()(torch.zeros(1, 3, side, side))
+        model.eval()(torch.zeros(1, *views, 3, side, side))
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,7 +16,7 @@ from torch import nn
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.config import ExperimentConfig
 from foodseg.data.augment.geometry import single_threaded_opencv
-from foodseg.data.batch import Batch, read_batches
+from foodseg.data.batch import AnyBatch, read_batches
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
@@ -37,7 +37,7 @@ class TrainContext(Protocol):
     world_size: int
     device: torch.device
 
-    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         """Yields this rank's micro-batches of the updates start_step..total_steps-1, in order, each exactly once."""
         ...
 
@@ -127,11 +127,12 @@ class LocalContext(OneProcess):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         single_threaded_opencv()
         blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, world_size=1)
         size = micro_batch_size(self._config, world_size=1)
-        return read_batches(self._reader, self._order, self._config.augment, self._manifest, blocks, size)
+        config = self._config
+        return read_batches(self._reader, self._order, config.augment, self._manifest, blocks, size, config.regions)
 
     def report(self, report: Report, checkpoint: str) -> None:
         if self._on_report is not None:  # the checkpoint is on storage already

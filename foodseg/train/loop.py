@@ -26,25 +26,28 @@ from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers, write_pointers
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
-from foodseg.data.batch import Batch
+from foodseg.data.batch import AnyBatch
 from foodseg.data.reader import RowReader
 from foodseg.data.rng import dropout_seed
+from foodseg.data.sam_masks import read_kept_masks
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.cross_entropy import sum_dtype
-from foodseg.models.build import Network
-from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.build import Trained
 from foodseg.predict.device import device_name
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
+from foodseg.train.build_task import build_task
 from foodseg.train.context import TrainContext, share_buffers
 from foodseg.train.ema import Teacher
 from foodseg.train.moments import MomentsTask
 from foodseg.train.optim import build_optimizer, build_schedule
+from foodseg.train.region_task import RegionTask
+from foodseg.train.region_validation import validate_regions
 from foodseg.train.results import Report, TrainingResult
 from foodseg.train.run import initial_model, text_of_run
 from foodseg.train.run_log import RunLog, memory_mib
-from foodseg.train.task import SegmentationTask, Task
+from foodseg.train.task import Task
 from foodseg.train.validation import validate
 
 _log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ def train(
     manifest: Manifest,
     total_steps: int,
     context: TrainContext,
-    model: Network | None = None,
+    model: Trained | None = None,
 ) -> TrainingResult:
     """Trains to `total_steps`, or until a stop is requested; resumes from the newest checkpoint of the run.
 
@@ -83,7 +86,7 @@ class Trainer:
         manifest: Manifest,
         total_steps: int,
         context: TrainContext,
-        model: Network | None = None,
+        model: Trained | None = None,
     ) -> None:
         self.config, self.manifest, self.total_steps, self.context = config, manifest, total_steps, context
         self.classes: ClassTable = manifest.class_table
@@ -92,11 +95,9 @@ class Trainer:
         images = manifest.class_images(config.data.train_splits)
         starts = restored_uri is None
         model = model or initial_model(config, self.classes, self.text, starts=starts, class_images=images)
-        self.task: Task | MomentsTask
-        if isinstance(model, OpenVocabularyNetwork):
-            self.task = MomentsTask(config, self.classes, manifest.annotated, model)
-        else:
-            self.task = SegmentationTask(config, self.classes, manifest.annotated, model, total_steps=total_steps)
+        self.task: Task | MomentsTask = build_task(
+            config, self.classes, manifest.annotated, model, total_steps=total_steps, device=context.device
+        )
         self.student = self.task.module.to(context.device)
         if config.train.channels_last:
             self.student.to(memory_format=torch.channels_last)
@@ -121,6 +122,8 @@ class Trainer:
         self.wrapped: nn.Module = torch.compile(wrapped) if config.train.compile else wrapped  # type: ignore[assignment]
         val_split = config.data.val_split
         self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
+        if self.validation is not None and config.roi.regions == "sam":
+            self.validation.kept_masks = read_kept_masks(config.data.uri, manifest)
 
     def _announcement(self) -> str:
         images = sum(self.manifest.counts[split].images for split in self.config.data.train_splits)
@@ -165,7 +168,7 @@ class Trainer:
         miou = self.history[-1].miou if self.history else None
         return TrainingResult(self.step, stopped, miou, self.config.run.uri)
 
-    def _fetch(self, batches: Iterator[Batch], meter: _Meter) -> list[Batch]:
+    def _fetch(self, batches: Iterator[AnyBatch], meter: _Meter) -> list[Any]:
         """Takes the micro-batches of one update and checks that their positions are the expected ones."""
         started = time.perf_counter()
         size = micro_batch_size(self.config, self.context.world_size)
@@ -177,7 +180,7 @@ class Trainer:
         assert found == list(range(first, first + share)), f"step {self.step}, rank {self.context.rank}: {found}"
         return [batch.to(self.context.device) for batch in window]
 
-    def _update(self, window: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _update(self, window: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns per loss term this rank's sum and the count over all ranks, both (terms,) of `sum_dtype`."""
         if isinstance(self.task, MomentsTask):
             return self.task.add(window, self.context)
@@ -234,6 +237,11 @@ class Trainer:
         started = time.perf_counter()
         assert self.validation is not None
         models = {"student": self.student, **({"ema": self.teacher.module} if self.teacher else {})}
+        if isinstance(self.task, RegionTask):
+            given = (self.validation, self.manifest, self.config, self.context, self.step)
+            scored, text = validate_regions(models, *given)
+            self.history.append(scored)
+            return self._log_validation(log, text, started)
         found = {
             name: validate(model, self.validation, self.manifest, self.config, self.context, self.step)
             for name, model in models.items()
@@ -241,12 +249,12 @@ class Trainer:
         result, self.calibration = found[self.config.eval.weights]
         kinds = {f"miou_{name}": each.miou for name, (each, _) in found.items()}
         self.history.append(Validation(self.step, result.miou, result.aacc, result.macc, **kinds))
+        both = ", ".join(f"{name} {100 * each.miou:.2f}" for name, (each, _) in found.items())
+        self._log_validation(log, f"val mIoU {100 * result.miou:.2f} ({both}) aAcc {100 * result.aacc:.2f}", started)
+
+    def _log_validation(self, log: RunLog | None, text: str, started: float) -> None:
         if log:
-            both = ", ".join(f"{name} {100 * each.miou:.2f}" for name, (each, _) in found.items())
-            text = (
-                f"step {self.step}/{self.total_steps} val mIoU {100 * result.miou:.2f} ({both}) "
-                f"aAcc {100 * result.aacc:.2f} ({time.perf_counter() - started:.0f} s)"
-            )
+            text = f"step {self.step}/{self.total_steps} {text} ({time.perf_counter() - started:.0f} s)"
             values = {f"val/{name}": value for name, value in self.history[-1].to_json().items() if name != "step"}
             log.write(self.step, values, text)
 

@@ -19,7 +19,7 @@ from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.cluster.ray_logs import RelayHandler
 from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig
-from foodseg.data.batch import Batch
+from foodseg.data.batch import AnyBatch, batch_of
 from foodseg.data.shards import Manifest
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
@@ -42,12 +42,12 @@ class RayContext:
         self.device = get_device()
         self._config, self._timeout, self._first = config, timeout, first
 
-    def batches(self, start_step: int, total_steps: int) -> Iterator[Batch]:
+    def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         size = micro_batch_size(self._config, self.world_size)
         stream = ray.train.get_dataset_shard("train")
         ready = stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
         for arrays in within(ready, self._timeout, self._first):  # it reads one more batch ahead
-            yield Batch.from_arrays(arrays)
+            yield batch_of(arrays)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return prepare_model(module, move_to_device=False)

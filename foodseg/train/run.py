@@ -18,12 +18,14 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.load import from_yaml, leaves, to_yaml
 from foodseg.config.marks import ExecutionOnly, MayChangeOnResume, is_below, keys_with, with_absolute
 from foodseg.data.reader import RowReader
+from foodseg.data.sam_masks import read_kept_masks
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 from foodseg.data.training_rows import training_data, training_order
 from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
-from foodseg.models.build import Network, build_network
+from foodseg.models.build import Trained, build_model
+from foodseg.models.roi import RegionNetwork
 from foodseg.models.segmenter import frozen_encoder
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
 from foodseg.predict.device import has_mps, pick_device
@@ -33,6 +35,7 @@ from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.backbone_weights import BACKBONE_FILE, backbone_of_run, has_weights, warn_of_weights
 from foodseg.train.batch_size import require_statistics
+from foodseg.train.region_task import region_teacher
 from foodseg.train.teachers import Teacher, assign_teachers, read_teachers, soft_labels_uri
 from foodseg.train.tracking import require_mlflow
 
@@ -57,7 +60,7 @@ class Run:
     begun: str | None = None  # version of the `config.yaml` that is resumed; None = nothing has begun there
     starts: bool = True  # no checkpoint to resume from
     text: TextTable | None = None  # for a model with text
-    model: Network | None = None  # as a worker would build it; None with a diffusion backbone
+    model: Trained | None = None  # as a worker would build it; None with a diffusion backbone
     backbone: Mapping[str, torch.Tensor] | None = None  # initial weights of a timm backbone; None: resumed, or random
 
 
@@ -86,6 +89,8 @@ def plan_run(config: ExperimentConfig) -> Run:
         raise UserError(
             f"data.val_split {val_split!r} holds no labelled pixel; set data.val_split=null to train without validation"
         )
+    if config.regions is not None and config.regions.regions == "sam":
+        reader.kept_masks = read_kept_masks(config.data.uri, manifest)
     order = training_order(
         reader, config.data, config.train.seed, config.train.global_batch, paste=config.augment.paste
     )
@@ -127,6 +132,9 @@ def check_run(config: ExperimentConfig, *, resume: bool) -> Run:
     loaded = starts and kept is None and has_weights(config)
     teachers = tuple(read_teachers(config.distill.teacher, manifest.class_table))
     teacher_of = assign_teachers(teachers, run.reader, config.data, manifest.identity) if teachers else None
+    if config.regions is not None:  # its teacher sees each batch, and labels nothing before
+        teachers, teacher_of = (), None
+        region_teacher(config)
     if config.train.mlflow_uri is not None:
         require_mlflow(config.train.mlflow_uri)
     backbone = model.backbone.state_dict() if loaded and model is not None else None
@@ -212,14 +220,15 @@ def _require_model(
     *,
     starts: bool,
     class_images: Sequence[int] | None = None,
-) -> Network | None:
+) -> Trained | None:
     """Returns the model with its weights; None with a diffusion backbone, which is too large to build here."""
     embeddings = text.embeddings if text else None
     if config.model.kind == "diffusion":
         require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
-    model = build_network(config.model, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
+    model = build_model(config, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
     if config.train.latent_cache is not None:
+        assert not isinstance(model, RegionNetwork)  # has no latent cache
         frozen_encoder(model.backbone)
     _require_crops(model, config)
     return model
@@ -232,7 +241,7 @@ def initial_model(
     *,
     starts: bool,
     class_images: Sequence[int] | None = None,
-) -> Network:
+) -> Trained:
     """Builds a worker's model of a run that has begun, with torch seeded for it: every worker has the same numbers.
 
     Args:
@@ -245,8 +254,8 @@ def initial_model(
     weights = backbone_of_run(config) if starts else None
     torch.manual_seed(config.train.seed)
     embeddings = text.embeddings if text else None
-    model = build_network(
-        config.model, len(classes), pretrained=starts and weights is None, text=embeddings, class_images=class_images
+    model = build_model(
+        config, len(classes), pretrained=starts and weights is None, text=embeddings, class_images=class_images
     )
     if weights is not None:
         model.backbone.load_state_dict(weights)
@@ -285,7 +294,7 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
     return steps
 
 
-def _require_crops(model: Network, config: ExperimentConfig) -> None:
+def _require_crops(model: Trained, config: ExperimentConfig) -> None:
     """Some backbones take images of one size alone, and raise for another one."""
     try:
         require_statistics(model, config)

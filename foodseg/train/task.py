@@ -1,7 +1,7 @@
-"""What is learned: the loop only knows a `Task`, not masks; segmentation is the one task so far."""
+"""What is learned: the loop only knows a `Task`, not masks; here is segmentation, in `region_task.py` are regions."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,6 +36,8 @@ class Task(Protocol):
 
     Attributes:
         module: what is trained; the loop may wrap it (DDP) and hands the wrapped one to `loss`.
+
+    A task gets the batches of its own kind, as `data/batch.py: batch_of` builds them.
     """
 
     module: nn.Module
@@ -44,12 +46,12 @@ class Task(Protocol):
         """Returns the weight of each loss term in update number `step`; terms that are not in it are not computed."""
         ...
 
-    def counts(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+    def counts(self, batch: Any, step: int) -> dict[str, torch.Tensor]:
         """Returns per term the number that its sum is divided by, for this micro-batch alone."""
         ...
 
     def loss(
-        self, module: nn.Module, batch: Batch, step: int, teacher: nn.Module | None = None
+        self, module: nn.Module, batch: Any, step: int, teacher: nn.Module | None = None
     ) -> dict[str, torch.Tensor]:
         """Returns per term the *sum* over this micro-batch, with gradients to `module` and none to `teacher`."""
         ...

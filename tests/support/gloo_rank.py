@@ -37,7 +37,9 @@ class GlooContext(LocalContext):
         blocks = rank_blocks(start_step, total_steps, self._config.train.global_batch, self.world_size)
         size = micro_batch_size(self._config, self.world_size)
         own = blocks[self.rank :: self.world_size]
-        return read_batches(self._reader, self._order, self._config.augment, self._manifest, own, size)
+        return read_batches(
+            self._reader, self._order, self._config.augment, self._manifest, own, size, self._config.regions
+        )
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return DistributedDataParallel(module)

@@ -198,15 +198,20 @@ class _PlainBicubic(VisionTransformer):
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], 1) + positions
 
 
+def plain_bicubic(name: str, vit: Any) -> nn.Module:
+    """Returns the model, which resizes position embeddings as its weights expect it."""
+    if "dinov2" in name and vit.reg_token is None:
+        vit.__class__ = _PlainBicubic
+    return vit
+
+
 def _create(name: str, **settings: Any) -> nn.Module:
     """Builds a ViT that ends with the norm of its tokens."""
     vit: Any = timm.create_model(name, dynamic_img_size=True, num_classes=0, **settings)
     if isinstance(vit.norm, nn.Identity):
         vit.norm = vit.fc_norm  # models that average the tokens have their norm behind that
     vit.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
-    if "dinov2" in name and vit.reg_token is None:
-        vit.__class__ = _PlainBicubic
-    return vit
+    return plain_bicubic(name, vit)
 
 
 def _trained_parts(vit: Any, config: ViTConfig) -> list[nn.Module]:

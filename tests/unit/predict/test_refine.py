@@ -9,7 +9,7 @@ import torch
 from foodseg.errors import UserError
 from foodseg.models.sam.embedding import SamMask
 from foodseg.predict.image_logits import ImageLogits
-from foodseg.predict.refine import Refiner, build_refiner, parse_refine, refine_labels, resize_mask
+from foodseg.predict.refine import Refiner, build_refiner, parse_refine, refine_labels
 from tests.support.compare import close
 
 CPU = torch.device("cpu")
