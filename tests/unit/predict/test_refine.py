@@ -64,8 +64,6 @@ def test_masks_may_be_smaller_than_the_label_map(how: str) -> None:
     large, _ = refine_labels(logits(3), [LEFT], how, 1.0)  # type: ignore[arg-type]
     small, _ = refine_labels(logits(), [LEFT], how, 1.0)  # type: ignore[arg-type]
     assert large.shape == (12, 12) and np.array_equal(large[:, :6], np.repeat(np.repeat(small, 3, 0), 3, 1)[:, :6])
-    mask = resize_mask(np.array([[1, 0], [0, 1]], bool), (4, 6))
-    assert mask.tolist() == [[1, 1, 1, 0, 0, 0]] * 2 + [[0, 0, 0, 1, 1, 1]] * 2
 
 
 def test_region_means_by_hand() -> None:
