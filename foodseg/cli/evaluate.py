@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foodseg.cli.labelled import Recheck, RecheckBelow
 from foodseg.cli.options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
 from foodseg.errors import UserError
 
@@ -59,6 +60,8 @@ def evaluate(
         str | None,
         typer.Option(help="Weights of Segment Anything; left out: the masks that `data masks` keeps beside the data."),
     ] = None,
+    recheck: Recheck = None,
+    recheck_below: RecheckBelow = None,
     regions: Annotated[
         str | None,
         typer.Option(
@@ -117,7 +120,7 @@ def evaluate(
     if checkpoint is not None and (regions is not None or perturb or pairs or names_regions(checkpoint)):
         refused = {
             "--predictions": predictions, "--zero-shot": zero_shot, "--subset": subset, "--provided": provided,
-            "--map": space_map, "--classes": classes, "--sam": sam,
+            "--map": space_map, "--classes": classes, "--sam": sam, "--recheck": recheck,
         }  # fmt: skip
         wrong = [name for name, value in refused.items() if value]
         if wrong or refine != "none":
@@ -141,7 +144,7 @@ def evaluate(
         model, data=data, split=split, out=out, predictions=predictions, subsets=subset or [], images=images,
         provided=provided, space_map=space_map, classes=classes,
         overrides=settings, workers=workers, address=address, device=parse_device(device),
-        refine=parse_refine(refine), sam=sam, test_log=test_log,
+        refine=parse_refine(refine), sam=sam, recheck=recheck, recheck_below=recheck_below, test_log=test_log,
     )  # fmt: skip
 
     def show() -> None:

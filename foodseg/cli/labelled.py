@@ -28,6 +28,13 @@ Refine = Annotated[
 Sam = Annotated[
     str | None, typer.Option(help="Weights of segment-anything or MobileSAM, a file or s3://, for --refine.")
 ]
+Recheck = Annotated[
+    str | None,
+    typer.Option(help="A region classifier (model.kind roi), which names regions of low confidence again."),
+]
+RecheckBelow = Annotated[
+    float | None, typer.Option(help="With --recheck: mean confidence below which a region is doubtful; 0.6.")
+]
 Formats = Annotated[
     list[str] | None,
     typer.Option(

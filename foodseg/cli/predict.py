@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from foodseg.cli.labelled import Formats, Images, Out, Refine, Sam, show_labelled, show_named
+from foodseg.cli.labelled import (
+    Formats,
+    Images,
+    Out,
+    Recheck,
+    RecheckBelow,
+    Refine,
+    Sam,
+    show_labelled,
+    show_named,
+)
 from foodseg.cli.options import AsJson, Device, Overrides
 from foodseg.errors import UserError
 
@@ -39,6 +49,8 @@ def predict(
     formats: Formats = None,
     refine: Refine = "none",
     sam: Sam = None,
+    recheck: Recheck = None,
+    recheck_below: RecheckBelow = None,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -55,6 +67,8 @@ def predict(
 
     Example: foodseg predict runs/open lunch.jpg --names "kimchi, rice" --out labelled
 
+    Example: foodseg predict runs/a lunch.jpg --recheck runs/roi --out labelled
+
     Example: foodseg predict runs/roi lunch.jpg --masks lunch.masks.json --out labelled
 
     Example: foodseg predict runs/a lunch.jpg --refine vote --sam mobile_sam.safetensors --out labelled
@@ -69,9 +83,10 @@ def predict(
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     if masks is not None:
-        if ingredients is not None or names is not None or refine != "none" or sam is not None or formats:
+        if ingredients is not None or names is not None or refine != "none" or sam or recheck or formats:
             raise UserError(
-                "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam and --format"
+                "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam, --recheck "
+                "and --format"
             )
         named = name_regions(checkpoint, images, masks, out, overrides or [], device=parse_device(device))
         show_named(named, out, as_json)
@@ -79,6 +94,6 @@ def predict(
     wanted = parse_formats(formats or [])
     done = label_images(
         checkpoint, images, out, overrides or [], ingredients, names=names, device=parse_device(device),
-        formats=wanted, refine=parse_refine(refine), sam=sam,
+        formats=wanted, refine=parse_refine(refine), sam=sam, recheck=recheck, recheck_below=recheck_below,
     )  # fmt: skip
     show_labelled(done, wanted, out, as_json, trained=names is None)

@@ -29,7 +29,7 @@ from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scores import summarise_evaluation
 from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
 from foodseg.eval.scoring_job import ScoringJob, score_here
-from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, checkpoint_subject, folder_subject
+from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, RecheckSource, checkpoint_subject, folder_subject
 from foodseg.eval.zero_shot_subject import zero_shot_subject
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
@@ -61,6 +61,8 @@ def evaluate(
     device: Device | torch.device | None = None,
     refine: Refine = "none",
     sam: str | None = None,
+    recheck: str | None = None,
+    recheck_below: float | None = None,
     test_log: str | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
@@ -84,6 +86,7 @@ def evaluate(
         device: what a checkpoint computes on; None = that of the model, "auto" for one that is loaded here.
         refine: redraw label maps along masks of Segment Anything: "none", "vote" or "soft", as for `foodseg.load`.
         sam: file or URI of its weights; None = the masks that `foodseg data masks` keeps beside the data set.
+        recheck, recheck_below: as for `foodseg.load`, for a trained model.
         test_log: the test-set access log; None = ACCESS_LOG in `out`, or without `out` in the current folder.
         score: counts the parts of the split in their order; `ray_score.score_on_ray` does so on a cluster.
 
@@ -112,7 +115,8 @@ def evaluate(
     rows = split_rows(storage.absolute(os.fspath(data)), split, images)
     return evaluate_rows(
         model, rows, out=out, predictions=predictions, subsets=subsets, provided=provided, space_map=space_map,
-        classes=classes, overrides=overrides, device=device, refine=refine, sam=sam, test_log=test_log, score=score,
+        classes=classes, overrides=overrides, device=device, refine=refine, sam=sam, recheck=recheck,
+        recheck_below=recheck_below, test_log=test_log, score=score,
     )  # fmt: skip
 
 
@@ -130,6 +134,8 @@ def evaluate_rows(
     device: Device | torch.device | None = None,
     refine: Refine = "none",
     sam: str | None = None,
+    recheck: str | None = None,
+    recheck_below: float | None = None,
     test_log: str | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
@@ -145,12 +151,19 @@ def evaluate_rows(
         lists = ProvidedLists(provided, scored_rows.image_ids())
     if isinstance(model, Segmenter | ZeroShotSegmenter) and model.refiner is not None and refine == "none":
         refine, sam = model.refiner.how, model.refiner.weights
+    if isinstance(model, Segmenter) and model.recheck is not None and recheck is None:
+        recheck, recheck_below = model.recheck.classifier.uri, model.recheck.below
+    if recheck is not None and (model is None or isinstance(model, ZeroShotSegmenter | ZeroShotConfig)):
+        raise UserError("--recheck is for a trained model: give a CHECKPOINT, or leave it out")
+    if recheck_below is not None and recheck is None:
+        raise UserError("--recheck-below is used with --recheck RUN alone: give both")
+    again = None if recheck is None else RecheckSource(resolve_checkpoint(recheck), recheck_below)
     masks = None if model is None else mask_source(refine, sam, reader.uri, manifest)
     if isinstance(model, Segmenter):
         if model.renamed:
             raise UserError("evaluate scores the classes that a model was trained on: give it without other names")
         overrides = [*model.overrides, *overrides]
-        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists, masks)
+        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists, masks, again)
         device = model.device if device is None else device
     elif isinstance(model, ZeroShotSegmenter):
         subject = zero_shot_subject(model.config, manifest, spaces, model.names, masks)
@@ -159,7 +172,7 @@ def evaluate_rows(
         subject = zero_shot_subject(model, manifest, spaces, None, masks)
     elif model is not None:
         uri = resolve_checkpoint(os.fspath(model))
-        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists, masks)
+        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists, masks, again)
     else:
         subject = folder_subject(predictions or "", manifest, spaces)
     device = "auto" if device is None else device

@@ -33,6 +33,8 @@ def evaluate(
     device: Device = "auto",
     refine: Refine = "none",
     sam: str | None = None,
+    recheck: str | None = None,
+    recheck_below: float | None = None,
     test_log: str | None = None,
 ) -> EvaluationResult:
     """Scores a checkpoint, CLIP, or a folder of label maps, as `evaluate.evaluate` does; the arguments are the same.
@@ -49,6 +51,6 @@ def evaluate(
     return evaluation.evaluate(
         model, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
         provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, refine=refine,
-        sam=sam, test_log=test_log,
+        sam=sam, recheck=recheck, recheck_below=recheck_below, test_log=test_log,
         score=partial(score_on_ray, workers=workers, address=address) if workers else score_here,
     )  # fmt: skip

@@ -55,6 +55,8 @@ def condition_mark(conditions: Conditions | None) -> str | None:
         marks.append(f"restrict {conditions.restrict}")
     if conditions.refine is not None:
         marks.append(f"refine {conditions.refine}")
+    if conditions.recheck is not None:
+        marks.append("rechecked")
     return ", ".join(marks) or None
 
 

@@ -19,7 +19,7 @@ class ScoredCheckpoint:
     """The checkpoint that was scored, and how.
 
     checkpoint: its URI without secrets. step: updates done. text: where its class embeddings are from; None = it has
-    none. temperature: that its logits were divided by. provided, refine: as in `Conditions`.
+    none. temperature: that its logits were divided by. provided, refine, recheck: as in `Conditions`.
     """
 
     checkpoint: str
@@ -30,10 +30,12 @@ class ScoredCheckpoint:
     temperature: float
     provided: str | None = None
     refine: str | None = None
+    recheck: str | None = None
 
     @property
     def conditions(self) -> Conditions:
-        return Conditions(self.eval.weights, self.eval.ingredients, self.eval.restrict, self.provided, self.refine)
+        shown = self.eval
+        return Conditions(shown.weights, shown.ingredients, shown.restrict, self.provided, self.refine, self.recheck)
 
     def to_json(self) -> dict[str, object]:
         """Returns the part of metrics.json that is about the checkpoint."""

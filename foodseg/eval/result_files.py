@@ -102,6 +102,8 @@ def shown_facts(result: EvaluationResult) -> dict[str, str]:
         facts["ingredients"] = note
     if not isinstance(subject, LabelMaps) and subject.refine is not None:
         facts["redrawn"] = f"along masks of Segment Anything: {subject.refine}"
+    if isinstance(subject, ScoredCheckpoint) and subject.recheck is not None:
+        facts["looked at again"] = f"regions of low confidence, by {subject.recheck}"
     if not isinstance(subject, LabelMaps):
         facts["settings"] = shown_settings(subject.eval, leave_out=("weights",))
     facts["written"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()) + f" by foodseg {__version__}"

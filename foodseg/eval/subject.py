@@ -15,6 +15,7 @@ from foodseg.checkpoint.checkpoint import Calibration, Checkpoint, calibration_o
 from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.load import config_hash, with_eval_overrides
+from foodseg.data.image_io import decode_image
 from foodseg.data.label_space_map import LabelSpaceMap
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import Manifest
@@ -29,8 +30,32 @@ from foodseg.eval.scoring import Labeller, Labels, true_conditioning
 from foodseg.eval.scoring_job import Build
 from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor, logit_offsets
+from foodseg.predict.recheck import BELOW, Recheck, build_recheck
 
 OTHER_WEIGHTS = {"student": "ema", "ema": "student"}
+
+
+@dataclass(frozen=True)
+class RecheckSource:
+    """A region classifier that looks again at doubtful regions; pickled without its weights.
+
+    uri: of the run or checkpoint. below: mean confidence; None = the usual one.
+    """
+
+    uri: str
+    below: float | None = None
+
+    @property
+    def note(self) -> str:
+        """Says in the conditions of a score what was asked."""
+        return f"{storage.redact(self.uri)} below {BELOW if self.below is None else self.below:g}"
+
+    def build(self, device: torch.device, classes: Sequence[str]) -> Recheck:
+        """Loads it in the process that calls it. UserError: as `build_recheck`."""
+        found = build_recheck(self.uri, self.below, device, classes)
+        assert found is not None
+        return found
+
 
 Spaces = tuple[LabelSpaceMap | None, str | None]
 """The map of `--map`, and the class table of `--classes`."""
@@ -69,12 +94,14 @@ def checkpoint_subject(
     overrides: Sequence[str],
     provided: ProvidedLists | None = None,
     masks: MaskSource | None = None,
+    recheck: RecheckSource | None = None,
 ) -> Subject:
     """Returns the checkpoint directory `uri` as what is scored.
 
     Args:
         overrides: `eval.key=value`. provided: what images are conditioned on; None = the truth, where
             `eval.ingredients` = provided. masks: along which label maps are redrawn; None = they are not.
+        recheck: the region classifier that looks again at doubtful regions; None = none does.
 
     Raises:
         UserError: it is damaged, label spaces differ, the map does not fit, as `logit_offsets` and `read_provided`.
@@ -99,9 +126,10 @@ def checkpoint_subject(
             temperature=calibration.temperature if calibration else 1.0,
             provided=None if provided is None else storage.redact(provided.path),
             refine=None if masks is None else masks.note,
+            recheck=None if recheck is None else recheck.note,
         ),
         space=space,
-        build=CheckpointLabeller(uri, config, conditioning, masks),
+        build=CheckpointLabeller(uri, config, conditioning, masks, recheck),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -148,8 +176,10 @@ class CheckpointLabeller:
         config: ExperimentConfig,
         conditioning: Mapping[str, Sequence[int]] | None = None,
         masks: MaskSource | None = None,
+        recheck: RecheckSource | None = None,
     ) -> None:
         self._uri, self._config, self._conditioning, self._masks = uri, config, conditioning, masks
+        self._recheck = recheck
 
     def __call__(self, wanted: Device | torch.device) -> Labeller:
         config = self._config
@@ -166,11 +196,14 @@ class CheckpointLabeller:
             other = Predictor(other_model, config.eval, device, config.train.precision, class_pixels=pixels)
         conditioning, masks = self._conditioning, self._masks
         masks_of = None if masks is None else masks.build(device)
+        again = None if self._recheck is None else self._recheck.build(device, loaded.classes.names)
 
         def label(image_id: str, image: bytes, size: tuple[int, int]) -> Labels:
             provided = None if conditioning is None else conditioning[image_id]
             logits = predictor.logits_of_file(image, provided)
             found = redrawn(logits, image_id, image, masks, masks_of, temperature)
+            if again is not None:
+                found = again(decode_image(image), logits, *found, temperature)[:2]
             return Labels(*found, None if other is None else other.logits_of_file(image, provided).ids())
 
         return label

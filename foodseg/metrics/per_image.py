@@ -71,6 +71,7 @@ class Conditions:
     """What scores depend on: keys of the section `eval`, and how label maps were redrawn.
 
     refine: along masks of Segment Anything, how and with which weights; None = they were not.
+    recheck: which region classifier looked again at regions, and below which confidence; None = none did.
     provided: where the lists of `ingredients` = provided are from; None = from the truth, an oracle.
     """
 
@@ -79,6 +80,7 @@ class Conditions:
     restrict: str
     provided: str | None = None
     refine: str | None = None
+    recheck: str | None = None
 
     @property
     def is_oracle(self) -> bool:

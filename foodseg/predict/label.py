@@ -25,6 +25,7 @@ from foodseg.predict.image_list import file_name, list_images, require_different
 from foodseg.predict.ingredients import LabelledIngredient
 from foodseg.predict.instances import Instance
 from foodseg.predict.prediction import Prediction, add_instances, add_to_coco
+from foodseg.predict.recheck import RecheckedRegion
 from foodseg.predict.refine import Refine
 from foodseg.predict.segmenter import Segmenter, load
 from foodseg.predict.zero_shot import ZeroShotSegmenter, zero_shot
@@ -46,7 +47,7 @@ class LabelledImage:
     all classes.
     calibrated: whether confidences are, and the temperature that they were taken with. refined: how the label map was
     redrawn along masks of Segment Anything: none, vote or soft. instances: these masks with their labels; None where it
-    was not redrawn.
+    was not redrawn. rechecked: regions that a region classifier looked at again; None where none was asked.
     """
 
     image: str
@@ -61,6 +62,7 @@ class LabelledImage:
     conditioning: tuple[str, ...] | None
     ingredients: tuple[LabelledIngredient, ...]
     instances: tuple[Instance, ...] | None
+    rechecked: tuple[RecheckedRegion, ...] | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def label_images(
     formats: Collection[OutputFormat] = DEFAULT_FORMATS,
     refine: Refine = "none",
     sam: str | None = None,
+    recheck: str | None = None,
+    recheck_below: float | None = None,
 ) -> LabelResults:
     """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -117,7 +121,7 @@ def label_images(
         names: other names to look for, for an open-vocabulary model, as for `Segmenter.with_names`.
         device: what the model computes on.
         formats: what is written; with "coco" one COCO_FILE of all images, with "instances" one INSTANCES_FILE.
-        refine, sam: as for `load`.
+        refine, sam, recheck, recheck_below: as for `load`.
 
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
@@ -127,7 +131,10 @@ def label_images(
     uris = list_images(images)
     require_different_stems(uris)
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
-    model = load(checkpoint, device=device, overrides=[*overrides, *conditioned], refine=refine, sam=sam)
+    model = load(
+        checkpoint, device=device, overrides=[*overrides, *conditioned], refine=refine, sam=sam, recheck=recheck,
+        recheck_below=recheck_below,
+    )  # fmt: skip
     if names is not None:
         model = model.with_names(names)
     if ingredients is None and model.config.eval.ingredients == "provided":
@@ -231,6 +238,7 @@ def _write_labels(
         conditioning=found.conditioning,
         ingredients=found.ingredients,
         instances=found.instances,
+        rechecked=found.rechecked,
     )
     if "json" in formats:
         outputs.write_bytes(names["json"], (json.dumps(asdict(labelled), indent=2) + "\n").encode())

@@ -19,6 +19,7 @@ from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.instances import labelled_instances
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.recheck import Recheck
 from foodseg.predict.refine import Refiner, label_masks, paint_masks
 from foodseg.predict.sam_vote import largest
 
@@ -28,7 +29,7 @@ class Labelling:
     """How images are labelled, and the predictor built for it.
 
     classes: names; the index is the id. ingredients_from, calibrated, temperature: as those of `Prediction`.
-    refiner: redraws label maps along masks; None = they stay as they are.
+    refiner: redraws label maps along masks; None = they stay as they are. recheck: looks again at doubtful regions.
     """
 
     predictor: Predictor
@@ -37,6 +38,7 @@ class Labelling:
     calibrated: bool
     temperature: float
     refiner: Refiner | None = None
+    recheck: Recheck | None = None
 
     def predict(
         self, images: Sequence[ImageInput], batch_size: int, provided: Sequence[int] | None = None
@@ -65,7 +67,7 @@ class Labelling:
                 yield self._prediction(image, pixels_of_image, found)
 
     def _prediction(self, image: ImageInput, pixels: np.ndarray, logits: ImageLogits) -> Prediction:
-        instances = None
+        instances = rechecked = None
         if self.refiner is None:
             ids, confidence = logits.ids_and_confidence(self.temperature)
         else:
@@ -76,6 +78,8 @@ class Labelling:
             votes = [label for label in labels if label.mask in painted]
             ids, confidence = paint_masks(logits, masks, votes, how, self.temperature)
             instances = labelled_instances(found, labels, (ids.shape[0], ids.shape[1]), self.classes)
+        if self.recheck is not None:
+            ids, confidence, rechecked = self.recheck(pixels, logits, ids, confidence, self.temperature)
         return Prediction(
             source=storage.redact(os.fspath(image)) if isinstance(image, str | os.PathLike) else None,
             image=pixels,
@@ -88,6 +92,7 @@ class Labelling:
             temperature=self.temperature,
             refined="none" if self.refiner is None else self.refiner.how,
             instances=instances,
+            rechecked=rechecked,
         )
 
 

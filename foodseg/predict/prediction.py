@@ -22,6 +22,7 @@ from foodseg.errors import UserError
 from foodseg.predict.image_list import file_name
 from foodseg.predict.ingredients import LabelledIngredient, labelled_ingredients
 from foodseg.predict.instances import Instance
+from foodseg.predict.recheck import RecheckedRegion
 from foodseg.report.overlay import overlay
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Prediction:
         refined: how the label map was redrawn along masks of Segment Anything: none, vote or soft.
         instances: these masks, each with the ingredient that it was labelled as, the largest first; None where the
             label map was not redrawn.
+        rechecked: regions of low confidence that a region classifier looked at again, with what they were called
+            before, the largest first; None where none was asked.
 
     >>> import foodseg
     >>> found = foodseg.load("runs/a").predict("lunch.jpg")
@@ -69,6 +72,7 @@ class Prediction:
     temperature: float
     refined: str = "none"
     instances: tuple[Instance, ...] | None = None
+    rechecked: tuple[RecheckedRegion, ...] | None = None
 
     @property
     def height(self) -> int:

@@ -35,6 +35,7 @@ from foodseg.predict.labelling import Labelling
 from foodseg.predict.other_names import eval_of_names, named_network
 from foodseg.predict.prediction import Prediction
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.recheck import Recheck, build_recheck
 from foodseg.predict.refine import Refine, Refiner, build_refiner, parse_refine
 
 
@@ -46,6 +47,8 @@ def load(
     overrides: Sequence[str] = (),
     refine: Refine = "none",
     sam: str | os.PathLike[str] | None = None,
+    recheck: str | os.PathLike[str] | None = None,
+    recheck_below: float | None = None,
 ) -> "Segmenter":
     """Loads a trained model.
 
@@ -58,6 +61,8 @@ def load(
         refine: whether label maps are redrawn along the masks of Segment Anything: "none", "vote" (a mask takes the id
             that most of its pixels have) or "soft" (the id with the greatest mean logit).
         sam: file or URI of the weights of segment-anything or MobileSAM, for `refine`.
+        recheck: a region classifier (`model.kind: roi`) of the same classes, which names regions of low confidence
+            again; arguments as `uri`. recheck_below: mean confidence, 0 to 1; None = that of `predict/recheck.py`.
 
     Raises:
         UserError: there is no checkpoint, it is damaged or of another format; an override or a device that does not
@@ -75,7 +80,9 @@ def load(
         raise Unavailable(f"device is {where}, and torch finds no CUDA GPU here: choose auto or cpu")
     chosen = [] if weights is None else [f"eval.weights={weights}"]
     refiner = build_refiner(parse_refine(refine, where="refine"), None if sam is None else os.fspath(sam), where)
-    return Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen], refiner)
+    model = Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen], refiner)
+    model.recheck = build_recheck(recheck, recheck_below, where, model.classes)
+    return model
 
 
 @runtime_checkable
@@ -96,6 +103,7 @@ class Segmenter:
         overrides: `eval.key=value`, what was changed when it was loaded.
         device: what it computes on.
         refiner: redraws label maps along masks; None = they stay as they are.
+        recheck: looks again at regions of low confidence; None = nothing does.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class Segmenter:
     ) -> None:
         """Loads the checkpoint directory `uri`; arguments and errors as for `load`."""
         self.refiner = refiner
+        self.recheck: Recheck | None = None
         self._checkpoint = load_checkpoint(uri)
         self.uri = uri
         self.step = self._checkpoint.step
@@ -194,6 +203,8 @@ class Segmenter:
         ('background', 'carrot', 'kimchi')
         """
         wanted = parse_names(names)
+        if self.recheck is not None:
+            raise UserError("recheck names the trained classes, and other names are looked for: leave one of them out")
         network = self._network.network if isinstance(self._network, NamedSegmenter) else self._network.to(self.device)
         named = named_network(network, self._checkpoint, wanted, storage.redact(self.uri))
         other = copy.copy(self)
@@ -305,6 +316,7 @@ class Segmenter:
                 calibrated=calibration is not None,
                 temperature=calibration.temperature if calibration else 1.0,
                 refiner=self.refiner,
+                recheck=self.recheck,
             )
         return self._labellings[conditioned]
 
