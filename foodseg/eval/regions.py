@@ -21,7 +21,7 @@ from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import read_manifest_file
 from foodseg.checkpoint.node_copy import local_files
-from foodseg.classes import ClassTable
+from foodseg.classes import BACKGROUND, ClassTable
 from foodseg.config import parse_config
 from foodseg.config.load import config_hash
 from foodseg.config.roi import RoiConfig
@@ -244,14 +244,22 @@ def _named(
                 continue
             image = decode_image(row.image)
             if not isinstance(scorer, RegionPredictor):
-                yield _Named(row, regions, scorer.logits(image, regions))
+                yield _Named(row, regions, _of_food(scorer.logits(image, regions), roi))
                 continue
             views = scorer.views(image, regions)
             if model.config.roi.views == "roi_other_context":
                 views = others.exchange(row.source, views)
             if perturb is not None:
                 views = [perturbed(each, perturb, index) for index, each in enumerate(views)]
-            yield _Named(row, regions, scorer.logits_of_views(views))
+            yield _Named(row, regions, _of_food(scorer.logits_of_views(views), roi))
+
+
+def _of_food(logits: np.ndarray, roi: RoiConfig) -> np.ndarray:
+    """Regions of the truth are ingredients: background is no answer to what they are."""
+    if roi.regions == "truth":
+        logits = logits.copy()
+        logits[:, BACKGROUND] = -np.inf
+    return logits
 
 
 def _records(found: _Named, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
