@@ -12,7 +12,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.data.sources import scorable_mask
-from foodseg.eval.scoring import rank_rows
+from foodseg.eval.scoring import labelled_rows
 from foodseg.metrics.confusion import confusion, scores
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.predictor import Predictor
@@ -35,7 +35,8 @@ def val_miou(run: Path, data: Path, how: How, *, oracle: bool) -> float:
     config = checkpoint.config.eval.model_copy(update={"ingredients": "provided" if oracle else "vocabulary"})
     predictor = Predictor(model, config, torch.device("cpu"))
     matrix = np.zeros((len(classes), len(classes)), np.int64)
-    for row in rank_rows(RowReader(str(data), manifest, ["val"]), 0, 1):
+    reader = RowReader(str(data), manifest, ["val"])
+    for row in labelled_rows(reader, range(len(reader))):
         mask = decode_mask(row.mask)
         present = [int(i) for i in np.unique(mask) if i not in (0, classes.ignore_id)]
         listed = [exchanged(i, len(classes)) for i in present] if how == "conditioning exchanged" else present

@@ -14,7 +14,7 @@ from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
 from foodseg.eval.report_html import confusion_pairs, read_losses
-from foodseg.eval.scoring import rank_rows
+from foodseg.eval.scoring import labelled_rows
 from foodseg.metrics.per_image import merge, read_image_counts
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.predictor import Predictor
@@ -67,7 +67,8 @@ def conditioning_use_of(run: Path, data: Path, split: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     right = predicted = present = pixels = by_true = by_wrong = 0
     manifest = read_manifest(str(data))
-    for row in rank_rows(RowReader(str(data), manifest, [split]), 0, 1):
+    reader = RowReader(str(data), manifest, [split])
+    for row in labelled_rows(reader, range(len(reader))):
         truth = _present(row.mask, loaded.classes.ignore_id)
         absent = np.setdiff1d(np.arange(1, len(loaded.classes)), truth)
         wrong = rng.choice(absent, max(1, len(truth)), replace=False)

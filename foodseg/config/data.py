@@ -33,6 +33,12 @@ class DataConfig(Section):
     val_split: Annotated[str | None, NotSearched()] = Field(
         "val", description="split that chooses the best checkpoint; null = no validation"
     )
+    val_limit: Annotated[int | None, NotSearched()] = Field(
+        None,
+        ge=1,
+        description="at most this many images of val_split are validated on in training, drawn by row groups, the same "
+        "each time; null = all",
+    )
     folds: Annotated[int | None, SetByAblation(), NotSearched()] = Field(
         None,
         ge=2,
@@ -99,6 +105,12 @@ class DataConfig(Section):
                 f"data.train_splits {list(self.train_splits)} hold data.val_split {self.val_split!r}, which is to "
                 "choose among models that have not seen it: set data.val_split=null, or leave it out of the former"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _limit_of_a_split(self) -> "DataConfig":
+        if self.val_limit is not None and self.val_split is None:
+            raise ValueError("data.val_limit has no effect without data.val_split: name a split, or leave it out")
         return self
 
     @model_validator(mode="after")

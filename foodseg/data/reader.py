@@ -80,6 +80,12 @@ class ShardReader:
 
         return pa.concat_tables(_side_by_side(read, parts)).take(back)
 
+    def by_row_group(self, rows: Sequence[int]) -> list[list[int]]:
+        """Cuts row numbers, in their order, where the row group changes: what is read at once, each fetched once."""
+        groups = np.searchsorted(self._group_starts, np.asarray(rows, np.int64), side="right")
+        borders = (np.flatnonzero(np.diff(groups)) + 1).tolist()
+        return [list(rows[start:stop]) for start, stop in itertools.pairwise([0, *borders, len(rows)]) if start < stop]
+
     def column(self, name: str) -> pa.ChunkedArray:
         """Returns one column of every row, without fetching the others."""
         return self.columns([name]).column(name)

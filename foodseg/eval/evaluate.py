@@ -27,7 +27,7 @@ from foodseg.eval.result import EvaluationResult, LabelMaps, OtherWeights, Score
 from foodseg.eval.result_files import RESULT_FILES, write_evaluation
 from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scores import summarise_evaluation
-from foodseg.eval.scoring import Scored, chunks, merge_scored, read_subsets
+from foodseg.eval.scoring import Scored, merge_scored, read_subsets
 from foodseg.eval.scoring_job import ScoringJob, score_here
 from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, RecheckSource, checkpoint_subject, folder_subject
 from foodseg.eval.zero_shot_subject import zero_shot_subject
@@ -191,7 +191,7 @@ def evaluate_rows(
     }
     if split == "test":
         note_test_access(test_log, "opened", access)
-    job = ScoringJob(reader, chunks(rows), subject.build, space, device if subject.computes else None)
+    job = ScoringJob(reader, reader.by_row_group(rows), subject.build, space, device if subject.computes else None)
     scored = merge_scored(score(job))
     if scored.refused:
         raise DataRefused(_refused_maps(scored))

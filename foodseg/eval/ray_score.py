@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 def score_on_ray(job: ScoringJob, *, workers: int, address: str | None) -> Iterator[Scored]:
     """Yields the counts of each part in their order, counted by `workers` processes."""
+    job = job.for_workers(workers)
     with (
         Progress("scoring images", sum(map(len, job.parts))) as progress,
         ray_session(address, logical_cpus=max(workers, cores()) + 1),

@@ -33,7 +33,7 @@ from foodseg.errors import UserError
 from foodseg.eval.evaluate import ACCESS_LOG, note_test_access
 from foodseg.eval.perturb import Perturbation, perturbed
 from foodseg.eval.scored_rows import ScoredRows, split_rows
-from foodseg.eval.scoring import LabelledRow, chunks, labelled_rows
+from foodseg.eval.scoring import LabelledRow, labelled_rows
 from foodseg.metrics.regions import RegionScores, region_scores
 from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier, region_labels
 from foodseg.predict.region_predictor import OtherContexts, RegionPredictor
@@ -233,7 +233,7 @@ def _named(
     manifest, reader = scored_rows.manifest, scored_rows.reader
     kept = read_kept_masks(reader.uri, manifest) if roi.regions == "sam" else None
     others, scorer = OtherContexts(), model.scorer
-    for part in chunks(scored_rows.rows):
+    for part in reader.by_row_group(scored_rows.rows):
         for row in labelled_rows(reader, part):
             given: dict[str, object] = {"mask": row.mask, "source": row.source}
             if kept is not None:

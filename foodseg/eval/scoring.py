@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pyarrow as pa
 
 from foodseg import storage
 from foodseg.classes import ClassTable, parse_id_lines, same_name
@@ -20,8 +21,6 @@ from foodseg.metrics.boundary import boundary_counts
 from foodseg.metrics.calibration import confidence_counts
 from foodseg.metrics.confusion import confusion
 from foodseg.metrics.per_image import ImageCounts
-
-ROWS_AT_ONCE = 16  # how many encoded images are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class Scored:
     refused: tuple[str, ...] = ()
 
 
-def chunks(rows: Sequence[int], size: int = ROWS_AT_ONCE) -> list[list[int]]:
+def chunks(rows: Sequence[int], size: int) -> list[list[int]]:
     """Cuts row numbers into lists of at most `size` that hold every row exactly once."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
@@ -73,25 +72,33 @@ class LabelledRow:
     group_id: str
     source: str
 
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Returns the columns of a data set that it takes."""
+        return [field.name for field in fields(cls)]
+
 
 def labelled_rows(reader: RowReader, rows: Sequence[int]) -> Iterator[LabelledRow]:
     """Yields the rows that have a mask."""
-    table = reader.take(rows, [field.name for field in fields(LabelledRow)])
+    yield from labelled(reader.take(rows, LabelledRow.columns()))
+
+
+def labelled(table: pa.Table) -> Iterator[LabelledRow]:
+    """Yields the rows of a table of `LabelledRow.columns` that have a mask."""
     for index in range(table.num_rows):
         row = table.slice(index, 1).to_pylist()[0]
         if row["mask"] is not None:
             yield LabelledRow(**row)
 
 
-def rank_rows(reader: RowReader, rank: int, world_size: int) -> Iterator[LabelledRow]:
-    """Yields the labelled rows of every `world_size`-th chunk of the reader's rows, from chunk `rank` on."""
-    for rows in chunks(range(len(reader)))[rank::world_size]:
-        yield from labelled_rows(reader, rows)
-
-
 def score_rows(reader: RowReader, rows: Sequence[int], labeller: Labeller, space: CommonSpace) -> Scored:
     """Labels the rows and scores them against their masks, in `space`; rows without a mask are left out."""
-    return merge_scored(_score_row(row, labeller, space) for row in labelled_rows(reader, rows))
+    return score_table(reader.take(rows, LabelledRow.columns()), labeller, space)
+
+
+def score_table(table: pa.Table, labeller: Labeller, space: CommonSpace) -> Scored:
+    """As `score_rows`, of rows that were read: a table of `LabelledRow.columns`."""
+    return merge_scored(_score_row(row, labeller, space) for row in labelled(table))
 
 
 def truth_and_labels(row: LabelledRow, labeller: Labeller, space: CommonSpace) -> tuple[np.ndarray, Labels]:

@@ -237,15 +237,12 @@ class Trainer:
         started = time.perf_counter()
         assert self.validation is not None
         models = {"student": self.student, **({"ema": self.teacher.module} if self.teacher else {})}
+        given = (self.validation, self.manifest, self.config, self.context, self.step)
         if isinstance(self.task, RegionTask):
-            given = (self.validation, self.manifest, self.config, self.context, self.step)
             scored, text = validate_regions(models, *given)
             self.history.append(scored)
             return self._log_validation(log, text, started)
-        found = {
-            name: validate(model, self.validation, self.manifest, self.config, self.context, self.step)
-            for name, model in models.items()
-        }
+        found = validate(models, *given)
         result, self.calibration = found[self.config.eval.weights]
         kinds = {f"miou_{name}": each.miou for name, (each, _) in found.items()}
         self.history.append(Validation(self.step, result.miou, result.aacc, result.macc, **kinds))

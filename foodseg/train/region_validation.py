@@ -16,12 +16,12 @@ from foodseg.data.reader import RowReader
 from foodseg.data.roi_views import SAM_COLUMN, row_regions
 from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
-from foodseg.eval.scoring import rank_rows
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.regions import region_scores
 from foodseg.models.roi import RegionNetwork
 from foodseg.predict.region_predictor import OtherContexts, RegionPredictor
 from foodseg.train.context import TrainContext, share_buffers
+from foodseg.train.validation import rank_units, unit_rows, validation_units
 
 
 def validate_regions(
@@ -61,7 +61,8 @@ def _counts(
     share_buffers(network, context)
     predictor, others = RegionPredictor(network, config, context.device), OtherContexts()
     matrix = np.zeros((len(manifest.classes), len(manifest.classes)), np.int64)
-    for row in rank_rows(reader, context.rank, context.world_size):
+    units = rank_units(validation_units(reader, config.data.val_limit), context.rank, context.world_size)
+    for row in (row for rows in unit_rows(reader, units) for row in rows):
         given: dict[str, object] = {"mask": row.mask, "source": row.source}
         if reader.kept_masks is not None:
             (given[SAM_COLUMN],) = reader.kept_masks.of_images([row.image_id]).to_pylist()

@@ -122,9 +122,10 @@ def _checked(plan: SweepPlan, example: ExperimentConfig) -> Run:
 
 def _facts(run: Run) -> dict[str, str]:
     config = run.config
-    counts = run.manifest.counts[config.data.val_split or ""]
+    images = run.manifest.counts[config.data.val_split or ""].images
+    scored = images if config.data.val_limit is None else min(images, config.data.val_limit)
     return {
-        "data": f"{run.manifest.identity}; scored on {config.data.val_split}, {counts.images} images, "
+        "data": f"{run.manifest.identity}; scored on {config.data.val_split}, {scored} images, "
         f"{config.eval.weights} weights",
         "training": f"{run.total_steps} updates of {config.train.global_batch} images, crops of {config.augment.crop}",
     }

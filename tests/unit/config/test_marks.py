@@ -70,7 +70,7 @@ def test_where_a_training_runs_is_not_part_of_its_hash() -> None:
 
 def test_what_a_sweep_and_an_ablation_set_themselves() -> None:
     folds = {"data.folds", "data.held_out"}
-    fixed = {"data.uri", "data.uris", "data.val_split", "train.mlflow_uri", *folds}
+    fixed = {"data.uri", "data.uris", "data.val_split", "data.val_limit", "train.mlflow_uri", *folds}
     assert set(keys_with(ExperimentConfig, NotSearched)) == fixed
     assert set(keys_with(ExperimentConfig, SetByAblation)) == {"train.seed", "eval.weights", *folds}
 

@@ -235,7 +235,8 @@ def test_student_and_teacher_are_both_scored_and_kept(data, tmp_path, weights):
     assert line.miou == getattr(line, f"miou_{weights}")
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
     for name in ("student", "ema"):
-        again, fitted = validate(load_model(checkpoint, name), reader, run.manifest, run.config, context, 4)
+        models = {name: load_model(checkpoint, name)}
+        again, fitted = validate(models, reader, run.manifest, run.config, context, 4)[name]
         assert getattr(line, f"miou_{name}") == again.miou
         assert (fitted == checkpoint.calibration) == (name == weights)
     best = json.loads(Path(tmp_path, "r", "best.json").read_text())

@@ -246,8 +246,8 @@ def test_two_ranks_score_the_model_that_is_saved(two_ranks):
     )
     assert isinstance(context, LocalContext)
     reader = RowReader(run.config.data.uri, run.manifest, ["val"])
-    model = load_model(checkpoint, "ema")
-    alone, calibration = validate(model, reader, run.manifest, run.config, context, checkpoint.step)
+    models = {"ema": load_model(checkpoint, "ema")}
+    alone, calibration = validate(models, reader, run.manifest, run.config, context, checkpoint.step)["ema"]
     assert alone.miou == histories[0][0]["miou"]
     assert alone.aacc == histories[0][0]["aacc"]
     assert calibration == checkpoint.calibration

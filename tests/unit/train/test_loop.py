@@ -33,7 +33,7 @@ from foodseg.train.loop import Trainer, train
 from foodseg.train.ray_trainer import run_training
 from foodseg.train.results import TrainingResult
 from foodseg.train.run import initial_model
-from foodseg.train.validation import validate, validation_counts
+from foodseg.train.validation import rank_units, validate, validation_counts, validation_units
 from tests.support.compare import assert_close, close
 from tests.support.gloo_rank import prepared
 from tests.support.s3_proxy import S3Proxy
@@ -209,7 +209,9 @@ def test_validation_counts_the_same_on_1_2_3_ranks(data, tmp_path):
     reader = RowReader(run.config.data.uri, run.manifest, ["train", "val"])
 
     def counted(rank: int, world_size: int):
-        return validation_counts(predictor, reader, run.manifest, rank, world_size)
+        units = rank_units(validation_units(reader, None), rank, world_size)
+        found = validation_counts({"student": predictor}, reader, run.manifest, units)["student"]
+        return found.matrix, found.nll, found.pixels
 
     whole = counted(0, 1)
     pixels = [run.manifest.counts[split].class_pixels for split in ("train", "val")]
@@ -236,7 +238,7 @@ def test_the_temperature_is_of_the_saved_weights(data, tmp_path):
         labelled = sum(min(4096, row) for row in _labelled_pixels(reader))
         assert fitted.pixels == labelled
         model = load_model(kept[step], "ema")
-        again = validate(model, reader, run.manifest, run.config, context, step)[1]
+        again = validate({"ema": model}, reader, run.manifest, run.config, context, step)["ema"][1]
         assert again == fitted
 
 
