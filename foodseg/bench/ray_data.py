@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from contextlib import closing
+from functools import partial
 
 import ray
 from ray.exceptions import RayError
@@ -21,8 +22,7 @@ from foodseg.bench.results import DataBench, StreamRate
 from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
-from foodseg.data.batch import Batch
-from foodseg.data.ray_stream import rank_stream, unit_dataset
+from foodseg.data.ray_stream import rank_batches, rank_stream, unit_dataset
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, read_manifest
@@ -90,17 +90,21 @@ def _stream_rate(
     started = time.perf_counter()
     steps = int(_MOST_PER_CORE * cores() * seconds / order.global_batch) + 1
     units = unit_dataset(order, 0, steps)
-    stream = rank_stream(units, reader, order, config.augment, manifest, world_size=1)
+    encoded = config.data.decode == "rank"
+    stream = rank_stream(
+        units, reader, order, config.augment, manifest, world_size=1, roi=config.regions, encoded=encoded
+    )
     (split,) = stream.streaming_split(1, equal=True)
     size = micro_batch_size(config, world_size=1)
-    ready = split.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
+    hold, watched = order.global_batch // size, partial(within, seconds=NO_PROGRESS_SECONDS)
     images, elapsed = 0, 0.0
-    with closing(within(ready, NO_PROGRESS_SECONDS)) as batches:  # as a training worker takes them
-        Batch.from_arrays(next(batches))
+    taken = rank_batches(split, config, manifest, size, hold, watched)  # as a training worker takes them
+    with closing(taken) as batches:  # type: ignore[type-var]
+        next(batches)
         first = time.perf_counter()
         _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
-        for arrays in batches:
-            images += len(Batch.from_arrays(arrays))
+        for batch in batches:
+            images += len(batch)
             elapsed = time.perf_counter() - first
             if elapsed >= seconds:
                 break

@@ -26,7 +26,7 @@ from foodseg.cluster.ray_session import cores
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
 from foodseg.data.batch import AnyBatch
-from foodseg.data.shards import read_manifest
+from foodseg.data.shards import Manifest, read_manifest
 from foodseg.errors import UserError
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.ray_trainer import KEEP_MEMORY, run_training, worker_resources
@@ -48,8 +48,8 @@ class Ticks(NamedTuple):
 class StreamContext(RayContext):
     """The context of every training run, with a clock on its batches."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ExperimentConfig, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
         self._clock = Clock()
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
@@ -190,8 +190,8 @@ def _run_torchrun(config: ExperimentConfig, kind: str, workers: int, niceness: i
 
 
 def _threads(config: ExperimentConfig) -> int:
-    """Ray Train gives a worker as many threads as it has CPUs."""
-    return int(worker_resources(config)["CPU"])
+    """A worker has as many threads as CPUs of its own."""
+    return int(worker_resources(config)["CPU"]) - config.decoders
 
 
 def _compare(runs: Ticks, warmup: int, batch: int) -> TrainShare:

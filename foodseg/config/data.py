@@ -1,11 +1,11 @@
 """`data`: which prepared data sets, which of their splits, and how often a row is drawn."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foodseg import storage
-from foodseg.config.marks import NotSearched, SetByAblation, Uri
+from foodseg.config.marks import MayChangeOnResume, NotSearched, SetByAblation, Uri
 from foodseg.config.section import Section
 
 
@@ -60,12 +60,30 @@ class DataConfig(Section):
         4.0, ge=1, description="most times that repeat-factor sampling draws an image in one epoch"
     )
 
+    decode: Annotated[Literal["rank", "cluster"], NotSearched(), MayChangeOnResume()] = Field(
+        "rank",
+        description="with Ray workers, where images are decoded: in processes of each worker, or in tasks anywhere on "
+        "the cluster, for workers whose nodes have few CPUs",
+    )
+    decode_processes: Annotated[int | None, NotSearched(), MayChangeOnResume()] = Field(
+        None,
+        ge=0,
+        le=64,
+        description="decode = rank: processes of each worker that decode, a CPU each; 0 = a thread of the worker; null "
+        "= 1, and 0 without Ray",
+    )
     unlabelled_share: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="share of the images drawn that have no mask; 0 = none; null = each as often as those with one",
     )
+
+    @model_validator(mode="after")
+    def _decoders_have_a_rank(self) -> "DataConfig":
+        if self.decode == "cluster" and self.decode_processes is not None:
+            raise ValueError("data.decode_processes is used by data.decode = rank alone, found cluster: leave it null")
+        return self
 
     @field_validator("train_splits", "val_split")
     @classmethod

@@ -116,6 +116,14 @@ class ExperimentConfig(Section):
         return self
 
     @property
+    def decoders(self) -> int:
+        """Processes of each training process that decode its images."""
+        if self.data.decode == "cluster":
+            return 0
+        given = self.data.decode_processes
+        return given if given is not None else int(self.scaling.num_workers != 0)
+
+    @property
     def world_sizes(self) -> list[int]:
         """The numbers of workers that may be formed, ascending."""
         return self.scaling.even_world_sizes(self.train.global_batch)

@@ -3,7 +3,7 @@
 B images, K classes, S = augment.crop.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.roi import RoiConfig
 from foodseg.data.decode import decode_rows, encode_rows
+from foodseg.data.decode_ring import DecodeRing
 from foodseg.data.device_copy import to_device
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
@@ -139,6 +141,23 @@ def read_batches(
             if index + 2 < len(blocks):
                 pending.append(pool.submit(load, blocks[index + 2]))
             yield from (batch_of(arrays) for arrays in ready)
+
+
+def decoded_batches(
+    blocks: Iterable[pa.Table], config: ExperimentConfig, manifest: Manifest, micro_batch: int, hold: int
+) -> Iterator[AnyBatch]:
+    """Yields the micro-batches of encoded blocks, decoded where `data.decode_processes` says.
+
+    Args:
+        micro_batch, hold: as for `DecodeRing`.
+    """
+    if config.decoders == 0:
+        for block in blocks:
+            for start in range(0, block.num_rows, micro_batch):
+                yield batch_of(decode_rows(block.slice(start, micro_batch), config.augment, manifest, config.regions))
+        return
+    with DecodeRing(config.augment, manifest, config.regions, processes=config.decoders, hold=hold) as ring:
+        yield from (batch_of(arrays) for arrays in ring.batches(blocks, micro_batch))
 
 
 def _slices(table: pa.Table, size: int) -> Iterator[pa.Table]:

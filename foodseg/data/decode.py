@@ -3,7 +3,7 @@
 The processes that decode import this file and neither torch nor Ray Train: they start in one second rather than eight.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from foodseg.config.roi import RoiConfig
 from foodseg.data.augment.copy_paste import paste_regions
 from foodseg.data.augment.geometry import make_crop, single_threaded_opencv
 from foodseg.data.reader import RowReader
-from foodseg.data.roi_views import SAM_COLUMN, make_region_arrays
+from foodseg.data.roi_views import SAM_COLUMN, filled_later, make_region_arrays
 from foodseg.data.sampler import TrainingOrder, rank_blocks
 from foodseg.data.shards import Manifest
 from foodseg.data.soft_labels import CELL, TOP, SoftLabels
@@ -53,15 +53,25 @@ def encode_rows(reader: RowReader, order: TrainingOrder, block: Sequence[range])
 
 
 def decode_rows(
-    rows: pa.Table, augment: AugmentConfig, manifest: Manifest, roi: RoiConfig | None = None
+    rows: pa.Table,
+    augment: AugmentConfig,
+    manifest: Manifest,
+    roi: RoiConfig | None = None,
+    into: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Decodes encoded rows; returns the arrays of `Batch`, or, where regions are learned, those of `RegionBatch`."""
+    """Decodes encoded rows; returns the arrays of `Batch`, or, where regions are learned, those of `RegionBatch`.
+
+    Args:
+        into: arrays of these names and shapes, which are filled; None = new ones.
+    """
     if roi is not None:
-        return make_region_arrays(rows, augment, roi, manifest)
-    return make_batch_arrays(rows, augment, manifest)
+        return make_region_arrays(rows, augment, roi, manifest, into)
+    return make_batch_arrays(rows, augment, manifest, into)
 
 
-def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest) -> dict[str, np.ndarray]:
+def make_batch_arrays(
+    rows: pa.Table, augment: AugmentConfig, manifest: Manifest, into: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Decodes and crops encoded rows; returns the arrays of `Batch`, with `image` as (B, S, S, 3)."""
     classes = manifest.class_table
     sources = {name: index for index, name in enumerate(manifest.annotated)}
@@ -82,6 +92,7 @@ def make_batch_arrays(rows: pa.Table, augment: AugmentConfig, manifest: Manifest
     if "soft_labels" in columns:
         cells = (count, side // CELL, side // CELL, TOP)
         arrays |= {"soft_ids": np.zeros(cells, np.uint16), "soft_scores": np.zeros(cells, np.float16)}
+    arrays = filled_later(arrays, into)
     for i in range(count):
         pasted = None
         crop = make_crop(
@@ -120,7 +131,7 @@ def encode_units(
             start = 0
             for block in span:
                 count = sum(len(part) for part in block)
-                yield pa.table({"rows": pa.array([_to_ipc(rows.slice(start, count))], pa.large_binary())})
+                yield pa.table({"rows": pa.array([to_ipc(rows.slice(start, count))], pa.large_binary())})
                 start += count
 
 
@@ -129,12 +140,17 @@ def decode_block(
 ) -> dict[str, np.ndarray]:
     """Decodes the rows of one block made by `encode_units`, as `decode_rows`."""
     single_threaded_opencv()
+    return decode_rows(encoded_block(table), augment, manifest, roi)
+
+
+def encoded_block(table: pa.Table) -> pa.Table:
+    """Returns the rows of one block made by `encode_units`, still encoded."""
     assert table.num_rows == 1, table.num_rows
-    rows = pa.ipc.open_stream(table.column("rows")[0].as_buffer()).read_all()
-    return decode_rows(rows, augment, manifest, roi)
+    return pa.ipc.open_stream(table.column("rows")[0].as_buffer()).read_all()
 
 
-def _to_ipc(table: pa.Table) -> bytes:
+def to_ipc(table: pa.Table) -> bytes:
+    """Returns a table as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())

@@ -1,34 +1,37 @@
 """The training stream on Ray Data: every position once, in order, to the rank that it belongs to.
 
-    units of steps -> read whole windows of rows (encoded) -> one row per block -> decode and crop -> split to the ranks
+    units of steps -> read whole windows of rows (encoded) -> one row per block [-> decode] -> split to the ranks
 
 Ray deals whole blocks to the ranks in turn. So each block holds one rank's rows for S consecutive steps
 (`sampler.rank_blocks`). It travels through the first stages as a single row that holds the encoded images, since Ray
-merges and cuts blocks of several rows as it likes but never cuts a row; the last stage turns each such row into exactly
+merges and cuts blocks of several rows as it likes but never cuts a row. With `data.decode` = rank it is decoded where
+it arrives (`decode_ring.py`), so that no pixel crosses processes; else a last stage turns each such row into exactly
 one block of decoded crops.
 """
 
 import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import ray
 import ray.train
-from ray.data import DataContext, Dataset, ExecutionOptions
+from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions
 
 from foodseg.cluster.ray_internals.data import ExecutionCallback
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.roi import RoiConfig
-from foodseg.data.decode import decode_block, encode_units
+from foodseg.data.batch import AnyBatch, batch_of, decoded_batches
+from foodseg.data.decode import decode_block, encode_units, encoded_block
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
 
 DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task would then decode a whole unit of steps
-STREAM_CPUS = 2  # one to read and one to decode: with less, reader and decoder would wait for each other
 BLOCK_BYTES = 64 * 2**20  # of decoded images and masks: starting a task costs little compared with decoding as many
+ENCODED_BYTES = 4 * 2**20  # of encoded rows in a block: what a rank waits for before it decodes the first
 MOST_ROWS = 256  # in a block, however small the crops
 PAUSE_SECONDS = 0.05  # a round costs 2 ms, and decoding a block takes five times as long as this pause
 
@@ -50,15 +53,16 @@ class RankStream(ray.train.DataConfig):
     def __init__(self, config: ExperimentConfig, manifest: Manifest, reader: RowReader, order: TrainingOrder) -> None:
         super().__init__()
         self._augment, self._manifest, self._reader, self._order = config.augment, manifest, reader, order
-        self._roi = config.regions
+        self._roi, self._encoded = config.regions, config.data.decode == "rank"
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
         """Called by Ray Train at each start of a worker group, with the units of `unit_dataset`."""
         stream = rank_stream(
-            datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size, self._roi
-        )
+            datasets["train"], self._reader, self._order, self._augment, self._manifest, world_size, self._roi,
+            encoded=self._encoded,
+        )  # fmt: skip
         return [{"train": split} for split in stream.streaming_split(world_size, equal=True)]
 
 
@@ -86,16 +90,55 @@ def rank_stream(
     manifest: Manifest,
     world_size: int,
     roi: RoiConfig | None = None,
+    *,
+    encoded: bool = False,
 ) -> Dataset:
     """Returns the dataset whose blocks are, in turn, the rows of rank 0, 1, ... for S steps each."""
-    channels = 4 if roi is None else 3 * roi.view_count  # of uint8: image and mask, or views
-    rows_per_block = max(1, min(MOST_ROWS, BLOCK_BYTES // (channels * augment.crop**2)))
-    encode = partial(encode_units, reader=reader, order=order, world_size=world_size, rows_per_block=rows_per_block)
+    # reading has the same resources as `repartition`, so that Ray fuses the two into one task: each block of encoded
+    # rows is passed on as soon as it is read, without another copy
+    encode = partial(
+        encode_units, reader=reader, order=order, world_size=world_size,
+        rows_per_block=_encoded_rows(reader, order) if encoded else _decoded_rows(augment, roi),
+    )  # fmt: skip
+    blocks = units.map_batches(encode, batch_size=1, batch_format="pyarrow").repartition(target_num_rows_per_block=1)
+    if encoded:
+        return blocks
     decode = partial(decode_block, augment=augment, manifest=manifest, roi=roi)
-    return (
-        # reading has the same resources as `repartition`, so that Ray fuses the two into one task: each block of
-        # encoded rows is passed on as soon as it is read, without another copy
-        units.map_batches(encode, batch_size=1, batch_format="pyarrow")
-        .repartition(target_num_rows_per_block=1)
-        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
-    )
+    return blocks.map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
+
+
+def stream_cpus(config: ExperimentConfig) -> int:
+    """CPUs that the stream needs: to read, and to decode on the cluster, so that neither waits for the other."""
+    return 1 if config.data.decode == "rank" else 2
+
+
+def rank_batches(
+    split: DataIterator,
+    config: ExperimentConfig,
+    manifest: Manifest,
+    micro_batch: int,
+    hold: int,
+    watched: Callable[[Iterable[Any]], Iterator[Any]],
+) -> Iterator[AnyBatch]:
+    """Yields a rank's micro-batches from its split of the stream.
+
+    Args:
+        micro_batch, hold: as for `DecodeRing`. watched: passes on what it is given, with a limit on waiting.
+    """
+    if config.data.decode == "rank":
+        tables = watched(split.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1))
+        yield from decoded_batches(map(encoded_block, tables), config, manifest, micro_batch, hold)
+        return
+    ready = split.iter_batches(batch_size=micro_batch, batch_format="numpy", prefetch_batches=1)
+    for arrays in watched(ready):  # it reads one more batch ahead
+        yield batch_of(arrays)
+
+
+def _encoded_rows(reader: RowReader, order: TrainingOrder) -> int:
+    row_bytes = sum(shard.size for shard in reader.shards) / len(reader) * (1 + order.paste)
+    return max(1, min(MOST_ROWS, int(ENCODED_BYTES / row_bytes)))
+
+
+def _decoded_rows(augment: AugmentConfig, roi: RoiConfig | None) -> int:
+    channels = 4 if roi is None else 3 * roi.view_count  # of uint8: image and mask, or views
+    return max(1, min(MOST_ROWS, BLOCK_BYTES // (channels * augment.crop**2)))

@@ -8,6 +8,8 @@ context does not fit. They keep their aspect, on mid grey, as there (RveRNet, Ji
 Shape letters: H, W of the image; V views of S x S pixels; B images.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -68,7 +70,11 @@ def row_regions(row: dict[str, object], roi: RoiConfig, manifest: Manifest) -> l
 
 
 def make_region_arrays(
-    rows: pa.Table, augment: AugmentConfig, roi: RoiConfig, manifest: Manifest
+    rows: pa.Table,
+    augment: AugmentConfig,
+    roi: RoiConfig,
+    manifest: Manifest,
+    into: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Decodes rows and draws a region of each; returns the arrays of `RegionBatch`, with `views` as (B, V, S, S, 3).
 
@@ -83,6 +89,7 @@ def make_region_arrays(
         "position": rows.column("position").to_numpy().astype(np.int64),
         "source": np.array([sources[name] for name in rows.column("source").to_pylist()], np.int16),
     }
+    arrays = filled_later(arrays, into)
     names = [name for name in ("image", "mask", "source", SAM_COLUMN) if name in rows.column_names]
     for index, row in enumerate(rows.select(names).to_pylist()):
         regions = [] if row["mask"] is None else row_regions(row, roi, manifest)
@@ -94,6 +101,16 @@ def make_region_arrays(
             arrays["views"][index] = region_views(image, region, roi.views, side=side, margin=margin, flip=flip)
             arrays["label"][index] = region.label
     return arrays
+
+
+def filled_later(arrays: dict[str, np.ndarray], into: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Returns `into` with what the arrays hold already, or the arrays themselves; images and masks come later."""
+    if into is None:
+        return arrays
+    for name, array in arrays.items():
+        if name not in ("image", "mask"):
+            into[name][...] = array
+    return dict(into)
 
 
 def _drawn(regions: list[Region], rng: np.random.Generator) -> Region:

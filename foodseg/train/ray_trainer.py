@@ -9,7 +9,7 @@ own snapshot is never what a run resumes from (it is not written atomically on a
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,17 +30,17 @@ from foodseg.cluster.ray_internals.train import TidyTrainer
 from foodseg.cluster.ray_logs import RelayedLogs
 from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig
-from foodseg.data.ray_stream import STREAM_CPUS, RankStream, unit_dataset
+from foodseg.data.ray_stream import RankStream, stream_cpus, unit_dataset
 from foodseg.data.sampler import TrainingOrder
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
 from foodseg.predict.device import has_mps
 from foodseg.storage.arrow_filesystem import ray_storage
 from foodseg.storage.writer_lock import in_use
-from foodseg.train.context import LocalContext, OnReport, TrainContext
+from foodseg.train.context import LocalContext, OnReport
 from foodseg.train.loop import train
 from foodseg.train.ray_elastic import Announcer, ElasticTrainer, ElasticWorkers
 from foodseg.train.ray_failures import RefuseAtOnce, ctrl_c_interrupts, reason_of
-from foodseg.train.ray_worker import LoopConfig, RayContext, ReportsTo, train_rank
+from foodseg.train.ray_worker import BuildContext, LoopConfig, RayContext, ReportsTo, train_rank
 from foodseg.train.results import TrainingResult
 from foodseg.train.run import Run, begin_run, check_run
 
@@ -56,7 +56,7 @@ def run_training(
     *,
     resume: bool = False,
     address: str | None = None,
-    build_context: Callable[[ExperimentConfig], TrainContext] = RayContext,
+    build_context: BuildContext = RayContext,
     on_report: OnReport | None = None,
 ) -> TrainingResult:
     """Trains a run to its end; a killed run resumes from its newest checkpoint when called again with `resume`.
@@ -89,7 +89,7 @@ def run_training(
         nodes = list(living_nodes().values())
         per_worker = alone if address is None else worker_resources(run.config, nodes)
         if not nodes_may_come():
-            require_room(nodes, per_worker, sizes, STREAM_CPUS)
+            require_room(nodes, per_worker, sizes, stream_cpus(run.config))
         with in_use(run.config.run.uri, "run.uri"):
             begin_run(run, resume=resume)
             run = replace(run, model=None, backbone=None)  # each worker builds its own
@@ -112,7 +112,7 @@ def _require_cuda() -> None:
 
 
 def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None = None) -> dict[str, float]:
-    """Returns the Ray resources of one worker; its CPUs are also its threads.
+    """Returns the Ray resources of one worker: a CPU for each of its threads, and for each process that decodes for it.
 
     Args:
         nodes: resources of the joined cluster's nodes; None = this machine.
@@ -121,11 +121,12 @@ def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None
     if config.scaling.use_gpu and nodes is not None:
         cpus = 1  # the others of a GPU's node can decode
     elif nodes is not None:
-        cpus = fair_cpus(nodes, most, STREAM_CPUS)
+        cpus = max(1, fair_cpus(nodes, most, stream_cpus(config)) - config.decoders)
     else:
         cpus = max(1, cores() // most)
     gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
-    return {"CPU": float(cpus), **gpus, **(config.scaling.resources_per_worker or {})}
+    found = {"CPU": float(cpus), **gpus, **(config.scaling.resources_per_worker or {})}
+    return {**found, "CPU": found["CPU"] + config.decoders}
 
 
 @contextlib.contextmanager
@@ -143,7 +144,7 @@ def _threads(config: ExperimentConfig) -> Iterator[None]:
 def _fit_with_retries(
     run: Run,
     per_worker: dict[str, float],
-    build_context: Callable[[ExperimentConfig], TrainContext],
+    build_context: BuildContext,
     on_report: OnReport | None,
 ) -> TrainingResult:
     """Ray restarts workers by itself; a failed *controller* (a storage error, say) ends `fit`, which is retried."""
@@ -175,7 +176,7 @@ def _fit_with_retries(
 def _trainer(
     run: Run,
     per_worker: dict[str, float],
-    build_context: Callable[[ExperimentConfig], TrainContext],
+    build_context: BuildContext,
     on_report: OnReport | None,
     relay: str,
 ) -> TidyTrainer:
@@ -206,7 +207,7 @@ def _trainer(
         ),
     }
     if elastic:
-        return ElasticTrainer(policy=ElasticWorkers(scaling, sizes, STREAM_CPUS), **parts)
+        return ElasticTrainer(policy=ElasticWorkers(scaling, sizes, stream_cpus(config)), **parts)
     return TidyTrainer(**parts)
 
 

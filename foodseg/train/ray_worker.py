@@ -6,6 +6,7 @@ Ray unpickles the worker's function in its controller too. So the loop, and with
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypedDict, TypeVar
 
 import ray.train
@@ -19,7 +20,8 @@ from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.cluster.ray_logs import RelayHandler
 from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig
-from foodseg.data.batch import AnyBatch, batch_of
+from foodseg.data.batch import AnyBatch
+from foodseg.data.ray_stream import rank_batches
 from foodseg.data.shards import Manifest
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within
@@ -33,21 +35,25 @@ class RayContext:
     """One worker of a Ray Train worker group."""
 
     def __init__(
-        self, config: ExperimentConfig, timeout: float = NO_PROGRESS_SECONDS, first: float = NO_PROGRESS_SECONDS
+        self,
+        config: ExperimentConfig,
+        manifest: Manifest,
+        timeout: float = NO_PROGRESS_SECONDS,
+        first: float = NO_PROGRESS_SECONDS,
     ) -> None:
         """`timeout`: seconds that it waits for a batch before it fails; `first`: for the first one."""
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = get_device()
-        self._config, self._timeout, self._first = config, timeout, first
+        self._config, self._manifest, self._timeout, self._first = config, manifest, timeout, first
 
     def batches(self, start_step: int, total_steps: int) -> Iterator[AnyBatch]:
         size = micro_batch_size(self._config, self.world_size)
-        stream = ray.train.get_dataset_shard("train")
-        ready = stream.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=1)
-        for arrays in within(ready, self._timeout, self._first):  # it reads one more batch ahead
-            yield batch_of(arrays)
+        hold = self._config.train.global_batch // self.world_size // size
+        split = ray.train.get_dataset_shard("train")
+        watched = partial(within, seconds=self._timeout, first=self._first)
+        return rank_batches(split, self._config, self._manifest, size, hold, watched)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return prepare_model(module, move_to_device=False)
@@ -81,6 +87,10 @@ class ReportsTo(ray.train.UserCallback):
         self._on_report(Report.from_json(metrics[0]))
 
 
+BuildContext = Callable[[ExperimentConfig, Manifest], TrainContext]
+"""Makes the loop's context in a worker."""
+
+
 class LoopConfig(TypedDict):
     """What a worker gets: the checked configuration, the training data, its length, and where its log goes."""
 
@@ -90,7 +100,7 @@ class LoopConfig(TypedDict):
     relay: str
 
 
-def train_rank(loop_config: LoopConfig, build_context: Callable[[ExperimentConfig], TrainContext]) -> TrainingResult:
+def train_rank(loop_config: LoopConfig, build_context: BuildContext) -> TrainingResult:
     """Runs the loop in one worker.
 
     Raises:
@@ -102,11 +112,14 @@ def train_rank(loop_config: LoopConfig, build_context: Callable[[ExperimentConfi
     logger.setLevel(logging.INFO)
     logger.handlers = [RelayHandler(loop_config["relay"])]
     config = loop_config["config"]
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # Ray counts its CPUs, and those of the processes that decode for it are among them
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) - config.decoders))
     # the driver has reached these: if they are away when a worker starts, the address is not wrong
     storage.expect(config.run.uri, config.data.uri, *(source.uri for source in config.data.uris))
     try:
-        return train(config, loop_config["manifest"], loop_config["total_steps"], build_context(config))
+        return train(
+            config, loop_config["manifest"], loop_config["total_steps"], build_context(config, loop_config["manifest"])
+        )
     except Exception as error:
         # the cause of an error is lost on its way to the controller
         raise expected_failure(error) or error from None

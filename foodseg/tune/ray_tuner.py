@@ -31,7 +31,7 @@ from foodseg.cluster.ray_session import (
 )
 from foodseg.config import ExperimentConfig
 from foodseg.config.load import with_settings
-from foodseg.data.ray_stream import STREAM_CPUS
+from foodseg.data.ray_stream import stream_cpus
 from foodseg.errors import RetryLater
 from foodseg.train.ray_failures import ctrl_c_interrupts
 from foodseg.train.ray_trainer import KEEP_MEMORY
@@ -73,10 +73,11 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
     workers = max(example.world_sizes)
     in_process = example.scaling.num_workers == 0
     threads = worker["CPU"]
+    worker["CPU"] += example.decoders
     # without Ray Data only the trial itself needs a CPU
-    stream = 0 if in_process else STREAM_CPUS
+    stream = 0 if in_process else stream_cpus(example)
     here = plan.limits.concurrent or max(1, int(cores() / max(1.0, workers * threads)))
-    cpus = here * (math.ceil(workers * threads) + (0 if in_process else data_cpus()))
+    cpus = here * (math.ceil(workers * worker["CPU"]) + (0 if in_process else data_cpus()))
     environment: Mapping[str, str] = {} if example.scaling.use_gpu else KEEP_MEMORY
     with ray_session(address, logical_cpus=cpus, environment=environment), _quiet_tune():
         nodes = list(living_nodes().values())
@@ -87,15 +88,15 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
         if not nodes_may_come():  # trials that wait make a cluster grow
             concurrent = min(concurrent, room)
             if not in_process:  # Tune itself makes the others wait without resources
-                concurrent = _in_free_capacity(concurrent, worker, workers)
+                concurrent = _in_free_capacity(concurrent, worker, workers, stream)
         _log.info("%d trial%s at a time", concurrent, "" if concurrent == 1 else "s")
         _run(plan, concurrent, dict(worker) if in_process else DRIVER, example.train.max_failures, workers)
 
 
-def _in_free_capacity(most: int, worker: dict[str, float], workers: int) -> int:
+def _in_free_capacity(most: int, worker: dict[str, float], workers: int, stream: int) -> int:
     """Returns how many trials fit into the free capacity: trials without CPUs to decode would make no progress."""
     for _ in range(LAST_LOOKS):  # what a killed driver held is freed within seconds
-        room = side_by_side(list(free_nodes().values()), worker, workers, STREAM_CPUS)
+        room = side_by_side(list(free_nodes().values()), worker, workers, stream)
         if room >= most:
             return most
         time.sleep(LOOK_SECONDS)

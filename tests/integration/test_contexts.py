@@ -13,6 +13,7 @@ import torch
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import checkpoint_uri
 from foodseg.config import ExperimentConfig
+from foodseg.data.shards import Manifest
 from foodseg.train.context import TrainContext
 from foodseg.train.loop import train
 from foodseg.train.ray_trainer import run_training
@@ -41,9 +42,9 @@ def write_facts(context: TrainContext, config: ExperimentConfig) -> None:
     Path(config.run.uri, f"facts-{context.rank}.json").write_text(json.dumps(facts))
 
 
-def asked(config: ExperimentConfig) -> RayContext:
+def asked(config: ExperimentConfig, manifest: Manifest) -> RayContext:
     """A `build_context` of a worker."""
-    context = RayContext(config)
+    context = RayContext(config, manifest)
     write_facts(context, config)
     return context
 

@@ -75,8 +75,8 @@ def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
         run_training(config)
 
 
-def refused_on_rank_0(config):
-    context = RayContext(config)
+def refused_on_rank_0(config, manifest):
+    context = RayContext(config, manifest)
     if context.rank == 0:
         raise UserError("rank 0 finds a mistake")
     return context
@@ -92,8 +92,8 @@ def test_a_mistake_that_one_rank_finds_ends_all(ray_cluster, tmp_path):
     assert time.monotonic() - started < 200  # and not the half hour that gloo would wait
 
 
-def broken_on_rank_1(config):
-    context = RayContext(config)
+def broken_on_rank_1(config, manifest):
+    context = RayContext(config, manifest)
     if context.rank == 1:
         raise ZeroDivisionError("a mistake of ours")
     return context
