@@ -22,7 +22,8 @@ from foodseg.bench.results import DataBench, StreamRate
 from foodseg.cluster.ray_session import cores, data_cpus, expected_failure, ray_session
 from foodseg.config import ExperimentConfig, parse_config
 from foodseg.config.load import config_hash
-from foodseg.data.ray_stream import rank_batches, rank_stream, unit_dataset
+from foodseg.data.ray_batches import rank_batches
+from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest, read_manifest

@@ -65,7 +65,7 @@ class Slot:
         """Returns the arrays of slot number `index`, the first `rows` rows of them."""
         start = index * self.size
         return {
-            name: np.ndarray((rows, *shape), dtype, memory, start + at)  # type: ignore[call-overload]
+            name: np.ndarray((rows, *shape), dtype, memory, start + at)
             for name, (at, shape, dtype) in self.arrays.items()
         }
 
@@ -225,7 +225,7 @@ class DecodeRing:
 
     def _pipe(self, process: int, name: str) -> BinaryIO:
         pipe: Any = getattr(self._processes[process], name)
-        return pipe  # type: ignore[no-any-return]
+        return pipe
 
 
 def _killed() -> FoodsegError:

@@ -10,21 +10,19 @@ one block of decoded crops.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import ray
 import ray.train
-from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions
+from ray.data import DataContext, Dataset, ExecutionOptions
 
 from foodseg.cluster.ray_internals.data import ExecutionCallback
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.roi import RoiConfig
-from foodseg.data.batch import AnyBatch, batch_of, decoded_batches
-from foodseg.data.decode import decode_block, encode_units, encoded_block
+from foodseg.data.decode import decode_block, encode_units
 from foodseg.data.reader import RowReader
 from foodseg.data.sampler import TrainingOrder
 from foodseg.data.shards import Manifest
@@ -110,28 +108,6 @@ def rank_stream(
 def stream_cpus(config: ExperimentConfig) -> int:
     """CPUs that the stream needs: to read, and to decode on the cluster, so that neither waits for the other."""
     return 1 if config.data.decode == "rank" else 2
-
-
-def rank_batches(
-    split: DataIterator,
-    config: ExperimentConfig,
-    manifest: Manifest,
-    micro_batch: int,
-    hold: int,
-    watched: Callable[[Iterable[Any]], Iterator[Any]],
-) -> Iterator[AnyBatch]:
-    """Yields a rank's micro-batches from its split of the stream.
-
-    Args:
-        micro_batch, hold: as for `DecodeRing`. watched: passes on what it is given, with a limit on waiting.
-    """
-    if config.data.decode == "rank":
-        tables = watched(split.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1))
-        yield from decoded_batches(map(encoded_block, tables), config, manifest, micro_batch, hold)
-        return
-    ready = split.iter_batches(batch_size=micro_batch, batch_format="numpy", prefetch_batches=1)
-    for arrays in watched(ready):  # it reads one more batch ahead
-        yield batch_of(arrays)
 
 
 def _encoded_rows(reader: RowReader, order: TrainingOrder) -> int:

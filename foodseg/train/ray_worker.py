@@ -21,7 +21,7 @@ from foodseg.cluster.ray_logs import RelayHandler
 from foodseg.cluster.ray_session import expected_failure
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import AnyBatch
-from foodseg.data.ray_stream import rank_batches
+from foodseg.data.ray_batches import rank_batches
 from foodseg.data.shards import Manifest
 from foodseg.train.batch_size import micro_batch_size
 from foodseg.train.batch_timeout import NO_PROGRESS_SECONDS, within

@@ -8,7 +8,7 @@ import pytest
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data import ray_stream
-from foodseg.data.decode import encode_rows, make_batch_arrays
+from foodseg.data.decode import decode_rows, encode_rows, encoded_block, make_batch_arrays
 from foodseg.data.ray_stream import rank_stream, unit_dataset
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import read_manifest
@@ -37,13 +37,20 @@ def batches(
     start_step: int,
     augment: AugmentConfig = AUGMENT,
     data: DataConfig | None = None,
+    encoded: bool = False,
 ) -> list[list[dict[str, np.ndarray]]]:
     """Returns every batch that each rank received from the stream."""
     manifest = read_manifest(reader.uri)
     order = training_order(reader, data or DataConfig(uri=reader.uri), seed=3, global_batch=BATCH)
-    stream = rank_stream(unit_dataset(order, start_step, STEPS), reader, order, augment, manifest, world_size)
+    units = unit_dataset(order, start_step, STEPS)
+    stream = rank_stream(units, reader, order, augment, manifest, world_size, encoded=encoded)
 
     def drain(split) -> list[dict[str, np.ndarray]]:
+        if encoded:
+            size = BATCH // world_size
+            blocks = [encoded_block(each) for each in split.iter_batches(batch_size=1, batch_format="pyarrow")]
+            parts = [block.slice(start, size) for block in blocks for start in range(0, block.num_rows, size)]
+            return [decode_rows(part, augment, manifest) for part in parts]
         found = list(split.iter_batches(batch_size=BATCH // world_size, batch_format="numpy", prefetch_batches=1))
         assert all(len(batch["position"]) == BATCH // world_size for batch in found)
         return found
@@ -52,15 +59,16 @@ def batches(
         return list(pool.map(drain, stream.streaming_split(world_size, equal=True)))
 
 
-def consume(reader: RowReader, world_size: int, start_step: int) -> list[dict[str, np.ndarray]]:
+def consume(reader: RowReader, world_size: int, start_step: int, encoded: bool = False) -> list[dict[str, np.ndarray]]:
     """Returns everything that each rank received from the stream."""
-    ranks = batches(reader, world_size, start_step)
+    ranks = batches(reader, world_size, start_step, encoded=encoded)
     return [{name: np.concatenate([batch[name] for batch in found]) for name in found[0]} for found in ranks]
 
 
+@pytest.mark.parametrize("encoded", [False, True])
 @pytest.mark.parametrize(("world_size", "start_step"), [(1, 0), (2, 0), (3, 0), (2, 17)])
-def test_each_rank_gets_its_positions_in_order(ray_cluster, reader, world_size, start_step):
-    ranks = consume(reader, world_size, start_step)
+def test_each_rank_gets_its_positions_in_order(ray_cluster, reader, world_size, start_step, encoded):
+    ranks = consume(reader, world_size, start_step, encoded)
 
     share = BATCH // world_size
     for rank, arrays in enumerate(ranks):
@@ -72,7 +80,7 @@ def test_each_rank_gets_its_positions_in_order(ray_cluster, reader, world_size, 
 
 def test_a_position_has_the_same_pixels_wherever_it_was_decoded(ray_cluster, reader):
     whole = consume(reader, 1, 0)[0]
-    resumed = consume(reader, 2, 17)[1]
+    resumed = consume(reader, 2, 17, encoded=True)[1]
 
     for index, position in enumerate(resumed["position"].tolist()):
         assert np.array_equal(resumed["image"][index], whole["image"][position])

@@ -69,7 +69,8 @@ def test_two_workers_learn_what_one_process_learns(ray_cluster, s3, tmp_path):
 
 
 def test_it_is_refused_before_workers_start(ray_cluster, tmp_path):
-    settings = ["train.global_batch=8", "scaling.num_workers=8", "scaling.resources_per_worker={CPU: 1}"]
+    settings = ["train.global_batch=8", "scaling.num_workers=8", "scaling.resources_per_worker={CPU: 1}",
+                "data.decode_processes=0"]  # fmt: skip
     config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", *settings)
     with pytest.raises(UserError, match=r"^8 workers with 1 CPU each would leave 0 of the cluster.s CPUs"):
         run_training(config)

@@ -17,6 +17,7 @@ FIRST_DRAWS = {  # (stream, index): three draws below 2**32
     (RandomStream.CONDITIONING, ()): [1911021582, 1786821436, 2363508502],
     (RandomStream.COPY_PASTE, ()): [893640063, 1981666622, 3513570920],
     (RandomStream.CUTMIX, ()): [2527914312, 2460780582, 2880579654],
+    (RandomStream.REGION, ()): [3159730222, 1561998877, 2743801080],
 }
 
 

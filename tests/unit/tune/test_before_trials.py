@@ -40,10 +40,10 @@ def test_each_worker_gets_a_thread_and_its_gpu(gpu, given, expected):
     [
         ([{"CPU": 0.0}], True, 8, 8),  # none is there yet: those that wait are what lets the cluster grow
         ([{"CPU": 8.0}], True, 8, 8),
-        ([{"CPU": 8.0}], True, None, 2),
-        ([{"CPU": 8.0}], False, 8, 2),  # two workers and two CPUs to decode each
+        ([{"CPU": 8.0}], True, None, 1),
+        ([{"CPU": 8.0}], False, 8, 1),  # two workers, who decode on another CPU each, and one CPU to read
         ([{"CPU": 8.0}], False, 1, 1),
-        ([{"CPU": 8.0}, {"CPU": 8.0}], False, None, 4),
+        ([{"CPU": 8.0}, {"CPU": 8.0}], False, None, 3),
     ],
 )
 def test_how_many_trials_at_once(nodes, may_come, asked, expected, tmp_path, monkeypatch):
