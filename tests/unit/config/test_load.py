@@ -33,7 +33,8 @@ def refusal(overrides: list[str]) -> str:
         ("data.crop=64", "unknown key 'data.crop'; did you mean augment.crop?"),
         (
             "foo=1",
-            "unknown key 'foo'; sections are data, augment, model, loss, distill, roi, optim, train, eval, scaling, run",
+            "unknown key 'foo'; sections are data, augment, model, loss, distill, roi, optim, train, eval, scaling, "
+            "run",
         ),
         ("run.zzz=1", "unknown key 'run.zzz'; run has the keys uri"),
         # wrong types
