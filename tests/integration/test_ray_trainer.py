@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -143,3 +144,28 @@ def test_two_workers_have_the_sums_of_one_process(ray_cluster, tmp_path):
     for name in ("sums", "counts", "food", "background"):
         torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-4)
     assert shared.miou == pytest.approx(alone.miou, abs=0.02)
+
+
+class LosesItsDecoder(RayContext):
+    """Kills the processes that decode for it at the third update of the first attempt, as a machine out of memory."""
+
+    def batches(self, start_step, total_steps):
+        for number, batch in enumerate(super().batches(start_step, total_steps)):
+            if start_step == 0 and number == 2:
+                decoders = [
+                    each for each in psutil.Process().children() if "decode_process" in " ".join(each.cmdline())
+                ]
+                assert decoders
+                for each in decoders:
+                    each.kill()
+            yield batch
+
+
+def test_a_killed_decoder_costs_what_was_done_since_the_last_checkpoint(ray_cluster, tmp_path):
+    settings = [*SETTINGS, "train.steps=40", "train.checkpoint_every=1", "train.validate_every=40"]
+    config = synthetic_config(write_synthetic(tmp_path / "data"), tmp_path / "run", *settings)
+    assert run_training(config, build_context=LosesItsDecoder).step == 40
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "positions" in line]
+    # the ring had decoded a few updates ahead; every later one was done once, in order
+    assert steps[-1] == 40 and sorted(set(steps)) == list(range(1, 41))
