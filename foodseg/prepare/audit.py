@@ -36,7 +36,7 @@ class RecordFacts:
         height, width: pixels, upright.
         mask_turn: EXIF orientation that `image_io.upright` turns the mask by to fit the image; 1 = it fits.
         class_pixels: (K,) int32 pixels per id, image_io.MAX_PIXELS at most; all 0 for an unlabelled image.
-        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) once near-duplicates are found.
+        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) on the driver (`audit_rows.read_thumbnails`).
         digest: SHA-256 of the image's file.
         ignored_pixels: pixels of the mask with the ignore id.
         orientation: EXIF orientation of the image, 1 to 8.

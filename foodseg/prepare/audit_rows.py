@@ -8,6 +8,7 @@ The records themselves are not stored: the listing has them, and the rows follow
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _PIXELS = np.dtype("<i4")
+_NOTHING = np.empty(0, np.uint8)
 
 
 def encode_audit(audited: Sequence[RecordFacts | Refusal]) -> bytes:
@@ -83,6 +85,22 @@ def decode_audit(records: Sequence[Record], data: bytes, classes: ClassTable) ->
     if [row["image_id"] for row in rows] != [record.image_id for record in records]:
         raise ValueError("it is about other records")
     return [_audited(record, row, len(classes)) for record, row in zip(records, rows, strict=True)]
+
+
+def without_thumbnail(each: RecordFacts | Refusal) -> RecordFacts | Refusal:
+    """Returns the same without its thumbnail, which `read_thumbnails` finds."""
+    if isinstance(each, Refusal):
+        facts = None if each.facts is None else replace(each.facts, thumbnail=_NOTHING)
+        return replace(each, facts=facts)
+    return replace(each, thumbnail=_NOTHING)
+
+
+def read_thumbnails(data: bytes, rows: Sequence[int]) -> np.ndarray:
+    """Returns (n, 3 x THUMBNAIL x THUMBNAIL) uint8, the thumbnails of these rows, which passed, of such a file."""
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+    facts = file.read(columns=["facts.thumbnail"]).column("facts").combine_chunks()
+    listed = facts.field("thumbnail").take(pa.array(rows, pa.int64())).to_pylist()
+    return np.frombuffer(b"".join(listed), np.uint8).reshape(len(rows), 3 * THUMBNAIL**2)
 
 
 def _row(each: RecordFacts | Refusal) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
     prepare_dataset("my/meals", "s3://bucket/meals")
 
-The driver holds facts about records (sizes, class pixels, a thumbnail) and never an image: about 6 kB per record, half
-of it only while thumbnails are compared, plus what the format lists (for COCO all annotations). Each shard is written
-whole; `dataset.json`, written last, makes the new generation visible.
+The driver holds what the format lists (for COCO all annotations), and facts about records (sizes, class pixels), never
+an image or a thumbnail. Each shard is written whole; `dataset.json`, written last, makes the new generation visible.
 
 What a killed command has audited and written is found again by the same command (`cluster/shard_plan.py`): the folder
 of the generation is named after the records, the stamps of their files and the version of this code.
 """
 
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,14 +25,10 @@ from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.cluster.ray_shards import run_shards
 from foodseg.cluster.shard_plan import ShardPlan, ShardTask, one_row_each, plan_identity
 from foodseg.data.augment.geometry import single_threaded_opencv
-from foodseg.data.image_io import encode_mask
 from foodseg.data.shards import (
     FORMAT_VERSION,
-    MAX_ROWS,
-    MAX_SHARD_BYTES,
     Manifest,
     Shard,
-    SplitCounts,
     write_findings,
     write_quarantine,
     write_shard,
@@ -45,29 +41,23 @@ from foodseg.prepare.audit import (
     audit_batches,
     audit_record,
     present_ids,
-    read_mask,
     refusal,
 )
-from foodseg.prepare.audit_rows import AUDIT_FORMAT, decode_audit, encode_audit
+from foodseg.prepare.audit_rows import AUDIT_FORMAT, decode_audit, encode_audit, without_thumbnail
 from foodseg.prepare.dataset_checks import refuse_foodless, refuse_lost_annotations, warn_of_labels
 from foodseg.prepare.destination import check_destination
 from foodseg.prepare.exact_duplicates import refuse_duplicates
 from foodseg.prepare.findings import Finding, count_findings
 from foodseg.prepare.formats.detect import Format, absolute_source, list_source, source_name
 from foodseg.prepare.generations import Generation, next_generation, refuse_prepared, switch_to
-from foodseg.prepare.near_duplicates import near_duplicate_groups, pairs_across_splits, unit_thumbnails
+from foodseg.prepare.near_duplicates import cut_large_groups, pairs_across_splits
+from foodseg.prepare.prepared_rows import Row, shard_parts, shard_row, split_counts
+from foodseg.prepare.ray_near_duplicates import AuditedRows, near_duplicate_groups
 from foodseg.prepare.record import Record, SourceListing
 from foodseg.prepare.source_identity import source_parts
 from foodseg.prepare.splits import carve_val
 
-
-@dataclass(frozen=True)
-class Row:
-    """A record that passed, with its split and near-duplicate group."""
-
-    facts: RecordFacts
-    split: str
-    group_id: str
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,16 +113,17 @@ def prepare_dataset(
     generation = next_generation(target_uri, overwrite, plan_identity([*versions, *source_parts(listing)]))
     with ray_session(address, logical_cpus=cores()):
         try:
-            audited = resolve_ambiguities(_audit(listing, generation), listing.classes)
-            audited = refuse_duplicates(audited)
+            plan = _audit_plan(listing, generation)
+            audited = refuse_duplicates(resolve_ambiguities(_audit(plan, listing.classes), listing.classes))
             refused = [a for a in audited if isinstance(a, Refusal)]
-            rows, pairs = _assign_splits([a for a in audited if isinstance(a, RecordFacts)])
+            facts = [a for a in audited if isinstance(a, RecordFacts)]
+            rows, pairs = _assign_splits(facts, _passed(plan, audited), generation)
             found, total = [*_findings(audited, rows), *pairs], len(audited)
-            del audited  # the rows are without thumbnails
+            del audited, facts, plan
             write_quarantine(target_uri, generation.folder, [_quarantined(refusal) for refusal in refused])
             write_findings(target_uri, generation.folder, found)
             _refuse_too_many(refused, total, max_bad, storage.join(generation.where, "quarantine.parquet"))
-            counts = _counts(rows)
+            counts = split_counts(rows)
             refuse_foodless(counts, storage.redact(source_uri))
             warn_of_labels(counts, listing.classes)
             shards = _write_shards(rows, generation, listing.classes)
@@ -209,13 +200,29 @@ def _refuse_too_many(refused: Sequence[Refusal], total: int, max_bad: float, whe
         raise DataRefused(f"none of the {total} records is usable; {reasons}")
 
 
-def _audit(listing: SourceListing, generation: Generation) -> list[RecordFacts | Refusal]:
-    classes = listing.classes
+def _audit_plan(listing: SourceListing, generation: Generation) -> ShardPlan[list[Record]]:
     tasks = [ShardTask(f"{n:06d}", batch, len(batch)) for n, batch in enumerate(audit_batches(listing.records))]
-    plan = ShardPlan(generation.work("audit"), tasks)
-    read = partial(decode_audit, classes=classes)
-    audited = run_shards(plan, partial(_audit_batch, classes=classes), read, "checking images")
+    return ShardPlan(generation.work("audit"), tasks)
+
+
+def _audit(plan: ShardPlan[list[Record]], classes: ClassTable) -> list[RecordFacts | Refusal]:
+    audited = run_shards(
+        plan, partial(_audit_batch, classes=classes), partial(_read_audit, classes=classes), "checking images"
+    )
     return [each for batch in audited for each in batch]
+
+
+def _read_audit(records: Sequence[Record], data: bytes, classes: ClassTable) -> list[RecordFacts | Refusal]:
+    return [without_thumbnail(each) for each in decode_audit(records, data, classes)]
+
+
+def _passed(plan: ShardPlan[list[Record]], audited: Sequence[RecordFacts | Refusal]) -> list[AuditedRows]:
+    """Says which rows of the audit's shards passed."""
+    passed, left = [], iter(audited)
+    for task in plan.tasks:
+        rows = [row for row, each in zip(range(task.items), left, strict=False) if isinstance(each, RecordFacts)]
+        passed.append(AuditedRows(plan.where(task), tuple(rows)))
+    return passed
 
 
 def _audit_batch(records: Sequence[Record], classes: ClassTable) -> bytes:
@@ -223,7 +230,9 @@ def _audit_batch(records: Sequence[Record], classes: ClassTable) -> bytes:
     return encode_audit(one_row_each(records, partial(audit_record, classes=classes), refusal))
 
 
-def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[str, Any]]]:
+def _assign_splits(
+    facts: Sequence[RecordFacts], audited: Sequence[AuditedRows], generation: Generation
+) -> tuple[list[Row], list[dict[str, Any]]]:
     """Splits `val` off train where the source has none.
 
     Returns:
@@ -231,8 +240,9 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
     """
     if not facts:
         return [], []
-    thumbnails = unit_thumbnails(np.stack([f.thumbnail for f in facts]))
-    groups = near_duplicate_groups(thumbnails, [f.digest for f in facts])
+    whole, units = near_duplicate_groups(audited, [f.digest for f in facts], generation)
+    groups = cut_large_groups(whole, units)
+    _warn_of_cuts(whole, groups)
     ids = [f.record.image_id for f in facts]
     splits = [f.record.split for f in facts]
     if "val" not in splits:
@@ -243,19 +253,27 @@ def _assign_splits(facts: Sequence[RecordFacts]) -> tuple[list[Row], list[dict[s
             if to_val:
                 splits[i] = "val"
     pairs = []
-    for row, other, correlation in pairs_across_splits(thumbnails, groups, splits):
+    for row, other, correlation in pairs_across_splits(units, whole, splits):
         detail = f"looks like {ids[other]!r} of {splits[other]}, correlation {correlation:.3f}"
         finding = Finding("near_duplicate", detail, ids[other], splits[other], correlation)
         pairs.append(_found(ids[row], splits[row], finding))
-    nothing = np.empty(0, np.uint8)
-    slim = [replace(f, thumbnail=nothing) for f in facts]
-    return [Row(f, split, ids[group]) for f, split, group in zip(slim, splits, groups, strict=True)], pairs
+    return [Row(f, split, ids[group]) for f, split, group in zip(facts, splits, groups, strict=True)], pairs
+
+
+def _warn_of_cuts(whole: np.ndarray, groups: np.ndarray) -> None:
+    for group in np.unique(whole[whole != groups]):
+        members = groups[whole == group]
+        _log.warning(
+            "%d of %d images look alike, one through the other: the group is cut into %d, and near-duplicates that are "
+            "then in different splits are listed in findings.parquet",
+            len(members), len(groups), len(np.unique(members)),
+        )  # fmt: skip
 
 
 def _write_shards(rows: Sequence[Row], generation: Generation, classes: ClassTable) -> list[Shard]:
     tasks: list[ShardTask[_Part]] = []
     for split in ("train", "val", "test"):
-        for number, part in enumerate(_parts([row for row in rows if row.split == split])):
+        for number, part in enumerate(shard_parts([row for row in rows if row.split == split])):
             path = f"{generation.folder}/{split}/part-{number:05d}.parquet"
             # groups and splits are computed again after a kill, and floats may be rounded in another way elsewhere
             own = plan_identity(f"{row.facts.record.image_id} {row.group_id}" for row in part)
@@ -266,7 +284,7 @@ def _write_shards(rows: Sequence[Row], generation: Generation, classes: ClassTab
 
 
 def _write_part(part: _Part, dst: str, classes: ClassTable) -> bytes:
-    shard = write_shard(dst, part.path, part.split, (_shard_row(row, classes) for row in part.rows))
+    shard = write_shard(dst, part.path, part.split, (shard_row(row, classes) for row in part.rows))
     return shard.model_dump_json().encode()
 
 
@@ -275,53 +293,3 @@ def _read_shard(part: _Part, data: bytes) -> Shard:
     if (shard.path, shard.rows) != (part.path, len(part.rows)):
         raise ValueError(f"it is about {shard.path} of {shard.rows} rows")
     return shard
-
-
-def _parts(rows: Sequence[Row]) -> list[list[Row]]:
-    """Cuts rows into shards of at most MAX_ROWS rows and MAX_SHARD_BYTES."""
-    parts: list[list[Row]] = []
-    size = 0
-    for row in rows:
-        if not parts or len(parts[-1]) == MAX_ROWS or size + row.facts.size > MAX_SHARD_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(row)
-        size += row.facts.size
-    return parts
-
-
-def _shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
-    record, mask = row.facts.record, read_mask(row.facts, classes)
-    ids = present_ids(row.facts.class_pixels)
-    return {
-        "image_id": record.image_id,
-        "image": record.image.read(),
-        # every mask is stored in the one encoding that readers decode fast
-        "mask": None if mask is None else encode_mask(mask.astype(classes.mask_dtype, copy=False)),
-        "height": row.facts.height,
-        "width": row.facts.width,
-        "ingredients": ids,
-        "ingredient_pixels": [int(row.facts.class_pixels[i]) for i in ids],
-        "group_id": row.group_id,
-        "source": record.source,
-    }
-
-
-def _counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
-    counts = {}
-    for split in ("train", "val", "test"):
-        own = [row for row in rows if row.split == split]
-        if own:
-            images = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
-            for row in own:  # one by one: stacked they would take images x ids x 8 bytes
-                images = images + (row.facts.class_pixels > 0)
-                pixels = pixels + row.facts.class_pixels
-            counts[split] = SplitCounts(
-                images=len(own),
-                unlabelled=sum(row.facts.record.mask is None for row in own),
-                groups=len({row.group_id for row in own}),
-                class_images=tuple(images.tolist()),
-                class_pixels=tuple(pixels.tolist()),
-                ignored_pixels=sum(row.facts.ignored_pixels for row in own),
-            )
-    return counts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from foodseg.logs import log_to_stderr
-from foodseg.prepare import audit, ray_prepare
+from foodseg.prepare import audit, prepared_rows, ray_prepare
 
 
 def logged(work: Callable[..., bytes], log: Path, held: str | None) -> Any:
@@ -32,7 +32,7 @@ def log_tasks(log: Path, patch: pytest.MonkeyPatch, held: str | None = None) -> 
     patch.setattr(ray_prepare, "_audit_batch", logged(ray_prepare._audit_batch, log, held))
     patch.setattr(ray_prepare, "_write_part", logged(ray_prepare._write_part, log, held))
     patch.setattr(audit, "AUDIT_BATCH", 2)
-    patch.setattr(ray_prepare, "MAX_ROWS", 3)
+    patch.setattr(prepared_rows, "MAX_ROWS", 3)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from foodseg.classes import ClassTable
 from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_record
-from foodseg.prepare.audit_rows import decode_audit, encode_audit
+from foodseg.prepare.audit_rows import decode_audit, encode_audit, read_thumbnails, without_thumbnail
 from foodseg.prepare.findings import Finding
 from foodseg.prepare.formats.detect import list_source
 from foodseg.prepare.record import ImageFile, Record
@@ -53,6 +53,19 @@ def plain(value: Any) -> Any:
 def test_rows_round_trip(audited: list[RecordFacts | Refusal]) -> None:
     back = decode_audit([RECORD] * len(audited), encode_audit(audited), CLASSES)
     assert list(map(plain, back)) == list(map(plain, audited))
+
+
+def test_thumbnails_are_read_by_row_and_are_all_that_is_left_out() -> None:
+    other = replace(PLAIN, thumbnail=np.full(768, 7, np.uint8))
+    data = encode_audit([REFUSED, FACTS, IGNORED, other])
+    assert read_thumbnails(data, (3, 1)).tolist() == [other.thumbnail.tolist(), FACTS.thumbnail.tolist()]
+    assert read_thumbnails(data, ()).shape == (0, 768)
+    nothing = np.empty(0, np.uint8)
+    assert plain(without_thumbnail(FACTS)) == plain(replace(FACTS, thumbnail=nothing))
+    slim = without_thumbnail(IGNORED)
+    assert isinstance(slim, Refusal) and slim.facts is not None
+    assert plain(slim.facts) == plain(replace(FACTS, thumbnail=nothing)) and slim.findings == IGNORED.findings
+    assert without_thumbnail(REFUSED) == REFUSED
 
 
 def test_every_field_is_stored() -> None:
