@@ -36,6 +36,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones.vit import is_plain_vit
 from foodseg.models.build import Network, Trained, build_model
+from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.roi import RegionNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
 from foodseg.storage.local import TEMPORARY
@@ -209,7 +210,7 @@ def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | 
 
 
 def load_model(checkpoint: Checkpoint, weights: str) -> Network:
-    """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
+    """Builds the segmenter with the weights "student" or "ema", in evaluation mode, a real-time one with folded text.
 
     Raises:
         UserError: "ema" of a checkpoint that kept no average, or not of all that was trained; a region classifier.
@@ -248,6 +249,8 @@ def _load_any(checkpoint: Checkpoint, weights: str) -> Trained:
         if missing:
             raise UserError(f"the averaged weights of this checkpoint are incomplete: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
+    if isinstance(model, RealtimeNetwork):
+        model.fold()
     return model.eval()
 
 

@@ -227,6 +227,10 @@ def _parts(checkpoint: Checkpoint) -> str:
             f"Open vocabulary: frozen {model.backbone}, compared with what class embeddings of {made_by} should look "
             "like; it is not CLIP, and takes other names (`model.with_names`); no decoder"
         )
+    if model.kind == "realtime":
+        named = "a linear classifier" if made_by is None else f"cosines with class embeddings of {made_by}"
+        prompts = ", behind learned context tokens" if model.realtime.context_tokens else ""
+        return f"Real-time segmenter, size {model.realtime.size}: backbone {model.backbone}, {named}{prompts}"
     fusion = "no text fusion" if model.fusion == "none" else f"text fusion {model.fusion}"
     if made_by is not None:
         fusion += f" with class embeddings of {made_by}"

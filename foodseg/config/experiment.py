@@ -15,7 +15,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.config.loss import LossConfig
 from foodseg.config.marks import ExecutionOnly, NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.config.model import ModelConfig
-from foodseg.config.optim import OptimConfig
+from foodseg.config.optim import OptimConfig, StageTwoConfig
 from foodseg.config.roi import RoiConfig
 from foodseg.config.run import RunConfig
 from foodseg.config.scaling import ScalingConfig
@@ -163,6 +163,35 @@ class ExperimentConfig(Section):
                 "loss.score_map above 0 and model.fusion = score_map need each other: "
                 f"found {self.loss.score_map:g} and {self.model.fusion}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _realtime(self) -> "ExperimentConfig":
+        loss, named = self.loss, self.model.kind == "realtime" and self.model.text.kind != "none"
+        if named and not (loss.pixel_text > 0 and loss.cross_entropy > 0):
+            raise ValueError(
+                "model.kind = realtime with model.text has two classifiers, one of which only training has: both "
+                f"loss.pixel_text and loss.cross_entropy must be above 0, found {loss.pixel_text:g} and "
+                f"{loss.cross_entropy:g}"
+            )
+        if not named and (loss.pixel_text > 0 or loss.image_text > 0):
+            raise ValueError(
+                "loss.pixel_text and loss.image_text compare pixel embeddings with class embeddings: they need "
+                "model.kind = realtime and model.text.kind table or open_clip"
+            )
+        if self.model.kind == "realtime" and (loss.stages > 0 or loss.deeper > 0):
+            raise ValueError(
+                "loss.stages and loss.deeper compare the stages of an FPN decoder, and model.kind = realtime has none: "
+                "set both to 0"
+            )
+        prompts = self.model.realtime.context_tokens > 0
+        if not prompts and self.optim.stage_two != StageTwoConfig():
+            raise ValueError(
+                "optim.stage_two is for the context tokens of model.realtime.context_tokens, which is 0: set it to 4 "
+                "or 16, or leave optim.stage_two out"
+            )
+        if prompts and self.train.compile:
+            raise ValueError("train.compile does not work with model.realtime.context_tokens: leave it false")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,19 @@ class LossConfig(Section):
     score_map: float = Field(
         0.0, ge=0, description="weight of the cross entropy of the pixel-text scores of model.fusion = score_map"
     )
+    pixel_text: float = Field(
+        0.0,
+        ge=0,
+        description="model.kind = realtime with text: weight of the cross entropy of the cosines of pixel embeddings "
+        "and class embeddings at temperature 0.07, which are its logits; loss.cross_entropy is then of a linear "
+        "classifier that only training has",
+    )
+    image_text: float = Field(
+        0.0,
+        ge=0,
+        description="model.kind = realtime with text: weight of the cross entropy of the mean cosines of an image, "
+        "with the classes on it",
+    )
     ingredients: float = Field(
         0.0, ge=0, description="weight of the cross entropy of the ingredient head, per image and class"
     )

@@ -1,5 +1,6 @@
 """`model`: backbone, text fusion and decoder of the segmenter."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from foodseg.config.diffusion import DiffusionConfig
 from foodseg.config.marks import Uri
+from foodseg.config.realtime import SIZES, RealtimeConfig
 from foodseg.config.section import Section
 from foodseg.config.text import TextConfig
 from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, Deviations, ViTConfig
@@ -17,16 +19,21 @@ _USED_WITHOUT_DECODER = {
     "open_vocabulary": ("kind", "backbone", "weights", "mean", "std", "text", "vit", "diffusion"),
     "roi": ("kind", "backbone", "weights", "dropout"),
 }
+_USED_BY_REALTIME = (
+    "kind", "backbone", "weights", "mean", "std", "text", "strides", "decoder_channels", "dropout", "realtime",
+)  # fmt: skip
 
 
 class ModelConfig(Section):
     """A backbone, the fusion of class embeddings with its features, and an FPN decoder."""
 
-    kind: Literal["timm", "diffusion", "open_vocabulary", "roi"] = Field(
+    kind: Literal["timm", "diffusion", "open_vocabulary", "roi", "realtime"] = Field(
         "timm",
         description="where the features come from: a timm model, or the UNet of Stable Diffusion; open_vocabulary = no "
         "decoder: tokens of a frozen plain ViT are compared with what a class name should look like, so that other "
-        "names can be given later; roi = one or two encoders that classify regions, not pixels, as `roi` says",
+        "names can be given later; roi = one or two encoders that classify regions, not pixels, as `roi` says; "
+        "realtime = a mobile timm model with a light decoder, whose pixel embeddings are compared with class "
+        "embeddings (model.text)",
     )
     backbone: str = Field(
         "tf_efficientnet_lite0",
@@ -85,6 +92,7 @@ class ModelConfig(Section):
         ViTConfig(), description="kind timm: how a plain ViT is trained; a plain ViT beside a convolutional backbone"
     )
     diffusion: DiffusionConfig = Field(DiffusionConfig(), description="kind diffusion: the UNet as a backbone")
+    realtime: RealtimeConfig = Field(RealtimeConfig(), description="kind realtime: size, learned prompts")
 
     @model_validator(mode="before")
     @classmethod
@@ -93,6 +101,10 @@ class ModelConfig(Section):
             return {"strides": DIFFUSION_STRIDES, "weights": "none", **tree}
         if isinstance(tree, dict) and tree.get("kind") == "open_vocabulary":
             return {"backbone": "vit_small_patch14_dinov2", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, **tree}
+        if isinstance(tree, dict) and tree.get("kind") == "realtime":
+            realtime = tree.get("realtime")
+            size = realtime.get("size", "M") if isinstance(realtime, dict) else getattr(realtime, "size", "M")
+            return {**SIZES.get(str(size), {}), **tree}
         return tree
 
     @field_validator("weights", mode="before")
@@ -122,6 +134,8 @@ class ModelConfig(Section):
     def _fusion_has_what_it_needs(self) -> "ModelConfig":
         open_vocabulary = self.kind == "open_vocabulary"
         uses_text = open_vocabulary or self.fusion != "none" or self.privileged_head or self.classifier == "text_prior"
+        if self.kind == "realtime":
+            return self  # text is its choice
         if uses_text != (self.text.kind != "none"):
             if not uses_text:
                 raise ValueError("model.text is used by model.fusion alone, which is none: set both or neither")
@@ -162,16 +176,37 @@ class ModelConfig(Section):
             )
         return self
 
+    def _require_defaults(self, used: Sequence[str], why: str) -> None:
+        for key, field in ModelConfig.model_fields.items():
+            if key not in used and getattr(self, key) != field.default:
+                raise ValueError(f"model.{key} is not used by model.kind = {self.kind}, {why}: leave it out")
+
+    @model_validator(mode="after")
+    def _realtime(self) -> "ModelConfig":
+        if self.kind != "realtime":
+            if self.realtime != RealtimeConfig():
+                raise ValueError("model.realtime is used by model.kind = realtime alone: leave it out")
+            return self
+        self._require_defaults(_USED_BY_REALTIME, "which has a decoder and a classifier of its own")
+        if len(self.strides) < 2:
+            raise ValueError(
+                "model.strides must be two or more with model.kind = realtime, details at the first and what is around "
+                f"them at the last, found {list(self.strides)}"
+            )
+        if self.text.gamma != TextConfig().gamma:
+            raise ValueError("model.text.gamma is not used by model.kind = realtime: leave it out")
+        if self.realtime.context_tokens and self.text.kind == "none":
+            raise ValueError(
+                "model.realtime.context_tokens are tokens of a text tower, and model.text.kind is none: set it to "
+                "open_clip, or to table with one that `foodseg data embed` made"
+            )
+        return self
+
     @model_validator(mode="after")
     def _without_decoder(self) -> "ModelConfig":
         if self.kind not in _USED_WITHOUT_DECODER:
             return self
-        plain = ModelConfig.model_fields
-        for key in plain:
-            if key not in _USED_WITHOUT_DECODER[self.kind] and getattr(self, key) != plain[key].default:
-                raise ValueError(
-                    f"model.{key} is not used by model.kind = {self.kind}, which has no decoder: leave it out"
-                )
+        self._require_defaults(_USED_WITHOUT_DECODER[self.kind], "which has no decoder")
         if self.kind == "open_vocabulary" and self.vit.trained != "frozen":
             raise ValueError(
                 "model.vit.trained must be frozen with model.kind = open_vocabulary, which trains nothing by gradients"

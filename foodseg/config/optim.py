@@ -7,6 +7,17 @@ from pydantic import Field, field_validator
 from foodseg.config.section import Section
 
 
+class StageTwoConfig(Section):
+    """The last part of a training with `model.realtime.context_tokens`, in which these are learned.
+
+    Each stage has the whole schedule: warm-up and fall.
+    """
+
+    begins: float = Field(0.75, gt=0, lt=1, description="share of the updates before it, which are stage one")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of the context tokens, which are not decayed")
+    network_factor: float = Field(0.1, ge=0, description="factor of the peak learning rates of the network")
+
+
 class OptimConfig(Section):
     """AdamW with two groups of rates (backbone, rest); the schedule moves per step."""
 
@@ -21,6 +32,9 @@ class OptimConfig(Section):
     poly_power: float = Field(0.9, gt=0, description="power of the poly schedule")
     clip_norm: float | None = Field(
         None, gt=0, description="gradient norm above which gradients are scaled down; null = never"
+    )
+    stage_two: StageTwoConfig = Field(
+        StageTwoConfig(), description="learning the context tokens of model.realtime.context_tokens"
     )
 
     @field_validator("betas")

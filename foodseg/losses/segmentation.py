@@ -45,10 +45,10 @@ class CrossEntropy(LossTerm):
         return labelled_pixels(targets.mask, targets.ignore_id)
 
     def sum(self, targets: Targets, outputs: Outputs) -> torch.Tensor:
-        weights = outputs.mask_weights
-        return cross_entropy_sum(
-            outputs.student.logits, targets.mask, targets.ignore_id, targets.unannotated, weights, self.smoothing
-        )
+        logits, weights = outputs.student.logits, outputs.mask_weights
+        if outputs.student.linear_logits is not None:  # a teacher is followed by the logits that are kept
+            logits, weights = outputs.student.linear_logits, None
+        return cross_entropy_sum(logits, targets.mask, targets.ignore_id, targets.unannotated, weights, self.smoothing)
 
 
 class Dice(LossTerm):

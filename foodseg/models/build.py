@@ -18,10 +18,14 @@ from foodseg.models.classifier import CosineClassifier
 from foodseg.models.decoder import FPNDecoder
 from foodseg.models.fusion import ClassEmbeddings, CrossAttention, Film, IngredientHead, Privileged, ScoreMap, Tokens
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.pixel_text import PixelTextHead
+from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.roi import RegionNetwork
 from foodseg.models.segmenter import Backbone, Fusion, SegmenterNetwork, TextBranch, TrainingHeads
+from foodseg.models.text.prompts import Prompts
+from foodseg.models.two_branch_decoder import TwoBranchDecoder
 
-Network = SegmenterNetwork | OpenVocabularyNetwork
+Network = SegmenterNetwork | OpenVocabularyNetwork | RealtimeNetwork
 """A segmenter that can be trained."""
 Trained = Network | RegionNetwork
 """What can be trained."""
@@ -51,6 +55,8 @@ def build_network(
     class_images: Sequence[int] | None = None,
 ) -> Network:
     """Builds the segmenter of any `config.kind`; arguments and errors as `build_segmenter`."""
+    if config.kind == "realtime":
+        return _realtime(config, classes, pretrained=pretrained, text=text)
     if config.kind != "open_vocabulary":
         return build_segmenter(config, classes, pretrained=pretrained, text=text, class_images=class_images)
     assert text is not None and len(text) == classes, "an open-vocabulary model is built with one embedding per id"
@@ -103,13 +109,33 @@ def _classifier(
     config: ModelConfig, classes: int, text: torch.Tensor | None, class_images: Sequence[int] | None
 ) -> nn.Conv2d | CosineClassifier:
     if config.classifier == "linear":
-        linear = nn.Conv2d(config.decoder_channels, classes, 1)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
-        return linear
+        return _linear(config, classes)
     return CosineClassifier(
         config.decoder_channels, classes, text if config.classifier == "text_prior" else None, class_images
     )
+
+
+def _linear(config: ModelConfig, classes: int) -> nn.Conv2d:
+    linear = nn.Conv2d(config.decoder_channels, classes, 1)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+    return linear
+
+
+def _realtime(config: ModelConfig, classes: int, *, pretrained: bool, text: torch.Tensor | None) -> RealtimeNetwork:
+    """Builds the real-time network: its other parts start with the same numbers with text and without."""
+    weights = config.weights if pretrained and config.weights != "none" else None
+    backbone = Pyramid(config.backbone, config.strides, weights)
+    decoder = TwoBranchDecoder(backbone.channels, config.decoder_channels)
+    classifier, head = _linear(config, classes), None
+    if config.text.kind != "none":
+        assert text is not None and len(text) == classes, "a model with text is built with one embedding per id"
+        tokens, per_class = config.realtime.context_tokens, config.realtime.context == "per_class"
+        prompts = Prompts(tokens, classes - 1, per_class=per_class) if tokens else None
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(torch.initial_seed() + 1)
+            head = PixelTextHead(config.decoder_channels, text, centre=config.text.centre, prompts=prompts)
+    return RealtimeNetwork(backbone, decoder, classifier, head, config.mean, config.std, config.dropout)
 
 
 def _training_heads(config: ModelConfig, classes: int, text: torch.Tensor | None) -> TrainingHeads:

@@ -50,6 +50,7 @@ class SegmenterOutput(NamedTuple):
             without dropout; None where these were not given.
         undropped: the logits without dropout, and the features that they are made of, both before logits are lowered
             by the conditioning; None unless the network `gives_undropped`.
+        linear_logits: (B, K, h, w) float, those of a linear classifier that only training has; None without one.
     """
 
     logits: torch.Tensor
@@ -62,6 +63,7 @@ class SegmenterOutput(NamedTuple):
     stage_logits: Sequence[torch.Tensor] = ()
     privileged: torch.Tensor | None = None
     undropped: tuple[torch.Tensor, torch.Tensor] | None = None
+    linear_logits: torch.Tensor | None = None
 
 
 class TextBranch(NamedTuple):

@@ -32,6 +32,7 @@ from foodseg.errors import UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.dense_segmenter import DenseSegmenter
 from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
+from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.segmenter import SegmenterNetwork
 from foodseg.predict.canvas import fitted_size, padded_size, pick_canvas
 from foodseg.predict.image_logits import ImageLogits, mean_of_views
@@ -275,8 +276,8 @@ class Predictor:
             return self._trained()(views, ingredients=conditioning).logits.float()
 
     def _trained(self) -> SegmenterNetwork:
-        names = DenseSegmenter | NamedSegmenter | OpenVocabularyNetwork
-        assert not isinstance(self._model, names), "only a network with a decoder is conditioned on ingredients"
+        others = DenseSegmenter | NamedSegmenter | OpenVocabularyNetwork | RealtimeNetwork
+        assert not isinstance(self._model, others), "only a network with an FPN decoder is conditioned on ingredients"
         return self._model
 
     def _precision(self) -> torch.autocast:

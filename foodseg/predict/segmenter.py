@@ -322,7 +322,8 @@ class Segmenter:
 
     def __repr__(self) -> str:
         model, chosen = self.config.model, self.config.eval
-        text = "open vocabulary" if model.kind == "open_vocabulary" else f"text fusion {model.fusion}"
+        own = {"open_vocabulary": "open vocabulary", "realtime": f"real time, size {model.realtime.size}"}
+        text = own.get(model.kind, f"text fusion {model.fusion}")
         return (
             f"Segmenter({storage.redact(self.uri)!r}: {len(self.classes)} classes, {model.encoders}, "
             f"{text}, {chosen.weights} weights after {self.step} steps, on {self.device})"

@@ -36,7 +36,9 @@ def warn_of_weights(config: ExperimentConfig, *, starts: bool) -> None:
                 "%s.weights is none: %s starts from random weights, so expect low scores; timm would take pretrained "
                 "ones", section, "the backbone" if section == "model" else f"{section}.backbone",
             )  # fmt: skip
-        trained_with = normalisation(backbone) if config.model.kind == "timm" and part.weights != "none" else None
+        trained_with = (
+            normalisation(backbone) if config.model.kind in ("timm", "realtime") and part.weights != "none" else None
+        )
         if trained_with is not None and trained_with != (part.mean, part.std):
             _log.warning(
                 "the weights of %r were trained with %s.mean = %s and %s.std = %s, which are %s and %s here: "

@@ -159,6 +159,8 @@ class Trainer:
                         self._log_progress(log, meter, losses)
                         meter = _Meter()
                 paused = time.perf_counter()
+                if saves:
+                    self.task.settle()
                 if validates:
                     self._validate(log)
                 if saves:

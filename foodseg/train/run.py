@@ -25,6 +25,7 @@ from foodseg.data.training_rows import training_data, training_order
 from foodseg.errors import UserError
 from foodseg.models.backbones.diffusion_weights import require_diffusion
 from foodseg.models.build import Trained, build_model
+from foodseg.models.realtime import attach_tower
 from foodseg.models.roi import RegionNetwork
 from foodseg.models.segmenter import frozen_encoder
 from foodseg.models.text.class_embeddings import TextTable, class_text, read_table, table_bytes
@@ -227,6 +228,7 @@ def _require_model(
         require_diffusion(config.model, None if embeddings is None else embeddings.shape[1], pretrained=starts)
         return None
     model = build_model(config, len(classes), pretrained=starts, text=embeddings, class_images=class_images)
+    attach_tower(model, config.model, classes, text)
     if config.train.latent_cache is not None:
         assert not isinstance(model, RegionNetwork)  # has no latent cache
         frozen_encoder(model.backbone)
@@ -259,6 +261,7 @@ def initial_model(
     )
     if weights is not None:
         model.backbone.load_state_dict(weights)
+    attach_tower(model, config.model, classes, text)
     return model
 
 

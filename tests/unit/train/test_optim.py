@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from foodseg.config.optim import OptimConfig
-from foodseg.train.optim import build_optimizer, build_schedule
+from foodseg.config.optim import OptimConfig, StageTwoConfig
+from foodseg.models.text.prompts import Prompts
+from foodseg.train.optim import TwoStageSchedule, build_optimizer, build_schedule, stage_two_begins
 
 
 class Model(nn.Module):
@@ -115,3 +116,80 @@ def test_state_round_trip(schedule):
             part.load_state_dict(state)
     assert [group["lr"] for group in second[0].param_groups] == [group["lr"] for group in first[0].param_groups]
     assert go(first, 3) == go(second, 3)
+
+
+class Prompted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 1)
+        self.prompts = Prompts(2, 3, per_class=False)
+        self.prompts.context = nn.Parameter(torch.zeros(2, 3))
+
+
+def two_stages(schedule: str) -> tuple[Prompted, torch.optim.AdamW, TwoStageSchedule]:
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup=0.25, stage_two={"begins": 0.6, "lr": 0.5})
+    model = Prompted()
+    optimizer = build_optimizer(config, model)
+    scheduled = build_schedule(config, optimizer, 20)
+    assert isinstance(scheduled, TwoStageSchedule)
+    return model, optimizer, scheduled
+
+
+def test_two_stages_by_hand():
+    # 12 updates: 3 of warm-up, then (1 - k/9); 8 updates: 2 of warm-up, then (1 - k/6), of a tenth of the rate
+    _, optimizer, schedule = two_stages("poly")
+    found = []
+    for _ in range(20):
+        context, *rest = (group["lr"] for group in optimizer.param_groups)
+        assert rest[0] == rest[1]
+        found.append((context, rest[0]))
+        optimizer.step()
+        schedule.step()
+    one = [1 / 4, 2 / 4, 3 / 4, *((1 - k / 9) ** 0.9 for k in range(9))]
+    two = [1 / 3, 2 / 3, *((1 - k / 6) ** 0.9 for k in range(6))]
+    assert [context for context, _ in found] == pytest.approx([0] * 12 + [0.5 * rate for rate in two])
+    assert [rest for _, rest in found] == pytest.approx(one + [0.1 * rate for rate in two])
+
+
+def test_adam_begins_with_the_context_in_stage_two():
+    """With bias correction its first step has the length of the rate, whatever came before."""
+    model, optimizer, schedule = two_stages("cosine")
+    for step in range(13):
+        before = model.prompts.context.detach().clone()
+        model.prompts.context.grad = torch.full((2, 3), 0.0 if step < 12 else 1e-3)
+        model.head.weight.grad = torch.ones(1, 1)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()
+        moved = (before - model.prompts.context).detach()
+        assert moved.tolist() == [pytest.approx([rate] * 3, rel=1e-3)] * 2
+    assert rate == pytest.approx(0.5 / 3)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "poly", "cosine"])
+@pytest.mark.parametrize("stop", [1, 11, 12, 13, 19])
+def test_two_stages_resume_anywhere(schedule, stop):
+    def taken(steps, optimizer, scheduled):
+        seen = []
+        for _ in range(steps):
+            seen.append([(group["lr"], group["betas"]) for group in optimizer.param_groups])
+            optimizer.step()
+            scheduled.step()
+        return seen
+
+    _, optimizer, scheduled = two_stages(schedule)
+    whole = taken(20, optimizer, scheduled)
+    _, optimizer, scheduled = two_stages(schedule)
+    taken(stop, optimizer, scheduled)
+    file = io.BytesIO()
+    torch.save([optimizer.state_dict(), scheduled.state_dict()], file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+    _, optimizer, scheduled = two_stages(schedule)
+    optimizer.load_state_dict(states[0])
+    scheduled.load_state_dict(states[1])
+    assert taken(20 - stop, optimizer, scheduled) == whole[stop:]
+
+
+def test_each_stage_has_an_update():
+    assert [stage_two_begins(StageTwoConfig(begins=share), 10) for share in (0.01, 0.5, 0.99)] == [1, 5, 9]
