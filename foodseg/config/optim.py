@@ -14,7 +14,7 @@ class StageTwoConfig(Section):
     """
 
     begins: float = Field(0.75, gt=0, lt=1, description="share of the updates before it, which are stage one")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate of the context tokens, which are not decayed")
+    context_lr: float = Field(2e-3, gt=0, description="peak learning rate of the context tokens, which are not decayed")
     network_factor: float = Field(0.1, ge=0, description="factor of the peak learning rates of the network")
 
 

@@ -42,7 +42,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.AdamW:
         for group in listed:
             group[STAGE_TWO] = group["lr"] * config.stage_two.network_factor
         # the first: the log shows the rate of the last one
-        listed.insert(0, {"params": contexts, "lr": 0.0, "weight_decay": 0.0, STAGE_TWO: config.stage_two.lr})
+        listed.insert(0, {"params": contexts, "lr": 0.0, "weight_decay": 0.0, STAGE_TWO: config.stage_two.context_lr})
     return torch.optim.AdamW(
         listed,
         betas=config.betas,

@@ -26,7 +26,7 @@ MAX_LINES = 350
 OF_SEVERAL = {
     "config/test_shipped", "serve/page/test_page", "serve/test_loopback", "train/test_conditioned_training",
     "train/test_diffusion_training", "train/test_distillation", "train/test_equal_gradients", "train/test_killed_run",
-    "train/test_vit_training", "tune/test_before_trials",
+    "train/test_realtime_training", "train/test_vit_training", "tune/test_before_trials",
 }  # fmt: skip
 PRIVATE_MODULES = ("ray.core.generated", "ray.experimental.internal_kv")  # without an underscore in their names
 PRIVATE_ATTRIBUTES = (

@@ -102,9 +102,10 @@ class ClipTower(nn.Module):
         tower = getattr(model, "text", model)  # open_clip's CustomTextCLIP holds the tower as a part
         plain = hasattr(tower, "ln_final") and getattr(tower, "cls_emb", None) is None and tower.attn_mask is not None
         if not plain or not hasattr(self._tokenizer, "sot_token_id"):
+            found_instead = f"{type(tower).__name__} and {type(tokenizer).__name__}"
             raise UserError(
                 "model.realtime.context_tokens need a CLIP text tower with CLIP's tokenizer, and model.text.model "
-                f"{storage.redact(config.model)} has {type(tower).__name__} and {type(self._tokenizer).__name__}: choose another model"
+                f"{storage.redact(config.model)} has {found_instead}: choose another model"
             )
         self.token_embedding, self.transformer, self.ln_final = tower.token_embedding, tower.transformer, tower.ln_final
         self.register_buffer("positions", tower.positional_embedding.detach())

@@ -48,7 +48,7 @@ def test_the_size_gives_the_defaults_of_other_keys(fields, strides, channels):
         (["loss.pixel_text=1"], r"need model.kind = realtime and model.text.kind table or open_clip"),
         (["loss.image_text=1"], r"need model.kind = realtime and model.text.kind table or open_clip"),
         (["loss.stages=1"], "model.kind = realtime has none: set both to 0"),
-        (["optim.stage_two.lr=1"], "optim.stage_two is for the context tokens"),
+        (["optim.stage_two.context_lr=1"], "optim.stage_two is for the context tokens"),
         ([*NAMED, "model.realtime.context_tokens=4", "train.compile=true"], "train.compile does not work with"),
     ],
 )

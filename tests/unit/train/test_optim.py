@@ -127,7 +127,7 @@ class Prompted(nn.Module):
 
 
 def two_stages(schedule: str) -> tuple[Prompted, torch.optim.AdamW, TwoStageSchedule]:
-    config = OptimConfig(lr=1.0, schedule=schedule, warmup=0.25, stage_two={"begins": 0.6, "lr": 0.5})
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup=0.25, stage_two={"begins": 0.6, "context_lr": 0.5})
     model = Prompted()
     optimizer = build_optimizer(config, model)
     scheduled = build_schedule(config, optimizer, 20)

@@ -46,7 +46,7 @@ def a_batch(side: int = 16) -> Batch:
 
 
 def a_model(logits: torch.Tensor):
-    return lambda image: SimpleNamespace(logits=logits, undropped=None)
+    return lambda image: SimpleNamespace(logits=logits, undropped=None, linear_logits=None)
 
 
 def a_task(config, annotated=ANNOTATED) -> SegmentationTask:
