@@ -94,6 +94,12 @@ class RealtimeNetwork(nn.Module):
             self.head, self.classifier = FoldedHead(self.head), None
 
 
+def settle_text(network: nn.Module) -> None:
+    """Brings learned class embeddings up to date before a network is validated or saved; others stay as they are."""
+    if isinstance(network, RealtimeNetwork) and isinstance(network.head, PixelTextHead):
+        network.head.settle()
+
+
 def attach_tower(network: nn.Module, config: ModelConfig, classes: ClassTable, text: TextTable | None) -> None:
     """Gives a network whose prompts are to be learned the frozen text tower; every other one stays as it is.
 

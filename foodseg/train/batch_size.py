@@ -13,6 +13,23 @@ def micro_batch_size(config: ExperimentConfig, world_size: int) -> int:
     return max(size for size in range(1, share + 1) if share % size == 0 and size <= config.train.micro_batch)
 
 
+def require_crops(model: nn.Module, config: ExperimentConfig) -> None:
+    """Refuses crops that a model does not take: some backbones take images of one size alone, and raise for another.
+
+    Raises:
+        UserError: that is so; or as `require_statistics`.
+    """
+    try:
+        require_statistics(model, config)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {config.augment.crop} "
+            f"pixels ({str(error).strip()[:200]}): choose another crop or another backbone"
+        ) from None
+
+
 @torch.no_grad()
 def require_statistics(model: nn.Module, config: ExperimentConfig) -> None:
     """Refuses a training in which some BatchNorm layer would see one value per channel: that has no variance.

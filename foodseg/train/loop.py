@@ -34,6 +34,7 @@ from foodseg.data.shards import Manifest
 from foodseg.errors import UserError
 from foodseg.losses.cross_entropy import sum_dtype
 from foodseg.models.build import Trained
+from foodseg.models.realtime import settle_text
 from foodseg.predict.device import device_name
 from foodseg.predict.predictor import AUTOCAST
 from foodseg.train.batch_size import micro_batch_size
@@ -160,7 +161,7 @@ class Trainer:
                         meter = _Meter()
                 paused = time.perf_counter()
                 if saves:
-                    self.task.settle()
+                    settle_text(self.student)
                 if validates:
                     self._validate(log)
                 if saves:

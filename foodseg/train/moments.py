@@ -54,9 +54,6 @@ class MomentsTask:
         """Returns what the log shows: the cells of an image that are learned from."""
         return {TERM: 1.0}
 
-    def settle(self) -> None:
-        """The sums are what they are."""
-
     @torch.no_grad()
     def add(self, window: Sequence[Batch], context: TrainContext) -> tuple[torch.Tensor, torch.Tensor]:
         """Adds the sums over the micro-batches of one update and all ranks; all ranks call it.

@@ -35,7 +35,7 @@ from foodseg.storage.text_files import decode_text
 from foodseg.storage.writer_lock import FILE as IN_USE
 from foodseg.storage.writer_lock import refuse_in_use
 from foodseg.train.backbone_weights import BACKBONE_FILE, backbone_of_run, has_weights, warn_of_weights
-from foodseg.train.batch_size import require_statistics
+from foodseg.train.batch_size import require_crops
 from foodseg.train.region_task import region_teacher
 from foodseg.train.teachers import Teacher, assign_teachers, read_teachers, soft_labels_uri
 from foodseg.train.tracking import require_mlflow
@@ -232,7 +232,7 @@ def _require_model(
     if config.train.latent_cache is not None:
         assert not isinstance(model, RegionNetwork)  # has no latent cache
         frozen_encoder(model.backbone)
-    _require_crops(model, config)
+    require_crops(model, config)
     return model
 
 
@@ -295,19 +295,6 @@ def _total_steps(config: ExperimentConfig, order: TrainingOrder) -> int:
             f"{config.train.global_batch}: raise train.epochs or lower train.global_batch"
         )
     return steps
-
-
-def _require_crops(model: Trained, config: ExperimentConfig) -> None:
-    """Some backbones take images of one size alone, and raise for another one."""
-    try:
-        require_statistics(model, config)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"model.backbone {config.model.backbone!r} does not take crops of augment.crop = {config.augment.crop} "
-            f"pixels ({str(error).strip()[:200]}): choose another crop or another backbone"
-        ) from None
 
 
 def _is_empty(run_uri: str) -> bool:

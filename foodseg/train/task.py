@@ -59,10 +59,6 @@ class Task(Protocol):
         """Returns per term the *sum* over this micro-batch, with gradients to `module` and none to `teacher`."""
         ...
 
-    def settle(self) -> None:
-        """Called before the module is validated or saved."""
-        ...
-
 
 class SegmentationTask:
     """The segmenter learns from masks (cross entropy, Dice), from its teacher, and from the classes present on a crop.
@@ -121,11 +117,6 @@ class SegmentationTask:
 
     def weights_at(self, step: int) -> dict[str, float]:
         return {term.name: term.weight(step) for term in self._terms_at(step)}
-
-    def settle(self) -> None:
-        head = self._prompted
-        if head is not None:
-            head.settle()
 
     def counts(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         targets = self._targets(batch)

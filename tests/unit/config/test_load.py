@@ -311,7 +311,13 @@ def test_origins(tmp_path: Path) -> None:
     }
     assert (resolved.config.optim.lr, resolved.config.optim.warmup) == (0.2, 0)
     model = resolved.config.model
-    inner = [model.text, model.vit, model.diffusion]  # sections within a section
+    inner = [
+        model.text,
+        model.vit,
+        model.diffusion,
+        model.realtime,
+        resolved.config.optim.stage_two,
+    ]  # within a section
     below = sum(len(type(section).model_fields) - 1 for section in inner)
     assert len(resolved.origins) == sum(len(section) for section in resolved.config.model_dump().values()) + below
 

@@ -36,7 +36,7 @@ def test_the_size_gives_the_defaults_of_other_keys(fields, strides, channels):
         (["model.pyramid_channels=64"], "model.pyramid_channels is not used by model.kind = realtime"),
         (["model.classifier=cosine"], "model.classifier is not used by model.kind = realtime"),
         (["model.ingredient_head=true"], "model.ingredient_head is not used by model.kind = realtime"),
-        (["model.vit.trained=full"], "model.vit is used by model.kind = timm alone"),
+        (["model.vit.trained=full"], "model.vit is not used by model.kind = realtime"),
         (["model.strides=[8]"], r"model.strides must be two or more with model.kind = realtime, .* found \[8\]"),
         ([*NAMED, "model.text.gamma=0.1"], "model.text.gamma is not used by model.kind = realtime"),
         (["model.realtime.context_tokens=4"], "context_tokens are tokens of a text tower, and model.text.kind is none"),

@@ -5,6 +5,7 @@ from foodseg.config.distill import DistillConfig
 from foodseg.config.loss import LossConfig
 from foodseg.config.marks import NeedsSoftLabels, NeedsTeacher, keys_with
 from foodseg.losses.distillation import distillation_losses
+from foodseg.losses.pixel_text import pixel_text_losses
 from foodseg.losses.pseudo_labels import pseudo_label_losses
 from foodseg.losses.segmentation import segmentation_losses
 from foodseg.losses.soft_labels import Gate, soft_label_losses
@@ -23,6 +24,7 @@ def every_term(loss: LossConfig) -> list[LossTerm]:
         ),
         *pseudo_label_losses(loss),
         *training_head_losses(loss, strides=STRIDES, total_steps=10),
+        *pixel_text_losses(loss),
         *(
             term
             for term in soft_label_losses(loss, DISTILLED, warmup=0.0, total_steps=10)
