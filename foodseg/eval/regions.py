@@ -122,6 +122,11 @@ def evaluate_regions(
     Raises:
         UserError: label spaces differ, there is no region, a perturbation of a segmenter, unknown names in `pairs`;
             as `evaluate`.
+
+    >>> import foodseg
+    >>> scored = foodseg.evaluate_regions("runs/roi", "prepared/meals")
+    >>> scored.scores.regions == scored.rows.num_rows > 0
+    True
     """
     rows = split_rows(storage.absolute(data), split, images)
     return evaluate_region_rows(

@@ -14,8 +14,9 @@ import torch
 
 from foodseg.checkpoint.checkpoint import Checkpoint, save_checkpoint
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
-from foodseg.models.build import build_network, build_segmenter
+from foodseg.models.build import build_model, build_network, build_segmenter
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.roi import RegionNetwork
 from foodseg.models.text.class_embeddings import TextTable, class_text
 from foodseg.models.text.embed import MINILM, WIDTH
 from tests.support.synthetic_set import synthetic_config
@@ -76,6 +77,25 @@ def write_open_vocabulary(folder: Path) -> str:
     checkpoint = Checkpoint(
         step=1, config=config, classes=SYNTHETIC_CLASSES, data="synthetic@v1-0123456789ab",
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))), student=model.state_dict(), teacher=None, text=text,
+        trainer=None,
+    )  # fmt: skip
+    save_checkpoint(str(folder), checkpoint)
+    return str(folder)
+
+
+def write_region_classifier(folder: Path, *overrides: str) -> str:
+    """Writes a region classifier of random weights that gives several ids; returns its directory."""
+    config = synthetic_config(
+        "data", "run", "model={kind: roi, backbone: test_byobnet, weights: none, dropout: 0}", "augment={crop: 32}",
+        "roi.hidden=16", "train.ema_horizon=0", "eval={weights: student}", *overrides,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = build_model(config, len(SYNTHETIC_CLASSES))
+    assert isinstance(model, RegionNetwork)
+    torch.nn.init.normal_(model.head[-1].weight, std=3.0)  # else one class is everywhere
+    checkpoint = Checkpoint(
+        step=1, config=config, classes=SYNTHETIC_CLASSES, data="synthetic@v1-0123456789ab",
+        trained_ids=tuple(range(len(SYNTHETIC_CLASSES))), student=model.state_dict(), teacher=None, text=None,
         trainer=None,
     )  # fmt: skip
     save_checkpoint(str(folder), checkpoint)

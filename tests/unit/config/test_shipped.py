@@ -54,7 +54,8 @@ def test_it_names_no_file_that_a_clone_lacks(path: Path, tree: dict[str, Any]) -
 
 def test_all_of_them_are_looked_at() -> None:
     assert {path.name for path, _ in trainings()} >= {
-        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodmix_realtime.yaml", "foodseg103.yaml",
+        "ablate.yaml", "demo.yaml", "foodmix.yaml", "foodmix_best.yaml", "foodmix_realtime.yaml", "foodmix_roi.yaml",
+        "foodseg103.yaml",
         "open_vocabulary.yaml", "peer_recipe.yaml", "smoke.yaml", "sweep.yaml",
     }  # fmt: skip
 
