@@ -7,6 +7,7 @@ writes `metrics.json`, `report.html`, `report.md` and `regions.parquet` (a row f
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -96,11 +97,11 @@ class _Named(NamedTuple):
 
 
 def evaluate_regions(
-    model: str | RegionClassifier,
-    data: str,
+    model: str | os.PathLike[str] | RegionClassifier,
+    data: str | os.PathLike[str],
     split: str = "val",
     *,
-    out: str | None = None,
+    out: str | os.PathLike[str] | None = None,
     images: str | None = None,
     regions: str | None = None,
     perturb: Perturbation | None = None,
@@ -128,7 +129,7 @@ def evaluate_regions(
     >>> scored.scores.regions == scored.rows.num_rows > 0
     True
     """
-    rows = split_rows(storage.absolute(data), split, images)
+    rows = split_rows(storage.absolute(os.fspath(data)), split, images)
     return evaluate_region_rows(
         model, rows, out=out, regions=regions, perturb=perturb, pairs=pairs, least=least, overrides=overrides,
         test_log=test_log,
@@ -136,10 +137,10 @@ def evaluate_regions(
 
 
 def evaluate_region_rows(
-    model: str | RegionClassifier,
+    model: str | os.PathLike[str] | RegionClassifier,
     scored_rows: ScoredRows,
     *,
-    out: str | None = None,
+    out: str | os.PathLike[str] | None = None,
     regions: str | None = None,
     perturb: Perturbation | None = None,
     pairs: str | None = None,
@@ -149,8 +150,11 @@ def evaluate_region_rows(
 ) -> RegionEvaluation:
     """As `evaluate_regions`, on rows that were chosen otherwise: those of a fold, say."""
     started = time.monotonic()
-    if isinstance(model, str):
+    out = None if out is None else os.fspath(out)
+    if not isinstance(model, RegionClassifier):
         model = load_region_classifier(model, overrides=overrides)
+    elif overrides:
+        raise UserError("overrides are for a checkpoint that is loaded here, and this model is loaded already")
     manifest, split = scored_rows.manifest, scored_rows.split
     if model.classes != tuple(manifest.classes):
         raise UserError(
