@@ -111,6 +111,7 @@ def evaluate(
     from foodseg.eval.regions import evaluate_regions, names_regions, parse_regions
     from foodseg.predict.device import parse_device
     from foodseg.predict.refine import parse_refine
+    from foodseg.predict.region_classifier import load_region_classifier
     from foodseg.storage import redact
 
     require_lasting("--out", out, address)
@@ -121,14 +122,18 @@ def evaluate(
         refused = {
             "--predictions": predictions, "--zero-shot": zero_shot, "--subset": subset, "--provided": provided,
             "--map": space_map, "--classes": classes, "--sam": sam, "--recheck": recheck,
+            "--recheck-below": recheck_below is not None, "--refine": refine != "none", "--config": config,
         }  # fmt: skip
-        wrong = [name for name, value in refused.items() if value]
-        if wrong or refine != "none":
-            raise UserError(f"{(wrong or ['--refine'])[0]} scores pixels, and regions are scored here: leave it out")
+        wrong = next((name for name, value in refused.items() if value), None)
+        if wrong is not None:
+            raise UserError(f"{wrong} is for scores of pixels, and regions are scored here: leave it out")
+        if workers > 1 or address is not None:
+            raise UserError("regions are scored in this process: leave out --workers and --address")
+        kind, how = parse_regions(regions), parse_perturbation(perturb)
+        classifier = load_region_classifier(checkpoint, device=parse_device(device), overrides=settings)
         scored = evaluate_regions(
-            checkpoint, data, split, out=out, images=images, regions=parse_regions(regions),
-            perturb=parse_perturbation(perturb), pairs=pairs, overrides=settings, test_log=test_log,
-        )  # fmt: skip
+            classifier, data, split, out=out, images=images, regions=kind, perturb=how, pairs=pairs, test_log=test_log
+        )
         emit(scored.to_json(), as_json, lambda: _show_regions(scored, redact(out)))
         return
     if perturb is not None or pairs is not None or regions is not None:

@@ -83,11 +83,12 @@ def predict(
         right = shlex.join(["foodseg", "predict", images[-1], checkpoint, *images[:-1], "--out", out])
         raise UserError(f"{checkpoint} is an image, and the checkpoint comes first: {right}")
     if masks is not None:
-        if ingredients is not None or names is not None or refine != "none" or sam or recheck or formats:
+        if ingredients is not None or names is not None or refine != "none" or sam or formats:
             raise UserError(
-                "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam, --recheck "
-                "and --format"
+                "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam and --format"
             )
+        if recheck is not None or recheck_below is not None:
+            raise UserError("--recheck is for label maps, and --masks names regions that are given: leave it out")
         named = name_regions(checkpoint, images, masks, out, overrides or [], device=parse_device(device))
         show_named(named, out, as_json)
         return
