@@ -28,7 +28,13 @@ import yaml
 from foodseg.cli.main import run
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal, write_meals
 from tests.support.synthetic_set import write_table
-from tests.support.tiny_checkpoints import free_port, write_checkpoint, write_clip, write_open_vocabulary
+from tests.support.tiny_checkpoints import (
+    free_port,
+    write_checkpoint,
+    write_clip,
+    write_open_vocabulary,
+    write_region_classifier,
+)
 from tests.support.tiny_world import TINY_RUN, set_options, write_prepared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +87,11 @@ def make_doc_world(folder: Path) -> None:
     settings = [*(f"model.{setting}" for setting in text), "loss.ingredients=0.2"]
     write_checkpoint(folder / "runs" / "names", 1, *settings)
     write_open_vocabulary(folder / "runs" / "open")
+    write_region_classifier(folder / "runs" / "roi")
+    masks = folder / "lunch-masks"
+    masks.mkdir()
+    cv2.imwrite(str(masks / "lunch.png"), draw_meal(LUNCH, HEIGHT, WIDTH)[1])
+    (folder / "confused.tsv").write_text("\t".join(SYNTHETIC_CLASSES.names[1:3]) + "\n")
     shutil.copytree(folder / "my" / "meals" / "masks", folder / "peer-maps")
 
 
@@ -108,6 +119,7 @@ def _write_configs(folder: Path) -> None:
             for section, values in TINY.items():
                 config[section] = {**config.get(section, {}), **values}
             _make_vit_tiny(config["model"])
+            _leave_out_what_regions_do_not_use(config)
         tree.get("sweep", {}).update({"trials": 2} if "sweep" in tree else {})
         tree.get("ablation", {}).update({"folds": 2} if "ablation" in tree else {})
         (folder / "jobs" / "configs" / path.name).write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -120,6 +132,15 @@ def _make_vit_tiny(model: dict[str, Any]) -> None:
         del model["pyramid_channels"], model["decoder_channels"]
     elif "vit" in model:
         model["vit"] |= {"backbone": "test_vit", "weights": "none"}
+
+
+def _leave_out_what_regions_do_not_use(config: dict[str, Any]) -> None:
+    if config["model"].get("kind") == "roi":
+        for section, key in (
+            ("augment", "longest_side"), ("eval", "longest_side"), ("model", "pyramid_channels"),
+            ("model", "decoder_channels"),
+        ):  # fmt: skip
+            del config[section][key]
 
 
 class Shell:
