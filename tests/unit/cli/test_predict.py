@@ -51,7 +51,10 @@ def test_an_image_without_masks_is_listed(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("--names rice", "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam and "),
+        (
+            "--names rice",
+            "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam and ",
+        ),
         ("--ingredients rice", "--masks names regions that are given: leave out --ingredients, --names, --refine, "),
         ("--refine vote", "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam "),
         ("--format coco", "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam "),

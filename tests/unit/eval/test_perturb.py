@@ -29,7 +29,9 @@ def test_patches_are_the_same_in_another_order() -> None:
     assert found.shape == views.shape and found.dtype == np.uint8
     for shuffled, view in zip(found, views, strict=True):
         assert sorted(patches(shuffled)) == sorted(patches(view)) and patches(shuffled) != patches(view)
-    orders = [[patches(view).index(each) for each in patches(shuffled)] for shuffled, view in zip(found, views)]
+    orders = [
+        [patches(view).index(each) for each in patches(shuffled)] for shuffled, view in zip(found, views, strict=True)
+    ]
     assert orders[0] != orders[1]  # each view by itself
     np.testing.assert_array_equal(views, before)
 

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_png(tmp_path: Path) -> None:
 
 
 def test_maps_of_another_size_or_with_too_few_or_many_values() -> None:
-    with pytest.raises(UserError, match="^it has 6 x 4 pixels, and the image 6 x 5$"):
+    with pytest.raises(UserError, match=r"^it has 6 x 4 pixels, and the image 6 x 5$"):
         masks_of_map(np.ones(SIZE, np.uint8), (5, 6))
     with pytest.raises(UserError, match="found 0 masks, and 1 to 1,000 are read: a PNG of masks has one value for"):
         masks_of_map(np.zeros(SIZE, np.uint8), SIZE)
