@@ -24,7 +24,7 @@ from foodseg.errors import UserError
 from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier
 
-BELOW = 0.6  # mean confidence; docs/methods.md says what it was chosen by
+BELOW = 0.6  # mean confidence
 CERTAIN = np.iinfo(np.uint16).max
 
 

@@ -92,7 +92,9 @@ def write_region_classifier(folder: Path, *overrides: str) -> str:
     torch.manual_seed(3)
     model = build_model(config, len(SYNTHETIC_CLASSES))
     assert isinstance(model, RegionNetwork)
-    torch.nn.init.normal_(model.head[-1].weight, std=3.0)  # else one class is everywhere
+    last = model.head[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.normal_(last.weight, std=3.0)  # else one class is everywhere
     checkpoint = Checkpoint(
         step=1, config=config, classes=SYNTHETIC_CLASSES, data="synthetic@v1-0123456789ab",
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))), student=model.state_dict(), teacher=None, text=None,
