@@ -98,6 +98,12 @@ def fold_table(
     return figures
 
 
+def runs_of_folds(bench: Bench, folder: str, item: str, name: str) -> list[Path]:
+    """Where the trainings of a variant of another group are, each without one fold."""
+    runs = bench.work / f"folds-{folder}-{item}" / "runs"
+    return [runs / f"{slug(name).lower()}-seed0-fold{fold}" for fold in range(FOLDS)]
+
+
 def kept_name(variant: str, kind: str) -> str:
     """Name of the kept counts of a variant; kind: student or ema."""
     return f"{slug(variant).lower()}-{kind}"

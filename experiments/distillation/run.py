@@ -12,11 +12,10 @@ has seen neither what the run holds out nor the image.
 from collections.abc import Mapping
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from experiments.fold_runs import FOLDS, Group, fold_group, fold_table
-from experiments.foodmix_runs import Job, slug, train_side_by_side, variant_run
+from experiments.fold_runs import FOLDS, Group, fold_group, fold_table, runs_of_folds
+from experiments.foodmix_runs import Job, train_side_by_side, variant_run
 from experiments.item_queue import Bench, Item
 from experiments.variants import BF16, DISTILL, RARE, Settings
 
@@ -85,8 +84,8 @@ def mechanism(bench: Bench, group: Group) -> dict[str, Any]:
     """Trains and scores a mechanism, with the teachers that it names."""
     teachers = {
         "pairs": [variant_run(bench, *_pair(*folds)[:2]) for folds in combinations(range(FOLDS), 2)],
-        "seen": _fold_runs(bench, FOLDER, "cause_a", NO_TEACHER),
-        "larger": _fold_runs(bench, "encoders", "hybrid_last", "Lite0 and ViT-S/14, last 4 blocks trained"),
+        "seen": runs_of_folds(bench, FOLDER, "cause_a", NO_TEACHER),
+        "larger": runs_of_folds(bench, "encoders", "hybrid_last", "Lite0 and ViT-S/14, last 4 blocks trained"),
     }
     return fold_group(bench, group, {name: ",".join(map(str, runs)) for name, runs in teachers.items()})
 
@@ -104,12 +103,6 @@ def mechanisms(bench: Bench) -> dict[str, Any]:
 def _pair(one: int, other: int) -> Job:
     folds = (f"data.folds={FOLDS}", f"data.held_out=[{one},{other}]", f"train.seed={10 + FOLDS * one + other}")
     return f"teacher-{one}{other}", (*TRAINED, *SMALL, *SCORED, *folds, "scaling.num_workers=0"), STEPS
-
-
-def _fold_runs(bench: Bench, folder: str, item: str, name: str) -> list[Path]:
-    """The trainings of a group, each without one fold."""
-    runs = bench.work / f"folds-{folder}-{item}" / "runs"
-    return [runs / f"{slug(name).lower()}-seed0-fold{fold}" for fold in range(FOLDS)]
 
 
 ITEMS: list[Item] = [

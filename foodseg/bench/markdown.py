@@ -1,12 +1,14 @@
 """The result of a benchmark as Markdown: the figures, and what they were measured on."""
 
-from foodseg.bench.results import DataBench, ServeBench, TrainBench
+from foodseg.bench.results import DataBench, RealtimeBench, ServeBench, TrainBench
 
 
-def bench_markdown(result: DataBench | TrainBench | ServeBench) -> str:
-    """Returns a page for a result of `bench_data`, `bench_train` or `bench_serve`."""
+def bench_markdown(result: DataBench | TrainBench | ServeBench | RealtimeBench) -> str:
+    """Returns a page for a result of `bench_data`, `bench_train`, `bench_serve` or `bench_realtime`."""
     if isinstance(result, DataBench):
         head = _data_lines(result)
+    elif isinstance(result, RealtimeBench):
+        head = _realtime_lines(result)
     else:
         head = _train_lines(result) if isinstance(result, TrainBench) else _serve_lines(result)
     on = result.machine
@@ -56,6 +58,24 @@ def _train_lines(result: TrainBench) -> list[str]:
         f"- {result.workers} processes with {result.threads_per_worker} threads each, "
         f"{result.steps} updates of {result.global_batch} images, crop {result.crop}, {result.backbone}",
         f"- data: {result.data}",
+    ]
+
+
+def _realtime_lines(result: RealtimeBench) -> list[str]:
+    head = "| network | image, pixels | parameters, millions | GFLOPs | ms, median | ms, least |"
+    return [
+        "# bench realtime",
+        "",
+        head,
+        "|---|---:|---:|---:|---:|---:|",
+        *(
+            f"| {cost.network} | {cost.side} x {cost.side} | {cost.parameters / 1e6:.2f} | {cost.gflops:.2f} "
+            f"| {cost.median_ms:.1f} | {cost.least_ms:.1f} |"
+            for cost in result.costs
+        ),
+        "",
+        f"- {result.rounds} images each, in turns, PyTorch on one thread; {result.classes} ids, random weights; a "
+        "multiply-add counts as two operations",
     ]
 
 

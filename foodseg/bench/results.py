@@ -276,3 +276,34 @@ class ServeBench:
             "modes": dict(self.modes),
             **asdict(self.machine),
         }
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one square image of `side` pixels costs a network; a multiply-add counts as two operations."""
+
+    network: str
+    side: int
+    parameters: int
+    gflops: float
+    median_ms: float
+    least_ms: float
+
+
+@dataclass(frozen=True)
+class RealtimeBench:
+    """The real-time segmenter and the default recipe, for `classes` ids, `rounds` times in turns on one thread."""
+
+    costs: tuple[NetworkCost, ...]
+    classes: int
+    rounds: int
+    machine: MachineFacts
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "benchmark": "realtime",
+            "costs": [asdict(cost) for cost in self.costs],
+            "classes": self.classes,
+            "rounds": self.rounds,
+            **asdict(self.machine),
+        }

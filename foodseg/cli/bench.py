@@ -1,4 +1,4 @@
-"""`foodseg bench`: measures speed relative to a bare PyTorch loop on this machine."""
+"""`foodseg bench`: measures speed on this machine, mostly relative to a bare PyTorch loop."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from foodseg.cli.options import Address, AsJson, ConfigFile, Overrides, emit
 
-bench_app = typer.Typer(help="Measure speed relative to a bare PyTorch loop on this machine.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed, mostly relative to a bare PyTorch loop.", no_args_is_help=True)
 
 
 @bench_app.command("data")
@@ -70,4 +70,23 @@ def bench_serve(
 
     settings = settings_here(config, overrides or [], address).overrides
     result = measure(config, settings, images=images, seconds=seconds, address=address)
+    emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
+
+
+@bench_app.command("realtime")
+def bench_realtime(
+    side: Annotated[
+        list[int] | None, typer.Option(help="Side of square images, a multiple of 32; repeatable. Default: 256, 512.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Images of each network and side.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Measure parameters, GFLOPs and milliseconds an image of the real-time segmenter and the default recipe.
+
+    On one thread, without data or Ray. Example: foodseg bench realtime --side 256 --json
+    """
+    from foodseg.bench.markdown import bench_markdown
+    from foodseg.bench.realtime import bench_realtime as measure
+
+    result = measure(tuple(side or (256, 512)), rounds)
     emit(result.to_json(), as_json, lambda: print(bench_markdown(result)))
