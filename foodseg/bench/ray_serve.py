@@ -191,7 +191,7 @@ def _model(applications: Sequence[dict[str, Any]], config: ServeConfig) -> Serve
         raise UserError("bench serve needs a model: --set segmenter.models.meals=runs/a")
     name = wanted["default"] or next(iter(wanted["models"]))
     uri = resolve_checkpoint(wanted["models"][name])
-    return ServedModel(name, uri, checkpoint_sha(uri), config.segmenter.canvases)
+    return ServedModel(name, uri, checkpoint_sha(uri), config.segmenter.canvases, config.segmenter.runtime)
 
 
 def _encoded(images: str | None) -> list[bytes]:

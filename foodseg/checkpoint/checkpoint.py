@@ -26,6 +26,8 @@ import torch
 from safetensors import SafetensorError
 
 from foodseg import __version__, storage
+from foodseg.checkpoint.exported import FILE as EXPORTED_FILE
+from foodseg.checkpoint.exported import ExportedModel, index_file, read_exported
 from foodseg.checkpoint.history import Validation, history_text, parse_history
 from foodseg.checkpoint.hub import local_checkpoint
 from foodseg.checkpoint.manifest import FILE, CheckpointManifest, entry_of, read_manifest_file
@@ -36,6 +38,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones.vit import is_plain_vit
 from foodseg.models.build import Network, Trained, build_model
+from foodseg.models.exported import ExportedNetwork, Runtime, open_graph
 from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.roi import RegionNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
@@ -78,6 +81,8 @@ class Checkpoint:
         calibration: None where the last update was not validated.
         text: class embeddings; None for a model without text fusion.
         class_pixels: per class id its pixels in the training splits; None = not known, written by foodseg 0.1.0.
+        exported, graph: of what `foodseg export` wrote, its model.json and the content of the files of the graph,
+            instead of weights; None and empty for a checkpoint.
     """
 
     step: int
@@ -92,6 +97,8 @@ class Checkpoint:
     calibration: Calibration | None = None
     text: TextTable | None = None
     class_pixels: tuple[int, ...] | None = None
+    exported: ExportedModel | None = None
+    graph: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def save_checkpoint(uri: str, checkpoint: Checkpoint) -> None:
@@ -161,13 +168,16 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
     """Reads and verifies a checkpoint directory; a machine reads its bytes from storage once (`local_files`, the hub's
     own cache).
 
-    The tensors are mapped from files of this machine: memory is taken by what is used of them.
+    The tensors are mapped from files of this machine: memory is taken by what is used of them. What `foodseg export`
+    wrote is read as well: it has a graph instead of weights.
 
     Raises:
         UserError: it is torn (naming the file), has another format version, its weights are damaged, or it cannot be
             resumed from.
     """
     uri = local_checkpoint(uri)
+    if index_file(uri) == EXPORTED_FILE:
+        return _load_exported(uri, with_trainer=with_trainer)
     manifest = read_manifest_file(uri)
     names = manifest.files.keys()
     if with_trainer and "trainer.pt" not in names:
@@ -203,18 +213,54 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
         )
 
 
+def _load_exported(uri: str, *, with_trainer: bool) -> Checkpoint:
+    exported = read_exported(uri)
+    if with_trainer:
+        raise UserError(f"{storage.redact(uri)} is an exported model, which no training resumes from")
+    with local_files(uri, exported.manifest) as file:
+        graph = {name: file(name).read_bytes() for name in exported.files}
+    return Checkpoint(
+        step=exported.step,
+        config=exported.config,
+        classes=exported.classes,
+        data=exported.data,
+        trained_ids=exported.trained_ids,
+        student={},
+        teacher=None,
+        trainer=None,
+        calibration=None if exported.calibration is None else Calibration(**exported.calibration),
+        class_pixels=exported.class_pixels,
+        exported=exported,
+        graph=graph,
+    )
+
+
 def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | None:
     """Returns the calibration for these settings; None where there is none, or it was fitted with others."""
     fitted = checkpoint.calibration
     return fitted if fitted is not None and EvalConfig.model_validate(fitted.eval) == config else None
 
 
-def load_model(checkpoint: Checkpoint, weights: str) -> Network:
+def load_model(checkpoint: Checkpoint, weights: str, runtime: Runtime | None = None) -> Network | ExportedNetwork:
     """Builds the segmenter with the weights "student" or "ema", in evaluation mode, a real-time one with folded text.
 
+    Args:
+        runtime: what computes; None = torch, and for an exported model as `open_graph`.
+
     Raises:
-        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained; a region classifier.
+        UserError: "ema" of a checkpoint that kept no average, or not of all that was trained; a region classifier;
+            weights that were not exported, a runtime that does not run this model, as `open_graph`.
     """
+    if checkpoint.exported is not None:
+        held = checkpoint.config.eval.weights
+        if weights != held:
+            raise UserError(
+                f"the exported model has the weights {held!r} alone: leave eval.weights, or export the others"
+            )
+        run = open_graph(checkpoint.exported.form, checkpoint.graph, runtime)
+        return ExportedNetwork(checkpoint.exported.graph, run)
+    if runtime not in (None, "torch"):
+        raise UserError(f"runtime {runtime} runs an exported model, and this is a checkpoint: use foodseg export first")
     model = _load_any(checkpoint, weights)
     if isinstance(model, RegionNetwork):
         raise UserError(
@@ -231,7 +277,7 @@ def load_region_network(checkpoint: Checkpoint, weights: str) -> RegionNetwork:
     Raises:
         UserError: as `load_model`; a segmenter.
     """
-    model = _load_any(checkpoint, weights)
+    model = None if checkpoint.exported is not None else _load_any(checkpoint, weights)
     if not isinstance(model, RegionNetwork):
         raise UserError("this checkpoint is a segmenter, and a region classifier is needed (model.kind = roi)")
     return model

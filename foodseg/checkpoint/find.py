@@ -8,13 +8,15 @@ resolve_checkpoint("hf://owner/name")  # the same with its commit
 import logging
 
 from foodseg import storage
+from foodseg.checkpoint.exported import index_file
 from foodseg.checkpoint.hub import pin_checkpoint
-from foodseg.checkpoint.manifest import FILE, TornCheckpoint
+from foodseg.checkpoint.manifest import TornCheckpoint
 from foodseg.checkpoint.node_copy import verify_checkpoint
 from foodseg.checkpoint.run_layout import PATTERN, list_checkpoints
 from foodseg.checkpoint.run_pointers import best_of
 from foodseg.errors import UserError
 
+_OF_EXPORTED = ("model.onnx", "model.xml", "model.json")
 _log = logging.getLogger(__name__)
 
 
@@ -37,6 +39,8 @@ def newest_checkpoint(run_uri: str) -> str | None:
 def resolve_checkpoint(argument: str) -> str:
     """Turns a CHECKPOINT argument into a checkpoint directory: itself, or of a run the best on val, else the newest.
 
+    A directory that `foodseg export` wrote is one as well, named itself or by its graph (model.onnx, model.xml).
+
     A model on the hub is named with its commit; it is downloaded when it is loaded.
 
     Raises:
@@ -45,7 +49,10 @@ def resolve_checkpoint(argument: str) -> str:
     if storage.is_hub(argument):
         return pin_checkpoint(argument)
     uri = storage.absolute(argument)
-    if storage.exists(storage.join(uri, FILE)):
+    folder, _, name = uri.rpartition("/")
+    if name in _OF_EXPORTED:
+        uri = folder
+    if index_file(uri) is not None:
         return uri
     best = best_of(uri)
     if best is not None:
@@ -54,6 +61,7 @@ def resolve_checkpoint(argument: str) -> str:
     if newest is None:
         raise UserError(
             f"{storage.redact(argument)} is neither a checkpoint (no manifest.json) nor a run with one "
-            f"(no {PATTERN}): name the run directory of `foodseg train`, or hf://owner/name of a model on the hub"
+            f"(no {PATTERN}) nor an exported model (no model.json): name the run directory of `foodseg train`, the "
+            "folder of `foodseg export`, or hf://owner/name of a model on the hub"
         )
     return newest

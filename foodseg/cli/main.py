@@ -15,6 +15,7 @@ from foodseg.cli.data import data_app
 from foodseg.cli.demo import demo
 from foodseg.cli.doctor import doctor
 from foodseg.cli.evaluate import evaluate
+from foodseg.cli.export import export
 from foodseg.cli.options import Stopped, example_of
 from foodseg.cli.predict import predict
 from foodseg.cli.serve import serve_app
@@ -34,7 +35,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(serve_app, name="serve")
-for command in (train, evaluate, predict, zero_shot, tune, ablate, doctor, demo):
+for command in (train, evaluate, predict, export, zero_shot, tune, ablate, doctor, demo):
     app.command()(command)
 
 

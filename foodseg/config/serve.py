@@ -90,6 +90,11 @@ class SegmenterConfig(Section):
         "changes the label map a little: with none, and for an image that none fits (too small, or mostly padding), "
         "the map is that of `foodseg predict`, and an image is batched with those of its own padded size",
     )
+    runtime: Literal["torch", "onnxruntime", "openvino"] | None = Field(
+        None,
+        description="what computes the models: null = torch for a checkpoint, and for a directory of `foodseg export` "
+        "the runtime of its format; openvino runs ONNX, too",
+    )
     max_batch: int = Field(8, ge=1, description="most images in one forward pass; a CPU gains nothing from more than 1")
 
     @field_validator("models")

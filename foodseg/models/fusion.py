@@ -74,7 +74,7 @@ class ContextDecoder(nn.Module):
 
     def forward(self, embeddings: torch.Tensor, cells: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         """Embeddings (K, D), cells (B, n, D), allowed (B, K) bool -> (B, K, D); other classes are not attended to."""
-        own = self.class_projection(embeddings).expand(len(cells), -1, -1)
+        own = self.class_projection(embeddings).expand(cells.shape[0], -1, -1)
         seen = self.cell_projection(torch.cat([cells.mean(1, keepdim=True), cells], 1))
         for layer in self.layers:
             own = layer(own, seen, tgt_key_padding_mask=None if allowed is None else ~allowed)
@@ -183,14 +183,14 @@ class CrossAttention(nn.Module):
         if allowed is not None:
             scores = scores.masked_fill(~_with_null(allowed)[:, None, None], -torch.inf)
         shares = scores.softmax(-1).mean(1)
-        return shares.transpose(1, 2).reshape(len(level), -1, *level.shape[2:])
+        return shares.transpose(1, 2).reshape(level.shape[0], -1, *level.shape[2:])
 
     def _projected(
         self, level: torch.Tensor, embeddings: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query (B, heads, h w, d), key and value (B, heads, K + 1, d)."""
         cells = self.query(self.cell_norm(level.flatten(2).transpose(1, 2)))
-        classes = self.class_projection(self.adapter(embeddings)).expand(len(level), -1, -1)
+        classes = self.class_projection(self.adapter(embeddings)).expand(level.shape[0], -1, -1)
         query, key, value = (_by_head(x) for x in (cells, self.key(classes), self.value(classes)))
         return query, key, value
 

@@ -131,6 +131,11 @@ class SegmenterNetwork(nn.Module):
             self.register_buffer("text_table", text.table.clone())
 
     @property
+    def classes(self) -> int:
+        """K."""
+        return self.classifier.out_channels
+
+    @property
     def size_multiple(self) -> int:
         """Height and width of an image should be multiples of this many pixels."""
         return self.backbone.size_multiple

@@ -25,6 +25,11 @@ def named_network(network: object, checkpoint: Checkpoint, names: Names, where: 
     Raises:
         UserError: the model has no open vocabulary; no encoder for other names.
     """
+    if checkpoint.exported is not None:
+        raise UserError(
+            f"the model {where} is exported, with the text of its {len(checkpoint.classes)} classes as constants: for "
+            "other names use the checkpoint that it was made of"
+        )
     if not isinstance(network, OpenVocabularyNetwork) or checkpoint.text is None:
         raise UserError(
             f"the model {where} knows the {len(checkpoint.classes)} classes that it was trained on alone: other names "

@@ -31,6 +31,7 @@ from foodseg.data.image_io import decode_image, fit_longest, image_size, resize_
 from foodseg.errors import UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.dense_segmenter import DenseSegmenter
+from foodseg.models.exported import ExportedNetwork
 from foodseg.models.open_vocabulary import NamedSegmenter, OpenVocabularyNetwork
 from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.segmenter import SegmenterNetwork
@@ -41,6 +42,7 @@ from foodseg.predict.image_logits import ImageLogits, mean_of_views
 # all see the same pixels. A larger JPEG is decoded at the smallest scale that suffices for the model.
 DECODED_WHOLE = 1024
 WINDOWS_AT_ONCE = {"cpu": 1, "cuda": 8}  # in one forward pass; a CPU gains nothing from more
+CPU = torch.device("cpu")
 RULED_OUT = -1e4  # finite, so that scores can still be blended; softmax gives such a class probability 0
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,7 +68,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Network | DenseSegmenter | NamedSegmenter,
+        model: Network | DenseSegmenter | NamedSegmenter | ExportedNetwork,
         config: EvalConfig,
         device: torch.device,
         precision: str = "fp32",
@@ -76,6 +78,7 @@ class Predictor:
         """Takes the model as it is.
 
         Args:
+            device: an exported model computes on the CPU, whatever it is.
             precision: that of train.precision: fp32, bf16 or fp16 (autocast).
             canvases: (height, width) that images of several sizes are padded to, so that they share batches (see
                 `pick_canvas`). More padding changes the scores a little: without canvases they are those of the image
@@ -86,6 +89,7 @@ class Predictor:
             UserError: as `logit_offsets`.
         """
         offsets = logit_offsets(config, class_pixels)
+        device = CPU if isinstance(model, ExportedNetwork) else device
         self._offsets = None if offsets is None else offsets.to(device)
         self._model = model.eval().to(device)
         self._config = config
@@ -207,7 +211,7 @@ class Predictor:
         """Returns (images, K) float32, how probable each id is on each image, background 1; None = not conditioned."""
         if self._config.ingredients == "vocabulary":
             return None
-        known = torch.zeros(images, self._trained().classifier.out_channels, device=self._device)
+        known = torch.zeros(images, self._trained().classes, device=self._device)
         if self._config.ingredients == "predicted":
             for view in views:
                 known[view.members] += self._predicted(view)
@@ -230,7 +234,7 @@ class Predictor:
         groups = _grouped(padded_size(*size, multiple) for size in shown)
         if window is None and list(groups) == [tuple(view.pixels.shape[-2:])]:
             return self._image_level(view.pixels)
-        found = torch.empty(len(shown), self._trained().classifier.out_channels, device=self._device)
+        found = torch.empty(len(shown), self._trained().classes, device=self._device)
         for canvas, members in groups.items():
             whole = self._pixels([view.images[i] for i in members], [shown[i] for i in members], canvas)
             found[members] = self._image_level(whole)
@@ -275,7 +279,7 @@ class Predictor:
                 return self._model(views).logits.float()
             return self._trained()(views, ingredients=conditioning).logits.float()
 
-    def _trained(self) -> SegmenterNetwork:
+    def _trained(self) -> SegmenterNetwork | ExportedNetwork:
         others = DenseSegmenter | NamedSegmenter | OpenVocabularyNetwork | RealtimeNetwork
         assert not isinstance(self._model, others), "only a network with an FPN decoder is conditioned on ingredients"
         return self._model

@@ -27,6 +27,7 @@ from foodseg.config.marks import without_locations
 from foodseg.errors import Unavailable, UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.names import parse_names
+from foodseg.models.exported import ExportedNetwork, Runtime, parse_runtime
 from foodseg.models.open_vocabulary import NamedSegmenter
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, parse_device, pick_device
@@ -49,6 +50,7 @@ def load(
     sam: str | os.PathLike[str] | None = None,
     recheck: str | os.PathLike[str] | None = None,
     recheck_below: float | None = None,
+    runtime: Runtime | None = None,
 ) -> "Segmenter":
     """Loads a trained model.
 
@@ -63,6 +65,8 @@ def load(
         sam: file or URI of the weights of segment-anything or MobileSAM, for `refine`.
         recheck: a region classifier (`model.kind: roi`) of the same classes, which names regions of low confidence
             again; arguments as `uri`. recheck_below: mean confidence, 0 to 1; None = that of `predict/recheck.py`.
+        runtime: "torch" for a checkpoint; "onnxruntime" or "openvino" for what `foodseg export` wrote, which computes
+            on the CPU; None = what the directory is for.
 
     Raises:
         UserError: there is no checkpoint, it is damaged or of another format; an override or a device that does not
@@ -79,8 +83,9 @@ def load(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise Unavailable(f"device is {where}, and torch finds no CUDA GPU here: choose auto or cpu")
     chosen = [] if weights is None else [f"eval.weights={weights}"]
+    chosen_runtime = parse_runtime(runtime, where="runtime")
     refiner = build_refiner(parse_refine(refine, where="refine"), None if sam is None else os.fspath(sam), where)
-    model = Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen], refiner)
+    model = Segmenter(resolve_checkpoint(os.fspath(uri)), where, [*overrides, *chosen], refiner, chosen_runtime)
     model.recheck = build_recheck(recheck, recheck_below, where, model.classes)
     return model
 
@@ -101,13 +106,18 @@ class Segmenter:
         classes: names; the index is the id in label maps, 0 = background.
         config: what it was trained with, and `eval` as it is used here.
         overrides: `eval.key=value`, what was changed when it was loaded.
-        device: what it computes on.
+        device: what it computes on; the CPU for an exported model.
         refiner: redraws label maps along masks; None = they stay as they are.
         recheck: looks again at regions of low confidence; None = nothing does.
     """
 
     def __init__(
-        self, uri: str, device: torch.device, overrides: Sequence[str] = (), refiner: Refiner | None = None
+        self,
+        uri: str,
+        device: torch.device,
+        overrides: Sequence[str] = (),
+        refiner: Refiner | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         """Loads the checkpoint directory `uri`; arguments and errors as for `load`."""
         self.refiner = refiner
@@ -118,8 +128,10 @@ class Segmenter:
         self.classes: tuple[str, ...] = self._checkpoint.classes.names
         self.config: ExperimentConfig = with_eval_overrides(self._checkpoint.config, overrides)
         self.overrides = tuple(overrides)
-        self.device = device
-        self._network: Network | NamedSegmenter = load_model(self._checkpoint, self.config.eval.weights)
+        self.device = device if self._checkpoint.exported is None else torch.device("cpu")
+        self._network: Network | NamedSegmenter | ExportedNetwork = load_model(
+            self._checkpoint, self.config.eval.weights, runtime
+        )
         self._labellings: dict[bool, Labelling] = {}  # without and with provided ingredients
 
     @overload
@@ -247,6 +259,8 @@ class Segmenter:
         True
         """
         where = os.fspath(folder)
+        if self._checkpoint.exported is not None:
+            raise UserError(f"{storage.redact(self.uri)} is an exported model: save the checkpoint that it was made of")
         if not isinstance(evaluations, Sequence) or not all(isinstance(each, Evaluated) for each in evaluations):
             raise UserError("evaluations is a list of what foodseg.evaluate returns, for example [scored]")
         if storage.list_names(where):

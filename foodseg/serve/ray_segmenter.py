@@ -129,7 +129,7 @@ class SegmenterDeployment:
 
     def _open(self, name: str, uri: str, sha: str) -> ServedModel:
         _hold(uri)
-        return ServedModel(name, uri, sha, self._config.segmenter.canvases)
+        return ServedModel(name, uri, sha, self._config.segmenter.canvases, self._config.segmenter.runtime)
 
     async def _probe(self) -> None:
         for model in list(self._serving.values()):

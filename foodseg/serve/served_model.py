@@ -13,11 +13,13 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
+from foodseg.checkpoint.exported import index_file
 from foodseg.checkpoint.hub import local_checkpoint
-from foodseg.checkpoint.manifest import sha256
+from foodseg.checkpoint.manifest import FILE, sha256
 from foodseg.errors import UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.names import parse_names
+from foodseg.models.exported import ExportedNetwork, Runtime
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
@@ -57,8 +59,13 @@ class ModelCard:
 
 
 def checkpoint_sha(uri: str) -> str:
-    """Returns the sha256 (hex) of the manifest of a checkpoint directory. UserError: it has no manifest."""
-    return sha256(storage.read_bytes(storage.join(local_checkpoint(uri), "manifest.json")))
+    """Returns the sha256 (hex) of the manifest of a checkpoint directory, or of the model.json of an exported model.
+
+    Raises:
+        UserError: it has neither.
+    """
+    folder = local_checkpoint(uri)
+    return sha256(storage.read_bytes(storage.join(folder, index_file(folder) or FILE)))
 
 
 def labelled_of(
@@ -87,15 +94,25 @@ class _Loaded(NamedTuple):
 class ServedModel:
     """`label` is not safe to call from several threads at once; the rest is."""
 
-    def __init__(self, name: str, uri: str, sha: str, canvases: Sequence[tuple[int, int]] = ()) -> None:
-        """Loads a checkpoint directory and labels a blank image with it; `canvases` as for `Predictor`.
+    def __init__(
+        self,
+        name: str,
+        uri: str,
+        sha: str,
+        canvases: Sequence[tuple[int, int]] = (),
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Loads a checkpoint directory and labels a blank image with it.
+
+        Args:
+            canvases: as for `Predictor`. runtime: as for `load_model`.
 
         Raises:
             UserError: it is damaged, has another sha, or does not run. RetryLater: storage does not answer.
         """
-        self._uri, self._sha, self._canvases = uri, sha, canvases
+        self._uri, self._sha, self._canvases, self._runtime = uri, sha, canvases, runtime
         checkpoint = self._checkpoint()
-        model = load_model(checkpoint, checkpoint.config.eval.weights)
+        model = load_model(checkpoint, checkpoint.config.eval.weights, runtime)
         self._config, self._multiple = checkpoint.config.eval, model.size_multiple
         conditioned = model.fusion is not None
         # a smaller size has to be made of the image as it came, not of one that was resized on its way
@@ -159,7 +176,7 @@ class ServedModel:
         """The weights, which are loaded again where they were released."""
         if self._loaded is None:
             checkpoint = self._checkpoint()
-            model = load_model(checkpoint, self._config.weights)
+            model = load_model(checkpoint, self._config.weights, self._runtime)
             self._loaded = _loaded(checkpoint, model, self._canvases)
         return self._loaded
 
@@ -196,7 +213,7 @@ class ServedModel:
             ) from None
 
 
-def _loaded(checkpoint: Checkpoint, model: Network, canvases: Sequence[tuple[int, int]]) -> _Loaded:
+def _loaded(checkpoint: Checkpoint, model: Network | ExportedNetwork, canvases: Sequence[tuple[int, int]]) -> _Loaded:
     """Returns both predictors. Without provided ingredients the checkpoint's `eval.ingredients` decides.
 
     A checkpoint that was evaluated with provided ingredients uses the whole vocabulary then.

@@ -23,7 +23,8 @@ from foodseg.data.shards import read_manifest
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = [
     ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "export"], ["data", "embed"], ["data", "masks"],
-    ["train"], ["evaluate"], ["predict"], ["zero-shot"], ["config", "show"], ["config", "schema"], ["config", "diff"],
+    ["train"], ["evaluate"], ["predict"], ["export"], ["zero-shot"], ["config", "show"], ["config", "schema"],
+    ["config", "diff"],
     ["doctor"], ["bench", "data"], ["bench", "train"], ["bench", "serve"], ["demo"], ["serve", "run"],
     ["serve", "swap"], ["tune"], ["ablate"],
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("dev", "mlflow", "clip", "minilm", "diffusion", "tune", "docs")
+EXTRAS = ("dev", "mlflow", "clip", "minilm", "diffusion", "tune", "export", "docs")
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
 MACHINES = {
     "linux-x86_64": {**LINUX, "platform_machine": "x86_64"},

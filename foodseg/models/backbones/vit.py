@@ -12,7 +12,6 @@ Shape letters: B images; H, W of an image; C channels; h, w grid of tokens.
 
 import contextlib
 import functools
-import math
 from typing import Any
 
 import timm
@@ -119,7 +118,7 @@ class TokenEncoder(nn.Module):
         return {f"vit.{name}" for name in self.vit.no_weight_decay()}
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
-        grid = [math.ceil(side / STRIDE) for side in image.shape[2:]]
+        grid = [_cells(side, STRIDE) for side in image.shape[2:]]
         image = _resized(image, [side * patch for side, patch in zip(grid, self._patch, strict=True)])
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             (tokens,) = self.vit.forward_intermediates(
@@ -128,7 +127,7 @@ class TokenEncoder(nn.Module):
         if self.frozen and torch.is_autocast_enabled(image.device.type):
             tokens = tokens.to(torch.get_autocast_dtype(image.device.type))
         # a view: the memory format of a channels_last convolution
-        return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+        return tokens.reshape(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
 
 
 class PlainViT(nn.Module):
@@ -163,7 +162,7 @@ class PlainViT(nn.Module):
         levels = self.pyramid(self.tokens(image))
         # the pyramid is one of whole tokens, which sides that are no multiples of 16 do not fill
         return [
-            level[:, :, : math.ceil(height / stride), : math.ceil(width / stride)]
+            level[:, :, : _cells(height, stride), : _cells(width, stride)]
             for stride, level in zip(self.strides, levels, strict=True)
         ]
 
@@ -195,7 +194,7 @@ class _PlainBicubic(VisionTransformer):
             self.pos_embed, grid, list(self.patch_embed.grid_size), self.num_prefix_tokens, antialias=False
         )
         assert self.cls_token is not None
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], 1) + positions
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], 1) + positions
 
 
 def plain_bicubic(name: str, vit: Any) -> nn.Module:
@@ -225,6 +224,11 @@ def _trained_parts(vit: Any, config: ViTConfig) -> list[nn.Module]:
             "model.vit.trained=full"
         )
     return [*vit.blocks[-config.last_blocks :], vit.norm]
+
+
+def _cells(side: int, stride: int) -> int:
+    """Returns side / stride, rounded up; without `math.ceil`, which an export would trace as a constant."""
+    return -(-side // stride)
 
 
 def _resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:

@@ -38,11 +38,10 @@ def test_restricted_by_hand(settings, change):
 class ConditionedModel(nn.Module):
     """Stride 4. Logits are 0 but for id 3, which is 1; conditioned, id 1 gets the number of classes."""
 
-    stride, size_multiple = 4, 32
+    stride, size_multiple, classes = 4, 32, 4
 
     def __init__(self, fusion: bool = True) -> None:
         super().__init__()
-        self.classifier = nn.Conv2d(3, 4, 1)
         self.fusion = nn.Identity() if fusion else None
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
         self.conditioning: list[list[bool] | None] = []
