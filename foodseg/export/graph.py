@@ -29,6 +29,7 @@ from foodseg.export.resize import MatrixResize
 from foodseg.models.build import Network
 from foodseg.models.classifier import CosineClassifier
 from foodseg.models.exported import LOGITS, PROBABILITIES, ExportedNetwork, GraphInterface, import_extra, open_graph
+from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 
 OPSET = 17  # what current runtimes and onnxruntime-web read, with LayerNormalization; the exporter's own limit is 20
 LARGEST = 2 * 2**30  # bytes of one protobuf
@@ -81,6 +82,9 @@ def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -
         _log.warning("the encoder takes one size alone when it is exported: images are padded to %d x %d", *canvas)
         one_size = replace(any_size, canvas=canvas)
         graph = Graph(_traced(folded, one_size), one_size)
+        height, width = (side // network.size_multiple for side in canvas)
+        if not _same(network, graph, [(1, height, width), (3, height, width)]):
+            raise UserError("the model cannot be exported to ONNX: the graph computes something else than the network")
     onnx.checker.check_model(graph.data, full_check=True)
     return graph
 
@@ -120,6 +124,8 @@ def folded_text(network: Network) -> Network:
     """Returns a copy that has constants where the network computes something of class names alone."""
     # what was found while computing is no part of the module, and can be copied
     folded: Any = copy.deepcopy(network)
+    if isinstance(folded, OpenVocabularyNetwork):
+        _ = folded.projection  # computed here, once: not in the trace
     if isinstance(getattr(network, "classifier", None), CosineClassifier):
         folded.classifier = _FoldedCosine(folded.classifier)
     if network.fusion is not None:
@@ -188,7 +194,7 @@ def _same(network: Network, graph: Graph, shapes: Sequence[tuple[int, int, int]]
     try:
         exported = ExportedNetwork(graph.interface, open_graph("onnx", {"model.onnx": graph.data}))
         for batch, tall, wide in shapes:
-            multiple = graph.interface.size_multiple
+            multiple = network.size_multiple
             image = torch.rand(batch, 3, tall * multiple, wide * multiple)
             expected, found = network(image).logits.float(), exported(image).logits
             if expected.shape != found.shape or (expected - found).abs().max() > NEAR * expected.abs().max():

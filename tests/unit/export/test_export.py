@@ -51,12 +51,13 @@ def test_logits_are_those_of_the_network(kind: str, form: GraphFormat, folder: P
     out = str(folder / f"{kind}-{form}")
     done = export_model(str(folder / kind), out, form=form)
 
-    assert done.canvas is None and done.comparison.equal_ids > 0.999
+    fixed = kind == "score_map"  # attention of classes to cells: traced for one size alone
+    assert done.canvas == ((64, 64) if fixed else None) and done.comparison.equal_ids > 0.999
     network, exported = (load_checkpoint(str(uri)) for uri in (folder / kind, out))
     ours, theirs = load_model(network, "student"), load_model(exported, "student")
     classes = len(network.classes)
     torch.manual_seed(0)
-    for batch, height, width in [(1, 32, 32), (3, 64, 96), (2, 160, 64)]:
+    for batch, height, width in [(1, 64, 64), (3, 64, 64)] if fixed else [(1, 32, 32), (3, 64, 96), (2, 160, 64)]:
         image = torch.rand(batch, 3, height, width)
         lists = [None] if ours.fusion is None else [None, torch.rand(batch, classes) < 0.5]
         for ingredients in lists:
