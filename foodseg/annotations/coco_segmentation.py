@@ -80,6 +80,12 @@ def size_at_least(value: Any) -> tuple[float, float]:
         return 0.0, 0.0
 
 
+def outline_length(polygon: Sequence[float]) -> float:
+    """Returns the number of pixels along the outline of a polygon x1, y1, x2, y2, ..."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return sum(max(abs(xs[i] - xs[i - 1]), abs(ys[i] - ys[i - 1])) for i in range(len(xs)))
+
+
 def fits(needed: Sequence[float], height: int, width: int) -> bool:
     """True where a region that needs `needed` fits an image of that size; polygons may exceed it a little."""
     return needed[0] <= height + max(1, _MARGIN * height) and needed[1] <= width + max(1, _MARGIN * width)
@@ -170,7 +176,7 @@ def _check_polygon(polygon: tuple[float, ...], height: int, width: int) -> None:
     xs, ys = polygon[::2], polygon[1::2]
     if max(xs) < 0 or min(xs) > width or max(ys) < 0 or min(ys) > height:
         raise UserError(f"a polygon lies wholly outside the image of {width} x {height}, from ({xs[0]:g}, {ys[0]:g})")
-    length = sum(max(abs(xs[i] - xs[i - 1]), abs(ys[i] - ys[i - 1])) for i in range(len(xs)))
+    length = outline_length(polygon)
     if length > MAX_OUTLINE:
         raise UserError(f"the outline of a polygon is {length:.3g} pixels long, more than the limit of {MAX_OUTLINE:,}")
 

@@ -164,6 +164,27 @@ class RefineConfig(Section):
     )
 
 
+class RegionsConfig(Section):
+    """A model that names given regions (/v1/classify-regions), and looks again at doubtful ones (recheck=true)."""
+
+    model: Annotated[str, Uri(schemes=("hf://",))] = Field(
+        description="run, checkpoint directory or URI, hf:// too, of a region classifier (model.kind = roi); a segmenter "
+        "names regions by its mean scores, and looks again at none"
+    )
+    below: float = Field(
+        0.6, gt=0, le=1, description="mean confidence of a region below which recheck=true looks at it again"
+    )
+    seconds: float = Field(
+        10.0, gt=0, description="time for the second look; after that the label map is returned without"
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        check_model("regions", value)
+        return value
+
+
 class ServeConfig(Section):
     """Every setting of the endpoint but for scaling; a backend without a section is not started."""
 
@@ -173,6 +194,7 @@ class ServeConfig(Section):
     sam: SamConfig | None = Field(None, description="Segment Anything; null = not started")
     clip: ServedClipConfig | None = Field(None, description="CLIP; null = not started")
     refine: RefineConfig = Field(RefineConfig(), description="the vote of SAM's masks")
+    regions: RegionsConfig | None = Field(None, description="names of given regions; null = not started")
 
 
 def check_model(name: str, uri: str) -> None:
@@ -189,5 +211,6 @@ def parse_serve_config(tree: Mapping[str, Any], where: str = "") -> ServeConfig:
     Raises:
         UserError: one sentence naming the key (and the nearest known one), the value and what would be right.
     """
-    plain = {key: {} if value is None and key not in ("sam", "clip") else value for key, value in tree.items()}
+    optional = ("sam", "clip", "regions")
+    plain = {key: {} if value is None and key not in optional else value for key, value in tree.items()}
     return validated(plain, ServeConfig, where)

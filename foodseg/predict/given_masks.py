@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from foodseg import storage
-from foodseg.annotations.coco_segmentation import encode, parse_segmentation
+from foodseg.annotations.coco_segmentation import Polygons, Rle, encode, parse_segmentation
 from foodseg.data.image_io import BadFile, decode_mask
 from foodseg.errors import UserError
 from foodseg.predict.image_list import stem_of
@@ -62,15 +62,29 @@ def read_masks(uri: str, size: tuple[int, int]) -> list[np.ndarray]:
 
 def masks_of_map(ids: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
     """Returns a mask for each value but 0 of (H, W) integers. UserError: another size, no value or more than MOST."""
+    return [ids == value for value in values_of_map(ids, size)]
+
+
+def values_of_map(ids: np.ndarray, size: tuple[int, int], most: int = MOST) -> list[int]:
+    """Returns the values but 0 of (H, W) integers, ascending. UserError: another size, no value or more than `most`."""
     if ids.shape != size:
         raise UserError(f"it has {ids.shape[1]} x {ids.shape[0]} pixels, and the image {size[1]} x {size[0]}")
     values = [value for value in np.unique(ids).tolist() if value != 0]
-    _require_count(len(values), "a PNG of masks has one value for each, 0 elsewhere")
-    return [ids == value for value in values]
+    _require_count(len(values), "a PNG of masks has one value for each, 0 elsewhere", most)
+    return values
 
 
 def parse_masks(value: Any, size: tuple[int, int]) -> list[np.ndarray]:
     """Returns n x (H, W) bool of parsed JSON. UserError: it is none of the forms above."""
+    return [mask_of(parse_entry(entry, index), index, size) for index, entry in enumerate(entries_of(value))]
+
+
+def entries_of(value: Any, most: int = MOST) -> list[Any]:
+    """Returns the entries of parsed JSON, an annotation or a segmentation each, for `parse_entry`.
+
+    Raises:
+        UserError: it is none of the forms above, has no entry or more than `most`.
+    """
     if isinstance(value, dict) and isinstance(value.get("annotations"), list):
         images = value.get("images")
         if isinstance(images, list) and len(images) > 1:
@@ -78,14 +92,27 @@ def parse_masks(value: Any, size: tuple[int, int]) -> list[np.ndarray]:
         value = value["annotations"]
     if not isinstance(value, list):
         raise UserError("masks are a list of segmentations (RLE or polygons), or a COCO document")
-    _require_count(len(value), "give at least one segmentation")
-    return [_mask(entry, index, size) for index, entry in enumerate(value)]
+    _require_count(len(value), "give at least one segmentation", most)
+    return value
 
 
-def _mask(entry: Any, index: int, size: tuple[int, int]) -> np.ndarray:
-    segmentation = entry["segmentation"] if isinstance(entry, dict) and "segmentation" in entry else entry
+def parse_entry(entry: Any, index: int) -> Polygons | Rle:
+    """Returns the polygons or RLE of one entry, of any size. UserError: it is malformed."""
     try:
-        mask: np.ndarray = coco_mask.decode(encode(parse_segmentation(segmentation), *size)).astype(bool)
+        return parse_segmentation(segmentation_of(entry))
+    except UserError as error:
+        raise UserError(f"mask {index}: {error}") from None
+
+
+def segmentation_of(entry: Any) -> Any:
+    """Returns the segmentation of an entry, which may be one itself."""
+    return entry["segmentation"] if isinstance(entry, dict) and "segmentation" in entry else entry
+
+
+def mask_of(parsed: Polygons | Rle, index: int, size: tuple[int, int]) -> np.ndarray:
+    """Returns the mask (H, W) bool of one entry. UserError: it is of another size, or has no pixel."""
+    try:
+        mask: np.ndarray = coco_mask.decode(encode(parsed, *size)).astype(bool)
     except UserError as error:
         raise UserError(f"mask {index}: {error}") from None
     if not mask.any():
@@ -93,9 +120,9 @@ def _mask(entry: Any, index: int, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _require_count(count: int, hint: str) -> None:
-    if not 1 <= count <= MOST:
-        raise UserError(f"found {count:,} masks, and 1 to {MOST:,} are read: {hint}")
+def _require_count(count: int, hint: str, most: int = MOST) -> None:
+    if not 1 <= count <= most:
+        raise UserError(f"found {count:,} masks, and 1 to {most:,} are read: {hint}")
 
 
 def require_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:

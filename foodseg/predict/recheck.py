@@ -74,17 +74,15 @@ class Recheck:
                 `ImageLogits.ids_and_confidence(temperature)`, perhaps redrawn; they stay as they are.
         """
         names = self.classifier.classes
-        table = ClassTable(names)
-        regions = true_regions(ids, table, least_share=self.classifier.config.roi.least_share)
-        sure = [float(confidence[region.mask].mean()) / CERTAIN for region in regions]
-        asked = [index for index, share in enumerate(sure) if share < self.below]
-        if not asked:
+        least_share = self.classifier.config.roi.least_share
+        doubtful = doubtful_regions(ids, confidence, ClassTable(names), self.below, least_share)
+        if not doubtful:
             return ids, confidence, ()
-        doubtful = [regions[index] for index in asked]
-        shares = combined(logits, doubtful, self.classifier.scorer.logits(image, doubtful), temperature)
+        regions = [region for region, _ in doubtful]
+        shares = combined(logits, regions, self.classifier.scorer.logits(image, regions), temperature)
         ids, confidence = ids.copy(), confidence.copy()
         found = []
-        for index, region, own in zip(asked, doubtful, shares, strict=True):
+        for (region, sure), own in zip(doubtful, shares, strict=True):
             best = int(own.argmax())
             if best != region.label:
                 ids[region.mask] = best
@@ -92,11 +90,31 @@ class Recheck:
             box = region.box
             found.append(
                 RecheckedRegion(
-                    names[region.label], names[best], sure[index], float(own[best]), int(np.count_nonzero(region.mask)),
+                    names[region.label], names[best], sure, float(own[best]), int(np.count_nonzero(region.mask)),
                     (box.left, box.top, box.right - box.left, box.bottom - box.top),
                 )
             )  # fmt: skip
         return ids, confidence, tuple(sorted(found, key=lambda each: -each.pixels))
+
+
+def doubtful_regions(
+    ids: np.ndarray, confidence: np.ndarray, classes: ClassTable, below: float, least_share: float
+) -> list[tuple[Region, float]]:
+    """Returns the connected parts of a label map whose mean confidence (0 to 1) is below a threshold, with that mean.
+
+    Args:
+        ids, confidence: as for `Recheck`. least_share: as for `true_regions`.
+    """
+    regions = true_regions(ids, classes, least_share=least_share)
+    means = [float(confidence[region.mask].mean()) / CERTAIN for region in regions]
+    return [(region, mean) for region, mean in zip(regions, means, strict=True) if mean < below]
+
+
+def segmenter_probabilities(logits: ImageLogits, regions: Sequence[Region], temperature: float) -> np.ndarray:
+    """Returns (n, K) float32: the softmax of a segmenter's mean logits over each of n regions, one at least."""
+    means = logits.region_means([region.mask for region in regions]).cpu()
+    shares: np.ndarray = (means / temperature).softmax(1).numpy()
+    return shares
 
 
 def combined(logits: ImageLogits, regions: Sequence[Region], second: np.ndarray, temperature: float) -> np.ndarray:
@@ -105,8 +123,12 @@ def combined(logits: ImageLogits, regions: Sequence[Region], second: np.ndarray,
     Args:
         logits: of the segmenter. second: (n, K) logits of the region classifier.
     """
-    first = (logits.region_means([region.mask for region in regions]).cpu() / temperature).softmax(1)
-    shares: np.ndarray = ((first + torch.from_numpy(second).softmax(1)) / 2).numpy()
+    return averaged(segmenter_probabilities(logits, regions, temperature), second)
+
+
+def averaged(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the same where the probabilities (n, K) of the segmenter are known."""
+    shares: np.ndarray = (first + torch.from_numpy(second).softmax(1).numpy()) / 2
     return shares
 
 

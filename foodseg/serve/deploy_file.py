@@ -145,6 +145,8 @@ def _absolute(config: ServeConfig) -> ServeConfig:
     """Returns the settings with absolute paths. UserError: a file that they name does not exist."""
     for checkpoint in config.segmenter.models.values():
         resolve_checkpoint(checkpoint)
+    if config.regions is not None:
+        resolve_checkpoint(config.regions.model)
     tree = with_resolved_uris(config, exclude_unset=True)
     if config.sam is not None and not storage.exists(tree["sam"]["weights"]):
         raise UserError(f"sam.weights: there is no file {storage.redact(tree['sam']['weights'])}")

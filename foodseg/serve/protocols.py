@@ -1,7 +1,7 @@
 """Protocols of the deployments behind the HTTP ingress; Ray handles and plain fakes both implement them.
 
 Every call is a coroutine. Images travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
-masks come back, never logits. A backend that is not configured is None.
+masks come back, of given regions a row of class scores each, never the logits of a map. A backend that is not configured is None.
 
 Shape letters: H, W of the image that is passed in, which is the client's own within `image.longest_side`.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from foodseg.data.regions import Region
 
 SHA_DIGITS = 12  # of a checkpoint's sha256, in the id under which requests find it
 
@@ -24,6 +26,30 @@ class ImageExpired(Exception):
     """The embedding of an image is no longer in the cache; the client must send the image again."""
 
 
+@dataclass(frozen=True)
+class SecondLook:
+    """Which regions of a label map to look at again.
+
+    below: mean confidence, 0 to 1. least_share: of the image; smaller regions are left out.
+    """
+
+    below: float
+    least_share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Doubtful:
+    """The regions of a label map with a low mean confidence, n connected parts, which do not overlap.
+
+    regions: with their id as label. confidences: n means, 0 to 1. probabilities: (n, K) float32, of the segmenter, by
+    its mean logits over each.
+    """
+
+    regions: Sequence[Region]
+    confidences: tuple[float, ...]
+    probabilities: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """The label map of one image.
@@ -32,6 +58,7 @@ class Labelled:
     low_confidence: (H, W) bool, True where the confidence is low; None if it was not requested.
     confidences: calibrated mean confidence in [0, 1] of the pixels of each id present.
     model, sha: public name and sha256 (hex) of the checkpoint that answered.
+    doubtful: what to look at again; None if it was not requested.
     """
 
     ids: np.ndarray
@@ -39,6 +66,7 @@ class Labelled:
     confidences: dict[int, float]
     model: str
     sha: str
+    doubtful: Doubtful | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +101,21 @@ class ModelState:
     open_vocabulary: bool = False
 
 
+@dataclass(frozen=True)
+class RegionsCard:
+    """The model that names regions.
+
+    uri: its checkpoint, without secrets. sha: sha256 (hex) of it. classes: names, id by id. least_share: of the image;
+    it has learned no smaller regions. looks_again: it is a region classifier, which may be asked for a second look.
+    """
+
+    uri: str
+    sha: str
+    classes: tuple[str, ...]
+    least_share: float
+    looks_again: bool
+
+
 class SegmenterBackend(Protocol):
     """Labels images with one of several models."""
 
@@ -82,11 +125,12 @@ class SegmenterBackend(Protocol):
         model: str,
         ingredients: tuple[int, ...] | None,
         masks: Sequence[np.ndarray] = (),
+        second_look: SecondLook | None = None,
     ) -> Labelled:
         """Returns the label map.
 
         model: `name@sha12`. ingredients: ids of the conditioning classes, None = none. masks: (H, W) bool each, of
-        which each gets the class with the greatest mean logit.
+        which each gets the class with the greatest mean logit. second_look: which regions are listed as doubtful.
         """
 
     async def label_names(
@@ -146,6 +190,15 @@ class RefineBackend(Protocol):
         """
 
 
+class RegionsBackend(Protocol):
+    """Names regions of an image whose masks are known."""
+
+    card: RegionsCard
+
+    async def logits(self, image: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+        """Returns (n, K) float32 class scores of n regions, whose masks are (H, W); their labels do not count."""
+
+
 @dataclass(frozen=True)
 class Backends:
     """All deployments that the ingress calls; None: not configured."""
@@ -154,3 +207,4 @@ class Backends:
     sam: SamBackend | None = None
     clip: ClipBackend | None = None
     refine: RefineBackend | None = None
+    regions: RegionsBackend | None = None

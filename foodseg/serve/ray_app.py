@@ -6,6 +6,7 @@
             -> Refine -> Sam, Clip
             -> Sam
             -> Clip
+            -> Regions
 
 A backend without a section in the configuration is not started. `build` is the application builder that YAML files
 name; replicas, CPUs and GPUs are set there for each deployment.
@@ -26,8 +27,8 @@ from foodseg.serve.http.api_keys import keys_for
 from foodseg.serve.http.codec import TINY_IMAGE, read_image
 from foodseg.serve.http.json_logs import log_json_to_stderr
 from foodseg.serve.http.middleware import Guard
-from foodseg.serve.protocols import Backends
-from foodseg.serve.ray_handles import RayClip, RayRefine, RaySam, RaySegmenter
+from foodseg.serve.protocols import Backends, RegionsCard
+from foodseg.serve.ray_handles import RayClip, RayRefine, RayRegions, RaySam, RaySegmenter
 from foodseg.serve.ray_metrics import RequestMetrics
 from foodseg.serve.ray_replica import listen_as_the_node_does
 
@@ -54,6 +55,8 @@ class Ingress:
         sam: DeploymentHandle | None = None,
         clip: DeploymentHandle | None = None,
         refine: DeploymentHandle | None = None,
+        regions: DeploymentHandle | None = None,
+        regions_card: RegionsCard | None = None,
     ) -> None:
         listen_as_the_node_does()
         log_json_to_stderr()
@@ -64,6 +67,7 @@ class Ingress:
             None if sam is None else RaySam(sam),
             None if clip is None else RayClip(clip),
             None if refine is None else RayRefine(refine),
+            None if regions is None or regions_card is None else RayRegions(regions, regions_card),
         )
 
     def __serve_build_asgi_app__(self) -> Guard:
@@ -90,7 +94,7 @@ def build(args: dict[str, Any]) -> Application:
     """Builds the application from the `args` of a Serve YAML file, the sections of `ServeConfig`.
 
     Raises:
-        UserError: an unknown key, a value out of range, an address that needs API keys without any.
+        UserError: an unknown key, a value out of range, an address that needs API keys without any; as `regions_card`.
     """
     config = parse_serve_config(args)
     keys_for(_listening(config.http), os.environ)  # else an error would be only in the log of the ingress
@@ -111,8 +115,15 @@ def build(args: dict[str, Any]) -> Application:
 
         sam = _bound(SamDeployment, config.sam)
         refine = _bound(RefineDeployment, config.refine, sam, clip)
+    regions = card = None
+    if config.regions is not None:
+        from foodseg.serve.ray_regions import RegionsDeployment
+        from foodseg.serve.served_regions import regions_card
+
+        card = regions_card(config.regions.model)
+        regions = _bound(RegionsDeployment, card)
     secret = os.environ.get(SECRET, "").encode() or secrets.token_bytes(32)
-    return _bound(Ingress, config, secret, segmenter, sam, clip, refine)
+    return _bound(Ingress, config, secret, segmenter, sam, clip, refine, regions, card)
 
 
 def _bound(deployment: Any, *arguments: Any, **options: Any) -> Application:

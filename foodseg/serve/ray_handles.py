@@ -16,11 +16,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from foodseg.data.image_io import fit_longest, resize_image
+from foodseg.data.regions import Region
 from foodseg.errors import FoodsegError
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.schema import ApiError
-from foodseg.serve.packing import pack, pack_labels, unpack_labels, unpack_regions
-from foodseg.serve.protocols import ImageExpired, Labelled, ModelState, SamMask, model_id
+from foodseg.serve.packing import pack, pack_labels, pack_parts, unpack_labels, unpack_regions
+from foodseg.serve.protocols import ImageExpired, Labelled, ModelState, RegionsCard, SamMask, SecondLook, model_id
 
 RETRY_AFTER_SECONDS = 1.0
 # AioRpcError: in throughput mode calls use gRPC, and some connections break with it
@@ -86,6 +87,7 @@ class RaySegmenter:
         model: str,
         ingredients: tuple[int, ...] | None,
         masks: Sequence[np.ndarray] = (),
+        second_look: SecondLook | None = None,
     ) -> Labelled:
         height, width = image.shape[:2]
         side = self._sides.get(model)
@@ -94,7 +96,7 @@ class RaySegmenter:
             image = await asyncio.to_thread(resize_image, image, *fit_longest(height, width, side))
         handle = self._handle.options(multiplexed_model_id=model)
         packed = await asyncio.to_thread(pack, masks) if masks else None
-        return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients, packed))
+        return unpack_labels(await ask(handle, "segment", image, (height, width), ingredients, packed, second_look))
 
     async def label_names(
         self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
@@ -171,3 +173,16 @@ class RayRefine:
     async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled | None:
         packed = await ask(self._handle, "vote", image, pack_labels(labelled), tuple(names))
         return None if packed is None else unpack_labels(packed)
+
+
+class RayRegions:
+    """`RegionsBackend` over a handle of `RegionsDeployment`."""
+
+    def __init__(self, handle: DeploymentHandle, card: RegionsCard) -> None:
+        self._handle = handle
+        self.card = card
+
+    async def logits(self, image: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+        packed = await asyncio.to_thread(pack_parts, regions, image.shape[:2])
+        logits: np.ndarray = await ask(self._handle, "logits", image, packed)
+        return logits

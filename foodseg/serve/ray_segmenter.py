@@ -21,7 +21,7 @@ from foodseg.serve.batching import Batcher
 from foodseg.serve.health import Health
 from foodseg.serve.model_store import ModelStore
 from foodseg.serve.packing import PackedLabels, PackedMasks, pack_labels, unpack
-from foodseg.serve.protocols import Labelled, ModelState
+from foodseg.serve.protocols import Labelled, ModelState, SecondLook
 from foodseg.serve.ray_kv import ClusterKnownModels
 from foodseg.serve.ray_metrics import BatchMetrics
 from foodseg.serve.ray_replica import start_replica
@@ -35,8 +35,8 @@ _NAMES = (0, 1)  # and one that marks images with names of their own, which shar
 _log = logging.getLogger(__name__)
 
 Kind = tuple[ServedModel, tuple[int, int], bool]  # what a batch shares: model, canvas, whether conditioned
-# image, size of its label map, its conditioning classes, masks of it
-Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...], Sequence[np.ndarray]]
+# image, size of its label map, its conditioning classes, masks of it, what to look at again
+Item = tuple[np.ndarray, tuple[int, int], tuple[int, ...], Sequence[np.ndarray], SecondLook | None]
 
 
 @serve.deployment(
@@ -86,11 +86,12 @@ class SegmenterDeployment:
         size: tuple[int, int],
         ingredients: tuple[int, ...] | None,
         masks: PackedMasks | None = None,
+        second_look: SecondLook | None = None,
     ) -> PackedLabels:
         """Returns the label map of `size` (height, width) of an image (H, W, 3) uint8 at any scale.
 
         ingredients: ids of the conditioning classes, for models that are `conditioned`; None = not provided.
-        masks: of the image, which get the class with the greatest mean logit.
+        masks: of the image, which get the class with the greatest mean logit. second_look: which regions to list.
 
         Raises:
             UserError: the checkpoint that the request names is not there any more.
@@ -99,7 +100,8 @@ class SegmenterDeployment:
         kind: Kind = (model, model.canvas(*size), ingredients is not None)
         try:
             regions = () if masks is None else await asyncio.to_thread(unpack, masks)
-            labelled: Labelled = await self._batcher.submit(kind, (image, size, ingredients or (), regions))
+            item: Item = (image, size, ingredients or (), regions, second_look)
+            labelled: Labelled = await self._batcher.submit(kind, item)
         except Exception:
             self._health.failed()
             raise
@@ -143,12 +145,14 @@ class SegmenterDeployment:
         if canvas == _NAMES:
             return [model.label_names(*item) for item in items]
         labelled: Sequence[Item] = items
-        images, sizes, provided, masks = zip(*labelled, strict=True)
+        images, sizes, provided, masks, looks = zip(*labelled, strict=True)
         # only CLIP's second opinion on SAM's masks needs the low-confidence pixels
         needed = self._config.sam is not None and self._config.clip is not None
         confidence_below = self._config.refine.confidence_below if needed else 0.0
         conditioning = provided if conditioned else None
-        return model.label(images, sizes, provided=conditioning, masks=masks, confidence_below=confidence_below)
+        return model.label(
+            images, sizes, provided=conditioning, masks=masks, confidence_below=confidence_below, second_looks=looks
+        )
 
     async def _keep_holding(self) -> None:
         """Renews the holds, which keep the runs from deleting the checkpoints that serve here."""

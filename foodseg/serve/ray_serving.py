@@ -182,6 +182,7 @@ def _stages(config: ServeConfig) -> list[tuple[str, float]]:
     """Returns the stages of the start, and about how long each takes on an idle laptop."""
     models = ", ".join(f"{name} ({storage.redact(uri)})" for name, uri in config.segmenter.models.items())
     parts = [models or "no model", *(["Segment Anything"] if config.sam else []), *(["CLIP"] if config.clip else [])]
+    parts += [f"the model of regions ({storage.redact(config.regions.model)})"] if config.regions else []
     return [
         ("starting Ray", 6.0),
         ("starting Serve and its proxy", 6.0),

@@ -5,7 +5,7 @@ model = ServedModel("meals", uri, checkpoint_sha(uri))
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
 from foodseg.checkpoint.exported import index_file
 from foodseg.checkpoint.hub import local_checkpoint
-from foodseg.checkpoint.manifest import FILE, sha256
+from foodseg.checkpoint.manifest import sha256
+from foodseg.classes import ClassTable
 from foodseg.errors import UserError
 from foodseg.models.build import Network
 from foodseg.models.clip.names import parse_names
@@ -23,11 +24,13 @@ from foodseg.models.exported import ExportedNetwork, Runtime
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
 from foodseg.predict.canvas import pick_canvas
 from foodseg.predict.device import pick_device
+from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.ingredients import mean_confidences
 from foodseg.predict.other_names import eval_of_names, named_network
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.recheck import doubtful_regions, segmenter_probabilities
 from foodseg.predict.refine import Refine, refine_labels
-from foodseg.serve.protocols import Labelled, model_id
+from foodseg.serve.protocols import Doubtful, Labelled, SecondLook, model_id
 
 CERTAIN = np.iinfo(np.uint16).max
 NAMES_KEPT = 8  # lists of other names whose embeddings are not computed again
@@ -134,6 +137,7 @@ class ServedModel:
         provided: Sequence[Sequence[int]] | None = None,
         masks: Sequence[Sequence[np.ndarray]] | None = None,
         confidence_below: float = 0.0,
+        second_looks: Sequence[SecondLook | None] | None = None,
     ) -> list[Labelled]:
         """Returns the label map of each image.
 
@@ -143,6 +147,7 @@ class ServedModel:
             masks: of each, (h, w) bool at any scale of it, which get the class with the greatest mean logit; None =
                 there are none.
             confidence_below: confidence in [0, 1] below which a pixel has low confidence; 0 = not computed.
+            second_looks: of each, which regions are listed as doubtful; None = no list.
         """
         loaded = self._needed()
         predictor = loaded.unconditioned if provided is None else loaded.conditioned
@@ -150,10 +155,23 @@ class ServedModel:
         for index, logits in enumerate(predictor.logits(images, sizes, provided)):
             own = () if masks is None else masks[index]
             ids, confidence = refine_labels(logits, own, "soft" if own else "none", loaded.temperature)
-            answers.append(
-                labelled_of(ids, confidence, len(self.card.classes), self.card.name, self.card.sha, confidence_below)
+            labelled = labelled_of(
+                ids, confidence, len(self.card.classes), self.card.name, self.card.sha, confidence_below
             )
+            look = None if second_looks is None else second_looks[index]
+            if look is not None:
+                labelled = replace(labelled, doubtful=self._doubtful(logits, ids, confidence, look))
+            answers.append(labelled)
         return answers
+
+    def _doubtful(self, logits: ImageLogits, ids: np.ndarray, confidence: np.ndarray, look: SecondLook) -> Doubtful:
+        classes = ClassTable(self.card.classes)
+        found = doubtful_regions(ids, confidence, classes, look.below, look.least_share)
+        regions = [region for region, _ in found]
+        probabilities = np.empty((0, len(classes)), np.float32)
+        if regions:
+            probabilities = segmenter_probabilities(logits, regions, self._needed().temperature)
+        return Doubtful(regions, tuple(mean for _, mean in found), probabilities)
 
     def know(self, names: Sequence[str]) -> None:
         """Embeds names for `label_names`, which takes seconds when the text encoder is first asked.
