@@ -31,8 +31,8 @@ from foodseg.config.serve import ServeConfig
 from foodseg.demo.synthetic import draw_meal
 from foodseg.errors import UserError
 from foodseg.serve.deploy_file import SEGMENTER, find_application, read_deploy_file, wanted_models
-from foodseg.serve.http.api import CODEC_THREADS
 from foodseg.serve.http.api_keys import ENVIRONMENT
+from foodseg.serve.http.services import CODEC_THREADS
 from foodseg.serve.ray_serving import serving
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 

@@ -168,8 +168,8 @@ class RegionsConfig(Section):
     """A model that names given regions (/v1/classify-regions), and looks again at doubtful ones (recheck=true)."""
 
     model: Annotated[str, Uri(schemes=("hf://",))] = Field(
-        description="run, checkpoint directory or URI, hf:// too, of a region classifier (model.kind = roi); a segmenter "
-        "names regions by its mean scores, and looks again at none"
+        description="run, checkpoint directory or URI, hf:// too, of a region classifier (model.kind = roi); a "
+        "segmenter names regions by its mean scores, and looks again at none"
     )
     below: float = Field(
         0.6, gt=0, le=1, description="mean confidence of a region below which recheck=true looks at it again"

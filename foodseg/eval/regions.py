@@ -36,7 +36,8 @@ from foodseg.eval.perturb import Perturbation, perturbed
 from foodseg.eval.scored_rows import ScoredRows, split_rows
 from foodseg.eval.scoring import LabelledRow, labelled_rows
 from foodseg.metrics.regions import RegionScores, region_scores
-from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier, region_labels
+from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier
+from foodseg.predict.region_label import region_labels
 from foodseg.predict.region_predictor import OtherContexts, RegionPredictor
 from foodseg.progress import Progress
 from foodseg.report.region_report import region_html, region_markdown

@@ -19,7 +19,8 @@ from foodseg.predict.given_masks import masks_file, read_masks
 from foodseg.predict.image_input import read_whole_image
 from foodseg.predict.image_list import list_images, require_different_stems, stem_of
 from foodseg.predict.label import RefusedImage, jpeg_of
-from foodseg.predict.region_classifier import RegionLabel, load_region_classifier
+from foodseg.predict.region_classifier import load_region_classifier
+from foodseg.predict.region_label import RegionLabel
 from foodseg.progress import Progress
 from foodseg.report.overlay import overlay
 from foodseg.storage.outputs import Outputs, claim_outputs

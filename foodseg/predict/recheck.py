@@ -23,6 +23,7 @@ from foodseg.data.regions import Region, true_regions
 from foodseg.errors import UserError
 from foodseg.predict.image_logits import ImageLogits
 from foodseg.predict.region_classifier import RegionClassifier, load_region_classifier
+from foodseg.predict.region_label import averaged, xywh
 
 BELOW = 0.6  # mean confidence
 CERTAIN = np.iinfo(np.uint16).max
@@ -87,11 +88,10 @@ class Recheck:
             if best != region.label:
                 ids[region.mask] = best
                 confidence[region.mask] = round(float(own[best]) * CERTAIN)
-            box = region.box
             found.append(
                 RecheckedRegion(
                     names[region.label], names[best], sure, float(own[best]), int(np.count_nonzero(region.mask)),
-                    (box.left, box.top, box.right - box.left, box.bottom - box.top),
+                    xywh(region.box),
                 )
             )  # fmt: skip
         return ids, confidence, tuple(sorted(found, key=lambda each: -each.pixels))
@@ -124,12 +124,6 @@ def combined(logits: ImageLogits, regions: Sequence[Region], second: np.ndarray,
         logits: of the segmenter. second: (n, K) logits of the region classifier.
     """
     return averaged(segmenter_probabilities(logits, regions, temperature), second)
-
-
-def averaged(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the same where the probabilities (n, K) of the segmenter are known."""
-    shares: np.ndarray = (first + torch.from_numpy(second).softmax(1).numpy()) / 2
-    return shares
 
 
 def build_recheck(

@@ -11,7 +11,6 @@ Shape letters: H, W of the image; n regions; K classes.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,36 +21,14 @@ from foodseg.checkpoint.checkpoint import Checkpoint, load_checkpoint, load_mode
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.classes import BACKGROUND
 from foodseg.config.load import with_eval_overrides
-from foodseg.data.regions import Box, Region, box_of
+from foodseg.data.regions import Region, box_of
 from foodseg.errors import UserError
 from foodseg.predict.device import Device, parse_device, pick_device
 from foodseg.predict.given_masks import require_masks
 from foodseg.predict.image_input import ImageInput, read_whole_image
 from foodseg.predict.predictor import Predictor
+from foodseg.predict.region_label import RegionLabel, region_labels
 from foodseg.predict.region_predictor import RegionMeans, RegionPredictor, ScoresRegions
-
-
-@dataclass(frozen=True)
-class RegionLabel:
-    """What one region was named.
-
-    id, name: of the class. score: its softmax probability, 0 to 1, not calibrated. second, second_score: of the class
-    that comes next. pixels, share_of_image: its size. box: x, y, width, height.
-    """
-
-    id: int
-    name: str
-    score: float
-    second: str
-    second_score: float
-    pixels: int
-    share_of_image: float
-    box: tuple[int, int, int, int]
-
-    @property
-    def margin(self) -> float:
-        """Between the best and the next score."""
-        return self.score - self.second_score
 
 
 def load_region_classifier(
@@ -135,30 +112,3 @@ class RegionClassifier:
     def __repr__(self) -> str:
         kind = "region classifier" if self.config.regions is not None else "segmenter, by its mean scores"
         return f"RegionClassifier({storage.redact(self.uri)!r}: {len(self.classes)} classes, {kind})"
-
-
-def region_labels(logits: np.ndarray, regions: Sequence[Region], classes: Sequence[str]) -> list[RegionLabel]:
-    """Names regions by their class scores (n, K), in their order."""
-    found = []
-    for scores, region in zip(logits, regions, strict=True):
-        shares = np.exp(scores - scores.max(), dtype=np.float64)
-        shares /= shares.sum()
-        best, second = (int(index) for index in np.argsort(-shares, kind="stable")[:2])
-        pixels = int(np.count_nonzero(region.mask))
-        found.append(
-            RegionLabel(
-                id=best,
-                name=classes[best],
-                score=float(shares[best]),
-                second=classes[second],
-                second_score=float(shares[second]),
-                pixels=pixels,
-                share_of_image=pixels / region.mask.size,
-                box=_xywh(region.box),
-            )
-        )
-    return found
-
-
-def _xywh(box: Box) -> tuple[int, int, int, int]:
-    return (box.left, box.top, box.right - box.left, box.bottom - box.top)

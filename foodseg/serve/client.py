@@ -37,6 +37,7 @@ from foodseg.serve.http.schema import (
     PromptAnswer,
     RefineBy,
     RegionFormat,
+    RegionsAnswer,
     Rle,
     SegmentAnswer,
     ZeroShotAnswer,
@@ -88,8 +89,11 @@ class Client:
         refine: RefineBy = "none",
         format: MaskFormat = "rle",
         pixels_per_cm: float | None = None,
+        recheck: bool = False,
     ) -> SegmentAnswer:
         """Segments the ingredients. `ingredients`: names of the conditioning classes, for models that take them.
+
+        `recheck`: regions of low confidence are looked at again by the region classifier of the endpoint.
 
         Raises:
             ApiError: the server refused, or was full for longer than `retry_seconds`.
@@ -103,6 +107,7 @@ class Client:
             "refine": refine,
             "format": format,
             "pixels_per_cm": pixels_per_cm,
+            "recheck": "true" if recheck else None,
         }
         answer = SegmentAnswer.model_validate_json(self._post("/v1/segment", fields, data))
         self._remember(data, answer.image)
@@ -149,6 +154,19 @@ class Client:
         self._remember(data, answer.image)
         return answer
 
+    def classify_regions(self, image: bytes | str | Path, masks: bytes | str | Path | list[Any]) -> RegionsAnswer:
+        """Names regions whose masks are known; raises as `segment`.
+
+        Args:
+            masks: a PNG with one value for each, or JSON: content, path or URI; or a list of RLE or polygons. Of the
+                image's own size, upright.
+        """
+        data = _bytes(image)
+        sent = json.dumps(masks).encode() if isinstance(masks, list) else _bytes(masks)
+        answer = RegionsAnswer.model_validate_json(self._post("/v1/classify-regions", {}, data, masks=sent))
+        self._remember(data, answer.image)
+        return answer
+
     def classes(self, model: str | None = None) -> ClassesAnswer:
         """Returns the classes of a model with their colours; raises as `segment`."""
         return ClassesAnswer.model_validate_json(self._send("GET", "/v1/classes", params=_given({"model": model})))
@@ -171,11 +189,12 @@ class Client:
         if info.id is not None:
             self._ids[_digest(data)] = info.id
 
-    def _post(self, path: str, fields: Mapping[str, Any], image: bytes | None) -> bytes:
+    def _post(self, path: str, fields: Mapping[str, Any], image: bytes | None, **files: bytes) -> bytes:
         # a file name of None makes an ordinary field, so that the body is multipart even without an image
         parts = {name: (None, value) for name, value in _given(fields).items()}
         part = {} if image is None else {"image": ("image", image, "application/octet-stream")}
-        return self._send("POST", path, files={**parts, **part})
+        more = {name: (name, data, "application/octet-stream") for name, data in files.items()}
+        return self._send("POST", path, files={**parts, **part, **more})
 
     def _send(self, method: str, path: str, **request: Any) -> bytes:
         """Returns the body of an answer with status 200."""

@@ -20,6 +20,7 @@ SAM_FILES = (
 WEIGHTS = (".", "weights")
 MODEL_SOURCE = "train one with `foodseg train -c CONFIG --set run.uri=runs/NAME` (or `foodseg demo`, in minutes)"
 SAM_SOURCE = "mobile_sam.pt (40 MB) from https://github.com/ChaoningZhang/MobileSAM/tree/master/weights"
+REGIONS_SOURCE = "train one with `foodseg train -c CONFIG --set model.kind=roi --set run.uri=runs/NAME`"
 CLIP_SOURCE = "pip install 'foodseg[clip]', get weights of https://github.com/mlfoundations/open_clip"
 
 

@@ -1,7 +1,8 @@
 """Protocols of the deployments behind the HTTP ingress; Ray handles and plain fakes both implement them.
 
 Every call is a coroutine. Images travel as contiguous (H, W, 3) uint8 RGB, decoded once by the ingress; id maps and
-masks come back, of given regions a row of class scores each, never the logits of a map. A backend that is not configured is None.
+masks come back, of given regions a row of class scores each, never the logits of a map. A backend that is not
+configured is None.
 
 Shape letters: H, W of the image that is passed in, which is the client's own within `image.longest_side`.
 """

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
     health_check_period_s=5,
 )
 class RegionsDeployment:
-    """See the protocol `RegionsBackend` of `serve/protocols.py`, which `RayRegions` implements over a handle to this."""
+    """See the protocol `RegionsBackend` of `serve/protocols.py`; `RayRegions` implements it over a handle to this."""
 
     def __init__(self, card: RegionsCard) -> None:
         start_replica()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foodseg.data.regions import Region
-from foodseg.predict.recheck import averaged
+from foodseg.predict.region_label import averaged
 from foodseg.serve.http.schema import ApiError
 from foodseg.serve.protocols import Labelled, RegionsBackend
 

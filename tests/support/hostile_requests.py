@@ -17,8 +17,16 @@ import numpy as np
 from PIL import Image
 
 STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 429, 503)  # what an answer may have; no 500 among them
-HONEST_503 = ("sam_not_configured", "clip_not_configured", "model_unavailable", "starting", "no_model", "unavailable")
-POSTS = ("/v1/segment", "/v1/prompt", "/v1/zero-shot")
+HONEST_503 = (
+    "sam_not_configured",
+    "clip_not_configured",
+    "regions_not_configured",
+    "model_unavailable",
+    "starting",
+    "no_model",
+    "unavailable",
+)
+POSTS = ("/v1/segment", "/v1/prompt", "/v1/zero-shot", "/v1/classify-regions")
 PATHS = (
     *POSTS, "/v1/classes", "/v1/models", "/healthz", "/readyz", "/", "/page/app.js", "/page/..%2f..%2fetc/passwd",
     "/v1/segment/", "//v1//segment", "/v1/%00", "/page/../../secret", "/v2/segment", "/metrics", "/.env",
@@ -32,9 +40,11 @@ TEXTS = (
     "[[1e308,1e308,1]]", "[[0,0,1],[0,0,0]]", "[0,0,1,1]", "[5,5,1,1]", "[null,null,null,null]", '["a","b"]',
     json.dumps([[1, 1, 1]] * 1000), json.dumps(["n" + str(i) for i in range(10_000)]), "rice,egg", "n" * 10_240,
     "rice\a,\u200begg", "rice|steamed rice,rice", "|,|", "rle", "png", "polygons", "sam",
+    '[{"size":[60,80],"counts":[0,4800]}]', '[{"size":[1,1],"counts":"' + "~" * 3000 + '"}]', '[[[1,1,9,1,9,9]]]',
+    '{"images":[{},{}],"annotations":[]}', '[[[-1e9,0,1e9,0,0,1e9]]]', '["' + "-" * 5000 + '1"]',
 )  # fmt: skip
 FIELDS = ("image", "image_id", "model", "ingredients", "refine", "format", "points", "box", "names", "masks",
-          "pixels_per_cm", "", "x" * 2000, "image[]", '"; filename="x')  # fmt: skip
+          "recheck", "pixels_per_cm", "", "x" * 2000, "image[]", '"; filename="x')  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,20 @@ import uvicorn
 
 from foodseg.classes import ClassTable
 from foodseg.config.serve import ServeConfig, ServedClipConfig
+from foodseg.data.regions import Region, true_regions
 from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.api_keys import Keys
-from foodseg.serve.protocols import Backends, ImageExpired, Labelled, ModelState, SamMask
+from foodseg.serve.protocols import (
+    Backends,
+    Doubtful,
+    ImageExpired,
+    Labelled,
+    ModelState,
+    RegionsCard,
+    SamMask,
+    SecondLook,
+)
 
 SHA = "3f" * 32
 
@@ -59,12 +69,18 @@ class FakeSegmenter:
         model: str,
         ingredients: tuple[int, ...] | None,
         masks: Sequence[np.ndarray] = (),
+        second_look: SecondLook | None = None,
     ) -> Labelled:
         ids = self.images.mask_of(image)
         if ingredients is not None:
             ids = np.where(np.isin(ids, ingredients), ids, 0).astype(np.uint8)
         confidences = {index: confidence_of(index) for index in np.unique(ids).tolist()}
-        return Labelled(ids, None, confidences, model.partition("@")[0], SHA)
+        doubtful = None
+        if second_look is not None:
+            regions = true_regions(ids, ClassTable(self.images.classes), least_share=second_look.least_share)
+            equal = np.full((len(regions), len(self.images.classes)), 1 / len(self.images.classes), np.float32)
+            doubtful = Doubtful(regions, tuple(confidence_of(region.label) for region in regions), equal)
+        return Labelled(ids, None, confidences, model.partition("@")[0], SHA, doubtful)
 
     async def label_names(
         self, image: np.ndarray, model: str, names: Sequence[str], masks: Sequence[np.ndarray], refine: str
@@ -155,6 +171,17 @@ class FakeRefine:
 
     async def vote(self, image: np.ndarray, labelled: Labelled, names: Sequence[str]) -> Labelled:
         return labelled
+
+
+class FakeRegions:
+    """Says of every region that it is the last class."""
+
+    def __init__(self, images: KnownImages) -> None:
+        self.card = RegionsCard("runs/roi", SHA, images.classes, 0.001, True)
+
+    async def logits(self, image: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+        assert all(region.mask.shape == image.shape[:2] and region.mask.any() for region in regions)
+        return np.tile(np.arange(len(self.card.classes), dtype=np.float32), (len(regions), 1))
 
 
 @dataclass(frozen=True)

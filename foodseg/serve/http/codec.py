@@ -36,6 +36,7 @@ from foodseg.serve.http.schema import (
     ModelInfo,
     NamedRegion,
     NameScore,
+    RecheckedRegion,
     Region,
     RegionFormat,
     SegmentAnswer,
@@ -126,6 +127,7 @@ def segment_answer(
     image_id: str | None = None,
     refined: bool = False,
     pixels_per_cm: float | None = None,
+    rechecked: list[RecheckedRegion] | None = None,
 ) -> SegmentAnswer:
     """Returns the answer of /v1/segment.
 
@@ -167,6 +169,7 @@ def segment_answer(
         ingredients=ingredients,
         label_map=label_map,
         refined=refined,
+        rechecked=rechecked,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
+from fastapi.params import File
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -53,6 +54,7 @@ class FormRoute(APIRoute):
         handle = super().get_route_handler()
         params = self.dependant.body_params
         fields = tuple(param.alias for param in params)
+        files = tuple(param.alias for param in params if isinstance(param.field_info, File) and param.alias != IMAGE)
         needs_image = any(param.alias == IMAGE and param.field_info.is_required() for param in params)
         if IMAGE not in fields:
             return handle
@@ -60,14 +62,14 @@ class FormRoute(APIRoute):
         async def read_then_handle(request: Request) -> Response:
             base = base_of(request.scope)
             try:
-                return await handle(FormRequest(request, await _form(request, fields, needs_image)))
+                return await handle(FormRequest(request, await _form(request, fields, files, needs_image)))
             except ApiError as error:
                 raise _with_usage(error, usage(self.path, base)) from None
 
         return read_then_handle
 
 
-async def _form(request: Request, fields: tuple[str, ...], needs_image: bool) -> FormData:
+async def _form(request: Request, fields: tuple[str, ...], files: tuple[str, ...], needs_image: bool) -> FormData:
     headers = request.headers
     encoding = headers.get("content-encoding", "").strip().lower()
     limit = request.app.state.max_body_bytes
@@ -79,14 +81,14 @@ async def _form(request: Request, fields: tuple[str, ...], needs_image: bool) ->
     else:
         parts, read_as = await asyncio.to_thread(parts_of, content_type, body, fields)
     query = parse_qsl(request.url.query, keep_blank_values=True)
-    found: Arranged = await asyncio.to_thread(arrange, parts, fields, query)
+    found: Arranged = await asyncio.to_thread(arrange, parts, fields, query, files)
     if found.image is None and needs_image:
         raise ApiError(422, "no_image", f"no image came, but {described(parts, read_as)}")
     if found.notes or boundary is None:
         _LOG.info("read as", extra={"body": read_as, "notes": found.notes})
     form: list[tuple[str, Any]] = list(found.texts.items())
-    if found.image is not None:
-        form.append((IMAGE, UploadFile(BytesIO(found.image), filename=IMAGE, size=len(found.image))))
+    contents = found.files if found.image is None else {**found.files, IMAGE: found.image}
+    form += [(name, UploadFile(BytesIO(data), filename=name, size=len(data))) for name, data in contents.items()]
     return FormData(form)
 
 

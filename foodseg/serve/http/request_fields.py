@@ -21,15 +21,20 @@ REPEATABLE = ("ingredients", "names")  # fields that may be sent once for each n
 
 @dataclass
 class Arranged:
-    """image: bytes of the image, None = no image came. texts: by known field. notes: what was interpreted, and how."""
+    """image: bytes of the image, None = no image came. texts, files: by known field. notes: what was interpreted."""
 
     image: bytes | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[str, str]] = ()) -> Arranged:
+def arrange(
+    parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[str, str]] = (), files: Sequence[str] = ()
+) -> Arranged:
     """Sorts what was sent. known: the fields of the path, `image` among them. query: parameters of the address.
+
+    files: those of the known fields besides `image` that are files; text in one is taken as its content.
 
     Raises:
         ApiError: 422, a field that the path does not know, one that was sent twice, several images, or text where
@@ -45,7 +50,11 @@ def arrange(parts: Sequence[Part], known: Sequence[str], query: Iterable[tuple[s
             continue  # a browser's form in which nobody chose a file
         if name == IMAGE and part.value == "":
             continue
-        if name in known and name != IMAGE:
+        if name in files:
+            data = part.value.encode("utf-8", "surrogatepass") if isinstance(part.value, str) else part.value
+            if found.files.setdefault(name, data) != data:
+                raise ApiError(422, "sent_twice", f"{name} was sent twice with different contents")
+        elif name in known and name != IMAGE:
             texts.setdefault(name, []).append(_field_text(name, part.value))
         elif name == IMAGE or isinstance(part.value, bytes) or looks_like_image(part.value):
             images.append((part.name, _image(part, found.notes)))

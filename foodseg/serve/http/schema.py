@@ -102,6 +102,20 @@ class Ingredient(Answer):
     mask: MaskCode | None = Field(description="null with format=png")
 
 
+class RecheckedRegion(Answer):
+    """A region of low confidence that the region classifier looked at again; `before_id` was its id."""
+
+    id: int
+    name: str
+    before_id: int
+    before: str
+    confidence: float = Field(description="mean of the region's pixels before, 0 to 1")
+    score: float = Field(description="of the class now: mean probability of both models, 0 to 1")
+    pixels: int
+    share_of_image: float
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height, as in COCO")
+
+
 class SegmentAnswer(Answer):
     """Largest ingredient first; background is not listed."""
 
@@ -111,6 +125,11 @@ class SegmentAnswer(Answer):
     ingredients: list[Ingredient]
     label_map: str | None = Field(description="base64 of a PNG of ids (8 or 16 bit grey, 0 = background): format=png")
     refined: bool = Field(description="whether the borders were refined by SAM's masks")
+    rechecked: list[RecheckedRegion] | None = Field(
+        None,
+        description="the regions that were looked at again, largest first; null where recheck was not requested, or "
+        "the region classifier did not answer in time: the label map is that of the segmenter then",
+    )
 
 
 class Region(Answer):
@@ -157,6 +176,29 @@ class ZeroShotAnswer(Answer):
     refined: bool = Field(False, description="whether the borders were refined by SAM's masks")
 
 
+class RegionClass(Answer):
+    """What one region was named; sizes are of its mask as it was sent."""
+
+    number: int = Field(description="of the mask in the list, from 0; of a PNG its value")
+    id: int
+    name: str
+    score: float = Field(description="softmax probability, 0 to 1, not calibrated")
+    second: str = Field(description="name of the class that comes next")
+    second_score: float
+    pixels: int
+    share_of_image: float
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height, as in COCO")
+
+
+class RegionsAnswer(Answer):
+    """Regions in the order of their masks; those of a PNG by their values."""
+
+    request_id: str
+    image: ImageInfo
+    model: ModelInfo
+    regions: list[RegionClass]
+
+
 class ClassInfo(Answer):
     id: int
     name: str
@@ -181,12 +223,22 @@ class ModelStateInfo(Answer):
     error: str | None = Field(description="why `wanted` does not serve")
 
 
+class RegionsInfo(Answer):
+    """The model of /v1/classify-regions."""
+
+    serving: str = Field(description="the checkpoint that answers")
+    sha: str
+    classes: int
+    recheck: bool = Field(description="/v1/segment takes recheck=true, for models of the same classes")
+
+
 class ModelsAnswer(Answer):
     request_id: str
     models: list[ModelStateInfo]
     sam: bool = Field(description="/v1/prompt, refine=vote and refine=soft are available")
     clip: bool = Field(description="/v1/zero-shot is available")
     clip_model: str | None = Field(None, description="the CLIP model and its weights")
+    regions: RegionsInfo | None = Field(None, description="null: /v1/classify-regions and recheck are not available")
 
 
 class Health(Answer):

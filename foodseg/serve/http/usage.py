@@ -14,6 +14,7 @@ _FORM = {  # of the paths that take an image
     "/v1/segment": "-F image=@lunch.jpg",
     "/v1/prompt": "-F image=@lunch.jpg -F 'points=[[320, 240, 1]]'",
     "/v1/zero-shot": "-F image=@lunch.jpg -F 'names=rice, egg'",
+    "/v1/classify-regions": "-F image=@lunch.jpg -F masks=@masks.png",
 }
 _GET = ("/v1/classes", "/v1/models", "/healthz", "/readyz", "/docs", "/")
 _SHOWN = re.compile(r"[A-Za-z0-9.:\[\]-]{1,100}", re.ASCII)

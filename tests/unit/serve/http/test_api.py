@@ -18,7 +18,7 @@ from foodseg.serve.embedding_cache import image_digest
 from foodseg.serve.http.api import make_api
 from foodseg.serve.http.masks import from_rle
 from foodseg.serve.http.schema import Rle
-from foodseg.serve.protocols import Backends, ImageExpired, Labelled, ModelState, SamMask
+from foodseg.serve.protocols import Backends, ImageExpired, Labelled, ModelState, SamMask, SecondLook
 from tests.support.tiny_checkpoints import meal, png
 
 CLASSES = ("background", "rice", "egg", "tofu")
@@ -46,6 +46,7 @@ class Segmenter:
         model: str,
         ingredients: tuple[int, ...] | None,
         masks: Sequence[np.ndarray] = (),
+        second_look: SecondLook | None = None,
     ) -> Labelled:
         if masks:
             self.masks.append(len(masks))

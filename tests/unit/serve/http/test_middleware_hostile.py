@@ -20,7 +20,7 @@ from tests.support.hostile_requests import (
     multipart,
     random,
 )
-from tests.support.page_server import FakeClip, FakeRefine, FakeSam, FakeSegmenter, KnownImages
+from tests.support.page_server import FakeClip, FakeRefine, FakeRegions, FakeSam, FakeSegmenter, KnownImages
 
 NAMES = ("background", "rice", "egg")
 
@@ -28,7 +28,7 @@ NAMES = ("background", "rice", "egg")
 def _api(complete: bool, config: ServeConfig) -> Guard:
     images = KnownImages(NAMES, [])
     segmenter = FakeSegmenter(images)
-    rest = (FakeSam(images), FakeClip(), FakeRefine()) if complete else ()
+    rest = (FakeSam(images), FakeClip(), FakeRefine(), FakeRegions(images)) if complete else ()
     return make_api(config, Backends(segmenter, *rest), secret=b"secret", keys=None)
 
 
@@ -52,7 +52,7 @@ def _check(request: HostileRequest, reply: Reply) -> None:
 @pytest.mark.parametrize("complete", [True, False], ids=["with SAM and CLIP", "without"])
 def test_no_request_breaks_the_server(complete: bool) -> None:
     # an image of nine megapixels by its header may still be decoded
-    app = _api(complete, parse_serve_config({"image": {"max_pixels": 9_000_000}}))
+    app = _api(complete, parse_serve_config({"image": {"max_pixels": 9_000_000}, "regions": {"model": "runs/roi"}}))
     process, statuses, before = psutil.Process(), set(), 0
     good = multipart([("image", "a.jpg", good_image(random.Random(1)))])
     friendly = HostileRequest("POST", "/v1/segment", {"Content-Type": "multipart/form-data; boundary=b0undary"}, good)
