@@ -83,13 +83,13 @@ def write_open_vocabulary(folder: Path) -> str:
     return str(folder)
 
 
-def write_region_classifier(folder: Path, *overrides: str) -> str:
+def write_region_classifier(folder: Path, seed: int = 3, *overrides: str) -> str:
     """Writes a region classifier of random weights that gives several ids; returns its directory."""
     config = synthetic_config(
         "data", "run", "model={kind: roi, backbone: test_byobnet, weights: none, dropout: 0}", "augment={crop: 32}",
         "roi.hidden=16", "train.ema_horizon=0", "eval={weights: student}", *overrides,
     )  # fmt: skip
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     model = build_model(config, len(SYNTHETIC_CLASSES))
     assert isinstance(model, RegionNetwork)
     last = model.head[-1]

@@ -131,11 +131,10 @@ def _of_png(data: bytes, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarra
 def _of_json(data: bytes, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
     if len(data) > MAX_TEXT:
         raise UserError(f"the JSON has more than {MAX_TEXT:,} bytes: send RLE, or a PNG")
+    if sum(map(data.count, (b"[", b"{", b","))) > MAX_VALUES:
+        raise UserError(f"the JSON holds more than {MAX_VALUES:,} values: send compressed RLE, or a PNG")
     try:
-        text = data.decode("utf-8-sig")
-        if sum(map(text.count, "[{,")) > MAX_VALUES:
-            raise UserError(f"the JSON holds more than {MAX_VALUES:,} values: send compressed RLE, or a PNG")
-        value = json.loads(text)
+        value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise UserError("it is neither JSON nor a PNG file") from None
     entries = entries_of(value, MAX_MASKS)

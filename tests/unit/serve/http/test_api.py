@@ -372,7 +372,8 @@ def test_the_errors_of_forms_are_error_responses(sample_image: bytes) -> None:
 def test_the_openapi_document_names_every_route() -> None:
     document = json.loads(Server(Backends(Segmenter())).get("/openapi.json").text)
     assert set(document["paths"]) == {
-        "/v1/segment", "/v1/prompt", "/v1/zero-shot", "/v1/classes", "/v1/models", "/healthz", "/readyz",
+        "/v1/segment", "/v1/prompt", "/v1/zero-shot", "/v1/classify-regions", "/v1/classes", "/v1/models",
+        "/healthz", "/readyz",
     }  # fmt: skip
     answers = document["paths"]["/v1/segment"]["post"]["responses"]
     assert answers["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/SegmentAnswer"}
