@@ -76,7 +76,8 @@ def values_of_map(ids: np.ndarray, size: tuple[int, int], most: int = MOST) -> l
 
 def parse_masks(value: Any, size: tuple[int, int]) -> list[np.ndarray]:
     """Returns n x (H, W) bool of parsed JSON. UserError: it is none of the forms above."""
-    return [mask_of(parse_entry(entry, index), index, size) for index, entry in enumerate(entries_of(value))]
+    codes = [rle_of(parse_entry(entry, index), index, size) for index, entry in enumerate(entries_of(value))]
+    return [coco_mask.decode(code).astype(bool) for code in codes]
 
 
 def entries_of(value: Any, most: int = MOST) -> list[Any]:
@@ -109,15 +110,15 @@ def segmentation_of(entry: Any) -> Any:
     return entry["segmentation"] if isinstance(entry, dict) and "segmentation" in entry else entry
 
 
-def mask_of(parsed: Polygons | Rle, index: int, size: tuple[int, int]) -> np.ndarray:
-    """Returns the mask (H, W) bool of one entry. UserError: it is of another size, or has no pixel."""
+def rle_of(parsed: Polygons | Rle, index: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns one entry as compressed RLE for pycocotools. UserError: it is of another size, or has no pixel."""
     try:
-        mask: np.ndarray = coco_mask.decode(encode(parsed, *size)).astype(bool)
+        code = encode(parsed, *size)
     except UserError as error:
         raise UserError(f"mask {index}: {error}") from None
-    if not mask.any():
+    if not coco_mask.area(code):
         raise UserError(f"mask {index} has no pixel")
-    return mask
+    return code
 
 
 def _require_count(count: int, hint: str, most: int = MOST) -> None:

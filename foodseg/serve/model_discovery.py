@@ -3,6 +3,7 @@
 found = look(Path("."), {})      # .overrides of the configuration, .sentences for people
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +80,24 @@ def look(folder: Path, given: Mapping[str, Any]) -> Found:
 
 
 def newest_run(folder: Path) -> Path | None:
-    """Returns the run whose checkpoints were written last, of those that have a valid one."""
+    """Returns the run whose checkpoints were written last, of those that have a valid one; no region classifier."""
     written = {}
     for subfolder in RUNS:
         for pointer in (folder / subfolder).glob("**/last.json"):
             written[pointer.parent] = pointer.stat().st_mtime
     for run in sorted(written, key=lambda path: (-written[path], path)):
         try:
-            resolve_checkpoint(str(run))
+            checkpoint = resolve_checkpoint(str(run))
         except FoodsegError:
             continue
-        return run
+        if not _names_regions(Path(checkpoint)):
+            return run
     return None
+
+
+def _names_regions(checkpoint: Path) -> bool:
+    try:
+        tree = json.loads((checkpoint / "config.json").read_bytes())
+        return bool(tree["model"]["kind"] == "roi")
+    except (OSError, ValueError, TypeError, KeyError):  # what is wrong with it is said where it is loaded
+        return False

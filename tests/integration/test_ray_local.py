@@ -21,7 +21,9 @@ SHA = "ab" * 32
 
 @serve.deployment
 class PlainSegmenter:
-    async def segment(self, image: np.ndarray, size: tuple[int, int], ingredients: Any, masks: Any) -> PackedLabels:
+    async def segment(
+        self, image: np.ndarray, size: tuple[int, int], ingredients: Any, masks: Any, second_look: Any
+    ) -> PackedLabels:
         if size[0] == 33:
             raise ApiError(429, "too_many_requests", "the queue is full", "try again", 2.0)
         ids = np.zeros(size, np.uint8)

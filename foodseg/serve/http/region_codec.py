@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco
 
 from foodseg.annotations.coco_segmentation import MAX_OUTLINE, Rle, outline_length
 from foodseg.classes import BACKGROUND
@@ -22,10 +23,11 @@ from foodseg.data.image_format import described_format
 from foodseg.data.image_io import BadFile, decode_mask, known_format
 from foodseg.data.regions import Box, Region, box_of, resize_mask
 from foodseg.errors import UserError
-from foodseg.predict.given_masks import entries_of, mask_of, parse_entry, segmentation_of, values_of_map
+from foodseg.predict.given_masks import entries_of, parse_entry, rle_of, segmentation_of, values_of_map
 from foodseg.predict.region_label import region_labels, xywh
 from foodseg.serve.http.base64_image import image_in_file
-from foodseg.serve.http.masks import box, mask_runs
+from foodseg.serve.http.masks import box as box_at
+from foodseg.serve.http.masks import mask_runs
 from foodseg.serve.http.schema import (
     ApiError,
     ImageInfo,
@@ -39,7 +41,7 @@ from foodseg.serve.protocols import RegionsCard
 from foodseg.serve.recheck import Rechecked
 
 MAX_MASKS = 256
-MAX_MASK_PIXELS = 4_000_000_000  # of all masks together, each at the image's own size: seconds of one core
+MAX_MASK_PIXELS = 2_000_000_000  # of all masks together, each at the image's own size: seconds of one core
 MAX_TEXT = 4 * 2**20  # bytes of JSON: a parsed run or coordinate takes many times its bytes
 MAX_VALUES = 400_000  # commas and brackets of it
 FORMS = (
@@ -69,12 +71,12 @@ def read_masks(data: bytes, size: tuple[int, int], decoded: tuple[int, int]) -> 
         data = image_in_file(data)  # base64 or a data URL, as in JSON
         found = known_format(data)
         if found == "PNG":
-            masks = _of_png(data, size)
+            given = _of_png(data, size, decoded)
         elif found is not None or b"\0" in data[:64]:
             raise UserError(f"it is {described_format(data) or 'in no known format'}")
         else:
-            masks = _of_json(data, size)
-        return [_given(number, mask, decoded) for number, mask in masks]
+            given = _of_json(data, size, decoded)
+        return list(given)
     except BadFile as error:
         raise ApiError(422, "bad_masks", f"masks: {error}", FORMS) from None
     except UserError as error:
@@ -107,7 +109,7 @@ def rechecked_infos(found: Sequence[Rechecked], names: Sequence[str], size: tupl
             RecheckedRegion(
                 id=each.after, name=names[each.after], before_id=each.before, before=names[each.before],
                 confidence=each.confidence, score=each.score, pixels=pixels,
-                share_of_image=pixels / (size[0] * size[1]), box=box(mask, *size),
+                share_of_image=pixels / (size[0] * size[1]), box=box_at(mask, *size),
             )
         )  # fmt: skip
     return infos
@@ -118,17 +120,18 @@ def regions_info(card: RegionsCard) -> RegionsInfo:
     return RegionsInfo(serving=card.uri, sha=card.sha, classes=len(card.classes), recheck=card.looks_again)
 
 
-def _of_png(data: bytes, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+def _of_png(data: bytes, size: tuple[int, int], decoded: tuple[int, int]) -> Iterator[GivenMask]:
     height, width = int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
     if (height, width) != size:  # before anything is decoded
         raise UserError(f"the PNG has {width} x {height} pixels, and the image {size[1]} x {size[0]}")
     ids = decode_mask(data)
     values = values_of_map(ids, size, MAX_MASKS)
     _require_few(len(values), size)
-    return ((value, ids == value) for value in values)
+    masks = ((value, ids == value) for value in values)
+    return (_given(value, mask, box_of(mask), decoded) for value, mask in masks)
 
 
-def _of_json(data: bytes, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+def _of_json(data: bytes, size: tuple[int, int], decoded: tuple[int, int]) -> Iterator[GivenMask]:
     if len(data) > MAX_TEXT:
         raise UserError(f"the JSON has more than {MAX_TEXT:,} bytes: send RLE, or a PNG")
     if sum(map(data.count, (b"[", b"{", b","))) > MAX_VALUES:
@@ -139,10 +142,10 @@ def _of_json(data: bytes, size: tuple[int, int]) -> Iterator[tuple[int, np.ndarr
         raise UserError("it is neither JSON nor a PNG file") from None
     entries = entries_of(value, MAX_MASKS)
     _require_few(len(entries), size)
-    return _decoded(entries, size)
+    return _of_entries(entries, size, decoded)
 
 
-def _decoded(entries: Sequence[Any], size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+def _of_entries(entries: Sequence[Any], size: tuple[int, int], decoded: tuple[int, int]) -> Iterator[GivenMask]:
     outline = 0.0
     for index, entry in enumerate(entries):
         if isinstance(segmentation_of(entry), str):
@@ -152,7 +155,10 @@ def _decoded(entries: Sequence[Any], size: tuple[int, int]) -> Iterator[tuple[in
             outline += sum(map(outline_length, parsed))
             if outline > MAX_OUTLINE:
                 raise UserError(f"the outlines of the polygons are longer than {MAX_OUTLINE:,} pixels together")
-        yield index, mask_of(parsed, index, size)
+        code = rle_of(parsed, index, size)
+        left, top, width, height = map(int, coco.toBbox(code))
+        # a bool mask costs no copy; its columns lie one after the other
+        yield _given(index, coco.decode(code).view(bool), Box(top, left, top + height, left + width), decoded)
 
 
 def _require_few(count: int, size: tuple[int, int]) -> None:
@@ -164,10 +170,10 @@ def _require_few(count: int, size: tuple[int, int]) -> None:
         )  # fmt: skip
 
 
-def _given(number: int, mask: np.ndarray, decoded: tuple[int, int]) -> GivenMask:
+def _given(number: int, mask: np.ndarray, box: Box, decoded: tuple[int, int]) -> GivenMask:
     pixels = int(np.count_nonzero(mask))
     small = resize_mask(mask, decoded)
     if not small.any():
         rows, columns = np.nonzero(mask)
         small[rows * decoded[0] // mask.shape[0], columns * decoded[1] // mask.shape[1]] = True
-    return GivenMask(Region(BACKGROUND, small, box_of(small)), number, pixels, pixels / mask.size, box_of(mask))
+    return GivenMask(Region(BACKGROUND, small, box_of(small)), number, pixels, pixels / mask.size, box)

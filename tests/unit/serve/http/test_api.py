@@ -419,6 +419,7 @@ def test_a_server_that_stops_answers_requests_in_flight_and_refuses_new_ones(sam
             model: str,
             ingredients: tuple[int, ...] | None,
             masks: Sequence[np.ndarray] = (),
+            second_look: SecondLook | None = None,
         ) -> Labelled:
             await asyncio.sleep(0.3)
             return await super().segment(image, model, ingredients, masks)
