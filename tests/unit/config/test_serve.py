@@ -12,7 +12,7 @@ def test_defaults() -> None:
     config = parse_serve_config({})
     assert config == ServeConfig()
     assert (config.http.host, config.sam, config.clip, config.segmenter.models) == ("127.0.0.1", None, None, {})
-    assert parse_serve_config({"http": None, "sam": None}) == config
+    assert parse_serve_config({"http": None, "sam": None, "regions": None}) == config
 
 
 def test_json_round_trip() -> None:
@@ -26,7 +26,7 @@ def test_json_round_trip() -> None:
     ("tree", "sentence"),
     [
         ({"htpp": {}}, "unknown key 'htpp'; did you mean http?"),
-        ({"xyz": {}}, "unknown key 'xyz'; sections are http, image, segmenter, sam, clip, refine"),
+        ({"xyz": {}}, "unknown key 'xyz'; sections are http, image, segmenter, sam, clip, refine, regions"),
         ({"http": {"prot": 1}}, "unknown key 'http.prot'; did you mean http.port?"),
         (
             {"http": {"longest_side": 1}},
@@ -47,6 +47,9 @@ def test_json_round_trip() -> None:
         ({"segmenter": {"canvases": [[30, 32]]}}, "segmenter.canvases: sides of a canvas must be multiples of 32"),
         ({"segmenter": {"canvases": [512]}}, "segmenter.canvases: must be a list of lists of 2 whole numbers"),
         ({"sam": {}}, "sam.weights: must be given: text"),
+        ({"regions": {}}, "regions.model: must be given: text"),
+        ({"regions": {"model": "r", "below": 0}}, "regions.below: must be greater than 0, found 0"),
+        ({"regions": {"model": "s3://key:secret@bucket/p"}}, "regions.model: found s3://"),
         ({"segmenter": {"models": {"a": "s3://key:secret@bucket/p"}}}, "segmenter.models: found s3://"),
     ],
 )  # fmt: skip

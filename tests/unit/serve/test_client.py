@@ -95,12 +95,31 @@ def test_what_is_sent() -> None:
     assert 'name="image"; filename="image"' in sent and "\xff\xd8picture" in sent
 
 
+@pytest.mark.parametrize("masks", [[[[0, 0, 3, 0, 3, 2]]], b"[[[0, 0, 3, 0, 3, 2]]]"], ids=["list", "content"])
+def test_masks_are_sent_as_a_file(masks: bytes | list[object]) -> None:
+    found = {"number": 0, "id": 1, "name": "rice", "score": 0.5, "second": "egg", "second_score": 0.25, "pixels": 6,
+             "share_of_image": 1.0, "box": [0, 0, 3, 2]}  # fmt: skip
+    answer = {"request_id": "r", "image": {"width": 3, "height": 2, "id": None}, "model": {"name": "regions", "sha": ""},
+              "regions": [found]}  # fmt: skip
+    server = Server(httpx.Response(200, json=answer), _ok())
+    client = server.client()
+    assert client.classify_regions(b"image", masks).regions[0].name == "rice"
+    assert server.requests[0].url.path == "/v1/classify-regions"
+    assert 'name="masks"; filename="masks"' in server.sent(0) and "[[[0, 0, 3, 0, 3, 2]]]" in server.sent(0)
+    client.segment(b"image", recheck=True)
+    assert 'name="recheck"\r\n\r\ntrue' in server.sent(1)
+
+
 def test_fields_that_are_not_set_are_not_sent(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
     server = Server(_ok())
     server.client().segment(tmp_path / "a.jpg")
     assert "from a file" in server.sent(0)
-    assert "ingredients" not in server.sent(0) and "authorization" not in server.requests[0].headers
+    assert (
+        "ingredients" not in server.sent(0)
+        and "recheck" not in server.sent(0)
+        and "authorization" not in server.requests[0].headers
+    )
 
 
 def test_a_missing_image() -> None:

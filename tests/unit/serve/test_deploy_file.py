@@ -72,6 +72,11 @@ def test_lines_of_serve_are_json_and_what_the_file_says_stays(folder: Path) -> N
     }  # fmt: skip
 
 
+def test_the_model_of_regions_has_to_exist_and_becomes_absolute(folder: Path) -> None:
+    deploy = read_deploy_file(None, ["regions.model=runs/a", "regions.below=0.5"])
+    assert deploy.tree["applications"][0]["args"] == {"regions": {"model": str(folder / "runs/a"), "below": 0.5}}
+
+
 def test_serves_own_options_stay(folder: Path) -> None:
     tree = {
         "http_options": {"host": "0.0.0.0", "port": 80},
@@ -93,6 +98,7 @@ def test_serves_own_options_stay(folder: Path) -> None:
         ({"applications": [application(), application()]}, "found 2"),
         ({"applications": [application(args={"segmentr": {}})]}, "segmenter"),
         ({"applications": [application(args={"segmenter": {"models": {"m": "none"}}})]}, "neither a checkpoint"),
+        ({"applications": [application(args={"regions": {"model": "none"}})]}, "neither a checkpoint"),
         ({"applications": [application(args={"sam": {"weights": "no.pth"}})]}, "there is no file"),
         (
             {"http_options": {"port": 1}, "applications": [application(args={"http": {"port": 2}})]},
@@ -135,6 +141,7 @@ def test_the_files_of_the_repository_have_known_keys(path: Path) -> None:
     config = parse_serve_config(app["args"])
     assert tree["http_options"]["request_timeout_s"] > config.http.request_seconds
     known = {"Ingress", "Segmenter", *(["Sam", "Refine"] if config.sam else []), *(["Clip"] if config.clip else [])}
+    known |= {"Regions"} if config.regions else set()
     assert {deployment["name"] for deployment in app.get("deployments", [])} <= known
 
 

@@ -55,6 +55,15 @@ def test_the_newest_good_run_and_weights_are_taken(folder: Path) -> None:
     assert len(found.sentences) == 3
 
 
+def test_a_region_classifier_is_no_model_of_segment(folder: Path) -> None:
+    write_run(folder / "runs" / "a", 1000)
+    write_run(folder / "runs" / "roi", 2000)
+    for run, kind in (("a", "segmenter"), ("roi", "roi")):
+        uri = checkpoint_uri(str(folder / "runs" / run), 1)
+        storage.write_text(f"{uri}/config.json", f'{{"model": {{"kind": "{kind}"}}}}')
+    assert newest_run(Path()) == Path("runs/a")
+
+
 def test_what_is_named_is_not_looked_for(folder: Path) -> None:
     write_run(folder / "runs" / "a", 1000)
     write_run(folder / "runs" / "b", 2000)
