@@ -43,7 +43,7 @@ def test_uris_of_sweeps_ablations_and_the_endpoint() -> None:
     assert keys_with(AblationFile, Uri) == ("ablation.uri", "ablation.data", "ablation.subsets")
     assert keys_with(ServeConfig, Uri) == (
         "http.keys_file", "segmenter.models", "sam.weights", "clip.model", "clip.weights",
-        "clip.dense.external_weights",
+        "clip.dense.external_weights", "regions.model",
     )  # fmt: skip
     assert keys_with(ZeroShotConfig, Uri) == ("clip.model", "clip.weights", "dense.external_weights")
 

@@ -48,7 +48,7 @@ def test_json_round_trip() -> None:
         ({"segmenter": {"canvases": [512]}}, "segmenter.canvases: must be a list of lists of 2 whole numbers"),
         ({"sam": {}}, "sam.weights: must be given: text"),
         ({"regions": {}}, "regions.model: must be given: text"),
-        ({"regions": {"model": "r", "below": 0}}, "regions.below: must be greater than 0, found 0"),
+        ({"regions": {"model": "r", "below": 0}}, "regions.below: must be above 0, found 0"),
         ({"regions": {"model": "s3://key:secret@bucket/p"}}, "regions.model: found s3://"),
         ({"segmenter": {"models": {"a": "s3://key:secret@bucket/p"}}}, "segmenter.models: found s3://"),
     ],

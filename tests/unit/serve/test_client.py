@@ -99,7 +99,8 @@ def test_what_is_sent() -> None:
 def test_masks_are_sent_as_a_file(masks: bytes | list[object]) -> None:
     found = {"number": 0, "id": 1, "name": "rice", "score": 0.5, "second": "egg", "second_score": 0.25, "pixels": 6,
              "share_of_image": 1.0, "box": [0, 0, 3, 2]}  # fmt: skip
-    answer = {"request_id": "r", "image": {"width": 3, "height": 2, "id": None}, "model": {"name": "regions", "sha": ""},
+    image, model = {"width": 3, "height": 2, "id": None}, {"name": "regions", "sha": ""}
+    answer = {"request_id": "r", "image": image, "model": model,
               "regions": [found]}  # fmt: skip
     server = Server(httpx.Response(200, json=answer), _ok())
     client = server.client()

@@ -1,6 +1,7 @@
 """/v1/classify-regions and recheck=true over plain fakes: which backend is asked what of, and what is answered."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -96,6 +97,32 @@ def test_masks_are_of_the_image_as_sent_and_the_model_sees_the_decoded_one(as_fi
     assert tuple(region.box) == (24, 32, 36, 48)
     (found,) = answer["regions"]
     assert (found["pixels"], found["box"]) == (300, [40, 30, 20, 15])
+
+
+@pytest.mark.parametrize("as_png", [True, False], ids=["PNG as base64", "list"])
+def test_masks_in_json(as_png: bool) -> None:
+    square = [[[40, 30, 60, 30, 60, 45, 40, 45]]]
+    masks = base64.b64encode(encode_mask(IDS)).decode() if as_png else square
+    app = make_api(WITH_REGIONS, Backends(FakeSegmenter(IMAGES), regions=Regions()), secret=b"s", keys=None)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            sent = {"image": base64.b64encode(png(IMAGE)).decode(), "masks": masks}
+            return await client.post("/v1/classify-regions", json=sent)
+
+    pixels = [each["pixels"] for each in asyncio.run(ask()).json()["regions"]]
+    assert pixels == ([600, 400] if as_png else [300])
+
+
+def test_masks_that_were_sent_twice_are_refused() -> None:
+    app = make_api(WITH_REGIONS, Backends(FakeSegmenter(IMAGES), regions=Regions()), secret=b"s", keys=None)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+            files = [("image", png(IMAGE)), ("masks", encode_mask(IDS)), ("masks", encode_mask(IDS + 1))]
+            return await client.post("/v1/classify-regions", files=files)
+
+    assert asyncio.run(ask()).json()["error"]["code"] == "sent_twice"
 
 
 def test_what_classify_regions_refuses() -> None:
