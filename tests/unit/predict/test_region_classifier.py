@@ -108,6 +108,6 @@ def test_settings_of_the_evaluation(folder: Path, model: RegionClassifier) -> No
 
 
 def test_one_that_was_trained_for_comparison_alone_is_refused(tmp_path: Path) -> None:
-    other = write_region_classifier(tmp_path / "other", "roi.views=roi_other_context")
+    other = write_region_classifier(tmp_path / "other", 3, "roi.views=roi_other_context")
     with pytest.raises(UserError, match="trained for comparison alone, with the context of other images"):
         load_region_classifier(other, device="cpu").classify(IMAGE, masks())
