@@ -29,6 +29,7 @@ from foodseg.config import ExperimentConfig
 from foodseg.config.evaluation import EvalConfig
 from foodseg.config.load import config_hash, with_eval_overrides
 from foodseg.config.marks import without_locations
+from foodseg.data.shards import read_manifest
 from foodseg.errors import UserError
 from foodseg.eval.evaluate import evaluate
 from foodseg.export.graph import OPSET, Graph, onnx_graph
@@ -151,7 +152,7 @@ def _images(calibrate: str | None, images: Sequence[str], config: EvalConfig) ->
         return given_images(images), f"{len(images)} images that were given"
     if calibrate is not None:
         found = split_images(calibrate, "val", COMPARED_IMAGES)
-        return found, f"{len(found)} images of val of {storage.redact(calibrate)}"
+        return found, f"{len(found)} images of val of {read_manifest(calibrate).name}"
     return generated_images(config.longest_side or 512), "2 synthetic meals, not photographed"
 
 

@@ -25,7 +25,8 @@ COMMANDS = [
     ["data", "prepare"], ["data", "inspect"], ["data", "map"], ["data", "export"], ["data", "embed"], ["data", "masks"],
     ["train"], ["evaluate"], ["predict"], ["export"], ["zero-shot"], ["config", "show"], ["config", "schema"],
     ["config", "diff"],
-    ["doctor"], ["bench", "data"], ["bench", "train"], ["bench", "serve"], ["demo"], ["serve", "run"],
+    ["doctor"], ["bench", "data"], ["bench", "train"], ["bench", "serve"],
+    ["bench", "realtime"], ["demo"], ["serve", "run"],
     ["serve", "swap"], ["tune"], ["ablate"],
 ]  # fmt: skip
 OTHERS = ("sweep.yaml", "ablate.yaml")  # no trainings; tests/unit/tune/test_sweep_files.py reads them

@@ -15,6 +15,7 @@ from foodseg.export.export import export_model
 from foodseg.export.verify import ExportDiffers
 from foodseg.models.exported import GraphFormat
 from foodseg.predict.segmenter import load
+from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.synthetic_set import write_synthetic, write_table
 from tests.support.tiny_checkpoints import meal, write_checkpoint, write_open_vocabulary
 
@@ -23,7 +24,6 @@ pytest.importorskip("openvino")
 TEXT = "model.text={{kind: table, table: {}}}"
 KINDS = {
     "pyramid": (),
-    "cosine": ("model.classifier=cosine",),
     "vit": ("model.backbone=test_vit", "model.vit.trained=frozen"),
     "hybrid": ("model.vit={backbone: test_vit, weights: none}",),
     "cross_attention": ("model.fusion=cross_attention", TEXT),
@@ -37,9 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     table = write_table(folder / "t.safetensors")
     for name, settings in KINDS.items():
-        if name != "cosine":
-            chosen = [setting.format(table) if setting == TEXT else setting for setting in settings]
-            write_checkpoint(folder / name, 1, "eval.longest_side=64", *chosen)
+        chosen = [setting.format(table) if setting == TEXT else setting for setting in settings]
+        write_checkpoint(folder / name, 1, "eval.longest_side=64", *chosen)
     write_open_vocabulary(folder / "open")
     write_synthetic(folder / "data")
     return folder
@@ -85,6 +84,18 @@ def test_python_and_evaluate_take_it(folder: Path, tmp_path: Path) -> None:
     assert scored.evaluation.scores.miou == pytest.approx(
         evaluate(ours, folder / "data", "val").evaluation.scores.miou, abs=1e-3
     )
+
+
+def test_the_endpoint_serves_it(folder: Path, tmp_path: Path) -> None:
+    export_model(str(folder / "pyramid"), str(tmp_path / "onnx"))
+    images, sizes = [meal(0, 60, 90), meal(1, 60, 90)], [(60, 90), (60, 90)]
+    labelled = [
+        ServedModel("meals", str(uri), checkpoint_sha(str(uri)), runtime=runtime).label(images, sizes)
+        for uri, runtime in ((folder / "pyramid", None), (tmp_path / "onnx", None), (tmp_path / "onnx", "openvino"))
+    ]
+    for found in labelled[1:]:
+        for each, expected in zip(found, labelled[0], strict=True):
+            assert np.mean(each.ids == expected.ids) > 0.999
 
 
 def test_int8_is_measured(folder: Path, tmp_path: Path) -> None:
