@@ -67,7 +67,7 @@ LOSSES = {
     "realtime": [
         "model={kind: realtime, backbone: test_efficientnet, weights: none, decoder_channels: 16, dropout: 0, "
         "text: {kind: table, table: TABLE}}",
-        "loss.cross_entropy=1e-2", "loss.pixel_text=1", "loss.image_text=1", "augment.scale=[0.4, 0.9]",
+        "loss.cross_entropy=1e-2", "loss.pixel_text=1", "loss.image_text=1", "augment.scale=[0.3, 0.9]",
     ],
     "hybrid": ["model.vit={backbone: test_vit, weights: none, trained: last}", "loss.features=1"],
     "diffusion": [

@@ -362,13 +362,13 @@ def test_the_wrapped_module_is_compiled(data, tmp_path, monkeypatch):
 def built(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for each model that is built for a training: with its published weights or not."""
     calls: list[bool] = []
-    build = run_module.build_network
+    build = run_module.build_model
 
     def counted(*arguments, pretrained: bool, **settings):
         calls.append(pretrained)
         return build(*arguments, pretrained=pretrained, **settings)
 
-    monkeypatch.setattr(run_module, "build_network", counted)
+    monkeypatch.setattr(run_module, "build_model", counted)
     return calls
 
 

@@ -153,7 +153,7 @@ def test_one_image_without_validation_trains(tmp_path, batch):
 def test_resuming_needs_no_weights_file(data, tmp_path, monkeypatch):
     wanted = []
     build = lambda model, classes, pretrained=True, **rest: wanted.append(pretrained) or nn.Identity()  # noqa: E731
-    monkeypatch.setattr(run_module, "build_network", build)
+    monkeypatch.setattr(run_module, "build_model", build)
     prepare_run(synthetic_config(data, tmp_path / "r"), resume=False)
     prepare_run(synthetic_config(data, tmp_path / "r"), resume=True)
     uri = checkpoint_uri(str(tmp_path / "r"), 2)
