@@ -26,10 +26,10 @@ import torch
 from safetensors import SafetensorError
 
 from foodseg import __version__, storage
-from foodseg.checkpoint.exported import FILE as EXPORTED_FILE
-from foodseg.checkpoint.exported import ExportedModel, index_file, read_exported
+from foodseg.checkpoint.exported import ExportedModel, read_exported
 from foodseg.checkpoint.history import Validation, history_text, parse_history
 from foodseg.checkpoint.hub import local_checkpoint
+from foodseg.checkpoint.index_file import EXPORTED, index_file
 from foodseg.checkpoint.manifest import FILE, CheckpointManifest, entry_of, read_manifest_file
 from foodseg.checkpoint.node_copy import local_files
 from foodseg.classes import ClassTable
@@ -176,7 +176,7 @@ def load_checkpoint(uri: str, *, with_trainer: bool = False) -> Checkpoint:
             resumed from.
     """
     uri = local_checkpoint(uri)
-    if index_file(uri) == EXPORTED_FILE:
+    if index_file(uri) == EXPORTED:
         return _load_exported(uri, with_trainer=with_trainer)
     manifest = read_manifest_file(uri)
     names = manifest.files.keys()

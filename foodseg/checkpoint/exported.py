@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from foodseg import storage
-from foodseg.checkpoint.manifest import FILE as MANIFEST
+from foodseg.checkpoint.index_file import EXPORTED as FILE
 from foodseg.checkpoint.manifest import CheckpointManifest, FileEntry, TornCheckpoint
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig, parse_config
@@ -25,7 +25,6 @@ from foodseg.errors import UserError
 from foodseg.models.exported import FILES, GraphFormat, GraphInterface, Precision
 
 FORMAT_VERSION = 1
-FILE = "model.json"
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,6 @@ class ExportedModel:
             "config": json.loads(self.config.model_dump_json()),
             "about": self.about,
         }  # fmt: skip
-
-
-def index_file(uri: str) -> str | None:
-    """Returns the file that lists those of a model: manifest.json of a checkpoint, model.json of an exported one.
-
-    None where there is neither.
-    """
-    return next((name for name in (MANIFEST, FILE) if storage.exists(storage.join(uri, name))), None)
 
 
 def read_exported(uri: str) -> ExportedModel:

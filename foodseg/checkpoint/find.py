@@ -8,8 +8,8 @@ resolve_checkpoint("hf://owner/name")  # the same with its commit
 import logging
 
 from foodseg import storage
-from foodseg.checkpoint.exported import index_file
 from foodseg.checkpoint.hub import pin_checkpoint
+from foodseg.checkpoint.index_file import index_file
 from foodseg.checkpoint.manifest import TornCheckpoint
 from foodseg.checkpoint.node_copy import verify_checkpoint
 from foodseg.checkpoint.run_layout import PATTERN, list_checkpoints

@@ -20,9 +20,10 @@ import torch
 
 from foodseg import __version__, storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint.exported import FILE, ExportedModel
+from foodseg.checkpoint.exported import ExportedModel
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import local_checkpoint
+from foodseg.checkpoint.index_file import EXPORTED as FILE
 from foodseg.checkpoint.manifest import FILE as MANIFEST
 from foodseg.checkpoint.manifest import FileEntry, sha256
 from foodseg.config import ExperimentConfig

@@ -13,8 +13,8 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.checkpoint.checkpoint import Checkpoint, calibration_of, load_checkpoint, load_model
-from foodseg.checkpoint.exported import index_file
 from foodseg.checkpoint.hub import local_checkpoint
+from foodseg.checkpoint.index_file import index_file
 from foodseg.checkpoint.manifest import FILE, sha256
 from foodseg.classes import ClassTable
 from foodseg.errors import UserError

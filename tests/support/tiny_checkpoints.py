@@ -92,9 +92,9 @@ def write_region_classifier(folder: Path, seed: int = 3, *overrides: str) -> str
     torch.manual_seed(seed)
     model = build_model(config, len(SYNTHETIC_CLASSES))
     assert isinstance(model, RegionNetwork)
-    last = model.head[-1]
-    assert isinstance(last, torch.nn.Linear)
-    torch.nn.init.normal_(last.weight, std=3.0)  # else one class is everywhere
+    for layer in model.head:
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=1.0)  # else one class is everywhere
     checkpoint = Checkpoint(
         step=1, config=config, classes=SYNTHETIC_CLASSES, data="synthetic@v1-0123456789ab",
         trained_ids=tuple(range(len(SYNTHETIC_CLASSES))), student=model.state_dict(), teacher=None, text=None,

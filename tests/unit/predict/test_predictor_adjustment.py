@@ -19,7 +19,7 @@ PIXELS = (600, 300, 0, 100)
 class Fixed(nn.Module):
     """Stride 4; the logits of the four classes are 3, 2, 1, 0 everywhere."""
 
-    stride, size_multiple, fusion = 4, 4, None
+    stride, size_multiple, fusion, classes = 4, 4, None, 4
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ SIZES = [(96, 120), (80, 128), (60, 97), (128, 100)]
 class ShownSize(nn.Module):
     """Stride 4. Logits: 0, the mean colour of the cell, and the width of what is shown."""
 
-    stride, size_multiple = 4, 32
+    stride, size_multiple, classes = 4, 32, 3
 
     def __init__(self) -> None:
         super().__init__()
