@@ -23,7 +23,7 @@ from foodseg.config.serve import ServeConfig, parse_serve_config
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
 from foodseg.serve.deploy_file import IMPORT_PATH
 from foodseg.serve.http.api import make_api
-from foodseg.serve.http.schema import SegmentAnswer
+from foodseg.serve.http.schema import RegionsAnswer, SegmentAnswer
 from foodseg.serve.protocols import Backends
 from foodseg.tune.sweep_files import read_ablation, read_sweep
 from tests.support.doc_blocks import PAGES, REASONS, ROOT, RUN, SHOWN, TESTED, Block, blocks, runnable
@@ -110,8 +110,9 @@ def check_yaml(block: Block) -> None:
 
 
 def check_json(block: Block) -> None:
-    """The answer of `/v1/segment`."""
-    SegmentAnswer.model_validate(json.loads(block.text))
+    """The answer of `/v1/segment`, or of `/v1/classify-regions`, which has regions."""
+    answer = json.loads(block.text)
+    (RegionsAnswer if "regions" in answer else SegmentAnswer).model_validate(answer)
 
 
 @pytest.mark.parametrize("page", FAST)
