@@ -28,7 +28,7 @@ TEXT: Settings = ("model.text.kind=table", "loss.pixel_text=1", "loss.image_text
 NAMES: Settings = (*TEXT, "model.text.table={names}")
 PERMUTED: Settings = (*TEXT, "model.text.table={permuted}")
 PROMPTS: Settings = ("model.realtime.context_tokens=4",)
-TAUGHT: Settings = ("distill.teacher=[{teachers}]", "loss.soft_labels=0.5", "loss.pixel_correlation=0.5")
+DISTILLED_FROM_LARGER: Settings = ("distill.teacher=[{teachers}]", "loss.soft_labels=0.5", "loss.pixel_correlation=0.5")
 KEPT: Settings = ("distill.labels={work}/soft-labels",)
 
 PLAIN = "M without text"
@@ -38,10 +38,10 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "m_names_permuted": ("M stage 1, names exchanged", (*M, *PERMUTED)),
     "m_prompts": ("M stages 1 and 2", (*M, *NAMES, *PROMPTS)),
     "m_prompts_permuted": ("M stages 1 and 2, names exchanged", (*M, *PERMUTED, *PROMPTS)),
-    "m_distilled": ("M stages 1 and 2, distilled", (*M, *NAMES, *PROMPTS, *TAUGHT, *KEPT)),
-    "m_plain_distilled": ("M without text, distilled", (*M, *TAUGHT, *KEPT)),
+    "m_distilled": ("M stages 1 and 2, distilled", (*M, *NAMES, *PROMPTS, *DISTILLED_FROM_LARGER, *KEPT)),
+    "m_plain_distilled": ("M without text, distilled", (*M, *DISTILLED_FROM_LARGER, *KEPT)),
     "s_plain": ("S without text", S),
-    "s_distilled": ("S stages 1 and 2, distilled", (*S, *NAMES, *PROMPTS, *TAUGHT, *KEPT)),
+    "s_distilled": ("S stages 1 and 2, distilled", (*S, *NAMES, *PROMPTS, *DISTILLED_FROM_LARGER, *KEPT)),
 }
 GROUPS = {
     item: Group(

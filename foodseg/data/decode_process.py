@@ -1,6 +1,6 @@
 """A decoding process of `decode_ring.py`: reads orders from its standard input, and fills slots of shared memory.
 
-    python -m foodseg.data.decode_process      # started by DecodeRing; nobody else speaks its language
+    python -m foodseg.data.decode_process      # started by DecodeRing
 
 It ends with its input: when the rank is gone, so is it. It imports neither torch nor Ray.
 """

@@ -72,7 +72,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a decoding process is told first."""
+    """What a decoding process reads first."""
 
     memory: int  # file descriptor
     slots: int

@@ -45,7 +45,7 @@ def box_of(mask: np.ndarray) -> Box:
 def true_regions(mask: np.ndarray, classes: ClassTable, *, least_share: float) -> list[Region]:
     """Returns the connected parts (8 neighbours) of each ingredient, by class, the largest first.
 
-    Background is no region.
+    Background is not a region.
 
     Args:
         mask: (H, W) ids. least_share: parts with a smaller share of the image are left out; one pixel is too small
@@ -79,7 +79,7 @@ def labelled_masks(
     Args:
         masks: (h, w) bool, at any scale of the image; they may overlap. truth: (H, W) ids.
         annotated: the ids that the image's source annotates, None = all: in an image of another source background
-            may be anything, and is no class of a region.
+            may be anything, and is not a class of a region.
     """
     found = []
     for mask in masks:

@@ -265,7 +265,7 @@ def _named(
 
 
 def _of_food(logits: np.ndarray, roi: RoiConfig) -> np.ndarray:
-    """Regions of the truth are ingredients: background is no answer to what they are."""
+    """Regions of the truth are ingredients: background cannot be the answer."""
     if roi.regions == "truth":
         logits = logits.copy()
         logits[:, BACKGROUND] = -np.inf

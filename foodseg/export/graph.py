@@ -122,7 +122,7 @@ class _FoldedEmbeddings(nn.Module):
 @torch.no_grad()
 def folded_text(network: Network) -> Network:
     """Returns a copy that has constants where the network computes something of class names alone."""
-    # what was found while computing is no part of the module, and can be copied
+    # what was found while computing does not belong to the module, and can be copied
     folded: Any = copy.deepcopy(network)
     if isinstance(folded, OpenVocabularyNetwork):
         _ = folded.projection  # computed here, once: not in the trace

@@ -1,4 +1,4 @@
-"""The real-time segmenter: a mobile backbone, a light decoder, and class embeddings in place of a classifier.
+"""The real-time segmenter: a mobile backbone, a light decoder, and class embeddings instead of a classifier.
 
     network = build_network(config.model, classes=84, text=table.embeddings)     # model.kind: realtime
     network.fold()                                                              # for inference

@@ -55,7 +55,7 @@ def read_masks(uri: str, size: tuple[int, int]) -> list[np.ndarray]:
             return parse_masks(json.loads(data), size)
         return masks_of_map(decode_mask(data), size)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{shown} is no JSON: {error}") from None
+        raise UserError(f"{shown} is not JSON: {error}") from None
     except (UserError, BadFile) as error:
         raise UserError(f"{shown}: {error}") from None
 
@@ -130,7 +130,7 @@ def require_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> list[np
     """Returns masks that a caller gives as arrays as n x (H, W) bool.
 
     Raises:
-        UserError: one is no (H, W) array of `size`, or has no pixel.
+        UserError: one is not an (H, W) array of `size`, or has no pixel.
     """
     found = []
     for index, mask in enumerate(masks):

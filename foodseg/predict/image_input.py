@@ -53,7 +53,7 @@ def read_whole_image(image: ImageInput) -> np.ndarray:
 
 
 def read_array(image: object) -> np.ndarray:
-    """Returns an image that is no file, (H, W, 3) uint8 RGB. UserError: as `read_image`."""
+    """Returns an image that is not a file, (H, W, 3) uint8 RGB. UserError: as `read_image`."""
     pixels = _pixels_of(image)
     height, width = pixels.shape[:2]
     if height * width > MAX_PIXELS:

@@ -1,4 +1,4 @@
-"""A second look at doubtful regions: a region classifier is asked about those of which the segmenter is unsure.
+"""A second look at doubtful regions: a region classifier is asked about those of low confidence.
 
     recheck = Recheck(load_region_classifier("runs/roi"), below=0.6)
     ids, confidence, regions = recheck(image, logits, ids, confidence, temperature)

@@ -28,7 +28,7 @@ DISTILLED = "distilled"
 
 
 class RegionTask:
-    """One region of each image; an image without a region teaches nothing.
+    """One region of each image; nothing is learned from an image without a region.
 
     Attributes:
         module: what is trained.
@@ -44,13 +44,13 @@ class RegionTask:
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Returns the weight of each term, the same at every step."""
-        if not self.module_has_two_heads:
+        if not self.has_two_heads:
             return {TERM: 1.0}
         share = self._roi.alpha if self._roi.distill == "soft" else 0.5
         return {TERM: 1 - share, DISTILLED: share}
 
     @property
-    def module_has_two_heads(self) -> bool:
+    def has_two_heads(self) -> bool:
         """Whether there is a distillation head; without a teacher it learns the labels, as the other does."""
         network = self.module
         return isinstance(network, RegionNetwork) and network.distilled
@@ -63,7 +63,7 @@ class RegionTask:
     def loss(
         self, module: nn.Module, batch: RegionBatch, step: int, teacher: nn.Module | None = None
     ) -> dict[str, torch.Tensor]:
-        """As `Task.loss`. The averaged weights teach nothing here."""
+        """As `Task.loss`. The averaged weights are not a teacher here."""
         views = self.views(batch)
         output: RegionOutput = module(views)
         terms = {TERM: self._cross_entropy(output.logits, batch.label)}
@@ -107,7 +107,7 @@ def region_teacher(config: ExperimentConfig, device: torch.device | None = None)
     """Loads `distill.teacher` onto the device; None without `roi.distill`.
 
     Raises:
-        UserError: it is no region classifier, was trained on other views, or there is no checkpoint.
+        UserError: it is not a region classifier, was trained on other views, or there is no checkpoint.
     """
     if config.roi.distill == "none":
         return None

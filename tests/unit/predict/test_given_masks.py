@@ -113,7 +113,7 @@ def test_json_that_says_nothing(value: Any, said: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_json(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "lunch.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"^{path} is no JSON: "):
+    with pytest.raises(UserError, match=f"^{path} is not JSON: "):
         read_masks(str(path), SIZE)
 
 

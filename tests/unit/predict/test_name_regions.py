@@ -93,7 +93,7 @@ def test_a_refused_image_leaves_the_others(model: str, world: Path, fault: str) 
         "torn": f"{lunch}: ",
         "no masks": f"{lunch}: --masks {masks} has no PNG or JSON of {lunch}: name one lunch.png",
         "other size": f"{lunch}: {masks}/lunch.png: it has 60 x 90 pixels, and the image 90 x 60",
-        "no json": f"{lunch}: {masks}/lunch.json is no JSON: ",
+        "no json": f"{lunch}: {masks}/lunch.json is not JSON: ",
     }[fault]
     assert str(refused).startswith(said) and str(refused).count(str(lunch)) == 1 + (fault == "no masks")
     assert not list((world / "out").glob("lunch*"))
