@@ -45,9 +45,8 @@ def test_a_starved_rank_fails_with_one_sentence(ray_cluster, tmp_path):
 
     other = Other.remote()
     assert ray.get(other.ready.remote(), timeout=120)
-    config = synthetic_config(
-        write_synthetic(tmp_path / "d"), tmp_path / "run", *SETTINGS, "scaling.resources_per_worker={CPU: 1}"
-    )
+    settings = [*SETTINGS, "data.decode=cluster", "scaling.resources_per_worker={CPU: 1}"]
+    config = synthetic_config(write_synthetic(tmp_path / "d"), tmp_path / "run", *settings)
     try:
         with pytest.raises(RetryLater) as caught:
             run_training(config, build_context=partial(RayContext, timeout=LIMIT, first=LIMIT))
