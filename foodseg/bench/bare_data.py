@@ -91,11 +91,13 @@ def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> BareRate:
     """Finds the fastest of 1, 2, 4, ..., `cores` threads and as many processes, then measures it for `seconds`."""
     counts = sorted({min(2**power, cores) for power in range(cores.bit_length() + 1)})
     ways = [("threads", count) for count in counts] + [("processes", count) for count in counts if count > 1]
-    trials = {way: _rate(rows, *way, seconds / 10) for way in ways}
+    trials = {way: _rate(rows, *way, seconds / 10)[0] for way in ways}
     kind, count = max(trials, key=lambda way: trials[way])
     _log.info("bare loop: fastest on %d %s, measuring for %.0f s", count, kind, seconds)
+    rate, cpu = _rate(rows, kind, count, seconds)
     return BareRate(
-        images_per_second=_rate(rows, kind, count, seconds),
+        images_per_second=rate,
+        cpu_microseconds=cpu,
         kind=kind,
         count=count,
         seconds=seconds,
@@ -103,8 +105,10 @@ def bare_rate(rows: EncodedRows, cores: int, seconds: float) -> BareRate:
     )
 
 
-def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
-    """Images per second of `count` threads or processes; threads, too, run in a new process.
+def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> tuple[float, float]:
+    """Images per second of `count` threads or processes, and CPU microseconds an image.
+
+    Threads, too, run in a new process.
 
     A thread that has just ended may still hold a lock of OpenCV's while it cleans up, and a process that is forked in
     that moment would wait for it for ever.
@@ -114,10 +118,10 @@ def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
 
     def threads() -> None:
         with ThreadPoolExecutor(count) as pool:
-            rates.put(sum(pool.map(lambda share: _decode_rate(rows, share, count, seconds), range(count))))
+            rates.put(list(pool.map(lambda share: _decode_rate(rows, share, count, seconds), range(count))))
 
     def one(share: int) -> None:
-        rates.put(_decode_rate(rows, share, count, seconds))
+        rates.put([_decode_rate(rows, share, count, seconds)])
 
     if kind == "threads":
         processes = [fork.Process(target=threads)]
@@ -129,14 +133,18 @@ def _rate(rows: EncodedRows, kind: str, count: int, seconds: float) -> float:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError(f"a decoding process ended with exit code {max(p.exitcode or 0 for p in processes)}")
-    return sum(rates.get() for _ in processes)
+    found = [one for _ in processes for one in rates.get()]
+    total = sum(rate for rate, _ in found)
+    return total, sum(rate * cpu for rate, cpu in found) / total
 
 
-def _decode_rate(rows: EncodedRows, share: int, shares: int, seconds: float) -> float:
-    """Images per second of one thread; the first batch is not counted."""
+def _decode_rate(rows: EncodedRows, share: int, shares: int, seconds: float) -> tuple[float, float]:
+    """Images per second of one thread, and its CPU microseconds an image; the first batch is not counted."""
     batches = rows.decode_forever(share, shares)
     next(batches)
-    return _drain(batches, seconds, lambda arrays: len(arrays["image"]))[0]
+    before = time.thread_time()
+    rate, elapsed = _drain(batches, seconds, lambda arrays: len(arrays["image"]))
+    return rate, (time.thread_time() - before) * 1e6 / (rate * elapsed)
 
 
 def loader_rate(rows: EncodedRows, workers: int, seconds: float) -> LoaderRate:

@@ -30,6 +30,8 @@ def _data_lines(result: DataBench) -> list[str]:
         _row(f"torch DataLoader, {loader.workers} workers", loader.images_per_second, result.share_of_loader),
         "",
         f"- measured: {stream.seconds:.1f} s, the first batch came after {stream.seconds_to_first_batch:.1f} s",
+        f"- CPU an image, microseconds: bare loop {bare.cpu_microseconds:.0f}, the stream {result.cpu_over_bare:.0f} "
+        f"more: {', '.join(f'{part} {cpu:.0f}' for part, cpu in stream.cpu_microseconds.items())}",
         f"- memory of the stream: {result.memory.all_processes_mib:.0f} MiB in all its processes together, "
         f"{result.memory.largest_process_mib:.0f} MiB in the largest (without the object store)",
         f"- bare loop, short trials: {trials}",

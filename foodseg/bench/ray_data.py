@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from foodseg.bench.bare_data import decode_ceiling, encoded_rows, image_facts
+from foodseg.bench.cpu_parts import CpuParts
 from foodseg.bench.machine import machine_facts
 from foodseg.bench.memory import PeakMemory
 from foodseg.bench.results import DataBench, StreamRate
@@ -102,16 +103,18 @@ def _stream_rate(
     taken = rank_batches(split, config, manifest, size, hold, watched)  # as a training worker takes them
     with closing(taken) as batches:  # type: ignore[type-var]
         next(batches)
-        first = time.perf_counter()
+        first, parts = time.perf_counter(), CpuParts()
         _log.info("stream: first batch after %.1f s, measuring for %.0f s", first - started, seconds)
         for batch in batches:
             images += len(batch)
             elapsed = time.perf_counter() - first
             if elapsed >= seconds:
                 break
+        cpu = parts.microseconds_an_image(images)  # before the decoders end
     return StreamRate(
         images_per_second=images / elapsed,
         seconds=elapsed,
         images=images,
         seconds_to_first_batch=first - started,
+        cpu_microseconds=cpu,
     )

@@ -25,19 +25,27 @@ class MemoryPeaks:
 
 @dataclass(frozen=True)
 class StreamRate:
-    """The training stream: its `images` took `seconds` from the first batch on."""
+    """The training stream: its `images` took `seconds` from the first batch on.
+
+    `cpu_microseconds`: of CPU an image, by part (`bench/cpu_parts.py`).
+    """
 
     images_per_second: float
     seconds: float
     images: int
     seconds_to_first_batch: float
+    cpu_microseconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class BareRate:
-    """The bare loop on `count` "threads" or "processes" (`kind`), the fastest way; `trials`: rates of all ways."""
+    """The bare loop on `count` "threads" or "processes" (`kind`), the fastest way; `trials`: rates of all ways.
+
+    `cpu_microseconds`: of CPU an image.
+    """
 
     images_per_second: float
+    cpu_microseconds: float
     kind: str
     count: int
     seconds: float
@@ -86,6 +94,11 @@ class DataBench:
         return self.stream.images_per_second / self.bare.images_per_second
 
     @property
+    def cpu_over_bare(self) -> float:
+        """Microseconds of CPU an image that the stream takes in addition to the bare loop's."""
+        return sum(self.stream.cpu_microseconds.values()) - self.bare.cpu_microseconds
+
+    @property
     def share_of_loader(self) -> float:
         return self.stream.images_per_second / self.loader.images_per_second
 
@@ -97,6 +110,7 @@ class DataBench:
             "loader": asdict(self.loader),
             "share_of_bare": self.share_of_bare,
             "share_of_loader": self.share_of_loader,
+            "cpu_microseconds_over_bare": self.cpu_over_bare,
             "data": self.data,
             "config_hash": self.config_hash,
             "images": {"train": self.train, **asdict(self.images)},

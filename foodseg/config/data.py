@@ -8,6 +8,8 @@ from foodseg import storage
 from foodseg.config.marks import MayChangeOnResume, NotSearched, SetByAblation, Uri
 from foodseg.config.section import Section
 
+WINDOW = 2048  # images
+
 
 class WeightedData(Section):
     """One of several prepared data sets that are trained on together."""
@@ -60,6 +62,12 @@ class DataConfig(Section):
         4.0, ge=1, description="most times that repeat-factor sampling draws an image in one epoch"
     )
 
+    window: int = Field(
+        WINDOW,
+        ge=1,
+        description="images among which the order is shuffled, at least; a task reads as many at once, at most 256 MiB "
+        "of them",
+    )
     decode: Annotated[Literal["rank", "cluster"], NotSearched(), MayChangeOnResume()] = Field(
         "rank",
         description="with Ray workers, where images are decoded: in processes of each worker, or in tasks anywhere on "
@@ -71,6 +79,11 @@ class DataConfig(Section):
         le=64,
         description="decode = rank: processes of each worker that decode, a CPU each; 0 = a thread of the worker; null "
         "= 1, and 0 without Ray",
+    )
+    cache: Annotated[str | None, Uri(), MayChangeOnResume(), NotSearched()] = Field(
+        None,
+        description="folder of each machine that keeps a copy of the shards it reads, for any number of runs: object "
+        "storage then sends each once; null = they are read where they are each time",
     )
     unlabelled_share: float | None = Field(
         None,
@@ -84,6 +97,13 @@ class DataConfig(Section):
         if self.decode == "cluster" and self.decode_processes is not None:
             raise ValueError("data.decode_processes is used by data.decode = rank alone, found cluster: leave it null")
         return self
+
+    @field_validator("cache")
+    @classmethod
+    def _cache_is_here(cls, value: str | None) -> str | None:
+        if value is not None and not storage.is_local(value):
+            raise ValueError(f"must be a folder of each machine, found {value}: copies there would be no nearer")
+        return value
 
     @field_validator("train_splits", "val_split")
     @classmethod

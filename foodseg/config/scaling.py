@@ -20,8 +20,8 @@ class ScalingConfig(Section):
     resources_per_worker: dict[str, float] | None = Field(
         None,
         description="Ray resources of a worker, e.g. {CPU: 4}; its CPUs are its threads (data.decode_processes "
-        "come on top); null = the cores of this machine shared evenly, on a cluster 1 CPU with a GPU, else as many CPUs "
-        "as leave enough for the data",
+        "come on top); null = the cores of this machine shared evenly, on a cluster 1 CPU with a GPU, else as many "
+        "CPUs as leave enough for the data",
     )
 
     @field_validator("num_workers")

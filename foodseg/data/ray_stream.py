@@ -10,15 +10,18 @@ one block of decoded crops.
 """
 
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 from ray.data import DataContext, Dataset, ExecutionOptions
 
 from foodseg.cluster.ray_internals.data import ExecutionCallback
+from foodseg.cluster.ray_shared import Shared
 from foodseg.config import ExperimentConfig
 from foodseg.config.augment import AugmentConfig
 from foodseg.config.roi import RoiConfig
@@ -31,18 +34,23 @@ DECODE_CPUS = 0.99  # not 1: tasks of equal resources are fused, and one task wo
 BLOCK_BYTES = 64 * 2**20  # of decoded images and masks: starting a task costs little compared with decoding as many
 ENCODED_BYTES = 4 * 2**20  # of encoded rows in a block: what a rank waits for before it decodes the first
 MOST_ROWS = 256  # in a block, however small the crops
-PAUSE_SECONDS = 0.05  # a round costs 2 ms, and decoding a block takes five times as long as this pause
+ROUND_SECONDS = 0.05  # a round costs 2 ms, and decoding a block takes five times as long as this
 
 
 class PacedScheduling(ExecutionCallback):
-    """Pauses Ray Data's scheduling loop after each round.
+    """Lets Ray Data's scheduling loop begin a round every ROUND_SECONDS at most.
 
-    The loop waits for running tasks only. While a slow consumer blocks the stream there are none, and the loop would
-    spin: half a core taken from the training that it waits for (seen with py-spy on Ray 2.60).
+    The loop waits for running tasks only, and its round is then as long as that. While a slow consumer blocks the
+    stream there are none, and the loop would spin: half a core taken from the training that it waits for (seen with
+    py-spy on Ray 2.60).
     """
 
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
     def on_execution_step(self, executor: Any) -> None:
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(max(0.0, self._began + ROUND_SECONDS - time.monotonic()))
+        self._began = time.monotonic()
 
 
 class RankStream(ray.train.DataConfig):
@@ -95,14 +103,23 @@ def rank_stream(
     # reading has the same resources as `repartition`, so that Ray fuses the two into one task: each block of encoded
     # rows is passed on as soon as it is read, without another copy
     encode = partial(
-        encode_units, reader=reader, order=order, world_size=world_size,
+        _encode, shared=Shared((reader, order)), world_size=world_size,
         rows_per_block=_encoded_rows(reader, order) if encoded else _decoded_rows(augment, roi),
     )  # fmt: skip
     blocks = units.map_batches(encode, batch_size=1, batch_format="pyarrow").repartition(target_num_rows_per_block=1)
     if encoded:
         return blocks
-    decode = partial(decode_block, augment=augment, manifest=manifest, roi=roi)
+    # decoding needs the classes and the sources, which do not grow with the data
+    without_shards = manifest.model_copy(update={"shards": ()})
+    decode = partial(decode_block, augment=augment, manifest=without_shards, roi=roi)
     return blocks.map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
+
+
+def _encode(
+    units: pa.Table, shared: Shared[tuple[RowReader, TrainingOrder]], world_size: int, rows_per_block: int
+) -> Iterator[pa.Table]:
+    reader, order = shared.get()
+    yield from encode_units(units, reader, order, world_size, rows_per_block)
 
 
 def stream_cpus(config: ExperimentConfig) -> int:

@@ -4,6 +4,7 @@ reader = RowReader(uri, read_manifest(uri), ["train"])
 table = reader.take([5, 3, 3])        # a pyarrow Table of three rows, in this order
 """
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodseg import storage
+from foodseg.data.shard_cache import cached_shard
 from foodseg.data.shards import SCHEMA, Manifest, Shard
 from foodseg.errors import UserError
 
@@ -41,7 +43,8 @@ class ShardReader:
 
     listed_in, mend = "dataset.json", "prepare the data set again with --overwrite"
 
-    def __init__(self, uri: str, shards: Sequence[Shard], schema: pa.Schema) -> None:
+    def __init__(self, uri: str, shards: Sequence[Shard], schema: pa.Schema, *, cache: str | None = None) -> None:
+        """`cache`: folder of this machine for copies of the shards (`shard_cache.py`); None = they are read there."""
         self.uri = uri
         self.shards = list(shards)
         self.shard_rows = [shard.rows for shard in self.shards]
@@ -49,6 +52,7 @@ class ShardReader:
         starts = np.concatenate([[0], np.cumsum([rows for shard in self.shards for rows in shard.row_groups])])
         self._group_starts = starts.astype(np.int64)
         self._groups = [(s, g) for s, shard in enumerate(self.shards) for g in range(len(shard.row_groups))]
+        self._cache = cache
 
     def __len__(self) -> int:
         return int(self._group_starts[-1])
@@ -102,7 +106,7 @@ class ShardReader:
         info = self.shards[shard]
         uri = storage.join(info.uri or self.uri, info.path)
         storage.expect(uri)  # the manifest was read there, perhaps by another process
-        with storage.open_input(uri) as source:
+        with self._open(uri, info) as source:
             if source.size() != info.size:
                 raise self._damaged(uri, f"has {source.size()} bytes, {self.listed_in} lists {info.size}")
             try:
@@ -117,6 +121,13 @@ class ShardReader:
                     raise
                 detail = " ".join(str(error).split())
                 raise self._damaged(uri, f"is not a readable Parquet file ({detail})") from None
+
+    def _open(self, uri: str, shard: Shard) -> pa.NativeFile:
+        copy = None if self._cache is None else cached_shard(uri, shard, self._cache)
+        if copy is not None:
+            with contextlib.suppress(FileNotFoundError):  # it was removed just now
+                return pa.OSFile(str(copy), "rb")
+        return storage.open_input(uri)
 
     def checked(self, uri: str, shard: Shard, footer: pq.FileMetaData) -> pq.FileMetaData:
         """Returns the footer of a shard; UserError: it is not that of the shard that is listed."""
@@ -146,8 +157,8 @@ class RowReader(ShardReader):
         kept_masks: reads the masks of Segment Anything of the same images; None where they are not learned from.
     """
 
-    def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str]) -> None:
-        super().__init__(uri, manifest.split_shards(splits), SCHEMA)
+    def __init__(self, uri: str, manifest: Manifest, splits: Sequence[str], *, cache: str | None = None) -> None:
+        super().__init__(uri, manifest.split_shards(splits), SCHEMA, cache=cache)
         self.labelled = len(self) - sum(
             manifest.counts[split].unlabelled for split in set(splits) & manifest.counts.keys()
         )

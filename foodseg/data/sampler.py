@@ -4,9 +4,10 @@ Positions 0, 1, 2, ... run through the whole training, epoch after epoch; update
 s x global_batch .. (s + 1) x global_batch - 1. Nothing else affects the order: neither the number of workers,
 nor their speed, nor where a run was resumed.
 
-Within an epoch the shards come in a seeded order, and their rows are shuffled within seeded windows of at least WINDOW
-rows. Window borders are at multiples of `unit` on the line of positions, and `unit` is a multiple of the global batch:
-so a reader that takes one unit at a time reads every window exactly once, except those at the ends of an epoch.
+Within an epoch the shards come in a seeded order, and their rows are shuffled within seeded windows of at least
+`window` rows. Window borders are at multiples of `unit` on the line of positions, and `unit` is a multiple of the
+global batch: so a reader that takes one unit at a time reads every window exactly once, except those at the ends of an
+epoch.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from foodseg.config.data import WINDOW
 from foodseg.data.rng import RandomStream, generator, position_seed
 
-WINDOW = 2048
 _PARTNERS_TRIED = 32  # until one of another source and with ingredients is found
 
 
@@ -29,6 +30,7 @@ class TrainingOrder:
         global_batch: images in one update.
         repeats: (M,) float > 0, expected draws of each of the M rows that are drawn, per epoch (below 1: in some epochs
             only), with a sum of at least 1; None = each row once.
+        window: positions among which rows are shuffled, at least.
         kept: (M,) int64, the rows that are drawn, ascending; None = all N.
         paste: probability that a position has a paste partner.
         sources: (N,) integers, the source of each row; needed for `paste`.
@@ -42,6 +44,7 @@ class TrainingOrder:
         global_batch: int,
         repeats: np.ndarray | None = None,
         *,
+        window: int = WINDOW,
         kept: np.ndarray | None = None,
         paste: float = 0.0,
         sources: np.ndarray | None = None,
@@ -50,7 +53,8 @@ class TrainingOrder:
         self.shard_starts = np.concatenate([[0], np.cumsum(shard_rows)]).astype(np.int64)
         self.seed = seed
         self.global_batch = global_batch
-        self.unit = global_batch * -(-WINDOW // global_batch)
+        self.window = window
+        self.unit = global_batch * -(-window // global_batch)
         self.kept = kept
         if repeats is None:
             self._repeats = None
@@ -142,11 +146,11 @@ class TrainingOrder:
         return of_all
 
     def _window_borders(self, epoch: int) -> list[int]:
-        """Offsets within the epoch; windows shorter than WINDOW at its ends are merged with their neighbour."""
+        """Offsets within the epoch; windows shorter than `window` at its ends are merged with their neighbour."""
         start = epoch * self.epoch_length
         first = -(-start // self.unit) * self.unit - start
         inner = [offset for offset in range(first, self.epoch_length, self.unit) if offset > 0]
-        inner = [offset for offset in inner if offset >= WINDOW and self.epoch_length - offset >= WINDOW]
+        inner = [offset for offset in inner if offset >= self.window and self.epoch_length - offset >= self.window]
         return [0, *inner, self.epoch_length]
 
 

@@ -2,6 +2,7 @@
 
     manifest, reader = training_data(config.data)
     order = training_order(reader, config.data, config.train.seed, config.train.global_batch)
+    validation = validation_reader(config, manifest)      # those that choose its best checkpoint
 
 With `data.folds` one fold is held out: its rows are never drawn, neither as an image nor as a copy-paste partner, and
 count in no repeat factor. `foodseg ablate` scores each run on exactly these rows.
@@ -13,11 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from foodseg.classes import BACKGROUND
+from foodseg.config import ExperimentConfig
 from foodseg.config.data import DataConfig
 from foodseg.data.concat import training_manifest
 from foodseg.data.folds import assign_folds
 from foodseg.data.image_io import decode_mask
 from foodseg.data.reader import RowReader
+from foodseg.data.sam_masks import read_kept_masks
 from foodseg.data.sampler import TrainingOrder, repeat_factors
 from foodseg.data.shards import Manifest, SplitCounts
 from foodseg.errors import UserError
@@ -37,7 +40,7 @@ def training_data(data: DataConfig) -> tuple[Manifest, RowReader]:
         UserError: no data, data sets of different label spaces, unknown split, too few groups, nothing to learn.
     """
     manifest = training_manifest(data)
-    reader = RowReader(data.uri, manifest, data.train_splits)
+    reader = RowReader(data.uri, manifest, data.train_splits, cache=data.cache)
     held_out = held_out_rows(reader, data)
     if held_out is not None:
         manifest = without_rows(manifest, reader, held_out)
@@ -50,6 +53,20 @@ def training_data(data: DataConfig) -> tuple[Manifest, RowReader]:
             "masks with `foodseg data inspect`, and prepare the data set again with --overwrite"
         )
     return manifest, reader
+
+
+def validation_reader(config: ExperimentConfig, manifest: Manifest) -> RowReader | None:
+    """Opens the rows of `data.val_split`, with the masks of Segment Anything where regions are cut from them.
+
+    Raises:
+        UserError: no such split; the masks are not kept beside the data set.
+    """
+    if config.data.val_split is None:
+        return None
+    reader = RowReader(config.data.uri, manifest, [config.data.val_split], cache=config.data.cache)
+    if config.roi.regions == "sam":
+        reader.kept_masks = read_kept_masks(config.data.uri, manifest)
+    return reader
 
 
 def training_order(
@@ -91,14 +108,14 @@ def training_order(
         )  # fmt: skip
     drawn_from = None if len(kept) == len(reader) else kept
     if paste == 0 or known is None:
-        return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, kept=drawn_from)
+        return TrainingOrder(reader.shard_rows, seed, global_batch, repeats, window=data.window, kept=drawn_from)
     sources = known.column("source").dictionary_encode().unify_dictionaries()
     codes = np.concatenate([part.indices.to_numpy() for part in sources.chunks])
     pastable = np.array([bool(ids) for ids in ingredients])
     pastable[[] if held_out is None else held_out] = False
     return TrainingOrder(
         reader.shard_rows, seed, global_batch, repeats,
-        kept=drawn_from, paste=paste, sources=codes, pastable=pastable,
+        window=data.window, kept=drawn_from, paste=paste, sources=codes, pastable=pastable,
     )  # fmt: skip
 
 

@@ -27,10 +27,9 @@ from foodseg.checkpoint.run_pointers import prune_checkpoints, restore_pointers,
 from foodseg.classes import ClassTable
 from foodseg.config import ExperimentConfig
 from foodseg.data.batch import AnyBatch
-from foodseg.data.reader import RowReader
 from foodseg.data.rng import dropout_seed
-from foodseg.data.sam_masks import read_kept_masks
 from foodseg.data.shards import Manifest
+from foodseg.data.training_rows import validation_reader
 from foodseg.errors import UserError
 from foodseg.losses.cross_entropy import sum_dtype
 from foodseg.models.build import Trained
@@ -121,10 +120,7 @@ class Trainer:
         wrapped = context.wrap(self.student) if learns else self.student  # DDP refuses a model without gradients
         # around DDP, else it could reduce no gradient before the whole backward pass is over
         self.wrapped: nn.Module = torch.compile(wrapped) if config.train.compile else wrapped  # type: ignore[assignment]
-        val_split = config.data.val_split
-        self.validation = RowReader(config.data.uri, manifest, [val_split]) if val_split else None
-        if self.validation is not None and config.roi.regions == "sam":
-            self.validation.kept_masks = read_kept_masks(config.data.uri, manifest)
+        self.validation = validation_reader(config, manifest)
 
     def _announcement(self) -> str:
         images = sum(self.manifest.counts[split].images for split in self.config.data.train_splits)

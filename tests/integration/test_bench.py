@@ -25,6 +25,10 @@ def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     assert result.stream.seconds >= 2
     rates = [rate.images_per_second for rate in (result.stream, result.bare, result.loader)]
     assert min(rates) > 0
+    parts = result.stream.cpu_microseconds
+    assert {"decoders", "workers of Ray", "coordinator of the split", "consumer"} <= parts.keys()
+    assert parts["decoders"] > 0 and parts["workers of Ray"] > 0
+    assert result.cpu_over_bare == pytest.approx(sum(parts.values()) - result.bare.cpu_microseconds)
     assert result.share_of_bare == pytest.approx(rates[0] / rates[1])
     assert result.data.startswith("synthetic@v1-") and len(result.config_hash) == 12
     assert "| bare loop" in bench_markdown(result)

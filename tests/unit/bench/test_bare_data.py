@@ -45,6 +45,8 @@ def test_bare_rate_measures_the_fastest_way(rows: EncodedRows) -> None:
     assert set(found.trials) == {"threads 1", "threads 2", "processes 2"}
     assert found.trials[f"{found.kind} {found.count}"] == max(found.trials.values())
     assert found.images_per_second > 0
+    # each thread or process has at most a core
+    assert 0 < found.cpu_microseconds <= 1.1e6 * found.count / found.images_per_second
 
 
 def test_loader_rate(rows: EncodedRows) -> None:

@@ -32,9 +32,9 @@ SERVED = replace(BARE, requests_per_second=4.5, p50_ms=212.4, p99_ms=250.0)
 
 def test_data() -> None:
     result = DataBench(
-        stream=StreamRate(1500.0, 20.1, 30_150, 7.25),
+        stream=StreamRate(1500.0, 20.1, 30_150, 7.25, {"decoders": 1100.4, "consumer": 60.0}),
         memory=MemoryPeaks(310.0, 900.4, {"python3": 310.0}),
-        bare=BareRate(2000.0, "threads", 2, 20.0, {"threads 1": 1100.0}),
+        bare=BareRate(2000.0, 1000.2, "threads", 2, 20.0, {"threads 1": 1100.0}),
         loader=LoaderRate(1600.0, 20.2, 2),
         data="foodmix@v1-abc",
         config_hash="abc",
@@ -53,13 +53,17 @@ def test_data() -> None:
     assert "404 images, median 512 x 384 pixels, 38 kB, scaled to 300 and cropped to 256" in page
     assert "- memory of the stream: 900 MiB in all its processes together, 310 MiB in the largest" in page
     assert "- versions: foodseg 0.1.0, ray 2.60.0" in page
+    cpu = "- CPU an image, microseconds: bare loop 1000, the stream 160 more: decoders 1100, consumer 60"
+    assert cpu in page
     plain = json.loads(json.dumps(result.to_json()))
-    assert list(plain) == ["benchmark", "stream", "bare", "loader", "share_of_bare", "share_of_loader", "data",
-                           "config_hash", "images", "longest_side", "crop", "batch", "niceness", *ON]  # fmt: skip
+    assert list(plain) == ["benchmark", "stream", "bare", "loader", "share_of_bare", "share_of_loader",
+                           "cpu_microseconds_over_bare", "data", "config_hash",
+                           "images", "longest_side", "crop", "batch", "niceness", *ON]  # fmt: skip
     assert list(plain["stream"]) == ["images_per_second", "seconds", "images", "seconds_to_first_batch",
+                                     "cpu_microseconds",
                                      "largest_process_mib", "all_processes_mib", "processes_mib"]  # fmt: skip
-    assert plain["bare"] == {"images_per_second": 2000.0, "kind": "threads", "count": 2, "seconds": 20.0,
-                             "trials": {"threads 1": 1100.0}}  # fmt: skip
+    assert plain["bare"] == {"images_per_second": 2000.0, "cpu_microseconds": 1000.2, "kind": "threads",
+                             "count": 2, "seconds": 20.0, "trials": {"threads 1": 1100.0}}  # fmt: skip
     assert list(plain["loader"]) == ["images_per_second", "seconds", "workers"]
     assert plain["images"] == {"train": 404, "median_longest_side": 512.0, "median_shortest_side": 384.0,
                                "mean_encoded_bytes": 38_000, "in_memory": 400}  # fmt: skip

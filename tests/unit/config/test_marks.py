@@ -32,7 +32,7 @@ from foodseg.tune import sweep_files
 def test_uris_of_a_training() -> None:
     expected = {
         "data.uri", "data.uris[].uri", "model.weights", "model.vit.weights", "model.text.table", "distill.teacher",
-        "distill.labels", "roi.context_weights", "train.latent_cache", "run.uri",
+        "distill.labels", "roi.context_weights", "data.cache", "train.latent_cache", "run.uri",
     }  # fmt: skip
     keys = keys_with(ExperimentConfig, Uri)
     assert set(keys) == expected and len(keys) == len(expected)
@@ -52,7 +52,7 @@ def test_what_may_change_on_resume() -> None:
     assert set(keys_with(ExperimentConfig, ExecutionOnly, MayChangeOnResume)) == {
         "scaling", "run", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_failures",
         "train.mlflow_uri", "train.micro_batch", "train.latent_cache", "model.diffusion.gradient_checkpointing",
-        "distill.labels", "data.decode", "data.decode_processes",
+        "distill.labels", "data.decode", "data.decode_processes", "data.cache",
     }  # fmt: skip
 
 
@@ -71,7 +71,9 @@ def test_where_a_training_runs_is_not_part_of_its_hash() -> None:
 def test_what_a_sweep_and_an_ablation_set_themselves() -> None:
     folds = {"data.folds", "data.held_out"}
     fixed = {"data.uri", "data.uris", "data.val_split", "data.val_limit", "train.mlflow_uri", *folds}
-    assert set(keys_with(ExperimentConfig, NotSearched)) == {*fixed, "data.decode", "data.decode_processes"}
+    assert set(keys_with(ExperimentConfig, NotSearched)) == {
+        *fixed, "data.decode", "data.decode_processes", "data.cache",
+    }  # fmt: skip
     assert set(keys_with(ExperimentConfig, SetByAblation)) == {"train.seed", "eval.weights", *folds}
 
 

@@ -5,8 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from foodseg.config.data import WINDOW
 from foodseg.data.rng import position_seed
-from foodseg.data.sampler import WINDOW, TrainingOrder, rank_blocks, repeat_factors
+from foodseg.data.sampler import TrainingOrder, rank_blocks, repeat_factors
 
 LAYOUTS = [([1], 1), ([7], 4), ([3, 4, 5], 6), ([1000, 1000, 400], 32), ([5000], 8), ([1000] * 7 + [123], 48)]
 
@@ -55,16 +56,18 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("window", [WINDOW, 100, 1])
 @pytest.mark.parametrize(("rows", "batch"), [(100, 8), (4095, 8), (4096, 8), (9000, 48), (20_000, 300), (7123, 3000)])
-def test_windows_have_2048_rows_and_borders_between_units(rows: int, batch: int) -> None:
-    order = TrainingOrder([rows], 0, batch)
-    assert order.unit % batch == 0 and WINDOW <= order.unit < WINDOW + batch
+def test_windows_have_so_many_rows_and_borders_between_units(rows: int, batch: int, window: int) -> None:
+    order = TrainingOrder([rows], 0, batch, window=window)
+    assert order.unit % batch == 0 and window <= order.unit < window + batch
     for epoch in range(4):
         borders = order._window_borders(epoch)
         assert (borders[0], borders[-1]) == (0, rows)
-        assert min(np.diff(borders)) >= min(WINDOW, rows)
+        assert min(np.diff(borders)) >= min(window, rows)
         assert all((epoch * rows + border) % order.unit == 0 for border in borders[1:-1])
-        assert max(np.diff(borders)) < order.unit + 2 * WINDOW
+        assert max(np.diff(borders)) < order.unit + 2 * window
+        assert sorted(order.rows(epoch * rows, (epoch + 1) * rows)[1].tolist()) == list(range(rows))
 
 
 def test_rows_are_shuffled_within_windows_of_the_shards_in_a_new_order() -> None:
