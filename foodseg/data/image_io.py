@@ -22,9 +22,9 @@ from foodseg.data.grey_mask import one_channel, whole_ids
 from foodseg.data.image_format import FORMATS, ends_early, has_exif, known_format, raw_refusal, refusal
 from foodseg.data.image_format import BadFile as BadFile
 from foodseg.data.image_format import Fault as Fault  # both are part of this module's interface
+from foodseg.data.stored_mask import MAX_PIXELS, decode_stored_mask, is_stored_mask
 from foodseg.errors import UserError
 
-MAX_PIXELS = 100_000_000  # a decompression bomb is refused by its header, before a pixel is decoded
 SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION, _BITS_PER_SAMPLE, _SUBFILE, _DNG = 0x0112, 258, 254, 50706  # TIFF 6.0 tags, and one of DNG
 
@@ -131,7 +131,7 @@ def rgb_of(image: Image.Image) -> np.ndarray:
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """Decodes a mask of class ids to (H, W) uint8 or uint16; palette files give their indices.
+    """Decodes a mask of class ids, an image file or `stored_mask`, to (H, W) uint8 or uint16; of a palette the indices.
 
     A grey mask that was saved with three or four equal channels is read as grey, as are 1, 2 and 4 bits per pixel
     and floating point numbers without fractions.
@@ -139,6 +139,8 @@ def decode_mask(data: bytes) -> np.ndarray:
     Raises:
         BadFile: unreadable or truncated, saved with loss (JPEG, most WEBP), in colour, or numbers that are not ids.
     """
+    if is_stored_mask(data):
+        return decode_stored_mask(data)
     kind = known_format(data)
     if kind == "JPEG":
         raise BadFile("a mask saved as JPEG holds blurred ids: save it as PNG", "mask_mode")

@@ -24,7 +24,8 @@ from foodseg import storage
 from foodseg.classes import ClassTable
 from foodseg.errors import MissingFile, UserError
 
-FORMAT_VERSION = 2  # 1 counted `pictures`
+FORMAT_VERSION = 3  # 1 counted `pictures`; 2, of foodseg 0.1.0, has masks as PNG
+READABLE = (2, 3)
 MAX_ROWS = 1_000  # per shard
 MAX_SHARD_BYTES = 256 * 2**20
 ROW_GROUP_BYTES = 4 * 2**20  # small enough to read a few rows cheaply, large enough for an efficient GET
@@ -33,7 +34,7 @@ SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("image", pa.binary()),  # the original file
-        ("mask", pa.binary()),  # PNG, 8 or 16 bit ids; null = unlabelled
+        ("mask", pa.binary()),  # ids as `stored_mask`, in version 2 as PNG; null = unlabelled
         ("height", pa.int32()),  # after EXIF orientation
         ("width", pa.int32()),
         ("ingredients", pa.list_(pa.int32())),  # ids present, without background
@@ -176,9 +177,9 @@ def read_manifest(uri: str) -> Manifest:
     try:
         tree = json.loads(text)
         version = tree["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in READABLE:
             raise UserError(
-                f"{storage.redact(where)} has format {version}, this foodseg reads {FORMAT_VERSION}: "
+                f"{storage.redact(where)} has format {version}, this foodseg reads {' and '.join(map(str, READABLE))}: "
                 + ("prepare again" if version < FORMAT_VERSION else "update foodseg")
             )
         return Manifest.model_validate(tree)
@@ -221,7 +222,7 @@ def write_shard(uri: str, path: str, split: str, rows: Iterable[dict[str, Any]])
     Raises:
         UserError: it is there and holds other rows, or cannot be written. RetryLater: the storage does not answer.
     """
-    # JPEG and PNG do not compress further
+    # images and masks do not compress further
     data, where = encode_shard(_row_groups(rows), SCHEMA, "none"), storage.join(uri, path)
     if not storage.create_bytes(where, data):
         data = _same_rows(where, storage.read_bytes(where), data)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from foodseg.classes import ClassTable
-from foodseg.data.image_io import encode_mask
 from foodseg.data.shards import MAX_ROWS, MAX_SHARD_BYTES, SplitCounts
+from foodseg.data.stored_mask import encode_stored_mask
 from foodseg.prepare.audit import RecordFacts, present_ids, read_mask
 
 
@@ -46,7 +46,7 @@ def shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
         "image_id": record.image_id,
         "image": record.image.read(),
         # every mask is stored in the one encoding that readers decode fast
-        "mask": None if mask is None else encode_mask(mask.astype(classes.mask_dtype, copy=False)),
+        "mask": None if mask is None else encode_stored_mask(mask.astype(classes.mask_dtype, copy=False)),
         "height": row.facts.height,
         "width": row.facts.width,
         "ingredients": ids,

@@ -24,7 +24,7 @@ from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.cluster.ray_shards import run_shards
 from foodseg.cluster.shard_plan import ShardPlan, ShardTask, plan_identity
 from foodseg.data.augment.geometry import single_threaded_opencv
-from foodseg.data.image_io import decode_mask, encode_mask
+from foodseg.data.image_io import decode_mask
 from foodseg.data.label_space_map import map_ids, read_label_space_map, read_target
 from foodseg.data.reader import RowReader
 from foodseg.data.shards import (
@@ -36,6 +36,7 @@ from foodseg.data.shards import (
     read_manifest,
     write_shard,
 )
+from foodseg.data.stored_mask import encode_stored_mask
 from foodseg.errors import UserError
 from foodseg.prepare.audit import present_ids
 from foodseg.prepare.dataset_checks import refuse_foodless
@@ -132,6 +133,7 @@ def map_data_set(
             raise expected_failure(error) or error from None
     result = manifest.model_copy(
         update={
+            "format_version": FORMAT_VERSION,  # the source may be of an earlier one
             "name": name or f"{manifest.name}-as-{space_map.to_space}",
             "generation": generation.number,
             "folder": generation.folder,
@@ -214,7 +216,7 @@ def _mapped_row(row: dict[str, Any], job: MapJob, counts: _Counts) -> dict[str, 
     ids = present_ids(pixels)
     return {
         **row,
-        "mask": encode_mask(mask),
+        "mask": encode_stored_mask(mask),
         "ingredients": ids,
         "ingredient_pixels": [int(pixels[index]) for index in ids],
     }

@@ -143,8 +143,8 @@ def test_split_shards_come_in_the_order_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda tree: tree.update(format_version=1), "has format 1, this foodseg reads 2: prepare again"),
-        (lambda tree: tree.update(format_version=9), "has format 9, this foodseg reads 2: update foodseg"),
+        (lambda tree: tree.update(format_version=1), "has format 1, this foodseg reads 2 and 3: prepare again"),
+        (lambda tree: tree.update(format_version=9), "has format 9, this foodseg reads 2 and 3: update foodseg"),
         (lambda tree: tree.pop("format_version"), r"is damaged \('format_version'\): prepare the data set again"),
         (lambda tree: tree.pop("classes"), r"is damaged \(Field required\)"),
         (lambda tree: tree.update(extra=1), "is damaged"),
