@@ -38,7 +38,7 @@ from foodseg.config.evaluation import EvalConfig
 from foodseg.errors import UserError
 from foodseg.models.backbones.vit import is_plain_vit
 from foodseg.models.build import Network, Trained, build_model
-from foodseg.models.exported import ExportedNetwork, Runtime, open_graph
+from foodseg.models.exported import ExportedNetwork, Runtime, open_graph, require_runtime
 from foodseg.models.realtime import RealtimeNetwork
 from foodseg.models.roi import RegionNetwork
 from foodseg.models.text.class_embeddings import TextTable, parse_table, table_bytes
@@ -259,8 +259,7 @@ def load_model(checkpoint: Checkpoint, weights: str, runtime: Runtime | None = N
             )
         run = open_graph(checkpoint.exported.form, checkpoint.graph, runtime)
         return ExportedNetwork(checkpoint.exported.graph, run)
-    if runtime not in (None, "torch"):
-        raise UserError(f"runtime {runtime} runs an exported model, and this is a checkpoint: use foodseg export first")
+    require_runtime(runtime, None)
     model = _load_any(checkpoint, weights)
     if isinstance(model, RegionNetwork):
         raise UserError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foodseg.cli.labelled import Recheck, RecheckBelow
-from foodseg.cli.options import Address, AsJson, ConfigFile, Device, Overrides, emit, require_lasting
+from foodseg.cli.options import Address, AsJson, ConfigFile, Device, Overrides, RuntimeName, emit, require_lasting
 from foodseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def evaluate(
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(help="Scoring processes; 0 = this one, without Ray.", min=0)] = 1,
     address: Address = None,
+    runtime: RuntimeName = None,
     device: Device = "auto",
     test_log: Annotated[
         str | None,
@@ -109,6 +110,7 @@ def evaluate(
     from foodseg.eval.perturb import parse_perturbation
     from foodseg.eval.ray_evaluate import evaluate as run_evaluation
     from foodseg.eval.regions import evaluate_regions, names_regions, parse_regions
+    from foodseg.models.exported import parse_runtime
     from foodseg.predict.device import parse_device
     from foodseg.predict.refine import parse_refine
     from foodseg.predict.region_classifier import load_region_classifier
@@ -123,6 +125,7 @@ def evaluate(
             "--predictions": predictions, "--zero-shot": zero_shot, "--subset": subset, "--provided": provided,
             "--map": space_map, "--classes": classes, "--sam": sam, "--recheck": recheck,
             "--recheck-below": recheck_below is not None, "--refine": refine != "none", "--config": config,
+            "--runtime": runtime,
         }  # fmt: skip
         wrong = next((name for name, value in refused.items() if value), None)
         if wrong is not None:
@@ -150,6 +153,7 @@ def evaluate(
         provided=provided, space_map=space_map, classes=classes,
         overrides=settings, workers=workers, address=address, device=parse_device(device),
         refine=parse_refine(refine), sam=sam, recheck=recheck, recheck_below=recheck_below, test_log=test_log,
+        runtime=parse_runtime(runtime, where="--runtime"),
     )  # fmt: skip
 
     def show() -> None:

@@ -19,6 +19,14 @@ Address = Annotated[
 Device = Annotated[
     str, typer.Option(help="Device to compute on: cpu, gpu (CUDA, or mps on a Mac), or auto (a GPU if there is one).")
 ]
+RuntimeName = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        help="What computes a model of `foodseg export`: onnxruntime or openvino, which runs ONNX, too; left out: the "
+        "runtime of its format. A checkpoint is computed by torch alone.",
+    ),
+]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", "-c", help="YAML file; holds what differs from the defaults.")
 ]

@@ -17,7 +17,7 @@ from foodseg.cli.labelled import (
     show_labelled,
     show_named,
 )
-from foodseg.cli.options import AsJson, Device, Overrides
+from foodseg.cli.options import AsJson, Device, Overrides, RuntimeName
 from foodseg.errors import UserError
 
 
@@ -51,6 +51,7 @@ def predict(
     sam: Sam = None,
     recheck: Recheck = None,
     recheck_below: RecheckBelow = None,
+    runtime: RuntimeName = None,
     device: Device = "auto",
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -73,6 +74,7 @@ def predict(
 
     Example: foodseg predict runs/a lunch.jpg --refine vote --sam mobile_sam.safetensors --out labelled
     """
+    from foodseg.models.exported import parse_runtime
     from foodseg.predict.device import parse_device
     from foodseg.predict.image_list import READ
     from foodseg.predict.label import label_images, parse_formats
@@ -89,6 +91,8 @@ def predict(
             )
         if recheck is not None or recheck_below is not None:
             raise UserError("--recheck is for label maps, and --masks names regions that are given: leave it out")
+        if runtime is not None:
+            raise UserError("--runtime is for label maps, and --masks names regions that are given: leave it out")
         named = name_regions(checkpoint, images, masks, out, overrides or [], device=parse_device(device))
         show_named(named, out, as_json)
         return
@@ -96,5 +100,6 @@ def predict(
     done = label_images(
         checkpoint, images, out, overrides or [], ingredients, names=names, device=parse_device(device),
         formats=wanted, refine=parse_refine(refine), sam=sam, recheck=recheck, recheck_below=recheck_below,
+        runtime=parse_runtime(runtime, where="--runtime"),
     )  # fmt: skip
     show_labelled(done, wanted, out, as_json, trained=names is None)

@@ -33,6 +33,7 @@ from foodseg.eval.subject import OTHER_WEIGHTS, ProvidedLists, RecheckSource, ch
 from foodseg.eval.zero_shot_subject import zero_shot_subject
 from foodseg.metrics.confusion import scores
 from foodseg.metrics.per_image import merge
+from foodseg.models.exported import Runtime
 from foodseg.predict.device import Device
 from foodseg.predict.refine import Refine
 from foodseg.predict.segmenter import Segmenter
@@ -64,6 +65,7 @@ def evaluate(
     recheck: str | None = None,
     recheck_below: float | None = None,
     test_log: str | None = None,
+    runtime: Runtime | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
     """Scores a model, or a folder of label maps, on a split of a prepared data set.
@@ -87,6 +89,7 @@ def evaluate(
         refine: redraw label maps along masks of Segment Anything: "none", "vote" or "soft", as for `foodseg.load`.
         sam: file or URI of its weights; None = the masks that `foodseg data masks` keeps beside the data set.
         recheck, recheck_below: as for `foodseg.load`, for a trained model.
+        runtime: as for `foodseg.load`; None = that of the model.
         test_log: the test-set access log; None = ACCESS_LOG in `out`, or without `out` in the current folder.
         score: counts the parts of the split in their order; `ray_score.score_on_ray` does so on a cluster.
 
@@ -116,7 +119,7 @@ def evaluate(
     return evaluate_rows(
         model, rows, out=out, predictions=predictions, subsets=subsets, provided=provided, space_map=space_map,
         classes=classes, overrides=overrides, device=device, refine=refine, sam=sam, recheck=recheck,
-        recheck_below=recheck_below, test_log=test_log, score=score,
+        recheck_below=recheck_below, test_log=test_log, runtime=runtime, score=score,
     )  # fmt: skip
 
 
@@ -137,6 +140,7 @@ def evaluate_rows(
     recheck: str | None = None,
     recheck_below: float | None = None,
     test_log: str | None = None,
+    runtime: Runtime | None = None,
     score: Callable[[ScoringJob], Iterator[Scored]] = score_here,
 ) -> EvaluationResult:
     """As `evaluate`, on rows that were chosen otherwise: those of a fold, say (`scored_rows.held_out_fold`)."""
@@ -155,6 +159,8 @@ def evaluate_rows(
         recheck, recheck_below = model.recheck.classifier.uri, model.recheck.below
     if recheck is not None and (model is None or isinstance(model, ZeroShotSegmenter | ZeroShotConfig)):
         raise UserError("--recheck is for a trained model: give a CHECKPOINT, or leave it out")
+    if runtime is not None and (model is None or isinstance(model, ZeroShotSegmenter | ZeroShotConfig)):
+        raise UserError("--runtime is for a model that was exported: give a CHECKPOINT, or leave it out")
     if recheck_below is not None and recheck is None:
         raise UserError("--recheck-below is used with --recheck RUN alone: give both")
     again = None if recheck is None else RecheckSource(resolve_checkpoint(recheck), recheck_below)
@@ -163,7 +169,10 @@ def evaluate_rows(
         if model.renamed:
             raise UserError("evaluate scores the classes that a model was trained on: give it without other names")
         overrides = [*model.overrides, *overrides]
-        subject = checkpoint_subject(model.uri, manifest, reader, spaces, split, overrides, lists, masks, again)
+        runtime = model.runtime if runtime is None else runtime
+        subject = checkpoint_subject(
+            model.uri, manifest, reader, spaces, split, overrides, lists, masks, again, runtime
+        )
         device = model.device if device is None else device
     elif isinstance(model, ZeroShotSegmenter):
         subject = zero_shot_subject(model.config, manifest, spaces, model.names, masks)
@@ -172,7 +181,7 @@ def evaluate_rows(
         subject = zero_shot_subject(model, manifest, spaces, None, masks)
     elif model is not None:
         uri = resolve_checkpoint(os.fspath(model))
-        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists, masks, again)
+        subject = checkpoint_subject(uri, manifest, reader, spaces, split, overrides, lists, masks, again, runtime)
     else:
         subject = folder_subject(predictions or "", manifest, spaces)
     device = "auto" if device is None else device

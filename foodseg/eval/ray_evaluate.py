@@ -11,6 +11,7 @@ from foodseg.eval import evaluate as evaluation
 from foodseg.eval.ray_score import score_on_ray
 from foodseg.eval.result import EvaluationResult
 from foodseg.eval.scoring_job import score_here
+from foodseg.models.exported import Runtime
 from foodseg.predict.device import Device
 from foodseg.predict.refine import Refine
 
@@ -36,6 +37,7 @@ def evaluate(
     recheck: str | None = None,
     recheck_below: float | None = None,
     test_log: str | None = None,
+    runtime: Runtime | None = None,
 ) -> EvaluationResult:
     """Scores a checkpoint, CLIP, or a folder of label maps, as `evaluate.evaluate` does; the arguments are the same.
 
@@ -51,6 +53,6 @@ def evaluate(
     return evaluation.evaluate(
         model, data, split, out=out, predictions=predictions, subsets=subsets, images=images,
         provided=provided, space_map=space_map, classes=classes, overrides=overrides, device=device, refine=refine,
-        sam=sam, recheck=recheck, recheck_below=recheck_below, test_log=test_log,
+        sam=sam, recheck=recheck, recheck_below=recheck_below, test_log=test_log, runtime=runtime,
         score=partial(score_on_ray, workers=workers, address=address) if workers else score_here,
     )  # fmt: skip

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
 from foodseg.checkpoint.hub import local_checkpoint
+from foodseg.checkpoint.index_file import EXPORTED, index_file
 from foodseg.checkpoint.manifest import read_manifest_file
 from foodseg.checkpoint.node_copy import local_files
 from foodseg.classes import BACKGROUND, ClassTable
@@ -209,6 +210,8 @@ def evaluate_region_rows(
 def names_regions(checkpoint: str) -> bool:
     """Whether a checkpoint is a region classifier. UserError: there is none, or it is damaged."""
     uri = local_checkpoint(resolve_checkpoint(checkpoint))
+    if index_file(uri) == EXPORTED:
+        return False  # a region classifier cannot be exported
     with local_files(uri, read_manifest_file(uri)) as file:
         return parse_config(json.loads(file("config.json").read_bytes())).regions is not None
 

@@ -28,6 +28,7 @@ from foodseg.eval.result import LabelMaps, ScoredCheckpoint, Subjects
 from foodseg.eval.result_files import TrainingCurves, shown_settings
 from foodseg.eval.scoring import Labeller, Labels, true_conditioning
 from foodseg.eval.scoring_job import Build
+from foodseg.models.exported import Runtime, require_runtime
 from foodseg.predict.device import Device, pick_device
 from foodseg.predict.predictor import Predictor, logit_offsets
 from foodseg.predict.recheck import BELOW, Recheck, build_recheck
@@ -95,6 +96,7 @@ def checkpoint_subject(
     provided: ProvidedLists | None = None,
     masks: MaskSource | None = None,
     recheck: RecheckSource | None = None,
+    runtime: Runtime | None = None,
 ) -> Subject:
     """Returns the checkpoint directory `uri` as what is scored.
 
@@ -102,14 +104,17 @@ def checkpoint_subject(
         overrides: `eval.key=value`. provided: what images are conditioned on; None = the truth, where
             `eval.ingredients` = provided. masks: along which label maps are redrawn; None = they are not.
         recheck: the region classifier that looks again at doubtful regions; None = none does.
+        runtime: as for `load_model`.
 
     Raises:
-        UserError: it is damaged, label spaces differ, the map does not fit, as `logit_offsets` and `read_provided`.
+        UserError: it is damaged, label spaces differ, the map does not fit, as `logit_offsets`, `read_provided` and
+            `require_runtime`.
     """
     loaded = load_checkpoint(uri)
     space = common_space(loaded.classes, manifest, *spaces)
     config = with_eval_overrides(loaded.config, overrides)
     logit_offsets(config.eval, loaded.class_pixels)  # refused here rather than by each process that scores
+    require_runtime(runtime, None if loaded.exported is None else loaded.exported.form)
     calibration = calibration_of(loaded, config.eval)
     conditioning = None
     if provided is not None:
@@ -129,7 +134,7 @@ def checkpoint_subject(
             recheck=None if recheck is None else recheck.note,
         ),
         space=space,
-        build=CheckpointLabeller(uri, config, conditioning, masks, recheck),
+        build=CheckpointLabeller(uri, config, conditioning, masks, recheck, runtime),
         trained_ids=space.trained_ids(loaded.trained_ids),
         calibration_note=_calibration_note(loaded, calibration, manifest, split),
         curves=TrainingCurves(loaded.history, read_losses(uri, loaded.step)),
@@ -177,15 +182,16 @@ class CheckpointLabeller:
         conditioning: Mapping[str, Sequence[int]] | None = None,
         masks: MaskSource | None = None,
         recheck: RecheckSource | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self._uri, self._config, self._conditioning, self._masks = uri, config, conditioning, masks
-        self._recheck = recheck
+        self._recheck, self._runtime = recheck, runtime
 
     def __call__(self, wanted: Device | torch.device) -> Labeller:
         config = self._config
         device = wanted if isinstance(wanted, torch.device) else pick_device(wanted)
         loaded = load_checkpoint(self._uri)
-        model = load_model(loaded, config.eval.weights)
+        model = load_model(loaded, config.eval.weights, self._runtime)
         pixels = loaded.class_pixels
         predictor = Predictor(model, config.eval, device, config.train.precision, class_pixels=pixels)
         calibration = calibration_of(loaded, config.eval)

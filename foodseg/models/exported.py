@@ -25,6 +25,7 @@ GraphFormat = Literal["onnx", "openvino"]
 Precision = Literal["float32", "int8"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 FILES: dict[GraphFormat, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
+RUNTIMES: dict[GraphFormat, tuple[Runtime, ...]] = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}
 LOGITS, PROBABILITIES = "logits", "ingredient_probabilities"
 
 Run = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
@@ -120,16 +121,30 @@ def open_graph(form: GraphFormat, files: Mapping[str, bytes], runtime: Runtime |
     Raises:
         UserError: the runtime does not read this format, is not installed, or cannot load the graph.
     """
-    chosen = runtime or ("onnxruntime" if form == "onnx" else "openvino")
-    if chosen == "torch" or (chosen == "onnxruntime" and form == "openvino"):
-        right = "onnxruntime or openvino" if form == "onnx" else "openvino"
-        raise UserError(f"runtime {chosen} does not run a model that was exported to {form}: use {right}")
+    require_runtime(runtime, form)
+    chosen = runtime or RUNTIMES[form][0]
     library = import_extra(chosen)
     try:
         return _onnxruntime(library, files) if chosen == "onnxruntime" else _openvino(library, form, files)
     except Exception as error:  # each library has kinds of its own
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{chosen} cannot load the exported model: {detail[:200]}; export it again") from None
+
+
+def require_runtime(runtime: Runtime | None, form: GraphFormat | None) -> None:
+    """Refuses a runtime that does not run a model.
+
+    Args:
+        runtime: None = the first of those that do. form: what the model was exported to; None = it is a checkpoint.
+
+    Raises:
+        UserError: it does not run it.
+    """
+    if form is None and runtime not in (None, "torch"):
+        raise UserError(f"runtime {runtime} runs an exported model, and this is a checkpoint: use foodseg export first")
+    if form is not None and runtime is not None and runtime not in RUNTIMES[form]:
+        right = " or ".join(RUNTIMES[form])
+        raise UserError(f"runtime {runtime} does not run a model that was exported to {form}: use {right}")
 
 
 def parse_runtime(value: str | None, *, where: str) -> Runtime | None:

@@ -19,6 +19,7 @@ from foodseg.annotations.coco_export import CocoDocument
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask
 from foodseg.errors import MissingFile, UserError
+from foodseg.models.exported import Runtime
 from foodseg.predict.class_names import parse_ingredients
 from foodseg.predict.device import Device, device_name
 from foodseg.predict.image_list import file_name, list_images, require_different_stems, stem_of
@@ -107,6 +108,7 @@ def label_images(
     sam: str | None = None,
     recheck: str | None = None,
     recheck_below: float | None = None,
+    runtime: Runtime | None = None,
 ) -> LabelResults:
     """Labels each image; writes `<stem>.png` (ids, the image's own size), `<stem>.overlay.jpg` and `<stem>.json`.
 
@@ -121,7 +123,7 @@ def label_images(
         names: other names to look for, for an open-vocabulary model, as for `Segmenter.with_names`.
         device: what the model computes on.
         formats: what is written; with "coco" one COCO_FILE of all images, with "instances" one INSTANCES_FILE.
-        refine, sam, recheck, recheck_below: as for `load`.
+        refine, sam, recheck, recheck_below, runtime: as for `load`.
 
     Raises:
         UserError: no such checkpoint, two images of one name, the only image is missing, an output that would
@@ -133,7 +135,7 @@ def label_images(
     conditioned = [] if ingredients is None else ["eval.ingredients=provided"]
     model = load(
         checkpoint, device=device, overrides=[*overrides, *conditioned], refine=refine, sam=sam, recheck=recheck,
-        recheck_below=recheck_below,
+        recheck_below=recheck_below, runtime=runtime,
     )  # fmt: skip
     if names is not None:
         model = model.with_names(names)

@@ -106,7 +106,7 @@ class Segmenter:
         classes: names; the index is the id in label maps, 0 = background.
         config: what it was trained with, and `eval` as it is used here.
         overrides: `eval.key=value`, what was changed when it was loaded.
-        device: what it computes on; the CPU for an exported model.
+        device: what it computes on; the CPU for an exported model. runtime: as given to `load`.
         refiner: redraws label maps along masks; None = they stay as they are.
         recheck: looks again at regions of low confidence; None = nothing does.
     """
@@ -123,7 +123,7 @@ class Segmenter:
         self.refiner = refiner
         self.recheck: Recheck | None = None
         self._checkpoint = load_checkpoint(uri)
-        self.uri = uri
+        self.uri, self.runtime = uri, runtime
         self.step = self._checkpoint.step
         self.classes: tuple[str, ...] = self._checkpoint.classes.names
         self.config: ExperimentConfig = with_eval_overrides(self._checkpoint.config, overrides)

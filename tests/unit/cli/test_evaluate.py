@@ -1,4 +1,4 @@
-"""`foodseg evaluate` of regions: what it prints, and options that would have no effect."""
+"""`foodseg evaluate` of regions and of an exported model: what it prints, and options that would have no effect."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from foodseg.cli.main import run
+from foodseg.export.export import export_model
+from foodseg.models import exported
 from tests.support.synthetic_set import write_synthetic
 from tests.support.tiny_checkpoints import write_checkpoint, write_region_classifier
 
@@ -40,6 +42,26 @@ def test_regions_are_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert json.loads(capsys.readouterr().out)["named_by"] == "mean scores of a segmenter"
 
 
+def test_an_exported_model_is_scored_by_the_runtime_that_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    export_model("segmenter", str(tmp_path / "onnx"))
+    used, open_graph = [], exported.import_extra
+    monkeypatch.setattr(exported, "import_extra", lambda name: used.append(name) or open_graph(name))
+    found = {}
+    for name, model in {
+        "torch": "segmenter",
+        "onnxruntime": str(tmp_path / "onnx"),
+        "openvino": str(tmp_path / "onnx"),
+    }.items():
+        given = ["evaluate", model, "--data", "data", "--workers", "0", "--device", "cpu", "--runtime", name, "--json"]
+        assert run([*given, "--out", str(tmp_path / name)]) == 0
+        found[name] = json.loads(capsys.readouterr().out)["scores"]["miou"]
+    assert set(used) == {"onnxruntime", "openvino"}
+    assert found["onnxruntime"] == found["openvino"] == pytest.approx(found["torch"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -47,6 +69,10 @@ def test_regions_are_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         ("roi --map m.tsv", "--map is for scores of pixels, and regions are scored here: leave it out"),
         ("roi --subset s.txt", "--subset is for scores of pixels, and regions are scored here: leave it out"),
         ("roi --recheck roi", "--recheck is for scores of pixels, and regions are scored here: leave it out"),
+        ("roi --runtime openvino", "--runtime is for scores of pixels, and regions are scored here: leave it out"),
+        ("--predictions maps --runtime openvino", "--runtime is for a model that was exported: give a CHECKPOINT, or"),
+        ("segmenter --runtime tensorrt", "--runtime 'tensorrt': use torch, onnxruntime, openvino"),
+        ("segmenter --runtime openvino", "runtime openvino runs an exported model, and this is a checkpoint: use foo"),
         ("roi --recheck-below 0.5", "--recheck-below is for scores of pixels, and regions are scored here: leave it "),
         ("roi --config c.yaml", "--config is for scores of pixels, and regions are scored here: leave it out"),
         ("segmenter --regions sam --zero-shot", "--zero-shot is for scores of pixels, and regions are scored here: le"),

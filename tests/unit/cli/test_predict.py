@@ -1,4 +1,4 @@
-"""`foodseg predict --masks`: what it prints, exit codes, and options that would have no effect."""
+"""`foodseg predict --masks` and `--runtime`: what it prints, exit codes, and options that would have no effect."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from foodseg.cli.main import run
-from tests.support.tiny_checkpoints import meal, write_region_classifier
+from foodseg.data.image_io import decode_mask
+from foodseg.export.export import export_model
+from tests.support.tiny_checkpoints import meal, write_checkpoint, write_region_classifier
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ def test_an_image_without_masks_is_listed(capsys: pytest.CaptureFixture[str]) ->
         ("--format coco", "--masks names regions that are given: leave out --ingredients, --names, --refine, --sam "),
         ("--recheck roi", "--recheck is for label maps, and --masks names regions that are given: leave it out"),
         ("--recheck-below 0.5", "--recheck is for label maps, and --masks names regions that are given: leave it out"),
+        ("--runtime openvino", "--runtime is for label maps, and --masks names regions that are given: leave it out"),
         ("second.jpg", "--masks m.png is one file, and there are 2 images: name a folder of one for each"),
     ],
 )
@@ -77,3 +80,31 @@ def test_without_masks_a_region_classifier_labels_nothing(capsys: pytest.Capture
     assert run(["predict", "roi", "lunch.jpg", "--out", "out"]) == 2
     assert "this checkpoint is a region classifier (model.kind = roi)" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_the_runtime_of_an_exported_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("lunch.png", meal(0, 60, 90))
+    write_checkpoint(tmp_path / "segmenter", 1)
+    export_model("segmenter", "onnx")
+    export_model("segmenter", "xml", form="openvino")
+    maps = []
+    for model, runtime in (("segmenter", "torch"), ("onnx", "onnxruntime"), ("onnx", "openvino"), ("xml", "openvino")):
+        out = f"{model}-{runtime}"
+        assert run(["predict", model, "lunch.png", "--out", out, "--runtime", runtime, "--device", "cpu"]) == 0
+        maps.append(decode_mask(Path(out, "lunch.png").read_bytes()))
+    assert len(np.unique(maps[0])) > 1
+    for found in maps[1:]:
+        assert np.mean(found == maps[0]) > 0.999
+    capsys.readouterr()
+    for model, runtime, sentence in (
+        ("xml", "onnxruntime", "runtime onnxruntime does not run a model that was exported to openvino: use openvino"),
+        ("onnx", "torch", "runtime torch does not run a model that was exported to onnx: use onnxruntime or openvino"),
+        ("segmenter", "openvino", "runtime openvino runs an exported model, and this is a checkpoint: use foodseg exp"),
+        ("onnx", "tvm", "--runtime 'tvm': use torch, onnxruntime, openvino"),
+    ):
+        assert run(["predict", model, "lunch.png", "--out", "refused", "--runtime", runtime]) == 2
+        assert sentence in capsys.readouterr().err and not Path("refused").exists()
