@@ -80,7 +80,18 @@ def many_shards(bench: Bench) -> dict[str, Any]:
     return {way: json.loads(bench.python(*command, *options)) for way, options in ways.items()}
 
 
-ITEMS: list[Item] = [("stream_memory", stream_memory), ("prepare", prepare), ("many_shards", many_shards)]
+def split_consumers(bench: Bench) -> dict[str, Any]:
+    """What the coordinator of the stream costs a block on few and on many ranks, and the shortest update on them."""
+    command = ("-m", "experiments.scale.split_consumers", "--ranks")
+    return {str(ranks): json.loads(bench.python(*command, ranks)) for ranks in (8, 64)}
+
+
+ITEMS: list[Item] = [
+    ("stream_memory", stream_memory),
+    ("prepare", prepare),
+    ("many_shards", many_shards),
+    ("split_consumers", split_consumers),
+]
 
 
 def write_repeated(folder: Path, out: Path, count: int) -> None:
