@@ -44,6 +44,8 @@ VOCABULARY: Settings = ("eval.ingredients=vocabulary",)
 PREDICTED: Settings = ("eval.ingredients=predicted",)
 STUDENT = "eval.weights=student"
 
+SCALES: Settings = ("eval.scales=[0.8,1.0,1.25]",)
+
 # Half the seconds of a ViT on a processor with bfloat16 units, and those of a convolutional network.
 BF16 = "train.precision=bf16"
 

@@ -12,7 +12,18 @@ import torch
 from experiments.fold_runs import Group, fold_group, fold_table
 from experiments.foodmix import prepared_foodmix, vit_weights
 from experiments.item_queue import Bench, Item
-from experiments.variants import BF16, FASTER_ENCODER, HYBRID, LAST_BLOCKS, PLAIN_VIT, RARE, VIT, WHOLE_VIT, Settings
+from experiments.variants import (
+    BF16,
+    FASTER_ENCODER,
+    HYBRID,
+    LAST_BLOCKS,
+    PLAIN_VIT,
+    RARE,
+    SCALES,
+    VIT,
+    WHOLE_VIT,
+    Settings,
+)
 from foodseg.config.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig
 from foodseg.data.image_io import decode_image, fit_longest, resize_image
 from foodseg.data.reader import RowReader
@@ -34,8 +45,12 @@ ENCODERS: dict[str, tuple[str, Settings]] = {
 }
 
 
+# the encoder of the best recipe decides how that is scored, too
+MORE_WAYS: dict[str, dict[str, Settings]] = {
+    "hybrid_full": {"Lite0 and ViT-S/14, trained, three scales": (*SCORED, *SCALES)}
+}
 GROUPS = {
-    item: Group(FOLDER, item, SIDE, (*TRAINED, *settings), {name: SCORED})
+    item: Group(FOLDER, item, SIDE, (*TRAINED, *settings), {name: SCORED, **MORE_WAYS.get(item, {})})
     for item, (name, settings) in ENCODERS.items()
 }
 CROPPED, CROP = 320, 192  # pixels of the longer side of an image, and of the crops that are cut from it

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.fold_runs import Group, fold_group, fold_table
 from experiments.item_queue import Bench, Item, removed
-from experiments.variants import BF16, FASTER_ENCODER, LAST_BLOCKS, RARE, Settings
+from experiments.variants import BF16, FASTER_ENCODER, LAST_BLOCKS, RARE, SCALES, Settings
 
 FOLDER = "recipe_changes"
 SIDE, STEPS = 128, 505
@@ -44,7 +44,7 @@ GROUPS: dict[str, Group] = {
         {
             PLAIN: SCORED,
             "not mirrored, own size": (),
-            "three scales": (*SCORED, "eval.scales=[0.8,1.0,1.25]"),
+            "three scales": (*SCORED, *SCALES),
             "logit adjustment 0.1": (*SCORED, "eval.logit_adjustment=0.1"),
             "logit adjustment 0.25": (*SCORED, "eval.logit_adjustment=0.25"),
             "logit adjustment 0.5": (*SCORED, "eval.logit_adjustment=0.5"),
@@ -54,9 +54,10 @@ GROUPS: dict[str, Group] = {
         FOLDER, "lovasz", SIDE, (*TRAINED, "loss.lovasz=0.5"),
         {
             "Lovasz 0.5": SCORED,
+            "Lovasz 0.5, three scales": (*SCORED, *SCALES),
             "Lovasz 0.5, logit adjustment 0.1": (*SCORED, "eval.logit_adjustment=0.1"),
             "Lovasz 0.5, logit adjustment 0.1, three scales": (
-                *SCORED, "eval.logit_adjustment=0.1", "eval.scales=[0.8,1.0,1.25]",
+                *SCORED, "eval.logit_adjustment=0.1", *SCALES,
             ),
         },
     ),
