@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -121,24 +122,29 @@ def train(model: torch.nn.Module, pairs: list[Pair], args: argparse.Namespace) -
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, root: Path, stems: list[str], out: Path, side: int, *, mirrored: bool = False
+    model: torch.nn.Module, root: Path, stems: list[str], out: Path, sides: Sequence[int], *, mirrored: bool = False
 ) -> None:
     model.eval()
     out.mkdir(parents=True, exist_ok=True)
     for stem in stems:
         image, mask = read_pair(root, stem)
-        small = resize(image, side, cv2.INTER_LINEAR)
-        height, width = small.shape[:2]
-        padded = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.float32)
-        padded[:height, :width] = (small.astype(np.float32) / 255 - 0.5) / 0.5
-        view = torch.from_numpy(padded).permute(2, 0, 1)[None]
-        logits = model(view)
-        if mirrored:
-            logits = (logits + model(view.flip(-1)).flip(-1)) / 2
-        logits = torch.nn.functional.interpolate(
-            logits[:, :, :height, :width], mask.shape, mode="bilinear", align_corners=False
-        )
+        logits = torch.cat([scores(model, image, side, mask.shape, mirrored=mirrored) for side in sides]).sum(0, True)
         cv2.imwrite(str(out / f"{stem}.png"), logits.argmax(1)[0].numpy().astype(np.uint8))
+
+
+def scores(
+    model: torch.nn.Module, image: np.ndarray, side: int, shape: tuple[int, ...], *, mirrored: bool
+) -> torch.Tensor:
+    """Returns the (1, K, height, width) logits of an image that the model sees at this size."""
+    small = resize(image, side, cv2.INTER_LINEAR)
+    height, width = small.shape[:2]
+    padded = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.float32)
+    padded[:height, :width] = (small.astype(np.float32) / 255 - 0.5) / 0.5
+    view = torch.from_numpy(padded).permute(2, 0, 1)[None]
+    logits = model(view)
+    if mirrored:
+        logits = (logits + model(view.flip(-1)).flip(-1)) / 2
+    return torch.nn.functional.interpolate(logits[:, :, :height, :width], shape, mode="bilinear", align_corners=False)
 
 
 def main() -> None:
@@ -153,6 +159,9 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="list of the images to train on; left out: train.txt of --data")
     parser.add_argument("--test", type=Path, help="list of the images to label; left out: test.txt of --data")
     parser.add_argument("--test-side", type=int, help="label mirrored, at this size, too: predictions-mirrored/")
+    parser.add_argument(
+        "--test-scales", type=float, nargs="+", help="and at these factors of that size together: predictions-scales/"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -164,9 +173,12 @@ def main() -> None:
     stems = (args.train or args.data / "train.txt").read_text().split()
     seconds = train(model, [read_pair(args.data, stem) for stem in stems], args)
     shown = (args.test or args.data / "test.txt").read_text().split()
-    predict(model, args.data, shown, args.out / "predictions", args.side)
+    predict(model, args.data, shown, args.out / "predictions", [args.side])
     if args.test_side:
-        predict(model, args.data, shown, args.out / "predictions-mirrored", args.test_side, mirrored=True)
+        predict(model, args.data, shown, args.out / "predictions-mirrored", [args.test_side], mirrored=True)
+    if args.test_scales:
+        sides = [round(args.test_side * scale) for scale in args.test_scales]
+        predict(model, args.data, shown, args.out / "predictions-scales", sides, mirrored=True)
     timing = {
         "train_seconds": round(seconds, 1),
         "updates": args.epochs * (len(stems) // BATCH),
