@@ -11,7 +11,8 @@ class Validation:
 
     miou, aacc, macc: of the weights that `eval.weights` names.
     miou_student, miou_ema: of both kinds of weights; None where no average is kept.
-    macro_f1: of a region classifier, whose other scores are counted in regions instead of pixels; None of a segmenter.
+    macro_f1: of a region classifier, whose other scores are counted in regions instead of pixels; None of a segmenter,
+        and where no class has regions enough.
     """
 
     step: int
@@ -21,6 +22,11 @@ class Validation:
     miou_student: float
     miou_ema: float | None = None
     macro_f1: float | None = None
+
+    @property
+    def decides(self) -> float:
+        """What the best checkpoint has most of: macro F1 of a region classifier, mean IoU of any other model."""
+        return self.miou if self.macro_f1 is None else self.macro_f1
 
     def to_json(self) -> dict[str, float]:
         """Returns it by name, without what is None."""

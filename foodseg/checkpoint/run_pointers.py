@@ -53,9 +53,9 @@ def best_of(run_uri: str) -> RunPointer | None:
 def write_pointers(run_uri: str, step: int, history: Sequence[Validation]) -> None:
     """Writes `history.jsonl`, `last.json`, and `best.json` when the newest validation is the best so far."""
     storage.write_text(storage.join(run_uri, "history.jsonl"), history_text(history))
-    last = history[-1].miou if history and history[-1].step == step else None
-    pointer = RunPointer(step, relative_path(step), last)
-    if last is not None and last >= max(validation.miou for validation in history):
+    last = history[-1] if history and history[-1].step == step else None
+    pointer = RunPointer(step, relative_path(step), None if last is None else last.miou)
+    if last is not None and last.decides >= max(validation.decides for validation in history):
         storage.write_json(storage.join(run_uri, "best.json"), pointer.to_json())
     storage.write_json(storage.join(run_uri, "last.json"), pointer.to_json())
 
@@ -68,7 +68,7 @@ def restore_pointers(run_uri: str, step: int, history: Sequence[Validation]) -> 
     kept = [each for each in history if storage.exists(storage.join(checkpoint_uri(run_uri, each.step), FILE))]
     best_uri = storage.join(run_uri, "best.json")
     if kept:
-        best = max(kept, key=lambda each: (each.miou, each.step))
+        best = max(kept, key=lambda each: (each.decides, each.step))
         storage.write_json(best_uri, RunPointer(best.step, relative_path(best.step), best.miou).to_json())
     else:
         storage.delete(best_uri)
