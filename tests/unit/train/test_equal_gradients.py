@@ -69,6 +69,11 @@ LOSSES = {
         "text: {kind: table, table: TABLE}}",
         "loss.cross_entropy=1e-2", "loss.pixel_text=1", "loss.image_text=1", "augment.scale=[0.3, 0.9]",
     ],
+    # of the smaller ones too few are left for half of the images to have as many as the other
+    "regions": [
+        "model={kind: roi, backbone: test_byobnet, weights: none, dropout: 0}", "eval={weights: student}",
+        "roi.hidden=16", "roi.least_share=0.12", "augment={crop: 32}",
+    ],
     "hybrid": ["model.vit={backbone: test_vit, weights: none, trained: last}", "loss.features=1"],
     "diffusion": [
         "loss.cross_entropy=1e-3", "loss.attention=20", "loss.stages=1", "loss.ingredients=1",
@@ -158,6 +163,7 @@ def test_accumulated(data, losses, whole, tmp_path, name, micro_batch):
         ("realtime", "pixel_text"),
         ("soft labels", "soft_labels"),
         ("soft labels", "class_correlation"),
+        ("regions", "cross_entropy"),
     ],
 )
 def test_the_halves_differ_so_that_a_wrong_count_would_show(data, losses, tmp_path, name, term):
