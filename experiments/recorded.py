@@ -29,6 +29,11 @@ def figures(folder: str, item: str) -> Any:
     return _renamed(read_results(HERE / folder / "results.json")[item]["figures"])
 
 
+def recorded_items(folder: str) -> dict[str, Any]:
+    """Returns what each item of a folder found that has been run, as `figures`."""
+    return {item: figures(folder, item) for item in read_results(HERE / folder / "results.json")}
+
+
 def source(*items: str) -> str:
     """Returns the line below a table: commands that measure it again, and when and at which commit it was measured."""
     told = []
