@@ -2,7 +2,7 @@
 
 Each architecture is trained at 128 px on train (`SCOUT`), and exported to ONNX and OpenVINO in float32 and int8:
 largest difference of logits and share of equal ids on images of val, mIoU on val before and after int8, bytes, and
-milliseconds an image of 384 x 512 pixels on one thread, of PyTorch as well.
+milliseconds an image of 384 x 512 pixels on one thread, of PyTorch as well. `page` is the real-time one in a browser.
 """
 
 import time
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.export.page import pages
 from experiments.foodmix import fresh, prepared_foodmix
 from experiments.foodmix_runs import scout_job, train_variant
 from experiments.item_queue import Bench, Item
@@ -69,4 +70,10 @@ def milliseconds(model: str) -> float:
     return round(1000 * min(passes), 1)
 
 
-ITEMS: list[Item] = [(name, partial(exported, name=name)) for name in ARCHITECTURES]
+def page(bench: Bench) -> dict[str, Any]:
+    """Runs the real-time architecture in a browser."""
+    run = train_variant(bench, *scout_job("export-realtime", ARCHITECTURES["realtime"]))
+    return pages(bench, str(run), prepared_foodmix(bench))
+
+
+ITEMS: list[Item] = [*((name, partial(exported, name=name)) for name in ARCHITECTURES), ("page", page)]

@@ -16,6 +16,10 @@ def export(
     out: Annotated[str, typer.Option(help="Folder or URI for the graph and model.json.")],
     form: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Weights and activations in 8 bits; needs --calibrate.")] = False,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="A page too, OUT/index.html, that runs the ONNX graph in a browser, offline."),
+    ] = False,
     calibrate: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +42,8 @@ def export(
 
     Example: foodseg export runs/a --out exported/a8 --format openvino --int8 --calibrate prepared/meals
 
+    Example: foodseg export runs/a --out exported/a --web
+
     Example: foodseg predict exported/a lunch.jpg --out labelled
     """
     from foodseg.export.export import export_model
@@ -47,8 +53,9 @@ def export(
     if chosen is None:
         raise UserError(f"--format {form!r}: use {' or '.join(FILES)}")
     done = export_model(
-        checkpoint, out, form=chosen, int8=int8, calibrate=calibrate, images=images or [], overrides=overrides or []
-    )
+        checkpoint, out, form=chosen, int8=int8, web=web, calibrate=calibrate, images=images or [],
+        overrides=overrides or [],
+    )  # fmt: skip
 
     def show() -> None:
         found = done.comparison

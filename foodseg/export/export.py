@@ -37,6 +37,8 @@ from foodseg.export.graph import OPSET, Graph, onnx_graph
 from foodseg.export.images import generated_images, given_images, split_images
 from foodseg.export.int8 import Inputs, RecordingNetwork, quantised_onnx, quantised_openvino
 from foodseg.export.verify import Comparison, compared, require_close
+from foodseg.export.web import PAGE, require_web, web_page
+from foodseg.export.web_runtime import web_runtime
 from foodseg.models.build import Network
 from foodseg.models.exported import FILES, ExportedNetwork, GraphFormat, Precision, import_extra, open_graph
 from foodseg.predict.predictor import Predictor
@@ -75,6 +77,7 @@ def export_model(
     *,
     form: GraphFormat = "onnx",
     int8: bool = False,
+    web: bool = False,
     calibrate: str | None = None,
     images: Sequence[str] = (),
     overrides: Sequence[str] = (),
@@ -83,7 +86,7 @@ def export_model(
 
     Args:
         checkpoint: a run, a checkpoint directory or a URI of either. out: folder or URI.
-        int8: weights and activations in 8 bits; needs `calibrate`.
+        int8: weights and activations in 8 bits; needs `calibrate`. web: a page that runs the graph, too; of ONNX.
         calibrate: prepared data set: int8 is calibrated on its train, graphs are compared on its val, where the mIoU of
             int8 is measured, too.
         images: files to compare on instead; with neither, on synthetic meals.
@@ -95,12 +98,15 @@ def export_model(
     """
     if int8 and calibrate is None:
         raise UserError("--int8 is calibrated on images: give --calibrate DATA, a prepared data set")
+    if web and form != "onnx":
+        raise UserError("--web runs an ONNX graph in the browser: leave out --format openvino")
+    runtime = web_runtime() if web else None
     for library in ("onnx", "onnxruntime", *(["openvino"] if form == "openvino" else [])):
         import_extra(library)
     if int8 and form == "openvino":
         import_extra("nncf")
     uri = resolve_checkpoint(checkpoint)
-    claimed = claim_outputs(out, [name for names in FILES.values() for name in names] + [FILE], by="export")
+    claimed = claim_outputs(out, [name for names in FILES.values() for name in names] + [FILE, PAGE], by="export")
     loaded = load_checkpoint(uri)
     if loaded.exported is not None:
         raise UserError(f"{storage.redact(checkpoint)} is exported already: name the checkpoint that it was made of")
@@ -110,6 +116,8 @@ def export_model(
             "train another model with it as distill.teacher, and export that"
         )
     config = with_eval_overrides(loaded.config, overrides)
+    if web:
+        require_web(config.eval)
     network = load_model(loaded, config.eval.weights)
     assert not isinstance(network, ExportedNetwork)
     shown, compared_on = _images(calibrate, images, config.eval)
@@ -135,14 +143,16 @@ def export_model(
     if int8 and calibrate is not None:
         before, after = _mious(uri, described, files, calibrate, overrides)
         about["int8"] = {"inputs": len(inputs), "val_miou_before": before, "val_miou_after": after}
+    page = {} if runtime is None else {PAGE: web_page(described, files["model.onnx"], runtime)}
+    written = {**files, **page}
     with claimed as outputs:
-        for name, data in files.items():
+        for name, data in written.items():
             outputs.write_bytes(name, data)
-        for name in {name for names in FILES.values() for name in names} - files.keys():
-            storage.delete(storage.join(out, name))  # of an earlier export to the other format
+        for name in {PAGE, *(name for names in FILES.values() for name in names)} - written.keys():
+            storage.delete(storage.join(out, name))  # of an earlier export
         outputs.write_bytes(FILE, (json.dumps(described.to_json(), indent=2) + "\n").encode())
     return Exported(
-        storage.redact(out), form, precision, OPSET, {name: len(data) for name, data in files.items()},
+        storage.redact(out), form, precision, OPSET, {name: len(data) for name, data in written.items()},
         graph.interface.canvas, compared_on, comparison, before, after,
     )  # fmt: skip
 

@@ -2,30 +2,28 @@
 //
 //   api.js    requests, and what their errors mean       plate.js  the answer with corrections on top of it
 //   masks.js  run lengths, label maps, PNG               paint.js  ids over the picture
-//   stage.js  pointing at the picture                    legend.js the lists of ingredients
-//   files.js  pictures in, results out             server.js what the server can do
+//   view.js   what was found, on the screen              legend.js the lists of ingredients
+//   stage.js  pointing at the picture                    files.js  pictures in, results out
+//   server.js what the server can do
 
 import { ApiError, prompt, segment, zeroShot } from "./api.js";
 import { save, sendable, watchFiles } from "./files.js";
-import { fold, isFolded, percent, showGiven, showLegend, tidy } from "./legend.js";
-import { labelMapPng } from "./masks.js";
-import { paint } from "./paint.js";
+import { percent, showGiven, tidy } from "./legend.js";
 import { answerOf, NOT_FOOD, outlined, plateOf } from "./plate.js";
 import { learnModel, learnServer, server } from "./server.js";
-import { place, showPoints, watchStage } from "./stage.js";
+import { showPoints, watchStage } from "./stage.js";
+import { announce, announceResult, hover, repaint, saveMask, showPicture, showPlate, showWork, summary, view, watchView } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const KEY = "foodseg-key"; // in the tab's own storage: gone when the tab is closed
 
 let picture = null, opening = null; // {file, url, id}; which picture is coming in
-let answer = null, plate = null;
+let answer = null;
 let edits = [], given = []; // corrections, and names that the person gave
 let wanted = []; // any names that CLIP looks for; none = the trained model answers
 let selection = null; // {points, masks, chosen, pixels}
 let asked = null; // points of the outline that is under way
 let running = null; // AbortController of the request under way
-let lit = null; // id that is highlighted
-const hidden = new Set(); // ids
 
 // --- what the server can do ---
 
@@ -49,23 +47,14 @@ async function open(chosen) {
   if (opening !== own) return; // another picture came meanwhile
   if (picture) URL.revokeObjectURL(picture.url);
   picture = { file, url: URL.createObjectURL(file), id: null };
-  answer = plate = null;
+  answer = null;
   edits = [];
-  hidden.clear();
+  showPicture(picture.url);
   give([]);
   drop();
   wanted = [];
-  $("picture").src = picture.url;
-  work(true);
-  $("result").hidden = true;
-  $("overlay").hidden = true;
   if (server.models.length || !server.clip) look();
   else $("wanted").focus({ preventScroll: true });
-}
-
-function work(begun) {
-  $("start").hidden = begun;
-  $("work").hidden = !begun;
 }
 
 async function look() {
@@ -75,21 +64,18 @@ async function look() {
     ? (rest) => zeroShot(picture.file, { names, refine: options.refine, ...rest })
     : (rest) => segment(picture.file, { ...options, ...rest });
   const found = await run("Looking at the picture", look, ask);
-  $("again-empty").hidden = Boolean(found || plate || running);
+  $("again-empty").hidden = Boolean(found || view.plate || running);
   if (!found) return;
   answer = { ...found, ingredients: found.ingredients ?? [] };
   edits = names.length ? [] : edits; // ids are those of other names now
   picture.id = answer.image.id;
   drop();
   show();
-  $("result").hidden = false;
-  $("overlay").hidden = false;
   const late = options.refine && !answer.refined;
   const outlined = late ? ", SAM took too long: outlines are the model's own" : answer.refined ? ", outlines by SAM" : "";
   const model = answer.model ? `Model ${answer.model.name} ${answer.model.sha.slice(0, 12)}` : `CLIP ${server.clip_model}, not trained on food`;
   $("made-by").textContent = `${model}${outlined}`;
-  const largest = plate.ingredients.slice(0, 3).map(({ name, share_of_food }) => `${name} ${percent(share_of_food)}`);
-  announce([summary(), ...largest].join(" "));
+  announceResult();
 }
 
 // Does one thing at a time: cancels what was under way, shows what is, says what went wrong. Returns null if nothing came.
@@ -146,61 +132,12 @@ function fail(error, again) {
   else $("problem").scrollIntoView({ block: "nearest" });
 }
 
-function announce(text) {
-  $("announce").textContent = text;
-}
-
 // --- what is on it ---
 
 function show() {
-  plate = plateOf(answer, answer.model ? server.classes : [], edits);
-  const ratio = plate.width / plate.height;
-  $("stage").style.setProperty("--ratio", ratio);
-  showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
-  fold($("legend"), $("traces"), plate.ingredients, isFolded($("traces")));
-  $("summary").textContent = summary();
+  const plate = plateOf(answer, answer.model ? server.classes : [], edits);
+  showPlate(plate, picture.file.shrunk ? ` It was sent at ${plate.width} x ${plate.height} pixels.` : "");
   $("undo").hidden = !edits.length;
-  repaint();
-}
-
-function summary() {
-  const count = plate.ingredients.length;
-  if (!count) return "No ingredient found on this picture.";
-  const food = plate.ingredients.reduce((sum, item) => sum + item.share_of_image, 0);
-  const size = picture.file.shrunk ? ` It was sent at ${plate.width} x ${plate.height} pixels.` : "";
-  return `${count} ingredient${count === 1 ? "" : "s"}; food covers ${percent(food)} of the picture.${size}`;
-}
-
-function repaint() {
-  if (!plate) return;
-  const visible = plate.ingredients.filter(({ id }) => !hidden.has(id));
-  $("toggle-all").textContent = visible.length ? "Hide all" : "Show all";
-  $("toggle-all").hidden = !plate.ingredients.length;
-  const colours = new Map(visible.map(({ id, colour }) => [id, colour]));
-  const opacity = $("opacity").value / 100;
-  paint($("overlay"), { ...plate, colours, lit: colours.has(lit) ? lit : null, selected: selection?.pixels, opacity });
-}
-
-function light(id) {
-  if (lit === id) return;
-  lit = id;
-  repaint();
-  for (const row of $("legend").children) row.classList.toggle("lit", Number(row.dataset.id) === id);
-}
-
-function hover(point, aloud) {
-  const item = point && plate.ingredients.find(({ id }) => id === plate.labels[point.y * plate.width + point.x]);
-  light(item?.id ?? null);
-  $("tip").hidden = !item;
-  if (aloud) announce(item ? `${item.name} ${percent(item.share_of_food)}` : "no food");
-  if (!item) return;
-  $("tip-colour").style.background = item.colour;
-  $("tip-text").textContent = `${item.name} ${percent(item.share_of_food)}`;
-  place($("tip"), point, plate);
-  const left = point.x > plate.width / 2, room = left ? point.x / plate.width : 1 - point.x / plate.width;
-  $("tip").style.maxWidth = `calc(${100 * room}% - 14px)`;
-  $("tip").classList.toggle("left", left);
-  $("tip").classList.toggle("below", point.y < plate.height / 4);
 }
 
 // --- outline something and name it ---
@@ -210,13 +147,13 @@ async function outline(point, how) {
   const before = wanted === "anew" ? [] : (asked ?? selection?.points ?? []);
   const points = [...before, [point.x, point.y, wanted === "takes" && before.length ? 0 : 1]];
   asked = points;
-  showPoints($("points"), points, plate);
+  showPoints($("points"), points, view.plate);
   const request = (rest) => prompt(picture.file, picture.id, points, rest);
   const found = await run("Outlining", () => outline(point, wanted), request);
   if (asked !== points) return; // a later click has this one's points too, or the outline was dropped
   asked = null;
-  if (!found || !plate) {
-    showPoints($("points"), selection?.points ?? [], plate ?? { width: 1, height: 1 });
+  if (!found || !view.plate) {
+    showPoints($("points"), selection?.points ?? [], view.plate ?? { width: 1, height: 1 });
     return;
   }
   picture.id = found.image.id;
@@ -232,9 +169,10 @@ async function outline(point, how) {
 
 function choose(index) {
   const mask = selection.masks[index];
-  const { pixels, most } = outlined(mask.mask, plate);
+  const { pixels, most } = outlined(mask.mask, view.plate);
   Object.assign(selection, { chosen: index, pixels });
-  const taken = plate.ingredients.find(({ id }) => id === most)?.name ?? "not food";
+  view.selected = pixels;
+  const taken = view.plate.ingredients.find(({ id }) => id === most)?.name ?? "not food";
   $("selection-text").textContent = `Taken for ${taken} so far; ${percent(mask.share_of_image)} of the picture.`;
   $("other").hidden = selection.masks.length < 2;
   $("other").textContent = `Other size ${index + 1}/${selection.masks.length}`;
@@ -253,6 +191,7 @@ function name(text) {
 
 function drop() {
   selection = asked = null;
+  view.selected = undefined;
   $("selection").hidden = true;
   $("points").replaceChildren();
   document.querySelector("input[name=how][value=anew]").checked = true;
@@ -271,10 +210,9 @@ function give(names) {
 
 // --- take it home ---
 
-async function saveMask() {
+async function takeMask() {
   try {
-    const mask = await labelMapPng(plate.labels, plate.width, plate.height, plate.ingredients);
-    save(mask, picture.file.name, "mask.png");
+    await saveMask(picture.file.name);
   } catch (error) {
     fail(new ApiError(0, null, "This browser cannot write the mask.", `Download the JSON instead: it holds the same. (${error})`, null));
   }
@@ -283,24 +221,10 @@ async function saveMask() {
 // --- who calls what ---
 
 watchFiles([$("choose"), $("photograph")], $("drop-here"), open);
-watchStage($("stage"), $("cross"), { size: () => plate, onHover: hover, onPick: outline, onEscape: drop });
+watchStage($("stage"), $("cross"), { size: () => view.plate, onHover: hover, onPick: outline, onEscape: drop });
 $("another").addEventListener("click", () => $("choose").click());
-$("picture").addEventListener("error", () => work(false)); // no picture: the server says what else it is
-$("picture").addEventListener("load", () => {
-  $("stage").style.setProperty("--ratio", $("picture").naturalWidth / $("picture").naturalHeight);
-});
-$("opacity").addEventListener("input", () => {
-  $("opacity-value").textContent = `${$("opacity").value} %`;
-  repaint();
-});
-$("toggle-all").addEventListener("click", () => {
-  const ids = plate.ingredients.map(({ id }) => id);
-  const hide = ids.some((id) => !hidden.has(id));
-  ids.forEach((id) => (hide ? hidden.add(id) : hidden.delete(id)));
-  showLegend($("legend"), plate.ingredients, hidden, { light, repaint });
-  repaint();
-});
-$("traces").addEventListener("click", () => fold($("legend"), $("traces"), plate.ingredients, !isFolded($("traces"))));
+watchView();
+$("picture").addEventListener("error", () => showWork(false)); // no picture: the server says what else it is
 $("undo").addEventListener("click", () => {
   edits.pop();
   drop();
@@ -340,9 +264,9 @@ for (const id of ["again", "again-empty"]) {
     look();
   });
 }
-$("save-mask").addEventListener("click", saveMask);
+$("save-mask").addEventListener("click", takeMask);
 $("save-json").addEventListener("click", () => {
-  const found = answerOf(answer, plate, edits);
+  const found = answerOf(answer, view.plate, edits);
   save(new Blob([JSON.stringify(found, null, 1)], { type: "application/json" }), picture.file.name, "json");
 });
 

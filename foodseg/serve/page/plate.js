@@ -1,4 +1,4 @@
-// What is on the plate: the server's answer with the corrections of the person at the screen on top of it.
+// What is on the plate: a label map; of a server's answer with the corrections of the person at the screen on top of it.
 
 import { colourOf, countIds, fillMask, maskOf } from "./masks.js";
 
@@ -19,9 +19,15 @@ export function plateOf(answer, classes, edits) {
     const id = name === NOT_FOOD ? 0 : idOf(name, known, classes);
     for (const at of pixels) labels[at] = id;
   }
+  return plateOfLabels(labels, width, height, [...known.values()]);
+}
+
+// labels: Uint16Array of ids, row by row. known: [{id, name, colour, confidence}] of all ids that may be in it.
+// Returns {labels, width, height, ingredients} as `plateOf`.
+export function plateOfLabels(labels, width, height, known) {
   const counts = countIds(labels);
   const food = labels.length - counts[0];
-  const ingredients = [...known.values()]
+  const ingredients = known
     .filter(({ id }) => counts[id] > 0)
     .map(({ id, name, colour, confidence }) => ({
       id, name, colour, confidence, pixels: counts[id],
