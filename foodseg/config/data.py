@@ -78,7 +78,7 @@ class DataConfig(Section):
         ge=0,
         le=64,
         description="decode = rank: processes of each worker that decode, a CPU each; 0 = a thread of the worker; null "
-        "= 1, and 0 without Ray",
+        "= 1, and 0 without Ray or where the cluster has no CPU for it",
     )
     cache: Annotated[str | None, Uri(), MayChangeOnResume(), NotSearched()] = Field(
         None,

@@ -24,12 +24,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from foodseg import storage
 from foodseg.checkpoint.find import newest_checkpoint
 from foodseg.checkpoint.run_layout import step_of
-from foodseg.cluster.placement import Resources, fair_cpus, require_room, workers_in_words
+from foodseg.cluster.placement import Resources, fair_cpus, require_room, usable_workers, workers_in_words
 from foodseg.cluster.ray_internals.core import release_lost_groups
 from foodseg.cluster.ray_internals.train import TidyTrainer
 from foodseg.cluster.ray_logs import RelayedLogs
 from foodseg.cluster.ray_session import cores, data_cpus, living_nodes, nodes_may_come, ray_session
 from foodseg.config import ExperimentConfig
+from foodseg.config.load import with_settings
 from foodseg.data.ray_stream import RankStream, stream_cpus, unit_dataset
 from foodseg.data.sampler import TrainingOrder
 from foodseg.errors import FoodsegError, RetryLater, Unavailable
@@ -86,13 +87,15 @@ def run_training(
     sizes = run.config.world_sizes
     alone = worker_resources(run.config)
     with ray_session(address, logical_cpus=int(max(sizes) * alone["CPU"]) + data_cpus()):
-        nodes = list(living_nodes().values())
-        per_worker = alone if address is None else worker_resources(run.config, nodes)
+        nodes, fitting = list(living_nodes().values()), run.config
         if not nodes_may_come():
-            require_room(nodes, per_worker, sizes, stream_cpus(run.config))
+            fitting = with_decoders_that_fit(run.config, nodes)
+        per_worker = worker_resources(fitting, None if address is None else nodes)
+        if not nodes_may_come():
+            require_room(nodes, per_worker, sizes, stream_cpus(fitting))
         with in_use(run.config.run.uri, "run.uri"):
             begin_run(run, resume=resume)
-            run = replace(run, model=None, backbone=None)  # each worker builds its own
+            run = replace(run, config=fitting, model=None, backbone=None)  # each worker builds its own
             return _fit_with_retries(run, per_worker, build_context, on_report)
 
 
@@ -109,6 +112,20 @@ def _require_cuda() -> None:
         "scaling.use_gpu is true, but torch finds no GPU here: set scaling.use_gpu=false, or join a cluster that has "
         "GPUs with --address"
     )
+
+
+def with_decoders_that_fit(config: ExperimentConfig, nodes: Sequence[Resources]) -> ExperimentConfig:
+    """Has a thread of each worker decode, unless it is set otherwise, where processes for it would cost workers."""
+    if config.data.decode_processes is not None or not config.decoders:
+        return config
+    gpus = {"GPU": 1.0} if config.scaling.use_gpu else {}
+    worker = {"CPU": 1.0, **gpus, **(config.scaling.resources_per_worker or {})}
+    beside = {**worker, "CPU": worker["CPU"] + config.decoders}
+    sizes, cpus_for_data = config.world_sizes, stream_cpus(config)
+    if usable_workers(nodes, beside, sizes, cpus_for_data) == usable_workers(nodes, worker, sizes, cpus_for_data):
+        return config
+    _log.info("a thread of each worker decodes its images: the cluster has no CPU for a process beside it")
+    return with_settings(config, {"data.decode_processes": 0})
 
 
 def worker_resources(config: ExperimentConfig, nodes: Sequence[Resources] | None = None) -> dict[str, float]:

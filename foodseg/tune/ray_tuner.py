@@ -34,7 +34,7 @@ from foodseg.config.load import with_settings
 from foodseg.data.ray_stream import stream_cpus
 from foodseg.errors import RetryLater
 from foodseg.train.ray_failures import ctrl_c_interrupts
-from foodseg.train.ray_trainer import KEEP_MEMORY
+from foodseg.train.ray_trainer import KEEP_MEMORY, with_decoders_that_fit
 from foodseg.train.tracking import end_tracking
 from foodseg.tune.ray_early_stop import build_scheduler
 from foodseg.tune.ray_trial_queue import Budget, NotPickled, Plan, TrialQueue
@@ -81,6 +81,9 @@ def run_trials(plan: Plan, example: ExperimentConfig, address: str | None) -> No
     environment: Mapping[str, str] = {} if example.scaling.use_gpu else KEEP_MEMORY
     with ray_session(address, logical_cpus=cpus, environment=environment), _quiet_tune():
         nodes = list(living_nodes().values())
+        if not nodes_may_come() and not in_process:
+            example = with_decoders_that_fit(example, nodes)  # as each trial will
+            worker["CPU"] = threads + example.decoders
         room = side_by_side(nodes, worker, workers, stream)
         if not room and not nodes_may_come():
             require_room(nodes, worker, [workers], stream)

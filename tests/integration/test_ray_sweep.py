@@ -138,7 +138,7 @@ def test_a_sweep_starts_no_more_trials_than_fit_into_the_free_capacity(
     path = write_sweep(
         tmp_path / "sweep.yaml", write_synthetic(tmp_path / "data"), tmp_path / "sweep",
         space={"optim.lr": {"choice": [1e-2, 1e-3]}}, sweep={**GRID, "scheduler": "none", "concurrent": None},
-        overrides=["scaling.num_workers=2", "train.validate_every=1000"],
+        overrides=["scaling.num_workers=2", "data.decode=cluster", "train.validate_every=1000"],
     )  # fmt: skip
     assert free_cpus(CPUS) == CPUS
     other = ray.remote(num_cpus=CPUS - 4)(Holder).remote()

@@ -119,7 +119,7 @@ def _write_configs(folder: Path) -> None:
             for section, values in TINY.items():
                 config[section] = {**config.get(section, {}), **values}
             _make_vit_tiny(config["model"])
-            _leave_out_what_regions_do_not_use(config)
+            _leave_out_what_is_not_used(config)
         tree.get("sweep", {}).update({"trials": 2} if "sweep" in tree else {})
         tree.get("ablation", {}).update({"folds": 2} if "ablation" in tree else {})
         (folder / "jobs" / "configs" / path.name).write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -134,7 +134,10 @@ def _make_vit_tiny(model: dict[str, Any]) -> None:
         model["vit"] |= {"backbone": "test_vit", "weights": "none"}
 
 
-def _leave_out_what_regions_do_not_use(config: dict[str, Any]) -> None:
+def _leave_out_what_is_not_used(config: dict[str, Any]) -> None:
+    if config["model"].get("kind") == "realtime":
+        config["model"]["backbone"] = "test_efficientnet"
+        del config["model"]["pyramid_channels"]
     if config["model"].get("kind") == "roi":
         for section, key in (
             ("augment", "longest_side"), ("eval", "longest_side"), ("model", "pyramid_channels"),
