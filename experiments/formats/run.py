@@ -11,6 +11,7 @@ from experiments.formats.compare_masks import (
     equal_uec,
     write_parquet,
 )
+from experiments.formats.stored_masks import compare_formats
 from experiments.item_queue import Bench, Item
 from foodseg.annotations.coco_export import export_coco
 from foodseg.prepare.formats.detect import list_source
@@ -40,4 +41,9 @@ def formats(bench: Bench) -> dict[str, Any]:
     return figures
 
 
-ITEMS: list[Item] = [("formats", formats)]
+def stored_masks(bench: Bench) -> dict[str, Any]:
+    """Room and time of the real masks in formats 2 and 3 of a prepared data set."""
+    return compare_formats(foodmix(bench) / "masks")
+
+
+ITEMS: list[Item] = [("formats", formats), ("stored_masks", stored_masks)]

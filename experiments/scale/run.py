@@ -60,6 +60,13 @@ def prepare(bench: Bench) -> dict[str, Any]:
     return figures
 
 
+def prepare_100000(bench: Bench) -> dict[str, Any]:
+    """`data prepare` of a hundred thousand images from and to a bucket, killed twice: speed, memory, requests."""
+    command = ("-m", "experiments.scale.large_prepare", "--images", 10 * MANY, "--data", foodmix(bench))
+    figures: dict[str, Any] = json.loads(bench.python(*command))
+    return figures
+
+
 def memory_ratio(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
     """How much more memory the larger job took: its largest process, and each process that both jobs had."""
     before, after = few["processes_mib"], many["processes_mib"]
@@ -89,6 +96,7 @@ def split_consumers(bench: Bench) -> dict[str, Any]:
 ITEMS: list[Item] = [
     ("stream_memory", stream_memory),
     ("prepare", prepare),
+    ("prepare_100000", prepare_100000),
     ("many_shards", many_shards),
     ("split_consumers", split_consumers),
 ]

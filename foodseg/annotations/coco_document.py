@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
+
 from foodseg import storage
 from foodseg.annotations.coco_segmentation import fits, is_empty, size_at_least
 from foodseg.annotations.coco_values import Id, flag, identifier, is_missing, near_key, whole_number
 from foodseg.errors import UserError
 from foodseg.storage.text_files import decode_text
 
+PARSED = 7  # times the size of a file that its entries take in memory, at their peak, where most are polygons
 _LFS = "version https://git-lfs"
 
 _log = logging.getLogger(__name__)
@@ -102,10 +105,13 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
         own_key: key of an image for the id that `coco_export` wrote.
 
     Raises:
-        UserError: not JSON, no list `images`, or a list that holds something other than objects.
+        UserError: not JSON, more than fits into memory, no list `images`, or a list that holds something other than
+            objects.
     """
     where = storage.redact(storage.join(src, path))
-    document = _load(storage.read_bytes(storage.join(src, path)), where)
+    data = storage.read_bytes(storage.join(src, path))
+    _require_memory(len(data), where)
+    document = _load(data, where)
     images = _objects(document, "images", where)
     if images is None:
         raise UserError(f"{where} is not a COCO file: it has no list `images`{_instead(document, 'images')}")
@@ -133,6 +139,17 @@ def read_document(src: str, path: str, split: str, own_key: str) -> Document:
     _log_other_spellings(where, [*images, *(entries or []), *(_objects(document, "categories", where) or [])])
     lost = tuple(LostForReason(names[0], len(names), reason) for reason, names in strays.items())
     return Document(path, split, categories, known, annotations, lost, len(entries or []))
+
+
+def _require_memory(size: int, where: str) -> None:
+    """Refuses a file of `size` bytes that cannot be parsed in the memory that is left: the process would be killed."""
+    free = psutil.virtual_memory().available
+    if size * PARSED > free:
+        raise UserError(
+            f"{where} has {size / 2**30:.1f} GiB, which take about {size * PARSED / 2**30:.0f} GiB of memory when they "
+            f"are parsed, and {free / 2**30:.1f} GiB are free: split it into several files, for example one for each "
+            "split or for a part of the images"
+        )
 
 
 def _load(data: bytes, where: str) -> Any:

@@ -64,7 +64,7 @@ class PeakMemory:
                     words = process.cmdline()
                     if words == program and process != this:
                         continue  # a child has this process's pages until it runs its own program
-                    name, size = command_name(words), _private_bytes(process)
+                    name, size = command_name(words), private_bytes(process)
                 except psutil.Error:
                     continue  # it has ended since it was listed
                 self.processes[name] = max(self.processes.get(name, 0), size)
@@ -81,6 +81,7 @@ def command_name(words: Sequence[str]) -> str:
     return Path(words[0]).name if words else ""
 
 
-def _private_bytes(process: psutil.Process) -> int:
+def private_bytes(process: psutil.Process) -> int:
+    """Returns the bytes of a process that it shares with no other one."""
     info = process.memory_info()
     return int(info.rss - getattr(info, "shared", 0))  # macOS does not report shared pages

@@ -22,6 +22,13 @@ def data_prepare(
     name: Annotated[str | None, typer.Option(help="Name of the data set; left out: the last part of SRC.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Write the next generation of an existing data set.")] = False,
     max_bad: Annotated[float, typer.Option(help="Largest share of refused records, 0 to 1.", min=0, max=1)] = 0.01,
+    longest_side: Annotated[
+        int | None,
+        typer.Option(
+            help="Make images that are larger smaller, once, as JPEG of quality 95; left out: all stay as they are.",
+            min=64,
+        ),
+    ] = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,8 +44,9 @@ def data_prepare(
     require_lasting("DST", dst, address)
     started = time.monotonic()
     manifest = prepare_dataset(
-        src, dst, format=parse_format(format), name=name, overwrite=overwrite, max_bad=max_bad, address=address
-    )
+        src, dst, format=parse_format(format), name=name, overwrite=overwrite, max_bad=max_bad,
+        longest_side=longest_side, address=address,
+    )  # fmt: skip
     where = storage.redact(dst)
     result = {
         "data": manifest.identity,

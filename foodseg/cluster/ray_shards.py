@@ -21,6 +21,8 @@ from ray.data import DataContext
 from foodseg.cluster.shard_plan import Inputs, Result, ShardPlan, create_or_take, stored_results
 from foodseg.progress import Progress
 
+WAVE = 1024  # tasks that Ray knows at a time: what it and this process keep does not grow with the plan
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,10 +55,12 @@ def run_shards(
         there = sum(plan.tasks[number].items for number in results)
         _log.info("%s: resuming, %d of %d are there", title, there, total)
     with Progress(title, sum(plan.tasks[number].items for number in left)) as progress:
-        for number, shard in zip(left, _shards(plan, left, write, gpus), strict=True):
-            task = plan.tasks[number]
-            results[number] = read(task.inputs, shard)
-            progress.advance(task.items)
+        for start in range(0, len(left), WAVE):
+            wave = left[start : start + WAVE]
+            for number, shard in zip(wave, _shards(plan, wave, write, gpus), strict=True):
+                task = plan.tasks[number]
+                results[number] = read(task.inputs, shard)
+                progress.advance(task.items)
     return [results[number] for number in range(len(plan.tasks))]
 
 
@@ -64,8 +68,6 @@ def _shards(
     plan: ShardPlan[Inputs], numbers: Sequence[int], write: Callable[[Inputs], bytes], gpus: float
 ) -> Iterator[bytes]:
     """Yields the shards of these tasks, in order, each once it is stored."""
-    if not numbers:
-        return
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # else a UserError loses its type and its sentence on the way here

@@ -23,6 +23,7 @@ from foodseg import storage
 from foodseg.errors import MissingFile, RetryLater
 
 READERS = 16  # threads: reading many small objects is mostly waiting
+_AT_ONCE = 4 * READERS  # shards that are in memory, of any number
 
 _log = logging.getLogger(__name__)
 Inputs = TypeVar("Inputs")
@@ -83,17 +84,18 @@ def stored_results(plan: ShardPlan[Inputs], read: Callable[[Inputs, bytes], Resu
     numbers = [number for number, task in enumerate(plan.tasks) if task.key in there]
     results = {}
     with ThreadPoolExecutor(READERS) as pool:
-        shards = pool.map(lambda number: _read(plan.where(plan.tasks[number])), numbers)
-        for number, data in zip(numbers, shards, strict=True):
-            if data is None:
-                continue
-            task = plan.tasks[number]
-            try:
-                results[number] = read(task.inputs, data)
-            except ValueError as error:
-                where = plan.where(task)
-                _log.warning("%s is damaged (%s): it is deleted and made again", storage.redact(where), error)
-                storage.delete(where)
+        for start in range(0, len(numbers), _AT_ONCE):
+            some = numbers[start : start + _AT_ONCE]
+            for number, data in zip(some, pool.map(lambda n: _read(plan.where(plan.tasks[n])), some), strict=True):
+                if data is None:
+                    continue
+                task = plan.tasks[number]
+                try:
+                    results[number] = read(task.inputs, data)
+                except ValueError as error:
+                    where = plan.where(task)
+                    _log.warning("%s is damaged (%s): it is deleted and made again", storage.redact(where), error)
+                    storage.delete(where)
     return results
 
 
@@ -106,7 +108,7 @@ def _read(uri: str) -> bytes | None:
 
 
 def one_row_each(
-    inputs: Sequence[Input], row: Callable[[Input], Result], refusal: Callable[[Input, Exception], Result]
+    inputs: Iterable[Input], row: Callable[[Input], Result], refusal: Callable[[Input, Exception], Result]
 ) -> list[Result]:
     """Returns one row for each input, in order: what `row` makes of it, or the refusal of an input that it fails on.
 

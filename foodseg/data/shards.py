@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foodseg import storage
 from foodseg.classes import ClassTable
+from foodseg.data.table_writer import TableWriter
 from foodseg.errors import MissingFile, UserError
 
 FORMAT_VERSION = 3  # 1 counted `pictures`; 2, of foodseg 0.1.0, has masks as PNG
@@ -114,6 +115,7 @@ class Manifest(_Frozen):
     shards: tuple[Shard, ...]
     counts: dict[str, SplitCounts]
     quarantined: int
+    longest_side: int | None = None  # larger images were made smaller; None = all images as they came
     audit: dict[str, int] = {}  # number of findings, refusing or not, by name in prepare/findings.py
     members: tuple[str, ...] = ()
 
@@ -289,7 +291,7 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]
         yield group
 
 
-def write_quarantine(uri: str, folder: str, refused: Sequence[dict[str, Any]]) -> None:
+def write_quarantine(uri: str, folder: str, refused: Iterable[dict[str, Any]]) -> None:
     """Writes the refused records (dicts of QUARANTINE_SCHEMA) of a generation."""
     _write_rows(storage.join(uri, folder, "quarantine.parquet"), refused, QUARANTINE_SCHEMA)
 
@@ -299,7 +301,7 @@ def read_quarantine(uri: str, folder: str) -> list[dict[str, Any]]:
     return _read_rows(storage.join(uri, folder, "quarantine.parquet"))
 
 
-def write_findings(uri: str, folder: str, found: Sequence[dict[str, Any]]) -> None:
+def write_findings(uri: str, folder: str, found: Iterable[dict[str, Any]]) -> None:
     """Writes what the audit of a generation found (dicts of FINDINGS_SCHEMA)."""
     _write_rows(storage.join(uri, folder, "findings.parquet"), found, FINDINGS_SCHEMA)
 
@@ -309,10 +311,10 @@ def read_findings(uri: str, folder: str) -> list[dict[str, Any]]:
     return _read_rows(storage.join(uri, folder, "findings.parquet"))
 
 
-def _write_rows(where: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-    storage.write_bytes(where, sink.getvalue())
+def _write_rows(where: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    with TableWriter(where, schema) as table:
+        for row in rows:
+            table.add(row)
 
 
 def _read_rows(where: str) -> list[dict[str, Any]]:

@@ -1,6 +1,9 @@
 """Decides what one record leaves open from the others of its data set: how masks are turned, and what 255 means.
 
-    audited = resolve_ambiguities(audited, classes)      # before splits are made
+    evidence = Evidence()
+    for each in audited: evidence.add(each)                 # counts, not records
+    resolution = evidence.resolution(classes)
+    audited = [resolution.resolved(each) for each in audited]
 
 A tool draws all its masks on the image as shown, or all on the image as stored. Where no mask of a data set with one
 ingredient holds its id, but many hold 255, 255 means that ingredient: read as "ignored" it would leave nothing to
@@ -8,14 +11,14 @@ learn.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foodseg.classes import IGNORE_8BIT, ClassTable
 from foodseg.prepare.audit import RecordFacts, Refusal
+from foodseg.prepare.audit_rows import facts_of
 from foodseg.prepare.findings import Finding
 
 # of `mask_orientation.stored_evidence`: enough alone; enough where the others of the source do not contradict
@@ -25,65 +28,78 @@ AGREEING = 0.75  # share of a source's usable evidence that has to agree to deci
 _log = logging.getLogger(__name__)
 
 
-def resolve_ambiguities(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    """Returns the records in the same order, with their turns and the meaning of their ignored pixels decided."""
-    return resolve_ignored(resolve_mask_orientations(audited), classes)
+@dataclass(frozen=True)
+class Resolution:
+    """What the records of a data set have decided together.
+
+    Attributes:
+        majority: per source 1 where its masks were drawn as stored, -1 as shown; without an entry they do not agree.
+        ignored_is_food: why 255 is read as the only ingredient; None = it is not.
+    """
+
+    majority: dict[str, int]
+    ignored_is_food: str | None
+
+    def resolved(self, each: RecordFacts | Refusal) -> RecordFacts | Refusal:
+        """Returns a record with its turn and the meaning of its ignored pixels decided, which may let it pass."""
+        facts = facts_of(each)
+        if facts is None:
+            return each
+        if facts.stored_evidence is not None:
+            facts = _turned(facts, self.majority.get(facts.record.source, 0))
+            each = facts if isinstance(each, RecordFacts) else replace(each, findings=facts.findings, facts=facts)
+        return each if self.ignored_is_food is None or not facts.ignored_pixels else _fed(facts, self.ignored_is_food)
 
 
-def resolve_mask_orientations(audited: Sequence[RecordFacts | Refusal]) -> list[RecordFacts | Refusal]:
-    """Turns masks that were drawn on the stored pixels; adds a finding where it is unclear whether they were."""
-    votes: dict[str, list[float]] = defaultdict(list)
-    for each in audited:
-        facts = _facts(each)
-        if facts is not None and facts.stored_evidence is not None and abs(facts.stored_evidence) >= USABLE:
-            votes[facts.record.source].append(facts.stored_evidence)
-    majority = {source: _majority(own) for source, own in votes.items()}
-    resolved: list[RecordFacts | Refusal] = []
-    for each in audited:
-        facts = _facts(each)
-        if facts is not None and facts.stored_evidence is not None:
-            turned = _turned(facts, majority.get(facts.record.source, 0))
-            each = turned if isinstance(each, RecordFacts) else replace(each, findings=turned.findings, facts=turned)
-        resolved.append(each)
-    return resolved
+class Evidence:
+    """Counts what audited records say about the others of their data set."""
 
+    def __init__(self) -> None:
+        self._votes: Counter[str] = Counter()
+        self._as_stored: Counter[str] = Counter()
+        self._ignoring = 0
+        self._labelled = self._unknown = False
 
-def resolve_ignored(audited: Sequence[RecordFacts | Refusal], classes: ClassTable) -> list[RecordFacts | Refusal]:
-    """Reads 255 as the only ingredient where no mask holds the ingredient's id."""
-    facts = [one for each in audited if (one := _facts(each)) is not None]
-    unknown = any(finding.name == "unknown_id" for each in audited for finding in each.findings)
-    labelled = any(one.class_pixels[1:].any() for one in facts)
-    ignoring = [one for one in facts if one.ignored_pixels]
-    if len(classes) != 2 or classes.ignore_id != IGNORE_8BIT or unknown or labelled or not ignoring:
-        return list(audited)
-    detail = (
-        f"255 is read as id 1, {classes.names[1]!r}: no mask of the data set holds id 1, and there is no other class"
-    )
-    _log.warning("%d masks: %s", len(ignoring), detail)
-    resolved: list[RecordFacts | Refusal] = []
-    for each in audited:
-        one = _facts(each)
-        if one is not None and one.ignored_pixels:
-            kept = [finding for finding in one.findings if finding.name not in ("only_ignored", "all_ignored")]
-            each = replace(
-                one,
-                findings=(*kept, Finding("ignored_is_food", detail)),
-                class_pixels=np.array([one.class_pixels[0], one.ignored_pixels], np.int32),
-                ignored_pixels=0,
-                ignored_is_food=True,
+    def add(self, each: RecordFacts | Refusal) -> None:
+        """Counts one record."""
+        self._unknown = self._unknown or any(finding.name == "unknown_id" for finding in each.findings)
+        facts = facts_of(each)
+        if facts is None:
+            return
+        self._labelled = self._labelled or bool(facts.class_pixels[1:].any())
+        self._ignoring += facts.ignored_pixels > 0
+        if facts.stored_evidence is not None and abs(facts.stored_evidence) >= USABLE:
+            self._votes[facts.record.source] += 1
+            self._as_stored[facts.record.source] += facts.stored_evidence > 0
+
+    def resolution(self, classes: ClassTable) -> Resolution:
+        """Decides, once all records are counted. A decision about 255 is logged."""
+        majority = {}
+        for source, votes in self._votes.items():
+            stored = self._as_stored[source] / votes
+            if stored >= AGREEING or stored <= 1 - AGREEING:
+                majority[source] = 1 if stored >= AGREEING else -1
+        detail = None
+        one_class = len(classes) == 2 and classes.ignore_id == IGNORE_8BIT
+        if one_class and self._ignoring and not self._unknown and not self._labelled:
+            detail = (
+                f"255 is read as id 1, {classes.names[1]!r}: no mask of the data set holds id 1, and there is no other "
+                "class"
             )
-        resolved.append(each)
-    return resolved
+            _log.warning("%d masks: %s", self._ignoring, detail)
+        return Resolution(majority, detail)
 
 
-def _facts(each: RecordFacts | Refusal) -> RecordFacts | None:
-    return each if isinstance(each, RecordFacts) else each.facts
-
-
-def _majority(evidence: Sequence[float]) -> int:
-    """Returns 1 where a source's masks were drawn as stored, -1 as shown, 0 where they do not agree."""
-    stored = sum(value > 0 for value in evidence) / len(evidence)
-    return 1 if stored >= AGREEING else -1 if stored <= 1 - AGREEING else 0
+def _fed(facts: RecordFacts, detail: str) -> RecordFacts:
+    """Returns a record whose ignored pixels are the only ingredient."""
+    kept = [finding for finding in facts.findings if finding.name not in ("only_ignored", "all_ignored")]
+    return replace(
+        facts,
+        findings=(*kept, Finding("ignored_is_food", detail)),
+        class_pixels=np.array([facts.class_pixels[0], facts.ignored_pixels], np.int32),
+        ignored_pixels=0,
+        ignored_is_food=True,
+    )
 
 
 def _turned(facts: RecordFacts, majority: int) -> RecordFacts:

@@ -2,18 +2,19 @@
 
 import contextlib
 import hashlib
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 
 import cv2
 import numpy as np
 
 from foodseg.classes import BACKGROUND, IGNORE_8BIT, IGNORE_16BIT, ClassTable
 from foodseg.data.image_io import SWAPS_SIDES, BadFile, ImageKind, decode_image, image_kind, upright
+from foodseg.data.stored_mask import encode_stored_mask
 from foodseg.data.unread import LayeredMask
 from foodseg.errors import MissingFile, RetryLater, UserError
+from foodseg.prepare.checked import CheckedImage, CheckedMask, smaller_image, smaller_mask
 from foodseg.prepare.findings import FINDINGS, Finding
 from foodseg.prepare.mask_orientation import find_mask_orientation, stored_evidence
 from foodseg.prepare.record import Record
@@ -28,16 +29,17 @@ SIZE_EVIDENCE = 1.0  # of a mask that has the size of the image in one orientati
 
 @dataclass(frozen=True)
 class RecordFacts:
-    """A record that passed: all that later stages need, about 2 kB.
+    """A record that passed: all that later stages need.
 
     Attributes:
+        record: with a `CheckedImage` and a `CheckedMask`.
         findings: none of them refuses the record.
-        size: bytes of the image plus an estimate for its mask in a shard.
-        height, width: pixels, upright.
+        size: bytes of image and mask in a shard.
+        height, width: pixels, upright, in the shard.
         mask_turn: EXIF orientation that `image_io.upright` turns the mask by to fit the image; 1 = it fits.
-        class_pixels: (K,) int32 pixels per id, image_io.MAX_PIXELS at most; all 0 for an unlabelled image.
-        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) on the driver (`audit_rows.read_thumbnails`).
-        digest: SHA-256 of the image's file.
+        class_pixels: (K,) int32 pixels per id in the shard, image_io.MAX_PIXELS at most; all 0 for an unlabelled image.
+        thumbnail: (THUMBNAIL x THUMBNAIL x 3,) uint8; (0,) where only facts are wanted.
+        digest: SHA-256 of the image's file as it came.
         ignored_pixels: pixels of the mask with the ignore id.
         orientation: EXIF orientation of the image, 1 to 8.
         stored_evidence: see `mask_orientation.stored_evidence`; None without EXIF orientation or without mask.
@@ -76,24 +78,29 @@ class Refusal:
         return "; ".join(finding.detail for finding in self.findings if finding.refuses)
 
 
-def audit_batches(records: Sequence[Record]) -> list[list[Record]]:
+def audit_batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Splits records, in order, into batches for one task each; those of one row group stay together."""
-    batches: list[list[Record]] = []
+    batch: list[Record] = []
     for locality, group in groupby(records, key=lambda record: record.locality):
-        own, most = list(group), AUDIT_BATCH if locality is None else MAX_LOCAL_BATCH
-        for start in range(0, len(own), most):
-            part = own[start : start + most]
-            if batches and len(batches[-1]) + len(part) <= AUDIT_BATCH:
-                batches[-1] += part
+        most = AUDIT_BATCH if locality is None else MAX_LOCAL_BATCH
+        while part := list(islice(group, most)):
+            if len(batch) + len(part) <= AUDIT_BATCH:
+                batch += part
             else:
-                batches.append(part)
-    return batches
+                if batch:
+                    yield batch
+                batch = part
+    if batch:
+        yield batch
 
 
-def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
+def audit_record(record: Record, classes: ClassTable, longest_side: int | None = None) -> RecordFacts | Refusal:
     """Reads image and mask in full; checks each, whether they fit each other, and the ids against the label space.
 
     Every error of a record becomes a finding, so that one bad file does not end the preparation.
+
+    Args:
+        longest_side: in pixels; images that are larger become smaller, with their masks (`checked.smaller_image`).
 
     Raises:
         RetryLater: the storage does not answer (this is not a fault of the record).
@@ -122,16 +129,23 @@ def audit_record(record: Record, classes: ClassTable) -> RecordFacts | Refusal:
     refusing = [finding.name for finding in findings if finding.refuses]
     if image is None or (refusing and refusing != ["all_ignored"]):
         return Refusal(record, tuple(findings))
+    digest, thumbnail = hashlib.sha256(data).digest(), cv2.resize(image, (THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA)
+    if longest_side is not None and max(image.shape[:2]) > longest_side:
+        image, data = smaller_image(image, longest_side)
+        if mask is not None:
+            mask = smaller_mask(mask, longest_side)
+            counts, ignored = _class_pixels(mask, classes, [])
+    stored = None if mask is None else encode_stored_mask(mask.astype(classes.mask_dtype, copy=False))
     facts = RecordFacts(
-        record=record,
+        record=replace(record, image=CheckedImage(data), mask=None if stored is None else CheckedMask(stored)),
         findings=tuple(findings),
-        size=len(data) + (0 if mask is None else len(zlib.compress(mask.tobytes(), 1))),
+        size=len(data) + len(stored or b""),
         height=image.shape[0],
         width=image.shape[1],
         mask_turn=turn,
         class_pixels=counts,
-        thumbnail=cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel(),
-        digest=hashlib.sha256(data).digest(),
+        thumbnail=thumbnail.ravel(),
+        digest=digest,
         ignored_pixels=ignored,
         orientation=kind.orientation,
         stored_evidence=evidence,
@@ -144,12 +158,21 @@ def refusal(record: Record, error: Exception) -> Refusal:
     return Refusal(record, (_fault("record", error),))
 
 
-def read_mask(facts: RecordFacts, classes: ClassTable) -> np.ndarray | None:
-    """Reads the mask of a record that passed, turned to fit its image: (height, width) ids; None = unlabelled."""
+def read_mask(facts: RecordFacts) -> np.ndarray | None:
+    """Returns the mask of a record that passed, turned to fit its image: (height, width) ids; None = unlabelled."""
     if facts.record.mask is None:
         return None
-    mask = upright(_with_own_ignore(facts.record.mask.read(), classes), facts.mask_turn)
-    return np.where(mask == classes.ignore_id, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
+    mask = upright(facts.record.mask.read(), facts.mask_turn)
+    return np.where(mask == IGNORE_8BIT, mask.dtype.type(1), mask) if facts.ignored_is_food else mask
+
+
+def final_mask(facts: RecordFacts) -> bytes | None:
+    """Returns the mask of a record that passed as its shard holds it (`stored_mask`); None = unlabelled."""
+    mask = facts.record.mask
+    if isinstance(mask, CheckedMask) and facts.mask_turn == 1 and not facts.ignored_is_food:
+        return mask.data
+    turned = read_mask(facts)
+    return None if turned is None else encode_stored_mask(turned)
 
 
 def present_ids(class_pixels: np.ndarray) -> list[int]:

@@ -63,6 +63,33 @@ def next_generation(uri: str, overwrite: bool, identity: str) -> Generation:
     return Generation(uri, last + 1, f"v-{last + 1}-{identity[:_DIGITS]}", before, overwrite)
 
 
+def refuse_superseded(generation: Generation) -> None:
+    """Raises what `switch_to` would, where results of finished tasks have gone: it is what `switch_to` deletes.
+
+    Raises:
+        UserError, RetryLater: as `switch_to`.
+    """
+    now, _ = _current(generation.uri)
+    _refuse_other(generation, now)
+    raise _deleted(generation)
+
+
+def _refuse_other(generation: Generation, now: str | None) -> None:
+    """Refuses to go on where dataset.json names what another command has prepared, unless it may be overwritten."""
+    if now is None or now == generation.replaces or generation.overwrite:
+        return
+    same = now == generation.folder  # the other has prepared the same, in this folder
+    storage.delete(storage.join(generation.where, WORK) if same else generation.where)
+    raise UserError(
+        f"{storage.redact(generation.uri)} has been prepared by another command meanwhile, and stays as that one wrote "
+        "it: give --overwrite to write its next generation"
+    )
+
+
+def _deleted(generation: Generation) -> RetryLater:
+    return RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
+
+
 def switch_to(generation: Generation, manifest: Manifest) -> None:
     """Makes a generation the current one, and deletes those that nobody can be reading any more.
 
@@ -75,24 +102,17 @@ def switch_to(generation: Generation, manifest: Manifest) -> None:
     written = False
     while not written:
         now, version = _current(uri)
-        if now is not None and now != generation.replaces:
-            same = now == generation.folder  # the other has prepared the same, in this folder
-            if not generation.overwrite:
-                storage.delete(storage.join(generation.where, WORK) if same else generation.where)
-                raise UserError(
-                    f"{shown} has been prepared by another command meanwhile, and stays as that one wrote it: give "
-                    "--overwrite to write its next generation"
-                )
-            if not same:
-                _log.warning(
-                    "%s has been switched to %s by another command meanwhile: %s replaces it",
-                    shown, now, generation.folder,
-                )  # fmt: skip
+        _refuse_other(generation, now)
+        if now is not None and now not in (generation.replaces, generation.folder):
+            _log.warning(
+                "%s has been switched to %s by another command meanwhile: %s replaces it",
+                shown, now, generation.folder,
+            )  # fmt: skip
         folders = {shard.path.rpartition("/")[0] for shard in manifest.shards}
         there = {f"{folder}/{name}" for folder in folders for name in storage.list_names(storage.join(uri, folder))}
         if not {shard.path for shard in manifest.shards} <= there:
             storage.delete(storage.join(generation.where, WORK))  # else they would count as done
-            raise RetryLater(f"another command has deleted files of {storage.redact(generation.where)}: prepare again")
+            raise _deleted(generation)
         written = write_manifest(uri, manifest, replaces=version)
     storage.delete(storage.join(generation.where, WORK))
     # the one before is kept, since a training may still be reading it

@@ -12,7 +12,7 @@ the rests is at most the product of their lengths: so most pairs are ruled out b
 Shape letters: N images; D numbers of a thumbnail.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +20,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from foodseg.prepare.audit import THUMBNAIL
+from foodseg.prepare.formats.layout import SPLITS
 
 SAME_IMAGE = 0.95
 MOST_TWINS = 5  # pairs listed per image and split: two scenes with a hundred images each would give 10,000
 LARGE_SHARE, LARGE = 0.05, 200  # a group with more than this share of the rows, and more rows than that, is cut
-_PREFERENCE = ("train", "val", "test")  # the splits that must stay clean come last
 _CHUNK = 1024
 _CELL = 4  # side in pixels of the coarse parts
 _SLACK = 1e-4  # of the bound: more than float32 rounds
@@ -35,7 +35,7 @@ Units = Callable[[np.ndarray], np.ndarray]
 
 
 class Pair(NamedTuple):
-    """Row numbers of two near-duplicates; `row` is of the later split in train, val, test."""
+    """Row numbers of two near-duplicates; `row` is of the later split in SPLITS."""
 
     row: int
     other: int
@@ -50,10 +50,10 @@ def unit_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
     return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
 
 
-def groups_of_equal_files(digests: Sequence[bytes]) -> np.ndarray:
-    """Returns (N,) int64: the smallest row number with the same digest."""
-    first: dict[bytes, int] = {}
-    return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
+def groups_of_equal_files(digests: np.ndarray) -> np.ndarray:
+    """Returns (N,) int64: the smallest row number with the same digest, of (N,) fixed-length bytes."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64, copy=False)
 
 
 def linked_rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +123,9 @@ def cut_large_groups(groups: np.ndarray, units: Units) -> np.ndarray:
         (N,) int64: the smallest row number of each row's piece, or group where it is not cut.
     """
     cut, most = groups.copy(), max(LARGE, int(LARGE_SHARE * len(groups)))
-    for left in group_members(groups):
-        if len(left) <= most:
-            continue
+    labels, sizes = np.unique(groups, return_counts=True)
+    for large in labels[sizes > most]:
+        left = np.flatnonzero(groups == large)
         thumbnails = units(left).astype(np.float16)  # of the group alone
         while len(left):
             first = thumbnails[0].astype(np.float32)
@@ -140,21 +140,20 @@ def cut_large_groups(groups: np.ndarray, units: Units) -> np.ndarray:
     return cut
 
 
-def pairs_across_splits(units: Units, groups: np.ndarray, splits: Sequence[str]) -> list[Pair]:
+def pairs_across_splits(units: Units, groups: np.ndarray, splits: np.ndarray) -> list[Pair]:
     """Lists near-duplicates that are in different splits, the closest first.
 
     Every image of a later split that has near-duplicates in an earlier one is listed, with its MOST_TWINS closest.
 
     Args:
         groups: (N,) smallest row number of each row's group, before `cut_large_groups`.
-        splits: split of each row.
+        splits: (N,) place of each row's split in SPLITS, of which those that must stay clean come last.
     """
-    rank = np.array([_PREFERENCE.index(split) for split in splits], np.int64)
     found = []
-    for rows in group_members(groups):
-        for later in range(1, len(_PREFERENCE)):
+    for rows in _straddling(groups, splits):
+        for later in range(1, len(SPLITS)):
             for earlier in range(later):
-                a, b = rows[rank[rows] == later], rows[rank[rows] == earlier]
+                a, b = rows[splits[rows] == later], rows[splits[rows] == earlier]
                 if len(a) and len(b):
                     found += _closest(units, a, b)
     return sorted(found, key=lambda pair: (-pair.correlation, pair.row, pair.other))
@@ -182,8 +181,12 @@ def _closeness(pair: Pair) -> float:
     return -pair.correlation
 
 
-def group_members(groups: np.ndarray) -> list[np.ndarray]:
-    """Returns the row numbers of each group, ascending; groups in the order of their labels."""
+def _straddling(groups: np.ndarray, splits: np.ndarray) -> list[np.ndarray]:
+    """Returns the row numbers, ascending, of each group that is in several splits; in the order of their labels."""
     order = np.argsort(groups, kind="stable")
-    borders = np.flatnonzero(np.diff(groups[order])) + 1
-    return np.split(order, borders) if len(groups) else []
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    if not len(starts):
+        return []
+    lowest, highest = (extreme.reduceat(splits[order], starts) for extreme in (np.minimum, np.maximum))
+    stops = np.append(starts[1:], len(order))
+    return [order[start:stop] for start, stop in zip(starts[lowest < highest], stops[lowest < highest], strict=True)]

@@ -1,77 +1,86 @@
-"""Rows of a data set that is being prepared: what a shard holds of them, how they are dealt to shards, what they count.
+"""Rows of a data set that is being prepared: how they are dealt to shards, what a shard holds of them, what they count.
 
-for part in shard_parts(rows): write_shard(uri, path, split, (shard_row(row, classes) for row in part))
-manifest.counts = split_counts(rows)
+for rows in shard_parts(sizes): write_shard(uri, path, split, (shard_row(facts, group_id) for facts, group_id in ...))
+manifest.counts[split] = total([row_counts(...), ...], groups)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from foodseg.classes import ClassTable
 from foodseg.data.shards import MAX_ROWS, MAX_SHARD_BYTES, SplitCounts
-from foodseg.data.stored_mask import encode_stored_mask
-from foodseg.prepare.audit import RecordFacts, present_ids, read_mask
+from foodseg.prepare.audit import RecordFacts, final_mask, present_ids
 
 
-@dataclass(frozen=True)
-class Row:
-    """A record that passed, with its split and near-duplicate group."""
+def shard_parts(sizes: np.ndarray) -> list[tuple[int, int]]:
+    """Cuts rows of these sizes (n,), in bytes, into shards of at most MAX_ROWS rows and MAX_SHARD_BYTES.
 
-    facts: RecordFacts
-    split: str
-    group_id: str
-
-
-def shard_parts(rows: Sequence[Row]) -> list[list[Row]]:
-    """Cuts rows into shards of at most MAX_ROWS rows and MAX_SHARD_BYTES."""
-    parts: list[list[Row]] = []
-    size = 0
-    for row in rows:
-        if not parts or len(parts[-1]) == MAX_ROWS or size + row.facts.size > MAX_SHARD_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(row)
-        size += row.facts.size
+    Returns:
+        The first row of each part, and that after its last one.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    parts, start = [], 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        fitting = int(np.searchsorted(ends, before + MAX_SHARD_BYTES, side="right"))
+        stop = min(max(fitting, start + 1), start + MAX_ROWS, len(sizes))
+        parts.append((start, stop))
+        start = stop
     return parts
 
 
-def shard_row(row: Row, classes: ClassTable) -> dict[str, Any]:
-    """Reads image and mask; returns a row of a shard."""
-    record, mask = row.facts.record, read_mask(row.facts, classes)
-    ids = present_ids(row.facts.class_pixels)
+def shard_row(facts: RecordFacts, group_id: str) -> dict[str, Any]:
+    """Returns a row of a shard."""
+    ids = present_ids(facts.class_pixels)
     return {
-        "image_id": record.image_id,
-        "image": record.image.read(),
-        # every mask is stored in the one encoding that readers decode fast
-        "mask": None if mask is None else encode_stored_mask(mask.astype(classes.mask_dtype, copy=False)),
-        "height": row.facts.height,
-        "width": row.facts.width,
+        "image_id": facts.record.image_id,
+        "image": facts.record.image.read(),
+        "mask": final_mask(facts),
+        "height": facts.height,
+        "width": facts.width,
         "ingredients": ids,
-        "ingredient_pixels": [int(row.facts.class_pixels[i]) for i in ids],
-        "group_id": row.group_id,
-        "source": record.source,
+        "ingredient_pixels": [int(facts.class_pixels[i]) for i in ids],
+        "group_id": group_id,
+        "source": facts.record.source,
     }
 
 
-def split_counts(rows: Sequence[Row]) -> dict[str, SplitCounts]:
-    """Counts images and pixels of each split that has rows."""
-    counts = {}
-    for split in ("train", "val", "test"):
-        own = [row for row in rows if row.split == split]
-        if own:
-            images = pixels = np.zeros_like(own[0].facts.class_pixels, np.int64)
-            for row in own:  # one by one: stacked they would take images x ids x 8 bytes
-                images = images + (row.facts.class_pixels > 0)
-                pixels = pixels + row.facts.class_pixels
-            counts[split] = SplitCounts(
-                images=len(own),
-                unlabelled=sum(row.facts.record.mask is None for row in own),
-                groups=len({row.group_id for row in own}),
-                class_images=tuple(images.tolist()),
-                class_pixels=tuple(pixels.tolist()),
-                ignored_pixels=sum(row.facts.ignored_pixels for row in own),
-            )
-    return counts
+class RowCounts:
+    """Counts the rows of a shard, for classes 0 to `classes` - 1."""
+
+    def __init__(self, classes: int) -> None:
+        self._rows = self._unlabelled = self._ignored = 0
+        self._images, self._pixels = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+
+    def add(self, facts: RecordFacts) -> None:
+        """Counts one row."""
+        self._rows += 1
+        self._unlabelled += facts.record.mask is None
+        self._ignored += facts.ignored_pixels
+        self._images += facts.class_pixels > 0
+        self._pixels += facts.class_pixels
+
+    @property
+    def counts(self) -> SplitCounts:
+        """What was counted; `groups` is 0, since other shards may have the same."""
+        return SplitCounts(
+            images=self._rows,
+            unlabelled=self._unlabelled,
+            groups=0,
+            class_images=tuple(self._images.tolist()),
+            class_pixels=tuple(self._pixels.tolist()),
+            ignored_pixels=self._ignored,
+        )
+
+
+def total_counts(counts: Sequence[SplitCounts], groups: int) -> SplitCounts:
+    """Returns the sum of the counts of the shards of a split, which has so many groups of near-duplicates."""
+    return SplitCounts(
+        images=sum(each.images for each in counts),
+        unlabelled=sum(each.unlabelled for each in counts),
+        groups=groups,
+        class_images=tuple(map(sum, zip(*(each.class_images for each in counts), strict=True))),
+        class_pixels=tuple(map(sum, zip(*(each.class_pixels for each in counts), strict=True))),
+        ignored_pixels=sum(each.ignored_pixels for each in counts),
+    )

@@ -8,7 +8,7 @@ is compared here. A killed command finds finished tasks again (`cluster/shard_pl
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -26,7 +26,7 @@ BLOCK = 4096  # rows: 3 MB of thumbnails, and 13 as float32
 _KEPT_BLOCKS = 8  # in memory, of those that pairs across splits are looked up in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AuditedRows:
     """Rows of one shard of the audit: its URI, and which rows of it passed."""
 
@@ -35,13 +35,13 @@ class AuditedRows:
 
 
 def near_duplicate_groups(
-    audited: Sequence[AuditedRows], digests: Sequence[bytes], generation: Generation, block: int = BLOCK
+    audited: Iterable[AuditedRows], digests: np.ndarray, generation: Generation, block: int = BLOCK
 ) -> tuple[np.ndarray, Units]:
     """Groups images whose files are equal or whose thumbnails correlate above SAME_IMAGE, transitively.
 
     Args:
         audited: where the thumbnails of the rows are, in the order of the rows.
-        digests: of each row's file.
+        digests: (N,) fixed-length bytes, of each row's file.
         block: rows that a task compares with others.
 
     Returns:
@@ -68,7 +68,7 @@ def _task(number: int, block: Sequence[AuditedRows], inputs: Inputs) -> ShardTas
     return ShardTask(f"{number:05d}-{own[:12]}", inputs, sum(len(part.rows) for part in block))
 
 
-def _blocks(audited: Sequence[AuditedRows], size: int) -> list[list[AuditedRows]]:
+def _blocks(audited: Iterable[AuditedRows], size: int) -> list[list[AuditedRows]]:
     """Cuts rows into blocks of `size`; only the last one is smaller."""
     blocks: list[list[AuditedRows]] = []
     room = 0

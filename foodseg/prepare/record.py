@@ -17,27 +17,33 @@ from foodseg.data.image_io import BadFile, Fault, decode_mask
 from foodseg.data.unread import UnreadImage, UnreadMask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image that is one file."""
 
     uri: str
 
     def read(self) -> bytes:
-        return storage.read_bytes(self.uri)
+        return self.decode(storage.read_bytes(self.uri))
+
+    def decode(self, data: bytes) -> bytes:
+        return data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MaskFile:
     """A mask that is one file with one channel of ids."""
 
     uri: str
 
     def read(self) -> np.ndarray:
-        return decode_mask(storage.read_bytes(self.uri))
+        return self.decode(storage.read_bytes(self.uri))
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return decode_mask(data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """An image or a mask that the listing already found to be invalid: the audit refuses its record by name."""
 
@@ -48,7 +54,7 @@ class Unreadable:
         raise BadFile(self.reason, self.fault)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image of a source data set, still unread.
 

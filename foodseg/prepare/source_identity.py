@@ -1,30 +1,32 @@
 """Identifies what a listing lists: records, label space, and size and time of every file, without opening one.
 
-    source_parts(listing)        # for cluster/shard_plan.py: plan_identity
+    source_parts(classes, listed)        # for cluster/shard_plan.py: plan_identity
 
 A file that was replaced between a killed `data prepare` and the next one makes it start afresh: otherwise a shard
 could hold an image that the audit has not seen. On the hub the URIs name a commit, which does not change.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from foodseg import storage
-from foodseg.prepare.record import Record, SourceListing
+from foodseg.classes import ClassTable
+from foodseg.prepare.record import Record
+from foodseg.prepare.record_batches import RecordBatches
 
 
-def source_parts(listing: SourceListing) -> Iterator[str]:
+def source_parts(classes: ClassTable, listed: RecordBatches) -> Iterator[str]:
     """Yields texts that are equal where the same records would be read from the same files.
 
     Raises:
         UserError, RetryLater: a folder cannot be listed.
     """
-    yield repr(listing.classes.names)
-    yield from map(repr, listing.records)
-    yield from _stamps(listing.records)
+    yield repr(classes.names)
+    yield from map(repr, listed.records())
+    yield from _stamps(listed.records())
 
 
-def _stamps(records: Sequence[Record]) -> Iterator[str]:
+def _stamps(records: Iterable[Record]) -> Iterator[str]:
     """Yields the folders of all files, each with the stamps of what is in it that is read."""
     names: dict[str, set[str]] = {}
     for record in records:

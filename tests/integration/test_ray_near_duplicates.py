@@ -20,7 +20,7 @@ CLASSES = ClassTable(("background", "rice"))
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[AuditedRows], np.ndarray, list[bytes]]:
+def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[AuditedRows], np.ndarray, np.ndarray]:
     """Shards of the audit with 5 rows each, of which some did not pass; thumbnails and digests of those that did."""
     folder = tmp_path_factory.mktemp("audited")
     (folder / "mask.png").write_bytes(encode_mask(np.ones((32, 32), np.uint8)))
@@ -40,7 +40,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[AuditedRows]
         parts.append(AuditedRows(str(folder / f"{number}.audit"), passed))
         thumbnails += [facts[row].thumbnail for row in passed]
         digests += [facts[row].digest for row in passed]
-    return parts, unit_thumbnails(np.stack(thumbnails)), digests
+    return parts, unit_thumbnails(np.stack(thumbnails)), np.array(digests)
 
 
 @pytest.mark.parametrize("block", [4, 7, 4096])

@@ -123,12 +123,12 @@ def test_an_interrupted_preparation_resumes_and_one_of_changed_files_begins_agai
     shutil.copytree(meals, source)
     first = (source / "train.txt").read_text().split()[14]  # of the eighth batch
 
-    def fails_after_seven(records, **settings):
-        if records[0].image_id == first:
+    def fails_after_seven(batch, **settings):
+        if batch.records[0].image_id == first:
             while not {f"{number:06d}" for number in range(7)} <= {p.name for p in dst.glob("v-1-*/.work/audit/*")}:
                 time.sleep(0.05)
             raise RetryLater("storage is away")
-        return audit_batch(records, **settings)
+        return audit_batch(batch, **settings)
 
     audit_batch = ray_prepare._audit_batch
     with monkeypatch.context() as patch, pytest.raises(RetryLater, match="storage is away"):
@@ -156,16 +156,16 @@ def test_an_interrupted_preparation_resumes_and_one_of_changed_files_begins_agai
 
 
 def test_a_record_whose_audit_breaks_is_refused_and_no_other(ray_cluster, meals, tmp_path, monkeypatch):
-    def broken(record, classes):
+    def broken(record, **settings):
         if record.image_id == "synthetic__0005":
             raise ZeroDivisionError("nobody thought of this")
-        return audit_record(record, classes)
+        return audit_record(record, **settings)
 
     uri = str(tmp_path / "prepared")
     own = ray_prepare._audit_batch
     monkeypatch.setattr(ray_prepare, "audit_record", broken)
     # workers get this one by value, with what the module holds here
-    monkeypatch.setattr(ray_prepare, "_audit_batch", lambda records, classes: own(records, classes))
+    monkeypatch.setattr(ray_prepare, "_audit_batch", lambda batch, **settings: own(batch, **settings))
     manifest = prepare_dataset(str(meals), uri, max_bad=0.1)
     reasons = {row["image_id"]: row["reason"] for row in read_quarantine(uri, manifest.folder)}
     assert set(reasons) == {"synthetic__0002", "synthetic__0005"}

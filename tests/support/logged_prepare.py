@@ -13,11 +13,13 @@ import pytest
 
 from foodseg.logs import log_to_stderr
 from foodseg.prepare import audit, prepared_rows, ray_prepare
+from foodseg.prepare.record_batches import RecordBatch
 
 
 def logged(work: Callable[..., bytes], log: Path, held: str | None) -> Any:
     def task(inputs: Any, **settings: Any) -> bytes:
-        name = f"audit {inputs[0].image_id}" if isinstance(inputs, list) else inputs.path.partition("/")[2]
+        batch = isinstance(inputs, RecordBatch)
+        name = f"audit {inputs.records[0].image_id}" if batch else inputs.path.partition("/")[2]
         with log.open("a") as stream:
             stream.write(f"{name}\n")
         while name == held and not Path(f"{log}.go").exists():
@@ -30,7 +32,7 @@ def logged(work: Callable[..., bytes], log: Path, held: str | None) -> Any:
 def log_tasks(log: Path, patch: pytest.MonkeyPatch, held: str | None = None) -> None:
     """Replaces the functions of the tasks, here alone: workers get them pickled by value. Tasks become small."""
     patch.setattr(ray_prepare, "_audit_batch", logged(ray_prepare._audit_batch, log, held))
-    patch.setattr(ray_prepare, "_write_part", logged(ray_prepare._write_part, log, held))
+    patch.setattr(ray_prepare, "write_part", logged(ray_prepare.write_part, log, held))
     patch.setattr(audit, "AUDIT_BATCH", 2)
     patch.setattr(prepared_rows, "MAX_ROWS", 3)
 

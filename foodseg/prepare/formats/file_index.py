@@ -38,16 +38,12 @@ class FileIndex:
         self._folded: dict[str, dict[str, list[str]]] = {}
         self._others: dict[str, list[str]] = {}
         self._everything: list[str] | None = None
-        self._anywhere: dict[str, list[str]] = {}
+        self._anywhere: dict[str, list[str]] | None = None
 
     def everything(self) -> list[str]:
         """Returns the paths of all files, sorted."""
         if self._everything is None:
             self._everything = sorted(self._walk("", _DEEPEST))
-            anywhere = defaultdict(list)
-            for path in self._everything:
-                anywhere[fold(without_extension(_name(path)))].append(path)
-            self._anywhere = anywhere
         return self._everything
 
     def others(self) -> list[str]:
@@ -63,11 +59,19 @@ class FileIndex:
                 folder, name = "/".join(parts[start:-1]), parts[-1]
                 if found := self._in_folder(folder, name):
                     return [f"{folder}/{one}".strip("/") for one in found]
-            self.everything()
+            anywhere = self._by_name()
             for name in dict.fromkeys((parts[-1], without_extension(parts[-1]))) if parts else ():
-                if fold(name) in self._anywhere:
-                    return self._anywhere[fold(name)]
+                if fold(name) in anywhere:
+                    return anywhere[fold(name)]
         return []
+
+    def _by_name(self) -> dict[str, list[str]]:
+        """Returns the paths of all files by their folded stems, made once a name is not where it was written."""
+        if self._anywhere is None:
+            self._anywhere = defaultdict(list)
+            for path in self.everything():
+                self._anywhere[fold(without_extension(_name(path)))].append(path)
+        return self._anywhere
 
     def foreign(self, written: str) -> str | None:
         """Returns the one file in the root that `written` names although its extension is not that of an image.
@@ -97,17 +101,27 @@ class FileIndex:
 
     def _in_folder(self, folder: str, name: str) -> list[str]:
         self._list(folder)
-        stems, folded = self._stems[folder], self._folded[folder]
+        stems = self._stems[folder]
         stem = without_extension(name)
         if name in stems.get(stem, ()):
             return [name]
         for key in dict.fromkeys((name, stem)):
             if key in stems:
                 return stems[key]
+        folded = self._folded_names(folder)
         for key in dict.fromkeys((fold(name), fold(stem))):
             if key in folded:
                 return folded[key]
         return []
+
+    def _folded_names(self, folder: str) -> dict[str, list[str]]:
+        """Returns the names of a folder by their folded stems, made once a name is not spelled as it was written."""
+        if folder not in self._folded:
+            folded: dict[str, list[str]] = defaultdict(list)
+            for stem, names in self._stems[folder].items():
+                folded[fold(stem)] += names
+            self._folded[folder] = dict(folded)
+        return self._folded[folder]
 
     def _list(self, folder: str) -> None:
         if folder in self._stems:
@@ -118,13 +132,11 @@ class FileIndex:
             if not folder:
                 raise
             names = []  # a file without extension, or a name that the storage does not allow
-        stems, folded = defaultdict(list), defaultdict(list)
+        stems = defaultdict(list)
         own = [name for name in names if name.lower().endswith(self._extensions)]
         for name in own:
-            stem = name.rsplit(".", 1)[0]
-            stems[stem].append(name)
-            folded[fold(stem)].append(name)
-        self._stems[folder], self._folded[folder] = dict(stems), dict(folded)
+            stems[name.rsplit(".", 1)[0]].append(name)
+        self._stems[folder] = dict(stems)
         self._others[folder] = sorted(set(names) - set(own))
 
     def _walk(self, folder: str, deep: int) -> list[str]:

@@ -74,6 +74,8 @@ def match_masks(images: Iterable[str], masks: Iterable[str]) -> Matching:
 def _lossless(masks: Iterable[str]) -> list[str]:
     """Returns the masks without those JPEGs that have a lossless file of the same name: they only show it."""
     whole = list(dict.fromkeys(masks))
+    if not any(mask.lower().endswith(_LOSSY) for mask in whole):
+        return whole
     exact = {without_extension(mask) for mask in whole if not mask.lower().endswith(_LOSSY)}
     return [mask for mask in whole if not (mask.lower().endswith(_LOSSY) and without_extension(mask) in exact)]
 
@@ -82,7 +84,8 @@ def _by_key(
     found: Matching, images: Sequence[str], masks: Sequence[str], rule: str, of_image: Callable[[str], str],
     of_mask: Callable[[str], str],
 ) -> None:  # fmt: skip
-    by_key, images_of = defaultdict(list), Counter(map(of_image, images))
+    by_key = defaultdict(list)
+    images_of = Counter(map(of_image, images)) if rule else Counter[str]()
     for mask in masks:
         by_key[of_mask(mask)].append(mask)
     first = None

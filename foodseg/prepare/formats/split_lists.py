@@ -24,7 +24,7 @@ _NEAR = 20  # lines of a list for which a similar name is suggested
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedImage:
     """A line of a list. `path` of its image below the folder of images; None = not found, `refusal` says why."""
 

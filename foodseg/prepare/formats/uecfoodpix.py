@@ -28,14 +28,17 @@ FILES = ("category.txt", "train9000.txt", "UECFoodPIXCOMPLETE/train/img", "UECFo
 _RGB, _RGBA = 2, 6  # colour types of PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MaskRedChannel:
     """A mask that is one PNG file whose red channel is the class id."""
 
     uri: str
 
     def read(self) -> np.ndarray:
-        return decode_colours(storage.read_bytes(self.uri))[:, :, 0]
+        return self.decode(storage.read_bytes(self.uri))
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return decode_colours(data)[:, :, 0]
 
 
 def missing_in_uecfoodpix(src: str) -> list[str]:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.formats.compare_masks import equal_masks, equal_pycocotools, write_parquet
+from experiments.formats.stored_masks import compare_formats
 from experiments.item_queue import ItemError
 from foodseg.annotations.coco_export import export_coco
 from foodseg.demo.synthetic import write_meals
@@ -44,3 +45,10 @@ def test_pycocotools_is_asked_for_every_mask(meals: Path, tmp_path: Path) -> Non
     (tmp_path / "coco" / "annotations" / "instances_test.json").unlink()
     with pytest.raises(ItemError, match="pycocotools was given 3 of 5 masks"):
         equal_pycocotools(reference, tmp_path / "coco")
+
+
+def test_both_formats_of_stored_masks_are_measured(meals: Path) -> None:
+    found = compare_formats(meals / "masks")
+    assert found["masks"] == 5 and 0 < found["mean_pixels"] <= 64 * 64
+    for name in ("PNG", "zstd"):
+        assert found[name].keys() == {"bytes", "encode_us", "decode_us"} and min(found[name].values()) > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.scale.large_prepare import DRIVER, Requests, Watched, by_kind, memory, rates, totals
 from experiments.scale.run import memory_ratio, write_repeated
 from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.formats.detect import list_source
@@ -32,3 +33,36 @@ def test_memory_ratio_by_hand() -> None:
     few = {"largest_process_mib": 100.0, "processes_mib": {"raylet": 100.0, "python": 50.0, "ended": 0.0, "once": 1.0}}
     many = {"largest_process_mib": 150.0, "processes_mib": {"raylet": 110.0, "python": 150.0, "ended": 1.0, "new": 9.0}}
     assert memory_ratio(few, many) == {"largest_process": 1.5, "processes": {"raylet": 1.1, "python": 3.0}}
+
+
+def test_requests_by_kind_and_what_was_asked_for_twice() -> None:
+    requests, work = Requests(), "large/prepared/v-1-0/.work"
+    for method, key in (
+        ("GET", "large/source/images/a-00000.jpg"), ("GET", "large/source/images/a-00000.jpg"),
+        ("GET", "large/source/masks/a-00000.png"), ("GET", "large/source/classes.txt"), ("PUT", f"{work}/audit/000000"),
+        ("PUT", f"{work}/audit/000001"), ("PUT", f"{work}/content/000000-abc"), ("GET", f"{work}/audit/000000"),
+        ("PUT", f"{work}/shards/train-00000-abc"), ("PUT", "large/prepared/v-1-0/train/part-00000.parquet"),
+        ("GET", "large"), ("GET", "large"), ("PUT", "large/prepared/dataset.json"),
+    ):  # fmt: skip
+        requests[method, key] += 1
+    assert requests.objects["PUT", "audit"] == 2 and requests.objects["GET", "source images"] == 1
+    assert by_kind(requests) == {
+        "GET audit": 1, "GET other": 2, "GET source": 1, "GET source images": 2, "GET source masks": 1, "PUT audit": 2,
+        "PUT content": 1, "PUT other": 1, "PUT results of shards": 1, "PUT shards": 1,
+    }  # fmt: skip
+    found = totals(requests, 4)
+    assert found["twice"] == {"GET source images": 1} and found["requests_per_image"]["GET source images"] == 0.5
+
+
+def test_growth_and_rates_by_hand() -> None:
+    watched = Watched(0.0)
+    for second in range(11):  # 160 images a second; the driver takes 50 bytes of each, and a worker ends
+        sizes = {DRIVER: 1000 + 8000 * second, **({"ray::a": 500} if second < 3 else {})}
+        watched.samples.append((float(second), 10 * second, 0, sizes))
+    watched.samples += [(12.0, 100, 1, {DRIVER: 5}), (15.0, 100, 5, {DRIVER: 5})]
+    found = memory(watched, 1600)
+    assert found["bytes_per_image_while_auditing"][DRIVER] == 50
+    assert found["driver_peak_bytes_per_image"] == 50.6 and found["peak_mib"]["ray::a"] == 0.0
+    figures = rates(watched, 1600)
+    assert figures["audited_per_second"] == 160 and figures["seconds_of_comparing"] == 3
+    assert figures["ten_million"] == {"hours_of_auditing": 17.4, "hours_of_comparing": round(3 * 6250**2 / 3600, 1)}

@@ -1,6 +1,7 @@
 """What the records of a data set decide together: how masks are turned where images have EXIF, and what 255 means."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from foodseg.classes import ClassTable
 from foodseg.data.image_io import encode_mask, upright
 from foodseg.demo.synthetic import SYNTHETIC_CLASSES, draw_meal
-from foodseg.prepare.ambiguities import resolve_ignored, resolve_mask_orientations
+from foodseg.prepare.ambiguities import Evidence
 from foodseg.prepare.audit import RecordFacts, Refusal, audit_record, read_mask
 from foodseg.prepare.record import Record
 
@@ -51,6 +52,16 @@ def audited(
     return audit_record(record, SYNTHETIC_CLASSES)
 
 
+def resolved(
+    audited: Sequence[RecordFacts | Refusal], classes: ClassTable = SYNTHETIC_CLASSES
+) -> list[RecordFacts | Refusal]:
+    evidence = Evidence()
+    for each in audited:
+        evidence.add(each)
+    resolution = evidence.resolution(classes)
+    return [resolution.resolved(each) for each in audited]
+
+
 def names(found: RecordFacts | Refusal) -> set[str]:
     return {finding.name for finding in found.findings}
 
@@ -60,15 +71,15 @@ def names(found: RecordFacts | Refusal) -> set[str]:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_alone_and_with_others(orientation: int, stored: bool, size: tuple[int, int]) -> None:
     meals = [draw_meal(seed, *size) for seed in range(5)]
-    alone = [resolve_mask_orientations([audited(*meal, orientation, stored=stored)])[0] for meal in meals]
-    together = resolve_mask_orientations([audited(*meal, orientation, stored=stored) for meal in meals])
+    alone = [resolved([audited(*meal, orientation, stored=stored)])[0] for meal in meals]
+    together = resolved([audited(*meal, orientation, stored=stored) for meal in meals])
     assert sum("unclear_turn" in names(found) for found in alone) <= 2
     assert not any("unclear_turn" in names(found) for found in together)
     for found, (_, mask) in zip((*alone, *together), (*meals, *meals), strict=True):
         assert isinstance(found, RecordFacts), found.reason
         if "unclear_turn" in names(found):
             continue
-        np.testing.assert_array_equal(read_mask(found, SYNTHETIC_CLASSES), mask, str(found.findings))
+        np.testing.assert_array_equal(read_mask(found), mask, str(found.findings))
         if orientation == 1 or not stored:
             assert names(found) <= {"exif_orientation"}
         else:
@@ -80,7 +91,7 @@ def test_every_orientation_alone_and_with_others(orientation: int, stored: bool,
 def test_an_unclear_orientation_is_reported(orientation: int) -> None:
     flat, mask = np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8)
     mask[5:20, 8:40] = 1
-    (found,) = resolve_mask_orientations([audited(flat, mask, orientation, stored=False)])
+    (found,) = resolved([audited(flat, mask, orientation, stored=False)])
     assert isinstance(found, RecordFacts) and found.mask_turn == 1
     assert names(found) == {"exif_orientation", "unclear_turn"}
     assert f"EXIF orientation {orientation}: it is unclear whether" in found.findings[-1].detail
@@ -89,7 +100,7 @@ def test_an_unclear_orientation_is_reported(orientation: int) -> None:
 def test_a_mask_that_turning_does_not_change_needs_no_decision() -> None:
     flat, mask = np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 1
-    (found,) = resolve_mask_orientations([audited(flat, mask, 3, stored=True)])
+    (found,) = resolved([audited(flat, mask, 3, stored=True)])
     assert names(found) == {"exif_orientation"}
 
 
@@ -100,12 +111,12 @@ def test_others_of_the_source_decide_what_is_not_clear(stored: bool) -> None:
     unclear = audited(flat, mask, 3, stored=stored)
     sideways = [audited(*draw_meal(seed, 96, 144), 6, stored=stored) for seed in (0, 1)]  # their size decides
     elsewhere = audited(flat, mask, 3, stored=stored, source="other")
-    found = resolve_mask_orientations([unclear, *sideways, elsewhere])
+    found = resolved([unclear, *sideways, elsewhere])
     assert isinstance(found[0], RecordFacts)
-    np.testing.assert_array_equal(read_mask(found[0], SYNTHETIC_CLASSES), mask)
+    np.testing.assert_array_equal(read_mask(found[0]), mask)
     assert ("stored_mask" in names(found[0])) == stored and "unclear_turn" not in names(found[0])
     assert "unclear_turn" in names(found[3]), "sources are labelled with different tools"
-    mixed = resolve_mask_orientations([unclear, sideways[0], audited(*draw_meal(1, 96, 144), 6, stored=not stored)])
+    mixed = resolved([unclear, sideways[0], audited(*draw_meal(1, 96, 144), 6, stored=not stored)])
     assert "unclear_turn" in names(mixed[0])
 
 
@@ -118,13 +129,13 @@ def facts(ids: list[int], classes: ClassTable, number: int = 0) -> RecordFacts |
 
 
 def test_255_is_the_one_class_where_nothing_else_can_be(caplog: pytest.LogCaptureFixture) -> None:
-    found = resolve_ignored([facts(ids, ONE, n) for n, ids in enumerate(([0, 255], [255], [0]))], ONE)
+    found = resolved([facts(ids, ONE, n) for n, ids in enumerate(([0, 255], [255], [0]))], ONE)
     assert all(isinstance(one, RecordFacts) for one in found)
     assert [names(one) for one in found] == [{"ignored_is_food"}, {"ignored_is_food"}, {"empty_mask"}]
     first = found[0]
     assert isinstance(first, RecordFacts)
     assert (first.class_pixels.tolist(), first.ignored_pixels) == ([16, 16], 0)
-    mask = read_mask(first, ONE)
+    mask = read_mask(first)
     assert mask is not None and np.unique(mask).tolist() == [0, 1] and mask.dtype == np.uint8
     assert encode_mask(mask)
     assert "2 masks: 255 is read as id 1, 'food'" in caplog.text
@@ -142,7 +153,7 @@ def test_255_is_the_one_class_where_nothing_else_can_be(caplog: pytest.LogCaptur
 )
 def test_255_stays_ignored_where_it_may_be(sets: list[list[int]], classes: ClassTable) -> None:
     before = [facts(ids, classes, number) for number, ids in enumerate(sets)]
-    assert resolve_ignored(before, classes) == before
+    assert resolved(before, classes) == before
 
 
 @pytest.mark.parametrize(
@@ -167,7 +178,7 @@ def test_16_bit_masks_may_hold_65535_for_ignored() -> None:
     mask = np.array([[0, 1], [65535, 255]], np.uint16)
     found = audit_record(Record("a", "train", "s", Bytes(sink.getvalue()), Ids(mask)), classes)
     assert isinstance(found, RecordFacts) and found.ignored_pixels == 2
-    read = read_mask(found, classes)
+    read = read_mask(found)
     assert read is not None and read.tolist() == [[0, 1], [255, 255]]
 
 

@@ -1,28 +1,27 @@
 """Ids and files that occur twice: which record is kept, which is refused, and the messages."""
 
-from dataclasses import replace
-
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from foodseg.prepare.audit import RecordFacts, Refusal
-from foodseg.prepare.exact_duplicates import refuse_duplicates
+from foodseg.prepare.exact_duplicates import find_duplicates
 from foodseg.prepare.findings import Finding
-from foodseg.prepare.record import ImageFile, Record
-
-EMPTY = np.zeros(0)
+from foodseg.prepare.formats.layout import SPLITS
 
 
-def good(image_id: str, split: str, content: bytes) -> RecordFacts:
-    record = Record(image_id, split, "", ImageFile(f"{image_id}.jpg"), None)
-    return RecordFacts(record, (), 1, 1, 1, 1, EMPTY, EMPTY, content)
-
-
-def shown(text: str) -> list[RecordFacts | Refusal]:
-    """Records written as `id split content`, with commas; r = train, v = val, s = test."""
-    return [
-        good(i, {"r": "train", "v": "val", "s": "test"}[s], c.encode()) for i, s, c in map(str.split, text.split(","))
-    ]
+def found(text: str) -> tuple[list[Finding | None], list[bool]]:
+    """Of records written as `id split content`, with commas: r = train, v = val, s = test; content ! = refused."""
+    rows = [tuple(row.split()) for row in text.split(",")] if text else []
+    splits = np.array([{"r": 0, "v": 1, "s": 2}[split] for _, split, _ in rows], np.int8)
+    passed = np.array([content != "!" for _, _, content in rows], bool)
+    digests = np.array([content.encode() for _, _, content in rows], "S16")
+    ids = pa.chunked_array([pa.array([row[0] for row in rows], pa.string())])
+    duplicates = find_duplicates(ids, digests, splits, passed)
+    findings: list[Finding | None] = []
+    for row, other in enumerate(duplicates.other.tolist()):
+        where = None if other < 0 else (rows[other][0], SPLITS[splits[other]])
+        findings.append(None if where is None else duplicates.finding(row, *where))
+    return findings, duplicates.refused.tolist()
 
 
 @pytest.mark.parametrize(
@@ -43,45 +42,25 @@ def shown(text: str) -> list[RecordFacts | Refusal]:
         ("a r 1, b r 1, c s 1", "split_duplicate split_duplicate -"),
         ("a r 1, b r 1, c r 1", "- repeated_image repeated_image"),
         ("a r 1, b s 1, c s 1", "split_duplicate - repeated_image"),
+        ("a s !, b r 1, a s !, c r 1", "- - duplicate_id repeated_image"),  # what is refused claims no image
+        ("a s 1, b r !, c v 1", "- - split_duplicate"),
+        ("a s !, a r 1, a v !", "duplicate_id - duplicate_id"),  # a good record keeps its id before a bad one of test
         ("", ""),
     ],
 )
 def test_which_record_is_refused(records: str, expected: str) -> None:
-    given = shown(records) if records else []
-    found = refuse_duplicates(given)
-    assert [each.record for each in found] == [each.record for each in given]
-    assert " ".join(",".join(f.name for f in each.findings) or "-" for each in found) == expected
-    for each in found:
-        assert isinstance(each, Refusal) == any(f.refuses for f in each.findings)
+    findings, refused = found(records)
+    assert " ".join("-" if finding is None else finding.name for finding in findings) == expected
+    assert refused == [finding is not None and finding.refuses for finding in findings]
 
 
 def test_the_messages() -> None:
-    found = refuse_duplicates(shown("a r 1, b s 1, b v 2"))
-    assert isinstance(found[0], Refusal) and isinstance(found[2], Refusal)
-    assert found[0].reason == "the same file as 'b' of test, which keeps it"
-    assert (found[0].findings[0].other_id, found[0].findings[0].other_split) == ("b", "test")
-    assert found[2].reason == "the id 'b' is also in test, which keeps it"
-
-
-def test_findings_add_up_and_a_refused_record_claims_no_image() -> None:
-    torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
-    grey = replace(good("b", "train", b"1"), findings=(Finding("grey", "no colour"),))
-    found = refuse_duplicates([torn, grey, replace(torn), replace(grey, record=good("c", "train", b"1").record)])
-    assert [[f.name for f in each.findings] for each in found] == [
-        ["truncated"],
-        ["grey"],
-        ["truncated", "duplicate_id"],
-        ["grey", "repeated_image"],
+    findings, _ = found("a r 1, b s 1, b v 2, c s 1, a r !")
+    assert [None if finding is None else finding.detail for finding in findings] == [
+        "the same file as 'b' of test, which keeps it",
+        None,
+        "the id 'b' is also in test, which keeps it",
+        "the same file as 'b' of test",
+        "the id 'a' is also in train, which keeps it",
     ]
-    assert isinstance(found[2], Refusal) and found[2].reason == "torn; the id 'a' is also in test, which keeps it"
-
-
-def test_a_good_record_keeps_its_id_before_a_bad_one_of_test() -> None:
-    torn = Refusal(good("a", "test", b"1").record, (Finding("truncated", "torn"),))
-    found = refuse_duplicates([torn, good("a", "train", b"1"), replace(torn, record=good("a", "val", b"1").record)])
-    assert [[f.name for f in each.findings] for each in found] == [
-        ["truncated", "duplicate_id"],
-        [],
-        ["truncated", "duplicate_id"],
-    ]
-    assert (found[0].findings[1].other_id, found[0].findings[1].other_split) == ("a", "train")
+    assert findings[0] is not None and (findings[0].other_id, findings[0].other_split) == ("b", "test")

@@ -12,7 +12,13 @@ from foodseg.data.reader import RowReader
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts, read_manifest, write_shard
 from foodseg.errors import RetryLater, UserError
 from foodseg.prepare import generations
-from foodseg.prepare.generations import Generation, next_generation, refuse_prepared, switch_to
+from foodseg.prepare.generations import (
+    Generation,
+    next_generation,
+    refuse_prepared,
+    refuse_superseded,
+    switch_to,
+)
 
 IDENTITY = "0123456789abcdef"
 
@@ -135,7 +141,7 @@ def test_a_set_of_an_older_format_is_refused_and_replaced_by_the_next_generation
     switch_to(old, written(old, "old"))
     tree = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**tree, "format_version": 1}))
-    with pytest.raises(UserError, match="has format 1, this foodseg reads 2: prepare again"):
+    with pytest.raises(UserError, match="has format 1, this foodseg reads 2 and 3: prepare again"):
         read_manifest(str(tmp_path))
     begun = next_generation(str(tmp_path), True, IDENTITY)
     assert begun.number == 5
@@ -193,3 +199,17 @@ def test_results_of_tasks_are_deleted_after_the_switch_and_where_shards_are_lost
     else:
         switch_to(begun, manifest)
     assert not (tmp_path / begun.folder / ".work").exists()
+
+
+def test_results_that_another_command_has_deleted(tmp_path: Path) -> None:
+    """The slower of two that prepare the same finds the work folder gone, which the faster one has tidied up."""
+    slower, faster = (next_generation(str(tmp_path), False, IDENTITY) for _ in range(2))
+    with pytest.raises(RetryLater, match=r"another command has deleted files of .*v-1-.*: prepare again"):
+        refuse_superseded(slower)
+    switch_to(faster, written(faster, "done"))
+    with pytest.raises(UserError, match="has been prepared by another command meanwhile, and stays as that one wrote"):
+        refuse_superseded(slower)
+    assert rows(tmp_path) == ["done"]
+    again = next_generation(str(tmp_path), True, IDENTITY)
+    with pytest.raises(RetryLater, match="prepare again"):
+        refuse_superseded(again)

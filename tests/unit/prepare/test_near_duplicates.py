@@ -1,12 +1,11 @@
 """Near-duplicate groups, and the pairs that splits share."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import pytest
 
 from foodseg.prepare import near_duplicates
+from foodseg.prepare.formats.layout import SPLITS
 from foodseg.prepare.near_duplicates import (
     cut_large_groups,
     groups_of_equal_files,
@@ -23,7 +22,7 @@ def at_angles(*degrees: float) -> np.ndarray:
     return np.stack((np.cos(radians), np.sin(radians)), 1).astype(np.float32)
 
 
-def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes], block: int = 4096) -> np.ndarray:
+def near_duplicate_groups(thumbnails: np.ndarray, digests: np.ndarray, block: int = 4096) -> np.ndarray:
     """As the tasks do, one after the other."""
     labels = groups_of_equal_files(digests)
     for first in range(0, len(thumbnails), block):
@@ -35,6 +34,10 @@ def near_duplicate_groups(thumbnails: np.ndarray, digests: Sequence[bytes], bloc
     return labels
 
 
+def places(*splits: str) -> np.ndarray:
+    return np.array([SPLITS.index(split) for split in splits], np.int8)
+
+
 def photos(count: int, originals: int, noise: float) -> np.ndarray:
     """Unit thumbnails of scenes of a few soft blobs, each drawn several times."""
     rng = np.random.default_rng(count)
@@ -43,9 +46,9 @@ def photos(count: int, originals: int, noise: float) -> np.ndarray:
     return unit_thumbnails(np.clip(drawn, 0, 255).astype(np.uint8))
 
 
-def different(count: int) -> list[bytes]:
+def different(count: int) -> np.ndarray:
     """Digests of files that all differ."""
-    return [bytes([n // 256, n % 256]) for n in range(count)]
+    return np.array([b"%04d" % n for n in range(count)])
 
 
 def test_unit_thumbnails() -> None:
@@ -79,7 +82,7 @@ def test_groups(
 
 def test_equal_files_are_one_group_whatever_their_thumbnails() -> None:
     thumbnails = np.concatenate([np.zeros((3, 2), np.float32), at_angles(0, 90)])
-    assert near_duplicate_groups(thumbnails, [b"a", b"b", b"a", b"c", b"b"]).tolist() == [0, 1, 0, 3, 1]
+    assert near_duplicate_groups(thumbnails, np.array([b"a", b"b", b"a", b"c", b"b"])).tolist() == [0, 1, 0, 3, 1]
 
 
 def test_a_hundred_copies_of_each_image_are_one_group_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +119,9 @@ def test_pairs_across_splits(chunk: int, monkeypatch: pytest.MonkeyPatch) -> Non
     thumbnails = at_angles(0, 10, 26, 90, 95, 180)
     groups = near_duplicate_groups(thumbnails, different(6))
     assert groups.tolist() == [0, 0, 0, 3, 3, 5]
-    found = pairs_across_splits(thumbnails.__getitem__, groups, ["train", "val", "test", "train", "train", "test"])
+    found = pairs_across_splits(
+        thumbnails.__getitem__, groups, places("train", "val", "test", "train", "train", "test")
+    )
     # 0 and 26 degrees are one group through 10, but do not look alike; 90 and 95 are both in train
     assert [(pair.row, pair.other) for pair in found] == [(1, 0), (2, 1)]
     assert [pair.correlation for pair in found] == pytest.approx(np.cos(np.radians([10, 16])), abs=1e-6)
@@ -131,7 +136,7 @@ def test_pairs_agree_with_all_pairs() -> None:
     groups = near_duplicate_groups(thumbnails, different(150))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "MOST_TWINS", 10_000)
-        found = {(pair.row, pair.other) for pair in pairs_across_splits(thumbnails.__getitem__, groups, own)}
+        found = {(pair.row, pair.other) for pair in pairs_across_splits(thumbnails.__getitem__, groups, places(*own))}
     close = np.argwhere(thumbnails @ thumbnails.T > 0.95)
     assert found == {(i, j) for i, j in close.tolist() if order.index(own[i]) > order.index(own[j])}
     assert len(found) > 50
@@ -141,7 +146,7 @@ def test_only_the_closest_of_many_are_listed_and_no_image_is_left_out(monkeypatc
     monkeypatch.setattr(near_duplicates, "_CHUNK", 4)
     thumbnails = at_angles(*np.linspace(0, 20, 41))  # half a degree from one to the next, 18.19 are close enough
     own = ["train"] * 20 + ["test"] * 21
-    found = pairs_across_splits(thumbnails.__getitem__, np.zeros(41, np.int64), own)
+    found = pairs_across_splits(thumbnails.__getitem__, np.zeros(41, np.int64), places(*own))
     twins = {row: [pair.other for pair in found if pair.row == row] for row in range(20, 41)}
     assert twins == {row: [n for n in range(19, 14, -1) if row - n <= 36] for row in range(20, 41)}
     assert [pair.correlation for pair in found] == sorted((pair.correlation for pair in found), reverse=True)
@@ -180,7 +185,7 @@ def test_a_chain_is_cut_where_its_images_no_longer_look_alike(monkeypatch: pytes
     # 18.19 degrees from the first of each piece: rows 0 to 9, 10 to 19, ...
     assert cut.tolist() == [row // 10 * 10 for row in range(50)] + [50, 50]
     splits = ["train" if row < 15 else "test" for row in range(52)]
-    found = {(pair.row, pair.other) for pair in pairs_across_splits(chain.__getitem__, groups, splits)}
+    found = {(pair.row, pair.other) for pair in pairs_across_splits(chain.__getitem__, groups, places(*splits))}
     assert (15, 14) in found and {row for row, _ in found} == set(range(15, 24)), "straddling pairs are listed"
 
 
@@ -198,4 +203,4 @@ def test_equal_images_are_cut_by_number_and_small_groups_stay() -> None:
 def test_no_image_has_no_group() -> None:
     nothing = np.zeros((0, 4), np.float32)
     assert cut_large_groups(np.zeros(0, np.int64), nothing.__getitem__).tolist() == []
-    assert pairs_across_splits(nothing.__getitem__, np.zeros(0, np.int64), []) == []
+    assert pairs_across_splits(nothing.__getitem__, np.zeros(0, np.int64), places()) == []

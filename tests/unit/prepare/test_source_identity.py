@@ -9,6 +9,7 @@ from foodseg.annotations.coco_export import export_coco
 from foodseg.cluster.shard_plan import plan_identity
 from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.formats.detect import list_source
+from foodseg.prepare.record_batches import RecordBatches
 from foodseg.prepare.source_identity import source_parts
 
 
@@ -18,17 +19,23 @@ def meals(tmp_path: Path) -> Path:
     return tmp_path / "meals"
 
 
+def parts(source: Path) -> list[str]:
+    listing = list_source(str(source))
+    with RecordBatches(listing.records) as listed:
+        return list(source_parts(listing.classes, listed))
+
+
 def identity(source: Path) -> str:
-    return plan_identity(source_parts(list_source(str(source))))
+    return plan_identity(parts(source))
 
 
 def test_it_is_the_same_for_the_same_files_and_says_no_addresses(meals: Path) -> None:
     assert identity(meals) == identity(meals)
     (meals / "images" / "unlisted.txt").write_text("not part of it")
-    before = list(source_parts(list_source(str(meals))))
+    before = parts(meals)
     assert not [part for part in before if " at 0x" in part]  # of an object without a representation of its own
     (meals / "images" / "unlisted.txt").write_text("changed")
-    assert list(source_parts(list_source(str(meals)))) == before
+    assert parts(meals) == before
 
 
 def test_a_changed_file_list_or_class_table_changes_it(meals: Path) -> None:
