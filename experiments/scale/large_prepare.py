@@ -10,6 +10,7 @@ shards; the third one ends. No image is fetched twice, but for those of the task
 
 import argparse
 import io
+import itertools
 import json
 import os
 import re
@@ -18,9 +19,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,14 @@ class Requests(Counter[tuple[str, str]]):
         super().__setitem__(asked, number)
 
 
-@dataclass
-class Watched:
-    """What was seen of the commands, a few times a second: time, files of audit and blocks, bytes of processes."""
+@dataclass(frozen=True)
+class Sample:
+    """What was seen of a command: seconds, files of the audit and of blocks so far, bytes of the largest processes."""
 
-    began: float = field(default_factory=time.monotonic)
-    samples: list[tuple[float, int, int, dict[str, int]]] = field(default_factory=list)
+    seconds: float
+    audits: int
+    blocks: int
+    sizes: dict[str, int]
 
 
 def measure(folder: Path, images: int) -> dict[str, Any]:
@@ -90,13 +93,15 @@ def measure(folder: Path, images: int) -> dict[str, Any]:
             lambda: requests.objects["PUT", "results of shards"] >= SHARE * shards,
             lambda: False,
         ]
-        runs, watched = [], Watched()
+        runs: list[dict[str, Any]] = []
+        watched: list[list[Sample]] = []
         for killed_when in ends:
             before, began = Counter(requests), time.monotonic()
-            said = run(killed_when, watched, requests)
+            said, samples = run(killed_when, requests)
+            watched.append(samples)
             runs.append({
                 "seconds": round(time.monotonic() - began, 1), "requests": by_kind(Counter(requests) - before),
-                "resumed": re.findall(r"(\w[\w ]+): resuming, (\d+) of (\d+)", said),
+                "resumed": re.findall(r"([a-z][a-z -]+): resuming, (\d+) of (\d+)", said),
             })  # fmt: skip
         os.environ["AWS_ENDPOINT_URL"] = server.endpoint
         return {
@@ -130,31 +135,31 @@ def upload_repeated(folder: Path, images: int) -> int:
         return sum(pool.map(upload, range(images)))
 
 
-def run(killed_when: Callable[[], bool], watched: Watched, requests: Requests) -> str:
-    """Runs the command to its end, or until it is killed; returns what it has said on stderr."""
+def run(killed_when: Callable[[], bool], requests: Requests) -> tuple[str, list[Sample]]:
+    """Runs the command to its end, or until it is killed; returns what it has said on stderr, and samples."""
     command = [sys.executable, "-m", "foodseg", "data", "prepare", SOURCE, PREPARED, "--json"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said: list[bytes] = []
     assert driver.stderr is not None
     listening = threading.Thread(target=lambda stream: said.extend(stream), args=(driver.stderr,), daemon=True)
     listening.start()
-    killed = False
+    killed, samples = False, list[Sample]()
     while driver.poll() is None:
         if killed_when():
             kill_driver(driver)
             killed = True
             break
-        watched.samples.append(sample(driver.pid, watched.began, requests))
+        samples.append(sample(driver.pid, requests))
         time.sleep(_PAUSE)
     listening.join()
     text = b"".join(said).decode()
     if not killed and driver.returncode != 0:
         raise RuntimeError(f"foodseg data prepare ended with {driver.returncode}: {text[-2000:]}")
-    return text
+    return text, samples
 
 
-def sample(pid: int, began: float, requests: Requests) -> tuple[float, int, int, dict[str, int]]:
-    """Returns the seconds since the beginning, files of the audit and of blocks, and bytes of the largest processes."""
+def sample(pid: int, requests: Requests) -> Sample:
+    """Looks at a command and all that it has started."""
     sizes: dict[str, int] = {}
     for process in processes(pid):
         try:
@@ -163,7 +168,7 @@ def sample(pid: int, began: float, requests: Requests) -> tuple[float, int, int,
         except psutil.Error:  # it has ended since it was listed
             continue
     done = requests.objects
-    return time.monotonic() - began, done["PUT", "audit"], done["PUT", "near-duplicates"], sizes
+    return Sample(time.monotonic(), done["PUT", "audit"], done["PUT", "near-duplicates"], sizes)
 
 
 def processes(pid: int) -> Iterator[psutil.Process]:
@@ -216,47 +221,45 @@ def checked(images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def memory(watched: Watched, images: int) -> dict[str, Any]:
-    """Returns the peak of each process, and the slope of those that are there while images are audited."""
+def memory(watched: Sequence[Sequence[Sample]], images: int) -> dict[str, Any]:
+    """Returns the peak of each process, and how those grow that are there while the first command audits."""
     peaks: dict[str, int] = {}
-    for _, _, _, sizes in watched.samples:
-        for name, size in sizes.items():
+    for each in (sample for samples in watched for sample in samples):
+        for name, size in each.sizes.items():
             peaks[name] = max(peaks.get(name, 0), size)
     slopes = {}
     for name in peaks:
-        seen = [(16 * audits, sizes[name]) for _, audits, _, sizes in watched.samples if name in sizes]
+        seen = [(16 * each.audits, each.sizes[name]) for each in watched[0] if name in each.sizes]
         during = [(done, size) for done, size in seen if 0.1 * images < done < images]
         if len({done for done, _ in during}) > 2:
-            slopes[name] = round(slope(during), 1)
+            slopes[name] = round(float(np.polyfit(*np.array(during, float).T, 1)[0]), 1)
     return {
         "peak_mib": {name: round(size / 2**20, 1) for name, size in sorted(peaks.items())},
         "bytes_per_image_while_auditing": slopes,
-        "driver_peak_bytes_per_image": round(peaks[DRIVER] / images, 1),
     }
 
 
-def slope(points: list[tuple[int, int]]) -> float:
-    """Returns the slope of the straight line through points."""
-    x, y = np.array(points, float).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
-def rates(watched: Watched, images: int) -> dict[str, Any]:
-    """Returns images audited and block pairs compared in a second, and what ten million images would take by them."""
-    audited = [(seconds, 16 * audits) for seconds, audits, _, _ in watched.samples if 0 < 16 * audits < images]
-    compared = [(seconds, blocks) for seconds, _, blocks, _ in watched.samples if blocks]
-    if len(audited) < 2:
+def rates(watched: Sequence[Sequence[Sample]], images: int) -> dict[str, Any]:
+    """Returns images audited in a second, seconds of comparing blocks, and what ten million images take by them."""
+    seconds = audits = comparing = 0.0
+    for samples in watched:
+        grows = [after for before, after in itertools.pairwise(samples) if after.audits > before.audits]
+        compares = [after.seconds for before, after in itertools.pairwise(samples) if after.blocks > before.blocks]
+        if len(grows) > 1:
+            seconds += grows[-1].seconds - grows[0].seconds
+            audits += grows[-1].audits - grows[0].audits
+        comparing += compares[-1] - compares[0] if compares else 0
+    if not audits:
         return {}
-    rate = (audited[-1][1] - audited[0][1]) / (audited[-1][0] - audited[0][0])
-    figures: dict[str, Any] = {
+    rate = 16 * audits / seconds
+    return {
         "audited_per_second": round(rate, 1),
-        "ten_million": {"hours_of_auditing": round(TEN_MILLION / rate / 3600, 1)},
+        "seconds_of_comparing": round(comparing, 1),
+        "ten_million": {
+            "hours_of_auditing": round(TEN_MILLION / rate / 3600, 1),
+            "hours_of_comparing": round(comparing * (TEN_MILLION / images) ** 2 / 3600, 1),
+        },
     }
-    if len(compared) > 1 and compared[-1][0] > compared[0][0]:
-        comparing = compared[-1][0] - compared[0][0]
-        figures["seconds_of_comparing"] = round(comparing, 1)
-        figures["ten_million"]["hours_of_comparing"] = round(comparing * (TEN_MILLION / images) ** 2 / 3600, 1)
-    return figures
 
 
 if __name__ == "__main__":

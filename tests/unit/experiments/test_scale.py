@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.scale.large_prepare import DRIVER, Requests, Watched, by_kind, memory, rates, totals
+from experiments.scale.large_prepare import DRIVER, Requests, Sample, by_kind, memory, rates, totals
 from experiments.scale.run import memory_ratio, write_repeated
 from foodseg.demo.synthetic import write_meals
 from foodseg.prepare.formats.detect import list_source
@@ -55,14 +55,15 @@ def test_requests_by_kind_and_what_was_asked_for_twice() -> None:
 
 
 def test_growth_and_rates_by_hand() -> None:
-    watched = Watched(0.0)
-    for second in range(11):  # 160 images a second; the driver takes 50 bytes of each, and a worker ends
-        sizes = {DRIVER: 1000 + 8000 * second, **({"ray::a": 500} if second < 3 else {})}
-        watched.samples.append((float(second), 10 * second, 0, sizes))
-    watched.samples += [(12.0, 100, 1, {DRIVER: 5}), (15.0, 100, 5, {DRIVER: 5})]
-    found = memory(watched, 1600)
-    assert found["bytes_per_image_while_auditing"][DRIVER] == 50
-    assert found["driver_peak_bytes_per_image"] == 50.6 and found["peak_mib"]["ray::a"] == 0.0
-    figures = rates(watched, 1600)
+    first, second = [], []
+    for at in range(11):  # 160 images a second; the driver takes 50 bytes of each, and a worker ends
+        sizes = {DRIVER: 1000 + 8000 * at, **({"ray::a": 500} if at < 3 else {})}
+        first.append(Sample(float(at), 10 * at, 0, sizes))
+    second += [Sample(50.0, 100, 0, {DRIVER: 5}), Sample(52.0, 100, 1, {DRIVER: 5}), Sample(55.0, 100, 5, {DRIVER: 5})]
+    found = memory([first, second], 1600)
+    assert found["bytes_per_image_while_auditing"] == {DRIVER: 50}
+    assert found["peak_mib"] == {DRIVER: 0.1, "ray::a": 0.0}
+    figures = rates([first, second], 1600)
     assert figures["audited_per_second"] == 160 and figures["seconds_of_comparing"] == 3
-    assert figures["ten_million"] == {"hours_of_auditing": 17.4, "hours_of_comparing": round(3 * 6250**2 / 3600, 1)}
+    hours = {"hours_of_auditing": 17.4, "hours_of_comparing": round(3 * 6250**2 / 3600, 1)}
+    assert figures["ten_million"] == hours
