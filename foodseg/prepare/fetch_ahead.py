@@ -45,6 +45,7 @@ def fetched_ahead(records: Sequence[Record]) -> Iterator[Record]:
     def ahead(part: Any) -> Any:
         return _Fetched(part, pool.submit(storage.read_bytes, part.uri)) if isinstance(part, OneFile) else part
 
+    wanted = False
     try:
         found = []
         for record in records:
@@ -53,5 +54,6 @@ def fetched_ahead(records: Sequence[Record]) -> Iterator[Record]:
                 mask = replace(mask, image=image)
             found.append(replace(record, image=image, mask=mask))
         yield from found
-    finally:
-        pool.shutdown(cancel_futures=True)
+        wanted = True
+    finally:  # where the task fails, nobody waits for the others
+        pool.shutdown(cancel_futures=not wanted)
