@@ -38,7 +38,7 @@ BUCKET = "foodseg"
 
 def allowed_skips() -> list[str]:
     """Returns the reasons (regular expressions, matched at the start) for which a test may be skipped."""
-    reasons = ["shared data missing: ", "GPU missing: "]
+    reasons = ["shared data missing: ", "GPU missing: ", "npm missing: "]
     if os.environ.get("CI") != "true":
         reasons += ["S3 server missing: ", "chromium missing: "]
     if sys.platform != "linux":
