@@ -58,7 +58,7 @@ class FileIndex:
             for start in range(len(parts)):
                 folder, name = "/".join(parts[start:-1]), parts[-1]
                 if found := self._in_folder(folder, name):
-                    return [f"{folder}/{one}".strip("/") for one in found]
+                    return [_below(folder, one) for one in found]
             anywhere = self._by_name()
             for name in dict.fromkeys((parts[-1], without_extension(parts[-1]))) if parts else ():
                 if fold(name) in anywhere:
@@ -141,11 +141,15 @@ class FileIndex:
 
     def _walk(self, folder: str, deep: int) -> list[str]:
         self._list(folder)
-        found = [f"{folder}/{name}".strip("/") for names in self._stems[folder].values() for name in names]
+        found = [_below(folder, name) for names in self._stems[folder].values() for name in names]
         for name in self._others[folder] if deep else ():
             if "." not in name[-6:]:  # a name with an extension is a file
-                found += self._walk(f"{folder}/{name}".strip("/"), deep - 1)
+                found += self._walk(_below(folder, name), deep - 1)
         return found
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name  # the same text, and no copy of it
 
 
 def _name(path: str) -> str:

@@ -1,5 +1,6 @@
 """What the driver keeps of the audit, the verdict about each record, and the tables that are written of it."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_columns_of_records_that_pass() -> None:
     counts = verdict.food_counts(rows, np.array([0, 2, 0]))
     assert list(counts) == ["train", "test"] and counts["train"].class_pixels == (11, 1)
     assert counts["train"].class_images == (2, 1) and counts["test"].class_pixels == (4, 2)
+
+
+def test_what_is_kept_of_each_record_is_small() -> None:
+    rows = 4000
+    decided(AUDITED)  # what is imported once counts for nobody
+    tracemalloc.start()
+    listed = RecordBatches(good(f"canteen__{n:06d}", [1, 2, 3]).record for n in range(rows))
+    columns = AuditColumns(listed)
+    for batch in listed.batches:
+        columns.add(batch, [good(each.image_id, [1, 2, 3], 0, (GREY,)) for each in batch.records])
+    verdict = columns.verdict(CLASSES)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert verdict.noted.all() and 0 < kept / rows + verdict.listed.ids.nbytes / rows < 150
 
 
 def test_255_as_food_lets_records_pass() -> None:
