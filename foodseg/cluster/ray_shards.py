@@ -21,7 +21,10 @@ from ray.data import DataContext
 from foodseg.cluster.shard_plan import Inputs, Result, ShardPlan, create_or_take, stored_results
 from foodseg.progress import Progress
 
-WAVE = 1024  # tasks that Ray knows at a time: what it and this process keep does not grow with the plan
+WAVE, WAVE_PER_CPU = (
+    1024,
+    32,
+)  # tasks that Ray knows at a time: what it and this process keep does not grow with the plan
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +58,9 @@ def run_shards(
         there = sum(plan.tasks[number].items for number in results)
         _log.info("%s: resuming, %d of %d are there", title, there, total)
     with Progress(title, sum(plan.tasks[number].items for number in left)) as progress:
-        for start in range(0, len(left), WAVE):
-            wave = left[start : start + WAVE]
+        size = max(WAVE, WAVE_PER_CPU * int(ray.cluster_resources().get("CPU", 0)))
+        for start in range(0, len(left), size):
+            wave = left[start : start + size]
             for number, shard in zip(wave, _shards(plan, wave, write, gpus), strict=True):
                 task = plan.tasks[number]
                 results[number] = read(task.inputs, shard)

@@ -26,11 +26,11 @@ from foodseg import __version__, storage
 from foodseg.classes import ClassTable
 from foodseg.cluster.ray_session import cores, expected_failure, ray_session
 from foodseg.cluster.ray_shards import run_shards
-from foodseg.cluster.shard_plan import ShardPlan, ShardTask, create_or_take, one_row_each, plan_identity
+from foodseg.cluster.shard_plan import READERS, ShardPlan, ShardTask, create_or_take, one_row_each, plan_identity
 from foodseg.data.augment.geometry import single_threaded_opencv
 from foodseg.data.shards import FORMAT_VERSION, Manifest, SplitCounts
 from foodseg.errors import DataRefused, MissingFile
-from foodseg.prepare.audit import audit_record, refusal
+from foodseg.prepare.audit import AUDIT_BATCH, audit_record, refusal
 from foodseg.prepare.audit_columns import AuditColumns, Verdict
 from foodseg.prepare.audit_rows import AUDIT_FORMAT, content_of, decode_audit, encode_audit
 from foodseg.prepare.audit_tables import Found, write_audit_tables
@@ -268,8 +268,10 @@ def _part(listed: RecordBatches, rows: _Rows, own: np.ndarray, split: str, path:
     records, groups = rows.records[own], rows.records[rows.groups[own]]
     batches, place = np.unique(listed.batch_of(records), return_inverse=True)
     group_ids = listed.ids.take(pa.array(groups, mask=groups == records)).combine_chunks()
-    keys = tuple(listed.batches[batch].key for batch in batches)
-    inputs = Part(split, path, keys, place, records - listed.starts[batches][place], group_ids)
+    used = [listed.batches[batch] for batch in batches]
+    keys = tuple(batch.key for batch in used)
+    ahead = max(1, READERS * AUDIT_BATCH // max(batch.items for batch in used))  # row groups of Parquet may be large
+    inputs = Part(split, path, keys, place, records - listed.starts[batches][place], group_ids, ahead)
     # groups and splits are computed again after a kill, and floats may be rounded in another way elsewhere
     identity = hashlib.sha256(np.stack([records, groups]).tobytes()).hexdigest()[:12]
     name = path.rpartition("/")[2].removesuffix(".parquet").removeprefix("part-")

@@ -22,8 +22,6 @@ from foodseg.prepare.audit import RecordFacts
 from foodseg.prepare.audit_rows import content_name, decode_audit
 from foodseg.prepare.prepared_rows import RowCounts, shard_row
 
-_AHEAD = 16  # batches of the audit that are fetched at the same time
-
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -33,6 +31,7 @@ class Part:
         keys: of the audit's tasks that have rows here.
         batches, rows: (n,) ascending, of each row the place of its task in `keys`, and its row there.
         group_ids: n near-duplicate groups; null = the row's own id.
+        ahead: how many batches of the audit are in memory at a time.
     """
 
     split: str
@@ -41,6 +40,7 @@ class Part:
     batches: np.ndarray
     rows: np.ndarray
     group_ids: pa.Array
+    ahead: int
 
 
 class Written(BaseModel):
@@ -97,5 +97,5 @@ def _facts(part: Part, audit: str, content: str, classes: ClassTable) -> Iterato
             raise RetryLater(f"{storage.redact(where)} is damaged ({error}): prepare again") from None
         return [audited[row] for row in part.rows[part.batches == number]]
 
-    for own in read_ahead(read, range(len(part.keys)), _AHEAD):
+    for own in read_ahead(read, range(len(part.keys)), part.ahead):
         yield from own

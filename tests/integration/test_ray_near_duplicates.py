@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from foodseg.classes import ClassTable
+from foodseg.cluster import ray_shards
 from foodseg.data.image_io import encode_mask
 from foodseg.prepare import ray_near_duplicates
 from foodseg.prepare.audit import audit_record
@@ -44,7 +45,9 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[AuditedRows]
 
 
 @pytest.mark.parametrize("block", [4, 7, 4096])
-def test_groups_are_those_of_all_pairs(ray_cluster, audited, block, tmp_path):
+def test_groups_are_those_of_all_pairs(ray_cluster, audited, block, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_shards, "WAVE", 3)  # of 4 and 7 tasks
+    monkeypatch.setattr(ray_shards, "WAVE_PER_CPU", 0)
     parts, units, digests = audited
     generation = Generation(str(tmp_path), 1, "v-1-0", None, False)
     groups, found = near_duplicate_groups(parts, digests, generation, block)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from foodseg.annotations.coco_export import export_coco
-from foodseg.data.image_io import decode_mask
+from foodseg.data.image_io import decode_image, decode_mask, resize_mask
 from foodseg.data.reader import RowReader
-from foodseg.data.shards import Manifest, read_findings, read_manifest, read_quarantine
+from foodseg.data.shards import SCHEMA, Manifest, read_findings, read_manifest, read_quarantine
 from foodseg.demo.synthetic import write_meals
 from foodseg.errors import DataRefused, RetryLater, UserError
 from foodseg.prepare import ray_prepare
@@ -77,6 +77,29 @@ def test_pixels_are_those_of_the_source(ray_cluster, meals, tmp_path):
         assert row["image"] == (meals / "images" / f"{row['image_id']}.jpg").read_bytes()
         total += np.bincount(mask.ravel(), minlength=len(total))
     assert manifest.counts["test"].class_pixels == tuple(total.tolist())
+
+
+def test_larger_images_become_smaller_once_and_others_stay(ray_cluster, meals, tmp_path):
+    uri = str(tmp_path / "prepared")
+    manifest = prepare_dataset(str(meals), uri, max_bad=0.1, longest_side=50)
+    assert manifest.longest_side == read_manifest(uri).longest_side == 50
+    reader = RowReader(uri, manifest, ["test"])
+    total = np.zeros(len(manifest.classes), np.int64)
+    for row in reader.take(range(len(reader)), SCHEMA.names).to_pylist():
+        mask = cv2.imread(str(meals / "masks" / f"{row['image_id']}.png"), cv2.IMREAD_UNCHANGED)
+        assert max(mask.shape) == 64 and max(row["height"], row["width"]) == 50
+        small = decode_mask(row["mask"])
+        assert np.array_equal(small, resize_mask(mask, row["height"], row["width"]))
+        assert decode_image(row["image"]).shape == (*small.shape, 3)
+        pixels = np.bincount(small.ravel(), minlength=len(total))
+        assert row["ingredient_pixels"] == pixels[row["ingredients"]].tolist()
+        total += pixels
+    assert manifest.counts["test"].class_pixels == tuple(total.tolist())
+
+    same = prepare_dataset(str(meals), str(tmp_path / "same"), max_bad=0.1, longest_side=64)
+    reader = RowReader(str(tmp_path / "same"), same, ["test"])
+    for row in reader.take(range(len(reader))).to_pylist():
+        assert row["image"] == (meals / "images" / f"{row['image_id']}.jpg").read_bytes()
 
 
 def test_a_second_preparation_is_refused_or_switches_to_the_next_generation(ray_cluster, meals, tmp_path):

@@ -54,7 +54,7 @@ def written(folder: Path, part: Part, resolution: Resolution = NOTHING_OPEN) -> 
 
 def part(batches: list[int], rows: list[int], group_ids: list[str | None]) -> Part:
     keys, ids = ("000000", "000003"), pa.array(group_ids, pa.string())
-    return Part("train", "v-1/train/part-00000.parquet", keys, np.array(batches), np.array(rows), ids)
+    return Part("train", "v-1/train/part-00000.parquet", keys, np.array(batches), np.array(rows), ids, 2)
 
 
 def test_rows_groups_and_counts(folder: Path) -> None:
