@@ -6,6 +6,9 @@ or nncf for OpenVINO.
 
 Both measure the range of each activation on calibration inputs, which are what the network was shown of training
 images. Convolutions and matrix products are quantised, weights per output channel.
+
+A ReLU or ReLU6 is quantised together with the convolution before it. Left out, the convolution's own output would be
+quantised over its whole range, before what is below 0 and above 6 is cut off: a few of 256 levels would be left.
 """
 
 import tempfile
@@ -21,7 +24,7 @@ from foodseg.models.exported import ExportedNetwork, ExportedOutput, import_extr
 
 Inputs = Mapping[str, np.ndarray]
 """What a graph is given, by name."""
-QUANTISED = ["Conv", "MatMul", "Gemm"]
+QUANTISED = ["Conv", "MatMul", "Gemm", "Relu", "Clip"]
 
 
 class RecordingNetwork(nn.Module):
