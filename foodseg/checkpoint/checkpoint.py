@@ -241,11 +241,14 @@ def calibration_of(checkpoint: Checkpoint, config: EvalConfig) -> Calibration | 
     return fitted if fitted is not None and EvalConfig.model_validate(fitted.eval) == config else None
 
 
-def load_model(checkpoint: Checkpoint, weights: str, runtime: Runtime | None = None) -> Network | ExportedNetwork:
-    """Builds the segmenter with the weights "student" or "ema", in evaluation mode, a real-time one with folded text.
+def load_model(
+    checkpoint: Checkpoint, weights: str, runtime: Runtime | None = None, *, folded: bool = True
+) -> Network | ExportedNetwork:
+    """Builds the segmenter with the weights "student" or "ema", in evaluation mode.
 
     Args:
         runtime: what computes; None = torch, and for an exported model as `open_graph`.
+        folded: the text of a real-time one is folded into its classifier.
 
     Raises:
         UserError: "ema" of a checkpoint that kept no average, or not of all that was trained; a region classifier;
@@ -266,6 +269,8 @@ def load_model(checkpoint: Checkpoint, weights: str, runtime: Runtime | None = N
             "this checkpoint is a region classifier (model.kind = roi), which labels given masks and no pixels: use "
             "predict --masks, or foodseg.load_region_classifier"
         )
+    if folded and isinstance(model, RealtimeNetwork):
+        model.fold()
     model.to(memory_format=torch.channels_last)  # as the predictor's images
     return model
 
@@ -294,8 +299,6 @@ def _load_any(checkpoint: Checkpoint, weights: str) -> Trained:
         if missing:
             raise UserError(f"the averaged weights of this checkpoint are incomplete: {missing[0]} is missing")
     model.load_state_dict({**checkpoint.student, **averaged})
-    if isinstance(model, RealtimeNetwork):
-        model.fold()
     return model.eval()
 
 

@@ -118,7 +118,7 @@ def export_model(
     config = with_eval_overrides(loaded.config, overrides)
     if web:
         require_web(config.eval)
-    network = load_model(loaded, config.eval.weights)
+    network = load_model(loaded, config.eval.weights, folded=False)
     assert not isinstance(network, ExportedNetwork)
     shown, compared_on = _images(calibrate, images, config.eval)
     graph = onnx_graph(network, len(loaded.classes), _canvas(config.eval, network.size_multiple))
@@ -136,6 +136,7 @@ def export_model(
         "checkpoint": {"sha256": sha256(storage.read_bytes(storage.join(local_checkpoint(uri), MANIFEST))),
                        "config_hash": config_hash(config)},
         "compared": {"on": compared_on, **asdict(comparison)},
+        "folding": graph.folding,
         "libraries": _versions(),
     }  # fmt: skip
     described = _described(loaded, config, graph, form, precision, files, about)

@@ -26,26 +26,30 @@ from torch.nn.functional import conv2d, normalize
 
 from foodseg.errors import UserError
 from foodseg.export.resize import MatrixResize
+from foodseg.export.verify import ExportDiffers
 from foodseg.models.build import Network
 from foodseg.models.classifier import CosineClassifier
 from foodseg.models.exported import LOGITS, PROBABILITIES, ExportedNetwork, GraphInterface, import_extra, open_graph
 from foodseg.models.open_vocabulary import OpenVocabularyNetwork
+from foodseg.models.realtime import RealtimeNetwork
 
 OPSET = 17  # what current runtimes and onnxruntime-web read, with LayerNormalization; the exporter's own limit is 20
 LARGEST = 2 * 2**30  # bytes of one protobuf
+FOLDED_NEAR = 1e-5  # share of the greatest logit that folding text may change: rounding in float32
 NEAR = 1e-3  # share of the greatest logit that a graph of the right shape may differ by, on noise
 _log = logging.getLogger(__name__)
 
 
 class Graph(NamedTuple):
-    """data: the ONNX file."""
+    """data: the ONNX file. folding: what folding the text changes at most, as a share of the greatest logit."""
 
     data: bytes
     interface: GraphInterface
+    folding: float
 
 
 def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -> Graph:
-    """Exports a network in evaluation mode, on the CPU.
+    """Exports a network in evaluation mode, on the CPU, whose text is folded or not.
 
     Args:
         classes: K. canvas: (height, width), multiples of its `size_multiple`: the only size of a graph that cannot
@@ -53,6 +57,7 @@ def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -
 
     Raises:
         UserError: a library is missing, the network is too large for ONNX, or has an operation that ONNX has not.
+        ExportDiffers: folding the text changes the logits.
     """
     onnx = import_extra("onnx")
     import_extra("onnxruntime")
@@ -63,6 +68,8 @@ def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -
             "choose a smaller model.backbone"
         )
     folded = folded_text(network)
+    multiple = network.size_multiple
+    folding = _folding(network, folded, canvas or (2 * multiple, 3 * multiple))
     any_size = GraphInterface(
         stride=network.stride,
         size_multiple=network.size_multiple,
@@ -72,7 +79,7 @@ def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -
         predicts_ingredients=getattr(network, "ingredient_head", None) is not None,
         canvas=None,
     )
-    graph = Graph(_traced(folded, any_size), any_size)
+    graph = Graph(_traced(folded, any_size), any_size, folding)
     if not _same(network, graph, [(1, 2, 3), (2, 3, 2)]):
         if canvas is None:
             raise UserError(
@@ -81,7 +88,7 @@ def onnx_graph(network: Network, classes: int, canvas: tuple[int, int] | None) -
             )
         _log.warning("the encoder takes one size alone when it is exported: images are padded to %d x %d", *canvas)
         one_size = replace(any_size, canvas=canvas)
-        graph = Graph(_traced(folded, one_size), one_size)
+        graph = Graph(_traced(folded, one_size), one_size, folding)
         height, width = (side // network.size_multiple for side in canvas)
         if not _same(network, graph, [(1, height, width), (3, height, width)]):
             raise UserError("the model cannot be exported to ONNX: the graph computes something else than the network")
@@ -126,11 +133,31 @@ def folded_text(network: Network) -> Network:
     folded: Any = copy.deepcopy(network)
     if isinstance(folded, OpenVocabularyNetwork):
         _ = folded.projection  # computed here, once: not in the trace
+    if isinstance(folded, RealtimeNetwork):
+        folded.fold()
     if isinstance(getattr(network, "classifier", None), CosineClassifier):
         folded.classifier = _FoldedCosine(folded.classifier)
     if network.fusion is not None:
         folded.class_embeddings = _FoldedEmbeddings(folded.class_embeddings(folded.text_table, folded.text_table))
     return folded.eval()
+
+
+@torch.no_grad()
+def _folding(network: Network, folded: Network, size: tuple[int, int]) -> float:
+    """Returns the largest difference of logits on noise, as a share of the greatest.
+
+    Raises:
+        ExportDiffers: it is more than `FOLDED_NEAR`.
+    """
+    image = torch.rand(1, 3, *size)
+    expected, found = network(image).logits.float(), folded(image).logits.float()
+    difference = float((expected - found).abs().max() / expected.abs().max())
+    if not difference <= FOLDED_NEAR:  # of NaN, too
+        raise ExportDiffers(
+            f"with the text folded into the classifier logits differ by {difference:.2g} of the greatest, and "
+            f"{FOLDED_NEAR:g} are the bound, so nothing was written: use the checkpoint itself"
+        )
+    return difference
 
 
 class _WithOutputs(nn.Module):

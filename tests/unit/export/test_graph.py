@@ -9,8 +9,10 @@ from foodseg.config.model import ModelConfig
 from foodseg.errors import UserError
 from foodseg.export import graph
 from foodseg.export.graph import OPSET, onnx_graph
+from foodseg.export.verify import ExportDiffers
 from foodseg.models.build import Network, build_network
 from foodseg.models.exported import ExportedNetwork, open_graph
+from foodseg.models.pixel_text import FoldedHead
 from foodseg.models.realtime import RealtimeNetwork
 
 CLASSES = 7
@@ -23,10 +25,7 @@ def network(**settings: object) -> Network:
     torch.manual_seed(0)
     text = TEXT if "text" in settings else None
     counts = [3] * CLASSES if settings.get("classifier") == "text_prior" else None
-    built = build_network(ModelConfig.model_validate(tree), CLASSES, text=text, class_images=counts).eval()
-    if isinstance(built, RealtimeNetwork):
-        built.fold()
-    return built
+    return build_network(ModelConfig.model_validate(tree), CLASSES, text=text, class_images=counts).eval()
 
 
 TABLE = {"kind": "table", "table": "t"}
@@ -45,6 +44,9 @@ TABLE = {"kind": "table", "table": "t"}
 def test_a_graph_is_its_network(settings: dict[str, object]) -> None:
     model = network(**settings)
     made = onnx_graph(model, CLASSES, None)
+    assert 0 <= made.folding < 1e-5
+    if isinstance(model, RealtimeNetwork) and "text" in settings:
+        assert model.trained_head is not None, "the network stays as it is"
     assert made.interface.canvas is None and made.interface.classes == CLASSES
     loaded = onnx.load_from_string(made.data)
     assert [each.version for each in loaded.opset_import] == [OPSET]
@@ -92,3 +94,13 @@ def test_too_large_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "LARGEST", 1000)
     with pytest.raises(UserError, match=r"one ONNX file holds .* choose a smaller model\.backbone"):
         onnx_graph(network(), CLASSES, None)
+
+
+def test_folding_that_changes_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(FoldedHead):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return super().forward(features) * 1.0001
+
+    monkeypatch.setattr("foodseg.models.realtime.FoldedHead", Wrong)
+    with pytest.raises(ExportDiffers, match=r"folded into the classifier logits differ by .* 1e-05 are the bound"):
+        onnx_graph(network(kind="realtime", realtime={"size": "S"}, text=TABLE), CLASSES, None)
