@@ -58,6 +58,35 @@ def write_checkpoint(folder: Path, seed: int, *overrides: str) -> str:
     return str(folder)
 
 
+def write_realtime(folder: Path, table: str) -> str:
+    """Writes a checkpoint of a real-time network of random weights with text, not folded; returns its directory.
+
+    `table`: class embeddings.
+    """
+    config = synthetic_config(
+        "data", "run", "eval.weights=student", "eval.longest_side=64", "loss.pixel_text=1",
+        "model={kind: realtime, backbone: test_efficientnet, weights: none, decoder_channels: 16, "
+        f"text: {{kind: table, table: {table}}}}}",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    text = class_text(config.model, SYNTHETIC_CLASSES)
+    assert text is not None
+    network = build_network(config.model, len(SYNTHETIC_CLASSES), text=text.embeddings)
+    checkpoint = Checkpoint(
+        step=1,
+        config=config,
+        classes=SYNTHETIC_CLASSES,
+        data="synthetic@v1-0123456789ab",
+        trained_ids=tuple(range(len(SYNTHETIC_CLASSES))),
+        student=network.state_dict(),
+        teacher=None,
+        text=text,
+        trainer={},
+    )
+    save_checkpoint(str(folder), checkpoint)
+    return str(folder)
+
+
 def write_open_vocabulary(folder: Path) -> str:
     """Writes an open-vocabulary checkpoint of random weights and sums, with MiniLM's width; returns its directory."""
     config = synthetic_config(

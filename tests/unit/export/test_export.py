@@ -14,10 +14,11 @@ from foodseg.export import export, graph
 from foodseg.export.export import export_model
 from foodseg.export.verify import ExportDiffers
 from foodseg.models.exported import GraphFormat
+from foodseg.models.pixel_text import FoldedHead, PixelTextHead
 from foodseg.predict.segmenter import load
 from foodseg.serve.served_model import ServedModel, checkpoint_sha
 from tests.support.synthetic_set import write_synthetic, write_table
-from tests.support.tiny_checkpoints import meal, write_checkpoint, write_open_vocabulary
+from tests.support.tiny_checkpoints import meal, write_checkpoint, write_open_vocabulary, write_realtime
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -69,6 +70,17 @@ def test_logits_are_those_of_the_network(kind: str, form: GraphFormat, folder: P
         with torch.no_grad():
             expected = ours.predict_ingredients(image)  # type: ignore[operator, union-attr]
         torch.testing.assert_close(theirs.predict_ingredients(image), expected)  # type: ignore[operator, union-attr]
+
+
+def test_text_of_a_real_time_model_is_folded_here(tmp_path: Path) -> None:
+    """What is exported is the network with its text, and what folding changes is measured."""
+    run = write_realtime(tmp_path / "run", write_table(tmp_path / "t.safetensors"))
+    done = export_model(run, str(tmp_path / "out"))
+    about = json.loads((tmp_path / "out" / "model.json").read_text())["about"]
+    assert 0 < about["folding"] < 1e-5 and done.comparison.equal_ids > 0.999
+    loaded = load_checkpoint(run)
+    assert isinstance(load_model(loaded, "student", folded=False).head, PixelTextHead)  # type: ignore[union-attr]
+    assert isinstance(load_model(loaded, "student").head, FoldedHead)  # type: ignore[union-attr]
 
 
 def test_python_and_evaluate_take_it(folder: Path, tmp_path: Path) -> None:
