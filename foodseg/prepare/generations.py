@@ -117,8 +117,13 @@ def switch_to(generation: Generation, manifest: Manifest) -> None:
     storage.delete(storage.join(generation.where, WORK))
     # the one before is kept, since a training may still be reading it
     for name in storage.list_names(uri):
-        if _FOLDER.fullmatch(name) and _number(name) < generation.number - 1:
+        if _FOLDER.fullmatch(name) and (_number(name) < generation.number - 1 or _abandoned(name, generation)):
             storage.delete(storage.join(uri, name))
+
+
+def _abandoned(folder: str, generation: Generation) -> bool:
+    """True for what was begun of another source and can no longer be switched to: it may hold a copy of all images."""
+    return not generation.overwrite and _number(folder) == generation.number and folder != generation.folder
 
 
 def _refuse(uri: str, current: str | None, overwrite: bool) -> None:

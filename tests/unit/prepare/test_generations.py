@@ -213,3 +213,12 @@ def test_results_that_another_command_has_deleted(tmp_path: Path) -> None:
     again = next_generation(str(tmp_path), True, IDENTITY)
     with pytest.raises(RetryLater, match="prepare again"):
         refuse_superseded(again)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_was_begun_of_another_source_is_deleted_unless_it_may_still_win(tmp_path: Path, overwrite: bool) -> None:
+    begun = next_generation(str(tmp_path), overwrite, "fedcba9876543210")
+    storage.write_bytes(storage.join(begun.work("content"), "000000"), b"images")
+    done = next_generation(str(tmp_path), overwrite, IDENTITY)
+    switch_to(done, written(done, "done"))
+    assert storage.exists(begun.where) == overwrite and rows(tmp_path) == ["done"]
