@@ -252,14 +252,12 @@ def rates(watched: Sequence[Sequence[Sample]], images: int) -> dict[str, Any]:
     if not audits:
         return {}
     rate = 16 * audits / seconds
+    hours = {"hours_of_auditing": round(TEN_MILLION / rate / 3600, 1)}
+    if comparing:  # several blocks
+        hours["hours_of_comparing"] = round(comparing * (TEN_MILLION / images) ** 2 / 3600, 1)
     return {
-        "audited_per_second": round(rate, 1),
-        "seconds_of_comparing": round(comparing, 1),
-        "ten_million": {
-            "hours_of_auditing": round(TEN_MILLION / rate / 3600, 1),
-            "hours_of_comparing": round(comparing * (TEN_MILLION / images) ** 2 / 3600, 1),
-        },
-    }
+        "audited_per_second": round(rate, 1), "seconds_of_comparing": round(comparing, 1), "ten_million": hours,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
