@@ -19,6 +19,7 @@ import numpy as np
 
 from foodseg import storage
 from foodseg.checkpoint.find import resolve_checkpoint
+from foodseg.checkpoint.index_file import EXPORTED, index_file
 from foodseg.checkpoint.manifest import read_manifest_file
 from foodseg.checkpoint.node_copy import local_files
 from foodseg.classes import ClassTable
@@ -50,12 +51,17 @@ def read_teachers(uris: Sequence[str], classes: ClassTable) -> list[Teacher]:
     """Reads what is known of each of `distill.teacher`; their weights are not read.
 
     Raises:
-        UserError: one is no checkpoint, is damaged, or knows other classes.
+        UserError: one is no checkpoint, is an exported model, is damaged, or knows other classes.
     """
     return [_read(resolve_checkpoint(uri), classes) for uri in uris]
 
 
 def _read(uri: str, classes: ClassTable) -> Teacher:
+    if index_file(uri) == EXPORTED:
+        raise UserError(
+            f"distill.teacher: {storage.redact(uri)} is an exported model, which does not say which images it was "
+            "trained on: name the checkpoint that it was exported from"
+        )
     manifest = read_manifest_file(uri)
     with local_files(uri, manifest) as file:
         config = parse_config(json.loads(file("config.json").read_bytes()))

@@ -92,6 +92,12 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
         read_teachers([str(tmp_path / "nothing")], classes)
 
 
+def test_an_exported_model_is_no_teacher(data, tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is an exported model, .*: name the checkpoint that it was exported from"):
+        read_teachers([str(tmp_path)], read_manifest(data).class_table)
+
+
 def test_other_teachers_or_rows_have_other_labels():
     data, rows = DataConfig(uri="data"), np.array([0, 1])
     one, two = a_teacher("a", "x"), a_teacher("b", "x")
