@@ -21,7 +21,8 @@ pytestmark = pytest.mark.measurement
 
 def test_bench_data(ray_cluster: None, tmp_path: Path) -> None:
     uri = write_synthetic(tmp_path / "data")
-    result = bench_data(uri, synthetic_config("overridden", tmp_path / "run"), seconds=2)
+    config = synthetic_config("overridden", tmp_path / "run", "data.decode_processes=1")
+    result = bench_data(uri, config, seconds=2)
     assert result.stream.seconds >= 2
     rates = [rate.images_per_second for rate in (result.stream, result.bare, result.loader)]
     assert min(rates) > 0
